@@ -1,0 +1,1 @@
+"""Configuration: the schema, and loading it from YAML. Imports no torch."""

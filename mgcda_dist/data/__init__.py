@@ -1,0 +1,1 @@
+"""The data path: shards, the plan, reading, augmentation, pasting."""

@@ -1,0 +1,35 @@
+"""The errors users meet: each says where, which value, and what to do about it."""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "ShardError"]
+
+
+class MgcdaError(ValueError):
+    """Base of all errors raised at the project's borders.
+
+    Args:
+        where: file (and line), shard and key, or config path the error belongs to.
+        problem: what is wrong, with the offending value.
+        remedy: what the user can do; empty when the problem already says it.
+    """
+
+    def __init__(self, where: str, problem: str, remedy: str = "") -> None:
+        self.where, self.problem, self.remedy = where, problem, remedy
+        super().__init__(f"{where}: {problem}" + (f"\n  → {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type[MgcdaError], tuple[str, str, str]]:
+        # The default pickles the joined message only; errors must survive loader and Ray workers.
+        return type(self), (self.where, self.problem, self.remedy)
+
+
+class ConfigError(MgcdaError):
+    """A configuration that cannot run: unknown key, wrong type, impossible combination."""
+
+
+class ShardError(MgcdaError):
+    """A shard, manifest, image or label file that cannot be read or trusted."""
+
+
+class CheckpointError(MgcdaError):
+    """A checkpoint that is missing, damaged, or belongs to another configuration."""
