@@ -1,0 +1,155 @@
+"""The one file that knows raw label ids: every dataset's ids → what a pixel shows → the train id of a class space.
+
+A *label format* says what each raw id of a label PNG shows, by name (`FORMATS`). A *class space* says which train id a
+named thing gets (`SPACES`, train ids in the order of the configured class names). `lookup_table` joins the two to 256
+bytes that map a label image in one indexing. Things that are normal but have no class in a space read as
+`INLIER` (253): evaluated as normal, never trained.
+
+Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of the
+semantic camera; the RoadAnomaly, Lost and Found, Fishyscapes and StreetHazards releases.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from mgcda_dist.batch import ANOMALY, INLIER, VOID
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table"]
+
+NORMAL = "normal"
+"""Name of a pixel that is no anomaly, class unknown."""
+
+_ROAD8 = (
+    "road",
+    "sidewalk",
+    "building",
+    "vegetation",
+    "sky",
+    "vehicle",
+    "person",
+    "pole_sign",
+)
+_CITYSCAPES = {
+    -1: "license plate", 0: "void", 1: "void", 2: "void", 3: "void", 4: "void", 5: "void", 6: "ground", 7: "road",
+    8: "sidewalk", 9: "parking", 10: "rail track", 11: "building", 12: "wall", 13: "fence", 14: "guard rail",
+    15: "bridge", 16: "tunnel", 17: "pole", 18: "polegroup", 19: "traffic light", 20: "traffic sign",
+    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus",
+    29: "caravan", 30: "trailer", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+_CITYSCAPES_TRAIN = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+_CARLA = (
+    "void", "building", "fence", "void", "person", "pole", "road", "road", "sidewalk", "vegetation", "vehicle", "wall",
+    "traffic sign", "sky", "ground", "bridge", "rail track", "guard rail", "traffic light", "void", "void", "void",
+    "terrain",
+)  # fmt: skip
+
+FORMATS: dict[str, dict[int, str]] = {
+    "camvid": dict(enumerate(
+        ("sky", "building", "pole", "road", "sidewalk", "vegetation", "traffic sign", "fence", "car", "person", "rider",
+         "void"))),
+    "idd_lite": dict(enumerate(
+        ("drivable", "non drivable", "living thing", "vehicle", "roadside object", "far object", "sky"))),
+    "cityscapes_ids": {raw % 256: name for raw, name in _CITYSCAPES.items()},
+    "cityscapes_train_ids": dict(enumerate(_CITYSCAPES_TRAIN)) | {255: "void"},
+    # CARLA 0.9.0 … 0.9.13; the older 0.8 has the first 13 only and calls the sky "none" (0).
+    "carla_ids": dict(enumerate(_CARLA)),
+    # CARLA 0.9.14 and later starts with the 19 classes of Cityscapes.
+    "carla_0914_ids": {0: "void"} | {raw + 1: name for raw, name in enumerate(_CITYSCAPES_TRAIN)} | {
+        20: "void", 21: "void", 22: "void", 23: "void", 24: "road", 25: "ground", 26: "bridge", 27: "rail track",
+        28: "guard rail"},
+    "road8": dict(enumerate(_ROAD8)) | {254: "anomaly"},
+    "road_anomaly": {0: NORMAL, 2: "anomaly"},
+    "binary": {0: NORMAL, 1: "anomaly"},
+    "binary_0_255": {0: NORMAL, 255: "anomaly"},
+    "lost_and_found_ids": {0: "void", 1: NORMAL} | dict.fromkeys(range(2, 201), "anomaly"),
+    "unlabelled": {},
+}  # fmt: skip
+"""Label format → raw id → what it shows. 255 is void in every format that gives it no other meaning."""
+
+for _table in FORMATS.values():
+    _table.setdefault(255, "void")
+
+LABEL_FORMATS: tuple[str, ...] = tuple(FORMATS)
+"""Names of the label formats."""
+
+SPACES: dict[str, dict[str, int]] = {
+    "cityscapes19": {name: i for i, name in enumerate(_CITYSCAPES_TRAIN)} | {
+        "vehicle": 13, "pole_sign": INLIER, "drivable": 0, "non drivable": INLIER, "living thing": INLIER,
+        "roadside object": INLIER, "far object": INLIER},
+    "idd7": {
+        "road": 0, "parking": 0, "drivable": 0,
+        "sidewalk": 1, "rail track": 1, "terrain": 1, "non drivable": 1,
+        "person": 2, "rider": 2, "living thing": 2,
+        "vehicle": 3, "car": 3, "truck": 3, "bus": 3, "caravan": 3, "trailer": 3, "train": 3, "motorcycle": 3, "bicycle": 3,
+        "wall": 4, "fence": 4, "guard rail": 4, "pole": 4, "polegroup": 4, "traffic light": 4, "traffic sign": 4,
+        "pole_sign": 4, "roadside object": 4,
+        "building": 5, "bridge": 5, "tunnel": 5, "vegetation": 5, "far object": 5,
+        "sky": 6},
+    "road8": {name: i for i, name in enumerate(_ROAD8)} | {
+        "drivable": 0, "parking": 0,
+        "rail track": INLIER, "non drivable": INLIER,
+        "wall": 2, "bridge": 2, "tunnel": 2, "fence": INLIER, "guard rail": INLIER,
+        "terrain": 3,
+        "car": 5, "truck": 5, "bus": 5, "caravan": 5, "trailer": 5, "train": 5, "motorcycle": 5, "bicycle": 5,
+        "rider": 6, "living thing": INLIER,
+        "pole": 7, "polegroup": 7, "traffic light": 7, "traffic sign": 7, "roadside object": INLIER,
+        "far object": INLIER},
+}  # fmt: skip
+"""Class space → what is shown → train id. A thing that a space does not list is void there."""
+
+_ALWAYS = {NORMAL: INLIER, "anomaly": ANOMALY, "void": VOID}
+
+
+def known_ids(label_format: str) -> frozenset[int]:
+    """The raw ids that labels of this format may hold, 255 included.
+
+    Raises:
+        ConfigError: no such format.
+    """
+    return frozenset(_format(label_format))
+
+
+@cache
+def lookup_table(label_format: str, class_space: str) -> np.ndarray:
+    """Table of 256 bytes: raw id → train id 0…C-1, 253 (normal, class unknown), 254 (anomaly) or 255 (void).
+
+    Args:
+        label_format: one of `LABEL_FORMATS`, as a manifest records it.
+        class_space: one of the class spaces of the configuration.
+
+    Returns:
+        uint8[256], read-only. Ids that the format does not know read as void.
+
+    Raises:
+        ConfigError: no such format or class space.
+    """
+    names = _format(label_format)
+    if class_space not in SPACES:
+        raise ConfigError(
+            "class_space",
+            f"no class space {class_space!r}",
+            f"choose one of {', '.join(SPACES)}",
+        )
+    train_ids = SPACES[class_space] | _ALWAYS
+    table = np.full(256, VOID, np.uint8)
+    for raw, name in names.items():
+        table[raw] = train_ids.get(name, VOID)
+    table.setflags(write=False)
+    return table
+
+
+def _format(label_format: str) -> dict[int, str]:
+    if label_format not in FORMATS:
+        raise ConfigError(
+            "label_format",
+            f"no label format {label_format!r}",
+            f"choose one of {', '.join(LABEL_FORMATS)}",
+        )
+    return FORMATS[label_format]

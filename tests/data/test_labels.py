@@ -1,0 +1,126 @@
+"""The label tables: every raw id of every format lands where the datasets' papers say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mgcda_dist.batch import ANOMALY, INLIER, VOID
+from mgcda_dist.config.schema import CLASS_SPACES
+from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
+from mgcda_dist.errors import ConfigError
+
+IDD7 = {
+    "camvid": {
+        3: 0,
+        4: 1,
+        9: 2,
+        10: 2,
+        8: 3,
+        2: 4,
+        6: 4,
+        7: 4,
+        1: 5,
+        5: 5,
+        0: 6,
+        11: VOID,
+    },
+    "cityscapes_ids": {
+        **dict.fromkeys([7, 9], 0),
+        **dict.fromkeys([8, 10, 22], 1),
+        **dict.fromkeys([24, 25], 2),
+        23: 6,
+        **dict.fromkeys(range(26, 34), 3),
+        **dict.fromkeys([12, 13, 14, 17, 18, 19, 20], 4),
+        **dict.fromkeys([11, 15, 16, 21], 5),
+    },
+    "idd_lite": {i: i for i in range(7)},
+}
+CITYSCAPES_TRAIN = [
+    7,
+    8,
+    11,
+    12,
+    13,
+    17,
+    19,
+    20,
+    21,
+    22,
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    31,
+    32,
+    33,
+]
+
+
+def test_class_spaces_are_the_configured_ones() -> None:
+    assert set(SPACES) == set(CLASS_SPACES)
+    for space, names in CLASS_SPACES.items():
+        assert {i for i in SPACES[space].values() if i != INLIER} == set(range(len(names)))
+
+
+@pytest.mark.parametrize("label_format", IDD7)
+def test_common_seven_classes(label_format: str) -> None:
+    expected = np.full(256, VOID)
+    for raw, train in IDD7[label_format].items():
+        expected[raw] = train
+    np.testing.assert_array_equal(lookup_table(label_format, "idd7"), expected)
+
+
+def test_cityscapes_ids_to_the_nineteen_classes() -> None:
+    expected = np.full(256, VOID)
+    expected[CITYSCAPES_TRAIN] = np.arange(19)
+    np.testing.assert_array_equal(lookup_table("cityscapes_ids", "cityscapes19"), expected)
+    np.testing.assert_array_equal(lookup_table("cityscapes_train_ids", "cityscapes19")[:19], np.arange(19))
+
+
+def test_generated_labels_pass_unchanged() -> None:
+    table = lookup_table("road8", "road8")
+    np.testing.assert_array_equal(table[:8], np.arange(8))
+    assert (table[254], table[255], table[8]) == (ANOMALY, VOID, VOID)
+
+
+@pytest.mark.parametrize("space", CLASS_SPACES)
+def test_anomaly_formats_are_the_same_in_every_space(space: str) -> None:
+    road_anomaly, binary = (
+        lookup_table("road_anomaly", space),
+        lookup_table("binary", space),
+    )
+    assert (road_anomaly[0], road_anomaly[2], road_anomaly[1]) == (
+        INLIER,
+        ANOMALY,
+        VOID,
+    )
+    assert (binary[0], binary[1], binary[255]) == (INLIER, ANOMALY, VOID)
+    lost = lookup_table("lost_and_found_ids", space)
+    assert (lost[0], lost[1], lost[2], lost[200], lost[201]) == (
+        VOID,
+        INLIER,
+        ANOMALY,
+        ANOMALY,
+        VOID,
+    )
+
+
+@pytest.mark.parametrize("space", CLASS_SPACES)
+@pytest.mark.parametrize("label_format", LABEL_FORMATS)
+def test_every_pair_gives_legal_values_and_unknown_ids_are_void(label_format: str, space: str) -> None:
+    table = lookup_table(label_format, space)
+    assert table.dtype == np.uint8 and table.shape == (256,) and not table.flags.writeable
+    legal = set(range(len(CLASS_SPACES[space]))) | {INLIER, ANOMALY, VOID}
+    assert set(table.tolist()) <= legal
+    unknown = sorted(set(range(256)) - known_ids(label_format))
+    assert (table[unknown] == VOID).all()
+
+
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="camvid"):
+        lookup_table("camvod", "idd7")
+    with pytest.raises(ConfigError, match="cityscapes19"):
+        lookup_table("camvid", "cityscapes20")
