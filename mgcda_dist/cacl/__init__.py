@@ -1,0 +1,7 @@
+"""CACL, sample level: anomaly-aware, cross-domain contrastive learning with a memory."""
+
+from mgcda_dist.cacl.loss import CACL, Selection
+from mgcda_dist.cacl.queue import MemoryQueue, Rows
+from mgcda_dist.cacl.sampler import Budget
+
+__all__ = ["CACL", "Budget", "MemoryQueue", "Rows", "Selection"]

@@ -1,0 +1,202 @@
+"""THE PAPER: MGCDA around any segmenter (a reconstruction of arXiv 2308.08696).
+
+    L = L_seg + α(p)·L_mdat + β(p)·L_cacl
+
+`MGCDA.forward` returns this rank's share of L; `MGCDA.commit` moves the memory and the running accuracies once the step
+is accepted. Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist.batch import Batch, Prediction
+from mgcda_dist.cacl.loss import CACL
+from mgcda_dist.cacl.queue import Rows
+from mgcda_dist.cacl.sampler import describe_pixels, image_difficulty, image_quota, sample_pixels
+from mgcda_dist.collectives import Collectives, PendingSum
+from mgcda_dist.mdat.loss import MDAT
+from mgcda_dist.mdat.reversal import reversal_strength
+
+__all__ = ["MGCDA", "MaskedSums", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
+
+
+class MaskedSums(NamedTuple):
+    """Local sums and counts of masked means; their weighted sum of (global sum / global count) is a loss.
+
+    Attributes:
+        sums: G, with gradient.
+        counts: G.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+
+class SegmentationLoss(Protocol):
+    """L_seg: the first group is the cross-entropy over inliers, the others are the outlier term."""
+
+    weights: tuple[float, ...]
+
+    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
+        """Sums for N×C×h×w logits and N×H×W labels."""
+        ...
+
+
+class ScoreFunction(Protocol):
+    """Anomaly score, higher is more anomalous."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """N×C×h×w → N×h×w."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What one micro-batch gave.
+
+    Attributes:
+        loss: scalar to call backward on: this rank's share, so that averaging gradients over ranks gives the gradient
+            of the global loss.
+        values: pending sum over ranks of the logged values, named by `names`.
+    """
+
+    loss: Tensor
+    step: int
+    names: tuple[str, ...]
+    values: PendingSum
+    counts: Tensor
+    rows: Rows | None
+
+    def terms(self) -> dict[str, float]:
+        """Global value of each term; waits for the sum over ranks. Not finite on one rank means not finite on all."""
+        # One transfer to the host for all terms.
+        return dict(zip(self.names, self.values.wait()[: len(self.names)].tolist(), strict=True))
+
+
+class MGCDA(nn.Module):
+    """A segmenter, trained with MDAT and CACL; nothing of either remains in `self.segmenter`.
+
+    Args:
+        segmenter: image → `Prediction`.
+        segmentation_loss: L_seg.
+        score: anomaly score that tells difficulty.
+        mdat: scene level; None switches the term off.
+        cacl: sample level; None switches the term off.
+        mdat_weight, cacl_weight: α and β at full strength.
+        mdat_warmup, cacl_warmup: share of training over which each rises linearly.
+        collectives: over which ranks a global batch is spread.
+    """
+
+    def __init__(
+        self,
+        segmenter: nn.Module,
+        segmentation_loss: SegmentationLoss,
+        score: ScoreFunction,
+        *,
+        mdat: MDAT | None = None,
+        cacl: CACL | None = None,
+        mdat_weight: float = 0.5,
+        cacl_weight: float = 0.1,
+        mdat_warmup: float = 0.0,
+        cacl_warmup: float = 0.1,
+        collectives: Collectives | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter, self.mdat, self.cacl = segmenter, mdat, cacl
+        self.segmentation_loss, self.score = segmentation_loss, score
+        self.mdat_weight, self.cacl_weight = mdat_weight, cacl_weight
+        self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
+        self.collectives = collectives or Collectives()
+
+    def forward(self, batch: Batch, progress: float) -> Outcome:
+        """Losses of one micro-batch; `progress` is p in [0, 1]. Every rank runs every branch (law 3)."""
+        num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
+        prediction: Prediction = self.segmenter(batch.image)
+        seg = self.segmentation_loss(prediction.logits, batch.label)
+
+        # First sum over ranks: how many pixels, locations and images each mean runs over.
+        counts = [seg.counts.to(torch.float64)]
+        if self.mdat:
+            kept = self.mdat.kept(prediction.stages, batch.label)
+            counts.append(self.mdat.counts(kept, batch.domain).flatten())
+        if self.cacl:
+            logits = prediction.logits.detach().float()
+            pixels = describe_pixels(batch.label, logits, self.score(logits), self.cacl.unlabelled_confidence)
+            mean, present = image_difficulty(pixels, self.cacl.budget.num_classes)
+            difficulty = mean.new_zeros(num_ranks, 2, n, 2)
+            difficulty[rank] = torch.stack([mean, present])
+            counts.append(difficulty.flatten())
+        pending_counts = self.collectives.start_sum(torch.cat(counts), "counts")
+
+        # Scene level, while the counts travel.
+        if self.mdat:
+            domains = self.mdat(prediction.stages, batch.domain, kept, progress)
+
+        parts = list(pending_counts.wait().split([len(part) for part in counts]))
+        seg_counts = parts.pop(0)
+        shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
+        weights = shares.new_tensor(self.segmentation_loss.weights)
+        terms = {"loss/seg": (weights * shares)[0], "loss/outlier": (weights * shares)[1:].sum()}
+        loss = (weights * shares).sum()
+        stage_counts = seg_counts.new_zeros(0)
+        extra: list[Tensor] = []
+        if self.mdat:
+            stage_counts = parts.pop(0).view(len(self.mdat.stages), self.mdat.num_domains)
+            terms["loss/mdat"] = self.mdat.share(domains, stage_counts, num_ranks)
+            loss = loss + self.mdat_weight * ramp(progress, self.mdat_warmup) * terms["loss/mdat"]
+            extra = [domains.correct.flatten(), domains.epsilon.flatten()]
+
+        # Sample level.
+        rows = None
+        if self.cacl:
+            mean, present = parts.pop(0).view(num_ranks, 2, n, 2).transpose(0, 1).flatten(1, 2)  # 2 × B×2
+            quota = image_quota(mean, present, self.cacl.budget)[rank * n : (rank + 1) * n]
+            index = sample_pixels(pixels, quota, self.cacl.budget, batch.slot, self.cacl.seed, batch.step)
+            z = self.cacl.project(prediction.embedding, index)
+            rows, own = self.cacl.gather(z, index, batch.domain, self.collectives)
+            terms["loss/cacl"], anchors = self.cacl.share(rows, own, batch.step, num_ranks)
+            terms["cacl/anchors"] = anchors.to(loss.dtype)
+            loss = loss + self.cacl_weight * ramp(progress, self.cacl_warmup) * terms["loss/cacl"]
+
+        # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
+        terms["loss/total"] = loss
+        logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
+        values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
+        return Outcome(loss, batch.step, tuple(terms), values, stage_counts, rows)
+
+    def commit(self, outcome: Outcome) -> None:
+        """Accept a micro-batch: move A_s and fill the memory. All state of the method lives in buffers (law 4)."""
+        if self.mdat:
+            hits = outcome.values.wait()[len(outcome.names) :].view(2, *outcome.counts.shape)
+            self.mdat.update(hits[0], outcome.counts)
+        if self.cacl and outcome.rows is not None:
+            self.cacl.queue.push(outcome.rows, outcome.step)
+
+    def health(self, outcome: Outcome, progress: float) -> dict[str, float]:
+        """Signals of a dead or overpowering part, named as they are logged."""
+        signals: dict[str, float] = {}
+        if self.mdat:
+            signals["mdat/lambda"] = reversal_strength(progress, self.mdat.lambda_max)
+            epsilon = outcome.values.wait()[len(outcome.names) :].view(2, *outcome.counts.shape)[1]
+            mean_epsilon = epsilon.sum(dim=1) / outcome.counts.sum(dim=1).clamp(min=1)
+            chance = 1.0 / self.mdat.num_domains
+            for stage, accuracy, eps in zip(
+                self.mdat.stages, self.mdat.accuracy.tolist(), mean_epsilon.tolist(), strict=True
+            ):
+                signals[f"mdat/{stage}/accuracy"] = accuracy
+                signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
+                signals[f"mdat/{stage}/epsilon"] = eps
+                signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - 2.0 * (1.0 - accuracy) / (2 - 2 * chance)))
+        if self.cacl:
+            signals |= {f"cacl/{name}": value for name, value in self.cacl.queue.health(outcome.step).items()}
+        return signals
+
+
+def ramp(progress: float, warmup: float) -> float:
+    """α(p) and β(p) as a share of full strength: a linear rise over `warmup`, then 1."""
+    return min(1.0, progress / warmup) if warmup > 0 else 1.0
