@@ -1,0 +1,261 @@
+"""Loading a configuration: YAML with `base:`, then `key=value` overrides; every error says file, line, value, remedy."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths"]
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass
+class LoadedConfig:
+    """A validated configuration and where each of its values was written."""
+
+    config: Config
+    source: Path
+    lines: dict[_Path, str] = field(default_factory=dict)
+
+    def where(self, *path: str | int) -> str:
+        """`file:line` of a value, of its nearest written parent, or of the file."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return str(self.source)
+
+    def check_files(self) -> None:
+        """Raise `ConfigError` for the first shard folder that has no manifest."""
+        for path, folder in _shard_folders(self.config):
+            if not (Path(folder) / "manifest.json").is_file():
+                raise ConfigError(
+                    self.where(*path),
+                    f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)",
+                    "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
+                    "relative folders are read from the current directory",
+                )
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedConfig:
+    """Read, merge, validate.
+
+    Args:
+        path: YAML file; its `base:` names a file, relative to it, whose values it changes.
+        overrides: `key.sub=value` with YAML values; list items by index: `data.domains.0.per_step=4`.
+
+    Raises:
+        ConfigError: all problems, each with its place.
+    """
+    source = Path(path)
+    lines: dict[_Path, str] = {}
+    data = _read(source, lines, seen=())
+    for override in overrides or []:
+        _apply(data, override, lines)
+    loaded_lines = lines
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, source, loaded_lines) from None
+    return LoadedConfig(resolve_paths(config), source, loaded_lines)
+
+
+def resolve_paths(config: Config) -> Config:
+    """The same configuration with absolute local paths: workers run in other directories."""
+    data = config.model_dump()
+    data["runs"] = _absolute(data["runs"])
+    for path, folder in _shard_folders(config):
+        parent: Any = data
+        for part in path[:-1]:
+            parent = parent[part]
+        parent[path[-1]] = _absolute(folder)
+    weights = data["model"]["weights"]
+    if weights.startswith("file:"):
+        data["model"]["weights"] = "file:" + _absolute(weights.removeprefix("file:"))
+    return Config.model_validate(data)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def _shard_folders(config: Config) -> list[tuple[_Path, str]]:
+    found: list[tuple[_Path, str]] = []
+    for i, domain in enumerate(config.data.domains):
+        found.append((("data", "domains", i, "shards"), domain.shards))
+        if domain.paste:
+            found.append((("data", "domains", i, "paste", "objects"), domain.paste.objects))
+    for i, entry in enumerate(config.evaluation.sets):
+        found.append((("evaluation", "sets", i, "shards"), entry.shards))
+        if entry.paste:
+            found.append((("evaluation", "sets", i, "paste", "objects"), entry.paste.objects))
+    return found
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _read(path: Path, lines: dict[_Path, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+    where = str(path)
+    if path.resolve() in seen:
+        raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(where, f"cannot read the configuration: {reason}", _near_file(path)) from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = _construct(node, (), where, found := {})
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError(f"{where}:{line}", f"not valid YAML: {error.problem}", "mind indentation and colons") from None
+    if not isinstance(data, dict):
+        raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")
+    base = data.pop("base", None)
+    if base is not None:
+        below = _read(path.parent / str(base), lines, (*seen, path.resolve()))
+        data = _merge(below, data)
+    lines.update(found)
+    return data
+
+
+def _construct(node: yaml.Node | None, path: _Path, file: str, lines: dict[_Path, str]) -> Any:
+    """The value of a YAML node; notes the line of every key and refuses duplicate keys."""
+    if node is None:
+        return None
+    if path:
+        lines.setdefault(path, f"{file}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in result:
+                raise ConfigError(f"{file}:{key_node.start_mark.line + 1}", f"key {key!r} is given twice", "remove one")
+            lines[(*path, key)] = f"{file}:{key_node.start_mark.line + 1}"
+            result[key] = _construct(value_node, (*path, key), file, lines)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*path, i), file, lines) for i, item in enumerate(node.value)]
+    return yaml.safe_load(yaml.serialize(node)) if node.tag.startswith("tag:yaml.org") else str(node.value)
+
+
+def _merge(below: Any, above: Any) -> Any:
+    """Sections merge key by key; everything else, lists included, is replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {key: _merge(below[key], above[key]) if key in below and key in above else (above if key in above else below)[key]
+                for key in {**below, **above}}  # fmt: skip
+    return above
+
+
+def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None:
+    where = f"command line, {override!r}"
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(where, "not of the form key=value", "write for example optim.steps=100")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
+    parts: _Path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    target: Any = data
+    for part in parts[:-1]:
+        if isinstance(target, list):
+            if not isinstance(part, int) or part >= len(target):
+                raise ConfigError(where, f"{part!r} is no item of a list with {len(target)} items", "items count from 0")
+            target = target[part]
+        else:
+            if not isinstance(target.get(part), (dict, list)):
+                target[part] = {}
+            target = target[part]
+    last = parts[-1]
+    if isinstance(target, list) and (not isinstance(last, int) or last >= len(target)):
+        raise ConfigError(where, f"{last!r} is no item of a list with {len(target)} items", "items count from 0")
+    target[last] = value
+    lines[parts] = where
+
+
+def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> ConfigError:
+    loaded = LoadedConfig.__new__(LoadedConfig)
+    loaded.source, loaded.lines = source, lines
+    messages: list[tuple[str, str]] = []
+    for item in error.errors():
+        path: _Path = item["loc"]
+        if item["type"] == "extra_forbidden":
+            near = _near_key(path)
+            text = f"unknown key {_dotted(path)!r} (value {item['input']!r})" + (f"; did you mean {near!r}?" if near else "")
+        elif item["type"] == "missing":
+            text = f"{_dotted(path)!r} is missing"
+        elif path == ():
+            text = item["msg"].removeprefix("Value error, ")
+            path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
+        else:
+            text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'])}"
+        messages.append((loaded.where(*path), text))
+    where, first = messages[0]
+    rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
+    return ConfigError(where, first + rest)
+
+
+def _sentence(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def _near_key(path: _Path) -> str | None:
+    """The nearest valid name for an unknown key: in its own section, else anywhere in the schema."""
+    section: Any = Config
+    for part in path[:-1]:
+        if isinstance(part, int):
+            continue
+        section = _section_of(section, part)
+        if section is None:
+            return None
+    names = list(section.model_fields)
+    wrong = str(path[-1])
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if close:
+        return _dotted((*path[:-1], close[0]))
+    return next((dotted for dotted in _all_keys(Config, ()) if dotted.split(".")[-1] == wrong), None)
+
+
+def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+    info = section.model_fields.get(name)
+    if info is None:
+        return None
+    pending = [info.annotation]
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        pending.extend(get_args(kind))
+    return None
+
+
+def _all_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for name in section.model_fields:
+        found.append(_dotted((*path, name)))
+        below = _section_of(section, name)
+        if below is not None:
+            found.extend(_all_keys(below, (*path, name)))
+    return found
+
+
+def _near_file(path: Path) -> str:
+    names = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(str(path), names, n=1)
+    return f"did you mean {close[0]}?" if close else "give the path of a YAML file, for example configs/demo.yaml"
+
+
+def _dotted(path: _Path) -> str:
+    return ".".join(str(part) for part in path)
