@@ -1,0 +1,184 @@
+"""Which samples make global batch t: a pure function of (seed, domains, t), in integers, without any IO.
+
+A domain's samples are numbered through its shard table (*flat index*). Epoch e permutes the shards, cuts them in
+windows of `window_shards` consecutive ones, and permutes the samples inside each window: neighbours in the stream come
+from few shards, so reading stays local, yet every sample comes exactly once per epoch. Position n of a domain's endless
+stream is sample n mod size of epoch n // size, and step t takes positions t·per_step … (t+1)·per_step - 1. Nothing is
+carried from step to step: step 10⁹ costs what step 0 costs, resuming is starting at t, and memory holds the shard table
+and the permutations in use.
+
+The global batch is one list of B slots. Ranks and micro-batches cut it in contiguous pieces (`slots_of`), so another
+number of ranks reads the same batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.data.recent import Recent
+from mgcda_dist.errors import ConfigError, ShardError
+from mgcda_dist.randomness import numpy_generator
+
+__all__ = ["DomainPlan", "Plan", "SlotRef", "slots_of"]
+
+
+class SlotRef(NamedTuple):
+    """Who sits in one slot of the global batch."""
+
+    slot: int
+    """Position in the global batch, 0…B-1."""
+    domain: int
+    """Index of the domain."""
+    sample: int
+    """Flat index within the domain's shards."""
+
+
+@dataclass(frozen=True, eq=False)
+class DomainPlan:
+    """One domain's share of every step.
+
+    Attributes:
+        name: names the domain's random streams; two domains over the same shards get different orders.
+        shard_sizes: samples per shard, integers, in the order of the shard table; a memory map is fine.
+        per_step: images of this domain in every global batch.
+    """
+
+    name: str
+    shard_sizes: NDArray[np.integer]
+    per_step: int
+
+
+class Plan:
+    """The order of all samples for all time.
+
+    Args:
+        domains: the domains; their position is the domain index.
+        seed: another seed is another order.
+        window_shards: shards whose samples are shuffled together.
+
+    Raises:
+        ConfigError: no domain, a name used twice, a share or window below 1.
+        ShardError: a domain without a sample.
+    """
+
+    def __init__(self, domains: Sequence[DomainPlan], seed: int, window_shards: int) -> None:
+        names = [domain.name for domain in domains]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError("plan", f"domains {names}", "give at least one domain, and each its own name")
+        if window_shards < 1 or min(domain.per_step for domain in domains) < 1:
+            raise ConfigError("plan", "window_shards and per_step must be at least 1")
+        self.domains, self.seed, self.window_shards = tuple(domains), seed, window_shards
+        self._orders = [_DomainOrder(domain, seed, window_shards) for domain in domains]
+        self._layout = _interleave([domain.per_step for domain in domains])
+
+    @property
+    def global_batch(self) -> int:
+        """B, images per step over all domains."""
+        return len(self._layout)
+
+    @property
+    def domain_sizes(self) -> tuple[int, ...]:
+        """Samples of each domain."""
+        return tuple(order.num_samples for order in self._orders)
+
+    def step(self, t: int) -> list[SlotRef]:
+        """The B slots of global batch `t`, in slot order."""
+        return self.slots(t, range(self.global_batch))
+
+    def slots(self, t: int, slots: range) -> list[SlotRef]:
+        """Some slots of global batch `t`: equal to `step(t)[slots.start:slots.stop]`, at the cost of those only."""
+        if t < 0:
+            raise ConfigError("plan", f"step {t} is before the first step, 0")
+        found: list[SlotRef] = []
+        for slot in slots:
+            domain, turn = self._layout[slot]
+            position = t * self.domains[domain].per_step + turn
+            found.append(SlotRef(slot, domain, self._orders[domain].sample(position)))
+        return found
+
+    def epochs(self, t: int) -> dict[str, float]:
+        """Passes over each domain that are done when step `t` begins."""
+        return {d.name: t * d.per_step / order.num_samples for d, order in zip(self.domains, self._orders, strict=True)}
+
+
+def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_batch: int) -> range:
+    """Slots that `rank` holds in micro-batch `micro`.
+
+    The batch is first cut in `accumulation` contiguous micro-batches, each of which is cut in `world_size` contiguous
+    parts: a micro-batch is the same set of images at every world size.
+
+    Raises:
+        ConfigError: the batch cannot be cut evenly, or there is no such rank or micro-batch.
+    """
+    if world_size < 1 or accumulation < 1 or global_batch % (world_size * accumulation):
+        raise ConfigError(
+            "plan",
+            f"{global_batch} images per step cannot be cut in {accumulation} micro-batches × {world_size} ranks",
+            "change per_step of a domain, the number of workers, or the accumulation",
+        )
+    if not (0 <= rank < world_size and 0 <= micro < accumulation):
+        raise ConfigError("plan", f"rank {rank} of {world_size}, micro-batch {micro} of {accumulation} does not exist")
+    share = global_batch // (world_size * accumulation)
+    first = (micro * world_size + rank) * share
+    return range(first, first + share)
+
+
+def _interleave(shares: Sequence[int]) -> list[tuple[int, int]]:
+    """Per slot (domain, turn): turn j of a domain with p turns stands at (j + ½)/p of the batch, as Bresenham's line.
+
+    So every contiguous piece of the batch holds each domain's share to within one image. Compared as integers
+    (2j + 1)/(2p), scaled by the product of shares, since a float tie could fall differently on another machine.
+    """
+    product = math.prod(shares)
+    keyed = [
+        ((2 * turn + 1) * (product // share), domain, turn)
+        for domain, share in enumerate(shares)
+        for turn in range(share)
+    ]
+    return [(domain, turn) for _, domain, turn in sorted(keyed)]
+
+
+class _Epoch(NamedTuple):
+    shards: NDArray[np.int64]  # num_shards: the permuted shard numbers
+    starts: NDArray[np.int64]  # num_windows + 1: samples in front of each window
+
+
+class _DomainOrder:
+    """The endless stream of one domain's samples."""
+
+    def __init__(self, domain: DomainPlan, seed: int, window_shards: int) -> None:
+        self.name, self.seed, self.window_shards = domain.name, seed, window_shards
+        self.sizes = domain.shard_sizes
+        ends = np.cumsum(self.sizes, dtype=np.int64)
+        self.num_samples = int(ends[-1]) if len(ends) else 0
+        if self.num_samples == 0:
+            raise ShardError(f"domain {domain.name}", "its shards hold no sample", "write its shards, or leave it out")
+        self.first = ends - self.sizes  # flat index of each shard's first sample
+        # A step may straddle an epoch, and a window; one more of each serves jumps back and forth.
+        self._epochs: Recent[int, _Epoch] = Recent(self._make_epoch, limit=2)
+        self._windows: Recent[tuple[int, int], NDArray[np.int64]] = Recent(self._make_window, limit=3)
+
+    def sample(self, position: int) -> int:
+        """Flat index of the sample at `position` of the stream."""
+        epoch, offset = divmod(position, self.num_samples)
+        starts = self._epochs[epoch].starts
+        window = int(np.searchsorted(starts, offset, side="right")) - 1
+        return int(self._windows[epoch, window][offset - int(starts[window])])
+
+    def _make_epoch(self, epoch: int) -> _Epoch:
+        shards = numpy_generator(self.seed, self.name, epoch, "shards").permutation(len(self.sizes))
+        counts = np.add.reduceat(self.sizes[shards], np.arange(0, len(shards), self.window_shards), dtype=np.int64)
+        return _Epoch(shards, np.concatenate([[0], np.cumsum(counts)]))
+
+    def _make_window(self, key: tuple[int, int]) -> NDArray[np.int64]:
+        epoch, window = key
+        shards = self._epochs[epoch].shards[window * self.window_shards : (window + 1) * self.window_shards]
+        ranges = zip(self.first[shards].tolist(), self.sizes[shards].tolist(), strict=True)
+        samples = np.concatenate([np.arange(first, first + size) for first, size in ranges])
+        return samples[numpy_generator(self.seed, self.name, epoch, window, "window").permutation(len(samples))]
