@@ -97,7 +97,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, collectives: Collectives) -> Tensor:
         ctx.collectives = collectives
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
-        dist.all_gather_into_tensor(gathered, rows.contiguous(), group=collectives.group)
+        dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group)
         return gathered
 
     @staticmethod
@@ -106,7 +106,7 @@ class _Gather(torch.autograd.Function):
         (grad,) = grad_outputs
         own = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
         collectives.account.add("gather_backward", grad)
-        dist.reduce_scatter_tensor(own, grad.contiguous(), group=collectives.group)
+        dist.reduce_scatter_single(own, grad.contiguous(), group=collectives.group)
         return own, None
 
 

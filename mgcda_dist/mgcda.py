@@ -113,8 +113,15 @@ class MGCDA(nn.Module):
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.collectives = collectives or Collectives()
 
-    def forward(self, batch: Batch, progress: float) -> Outcome:
-        """Losses of one micro-batch; `progress` is p in [0, 1]. Every rank runs every branch (law 3)."""
+    def forward(self, batch: Batch, progress: float, signal: float = 0.0) -> Outcome:
+        """Losses of one micro-batch. Every rank runs every branch (law 3).
+
+        Args:
+            batch: this rank's slice.
+            progress: p in [0, 1].
+            signal: a number that is averaged over ranks with the values, under the name `signal`: the trainer's
+                wish to stop, so that agreeing on it costs no collective of its own.
+        """
         num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
         prediction: Prediction = self.segmenter(batch.image)
         seg = self.segmentation_loss(prediction.logits, batch.label)
@@ -165,6 +172,7 @@ class MGCDA(nn.Module):
 
         # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
         terms["loss/total"] = loss
+        terms["signal"] = loss.new_tensor(signal * num_ranks)
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
         return Outcome(loss, batch.step, tuple(terms), values, stage_counts, rows)
@@ -191,7 +199,7 @@ class MGCDA(nn.Module):
                 signals[f"mdat/{stage}/accuracy"] = accuracy
                 signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
                 signals[f"mdat/{stage}/epsilon"] = eps
-                signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - 2.0 * (1.0 - accuracy) / (2 - 2 * chance)))
+                signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
         if self.cacl:
             signals |= {f"cacl/{name}": value for name, value in self.cacl.queue.health(outcome.step).items()}
         return signals

@@ -50,8 +50,8 @@ class MemoryQueue(nn.Module):
     """
 
     z: Tensor
-    type: Tensor
-    step: Tensor
+    types: Tensor
+    steps: Tensor
     cursor: Tensor
 
     def __init__(self, num_domains: int, num_classes: int, capacity: int, dim: int) -> None:
@@ -59,17 +59,17 @@ class MemoryQueue(nn.Module):
         self.num_classes, self.capacity = num_classes, capacity
         rings = 2 * num_domains
         self.register_buffer("z", torch.zeros(rings, capacity, dim))
-        self.register_buffer("type", torch.zeros(rings, capacity, dtype=torch.int64))
-        self.register_buffer("step", torch.full((rings, capacity), -1, dtype=torch.int64))  # -1: empty
+        self.register_buffer("types", torch.zeros(rings, capacity, dtype=torch.int64))
+        self.register_buffer("steps", torch.full((rings, capacity), -1, dtype=torch.int64))  # -1: empty
         self.register_buffer("cursor", torch.zeros(rings, dtype=torch.int64))
 
     def rows(self) -> Rows:
         """All filled rows, in ring order. Their ids are negative: they never collide with rows of the batch."""
-        filled = (self.step >= 0).flatten()
+        filled = (self.steps >= 0).flatten()
         place = torch.arange(filled.numel(), device=filled.device)
         domain = place // max(self.capacity, 1) // 2
         # A clone: the buffers change in `push`, before the backward pass of an accumulated loss may have run.
-        z, types = self.z.flatten(0, 1)[filled], self.type.flatten()[filled]
+        z, types = self.z.flatten(0, 1)[filled], self.types.flatten()[filled]
         return Rows(z, types, domain[filled], -1 - place[filled])
 
     @torch.no_grad()
@@ -89,16 +89,16 @@ class MemoryQueue(nn.Module):
         ring, nth = ring[kept], nth[kept]
         place = (self.cursor[ring] + nth) % self.capacity
         self.z[ring, place] = rows.z.detach()[kept].to(self.z.dtype)
-        self.type[ring, place] = rows.type[kept]
-        self.step[ring, place] = step
+        self.types[ring, place] = rows.type[kept]
+        self.steps[ring, place] = step
         self.cursor.copy_((self.cursor + entering) % self.capacity)
 
     def health(self, step: int) -> dict[str, float]:
         """Fill in [0, 1] per side, and mean age in steps of the filled rows."""
-        filled = self.step >= 0
+        filled = self.steps >= 0
         if self.capacity == 0:
             return {}
-        age = (step - self.step[filled]).to(torch.float32)
+        age = (step - self.steps[filled]).to(torch.float32)
         return {
             "queue_fill_inlier": filled[0::2].float().mean().item(),
             "queue_fill_anomaly": filled[1::2].float().mean().item(),

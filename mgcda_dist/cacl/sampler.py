@@ -125,7 +125,9 @@ def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
     num_images = present.sum(dim=0).clamp(min=1)
     centre = (mean * present).sum(dim=0) / num_images
     spread = (((mean - centre) ** 2 * present).sum(dim=0) / num_images).sqrt()
-    weight = torch.exp((mean - centre) / (spread + 1e-6)) * present
+    # Absent images are zeroed before the exponential: 0 · inf would be NaN. Two standard deviations per e-fold keep
+    # the easiest images in the sample.
+    weight = torch.exp((mean - centre) * present / (2.0 * spread + 1e-6)) * present
     weight = weight / weight.sum(dim=0).clamp(min=1e-12)
     # Rounding the running total keeps the sum of the quotas at the budget.
     total = torch.floor(weight.cumsum(dim=0) * average * num_images + 0.5)

@@ -1,0 +1,1 @@
+"""Training: the loop, the DeepSpeed engine, Ray Train, checkpoints, health."""

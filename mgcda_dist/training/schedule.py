@@ -1,0 +1,28 @@
+"""Learning rate as a function of progress."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+__all__ = ["Schedule", "rate_factor"]
+
+Schedule = Literal["poly", "cosine", "constant"]
+
+
+def rate_factor(progress: float, schedule: Schedule, warmup: float) -> float:
+    """Factor on the base learning rate at `progress` in [0, 1].
+
+    A linear rise over the first `warmup` share, then `poly` (1 - q)^0.9 (DeepLab, arXiv 1606.00915), `cosine`, or
+    `constant`, with q the progress since the end of the rise.
+    """
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    q = (progress - warmup) / (1.0 - warmup) if warmup < 1 else 1.0
+    match schedule:
+        case "poly":
+            return (1.0 - q) ** 0.9
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * q))
+        case "constant":
+            return 1.0

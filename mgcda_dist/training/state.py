@@ -1,0 +1,35 @@
+"""What a run is, besides tensors: everything that a restart must know (law 4)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["TrainState"]
+
+
+@dataclass
+class TrainState:
+    """State of the loop.
+
+    Attributes:
+        step: optimiser steps done; the next batch is the global batch of this number.
+        skipped_steps: steps that were refused because a loss was not finite.
+        mlflow_run_id: the one run all restarts write to.
+        elapsed_s: training time before this process, seconds.
+    """
+
+    step: int = 0
+    skipped_steps: int = 0
+    mlflow_run_id: str | None = None
+    elapsed_s: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> TrainState:
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))

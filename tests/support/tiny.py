@@ -1,0 +1,110 @@
+"""A tiny segmenter and batches: the method without any vendor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgcda_dist.batch import ANOMALY, VOID, Batch, Prediction
+from mgcda_dist.cacl import CACL, Budget, Selection
+from mgcda_dist.mdat import MDAT, LabelSmoothing, SmoothingMode
+from mgcda_dist.mgcda import MGCDA, MaskedSums
+from mgcda_dist.randomness import torch_generator
+
+NUM_CLASSES = 3
+NUM_DOMAINS = 3
+
+
+class TinySegmenter(nn.Module):
+    """Three convolutions; smooth activations, so that rounding cannot flip a unit."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.body = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.classifier = nn.Conv2d(channels, NUM_CLASSES, 1)
+        self.stage_channels = {"stride4": channels, "embedding": channels}
+
+    def forward(self, image: Tensor) -> Prediction:
+        x = image.to(self.stem.weight.dtype) / 255.0
+        mid = F.silu(self.body(F.silu(self.stem(x))))
+        embedding = F.tanh(mid)
+        return Prediction(self.classifier(embedding), {"stride4": mid, "embedding": embedding}, embedding)
+
+
+class PlainSegmentationLoss:
+    """Cross-entropy over inliers and an energy hinge, as masked sums."""
+
+    weights = (1.0, 0.1, 0.1)
+
+    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
+        logits = F.interpolate(logits, size=label.shape[-2:], mode="bilinear")
+        inlier, anomaly = label < NUM_CLASSES, label == ANOMALY
+        ce = F.cross_entropy(logits, torch.where(inlier, label, 0), reduction="none")
+        energy = -torch.logsumexp(logits, dim=1)
+        sums = [ce * inlier, F.relu(energy + 1.5) ** 2 * inlier, F.relu(-0.5 - energy) ** 2 * anomaly]
+        counts = [inlier, inlier, anomaly]
+        return MaskedSums(torch.stack([s.sum() for s in sums]), torch.stack([c.sum() for c in counts]))
+
+
+def energy(logits: Tensor) -> Tensor:
+    """-logsumexp."""
+    return -torch.logsumexp(logits, dim=1)
+
+
+def tiny_mgcda(
+    seed: int = 0,
+    *,
+    smoothing: SmoothingMode = "adaptive_stage",
+    queue_rows: int = 20,
+    with_mdat: bool = True,
+    with_cacl: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> MGCDA:
+    """MGCDA around the tiny segmenter, equal on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        segmenter = TinySegmenter()
+        mdat = MDAT(
+            segmenter.stage_channels, NUM_DOMAINS, smoothing=LabelSmoothing(smoothing, 0.3), lambda_max=1.0, channels=8
+        )
+        cacl = CACL(
+            8,
+            NUM_DOMAINS,
+            Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=True),
+            Selection(num_positives=5, num_negatives=12, hard_negative_fraction=0.5, cross_domain=True),
+            projection_dim=6,
+            queue_rows=queue_rows,
+            seed=seed,
+        )
+    model = MGCDA(
+        segmenter,
+        PlainSegmentationLoss(),
+        energy,
+        mdat=mdat if with_mdat else None,
+        cacl=cacl if with_cacl else None,
+        cacl_warmup=0.0,
+    )
+    return model.to(dtype)
+
+
+def tiny_batch(step: int, size: int = 8, height: int = 16, width: int = 24) -> Batch:
+    """A global batch, a pure function of the step: domain 2 is unlabelled, only some images have anomalies."""
+    generator = torch_generator("batch", step)
+    image = torch.randint(0, 256, (size, 3, height, width), generator=generator, dtype=torch.uint8)
+    coarse = torch.randint(0, NUM_CLASSES, (size, 1, height // 4, width // 4), generator=generator)
+    label = F.interpolate(coarse.float(), size=(height, width), mode="nearest").long().squeeze(1)
+    domain = torch.arange(size) % NUM_DOMAINS
+    label[:, :2] = VOID
+    for i in range(0, size, 4):  # only some images, so that some ranks have none
+        label[i, 4:9, 4:12] = ANOMALY
+    label[domain == 2] = VOID
+    return Batch(image, label, domain, torch.arange(size), step)
+
+
+def part_of(batch: Batch, rank: int, size: int) -> Batch:
+    """The contiguous part of a global batch that one rank reads."""
+    n = len(batch.slot) // size
+    own = slice(rank * n, (rank + 1) * n)
+    return Batch(batch.image[own], batch.label[own], batch.domain[own], batch.slot[own], batch.step)
