@@ -1,0 +1,93 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make` alone lists the others.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_READY := $(VENV)/.ready-demo
+DEV_READY := $(VENV)/.ready-dev
+DEMO_SHARDS := shards/demo/.complete
+PYTEST_ARGS ?=
+
+# The first Python that is new enough and can make a virtual environment.
+FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
+	if "$$name" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	then command -v "$$name"; exit; fi; done; \
+	echo "No Python 3.11 or 3.12 with venv was found. Install one (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	echo "or name it: make demo PYTHON=/path/to/python3.11" >&2; exit 1
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+##@ Start here
+.PHONY: demo
+demo: $(DEMO_READY) $(DEMO_SHARDS) ## Install, generate shards, train with 2 workers, evaluate, show the results
+	@$(BIN)/mgcda train configs/demo.yaml
+
+.PHONY: test
+test: $(DEV_READY) ## Run the whole test suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-fast
+test-fast: $(DEV_READY) ## Run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+
+##@ Checks
+.PHONY: lint
+lint: $(DEV_READY) ## Check style and format (ruff)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "Run: make format"; exit 1; }
+	@echo "lint: ok"
+
+.PHONY: types
+types: $(DEV_READY) ## Check types (pyright; strict on the method, the configuration and the evaluation)
+	@$(BIN)/pyright --pythonpath $(BIN)/python --warnings
+	@echo "types: ok"
+
+.PHONY: imports
+imports: $(DEV_READY) ## Check the import direction (import-linter)
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@echo "imports: ok"
+
+.PHONY: check
+check: lint types imports test ## All of the above
+
+.PHONY: format
+format: $(DEV_READY) ## Fix style and format
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format --quiet .
+
+##@ House
+.PHONY: install
+install: $(DEMO_READY) ## Make .venv and install what training needs
+
+.PHONY: install-dev
+install-dev: $(DEV_READY) ## … and what the tests need
+
+.PHONY: clean
+clean: ## Remove .venv, the demo shards and all caches; keep runs
+	@rm -rf $(VENV) shards/demo build dist .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	@find mgcda_dist tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(BIN)/python:
+	@found=$$($(FIND_PYTHON)); echo "Making $(VENV) with $$("$$found" -V)"; "$$found" -m venv $(VENV)
+
+$(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): some minutes and 7 GB the first time (torch brings its CUDA libraries)"
+	@$(INSTALL) '.[demo]'
+	@touch $@
+
+$(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) with the tools for tests: some minutes and 7 GB the first time"
+	@$(INSTALL) '.[demo,dev]'
+	@touch $(DEMO_READY) $@
+
+$(DEMO_SHARDS): | $(DEMO_READY)
+	@$(BIN)/mgcda shards synth shards/demo
+	@touch $@
