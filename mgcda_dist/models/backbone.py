@@ -1,0 +1,111 @@
+"""Any timm network as a pyramid of named stages, with deterministic initialisation and no randomness of its own."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import Tensor, nn
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.seeded import seeded
+from mgcda_dist.models.weights import load_backbone_weights
+
+__all__ = ["STRIDES", "Backbone", "timm_backbone"]
+
+STRIDES = (4, 8, 16, 32)
+"""Strides a pyramid may have; a stage's name is `stride` and its number."""
+
+
+class Backbone(nn.Module):
+    """A timm feature network whose outputs are named by their stride.
+
+    Attributes:
+        channels: stage name -> channels, finest stage first.
+        feature_info: timm's own description of the outputs.
+        mean, std: RGB statistics the weights were trained with, in units of 0…1.
+    """
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = mean, std
+        self.feature_info: Any = network.feature_info
+        reductions, widths = list(self.feature_info.reduction()), list(self.feature_info.channels())
+        # Of several outputs with one stride (plain vision transformers) the deepest stands for it.
+        self._outputs = {s: max(i for i, r in enumerate(reductions) if r == s) for s in STRIDES if s in reductions}
+        self.channels = {f"stride{s}": int(widths[i]) for s, i in self._outputs.items()}
+        self._channels_first = "NHWC" not in str(getattr(network, "output_fmt", "NCHW"))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Normalised images N×3×H×W (H, W multiples of 32) -> {stage: N×c×H/stride×W/stride}."""
+        outputs = self.network(image)
+        stages = {f"stride{s}": outputs[i] for s, i in self._outputs.items()}
+        return stages if self._channels_first else {name: x.permute(0, 3, 1, 2) for name, x in stages.items()}
+
+
+def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *, seed: int = 0) -> Backbone:
+    """The timm network `name` as a `Backbone`.
+
+    Dropout and stochastic depth are switched off: they would draw from the global generator (law 2).
+
+    Args:
+        name: timm model name, with or without a weights tag (`resnet50.a1_in1k`).
+        weights: `none`; `hub` (timm downloads); `file:PATH`; `package:NAME` (see `weights.py`).
+        norm: treatment of batch normalisation (see `norm.py`).
+        seed: of the initial parameters; equal seeds give equal networks.
+
+    Raises:
+        ConfigError: unknown name, a network without a pyramid, weights that are missing or do not fit.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        raise ConfigError(
+            "model.backbone",
+            f"timm has no model named {name!r}",
+            f"nearest: {', '.join(near)}" if near else "`timm.list_models()` names all of them",
+        )
+    with seeded(seed, "backbone", name):
+        network = _create(name, pretrained=weights == "hub")
+    load_backbone_weights(network, name, weights)
+    cfg = timm.get_pretrained_cfg(name)
+    mean, std = (cfg.mean, cfg.std) if cfg is not None else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    backbone = Backbone(convert_norm(_without_dropout(network), norm), tuple(mean), tuple(std))
+    if not backbone.channels:
+        raise ConfigError(
+            "model.backbone",
+            f"{name!r} has no stage of stride 4, 8, 16 or 32, but {list(backbone.feature_info.reduction())}",
+            "choose a network with a pyramid, e.g. a ResNet, EfficientNet, ConvNeXt or Swin",
+        )
+    return backbone
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    options: dict[str, Any] = {}
+    if name.startswith("swin"):
+        options["strict_img_size"] = False  # any multiple of 32, not only the size of pretraining
+    elif name.startswith(("vit_", "deit", "beit", "eva", "test_vit")):
+        options["dynamic_img_size"] = True
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except Exception as error:  # timm, its hub client and the networks raise every kind
+        if pretrained:
+            remedy = "check the network connection, or use model.weights=file:PATH with a downloaded file"
+            raise ConfigError("model.weights", f"cannot fetch weights of {name!r}: {error}", remedy) from error
+        remedy = "choose another network; ResNet, EfficientNet, ConvNeXt and Swin families work"
+        problem = f"{name!r} cannot be used as a feature pyramid: {type(error).__name__}: {error}"
+        raise ConfigError("model.backbone", problem, remedy) from error
+
+
+def _without_dropout(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
+            module.p = 0.0
+        if hasattr(module, "drop_prob"):  # timm's DropPath and DropBlock
+            module.drop_prob = 0.0  # pyright: ignore[reportArgumentType]
+    return network

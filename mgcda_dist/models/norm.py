@@ -1,0 +1,94 @@
+"""What becomes of a backbone's batch normalisation (law 6 of the distributed form).
+
+Statistics of one rank's slice would make the result depend on the number of ranks. So: `frozen` (pretrained statistics
+stay as they are), `sync` (statistics of the global batch, GPU only), `group` (GroupNorm: statistics of one image), or,
+asked for by name, `local`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["FrozenBatchNorm", "NormMode", "convert_norm", "num_groups"]
+
+NormMode = Literal["frozen", "sync", "group", "local"]
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation whose running statistics never change; its scale and shift are trained.
+
+    It takes over the tensors of `source` under the same names (state dicts stay interchangeable) and ignores
+    train() / eval(). `drop` and `act` are those of timm's BatchNormAct2d, identities otherwise.
+    """
+
+    def __init__(self, source: BatchNorm) -> None:
+        super().__init__()
+        self.eps = source.eps
+        self.register_parameter("weight", source.weight)
+        self.register_parameter("bias", source.bias)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(source, name))
+        self.drop: nn.Module = getattr(source, "drop", None) or nn.Identity()
+        self.act: nn.Module = getattr(source, "act", None) or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        # An engine that trains in bf16 casts parameters but not buffers; torch wants the four of one type.
+        weight, bias = (None if p is None else p.to(mean.dtype) for p in (self.weight, self.bias))
+        return self.act(self.drop(F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)))
+
+
+def num_groups(channels: int) -> int:
+    """Groups for a GroupNorm over `channels`: the most, up to 32, that divide them and leave at least 4 channels each."""
+    return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
+
+
+def convert_norm(module: nn.Module, mode: NormMode) -> nn.Module:
+    """`module` with its batch normalisation layers (timm's BatchNormAct2d too) treated as `mode` says.
+
+    Weights are kept: load them first. Conversion draws no random number.
+
+    Raises:
+        ConfigError: `sync` without a GPU, or an unknown mode.
+    """
+    if mode == "local":
+        return module
+    if mode == "sync":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "model.norm",
+                "'sync' needs GPUs: synchronised batch normalisation does not run on CPU",
+                "set model.norm=frozen (with pretrained weights) or model.norm=group (without)",
+            )
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(module)
+    if mode not in get_args(NormMode):
+        raise ConfigError("model.norm", f"unknown mode {mode!r}", f"one of {', '.join(get_args(NormMode))}")
+    if isinstance(module, BatchNorm):
+        return FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
+    for name, child in module.named_children():
+        setattr(module, name, convert_norm(child, mode))
+    return module
+
+
+def _group_norm(source: BatchNorm) -> nn.Module:
+    norm = nn.GroupNorm(num_groups(source.num_features), source.num_features, source.eps, source.affine)
+    if source.affine:
+        norm.weight, norm.bias = source.weight, source.bias
+    act, drop = getattr(source, "act", None), getattr(source, "drop", None)
+    if act is None and drop is None:
+        return norm
+    from timm.layers.norm_act import GroupNormAct
+
+    normact = GroupNormAct(source.num_features, norm.num_groups, source.eps, source.affine, apply_act=False)
+    normact.weight, normact.bias = norm.weight, norm.bias
+    normact.act, normact.drop = act or nn.Identity(), drop or nn.Identity()
+    return normact

