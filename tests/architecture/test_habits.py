@@ -1,0 +1,72 @@
+"""Habits that no linter knows: who prints, who exits, what a file opens with, and what never enters the repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import mgcda_dist
+
+ROOT = Path(mgcda_dist.__file__).parents[1]
+PACKAGE = ROOT / "mgcda_dist"
+FILES = sorted(PACKAGE.rglob("*.py"))
+EXITS = {"exit", "quit", "_exit", "SystemExit"}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not p.name.startswith(("cli", "__main__"))], ids=_name)
+def test_only_the_command_line_prints_or_exits(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = _called(node)
+            assert called not in {"print", "sys.exit", "os._exit", *EXITS}, f"{_name(path)}:{node.lineno}: {called}"
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            assert "SystemExit" not in ast.unparse(node.exc), f"{_name(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_file_opens_with_its_job(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.name == "__init__.py" and not text.strip():
+        return
+    doc = ast.get_docstring(ast.parse(text))
+    assert doc, f"{_name(path)} has no opening sentence"
+    assert path.stem not in {"utils", "util", "helpers", "misc"}, "name the file after its job"
+
+
+def test_the_code_keeps_no_hidden_generator() -> None:
+    """Law 2: the global generators of NumPy, Python and torch are never drawn from."""
+    forbidden = re.compile(
+        r"\b(np|numpy)\.random\.(seed|rand|randn|randint|choice|shuffle|permutation|uniform|normal)\("
+        r"|\brandom\.(seed|random|randint|choice|shuffle|uniform|sample)\("
+        r"|\btorch\.cuda\.manual_seed"
+    )
+    for path in FILES:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not forbidden.search(line), f"{_name(path)}:{number}: {line.strip()}"
+
+
+def test_pins_cover_what_the_package_asks_for() -> None:
+    """Each dependency of pyproject.toml has an exact version in constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {_canonical(line.partition("==")[0]) for line in pins if "==" in line}
+    missing = [d for d in wanted if _canonical(re.split(r"[\[<>=~! ]", d, maxsplit=1)[0]) not in pinned]
+    assert not missing
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()

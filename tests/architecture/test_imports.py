@@ -1,0 +1,77 @@
+"""Every module imports; light ones import without the slow vendors; the method needs torch and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import mgcda_dist
+
+SLOW_VENDORS = {"deepspeed", "matplotlib", "mlflow", "ray", "timm", "torchvision"}
+STACK = SLOW_VENDORS | {
+    "PIL", "cv2", "matplotlib", "pandas", "pydantic", "rich", "scipy", "sklearn", "typer", "webdataset", "yaml",
+}  # fmt: skip
+METHOD = ("mgcda", "mdat", "cacl", "batch", "collectives", "randomness")
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(mgcda_dist.__path__, "mgcda_dist.")
+    if not module.name.endswith("__main__")
+)
+
+_PROBE = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def _packages_after_importing(*modules: str) -> set[str]:
+    """Top-level packages in memory after a fresh interpreter has imported `modules`."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *modules], capture_output=True, text=True, timeout=120, check=False, env=_env()
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _env() -> dict[str, str]:
+    root = os.path.dirname(os.path.dirname(mgcda_dist.__file__))
+    return {**os.environ, "PYTHONPATH": root}
+
+
+def _with_submodules(names: tuple[str, ...]) -> list[str]:
+    tops = tuple(f"mgcda_dist.{name}" for name in names)
+    return [module for module in MODULES if module in tops or module.startswith(tuple(f"{top}." for top in tops))]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_and_says_what_it_offers(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert hasattr(loaded, "__all__") or hasattr(loaded, "__path__"), f"{module} has no __all__"
+    missing = [name for name in getattr(loaded, "__all__", []) if not hasattr(loaded, name)]
+    assert not missing, f"{module}.__all__ names what is not there: {missing}"
+
+
+def test_no_module_pulls_a_slow_vendor_by_being_imported() -> None:
+    found = _packages_after_importing(*MODULES) & SLOW_VENDORS
+    assert not found, f"imported at module level somewhere: {sorted(found)}"
+
+
+def test_the_method_needs_torch_and_nothing_else_of_the_stack() -> None:
+    modules = _with_submodules(METHOD)
+    assert "mgcda_dist.mgcda" in modules
+    packages = _packages_after_importing(*modules)
+    assert "torch" in packages
+    assert not packages & STACK, f"the method pulls {sorted(packages & STACK)}"
+
+
+def test_the_configuration_needs_no_torch() -> None:
+    packages = _packages_after_importing(*_with_submodules(("config", "errors")))
+    assert not packages & (SLOW_VENDORS | {"torch"})
