@@ -57,7 +57,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
-        raise ConfigError(_WHERE, f"{path} holds no state dict", "save `network.state_dict()` with torch or safetensors")
+        raise ConfigError(
+            _WHERE, f"{path} holds no state dict", "save `network.state_dict()` with torch or safetensors"
+        )
     return {key.removeprefix("module."): x for key, x in content.items()}
 
 
@@ -73,7 +75,9 @@ def package_state(package: str, name: str) -> dict[str, Tensor]:
     if architecture is None:
         raise ConfigError(_WHERE, f"no known weights package {package!r}", f"one of {', '.join(_PACKAGES)}")
     if name.partition(".")[0] != architecture:
-        raise ConfigError(_WHERE, f"package {package} is for {architecture}, not {name!r}", f"model.backbone={architecture}")
+        raise ConfigError(
+            _WHERE, f"package {package} is for {architecture}, not {name!r}", f"model.backbone={architecture}"
+        )
     try:
         module = importlib.import_module(package.replace("-", "_"))
     except ImportError as error:

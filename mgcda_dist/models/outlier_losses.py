@@ -1,0 +1,137 @@
+"""Outlier exposure: pure functions of (logits, label) that pull the scores of inliers and anomalies apart.
+
+Each returns sums and counts over this rank's pixels, apart for inliers (label 0…C-1) and anomalies (label 254); the
+caller divides the sums over all ranks by the counts over all ranks (law 1). A side without pixels gives a zero that
+still touches the logits (law 3). Void (255) and normal pixels of unknown class (253) take no part.
+
+L is a pixel's vector of C inlier logits, E = -log Σ_k exp L_k its energy. Logits and labels have one size: bring the
+logits to the labels with `upsample`, or the labels to the logits with `label_at`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgcda_dist.batch import ANOMALY
+from mgcda_dist.models.scores import energy, rba
+
+__all__ = ["PixelSums", "abstention", "energy_hinge", "entropy", "label_at", "rba_hinge", "upsample"]
+
+
+class PixelSums(NamedTuple):
+    """Scalars: sums of a per-pixel loss with gradient (float32 at least), and how many pixels each runs over (int64)."""
+
+    inlier_sum: Tensor
+    inlier_count: Tensor
+    anomaly_sum: Tensor
+    anomaly_count: Tensor
+
+
+def energy_hinge(logits: Tensor, label: Tensor, inlier_energy: float, outlier_energy: float) -> PixelSums:
+    """relu(E - m_in)² on inliers, relu(m_out - E)² on anomalies (Liu et al., arXiv 2010.03759, equation 9).
+
+    Args:
+        logits: N×C×h×w.
+        label: N×h×w.
+        inlier_energy: m_in, at most this energy on inliers.
+        outlier_energy: m_out, at least this energy on anomalies.
+    """
+    return _hinge(energy(logits), label, logits.shape[1], inlier_energy, outlier_energy)
+
+
+def rba_hinge(logits: Tensor, label: Tensor, inlier_score: float, outlier_score: float) -> PixelSums:
+    """relu(S - s_in)² on inliers, relu(s_out - S)² on anomalies with S = -Σ_k σ(L_k) (RbA, arXiv 2211.14293).
+
+    Args:
+        logits: N×C×h×w.
+        label: N×h×w.
+        inlier_score: s_in in (-C, 0); RbA itself penalises anomalies only, which s_in = 0 gives.
+        outlier_score: s_out in (-C, 0).
+    """
+    return _hinge(rba(logits), label, logits.shape[1], inlier_score, outlier_score)
+
+
+def entropy(logits: Tensor, label: Tensor) -> PixelSums:
+    """Cross-entropy to the uniform distribution on anomalies: -1/C Σ_k log p_k (Meta-OoD, arXiv 2012.06575).
+
+    Its share against the inlier cross-entropy (a = 0.9 there) is the caller's weight; the inlier side is empty.
+
+    Args:
+        logits: N×C×h×w.
+        label: N×h×w.
+    """
+    wide = _wide(logits)
+    to_uniform = torch.logsumexp(wide, dim=1) - wide.mean(dim=1)
+    return _sums(torch.zeros_like(to_uniform), label < 0, to_uniform, label == ANOMALY)
+
+
+def abstention(logits: Tensor, label: Tensor) -> PixelSums:
+    """Pixel-wise abstention learning of PEBAL (Tian et al., arXiv 2111.12264, equations 3 and 4).
+
+    With q the softmax over C inlier logits and one abstention logit, and the penalty a = E² of the inlier logits:
+    -log(q_y + q_abstain / a) on inliers, -log(q_abstain / a) on anomalies.
+
+    Args:
+        logits: N×(C+1)×h×w, abstention last. C+1 logits suit no other loss or score of this package.
+        label: N×h×w.
+    """
+    num_classes = logits.shape[1] - 1
+    wide = _wide(logits)
+    log_q = torch.log_softmax(wide, dim=1)
+    # An energy near 0 would make abstention pay without bound.
+    log_penalty = torch.logsumexp(wide[:, :-1], dim=1).square().clamp_min(1.0).log()
+    abstain = log_q[:, -1] - log_penalty
+    inlier = label < num_classes
+    true_class = log_q.gather(1, torch.where(inlier, label, 0).unsqueeze(1)).squeeze(1)
+    return _sums(-torch.logaddexp(true_class, abstain), inlier, -abstain, label == ANOMALY)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear upsampling of N×C×h×w to N×C×H×W that keeps a pixel where it is.
+
+    Logits of stride s have h = ⌈H/s⌉ rows: where s does not divide H, their grid ends beyond the image and is cut.
+    """
+    grid = _grid(logits.shape[2], size[0]), _grid(logits.shape[3], size[1])
+    if grid != (logits.shape[2], logits.shape[3]):
+        logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
+    return logits[:, :, : size[0], : size[1]]
+
+
+def label_at(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels N×H×W at the centres of an h×w grid of cells, nearest pixel: N×h×w."""
+    rows, columns = (_centres(n, full, label.device) for n, full in zip(size, label.shape[1:], strict=True))
+    return label[:, rows[:, None], columns]
+
+
+def _grid(cells: int, pixels: int) -> int:
+    """Pixels that `cells` cells cover when an image of `pixels` was cut into them: at least `pixels`."""
+    stride = -(-pixels // cells)
+    return cells * stride if -(-pixels // stride) == cells else pixels
+
+
+def _centres(cells: int, pixels: int, device: torch.device) -> Tensor:
+    covered = _grid(cells, pixels)
+    return ((2 * torch.arange(cells, device=device) + 1) * covered // (2 * cells)).clamp(max=pixels - 1)
+
+
+def _hinge(score: Tensor, label: Tensor, num_classes: int, inlier_limit: float, outlier_limit: float) -> PixelSums:
+    over, under = F.relu(score - inlier_limit).square(), F.relu(outlier_limit - score).square()
+    return _sums(over, label < num_classes, under, label == ANOMALY)
+
+
+def _sums(inlier_loss: Tensor, inlier: Tensor, anomaly_loss: Tensor, anomaly: Tensor) -> PixelSums:
+    # A product with the mask would turn an infinite loss of an unjudged pixel into NaN.
+    return PixelSums(
+        torch.where(inlier, inlier_loss, 0).sum(),
+        inlier.sum(),
+        torch.where(anomaly, anomaly_loss, 0).sum(),
+        anomaly.sum(),
+    )
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,87 @@
+"""Anomaly scores of a pixel from its logits. All of them: higher = more anomalous, computed in fp32 at least.
+
+L is the vector of C inlier logits of a pixel, p = softmax(L).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "ScoreKind",
+    "anomaly_score",
+    "energy",
+    "entropy",
+    "max_logit",
+    "msp",
+    "rba",
+    "standardized_max_logit",
+]
+
+ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba"]
+
+
+def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
+    """The score named `kind`: logits N×C×h×w of any float dtype -> N×h×w, float32 (float64 for float64 logits)."""
+    match kind:
+        case "msp":
+            return msp(logits)
+        case "max_logit":
+            return max_logit(logits)
+        case "entropy":
+            return entropy(logits)
+        case "energy":
+            return energy(logits)
+        case "rba":
+            return rba(logits)
+        case _:
+            raise ValueError(f"unknown anomaly score {kind!r}: one of msp, max_logit, entropy, energy, rba")
+
+
+def msp(logits: Tensor) -> Tensor:
+    """1 - max_k p_k, in [0, 1 - 1/C] (Hendrycks and Gimpel, arXiv 1610.02136)."""
+    return 1 - torch.softmax(_wide(logits), dim=1).amax(dim=1)
+
+
+def max_logit(logits: Tensor) -> Tensor:
+    """-max_k L_k (Hendrycks et al., arXiv 1911.11132)."""
+    return -_wide(logits).amax(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-Σ_k p_k log p_k / log C, in [0, 1] (Meta-OoD: Chan et al., arXiv 2012.06575)."""
+    log_p = torch.log_softmax(_wide(logits), dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])
+
+
+def energy(logits: Tensor) -> Tensor:
+    """-log Σ_k exp L_k (Liu et al., arXiv 2010.03759)."""
+    return -torch.logsumexp(_wide(logits), dim=1)
+
+
+def rba(logits: Tensor) -> Tensor:
+    """-Σ_k σ(L_k), in (-C, 0): "rejected by all" one-against-rest classifiers (Nayal et al., arXiv 2211.14293).
+
+    σ is the logistic function: unlike the class scores of a mask network, a pixel's logits take both signs.
+    """
+    return -torch.sigmoid(_wide(logits)).sum(dim=1)
+
+
+def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """-(max_k L_k - μ_k) / σ_k with k the predicted class (Jung et al., arXiv 2107.11264).
+
+    Args:
+        logits: N×C×h×w.
+        mean, var: C, statistics of the maximum logit over training pixels predicted as each class.
+    """
+    value, predicted = _wide(logits).max(dim=1)
+    mean, std = mean.to(value), var.to(value).clamp_min(1e-12).sqrt()
+    return -(value - mean[predicted]) / std[predicted]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

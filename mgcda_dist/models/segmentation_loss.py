@@ -1,0 +1,81 @@
+"""L_seg: cross-entropy over inlier pixels plus one outlier term, as sums and counts that add up over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgcda_dist.models.outlier_losses import PixelSums, energy_hinge, entropy, label_at, upsample
+
+__all__ = ["GroupSums", "OutlierKind", "SegmentationLoss", "segmentation_loss"]
+
+OutlierKind = Literal["energy_hinge", "entropy", "none"]
+
+
+class GroupSums(NamedTuple):
+    """Local sums (G, with gradient) and counts (G, int64) of masked means."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+class SegmentationLoss:
+    """L_seg = Σ_g weights[g] · (sum of group g over ranks) / (count of group g over ranks).
+
+    Groups: cross-entropy over inliers; with an outlier term, its inlier side and its anomaly side.
+
+    Args:
+        outlier: (logits, label) -> sums, or None for cross-entropy alone.
+        outlier_weight: weight of both sides of the outlier term.
+        stride_px: the loss is taken at every `stride_px`-th pixel: 1 is every pixel, 4 the size of the logits.
+    """
+
+    def __init__(
+        self, outlier: Callable[[Tensor, Tensor], PixelSums] | None, outlier_weight: float, stride_px: int = 1
+    ) -> None:
+        self.outlier, self.stride_px = outlier, stride_px
+        self.weights: tuple[float, ...] = (1.0,) if outlier is None else (1.0, outlier_weight, outlier_weight)
+
+    def __call__(self, logits: Tensor, label: Tensor) -> GroupSums:
+        """Sums for logits N×C×h×w and labels N×H×W of this rank."""
+        height, width = (-(-size // self.stride_px) for size in label.shape[1:])
+        logits = upsample(logits.to(torch.promote_types(logits.dtype, torch.float32)), (height, width))
+        label = label if self.stride_px == 1 else label_at(label, (height, width))
+        inlier = label < logits.shape[1]
+        # With nothing but ignored pixels the sum is 0 and the gradient a zero of the logits' shape.
+        target = torch.where(inlier, label, -100)
+        sums = [F.cross_entropy(logits, target, reduction="sum", ignore_index=-100)]
+        counts = [inlier.sum()]
+        if self.outlier is not None:
+            outlier = self.outlier(logits, label)
+            sums += [outlier.inlier_sum, outlier.anomaly_sum]
+            counts += [outlier.inlier_count, outlier.anomaly_count]
+        return GroupSums(torch.stack(sums), torch.stack(counts))
+
+
+def segmentation_loss(
+    outlier: OutlierKind,
+    *,
+    outlier_weight: float = 0.1,
+    inlier_energy: float = -8.0,
+    outlier_energy: float = -3.0,
+    stride_px: int = 1,
+) -> SegmentationLoss:
+    """The loss named by its outlier term; the energies (m_in, m_out) belong to `energy_hinge`."""
+
+    def hinge(logits: Tensor, label: Tensor) -> PixelSums:
+        return energy_hinge(logits, label, inlier_energy, outlier_energy)
+
+    match outlier:
+        case "energy_hinge":
+            return SegmentationLoss(hinge, outlier_weight, stride_px)
+        case "entropy":
+            return SegmentationLoss(entropy, outlier_weight, stride_px)
+        case "none":
+            return SegmentationLoss(None, 0.0, stride_px)
+        case _:
+            raise ValueError(f"unknown outlier term {outlier!r}: one of energy_hinge, entropy, none")
