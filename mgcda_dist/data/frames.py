@@ -1,0 +1,93 @@
+"""Evaluation frames by number: whole pictures, the same ones every time, with the same objects pasted into them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.batch import VOID
+from mgcda_dist.data.augment import Paste
+from mgcda_dist.data.decode import decode_image, decode_label
+from mgcda_dist.data.pixels import Pixels, resized
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import ShardError
+from mgcda_dist.randomness import numpy_generator
+
+__all__ = ["EvaluationFrames", "Frame", "check_sizes", "resize_to_height"]
+
+
+class Frame(NamedTuple):
+    """One frame to be judged."""
+
+    image: Pixels
+    """height×width×3 at the network's size, RGB."""
+    label: Pixels
+    """H×W train ids at the frame's own size, all VOID when the frame has no label."""
+    key: str
+
+
+class EvaluationFrames:
+    """The frames of a shard folder, in shard order. Item i is a function of (manifest, seed, i).
+
+    Args:
+        manifest: the folder's manifest.
+        lut: 256 train ids by raw id.
+        paste: puts objects into the frame at its own size; None: frames as they are.
+        height_px: images are resized to this height, keeping their aspect; None: as they are.
+        max_frames: first frames only; None: all.
+        seed: of the pasted objects.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        lut: NDArray[np.uint8],
+        paste: Paste | None = None,
+        height_px: int | None = None,
+        max_frames: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.manifest, self.lut, self.paste, self.height_px, self.seed = manifest, lut, paste, height_px, seed
+        self.reader = ShardReader(manifest)
+        self._length = len(self.reader) if max_frames is None else min(max_frames, len(self.reader))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Frame:
+        """The frame with this number.
+
+        Raises:
+            IndexError: no such frame.
+            ShardError: the sample cannot be read, or image and label differ in size.
+        """
+        if not 0 <= index < self._length:
+            raise IndexError(f"frame {index} of {self._length}")
+        sample = self.reader.read(index)
+        image = decode_image(sample.image, sample.where)
+        if sample.label is None:
+            label = np.full(image.shape[:2], VOID, np.uint8)
+        else:
+            label = decode_label(sample.label, self.lut, sample.where)
+        check_sizes(image, label, sample.where)
+        if self.paste is not None:
+            image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
+        if self.height_px is not None:
+            image = resize_to_height(image, self.height_px)
+        return Frame(image, label, sample.key)
+
+
+def resize_to_height(image: Pixels, height_px: int) -> Pixels:
+    """H×W×3 → height_px×round(W·height_px/H)×3: by area when it shrinks, bilinearly when it grows."""
+    height, width = image.shape[:2]
+    return resized(image, height_px, max(1, round(width * height_px / height)))
+
+
+def check_sizes(image: Pixels, label: Pixels, where: str) -> None:
+    """Raise ShardError unless image and label have the same height and width."""
+    if image.shape[:2] != label.shape:
+        problem = f"the image is {image.shape[1]}×{image.shape[0]}, its label {label.shape[1]}×{label.shape[0]} pixels"
+        raise ShardError(where, problem, "write the shards again from files that belong together")

@@ -1,0 +1,291 @@
+"""The stream of training batches: the plan's slots, read, decoded and augmented in loader processes, in order.
+
+Picture k of step t is a function of (seed, t, k, shards): all its draws come from `numpy_generator(seed, "augment", t,
+k)`, so it is the same bytes on any rank and in any process, after any resume.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from mgcda_dist.batch import VOID, Batch
+from mgcda_dist.data.augment import Paste, Transform
+from mgcda_dist.data.decode import decode_image, decode_label
+from mgcda_dist.data.frames import check_sizes
+from mgcda_dist.data.pixels import Pixels
+from mgcda_dist.data.plan import Plan, SlotRef, slots_of
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.randomness import numpy_generator, torch_generator
+
+__all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
+
+
+@dataclass(frozen=True, eq=False)
+class DomainSource:
+    """Where one domain's samples come from, and what is made of them.
+
+    Attributes:
+        name: the domain's name, as in the plan.
+        reader: its shards.
+        lut: 256 train ids by raw id.
+        labelled: False: all labels read as void, whatever the shards hold.
+        paste: puts objects into the crops; None: none.
+
+    Raises:
+        ConfigError: objects on an unlabelled domain, where they would be the only thing with a label.
+    """
+
+    name: str
+    reader: ShardReader
+    lut: NDArray[np.uint8]
+    labelled: bool = True
+    paste: Paste | None = None
+
+    def __post_init__(self) -> None:
+        if self.paste is not None and not self.labelled:
+            problem = "objects are pasted into a domain that is not labelled"
+            raise ConfigError(f"domain {self.name}", problem, "set labelled: true, or paste: null")
+
+
+class TrainingStream(Dataset[Batch]):
+    """This rank's micro-batches, in order.
+
+    Item i is micro-batch i mod accumulation of step start_step + i // accumulation.
+
+    Args:
+        plan: which samples make a step; its seed seeds the augmentation too.
+        sources: one per domain of the plan, in its order.
+        transform: frame → crop.
+        rank, world_size, accumulation: which slots this rank holds, see `slots_of`.
+        start_step: first step, e.g. where training resumes.
+        num_steps: steps to stream.
+
+    Raises:
+        ConfigError: sources that do not fit the plan, or a batch that the ranks cannot share.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sources: Sequence[DomainSource],
+        transform: Transform,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        start_step: int = 0,
+        num_steps: int = 1,
+    ) -> None:
+        given = [(source.name, len(source.reader)) for source in sources]
+        planned = [(domain.name, size) for domain, size in zip(plan.domains, plan.domain_sizes, strict=True)]
+        if given != planned:
+            raise ConfigError("stream", f"the sources {given} are not the domains of the plan, {planned}")
+        self.plan, self.sources, self.transform = plan, tuple(sources), transform
+        self.accumulation, self.start_step, self.num_steps = accumulation, start_step, num_steps
+        self._slots = [slots_of(rank, world_size, accumulation, m, plan.global_batch) for m in range(accumulation)]
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank."""
+        return self.num_steps * self.accumulation
+
+    def __getitem__(self, index: int) -> Batch:
+        """One micro-batch. Its image is channels-last in memory (N×3×H×W by strides).
+
+        Raises:
+            IndexError: beyond the stream.
+            ShardError: a sample cannot be read.
+        """
+        return _with_long_labels(self.compact(index))
+
+    def where(self, index: int) -> tuple[int, int]:
+        """Step and micro-batch of an item."""
+        step, micro = divmod(index, self.accumulation)
+        return self.start_step + step, micro
+
+    def compact(self, index: int) -> Batch:
+        """As `[index]`, but with uint8 labels: an eighth of the memory on the way between processes."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"micro-batch {index} of {len(self)}")
+        step, micro = self.where(index)
+        refs = self.plan.slots(step, self._slots[micro])
+        height, width = self.transform.crop_px
+        images = np.empty((len(refs), height, width, 3), np.uint8)
+        labels = np.empty((len(refs), height, width), np.uint8)
+        keys: list[str] = []
+        for row, ref in enumerate(refs):
+            images[row], labels[row], key = self.sample(step, ref)
+            keys.append(key)
+        return Batch(
+            image=torch.from_numpy(images).permute(0, 3, 1, 2),
+            label=torch.from_numpy(labels),
+            domain=torch.tensor([ref.domain for ref in refs]),
+            slot=torch.tensor([ref.slot for ref in refs]),
+            step=step,
+            keys=tuple(keys),
+        )
+
+    def sample(self, step: int, ref: SlotRef) -> tuple[Pixels, Pixels, str]:
+        """Image (height×width×3), label (height×width), both uint8, and `domain/key` of one slot."""
+        source = self.sources[ref.domain]
+        encoded = source.reader.read(ref.sample)
+        image = decode_image(encoded.image, encoded.where)
+        if not source.labelled:
+            label = np.full(image.shape[:2], VOID, np.uint8)
+        elif encoded.label is None:
+            problem = f"the sample has no label, but domain {source.name} is labelled"
+            raise ShardError(encoded.where, problem, "set labelled: false on the domain, or use labelled shards")
+        else:
+            label = decode_label(encoded.label, source.lut, encoded.where)
+            check_sizes(image, label, encoded.where)
+        generator = numpy_generator(self.plan.seed, "augment", step, ref.slot)
+        image, label = self.transform(image, label, generator, source.paste)
+        return image, label, f"{source.name}/{encoded.key}"
+
+
+def make_loader(
+    stream: TrainingStream,
+    workers: int = 0,
+    prefetch_steps: int = 2,
+    pin_memory: bool = False,
+    timeout_s: float = 120.0,
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None,
+) -> StreamLoader:
+    """A loader over the stream's micro-batches, in order.
+
+    Args:
+        stream: what to load.
+        workers: loader processes; 0: load in this process.
+        prefetch_steps: micro-batches that each process prepares ahead.
+        pin_memory: deliver page-locked tensors; ignored where there is no accelerator.
+        timeout_s: longest wait for a batch before the loader process is reported as stuck.
+        start_method: how processes start; None: the platform's default.
+    """
+    # A process forked while OpenCV holds a thread pool hangs in its first resize; loader processes need none anyway.
+    cv2.setNumThreads(0)
+    loader: DataLoader[_Delivery] = DataLoader(
+        _Deliveries(stream),  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory and torch.accelerator.is_available(),
+        timeout=timeout_s if workers else 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method if workers else None,
+        # DataLoader draws a seed for its workers; ours use none, and the global generator stays untouched.
+        generator=torch_generator(stream.plan.seed, "loader"),
+        prefetch_factor=prefetch_steps if workers else None,
+    )
+    return StreamLoader(loader, stream, timeout_s)
+
+
+class StreamLoader:
+    """Iterates over the batches of a stream; each iteration starts at the stream's first batch, with new processes.
+
+    Raises (while iterating):
+        ShardError: what a loader process stumbled over, as if it had happened here.
+        MgcdaError: a loader process died, or gave nothing within the time allowed; the message names it.
+    """
+
+    def __init__(self, loader: DataLoader[_Delivery], stream: TrainingStream, timeout_s: float) -> None:
+        self.stream, self.timeout_s = stream, timeout_s
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        pids: dict[int, int] = {}
+        # Leaving this generator drops the only reference to the iterator, which stops its processes.
+        deliveries = iter(self._loader)
+        for index in range(len(self)):
+            try:
+                delivery = next(deliveries)
+            except (RuntimeError, OSError, EOFError) as error:
+                # "Caught …": an exception nobody foresaw, raised in a loader process, with its traceback.
+                if self._loader.num_workers == 0 or str(error).startswith("Caught "):
+                    raise
+                raise self._lost(index, pids, str(error)) from error
+            pids[delivery.worker] = delivery.pid
+            if delivery.error is not None:
+                raise delivery.error
+            yield delivery.unpacked()
+
+    def _lost(self, index: int, pids: dict[int, int], message: str) -> MgcdaError:
+        # DataLoader hands item i to process i mod workers, so the one that owes this item is known.
+        worker = index % self._loader.num_workers
+        named = {int(pid) for pid in re.findall(r"\d+", message)}
+        worker = next((w for w, pid in pids.items() if pid in named), worker)
+        step, micro = self.stream.where(index)
+        who = f"loader process {worker} of {self._loader.num_workers} (pid {pids.get(worker, 'unknown')})"
+        if "timed out" in message:
+            problem = f"gave nothing for {self.timeout_s:g} s while step {step}, micro-batch {micro}, was due"
+            return MgcdaError(
+                who, problem, "storage that does not answer is the usual cause; see what the process waits for"
+            )
+        problem = f"died while step {step}, micro-batch {micro}, was due: {message}"
+        return MgcdaError(who, problem, "memory is the usual cause: lower data.prefetch_steps or data.loader_workers")
+
+
+@dataclass(frozen=True)
+class _Delivery:
+    """What a loader process sends: who it is, and a batch, or an error, which DataLoader itself could not rebuild."""
+
+    worker: int
+    pid: int
+    batch: Batch | None = None
+    error: MgcdaError | None = None
+
+    def pin_memory(self) -> _Delivery:
+        """Called by DataLoader's pinning thread, which thereby widens the labels too."""
+        return replace(self, batch=None if self.batch is None else _with_long_labels(self.batch).pin_memory())
+
+    def unpacked(self) -> Batch:
+        if self.batch is None:
+            raise RuntimeError("a delivery without batch and error")
+        return _with_long_labels(self.batch)
+
+
+class _Deliveries(Dataset[_Delivery]):
+    """The stream as loader processes serve it."""
+
+    def __init__(self, stream: TrainingStream) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> _Delivery:
+        info = torch.utils.data.get_worker_info()
+        worker = 0 if info is None else info.id
+        try:
+            return _Delivery(worker, os.getpid(), batch=self.stream.compact(index))
+        except MgcdaError as error:
+            return _Delivery(worker, os.getpid(), error=error)
+
+
+def _with_long_labels(batch: Batch) -> Batch:
+    """The batch with int64 labels."""
+    return batch if batch.label.dtype == torch.int64 else replace(batch, label=batch.label.long())
+
+
+def _as_is(delivery: Any) -> Any:
+    return delivery
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    # Ctrl-C reaches the whole process group; the trainer decides when its loader processes end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

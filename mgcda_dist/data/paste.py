@@ -1,0 +1,239 @@
+"""AnomalyMix: objects are pasted while streaming and labelled as anomaly (after PEBAL, arXiv 2111.12264, section 3).
+
+An object is resized, mirrored and tilted with premultiplied alpha (so that what lay around it in its photo cannot bleed
+in), optionally brought to the brightness of the place where it will stand, feathered at its border, and blended in. A
+pixel is ANOMALY where the object contributes more than half of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.batch import ANOMALY
+from mgcda_dist.data.augment import LUMA, Image, Label
+from mgcda_dist.data.decode import decode_cutout
+from mgcda_dist.data.pixels import Pixels, as_pixels, flipped, resized
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.recent import Recent
+from mgcda_dist.errors import ShardError
+
+__all__ = ["Cutouts", "ObjectLibrary", "PasteParams", "PasteSource", "paste_objects"]
+
+MIN_AREA_PX = 16
+"""An object that shows fewer anomaly pixels is drawn again."""
+ROAD = 0
+"""Train id of the road (drivable area) in every class space."""
+
+_ATTEMPTS = 8  # draws per object before it is given up
+_TILT_DEGREES = 12.0
+_GAIN = (0.5, 2.0)  # bounds of the change of brightness
+
+
+@dataclass(frozen=True)
+class PasteParams:
+    """What to paste, and how.
+
+    Attributes:
+        objects: folder of the object shards; for the record, nothing is read from here.
+        probability: share of images that get objects.
+        max_objects: objects per image, drawn from 1 … max_objects.
+        scale: longer side of an object as a share of the image's shorter side; log-uniform.
+        flip: probability of a horizontal flip.
+        colour_match: probability that an object takes the brightness of its surroundings.
+        feather_px: width of the blended border, px.
+        placement: `anywhere` in the image, or with the foot on the `road` (none where no road is seen).
+    """
+
+    objects: str = ""
+    probability: float = 1.0
+    max_objects: int = 2
+    scale: tuple[float, float] = (0.08, 0.6)
+    flip: float = 0.5
+    colour_match: float = 0.5
+    feather_px: float = 1.0
+    placement: Literal["anywhere", "road"] = "anywhere"
+
+
+class Cutouts(Protocol):
+    """Objects by number, each h×w×4 RGBA, uint8, premultiplied alpha, cut to its outline."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Pixels: ...
+
+
+class ObjectLibrary:
+    """The objects of a shard folder, decoded when asked for, with those used last kept.
+
+    Args:
+        reader: reader over shards of kind `objects`.
+        cache_bytes: memory for decoded objects.
+
+    Raises:
+        ShardError: the shards hold frames, or no object; on access: an object is damaged or all transparent.
+    """
+
+    def __init__(self, reader: ShardReader, cache_bytes: int = 64 * 2**20) -> None:
+        if reader.manifest.kind != "objects" or len(reader) == 0:
+            problem = f"{len(reader)} samples of kind {reader.manifest.kind!r}; pasting needs objects"
+            raise ShardError(
+                str(reader.manifest.folder), problem, "write object shards, e.g. with `mgcda shards write coco`"
+            )
+        self.reader = reader
+        self._decoded: Recent[int, Pixels] = Recent(self._decode, cache_bytes, weigh=_num_bytes)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return self._decoded[index]
+
+    def _decode(self, index: int) -> Pixels:
+        sample = self.reader.read(index)
+        cutout = decode_cutout(sample.image, sample.where)
+        left, top, width, height = cv2.boundingRect(cutout[:, :, 3])
+        if width == 0:
+            raise ShardError(sample.where, "the object is transparent everywhere", "leave it out of the shards")
+        cutout = cutout[top : top + height, left : left + width]
+        alpha = cutout[:, :, 3:].astype(np.uint16)
+        colour = (cutout[:, :, :3] * alpha + 127) // 255
+        return np.concatenate([colour, alpha], axis=2).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class PasteSource:
+    """Objects and how to paste them: a `Paste` for `Transform`."""
+
+    objects: Cutouts
+    params: PasteParams
+
+    def __call__(self, image: Image, label: Label, generator: np.random.Generator) -> tuple[Image, Label]:
+        """See `paste_objects`."""
+        return paste_objects(image, label, generator, self.objects, self.params)
+
+
+def paste_objects(
+    image: Image, label: Label, generator: np.random.Generator, objects: Cutouts, params: PasteParams
+) -> tuple[Image, Label]:
+    """New image and label with objects in them; the arguments themselves when this image gets none.
+
+    Args:
+        image: H×W×3, uint8.
+        label: H×W train ids, uint8.
+        generator: where all randomness comes from.
+        objects: what to draw from, uniformly.
+        params: how.
+    """
+    if generator.random() >= params.probability:
+        return image, label
+    if params.placement == "road" and not np.any(label == ROAD):
+        return image, label
+    image, label = image.copy(), label.copy()
+    for _ in range(int(generator.integers(1, params.max_objects + 1))):
+        for _ in range(_ATTEMPTS):
+            cutout = objects[int(generator.integers(len(objects)))]
+            if _paste_one(image, label, cutout, generator.random(7).tolist(), params):
+                break
+    return image, label
+
+
+class _Sprite(NamedTuple):
+    colour: NDArray[np.float32]  # h×w×3, premultiplied, 0 … 255
+    alpha: NDArray[np.float32]  # h×w×1, 0 … 1
+
+
+def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float], params: PasteParams) -> bool:
+    """Blend one object into image and label, in place; False, and nothing done, when too little of it would show."""
+    low, high = params.scale
+    longer_px = low * (high / low) ** draws[0] * min(label.shape)
+    flip, tilt = draws[1] < params.flip, _TILT_DEGREES * (2 * draws[2] - 1)
+    sprite = _feathered(_posed(cutout, longer_px, flip, tilt), params.feather_px)
+    place = _place(label, sprite.alpha.shape[:2], draws[3], draws[4], params.placement)
+    if place is None:
+        return False
+    inside, on_image = _clip(place, sprite.alpha.shape[:2], label.shape)
+    colour, alpha = sprite.colour[inside], sprite.alpha[inside]
+    mask = alpha[:, :, 0] > 0.5
+    if np.count_nonzero(mask) < MIN_AREA_PX:
+        return False
+    scene = image[on_image].astype(np.float32)
+    if draws[5] < params.colour_match:
+        colour = _matched(colour, alpha, scene)
+    image[on_image] = np.rint(colour + (1 - alpha) * scene).clip(0, 255).astype(np.uint8)
+    label[on_image][mask] = ANOMALY
+    return True
+
+
+def _posed(cutout: Pixels, longer_px: float, flip: bool, tilt_degrees: float) -> Pixels:
+    """The object at its size, mirrored and tilted; still premultiplied RGBA."""
+    height, width = cutout.shape[:2]
+    factor = longer_px / max(height, width)
+    height, width = max(1, round(height * factor)), max(1, round(width * factor))
+    cutout = resized(cutout, height, width)
+    if flip:
+        cutout = flipped(cutout)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), tilt_degrees, 1.0)
+    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
+    turned = math.ceil(width * cos + height * sin), math.ceil(width * sin + height * cos)
+    matrix[:, 2] += (turned[0] - width) / 2, (turned[1] - height) / 2
+    return as_pixels(cv2.warpAffine(cutout, matrix, turned, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
+
+
+def _feathered(cutout: Pixels, feather_px: float) -> _Sprite:
+    """Colour and alpha with a border that fades *inwards*: outside its outline an object has no colour to fade to."""
+    pixels = cutout.astype(np.float32)
+    colour, alpha = pixels[:, :, :3], pixels[:, :, 3:] / np.float32(255)
+    if feather_px > 0:
+        blurred = cv2.GaussianBlur(alpha, (0, 0), feather_px / 2, borderType=cv2.BORDER_CONSTANT)[:, :, None]
+        faded = np.minimum(alpha, blurred)
+        colour = colour * (faded / np.maximum(alpha, np.float32(1e-6)))
+        return _Sprite(colour.astype(np.float32), faded.astype(np.float32))
+    return _Sprite(colour, alpha)
+
+
+def _place(
+    label: Label, size: tuple[int, int], draw_y: float, draw_x: float, placement: Literal["anywhere", "road"]
+) -> tuple[int, int] | None:
+    """Top and left of the object in the image; None when no road is left to stand on."""
+    height, width = size
+    if placement == "anywhere":
+        room_y, room_x = label.shape[0] - height, label.shape[1] - width
+        top = min(room_y, 0) + math.floor(draw_y * (abs(room_y) + 1))
+        return top, min(room_x, 0) + math.floor(draw_x * (abs(room_x) + 1))
+    road = np.flatnonzero(label == ROAD)
+    if len(road) == 0:
+        return None
+    foot_y, foot_x = divmod(int(road[math.floor(draw_y * len(road))]), label.shape[1])
+    return foot_y - height + 1, foot_x - width // 2
+
+
+def _clip(place: tuple[int, int], size: tuple[int, int], image_px: tuple[int, ...]) -> tuple[Any, Any]:
+    """Slices of the part of the object that shows: within the object, and within the image."""
+    inside: list[slice] = []
+    on_image: list[slice] = []
+    for start, length, limit in zip(place, size, image_px, strict=True):
+        first, last = max(start, 0), max(min(start + length, limit), start, 0)
+        inside.append(slice(first - start, last - start))
+        on_image.append(slice(first, last))
+    return tuple(inside), tuple(on_image)
+
+
+def _matched(
+    colour: NDArray[np.float32], alpha: NDArray[np.float32], scene: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The object's colour, scaled so that its mean brightness is that of the box it covers."""
+    luma = LUMA.astype(np.float32)
+    own = float((colour @ luma).sum()) / max(float(alpha.sum()), 1e-6)
+    gain = min(max(float((scene @ luma).mean()) / max(own, 1.0), _GAIN[0]), _GAIN[1])
+    return np.minimum(colour * np.float32(gain), 255 * alpha)
+
+
+def _num_bytes(array: Pixels) -> int:
+    return array.nbytes
