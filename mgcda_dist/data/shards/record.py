@@ -1,10 +1,13 @@
-"""What a dataset reader hands to the shard writer: one sample, still encoded."""
+"""What a dataset reader hands to the shard writer: samples, still encoded, read when they are asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-__all__ = ["SourceSample"]
+__all__ = ["LazySamples", "SourceSample"]
 
 
 @dataclass(frozen=True)
@@ -12,8 +15,9 @@ class SourceSample:
     """One frame, or one object to paste.
 
     Attributes:
-        key: unique within the dataset split; letters, digits, `_`, `-`, `/`; no dots (WebDataset splits at the first dot).
-        image: encoded image bytes (JPEG, PNG or WebP). For an object: PNG with alpha, the alpha being the object's mask.
+        key: unique within the dataset split; letters, digits, `_`, `-`, `/`; no dots (WebDataset splits
+            there).
+        image: encoded image bytes (JPEG, PNG or WebP). For an object: PNG with alpha, which is its mask.
         image_ext: `jpg`, `png` or `webp`.
         label: PNG bytes, 8-bit single channel, raw ids of the dataset's own label format; None: unlabelled.
         meta: small JSON-able facts (source photo, category, credit), stored as `KEY.json` when not empty.
@@ -24,3 +28,25 @@ class SourceSample:
     image_ext: str
     label: bytes | None = None
     meta: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class LazySamples:
+    """The samples of a split: their number is known, each is read when its turn comes, several at once if asked.
+
+    Args:
+        items: what identifies the samples, in order, e.g. file paths.
+        load: item → sample; called from several threads.
+    """
+
+    def __init__(self, items: Sequence[Any], load: Callable[[Any], SourceSample]) -> None:
+        self._items, self._load = items, load
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[SourceSample]:
+        return (self._load(item) for item in self._items)
+
+    def loaders(self) -> Iterator[Callable[[], SourceSample]]:
+        """One function per sample that reads it."""
+        return (partial(self._load, item) for item in self._items)

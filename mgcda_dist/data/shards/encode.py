@@ -1,0 +1,160 @@
+"""One sample on its way into a shard: label brought to plain 8-bit ids, image resized and re-encoded where asked.
+
+Without options the image bytes pass unchanged; labels are decoded in any case, to count their ids and to refuse what
+would only be noticed in training (other size than the image, colours instead of ids).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.errors import ShardError
+
+__all__ = ["EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
+
+ImageFormat = Literal["jpg", "png", "webp"]
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How images are written; recorded in the manifest.
+
+    Attributes:
+        resize_height_px: taller images are brought to this height (width in proportion); None: as they are.
+        image_format: None keeps the source's.
+        quality: of JPEG and WebP, 1 … 100; ignored where the bytes pass unchanged.
+    """
+
+    resize_height_px: int | None = None
+    image_format: ImageFormat | None = None
+    quality: int = 92
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """What goes into the tar file, and the pixels per raw id (int64[256])."""
+
+    key: str
+    image: bytes
+    image_ext: str
+    label: bytes
+    meta: bytes
+    histogram: np.ndarray
+
+
+def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample:
+    """The sample as it will lie in the shard.
+
+    Raises:
+        ShardError: a key that WebDataset would split, bytes that are no image, a label of another size or of colours.
+    """
+    if not _KEY.fullmatch(sample.key):
+        raise ShardError(sample.key, "not a sample key", "use letters, digits, `_`, `-` and single `/` only")
+    height, width = image_size(sample.image, sample.key)
+    image, image_ext, size = sample.image, sample.image_ext, (height, width)
+    shrink = options.resize_height_px is not None and height > options.resize_height_px
+    if shrink and options.resize_height_px is not None:
+        size = (options.resize_height_px, max(1, round(width * options.resize_height_px / height)))
+    if shrink or options.image_format not in (None, image_ext):
+        image_ext = options.image_format or image_ext
+        image = _encode(_resize(_decode(sample), size), image_ext, options.quality, sample.key)
+    label, histogram = b"", np.zeros(256, np.int64)
+    if sample.label is not None:
+        ids = decode_ids(sample.label, sample.key)
+        if ids.shape != (height, width):
+            problem = f"the label is {ids.shape[1]}×{ids.shape[0]} px, the image {width}×{height}"
+            raise ShardError(sample.key, problem, "check that label and image belong together")
+        plain = _is_plain(sample.label)
+        if shrink:
+            ids = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        label = sample.label if plain and not shrink else png_bytes(ids, sample.key)
+        histogram = np.bincount(ids.ravel(), minlength=256)
+    meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode() if sample.meta else b""
+    return EncodedSample(sample.key, image, image_ext, label, meta, histogram)
+
+
+def image_size(image: bytes, where: str) -> tuple[int, int]:
+    """Height and width in pixels, from the header alone.
+
+    Raises:
+        ShardError: no image that can be read.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as header:
+            return header.height, header.width
+    except Exception as error:  # PIL raises a dozen kinds for damaged headers
+        raise ShardError(where, f"not a readable image ({error})", "replace or remove the file") from error
+
+
+def decode_ids(label: bytes, where: str) -> np.ndarray:
+    """Raw ids of a label PNG, uint8 H×W; palette images give their indices, not their colours.
+
+    Raises:
+        ShardError: damaged, more than one channel, or ids over 255.
+    """
+    try:
+        if _is_plain(label):
+            ids = cv2.imdecode(np.frombuffer(label, np.uint8), cv2.IMREAD_UNCHANGED)
+        else:
+            with Image.open(io.BytesIO(label)) as picture:
+                ids = np.asarray(picture)
+    except Exception as error:  # PIL and OpenCV raise a dozen kinds for damaged files
+        raise ShardError(where, f"the label is not a readable PNG ({error})", "replace or remove the file") from error
+    if ids is None:
+        raise ShardError(where, "the label is not a readable PNG", "replace or remove the file")
+    if ids.ndim != 2:
+        remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"
+        raise ShardError(where, f"the label has {ids.shape[2]} channels: it looks like a colour map", remedy)
+    if ids.size and int(ids.max()) > 255:
+        raise ShardError(where, f"the label holds the id {int(ids.max())}", "labels must be 8-bit: 0 … 255")
+    return ids.astype(np.uint8)
+
+
+def png_bytes(array: np.ndarray, where: str = "image") -> bytes:
+    """PNG of a uint8 array: H×W ids, or H×W×4 in OpenCV's channel order."""
+    return _encode(array, "png", 0, where)
+
+
+def _is_plain(label: bytes) -> bool:
+    # Bit depth and colour type in the IHDR chunk of a PNG: 8 bit, grey.
+    return label[:4] == b"\x89PNG" and label[24:26] == b"\x08\x00"
+
+
+def _decode(sample: SourceSample) -> np.ndarray:
+    # Labels follow the stored pixels, so a camera's orientation tag must not turn the image.
+    keep_alpha = sample.image_ext in ("png", "webp")
+    flags = cv2.IMREAD_UNCHANGED if keep_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), flags)
+    if image is None:
+        raise ShardError(sample.key, f"the {sample.image_ext} image cannot be decoded", "replace or remove the file")
+    return image
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _encode(image: np.ndarray, image_ext: str, quality: int, where: str) -> bytes:
+    parameters = {
+        "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
+    }[image_ext]
+    if image_ext == "jpg" and image.ndim == 3 and image.shape[2] == 4:
+        raise ShardError(where, "JPEG cannot hold the alpha of an object", "use --format png or webp")
+    good, encoded = cv2.imencode(f".{image_ext}", image, parameters)
+    if not good:
+        raise ShardError(where, f"cannot encode {image.shape[1]}×{image.shape[0]} px as {image_ext}")
+    return encoded.tobytes()

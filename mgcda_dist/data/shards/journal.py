@@ -1,0 +1,114 @@
+"""What an interrupted write has finished: one line per shard, so that the same command run again goes on from there.
+
+The file exists only while a folder is being written. It is locked, so two writers never share a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from mgcda_dist.data.shards.manifest import MANIFEST
+from mgcda_dist.errors import ShardError
+
+__all__ = ["FinishedShard", "Journal"]
+
+_NAME = ".writing.jsonl"
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """A shard in its final place.
+
+    Attributes:
+        name, num_samples, num_bytes, sha256: as in the shard table (checksum in hex).
+        source: checksum (hex) over the source samples that went into it.
+        histogram: pixels per raw id.
+    """
+
+    name: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    source: str
+    histogram: dict[str, int]
+
+
+class Journal:
+    """The record of one write.
+
+    Args:
+        folder: the shard folder.
+        header: what is written and how.
+        anew: forget what lies there.
+
+    Raises:
+        ShardError: another process is writing to the folder, or (unless `anew`) holds shards of another write.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], *, anew: bool = False) -> None:
+        self._path = folder / _NAME
+        self._file: TextIO = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ShardError(
+                str(folder), "another process is writing here", "wait for it, or choose another folder"
+            ) from None
+        first = json.dumps(header, sort_keys=True)
+        lines = [] if anew else self._whole_lines()
+        if not anew:
+            self._refuse_other_shards(folder, first, lines)
+        self.finished: list[FinishedShard] = _usable([FinishedShard(**json.loads(line)) for line in lines[1:]], folder)
+        self._file.truncate(0)
+        for line in [first, *(json.dumps(asdict(shard)) for shard in self.finished)]:
+            self._append(line)
+
+    def add(self, shard: FinishedShard) -> None:
+        """Record a shard that lies in its place."""
+        self.finished.append(shard)
+        self._append(json.dumps(asdict(shard)))
+
+    def close(self, *, remove: bool = False) -> None:
+        """Release the folder; `remove` when the write is complete."""
+        if remove:
+            self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _append(self, line: str) -> None:
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def _refuse_other_shards(self, folder: Path, header: str, lines: list[str]) -> None:
+        problem = ""
+        if (folder / MANIFEST).exists():
+            problem = "already holds finished shards"
+        elif lines and lines[0] != header:
+            problem = "holds an unfinished write with other options"
+        elif not lines and any(folder.glob("*.tar")):
+            problem = "holds tar files that no manifest names"
+        if problem:
+            self.close(remove=not lines)
+            raise ShardError(str(folder), problem, "choose another folder, or give --overwrite")
+
+    def _whole_lines(self) -> list[str]:
+        # A killed writer may leave half a line at the end.
+        self._file.seek(0)
+        text = self._file.read()
+        return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _usable(shards: list[FinishedShard], folder: Path) -> list[FinishedShard]:
+    """The leading shards whose files still lie there with their size."""
+    usable: list[FinishedShard] = []
+    for shard in shards:
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.num_bytes:
+            break
+        usable.append(shard)
+    return usable

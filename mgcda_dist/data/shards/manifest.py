@@ -1,0 +1,147 @@
+"""The manifest of a shard folder: what the samples are, how many, and where each one lies.
+
+A folder holds `shard-000000.tar` … (plain WebDataset tar files), per shard a sample table, `shards.npy` with one row
+per shard, and `manifest.json`, which is written last: a folder without it is not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
+from mgcda_dist.errors import ShardError
+
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
+
+Kind = Literal["frames", "objects"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A readable set of shards. Small to pickle: the tables are opened again where they are needed.
+
+    Attributes:
+        folder: where the shards lie.
+        kind: `frames` (scenes with labels) or `objects` (cutouts with alpha, to paste).
+        dataset, split: names, e.g. `camvid`, `train`.
+        label_format: which raw ids the labels hold, see `mgcda_dist.data.labels`.
+        num_samples, num_shards, num_bytes: totals.
+        digest: SHA-256 (hex) over the shard table and the fields above: equal digests, equal data.
+        label_histogram: pixels per raw id over all labels.
+        options: how images were resized and encoded.
+        provenance: where the data came from.
+        tool_version: version of the package that wrote it.
+    """
+
+    folder: Path
+    kind: Kind
+    dataset: str
+    split: str
+    label_format: str
+    num_samples: int
+    num_shards: int
+    num_bytes: int
+    digest: str
+    label_histogram: dict[int, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tool_version: str = ""
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Manifest:
+        """The manifest of a folder; a million shards open in well under a second.
+
+        Raises:
+            ShardError: no manifest, a damaged one, one of a newer version, or a shard table that does not fit it.
+        """
+        folder = Path(folder).absolute()
+        raw = _read_json(folder / MANIFEST)
+        version = raw.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            problem = f"format version {version!r}; this version of mgcda reads {FORMAT_VERSION}"
+            raise ShardError(str(folder / MANIFEST), problem, "update mgcda, or write the shards again")
+        known = {f.name for f in fields(cls)} - {"folder"}
+        missing = known - raw.keys()
+        if missing:
+            raise ShardError(str(folder / MANIFEST), f"the keys {', '.join(sorted(missing))} are missing", _WRITE)
+        raw["label_histogram"] = {int(raw_id): count for raw_id, count in raw["label_histogram"].items()}
+        manifest = cls(folder=folder, **{name: raw[name] for name in known})
+        if len(manifest.table) != manifest.num_shards:
+            problem = f"{len(manifest.table)} rows, but {MANIFEST} counts {manifest.num_shards} shards"
+            raise ShardError(str(folder / SHARD_TABLE), problem, _WRITE)
+        return manifest
+
+    def save(self) -> None:
+        """Write `manifest.json`, at once or not at all."""
+        content = asdict(self)
+        del content["folder"]
+        content = {"format_version": FORMAT_VERSION} | content
+        temporary = self.folder / f".{MANIFEST}.part"
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.folder / MANIFEST)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Memory-mapped structured array, one row per shard: name, num_samples, num_bytes, sha256 (32 bytes)."""
+        return load_table(self.folder / SHARD_TABLE, ("name", "num_samples", "num_bytes", "sha256"), mapped=True)
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """Samples per shard, uint32, a view of the memory-mapped table."""
+        return self.table["num_samples"]
+
+    def shard_path(self, shard: int) -> Path:
+        """Path of a shard's tar file."""
+        return self.folder / self.table[shard]["name"].decode()
+
+    def shard_index(self, shard: int) -> np.ndarray:
+        """Sample table of a shard: key, image_offset, image_bytes, image_ext, label_…, meta_offset, meta_bytes.
+
+        Raises:
+            ShardError: the table is missing, damaged, or has another number of rows than the manifest says.
+        """
+        path = index_path(self.shard_path(shard))
+        index = load_table(
+            path, ("key", "image_offset", "image_bytes", "image_ext", "label_offset", "label_bytes"), mapped=False
+        )
+        expected = int(self.shard_sizes[shard])
+        if len(index) != expected:
+            raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
+        return index
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memory map would carry the whole table into every loader worker.
+        return {name: value for name, value in self.__dict__.items() if name != "table"}
+
+
+def manifest_digest(table: np.ndarray, *identity: str) -> str:
+    """SHA-256 (hex) of a shard table and the strings that say what the samples are."""
+    digest = hashlib.sha256(json.dumps(identity).encode())
+    digest.update(np.ascontiguousarray(table).tobytes())
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise ShardError(str(path.parent), "no such folder", _WRITE) from None
+        raise ShardError(str(path.parent), f"no {path.name} here", _WRITE) from None
+    except (OSError, ValueError) as error:
+        raise ShardError(str(path), f"not readable ({error})", _WRITE) from error
+    if not isinstance(raw, dict):
+        raise ShardError(str(path), "not a manifest: expected a JSON object", _WRITE)
+    return raw

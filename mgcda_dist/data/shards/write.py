@@ -1,0 +1,255 @@
+"""Source samples → a shard folder: parallel, in order, atomic, resumable, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from mgcda_dist import __version__
+from mgcda_dist.data.shards.encode import EncodedSample, EncodeOptions, encode_sample
+from mgcda_dist.data.shards.journal import FinishedShard, Journal
+from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_digest
+from mgcda_dist.data.shards.record import LazySamples, SourceSample
+from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
+from mgcda_dist.data.shards.tar import ShardWriter
+from mgcda_dist.errors import ShardError
+
+__all__ = ["finish_manifest", "write_shards"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Ready(NamedTuple):
+    """A sample on its way: key, checksum of the source, and the encoded form unless its shard is there already."""
+
+    key: str
+    fingerprint: bytes
+    encoded: EncodedSample | None
+
+
+def write_shards(
+    samples: Iterable[SourceSample],
+    folder: Path | str,
+    *,
+    dataset: str,
+    split: str,
+    label_format: str,
+    kind: Kind = "frames",
+    samples_per_shard: int = 256,
+    provenance: Mapping[str, Any] | None = None,
+    options: EncodeOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write shards and their manifest.
+
+    A write that was killed goes on where it stopped when it is run again with the same arguments; the finished folder
+    is the same, byte by byte, as that of an unbroken write.
+
+    Args:
+        samples: in the order they will have; a `LazySamples` is also read in parallel.
+        folder: created if absent.
+        dataset, split, label_format, kind, provenance: recorded in the manifest; provenance must be JSON-able.
+        samples_per_shard: of every shard but the last.
+        options: resizing and encoding of the images.
+        progress: called with the number of samples finished since the last call.
+        workers: threads that read and encode; None: one per processor.
+        overwrite: replace a finished folder.
+
+    Raises:
+        ShardError: no sample, two samples with one key, a sample that cannot be encoded, a finished folder, or a
+            source that changed between an interrupted write and this one.
+    """
+    folder = Path(folder).absolute()
+    options = options or EncodeOptions()
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {
+        "dataset": dataset, "split": split, "label_format": label_format, "kind": kind,
+        "samples_per_shard": samples_per_shard, "options": asdict(options),
+    }  # fmt: skip
+    journal = Journal(folder, header, anew=overwrite)
+    complete = False
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+        finished = _write_all(samples, folder, journal, options, samples_per_shard, progress, workers)
+        rows = [ShardRow(s.name, s.num_samples, s.num_bytes, bytes.fromhex(s.sha256)) for s in finished]
+        if not rows:
+            raise ShardError(str(folder), f"{dataset} {split} has no samples", "check the source folder and the split")
+        _remove_strays({row.name for row in rows}, folder)
+        histogram: dict[int, int] = {}
+        for shard in finished:
+            for raw, count in shard.histogram.items():
+                histogram[int(raw)] = histogram.get(int(raw), 0) + count
+        manifest = finish_manifest(
+            rows, folder, dataset=dataset, split=split, label_format=label_format, kind=kind, histogram=histogram,
+            options=asdict(options) | {"samples_per_shard": samples_per_shard}, provenance=dict(provenance or {}),
+        )  # fmt: skip
+        complete = True
+    finally:
+        journal.close(remove=complete)
+    return manifest
+
+
+def finish_manifest(
+    rows: list[ShardRow],
+    folder: Path,
+    *,
+    dataset: str,
+    split: str,
+    label_format: str,
+    kind: Kind,
+    histogram: dict[int, int],
+    options: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Manifest:
+    """Write the shard table and, last, the manifest."""
+    table = shard_table(rows)
+    save_table(table, folder / SHARD_TABLE)
+    manifest = Manifest(
+        folder=folder,
+        kind=kind,
+        dataset=dataset,
+        split=split,
+        label_format=label_format,
+        num_samples=sum(row.num_samples for row in rows),
+        num_shards=len(rows),
+        num_bytes=sum(row.num_bytes for row in rows),
+        digest=manifest_digest(table, kind, dataset, split, label_format),
+        label_histogram=dict(sorted(histogram.items())),
+        options=options,
+        provenance=provenance,
+        tool_version=__version__,
+    )
+    manifest.save()
+    return manifest
+
+
+def _write_all(
+    samples: Iterable[SourceSample],
+    folder: Path,
+    journal: Journal,
+    options: EncodeOptions,
+    samples_per_shard: int,
+    progress: Callable[[int], None] | None,
+    workers: int | None,
+) -> list[FinishedShard]:
+    """All shards, those of an earlier, interrupted write included."""
+    reused = list(journal.finished)
+    num_reused = sum(shard.num_samples for shard in reused)
+
+    def job(item: tuple[int, Callable[[], SourceSample]]) -> _Ready:
+        position, load = item
+        sample = load()
+        # A sample of a reused shard is read to see that it is still the same, but not encoded again.
+        return _Ready(
+            sample.key, _fingerprint(sample), encode_sample(sample, options) if position >= num_reused else None
+        )
+
+    ready = _in_order(job, enumerate(_loaders(samples)), workers or os.cpu_count() or 1)
+    ready = _watched(ready, folder, progress)
+    for shard in reused:
+        source = hashlib.sha256(b"".join(item.fingerprint for item in islice(ready, shard.num_samples))).hexdigest()
+        if source != shard.source:
+            raise _changed(folder, shard.name)
+    while (
+        shard := _write_one(islice(ready, samples_per_shard), folder / shard_name(len(journal.finished)))
+    ) is not None:
+        if journal.finished and journal.finished[-1].num_samples < samples_per_shard:
+            raise _changed(folder, journal.finished[-1].name)  # what was the last shard is no longer the last
+        journal.add(shard)
+    return journal.finished
+
+
+def _write_one(ready: Iterator[_Ready], path: Path) -> FinishedShard | None:
+    """One shard with all that is ready; None when nothing is."""
+    writer, fingerprints, histogram = None, hashlib.sha256(), np.zeros(256, np.int64)
+    try:
+        for _, fingerprint, encoded in ready:
+            if encoded is not None:
+                writer = writer or ShardWriter(path)
+                writer.add(encoded)
+                histogram += encoded.histogram
+            fingerprints.update(fingerprint)
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    if writer is None:
+        return None
+    row = writer.finish()
+    counts = {str(raw): int(count) for raw, count in enumerate(histogram) if count}
+    return FinishedShard(row.name, row.num_samples, row.num_bytes, row.sha256.hex(), fingerprints.hexdigest(), counts)
+
+
+def _watched(ready: Iterator[_Ready], folder: Path, progress: Callable[[int], None] | None) -> Iterator[_Ready]:
+    """The same items, counted, with a second sample of one key refused."""
+    seen: set[str] = set()
+    for item in ready:
+        if item.key in seen:
+            raise ShardError(f"{folder.name}/{item.key}", "two samples have this key", "keys must be unique in a split")
+        seen.add(item.key)
+        yield item
+        if progress is not None:
+            progress(1)
+
+
+def _changed(folder: Path, shard: str) -> ShardError:
+    remedy = "give --overwrite to start anew"
+    return ShardError(str(folder), f"the source changed since the interrupted write (at {shard})", remedy)
+
+
+def _fingerprint(sample: SourceSample) -> bytes:
+    digest = hashlib.sha256()
+    for part in (
+        sample.key.encode(),
+        sample.image,
+        sample.label or b"",
+        json.dumps(sample.meta, sort_keys=True).encode(),
+    ):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+def _loaders(samples: Iterable[SourceSample]) -> Iterator[Callable[[], SourceSample]]:
+    if isinstance(samples, LazySamples):
+        return samples.loaders()
+    return ((lambda sample=sample: sample) for sample in samples)
+
+
+def _in_order(job: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results in the order of the items, with a bounded number of items in flight."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="shards") as pool:
+        running: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                running.append(pool.submit(job, item))
+                if len(running) > 2 * workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _remove_strays(kept: set[str], folder: Path) -> None:
+    """Remove shards of an earlier write of the same folder, and leftovers of killed ones."""
+    for path in folder.glob("shard-*.tar"):
+        if path.name not in kept:
+            path.unlink()
+            index_path(path).unlink(missing_ok=True)
+    for path in folder.glob(".shard-*.part"):
+        path.unlink()
