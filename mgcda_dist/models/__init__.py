@@ -1,1 +1,1 @@
-"""Segmenters: a backbone from timm, a light decoder, anomaly scores and outlier losses. Knows nothing of MDAT or CACL."""
+"""Segmenters: backbones from timm, a light decoder, anomaly scores, outlier losses. Knows nothing of MDAT or CACL."""

@@ -12,7 +12,7 @@ from mgcda_dist.models.norm import NormMode, convert_norm
 from mgcda_dist.models.seeded import seeded
 from mgcda_dist.models.weights import load_backbone_weights
 
-__all__ = ["STRIDES", "Backbone", "timm_backbone"]
+__all__ = ["STRIDES", "Backbone", "timm_backbone", "without_dropout"]
 
 STRIDES = (4, 8, 16, 32)
 """Strides a pyramid may have; a stage's name is `stride` and its number."""
@@ -73,7 +73,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
     load_backbone_weights(network, name, weights)
     cfg = timm.get_pretrained_cfg(name)
     mean, std = (cfg.mean, cfg.std) if cfg is not None else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    backbone = Backbone(convert_norm(_without_dropout(network), norm), tuple(mean), tuple(std))
+    backbone = Backbone(convert_norm(without_dropout(network), norm), tuple(mean), tuple(std))
     if not backbone.channels:
         raise ConfigError(
             "model.backbone",
@@ -102,7 +102,8 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         raise ConfigError("model.backbone", problem, remedy) from error
 
 
-def _without_dropout(network: nn.Module) -> nn.Module:
+def without_dropout(network: nn.Module) -> nn.Module:
+    """`network` with dropout and stochastic depth switched off, in place."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
             module.p = 0.0

@@ -28,6 +28,7 @@ class SeparableBlock(nn.Module):
         self.norm = nn.GroupNorm(num_groups(channels), channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """N×D×h×w -> N×D×h×w, not negative."""
         return F.relu(self.norm(self.pointwise(self.depthwise(x))))
 
 
@@ -41,6 +42,7 @@ class Context(nn.Module):
         self.whole = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """N×D×h×w -> N×D×h×w."""
         return x + self.near(x) + self.far(x) + F.relu(self.whole(x.mean(dim=(2, 3), keepdim=True)))
 
 
@@ -75,6 +77,7 @@ class Decoder(nn.Module):
             self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, stages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Decode: the stages must fit together as those of one image whose sides are multiples of 32."""
         coarsest = self.strides[0]
         x = self.context(self.lateral[f"stride{coarsest}"](stages[f"stride{coarsest}"]))
         for stride in self.strides[1:]:

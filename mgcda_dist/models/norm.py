@@ -28,6 +28,11 @@ class FrozenBatchNorm(nn.Module):
     train() / eval(). `drop` and `act` are those of timm's BatchNormAct2d, identities otherwise.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, source: BatchNorm) -> None:
         super().__init__()
         self.eps = source.eps
@@ -39,14 +44,16 @@ class FrozenBatchNorm(nn.Module):
         self.act: nn.Module = getattr(source, "act", None) or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        """Normalise N×C×…, then what BatchNormAct2d does: drop and activation."""
+        mean, var = self.running_mean, self.running_var
         # An engine that trains in bf16 casts parameters but not buffers; torch wants the four of one type.
-        weight, bias = (None if p is None else p.to(mean.dtype) for p in (self.weight, self.bias))
+        weight = None if self.weight is None else self.weight.to(mean.dtype)
+        bias = None if self.bias is None else self.bias.to(mean.dtype)
         return self.act(self.drop(F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)))
 
 
 def num_groups(channels: int) -> int:
-    """Groups for a GroupNorm over `channels`: the most, up to 32, that divide them and leave at least 4 channels each."""
+    """Groups of a GroupNorm over `channels`: the most, up to 32, that divide them and hold at least 4 channels each."""
     return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
 
 

@@ -23,7 +23,7 @@ __all__ = ["PixelSums", "abstention", "energy_hinge", "entropy", "label_at", "rb
 
 
 class PixelSums(NamedTuple):
-    """Scalars: sums of a per-pixel loss with gradient (float32 at least), and how many pixels each runs over (int64)."""
+    """Scalars: sums of a per-pixel loss with gradient (float32 at least), and the pixels each runs over (int64)."""
 
     inlier_sum: Tensor
     inlier_count: Tensor

@@ -1,4 +1,4 @@
-"""Initialisation as a pure function of a seed: every rank builds the same network, the global generator stays untouched."""
+"""Initialisation as a pure function of a seed: every rank builds the same network, no global generator moves."""
 
 from __future__ import annotations
 
@@ -16,5 +16,6 @@ __all__ = ["seeded"]
 def seeded(*name: int | str) -> Iterator[None]:
     """Inside the block, torch's CPU generator is seeded from `name`; afterwards it is as it was before."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(stream_key(*name))
+        # torch.manual_seed would seed the GPUs too, and those are not restored.
+        torch.default_generator.manual_seed(stream_key(*name))
         yield
