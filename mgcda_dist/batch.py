@@ -8,11 +8,12 @@ batch, R rows (sampled pixels).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction"]
+__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "unlabelled"]
 
 ANOMALY = 254
 """Label of an anomalous pixel."""
@@ -59,9 +60,8 @@ class Batch:
         return Batch(**pinned)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a segmenter returns.
+class Prediction(NamedTuple):
+    """What a segmenter returns: a tuple, because engines that slice parameters hook into a module's output tensors.
 
     Attributes:
         logits: N×C×h×w.
@@ -72,3 +72,8 @@ class Prediction:
     logits: Tensor
     stages: dict[str, Tensor]
     embedding: Tensor
+
+
+def unlabelled(label: Tensor) -> Tensor:
+    """N bool: images without any label of their own, N×H×W; anomalies may have been pasted onto them."""
+    return ((label == VOID) | (label == ANOMALY)).flatten(1).all(dim=1)

@@ -8,7 +8,6 @@ is accepted. Besides the gradient reduction a step costs one gather (CACL) and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,7 +25,7 @@ __all__ = ["MGCDA", "MaskedSums", "Outcome", "ScoreFunction", "SegmentationLoss"
 
 
 class MaskedSums(NamedTuple):
-    """Local sums and counts of masked means; their weighted sum of (global sum / global count) is a loss.
+    """Local sums and counts of G masked means: Σ weight · (global sum / global count) is a loss.
 
     Attributes:
         sums: G, with gradient.
@@ -42,8 +41,8 @@ class SegmentationLoss(Protocol):
 
     weights: tuple[float, ...]
 
-    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
-        """Sums for N×C×h×w logits and N×H×W labels."""
+    def __call__(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums and counts (see `MaskedSums`) for N×C×h×w logits and N×H×W labels."""
         ...
 
 
@@ -55,8 +54,7 @@ class ScoreFunction(Protocol):
         ...
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What one micro-batch gave.
 
     Attributes:
@@ -124,7 +122,7 @@ class MGCDA(nn.Module):
         """
         num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
         prediction: Prediction = self.segmenter(batch.image)
-        seg = self.segmentation_loss(prediction.logits, batch.label)
+        seg = MaskedSums(*self.segmentation_loss(prediction.logits, batch.label))
 
         # First sum over ranks: how many pixels, locations and images each mean runs over.
         counts = [seg.counts.to(torch.float64)]
@@ -172,7 +170,7 @@ class MGCDA(nn.Module):
 
         # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
         terms["loss/total"] = loss
-        terms["signal"] = loss.new_tensor(signal * num_ranks)
+        terms["signal"] = loss.new_tensor(signal)
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
         return Outcome(loss, batch.step, tuple(terms), values, stage_counts, rows)

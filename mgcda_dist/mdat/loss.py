@@ -7,14 +7,14 @@ Balanced over domains by construction: a domain with more images does not win.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.batch import ANOMALY, VOID
+from mgcda_dist.batch import ANOMALY, VOID, unlabelled
 from mgcda_dist.collectives import global_mean_share
 from mgcda_dist.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.mdat.reversal import reversal_strength, reverse_gradient
@@ -23,8 +23,7 @@ from mgcda_dist.mdat.smoothing import LabelSmoothing, smoothed_cross_entropy
 __all__ = ["MDAT", "DomainSums", "alignable"]
 
 
-@dataclass(frozen=True)
-class DomainSums:
+class DomainSums(NamedTuple):
     """Local sums of the adversarial term, per stage and domain.
 
     Attributes:
@@ -67,6 +66,8 @@ class MDAT(nn.Module):
         mask_anomalies: bool = True,
     ) -> None:
         super().__init__()
+        if num_domains < 2:
+            raise ValueError(f"MDAT needs at least two domains, not {num_domains}: there is nothing to align")
         self.num_domains = num_domains
         self.stages = tuple(stage_channels)
         self.weights = tuple(stage_weights) if stage_weights is not None else (1.0,) * len(self.stages)
@@ -118,6 +119,14 @@ class MDAT(nn.Module):
         moved = self.momentum * self.accuracy + (1.0 - self.momentum) * balanced
         self.accuracy.copy_(torch.where(present.any(dim=1), moved, self.accuracy))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MDAT:
+        # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.
+        exact = self.accuracy
+        super()._apply(fn, recurse)
+        wide = torch.promote_types(self.accuracy.dtype, torch.float32)
+        self.accuracy = exact.to(device=self.accuracy.device, dtype=wide)
+        return self
+
     def _per_domain(self, per_image: Tensor, domain: Tensor) -> Tensor:
         """Sum of a value per image over the images of each domain: N, N → M."""
         # float64: location counts of large clusters pass 2^24, where float32 stops counting.
@@ -126,5 +135,4 @@ class MDAT(nn.Module):
 
 def alignable(label: Tensor) -> Tensor:
     """N×H×W bool: what MDAT aligns. Anomalies never; void neither, except in images without any label."""
-    unlabelled = (label == VOID).flatten(1).all(dim=1).view(-1, 1, 1)
-    return unlabelled | ((label != ANOMALY) & (label != VOID))
+    return (label != ANOMALY) & (unlabelled(label).view(-1, 1, 1) | (label != VOID))

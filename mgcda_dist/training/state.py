@@ -16,13 +16,11 @@ class TrainState:
     Attributes:
         step: optimiser steps done; the next batch is the global batch of this number.
         skipped_steps: steps that were refused because a loss was not finite.
-        mlflow_run_id: the one run all restarts write to.
         elapsed_s: training time before this process, seconds.
     """
 
     step: int = 0
     skipped_steps: int = 0
-    mlflow_run_id: str | None = None
     elapsed_s: float = 0.0
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,273 @@
+"""Composition root: the only file that knows both the configuration and the classes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mgcda_dist.cacl import CACL, Budget, Selection
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.config.schema import Config, EvaluationSetConfig, PasteConfig
+from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.mdat import MDAT, LabelSmoothing
+from mgcda_dist.mgcda import MGCDA
+
+if TYPE_CHECKING:
+    from mgcda_dist.data.frames import EvaluationFrames
+    from mgcda_dist.data.loader import StreamLoader
+    from mgcda_dist.data.paste import PasteSource
+
+__all__ = [
+    "evaluation_frames",
+    "load_model",
+    "manifests",
+    "mgcda",
+    "optimizer",
+    "save_model",
+    "segmenter",
+    "training_stream",
+]
+
+
+def segmenter(config: Config, weights: str | None = None) -> nn.Module:
+    """The bare network of a configuration; `weights` overrides where its backbone starts from."""
+    from mgcda_dist.models.backbone import timm_backbone
+    from mgcda_dist.models.decoder import Decoder
+    from mgcda_dist.models.segmenter import Segmenter
+
+    model = config.model
+    backbone = timm_backbone(model.backbone, weights or model.weights, model.norm, seed=config.seed)
+    decoder = Decoder(backbone.channels, len(config.data.class_names), model.decoder_channels, seed=config.seed)
+    network = Segmenter(backbone, decoder, backbone.mean, backbone.std)
+    if model.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
+
+
+def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
+    """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
+    from mgcda_dist.models.scores import anomaly_score
+    from mgcda_dist.models.seeded import seeded
+    from mgcda_dist.models.segmentation_loss import segmentation_loss
+
+    network = segmenter(config)
+    channels: dict[str, int] = network.stage_channels  # pyright: ignore[reportAssignmentType]
+    num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
+    mdat = cacl = None
+    if config.mdat.enabled:
+        with seeded(config.seed, "mdat"):
+            mdat = _mdat(config, channels, num_domains)
+    if config.cacl.enabled:
+        with seeded(config.seed, "cacl"):
+            cacl = _cacl(config, channels["embedding"], num_domains, num_classes)
+    loss = config.loss
+    return MGCDA(
+        torch.compile(network) if config.model.compile else network,  # pyright: ignore[reportArgumentType]
+        segmentation_loss(
+            loss.outlier,
+            outlier_weight=loss.outlier_weight,
+            inlier_energy=loss.inlier_energy,
+            outlier_energy=loss.outlier_energy,
+        ),
+        partial(anomaly_score, kind=config.model.score),
+        mdat=mdat,
+        cacl=cacl,
+        mdat_weight=config.mdat.weight,
+        cacl_weight=config.cacl.weight,
+        mdat_warmup=config.mdat.warmup,
+        cacl_warmup=config.cacl.warmup,
+        collectives=collectives,
+    )
+
+
+def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:
+    section = config.mdat
+    for stage in section.stages:
+        if stage.name not in channels:
+            raise ConfigError(
+                "mdat.stages",
+                f"backbone {config.model.backbone!r} has no stage {stage.name!r}",
+                f"it has {', '.join(channels)}",
+            )
+    return MDAT(
+        {stage.name: channels[stage.name] for stage in section.stages},
+        num_domains,
+        stage_weights=[stage.weight for stage in section.stages],
+        smoothing=LabelSmoothing(section.smoothing.mode, section.smoothing.epsilon),
+        lambda_max=section.lambda_max,
+        channels=section.channels,
+        momentum=section.smoothing.momentum,
+        mask_anomalies=section.mask_anomalies,
+    )
+
+
+def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int) -> CACL:
+    section = config.cacl
+    return CACL(
+        embedding_dim,
+        num_domains,
+        Budget(
+            num_classes,
+            anomaly_pixels=section.anomaly_pixels,
+            inlier_pixels=section.inlier_pixels,
+            hard_fraction=section.hard_fraction,
+            image_aware=section.image_aware,
+        ),
+        Selection(
+            num_positives=section.num_positives,
+            num_negatives=section.num_negatives,
+            hard_negative_fraction=section.hard_negative_fraction,
+            cross_domain=section.cross_domain,
+        ),
+        projection_dim=section.projection_dim,
+        temperature=section.temperature,
+        queue_rows=section.queue_rows,
+        unlabelled_confidence=section.unlabelled_confidence,
+        seed=config.seed,
+    )
+
+
+def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
+    """AdamW or SGD with one group per learning rate: backbone, heads (decoder, projection), discriminators.
+
+    Each group carries its `name` and `base_lr`; the loop scales the latter by the schedule. Norms and biases are
+    not decayed.
+    """
+    rates = {
+        "backbone": config.optim.lr_backbone,
+        "heads": config.optim.lr_heads,
+        "discriminators": config.optim.lr_discriminators,
+    }
+    grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        group = "discriminators" if name.startswith("mdat.") else "backbone" if ".backbone." in name else "heads"
+        grouped.setdefault((group, parameter.ndim > 1), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "name": group if decayed else f"{group}_no_decay",
+            "lr": rates[group],
+            "base_lr": rates[group],
+            "weight_decay": config.optim.weight_decay if decayed else 0.0,
+        }
+        for (group, decayed), parameters in grouped.items()
+    ]
+    if config.optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.optim.lr_heads, momentum=config.optim.momentum)
+    return torch.optim.AdamW(groups, lr=config.optim.lr_heads)
+
+
+def training_stream(config: Config, rank: int, world_size: int, *, start_step: int = 0) -> StreamLoader:
+    """This rank's loader over the micro-batches from `start_step` to the last step."""
+    from mgcda_dist.data.augment import AugmentParams, Transform
+    from mgcda_dist.data.labels import lookup_table
+    from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
+    from mgcda_dist.data.plan import DomainPlan, Plan
+    from mgcda_dist.data.reader import ShardReader
+    from mgcda_dist.data.shards.manifest import Manifest
+
+    data = config.data
+    manifests = [Manifest.open(domain.shards) for domain in data.domains]
+    plan = Plan(
+        [DomainPlan(d.name, m.shard_sizes, d.per_step) for d, m in zip(data.domains, manifests, strict=True)],
+        config.seed,
+        data.window_shards,
+    )
+    sources = [
+        DomainSource(d.name, ShardReader(m), lookup_table(m.label_format, data.class_space), d.labelled, _paste(d.paste))
+        for d, m in zip(data.domains, manifests, strict=True)
+    ]
+    stream = TrainingStream(
+        plan,
+        sources,
+        Transform(data.crop_px, AugmentParams(**data.augment.model_dump())),
+        rank=rank,
+        world_size=world_size,
+        accumulation=config.engine.accumulation,
+        start_step=start_step,
+        num_steps=max(config.optim.steps - start_step, 0),
+    )
+    return make_loader(stream, data.loader_workers, data.prefetch_steps, data.pin_memory)
+
+
+def evaluation_frames(config: Config, entry: EvaluationSetConfig) -> EvaluationFrames:
+    """The frames of one evaluation set."""
+    from mgcda_dist.data.frames import EvaluationFrames
+    from mgcda_dist.data.labels import lookup_table
+    from mgcda_dist.data.shards.manifest import Manifest
+
+    manifest = Manifest.open(entry.shards)
+    return EvaluationFrames(
+        manifest,
+        lookup_table(manifest.label_format, config.data.class_space),
+        _paste(entry.paste),
+        config.evaluation.height_px,
+        entry.max_frames,
+        config.seed,
+    )
+
+
+def manifests(config: Config) -> dict[str, dict[str, Any]]:
+    """What the run reads, for the record: per domain and set, the manifest's identity."""
+    from mgcda_dist.data.shards.manifest import Manifest
+
+    folders = {f"train/{d.name}": d.shards for d in config.data.domains}
+    folders |= {f"paste/{d.name}": d.paste.objects for d in config.data.domains if d.paste}
+    folders |= {f"eval/{entry.name}": entry.shards for entry in config.evaluation.sets}
+    found = {name: Manifest.open(folder) for name, folder in folders.items()}
+    return {
+        name: {
+            "folder": str(m.folder),
+            "dataset": m.dataset,
+            "split": m.split,
+            "samples": m.num_samples,
+            "shards": m.num_shards,
+            "digest": m.digest,
+        }
+        for name, m in found.items()
+    }
+
+
+def _paste(section: PasteConfig | None) -> PasteSource | None:
+    if section is None:
+        return None
+    from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
+    from mgcda_dist.data.reader import ShardReader
+    from mgcda_dist.data.shards.manifest import Manifest
+
+    library = ObjectLibrary(ShardReader(Manifest.open(section.objects)))
+    return PasteSource(library, PasteParams(**section.model_dump()))
+
+
+def save_model(config: Config, network: nn.Module, folder: Path) -> None:
+    """Write the bare segmenter: `model.safetensors` and the configuration needed to rebuild it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    network = getattr(network, "_orig_mod", network)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def load_model(folder: Path) -> tuple[Config, nn.Module]:
+    """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    try:
+        config = Config.model_validate(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
+        ) from None
+    network = segmenter(config, weights="none")
+    network.load_state_dict(tensors, strict=True)
+    return config, network.eval()

@@ -1,0 +1,113 @@
+"""`mgcda`: the command line. Imports lazily, and is, with its `cli_*` parts, the only place that prints or exits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mgcda_dist.cli_shards import shards_app
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mgcda",
+    help="Train and evaluate road anomaly segmentation with multi-granularity cross-domain alignment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
+app.add_typer(shards_app, name="shards")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example optim.steps=100")
+]
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train, evaluate and report one run; the same command resumes it."""
+    from mgcda_dist.cli_train import run_training
+    from mgcda_dist.config.load import load_config
+
+    loaded = load_config(config, overrides)
+    loaded.check_files()
+    raise typer.Exit(run_training(loaded.config))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="run folder, checkpoint or model folder")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="folder of shards; repeat for several; default: the run's own sets")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="processes that share the frames")] = 1,
+    height: Annotated[int | None, typer.Option(help="height of the network's input, pixels; default: as the run")] = None,
+    blur: Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for results.json and pictures; default: beside the model")] = None,
+) -> None:
+    """Pooled AP, AUROC, FPR95 and closed-set mIoU of a trained model."""
+    from mgcda_dist.cli_train import run_evaluation
+
+    raise typer.Exit(run_evaluation(model, data or [], workers=workers, height_px=height, blur=blur, out=out))
+
+
+@config_app.command("check")
+def config_check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    files: Annotated[bool, typer.Option(help="also look whether the shards are there")] = True,
+) -> None:
+    """Say whether a configuration can run; exit code 2 if not."""
+    from mgcda_dist.config.load import load_config
+
+    loaded = load_config(config, overrides)
+    if files:
+        loaded.check_files()
+    c = loaded.config
+    typer.echo(
+        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {c.scaling.workers} workers × "
+        f"{c.data.global_batch // (c.scaling.workers * c.engine.accumulation)} images × {c.engine.accumulation} "
+        f"micro-batches, {c.optim.steps} steps, ZeRO {c.engine.zero_stage}, {c.engine.precision}"
+    )
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved configuration, defaults included."""
+    from mgcda_dist.config.load import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides).config), nl=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        from mgcda_dist import __version__
+
+        typer.echo(f"mgcda_dist {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: our errors become one message and exit code 2, without a traceback."""
+    from mgcda_dist.errors import MgcdaError
+
+    try:
+        app()
+    except MgcdaError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What `mgcda train` and `mgcda evaluate` show: progress while workers run, then the results and where the pictures are."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.training.run_folder import RunFolder
+
+__all__ = ["run_evaluation", "run_training"]
+
+EXIT_STOPPED = 3
+"""Exit code of a run that was asked to stop and left a checkpoint."""
+_POLL_S = 0.25
+_PLAIN_LINE_EVERY_S = 10.0
+
+
+def run_training(config: Config) -> int:
+    """Train; returns the exit code."""
+    from mgcda_dist.training.ray_trainer import launch
+
+    console = Console(stderr=False, highlight=False)
+    run = RunFolder(config)
+    run.prepare(config)
+    run.results.unlink(missing_ok=True)
+    tracking = config.tracking.mlflow_uri or f"sqlite:///{Path(config.runs) / 'mlflow.db'}"
+    console.print(f"[bold]{config.name}[/]  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
+                  f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
+                  f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
+    stopped = _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
+    if stopped or not run.results.is_file():
+        console.print(f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True)
+        return EXIT_STOPPED
+    results = json.loads(run.results.read_text(encoding="utf-8"))
+    _show_results(results, console)
+    console.print(f"\npictures   {run.pictures}", soft_wrap=True)
+    console.print(f"model      {run.model}", soft_wrap=True)
+    if tracking != "off":
+        console.print(f"MLflow     mlflow ui --backend-store-uri {tracking}", soft_wrap=True)
+    return 0
+
+
+def run_evaluation(
+    model: Path, data: list[Path], *, workers: int, height_px: int | None, blur: bool | None, out: Path | None
+) -> int:
+    """Evaluate a trained model; returns the exit code."""
+    from mgcda_dist.evaluation.evaluate import evaluation_request
+
+    console = Console(highlight=False)
+    request = evaluation_request(model, data, workers=workers, height_px=height_px, blur=blur, out=out)
+    if workers > 1:
+        from mgcda_dist.training.ray_trainer import launch
+
+        launch(request.config, request.out, "evaluate", {"model": str(request.model), "out": str(request.out)})
+    else:
+        from mgcda_dist.training.worker import evaluate
+
+        evaluate(request.config, model=str(request.model), out=str(request.out))
+    _show_results(json.loads((request.out / "results.json").read_text(encoding="utf-8")), console)
+    console.print(f"\nresults and pictures   {request.out}", soft_wrap=True)
+    return 0
+
+
+def _watch(work: Any, run: RunFolder, num_steps: int, console: Console) -> bool:
+    """Run `work` in a thread; show its progress; on Ctrl-C ask the workers to stop with a checkpoint.
+
+    Returns:
+        Whether the run was stopped.
+    """
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    interrupts = 0
+
+    def interrupt(signum: int, frame: Any) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        run.stop_file.touch()
+
+    # Ray installs its own SIGINT handler, but only from the main thread.
+    thread = threading.Thread(target=guarded, name="ray-train", daemon=True)
+    previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        thread.start()
+        tail = _Tail(run)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task("starting the workers", total=num_steps)
+            told_stop, last_plain = False, 0.0
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                if interrupts and not told_stop:
+                    progress.console.print("stopping after this step, with a checkpoint (again to give up)")
+                    told_stop = True
+                if interrupts > 1:
+                    raise KeyboardInterrupt
+                for event in tail.events():
+                    progress.console.print(event["text"], soft_wrap=True)
+                    if event["kind"] == "phase":
+                        progress.update(task, description=event["text"])
+                line = tail.metrics()
+                if line is not None:
+                    progress.update(task, completed=line["step"] + 1, description=_progress_line(line["metrics"]))
+                    if not console.is_terminal and (
+                        time.monotonic() - last_plain > _PLAIN_LINE_EVERY_S or line["step"] + 1 >= num_steps
+                    ):
+                        last_plain = time.monotonic()
+                        eta = (num_steps - line["step"] - 1) * line["metrics"].get("time/step_s", 0.0)
+                        text = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}  ETA {_duration(eta)}"
+                        console.print(text, soft_wrap=True)
+            for event in tail.events():
+                progress.console.print(event["text"], soft_wrap=True)
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+    if failure:
+        if isinstance(failure[0], MgcdaError) or not isinstance(failure[0], Exception):
+            raise failure[0]
+        raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
+    return interrupts > 0
+
+
+class _Tail:
+    """Follows the files that rank 0 appends to; starts at their present end."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._files = {path: path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.events)}
+        self._metrics, self._events = run.metrics, run.events
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The newest line of metrics since the last call."""
+        lines = [line for line in self._new(self._metrics) if "loss/total" in line["metrics"]]
+        return lines[-1] if lines else None
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events since the last call."""
+        return self._new(self._events)
+
+    def _new(self, path: Path) -> list[dict[str, Any]]:
+        if not path.is_file():
+            return []
+        if path.stat().st_size < self._files[path]:
+            self._files[path] = 0  # the file was cut when the run resumed
+        with path.open("rb") as file:
+            file.seek(self._files[path])
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._files[path] += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def _progress_line(metrics: dict[str, float]) -> str:
+    parts = [f"loss {metrics['loss/total']:.3f}"]
+    parts += [f"{name} {metrics[f'loss/{name}']:.3f}" for name in ("seg", "outlier", "mdat", "cacl") if f"loss/{name}" in metrics]
+    parts.append(f"{metrics.get('time/images_per_s', 0.0):.1f} images/s")
+    parts.append(f"data wait {metrics.get('time/data_wait_share', 0.0):.0%}")
+    return "  ".join(parts)
+
+
+def _show_results(results: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"Pixel metrics, convention {results['convention']}, %", title_justify="left")
+    for column in ("set", "frames", "AP", "AUROC", "FPR95", "mIoU"):
+        table.add_column(column, justify="left" if column == "set" else "right")
+    for name, row in results["sets"].items():
+        values = [row.get(key) for key in ("ap", "auroc", "fpr95", "miou")]
+        table.add_row(name, str(row["frames"]), *("—" if v is None else f"{100 * v:.2f}" for v in values))
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+

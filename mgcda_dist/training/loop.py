@@ -1,0 +1,154 @@
+"""The training loop, on one page: read, forward, agree, backward, step, commit, log, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mgcda_dist.batch import Batch
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.mgcda import Outcome
+from mgcda_dist.training.engine import DeepSpeedEngine
+from mgcda_dist.training.health import HealthWatch
+from mgcda_dist.training.schedule import rate_factor
+from mgcda_dist.training.state import TrainState
+
+__all__ = ["Hooks", "fit"]
+
+_MAX_SKIPPED_IN_A_ROW = 5
+
+
+@dataclass
+class Hooks:
+    """What the loop tells the outside.
+
+    Attributes:
+        log: metrics of a step; called on every rank with equal losses.
+        say: a sentence for the user.
+        checkpoint: write one now; a collective.
+        stop_requested: whether this rank was asked to stop.
+    """
+
+    log: Callable[[int, dict[str, float]], None]
+    say: Callable[[str], None]
+    checkpoint: Callable[[], None]
+    stop_requested: Callable[[], bool]
+
+
+def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks) -> bool:
+    """Train from `state.step` to the last step.
+
+    Args:
+        engine: the engine.
+        batches: this rank's micro-batches, starting with those of `state.step`.
+        state: advanced in place.
+        config: the run's configuration.
+        hooks: logging, checkpoints and the wish to stop.
+
+    Returns:
+        True when the last step was reached, False when all ranks agreed to stop before.
+    """
+    optim, watch, clock = config.optim, HealthWatch(config), _Clock(config.data.global_batch)
+    skipped_in_a_row = 0
+    while state.step < optim.steps:
+        step, progress = state.step, state.step / optim.steps
+        log_now = step % config.tracking.log_every_steps == 0 or step == optim.steps - 1
+        outcomes: list[Outcome] = []
+        finite, stop = True, False
+        for _ in range(config.engine.accumulation):
+            with clock.waiting():
+                batch = next(batches)
+            outcome = engine.forward(batch, progress, signal=float(hooks.stop_requested()))
+            # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
+            terms = outcome.terms()
+            stop = stop or terms["signal"] > 0
+            finite = finite and math.isfinite(terms["loss/total"])
+            if not finite:
+                break
+            engine.backward(outcome.loss)
+            engine.step(rate_factor(progress, optim.schedule, optim.warmup))
+            engine.model.commit(outcome)
+            outcomes.append(outcome)
+        state.step += 1
+        if not finite:
+            skipped_in_a_row = _refuse(state, batch, skipped_in_a_row, config, hooks)
+            continue
+        skipped_in_a_row = 0
+        clock.tick()
+        if log_now:
+            metrics = _mean_terms(outcomes) | engine.model.health(outcomes[-1], progress) | engine.learning_rates()
+            metrics |= {"train/gradient_norm": engine.gradient_norm(), "train/skipped_steps": state.skipped_steps}
+            metrics |= clock.read()
+            hooks.log(step, metrics)
+            for sentence in watch.read(step, metrics):
+                hooks.say(sentence)
+        if stop or (state.step % config.checkpoint.every_steps == 0 and state.step < optim.steps):
+            hooks.checkpoint()
+        if stop:
+            return False
+    return True
+
+
+def _refuse(state: TrainState, batch: Batch, in_a_row: int, config: Config, hooks: Hooks) -> int:
+    """Count a step whose loss is not finite; stop after several in a row."""
+    state.skipped_steps += 1
+    samples = ", ".join(batch.keys) or "unknown"
+    if in_a_row + 1 >= _MAX_SKIPPED_IN_A_ROW or config.engine.accumulation > 1:
+        raise MgcdaError(
+            f"step {state.step - 1}",
+            f"the loss is not finite ({in_a_row + 1} steps in a row); this rank's samples: {samples}",
+            "lower optim.lr_heads and optim.lr_backbone, or set optim.clip_norm; training resumes at the last checkpoint",
+        )
+    hooks.say(f"step {state.step - 1}: the loss is not finite, the step is skipped (samples: {samples})")
+    return in_a_row + 1
+
+
+def _mean_terms(outcomes: list[Outcome]) -> dict[str, float]:
+    """Terms of the step: the mean over its micro-batches."""
+    all_terms = [outcome.terms() for outcome in outcomes]
+    names = [name for name in all_terms[0] if name != "signal"]
+    return {name: sum(terms[name] for terms in all_terms) / len(all_terms) for name in names}
+
+
+class _Clock:
+    """Images per second and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self, images_per_step: int) -> None:
+        self._images_per_step = images_per_step
+        self._reset()
+
+    def _reset(self) -> None:
+        self._start, self._waited_s, self._steps = time.perf_counter(), 0.0, 0
+
+    def waiting(self) -> _Stopwatch:
+        return _Stopwatch(self)
+
+    def add_wait(self, seconds: float) -> None:
+        self._waited_s += seconds
+
+    def tick(self) -> None:
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        metrics = {
+            "time/images_per_s": self._steps * self._images_per_step / seconds,
+            "time/step_s": seconds / max(self._steps, 1),
+            "time/data_wait_share": self._waited_s / seconds,
+        }
+        self._reset()
+        return metrics
+
+
+class _Stopwatch:
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self._clock.add_wait(time.perf_counter() - self._start)

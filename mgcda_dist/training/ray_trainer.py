@@ -1,0 +1,100 @@
+"""Ray Train: starts the workers, restarts them after a fault. Only here: Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import MgcdaError
+
+__all__ = ["launch"]
+
+
+def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] | None = None) -> None:
+    """Run a task of `training.worker` on every Ray Train worker and wait for its end.
+
+    Connects to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else starts a one-node Ray on this machine:
+    Ray's own local mode keeps no barriers.
+
+    Args:
+        config: the configuration; its `scaling` section says how many workers.
+        run_root: folder for Ray Train's own records, on storage that all nodes see.
+        task: name of a function in `training.worker` with signature (config, **arguments).
+        arguments: further arguments, picklable.
+
+    Raises:
+        MgcdaError: the error a worker raised, or what Ray said.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    scaling = config.scaling
+    if not ray.is_initialized():
+        _start_ray(config)
+    gpus = scaling.gpus_per_worker
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "task": task, "arguments": arguments or {}},
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            placement_strategy=scaling.placement,
+        ),
+        run_config=RunConfig(
+            # A fresh name each time: Ray would silently resume its own records, and checkpoints are ours.
+            name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(run_root / "ray"),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _in_our_words(error, run_root) from error
+
+
+def _start_ray(config: Config) -> None:
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        ray.init(address=address, **options)
+        return
+    cpus = max(os.cpu_count() or 1, round(config.scaling.workers * config.scaling.cpus_per_worker))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+
+
+def _on_worker(arguments: dict[str, Any]) -> None:
+    """Entry of every worker process."""
+    from mgcda_dist.training import worker
+
+    config = Config.model_validate(arguments["config"])
+    getattr(worker, arguments["task"])(config, **arguments["arguments"])
+
+
+def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:
+    """The first error of ours that a worker raised, else Ray's, with where to read on."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, MgcdaError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = str(next(iter(failures.values()), error)).strip().splitlines()
+    return MgcdaError(
+        "a training worker", f"ended with: {lines[-1] if lines else error!r}", f"the whole story is in {run_root}/logs"
+    )

@@ -1,0 +1,104 @@
+"""The run folder: what lies where, and whether an existing one may be continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mgcda_dist.config.load import dump_config
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["RunFolder", "differing_keys"]
+
+_SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
+         "data.pin_memory", "model.compile", "model.channels_last")  # fmt: skip
+"""Keys that may change on resume: they do not touch what is learned."""
+
+
+class RunFolder:
+    """`RUNS/NAME/`: everything a run writes, and nothing outside of it but the shared MLflow database.
+
+    Args:
+        config: the run's configuration.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.root = Path(config.runs) / config.name
+        self.config_file = self.root / "config.yaml"
+        self.checkpoints = self.root / "checkpoints"
+        self.metrics = self.root / "metrics.jsonl"
+        self.events = self.root / "events.jsonl"
+        self.model = self.root / "model"
+        self.pictures = self.root / "pictures"
+        self.results = self.root / "results.json"
+        self.logs = self.root / "logs"
+        self.stop_file = self.root / "stop"
+        self.run_id_file = self.root / "mlflow_run_id"
+
+    def prepare(self, config: Config) -> None:
+        """Create the folder, or agree to continue it.
+
+        Raises:
+            ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration changed in a way
+                that would make a different run of it.
+        """
+        has_checkpoint = any(self.checkpoints.glob("step-*/checkpoint.json"))
+        if config.checkpoint.resume == "must" and not has_checkpoint:
+            raise ConfigError("checkpoint.resume", f"is `must`, but {self.checkpoints} holds no checkpoint")
+        if has_checkpoint and config.checkpoint.resume == "never":
+            raise ConfigError(
+                "checkpoint.resume",
+                f"is `never`, but {self.root} holds a run already",
+                "choose another name=…, or checkpoint.resume=auto to continue it",
+            )
+        if has_checkpoint and self.config_file.is_file():
+            before = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            differing = differing_keys(before, config.model_dump(mode="json"))
+            if differing:
+                listing = "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
+                raise ConfigError(
+                    str(self.config_file),
+                    f"the run was started with another configuration ({listing})",
+                    "choose another name=… for the new configuration, or remove the folder to start over",
+                )
+        for folder in (self.root, self.checkpoints, self.pictures, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.stop_file.unlink(missing_ok=True)
+        temporary = self.config_file.with_suffix(".tmp")
+        temporary.write_text(dump_config(config), encoding="utf-8")
+        os.replace(temporary, self.config_file)
+
+    def say(self, kind: str, text: str, **facts: Any) -> None:
+        """Append an event for the user; whoever watches the run shows it."""
+        line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ and that matter for what is learned, with (before, now)."""
+    old, new = _flatten(before), _flatten(now)
+    return {
+        key: (old.get(key), new.get(key))
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and not any(key == safe or key.startswith(safe + ".") for safe in _SAFE)
+    }
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, dict):
+        items = data.items()
+    elif isinstance(data, list):
+        items = enumerate(data)
+    else:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

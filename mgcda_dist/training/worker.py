@@ -1,0 +1,184 @@
+"""What one Ray Train worker does: build, resume, fit, evaluate, save. Knows neither Ray nor DeepSpeed by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mgcda_dist import build
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import CheckpointError
+from mgcda_dist.evaluation.evaluate import evaluate_sets
+from mgcda_dist.tracking import Tracker, open_trackers
+from mgcda_dist.training.checkpoint import CheckpointStore, verify
+from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.training.run_folder import RunFolder
+from mgcda_dist.training.state import TrainState
+
+__all__ = ["evaluate", "train"]
+
+
+def train(config: Config) -> None:
+    """Train this rank's part of the run, from the newest whole checkpoint if there is one."""
+    run, world = RunFolder(config), Collectives()
+    leads = world.rank == 0
+    with _logs(run.logs / f"worker-{world.rank}.log"):
+        device = _device()
+        if leads:
+            run.say("phase", f"building {config.model.backbone} with {len(config.data.domains)} domains")
+        model = build.mgcda(config, world)
+        share = config.data.global_batch // (world.size * config.engine.accumulation)
+        engine = DeepSpeedEngine(
+            model,
+            build.optimizer(config, model),
+            deepspeed_config(
+                micro_batch=share,
+                accumulation=config.engine.accumulation,
+                zero_stage=config.engine.zero_stage,
+                precision=config.engine.precision,
+                clip_norm=config.optim.clip_norm,
+            ),
+            device,
+        )
+        store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
+        state = _resume(engine, store, world, run)
+        loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
+        tracker = open_trackers(config, run.root, state.step, active=leads)
+        started = time.monotonic() - state.elapsed_s
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            tracker.log_metrics(metrics, step)
+
+        def say(text: str) -> None:
+            if leads:
+                run.say("note", text)
+
+        def checkpoint() -> None:
+            state.elapsed_s = time.monotonic() - started
+            _save(engine, store, state, config, world)
+
+        hooks = Hooks(log, say, checkpoint, stop_requested=lambda: leads and run.stop_file.exists())
+        status = "FAILED"
+        try:
+            finished = state.step >= config.optim.steps or fit(engine, iter(loader), state, config, hooks)
+            status = "KILLED"
+            if finished:
+                if state.step not in store.steps():
+                    checkpoint()
+                _conclude(engine, config, run, world, device, tracker)
+                status = "FINISHED"
+        finally:
+            tracker.close(status)
+
+
+def evaluate(config: Config, model: str, out: str) -> None:
+    """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
+    world, device = Collectives(), _device()
+    _, network = build.load_model(Path(model))
+    results = evaluate_sets(network.to(device), config, world, device, Path(out) / "pictures")
+    if world.rank == 0:
+        _write_results(Path(out) / "results.json", results.to_json())
+
+
+def _conclude(
+    engine: DeepSpeedEngine, config: Config, run: RunFolder, world: Collectives, device: torch.device, tracker: Tracker
+) -> None:
+    """Save the bare segmenter, evaluate it, log the numbers and the pictures."""
+    leads = world.rank == 0
+    with engine.whole_parameters() as model:
+        if leads:
+            build.save_model(config, model.segmenter, run.model)  # pyright: ignore[reportArgumentType]
+    if dist.is_initialized():
+        dist.barrier()
+    if leads and config.evaluation.sets:
+        run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
+    # What is evaluated is what was written: the bare network, loaded back strictly.
+    _, network = build.load_model(run.model)
+    results = evaluate_sets(network.to(device), config, world, device, run.pictures)
+    if not leads:
+        return
+    for name, metrics in results.metrics().items():
+        tracker.log_metrics({f"eval/{name}/{key}": value for key, value in metrics.items()}, config.optim.steps)
+    for picture in results.pictures:
+        tracker.log_picture(f"evaluation/{picture.name}", picture)
+    tracker.log_artifact(run.model / "model.safetensors")
+    tracker.log_artifact(run.model / "model.json")
+    _write_results(run.results, results.to_json())
+
+
+def _save(
+    engine: DeepSpeedEngine, store: CheckpointStore, state: TrainState, config: Config, world: Collectives
+) -> None:
+    folder = store.begin(state.step)
+    engine.save(folder)
+    with engine.whole_parameters() as model:
+        if world.rank == 0:
+            build.save_model(config, model.segmenter, folder / "model")  # pyright: ignore[reportArgumentType]
+    if world.rank == 0:
+        state.save(folder / "state.json")
+    store.finish(state.step, {"world_size": world.size, "zero_stage": config.engine.zero_stage})
+
+
+def _resume(engine: DeepSpeedEngine, store: CheckpointStore, world: Collectives, run: RunFolder) -> TrainState:
+    """Load the newest whole checkpoint; rank 0 chooses, so that all ranks load the same one."""
+    chosen = [str(store.newest() or "")] if world.rank == 0 else [""]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen, src=0)
+    if not chosen[0]:
+        return TrainState()
+    folder = Path(chosen[0])
+    facts = verify(folder)
+    if facts["zero_stage"] > 0 and facts["world_size"] != world.size:
+        raise CheckpointError(
+            str(folder),
+            f"was written by {facts['world_size']} workers with ZeRO {facts['zero_stage']}, and there are {world.size} now",
+            f"set scaling.workers={facts['world_size']}; ZeRO 0 checkpoints load at any number of workers",
+        )
+    engine.load(folder)
+    state = TrainState.load(folder / "state.json")
+    if world.rank == 0:
+        run.say("note", f"resuming at step {state.step} from {folder}")
+    return state
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _write_results(path: Path, content: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _logs(path: Path) -> Iterator[None]:
+    """Send this process's log records to a file of the run; an error that ends the worker is written there too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        logging.getLogger(__name__).exception("the worker ends")
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
