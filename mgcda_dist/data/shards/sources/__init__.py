@@ -1,0 +1,18 @@
+"""The datasets that `mgcda shards write` reads, one file per family of layouts."""
+
+from __future__ import annotations
+
+from mgcda_dist.data.shards.sources.camvid import CAMVID
+from mgcda_dist.data.shards.sources.carla import CARLA
+from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
+from mgcda_dist.data.shards.sources.coco import COCO
+from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
+from mgcda_dist.data.shards.sources.source import Source, SourceSet
+
+__all__ = ["SOURCES", "Source", "SourceSet"]
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, PLAIN)
+}
+"""Name → reader."""

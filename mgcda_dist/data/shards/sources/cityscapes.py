@@ -1,0 +1,104 @@
+"""Datasets in the layout of Cityscapes: `leftImg8bit/SPLIT/PLACE/…` and `gtFine/SPLIT/PLACE/…`.
+
+Cityscapes itself, IDD-Lite (other names of the files) and Lost and Found (coarse labels).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from mgcda_dist.data.shards.sources.plain import open_plain
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.errors import ShardError
+
+__all__ = ["CITYSCAPES", "IDD_LITE", "LOST_AND_FOUND"]
+
+_CITYSCAPES = "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png"
+_IDD_LITE = "leftImg8bit/SPLIT/DRIVE/*_image.jpg and gtFine/SPLIT/DRIVE/*_label.png"
+_LOST_AND_FOUND = "leftImg8bit/SPLIT/DRIVE/*_leftImg8bit.png and gtCoarse/SPLIT/DRIVE/*_gtCoarse_labelIds.png"
+
+
+def _open(
+    folder: Path,
+    split: str,
+    *,
+    layout: str,
+    label_format: str,
+    image_ending: str,
+    labels: str,
+    label_ending: str,
+    unlabelled: bool = False,
+) -> SourceSet:
+    """Pairs named `PLACE/STEM` + ending, in the order of their names."""
+    top = folder / "leftImg8bit" / split
+    pairs: list[FramePair] = []
+    for image in images_in(top, layout, below=True):
+        if not image.stem.endswith(image_ending):
+            continue
+        stem = image.stem.removesuffix(image_ending)
+        place = image.parent.relative_to(top)
+        label = folder / labels / split / place / f"{stem}{label_ending}.png"
+        pairs.append(FramePair(safe_key((place / stem).as_posix()), image, label))
+    if not pairs:
+        raise ShardError(str(top), f"no image named *{image_ending} here", f"expected {layout}")
+    return frame_set(pairs, label_format, unlabelled=unlabelled)
+
+
+def _open_lost_and_found(
+    folder: Path, split: str, *, label_format: str = "binary", unlabelled: bool = False
+) -> SourceSet:
+    """The official layout where it is there, else plain folders (`images/`, `labels/`) with masks."""
+    if not (folder / "leftImg8bit").is_dir():
+        return open_plain(folder, split, label_format=label_format, unlabelled=unlabelled)
+    return _official_lost_and_found(folder, split, unlabelled=unlabelled)
+
+
+_official_lost_and_found = partial(
+    _open,
+    layout=_LOST_AND_FOUND,
+    label_format="lost_and_found_ids",
+    image_ending="_leftImg8bit",
+    labels="gtCoarse",
+    label_ending="_gtCoarse_labelIds",
+)
+
+CITYSCAPES = Source(
+    "cityscapes",
+    partial(
+        _open,
+        layout=_CITYSCAPES,
+        label_format="cityscapes_ids",
+        image_ending="_leftImg8bit",
+        labels="gtFine",
+        label_ending="_gtFine_labelIds",
+    ),
+    layout=_CITYSCAPES,
+    splits=("train", "val", "test"),
+    url="https://www.cityscapes-dataset.com",
+    licence="Cityscapes licence, non-commercial",
+    counts={"train": 2975, "val": 500, "test": 1525},
+)
+
+IDD_LITE = Source(
+    "idd_lite",
+    partial(
+        _open, layout=_IDD_LITE, label_format="idd_lite", image_ending="_image", labels="gtFine", label_ending="_label"
+    ),
+    layout=_IDD_LITE,
+    splits=("train", "val", "test"),
+    url="https://idd.insaan.iiit.ac.in",
+    licence="India Driving Dataset, research only",
+    counts={"train": 1403, "val": 204, "test": 404},
+)
+"""The test split has no labels: write it with --unlabelled."""
+
+LOST_AND_FOUND = Source(
+    "lost_and_found",
+    _open_lost_and_found,
+    layout=f"{_LOST_AND_FOUND}; or images/NAME and labels/NAME.png",
+    splits=("train", "test"),
+    url="https://www.6d-vision.com/lostandfounddataset",
+    licence="research only",
+    options=("unlabelled", "label_format"),
+)

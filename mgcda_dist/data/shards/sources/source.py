@@ -1,0 +1,123 @@
+"""What a dataset reader is, and what all readers of image-and-label pairs share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgcda_dist.data.shards.manifest import Kind
+from mgcda_dist.data.shards.record import LazySamples, SourceSample
+from mgcda_dist.errors import ShardError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FramePair",
+    "Source",
+    "SourceSet",
+    "frame_set",
+    "images_in",
+    "read_pair",
+    "safe_key",
+]
+
+IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
+
+
+@dataclass(frozen=True)
+class SourceSet:
+    """The samples of a split and the raw ids their labels hold."""
+
+    samples: LazySamples
+    label_format: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset in its own layout.
+
+    Attributes:
+        name: as in `mgcda shards write NAME`.
+        open: (folder, split, **options) → the samples; raises ShardError where the layout does not fit.
+        layout: one line that shows where images and labels lie below the folder.
+        splits: names of the official splits; others are refused by the layout itself.
+        url, licence: where it comes from, under which terms.
+        kind: scenes, or objects to paste.
+        options: names of the options that `open` takes.
+        counts: official number of samples per split, where verification should insist on it.
+    """
+
+    name: str
+    open: Callable[..., SourceSet]
+    layout: str
+    splits: tuple[str, ...]
+    url: str
+    licence: str
+    kind: Kind = "frames"
+    options: tuple[str, ...] = ("unlabelled",)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """A frame on disk: its key, its image and, unless unlabelled, its label."""
+
+    key: str
+    image: Path
+    label: Path | None = None
+
+
+def safe_key(name: str) -> str:
+    """A sample key for a file name: what WebDataset would split or a file system refuse becomes `_`."""
+    return "/".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in name.split("/"))
+
+
+def images_in(folder: Path, layout: str, *, below: bool = False) -> list[Path]:
+    """The images of a folder in order of their names, `below`: of its subfolders, too.
+
+    Raises:
+        ShardError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        near = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+        listing = f"; there is {', '.join(near[:8])}" if near else ""
+        raise ShardError(str(folder), "no such folder", f"expected {layout}{listing}")
+    found = folder.rglob("*") if below else folder.iterdir()
+    images = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ShardError(str(folder), "no image here", f"expected {layout}")
+    return images
+
+
+def read_pair(pair: FramePair) -> SourceSample:
+    """The encoded bytes of a pair."""
+    label = None if pair.label is None else pair.label.read_bytes()
+    return SourceSample(pair.key, pair.image.read_bytes(), IMAGE_SUFFIXES[pair.image.suffix.lower()], label)
+
+
+def frame_set(
+    pairs: Sequence[FramePair],
+    label_format: str,
+    *,
+    unlabelled: bool = False,
+    read: Callable[[FramePair], SourceSample] = read_pair,
+) -> SourceSet:
+    """The set of those pairs.
+
+    Args:
+        pairs: with the place where each label should lie.
+        label_format: of the labels.
+        unlabelled: leave the labels out, whether they exist or not.
+        read: how a pair is read.
+
+    Raises:
+        ShardError: a label file is missing.
+    """
+    if unlabelled:
+        return SourceSet(LazySamples([FramePair(pair.key, pair.image) for pair in pairs], read), "unlabelled")
+    missing = [pair.label for pair in pairs if pair.label is not None and not pair.label.is_file()]
+    if missing:
+        problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
+        raise ShardError(str(missing[0]), problem, "complete the labels, or give --unlabelled to write images only")
+    return SourceSet(LazySamples(pairs, read), label_format)
