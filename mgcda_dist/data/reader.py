@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class ShardReader:
         self.manifest = manifest
         self._ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
         self._indices: Recent[int, np.ndarray] = Recent(manifest.shard_index, _OPEN_SHARDS)
-        self._files: Recent[int, int] = Recent(self._open, _OPEN_SHARDS, drop=os.close)
+        self._files: Recent[int, int] = Recent(partial(_open, manifest), _OPEN_SHARDS, drop=os.close)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -79,13 +80,14 @@ class ShardReader:
             )
         return data
 
-    def _open(self, shard: int) -> int:
-        path = self.manifest.shard_path(shard)
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ShardError(str(path), f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
-
     def __del__(self) -> None:
         if hasattr(self, "_files"):
             self.close()
+
+
+def _open(manifest: Manifest, shard: int) -> int:
+    path = manifest.shard_path(shard)
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ShardError(str(path), f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
