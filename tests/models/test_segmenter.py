@@ -1,0 +1,153 @@
+"""The segmenter: sizes, dtypes, determinism, saving, export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mgcda_dist.models.backbone import timm_backbone
+from mgcda_dist.models.decoder import Decoder
+from mgcda_dist.models.segmenter import Segmenter
+
+
+def build(name: str = "test_efficientnet", seed: int = 0, **options) -> Segmenter:
+    backbone = timm_backbone(name, seed=seed, **options)
+    return Segmenter(backbone, Decoder(backbone.channels, 7, 32, seed=seed), backbone.mean, backbone.std)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext", "test_vit"])
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (37, 130), (5, 7)])
+def test_any_size_gives_maps_at_the_strides(name, size):
+    segmenter = build(name).eval()
+    height, width = size
+    with torch.no_grad():
+        prediction = segmenter(torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8))
+    assert prediction.logits.shape == (1, 7, -(-height // 4), -(-width // 4))
+    assert prediction.embedding.shape == (1, 32, -(-height // 4), -(-width // 4))
+    assert prediction.stages["embedding"] is prediction.embedding
+    assert {stage: x.shape[1] for stage, x in prediction.stages.items()} == segmenter.stage_channels
+    for stage in segmenter.backbone.channels:
+        stride = int(stage.removeprefix("stride"))
+        assert prediction.stages[stage].shape[2:] == (-(-height // stride), -(-width // stride))
+
+
+def test_padding_does_not_change_what_lies_before_it():
+    # The convolutions see the padding near the border only; the network's means over the image are switched off.
+    segmenter = build().eval()
+    segmenter.decoder = PointwiseDecoder(segmenter.backbone.channels["stride4"])
+    image = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        whole, cut = segmenter(image).logits, segmenter(image[:, :, :100, :90]).logits
+    torch.testing.assert_close(cut[:, :, :16, :16], whole[:, :, :16, :16])
+
+
+class PointwiseDecoder(nn.Module):
+    """Classifies stride 4 by itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.channels = width
+        self.classifier = nn.Conv2d(width, 7, 1)
+
+    def forward(self, stages: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.classifier(stages["stride4"]), stages["stride4"]
+
+
+def test_bytes_and_floats_of_the_same_image_agree():
+    segmenter = build().eval()
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(segmenter(image).logits, segmenter(image.float()).logits)
+
+
+def test_double_precision_end_to_end():
+    segmenter = build().double()
+    prediction = segmenter(torch.rand(1, 3, 33, 40, dtype=torch.float64) * 255)
+    assert prediction.logits.dtype == prediction.embedding.dtype == torch.float64
+    prediction.logits.sum().backward()
+
+
+def test_half_precision_parameters_with_single_precision_buffers():
+    segmenter = build()
+    for parameter in segmenter.parameters():
+        parameter.data = parameter.data.bfloat16()
+    prediction = segmenter(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+    assert prediction.logits.dtype == torch.bfloat16
+    prediction.logits.float().sum().backward()
+
+
+def test_normalisation_uses_the_weights_statistics():
+    segmenter = build()
+    grey = torch.full((1, 3, 32, 32), 127.5)
+    normalised = segmenter._normalise(grey)
+    expected = (0.5 - torch.tensor(segmenter.backbone.mean)) / torch.tensor(segmenter.backbone.std)
+    torch.testing.assert_close(normalised[0, :, 0, 0], expected)
+
+
+def test_images_of_a_batch_do_not_meet():
+    segmenter = build().train()
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(segmenter(images).logits[:1], segmenter(images[:1]).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_building_and_running_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    build()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_parameter_gets_a_gradient():
+    segmenter = build()
+    segmenter(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).logits.square().sum().backward()
+    assert [name for name, p in segmenter.named_parameters() if p.grad is None] == []
+
+
+def test_strict_round_trip_through_safetensors(tmp_path):
+    first, second = build(seed=0).eval(), build(seed=1).eval()
+    save_file(first.state_dict(), tmp_path / "model.safetensors")
+    second.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(first(image).logits, second(image).logits)
+    assert {"mean", "std"} <= first.state_dict().keys()
+
+
+def test_a_saved_segmenter_serves_as_backbone_weights(tmp_path):
+    save_file(build(seed=0).state_dict(), tmp_path / "model.safetensors")
+    backbone = timm_backbone("test_efficientnet", f"file:{tmp_path}/model.safetensors", seed=5)
+    expected = build(seed=0).backbone.state_dict()
+    assert all(torch.equal(x, expected[key]) for key, x in backbone.state_dict().items())
+
+
+def test_learns_a_scene():
+    segmenter = build()
+    optimizer = torch.optim.Adam(segmenter.parameters(), lr=3e-3)
+    image = torch.randint(0, 40, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image[:, :, 32:] += 150
+    label = (torch.arange(16) >= 8).long().view(1, 16, 1).expand(2, 16, 16)
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(segmenter(image).logits, label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2
+
+
+class LogitsOnly(nn.Module):
+    """What an exporter wraps: a plain tensor out."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.segmenter(image).logits
+
+
+def test_exports_with_free_sizes():
+    module = LogitsOnly(build().eval())
+    shapes = {"image": {0: torch.export.Dim("n", min=1), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
+    program = torch.export.export(module, (torch.zeros(2, 3, 70, 90),), dynamic_shapes=shapes)
+    for size in ((101, 67), (64, 64), (227, 320)):
+        image = torch.rand(1, 3, *size) * 255
+        torch.testing.assert_close(program.module()(image), module(image), rtol=1e-4, atol=1e-4)
