@@ -208,20 +208,27 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         pids: dict[int, int] = {}
-        # Leaving this generator drops the only reference to the iterator, which stops its processes.
         deliveries = iter(self._loader)
-        for index in range(len(self)):
-            try:
-                delivery = next(deliveries)
-            except (RuntimeError, OSError, EOFError) as error:
-                # "Caught …": an exception nobody foresaw, raised in a loader process, with its traceback.
-                if self._loader.num_workers == 0 or str(error).startswith("Caught "):
-                    raise
-                raise self._lost(index, pids, str(error)) from error
-            pids[delivery.worker] = delivery.pid
-            if delivery.error is not None:
-                raise delivery.error
-            yield delivery.unpacked()
+        try:
+            for index in range(len(self)):
+                delivery = self._next(deliveries, index, pids)
+                pids[delivery.worker] = delivery.pid
+                if delivery.error is not None:
+                    raise delivery.error
+                yield delivery.unpacked()
+        finally:
+            # An iterator that waits for the garbage collector, e.g. in the frames of a traceback, would keep its
+            # processes, and would fail loudly in every process forked meanwhile.
+            getattr(deliveries, "_shutdown_workers", lambda: None)()
+
+    def _next(self, deliveries: Iterator[_Delivery], index: int, pids: dict[int, int]) -> _Delivery:
+        try:
+            return next(deliveries)
+        except (RuntimeError, OSError, EOFError) as error:
+            # "Caught …": an exception nobody foresaw, raised in a loader process, with its traceback.
+            if self._loader.num_workers == 0 or str(error).startswith("Caught "):
+                raise
+            raise self._lost(index, pids, str(error)) from None
 
     def _lost(self, index: int, pids: dict[int, int], message: str) -> MgcdaError:
         # DataLoader hands item i to process i mod workers, so the one that owes this item is known.

@@ -1,0 +1,250 @@
+"""The stream: the same bytes on every rank, worker and after every resume; errors and lost processes by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mgcda_dist.batch import ANOMALY, VOID, Batch
+from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
+from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
+from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
+from mgcda_dist.data.plan import DomainPlan, Plan
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from tests.support.shards import LUT, write_frames, write_objects
+
+CROP = (32, 48)
+TRANSFORM = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5))
+
+
+class World:
+    """Three domains: labelled, labelled with objects, unlabelled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plain = write_frames(folder / "plain", 7, seed=1, per_shard=3)
+        self.bare = write_frames(folder / "bare", 5, seed=2, labelled=False, per_shard=2)
+        self.objects = write_objects(folder / "objects", 3)
+
+    def stream(self, seed: int = 3, per_step: tuple[int, int, int] = (4, 2, 2), **options: int) -> TrainingStream:
+        library = ObjectLibrary(ShardReader(self.objects))
+        paste = PasteSource(library, PasteParams(scale=(0.3, 0.6)))
+        sources = [
+            DomainSource("plain", ShardReader(self.plain), LUT),
+            DomainSource("pasted", ShardReader(self.plain), LUT, paste=paste),
+            DomainSource("bare", ShardReader(self.bare), LUT, labelled=False),
+        ]
+        manifests = (self.plain, self.plain, self.bare)
+        domains = [
+            DomainPlan(source.name, manifest.shard_sizes, share)
+            for source, manifest, share in zip(sources, manifests, per_step, strict=True)
+        ]
+        return TrainingStream(Plan(domains, seed, 2), sources, TRANSFORM, **options)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("loader"))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    names = ("image", "label", "domain", "slot")
+    equal = all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+    return equal and (first.step, first.keys) == (second.step, second.keys)
+
+
+def test_a_batch_is_what_its_record_says(world: World):
+    batch = world.stream()[0]
+    assert batch.image.shape == (8, 3, *CROP)
+    assert batch.image.dtype == torch.uint8
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+    assert batch.label.shape == (8, *CROP)
+    assert batch.label.dtype == batch.domain.dtype == batch.slot.dtype == torch.int64
+    assert batch.slot.tolist() == list(range(8))
+    assert np.bincount(batch.domain.numpy()).tolist() == [4, 2, 2]
+    for key, domain, label in zip(batch.keys, batch.domain.tolist(), batch.label, strict=True):
+        assert key.startswith(("plain/plain-0", "pasted/plain-0", "bare/bare-0")[domain])
+        values = set(label.unique().tolist())
+        assert values <= {VOID} if domain == 2 else values <= {*range(8), ANOMALY, VOID}
+        assert (ANOMALY in values) == (domain == 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int):
+    expected = list(make_loader(world.stream(num_steps=3)))
+    assert [batch.step for batch in expected] == [0, 1, 2]
+    for world_size, accumulation in [(1, 2), (2, 1), (2, 2), (4, 2)]:
+        parts: dict[int, list[Batch]] = {step: [] for step in range(3)}
+        for rank in range(world_size):
+            stream = world.stream(num_steps=3, rank=rank, world_size=world_size, accumulation=accumulation)
+            batches = list(make_loader(stream, workers if rank == 0 else 0))
+            assert [batch.step for batch in batches] == [step for step in range(3) for _ in range(accumulation)]
+            for batch in batches:
+                parts[batch.step].append(batch)
+        for step in range(3):
+            ordered = sorted(parts[step], key=lambda batch: int(batch.slot[0]))
+            joined = Batch(
+                image=torch.cat([batch.image for batch in ordered]),
+                label=torch.cat([batch.label for batch in ordered]),
+                domain=torch.cat([batch.domain for batch in ordered]),
+                slot=torch.cat([batch.slot for batch in ordered]),
+                step=step,
+                keys=tuple(key for batch in ordered for key in batch.keys),
+            )
+            assert same(joined, expected[step])
+
+
+def test_starting_late_is_going_on(world: World):
+    whole = list(make_loader(world.stream(num_steps=6)))
+    for start in (2, 5):
+        resumed = list(make_loader(world.stream(start_step=start, num_steps=6 - start)))
+        assert all(same(*pair) for pair in zip(resumed, whole[start:], strict=True))
+    assert world.stream(start_step=10**9)[0].step == 10**9
+
+
+def test_steps_and_seeds_differ(world: World):
+    first, late, other = world.stream()[0], world.stream(start_step=7)[0], world.stream(seed=4)[0]
+    assert not torch.equal(first.image, late.image)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_objects_do_not_move_the_geometry(world: World):
+    """Slots of the pasted domain differ from the bare crop only where objects are, and by colour statistics."""
+    stream = world.stream()
+    ref = next(ref for ref in stream.plan.step(0) if ref.domain == 1)
+    _, pasted, _ = stream.sample(0, ref)
+    object.__setattr__(stream.sources[1], "paste", None)
+    _, bare, _ = stream.sample(0, ref)
+    changed = pasted != bare
+    assert changed.any()
+    assert (pasted[changed] == ANOMALY).all()
+
+
+def test_loading_leaves_the_global_generator_alone(world: World):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(make_loader(world.stream(num_steps=2), workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loader_can_be_iterated_again_and_left_early(world: World):
+    loader = make_loader(world.stream(num_steps=4), workers=1, prefetch_steps=2)
+    assert len(loader) == 4
+    first = next(iter(loader))
+    children = _children()
+    assert same(first, next(iter(loader)))
+    assert len(list(loader)) == 4
+    deadline = time.monotonic() + 10
+    while _children() - children and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _children() - children
+
+
+@pytest.mark.slow
+def test_spawned_processes_deliver_the_same(world: World):
+    expected = list(make_loader(world.stream(num_steps=2)))
+    spawned = list(make_loader(world.stream(num_steps=2), workers=1, start_method="spawn"))
+    assert all(same(*pair) for pair in zip(spawned, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_reaches_the_trainer_as_it_was_found(world: World, tmp_path: Path, workers: int):
+    manifest = write_frames(tmp_path / "hurt", 8, per_shard=8)
+    row = manifest.shard_index(0)[5]
+    with open(manifest.shard_path(0), "r+b") as tar:
+        tar.seek(int(row["image_offset"]))
+        tar.write(bytes(int(row["image_bytes"])))
+    loader = make_loader(_stream_of(manifest, num_steps=8), workers)
+    with pytest.raises(ShardError) as caught:
+        list(loader)
+    assert caught.value.where.endswith("shard-000000.tar: hurt-00005")
+    assert "the image is not a picture" in caught.value.problem
+    assert "mgcda shards verify" in caught.value.remedy
+
+
+def test_a_labelled_domain_needs_labels(world: World):
+    with pytest.raises(ShardError, match="has no label, but domain d is labelled"):
+        _stream_of(world.bare)[0]
+
+
+def test_a_dead_process_is_named(world: World):
+    loader = make_loader(_stream_of(world.plain, _Trap(_die), num_steps=40), workers=2)
+    with pytest.raises(
+        MgcdaError, match=r"loader process [01] of 2 \(pid .*\): died while step \d+, micro-batch 0, was due"
+    ):
+        list(loader)
+
+
+def test_a_stuck_process_is_named(world: World):
+    loader = make_loader(_stream_of(world.plain, _Trap(_hang), num_steps=40), workers=1, timeout_s=2)
+    start = time.monotonic()
+    with pytest.raises(MgcdaError, match=r"loader process 0 of 1 \(pid \d+\): gave nothing for 2 s while step \d+"):
+        list(loader)
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_keeps_its_own_name(world: World, workers: int):
+    with pytest.raises(ZeroDivisionError):
+        list(make_loader(_stream_of(world.plain, _Trap(_fail), num_steps=40), workers))
+
+
+def test_streams_that_cannot_be_are_refused(world: World):
+    with pytest.raises(ConfigError, match="8 images per step cannot be cut"):
+        world.stream(world_size=3)
+    with pytest.raises(ConfigError, match="domain x: objects are pasted into a domain that is not labelled"):
+        DomainSource("x", ShardReader(world.bare), LUT, labelled=False, paste=_Trap(_fail))
+    plan = Plan([DomainPlan("plain", world.plain.shard_sizes, 1)], 0, 1)
+    for source in (
+        DomainSource("other", ShardReader(world.plain), LUT),
+        DomainSource("plain", ShardReader(world.bare), LUT),
+    ):
+        with pytest.raises(ConfigError, match="are not the domains of the plan"):
+            TrainingStream(plan, [source], TRANSFORM)
+    with pytest.raises(IndexError):
+        world.stream()[1]
+
+
+class _Trap:
+    """A paste that does something unheard of at the 6th crop of its process."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act, self.crops = act, 0
+
+    def __call__(self, image: Image, label: Label, generator: np.random.Generator) -> tuple[Image, Label]:
+        self.crops += 1
+        if self.crops == 6:
+            self.act()
+        return image, label
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(600)
+
+
+def _fail() -> None:
+    raise ZeroDivisionError("a bug")
+
+
+def _stream_of(manifest: Manifest, paste: _Trap | None = None, num_steps: int = 1) -> TrainingStream:
+    source = DomainSource("d", ShardReader(manifest), LUT, paste=paste)
+    return TrainingStream(
+        Plan([DomainPlan("d", manifest.shard_sizes, 1)], 0, 1), [source], TRANSFORM, num_steps=num_steps
+    )
+
+
+def _children() -> set[int]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+    return {int(pid) for pid in listed}
