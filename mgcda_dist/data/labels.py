@@ -5,8 +5,8 @@ named thing gets (`SPACES`, train ids in the order of the configured class names
 bytes that map a label image in one indexing. Things that are normal but have no class in a space read as
 `INLIER` (253): evaluated as normal, never trained.
 
-Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of the
-semantic camera; the RoadAnomaly, Lost and Found, Fishyscapes and StreetHazards releases.
+Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of
+the semantic camera; the RoadAnomaly and Lost and Found releases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table"]
+__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table", "void_ids"]
 
 NORMAL = "normal"
 """Name of a pixel that is no anomaly, class unknown."""
@@ -87,7 +87,8 @@ SPACES: dict[str, dict[str, int]] = {
         "road": 0, "parking": 0, "drivable": 0,
         "sidewalk": 1, "rail track": 1, "terrain": 1, "non drivable": 1,
         "person": 2, "rider": 2, "living thing": 2,
-        "vehicle": 3, "car": 3, "truck": 3, "bus": 3, "caravan": 3, "trailer": 3, "train": 3, "motorcycle": 3, "bicycle": 3,
+        "vehicle": 3, "car": 3, "truck": 3, "bus": 3, "caravan": 3, "trailer": 3, "train": 3, "motorcycle": 3,
+        "bicycle": 3,
         "wall": 4, "fence": 4, "guard rail": 4, "pole": 4, "polegroup": 4, "traffic light": 4, "traffic sign": 4,
         "pole_sign": 4, "roadside object": 4,
         "building": 5, "bridge": 5, "tunnel": 5, "vegetation": 5, "far object": 5,
@@ -114,6 +115,15 @@ def known_ids(label_format: str) -> frozenset[int]:
         ConfigError: no such format.
     """
     return frozenset(_format(label_format))
+
+
+def void_ids(label_format: str) -> frozenset[int]:
+    """The raw ids of this format that mean "not judged".
+
+    Raises:
+        ConfigError: no such format.
+    """
+    return frozenset(raw for raw, name in _format(label_format).items() if name == "void")
 
 
 @cache

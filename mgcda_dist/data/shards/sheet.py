@@ -1,0 +1,180 @@
+"""A contact sheet: images with their labels laid over, colours named, to see at a glance whether both belong together.
+
+Colours follow Cityscapes where it has one, so that one thing has one colour in every dataset. Anomalies are red
+and outlined, void is black, what is normal without a class stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from mgcda_dist.data.labels import FORMATS, NORMAL
+from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import ShardError
+from mgcda_dist.randomness import numpy_generator
+
+__all__ = ["Tile", "contact_sheet", "overlay", "read_tiles"]
+
+_COLOURS = {
+    "road": (128, 64, 128), "drivable": (128, 64, 128), "parking": (250, 170, 160), "sidewalk": (244, 35, 232),
+    "non drivable": (244, 35, 232), "rail track": (230, 150, 140), "ground": (81, 0, 81), "building": (70, 70, 70),
+    "far object": (70, 110, 60), "wall": (102, 102, 156), "fence": (190, 153, 153), "guard rail": (180, 165, 180),
+    "bridge": (150, 100, 100), "tunnel": (150, 120, 90), "pole": (153, 153, 153), "polegroup": (153, 153, 153),
+    "pole_sign": (220, 220, 0), "roadside object": (220, 220, 0), "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
+    "person": (220, 20, 60), "living thing": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142),
+    "vehicle": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100), "caravan": (0, 0, 90), "trailer": (0, 0, 110),
+    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32), "license plate": (0, 0, 142),
+    "anomaly": (255, 40, 0), "void": (0, 0, 0),
+}  # fmt: skip
+_OPACITY = 0.45
+_PADDING_PX = 6
+_TEXT_PX = 16
+_BACKGROUND = 245
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of the sheet: uint8 H×W×3 RGB and the line below it."""
+
+    picture: np.ndarray
+    caption: str
+
+
+def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile], set[str]]:
+    """Samples drawn at random, the same ones for the same seed; and the names of what their labels show.
+
+    Raises:
+        ShardError: a sample cannot be read.
+    """
+    num_drawn = min(count, manifest.num_samples)
+    chosen = np.sort(numpy_generator(seed, "contact sheet").choice(manifest.num_samples, num_drawn, replace=False))
+    ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
+    tiles: list[Tile] = []
+    names: set[str] = set()
+    for sample in chosen.tolist():
+        shard = int(np.searchsorted(ends, sample, side="right"))
+        row = manifest.shard_index(shard)[sample - int(ends[shard])]
+        key = row["key"].decode()
+        path = manifest.shard_path(shard)
+        with path.open("rb") as file:
+            file.seek(int(row["image_offset"]))
+            encoded = file.read(int(row["image_bytes"]))
+            file.seek(int(row["label_offset"]))
+            label = file.read(int(row["label_bytes"]))
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
+        if image is None:
+            raise ShardError(f"{path}: {key}", "the image cannot be decoded", "run `mgcda shards verify`")
+        picture = _flatten(image)
+        if label:
+            ids = decode_ids(label, f"{path}: {key}")
+            names |= {_name(manifest.label_format, raw) for raw in np.unique(ids).tolist()}
+            picture = overlay(picture, ids, manifest.label_format)
+        tiles.append(Tile(picture, key))
+    return tiles, names - {NORMAL}
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, label_format: str) -> np.ndarray:
+    """The image with its label laid over.
+
+    Args:
+        image: uint8 H×W×3 RGB.
+        ids: raw ids, uint8 h×w; brought to the image's size if they differ.
+        label_format: of the ids.
+    """
+    height, width = image.shape[:2]
+    if ids.shape != (height, width):
+        ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    colours, opacity, anomaly = _palette(label_format)
+    share = opacity[ids][..., None]
+    mixed = (image * (1 - share) + colours[ids] * share).astype(np.uint8)
+    outlines, _ = cv2.findContours(anomaly[ids], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(mixed, outlines, -1, (255, 255, 0), max(1, height // 240))
+
+
+def contact_sheet(tiles: list[Tile], names: set[str], *, columns: int = 4, tile_width_px: int = 320) -> np.ndarray:
+    """All tiles in a grid with their keys, and a legend of the names.
+
+    Returns:
+        uint8 H×W×3 RGB.
+    """
+    columns = max(1, min(columns, len(tiles)))
+    small = [_fit(tile.picture, tile_width_px) for tile in tiles]
+    rows: list[np.ndarray] = []
+    for start in range(0, len(tiles), columns):
+        part = small[start : start + columns]
+        height = max(picture.shape[0] for picture in part)
+        cells = [
+            _cell(picture, tile.caption, height, tile_width_px)
+            for picture, tile in zip(part, tiles[start : start + columns], strict=True)
+        ]
+        blank = np.full_like(cells[0], _BACKGROUND)
+        rows.append(np.hstack(cells + [blank] * (columns - len(cells))))
+    if names:
+        rows.append(_legend(sorted(names), rows[0].shape[1]))
+    return np.vstack(rows)
+
+
+@cache
+def _palette(label_format: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per raw id: colour float[256, 3], opacity float[256], is it an anomaly uint8[256]; unknown ids are magenta."""
+    colours = np.tile(np.array([255.0, 0.0, 255.0]), (256, 1))
+    opacity = np.full(256, 1.0)
+    anomaly = np.zeros(256, np.uint8)
+    for raw, name in FORMATS[label_format].items():
+        colours[raw] = _COLOURS.get(name, (255, 0, 255))
+        opacity[raw] = 0.0 if name == NORMAL else _OPACITY
+        anomaly[raw] = name == "anomaly"
+    return colours, opacity, anomaly
+
+
+def _name(label_format: str, raw: int) -> str:
+    return FORMATS[label_format].get(raw, f"unknown {raw}")
+
+
+def _flatten(image: np.ndarray) -> np.ndarray:
+    """RGB; an object stands on a chequered ground."""
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    rows, columns = np.indices(image.shape[:2]) // 12
+    ground = np.where((rows + columns) % 2, 225, 255)[..., None]
+    alpha = image[..., 3:] / 255.0
+    return (image[..., 2::-1] * alpha + ground * (1 - alpha)).astype(np.uint8)
+
+
+def _fit(picture: np.ndarray, width_px: int) -> np.ndarray:
+    """At the width, but never higher than wide."""
+    height, width = picture.shape[:2]
+    scale = width_px / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _cell(picture: np.ndarray, caption: str, height_px: int, width_px: int) -> np.ndarray:
+    cell = np.full((height_px + _TEXT_PX + _PADDING_PX, width_px + _PADDING_PX, 3), _BACKGROUND, np.uint8)
+    cell[: picture.shape[0], : picture.shape[1]] = picture
+    _write(cell, caption[-int(width_px / 6.2) :], (2, height_px + _TEXT_PX - 4))
+    return cell
+
+
+def _legend(names: list[str], width_px: int) -> np.ndarray:
+    per_row = max(1, width_px // 150)
+    legend = np.full((math.ceil(len(names) / per_row) * 22 + 8, width_px, 3), _BACKGROUND, np.uint8)
+    for i, name in enumerate(names):
+        x, y = i % per_row * 150, i // per_row * 22 + 4
+        colour = _COLOURS.get(name, (255, 0, 255))
+        cv2.rectangle(legend, (x + 2, y + 2), (x + 18, y + 16), colour, -1)
+        _write(legend, name, (x + 24, y + 14))
+    return legend
+
+
+def _write(canvas: np.ndarray, text: str, place: tuple[int, int]) -> None:
+    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (20, 20, 20), 1, cv2.LINE_AA)

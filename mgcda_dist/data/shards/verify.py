@@ -1,0 +1,238 @@
+"""Is this shard folder what its manifest says, and fit for training? Every doubt as one problem with a remedy.
+
+Files first (missing, cut off, altered), then the tar's own headers against the sample table, then every image
+and label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgcda_dist.data.labels import known_ids, void_ids
+from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.leaks import Fingerprint, fingerprint
+from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
+from mgcda_dist.data.shards.sources import SOURCES
+from mgcda_dist.errors import ShardError
+
+__all__ = ["Problem", "Verified", "verify_shards"]
+
+_COPY = "copy the shard again from where it came, or write the folder again"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: which shard file, which sample (empty: the file itself), why, and what to do."""
+
+    shard: str
+    key: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a folder's check found, and what its images look like, to compare it with other folders."""
+
+    problems: list[Problem]
+    fingerprints: list[Fingerprint]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What labels may hold."""
+
+    label_format: str
+    known: np.ndarray
+    void: np.ndarray
+
+    @classmethod
+    def of(cls, label_format: str) -> _Limits:
+        known, void = np.zeros(256, bool), np.zeros(256, bool)
+        known[list(known_ids(label_format))] = True
+        void[list(void_ids(label_format))] = True
+        return cls(label_format, known, void)
+
+
+def verify_shards(
+    folder: Path | str,
+    *,
+    partial: bool = False,
+    contents: bool = True,
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
+) -> Verified:
+    """Check a shard folder.
+
+    Args:
+        folder: with its manifest.
+        partial: a part of a known dataset is fine.
+        contents: decode every image and label; False: files, checksums and tables only.
+        progress: called with the number of samples looked at since the last call.
+        workers: threads; None: one per processor.
+
+    Raises:
+        ShardError: the manifest or shard table itself cannot be read.
+    """
+    manifest = Manifest.open(folder)
+    problems = _table_problems(manifest, partial=partial)
+    limits = _Limits.of(manifest.label_format)
+    fingerprints: list[Fingerprint] = []
+    keys: set[bytes] = set()
+
+    def check(shard: int) -> Verified:
+        return _check_shard(manifest, shard, limits if contents else None)
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for shard, found in enumerate(pool.map(check, range(manifest.num_shards))):
+            problems += found.problems
+            fingerprints += found.fingerprints
+            problems += _twice(manifest, shard, keys)
+            if progress is not None:
+                progress(int(manifest.shard_sizes[shard]))
+    return Verified(problems, fingerprints)
+
+
+def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
+    """Totals, digest, and the official number of frames."""
+    problems: list[Problem] = []
+    total = int(manifest.shard_sizes.sum(dtype=np.int64))
+    if total != manifest.num_samples:
+        why = f"the shard table counts {total} samples, the manifest {manifest.num_samples}"
+        problems.append(Problem("shards.npy", "", why, _COPY))
+    digest = manifest_digest(manifest.table, manifest.kind, manifest.dataset, manifest.split, manifest.label_format)
+    if digest != manifest.digest:
+        problems.append(Problem("shards.npy", "", "the shard table does not have the manifest's digest", _COPY))
+    source = SOURCES.get(manifest.dataset)
+    official = source.counts.get(manifest.split) if source else None
+    if official is not None and official != manifest.num_samples and not partial:
+        why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
+        problems.append(
+            Problem("manifest.json", "", why, "complete the source and write again; --partial accepts a part")
+        )
+    return problems
+
+
+def _twice(manifest: Manifest, shard: int, seen: set[bytes]) -> Iterator[Problem]:
+    try:
+        keys = manifest.shard_index(shard)["key"].tolist()
+    except ShardError:
+        return  # reported with the shard
+    for key in keys:
+        if key in seen:
+            yield Problem(
+                manifest.shard_path(shard).name, key.decode(), "a second sample has this key", "write the folder again"
+            )
+        seen.add(key)
+
+
+def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Verified:
+    path = manifest.shard_path(shard)
+    problems: list[Problem] = []
+    if not path.is_file():
+        return Verified([Problem(path.name, "", "the file is missing", _COPY)], [])
+    try:
+        index = manifest.shard_index(shard)
+    except ShardError as error:
+        return Verified([Problem(path.name, "", f"its sample table: {error.problem}", _COPY)], [])
+    row = manifest.table[shard]
+    size, expected = path.stat().st_size, int(row["num_bytes"])
+    if size == 0:
+        return Verified([Problem(path.name, "", "the file is empty", _COPY)], [])
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if size != expected:
+            word = "cut off" if size < expected else "too long"
+            problems.append(Problem(path.name, "", f"{word}: {size} bytes instead of {expected}", _COPY))
+        elif hashlib.sha256(data).digest() != row["sha256"].tobytes():
+            problems.append(Problem(path.name, "", "altered: the checksum is not the manifest's", _COPY))
+        problems += _tar_problems(path, index)
+        fingerprints: list[Fingerprint] = []
+        if limits is not None:
+            for sample in index:
+                problems += _check_sample(manifest, path.name, sample, data, limits, fingerprints)
+    return Verified(problems, fingerprints)
+
+
+def _tar_problems(path: Path, index: np.ndarray) -> list[Problem]:
+    """Do the tar's own headers and the sample table name the same bytes?"""
+    members: dict[str, tuple[int, int]] = {}
+    problems: list[Problem] = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                members[member.name] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        problems.append(Problem(path.name, "", f"not a whole tar file ({error})", _COPY))
+    located = {place: name for name, place in members.items()}
+    for row in index:
+        place = (int(row["image_offset"]), int(row["image_bytes"]))
+        if not located.get(place, "").startswith(row["key"].decode() + "."):
+            why = "the tar has no such image where the sample table says"
+            problems.append(Problem(path.name, row["key"].decode(), why, _COPY))
+    return problems
+
+
+def _check_sample(
+    manifest: Manifest, shard: str, row: np.void, data: mmap.mmap, limits: _Limits, fingerprints: list[Fingerprint]
+) -> Iterator[Problem]:
+    key = row["key"].decode()
+
+    def problem(why: str, remedy: str) -> Problem:
+        return Problem(shard, key, why, remedy)
+
+    start, size = int(row["image_offset"]), int(row["image_bytes"])
+    encoded = data[start : start + size]
+    if len(encoded) < size:
+        yield problem("the image is cut off", _COPY)
+        return
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        yield problem("the image cannot be decoded", _COPY)
+        return
+    if manifest.kind == "objects":
+        if image.ndim != 3 or image.shape[2] != 4 or not (image[..., 3] > 127).any():
+            yield problem("no alpha, or nothing visible: not an object", "write object shards from a source of objects")
+        fingerprints.append(fingerprint(manifest, key, encoded, None))
+        return
+    fingerprints.append(fingerprint(manifest, key, encoded, image))
+    start, size = int(row["label_offset"]), int(row["label_bytes"])
+    if size:
+        yield from (problem(*pair) for pair in _label_problems(data[start : start + size], image.shape[:2], limits))
+    elif limits.label_format != "unlabelled":
+        yield problem("no label", "complete the labels and write again, or write the folder with --unlabelled")
+
+
+def _label_problems(label: bytes, image_px: tuple[int, ...], limits: _Limits) -> Iterator[tuple[str, str]]:
+    """Why a label is unfit, and what to do."""
+    try:
+        ids = decode_ids(label, "label")
+    except ShardError as error:
+        yield error.problem, error.remedy
+        return
+    if ids.shape != image_px:
+        height, width = image_px
+        yield (
+            f"the label is {ids.shape[1]}×{ids.shape[0]} px, the image {width}×{height}",
+            "write again from matching pairs",
+        )
+    counts = np.bincount(ids.ravel(), minlength=256)
+    unknown = np.flatnonzero((counts > 0) & ~limits.known)
+    if len(unknown):
+        share = counts[unknown].sum() / ids.size
+        listing = ", ".join(map(str, unknown[:8])) + (" …" if len(unknown) > 8 else "")
+        why = f"ids {listing} are none of {limits.label_format}'s ({share:.1%} of the pixels)"
+        if share > 0.5 and len(unknown) > 2:
+            why += ": it looks like colours turned to grey"
+        yield why, "give the right --label-format, or make id labels (colour maps are no labels)"
+    elif not (counts > 0)[~limits.void].any():
+        yield "every pixel is void", "remove the frame, or write the folder with --unlabelled"
