@@ -1,0 +1,197 @@
+import pickle
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.exact import ExactPixelMetrics
+from mgcda_dist.evaluation.pixel import PixelHistogram
+
+from .reference import SCORES, adversarial_frames, labels, sklearn_metrics
+
+NAMES = ("ap", "auroc", "fpr95", "best_f1")
+
+
+def counted(frames: list[tuple[Any, Any]], **settings: Any) -> PixelHistogram:
+    histogram = PixelHistogram(**settings)
+    for number, (score, anomaly) in enumerate(frames):
+        histogram.update(score, labels(anomaly), f"frame {number}")
+    return histogram
+
+
+def pooled(frames: list[tuple[Any, Any]]) -> dict[str, float]:
+    return sklearn_metrics(np.concatenate([s for s, _ in frames]), np.concatenate([a for _, a in frames]))
+
+
+@pytest.mark.parametrize("name", list(SCORES))
+def test_equals_sklearn_whatever_the_scores(name: str) -> None:
+    frames = adversarial_frames(name, pixels=100_000)
+    result, expected = counted(frames).result(), pooled(frames)
+    for metric in NAMES:
+        assert getattr(result, metric) == pytest.approx(expected[metric], abs=1e-4), metric
+
+
+@pytest.mark.parametrize("name", ["normal", "saturated sigmoid", "clipped", "two scales"])
+def test_joined_rows_still_equal_sklearn(name: str) -> None:
+    frames = adversarial_frames(name, pixels=100_000)
+    histogram = counted(frames, max_rows=1 << 16)
+    expected = pooled(frames)
+    assert histogram.state().shape[0] <= 2 * (1 << 16) + 3
+    for metric in NAMES:
+        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-4), metric
+
+
+@pytest.mark.parametrize("name", ["normal", "clipped", "each frame its own scale"])
+@pytest.mark.parametrize("max_rows", [1 << 19, 1 << 12])
+def test_the_state_does_not_depend_on_world_size_order_or_grouping(name: str, max_rows: int) -> None:
+    frames = adversarial_frames(name, pixels=20_000, num_frames=12)
+    settings: Any = {"max_rows": max_rows, "per_octave": 512, "parts": 512}
+    whole = counted(frames, **settings).state()
+    for world_size in (2, 3, 4):
+        states = [counted(frames[rank::world_size], **settings).state() for rank in range(world_size)]
+        longest = max(len(state) for state in states)
+        padded = [np.pad(state, ((0, longest - len(state)), (0, 0))) for state in states]
+        gathered = PixelHistogram.from_state(np.concatenate(padded), **settings)
+        np.testing.assert_array_equal(gathered.state(), whole)
+        chained = counted([], **settings)
+        for state in reversed(states):
+            chained.merge(PixelHistogram.from_state(state, **settings))
+        np.testing.assert_array_equal(chained.state(), whole)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_small_frames_are_exact(data: st.DataObject) -> None:
+    size = data.draw(st.integers(2, 60))
+    pool = data.draw(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=size, unique=True)
+    )
+    score = data.draw(hnp.arrays(np.float32, size, elements=st.sampled_from([np.float32(x) for x in pool])))
+    anomaly = data.draw(hnp.arrays(np.bool_, size))
+    anomaly[:2] = True, False
+    cut = data.draw(st.integers(0, size))
+    histogram = counted([(score[:cut], anomaly[:cut]), (score[cut:], anomaly[cut:])])
+    expected = sklearn_metrics(score, anomaly)
+    result = histogram.result()
+    for metric in NAMES:
+        assert getattr(result, metric) == pytest.approx(expected[metric], abs=1e-12), metric
+    predicted = score >= result.best_f1_threshold
+    assert 2 * (predicted & anomaly).sum() / (predicted.sum() + anomaly.sum()) == pytest.approx(result.best_f1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    offset=st.floats(-1e6, 1e6), scale=st.floats(1e-6, 1e6), ties=st.integers(0, 3), share=st.floats(0.001, 0.5),
+    distance=st.floats(-1, 4), seed=st.integers(0, 1 << 30),
+)  # fmt: skip
+def test_coarse_rows_stay_within_their_bound(
+    offset: float, scale: float, ties: int, share: float, distance: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    anomaly = rng.random(20_000) < share
+    anomaly[:2] = True, False
+    score = rng.standard_normal(anomaly.size) + distance * anomaly
+    score = (offset + scale * (np.round(score, ties) if ties else score)).astype(np.float32)
+    result, expected = counted([(score, anomaly)], per_octave=256, parts=1024).result(), sklearn_metrics(score, anomaly)
+    assert result.ap == pytest.approx(expected["ap"], abs=0.25 * (1 / 256 + 1 / 1024))
+    assert result.auroc == pytest.approx(expected["auroc"], abs=0.5 * (1 / 256 + 1 / 1024))
+
+
+def test_rare_anomalies_and_void() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.standard_normal(1_000_000).astype(np.float32)
+    anomaly = np.zeros(score.size, np.bool_)
+    anomaly[rng.integers(0, score.size, 20)] = True
+    score[anomaly] += 3
+    label = labels(anomaly)
+    label[::10] = 255
+    score[::20] = np.nan  # void pixels may hold anything
+    histogram = PixelHistogram()
+    histogram.update(score, label)
+    keep = label != 255
+    expected = sklearn_metrics(score[keep], anomaly[keep])
+    for metric in NAMES:
+        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-5), metric
+
+
+def test_tensors_of_any_float_type_are_counted() -> None:
+    score, label = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, 254], [255, 254]], dtype=torch.uint8)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        histogram = PixelHistogram()
+        histogram.update(score.to(dtype), label)
+        result = histogram.result()
+        assert (result.ap, result.num_inlier, result.num_anomaly, result.num_frames) == (1.0, 1, 2, 1)
+
+
+def test_a_set_without_one_class_has_no_metrics() -> None:
+    empty = PixelHistogram().result()
+    assert np.isnan(empty.ap) and empty.num_frames == 0
+    assert PixelHistogram().curves().recall.size == 0
+    histogram = PixelHistogram()
+    histogram.update(np.zeros(4, np.float32), np.zeros(4, np.uint8))
+    assert np.isnan(histogram.result().ap) and np.isnan(histogram.result().fpr95)
+    histogram = PixelHistogram()
+    histogram.update(np.zeros(4, np.float32), np.full(4, 254, np.uint8))
+    assert histogram.result().ap == 1.0 and np.isnan(histogram.result().auroc)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 3])
+def test_nan_and_infinity_are_refused_and_the_frame_is_named(bad: float, at: int) -> None:
+    score = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    score[at] = bad
+    with pytest.raises(MgcdaError, match="val/frame_0042: 1 valid pixel") as caught:
+        PixelHistogram().update(score, np.array([0, 0, 0, 254], np.uint8), "val/frame_0042")
+    assert pickle.loads(pickle.dumps(caught.value)).where == "val/frame_0042"
+
+
+def test_other_mistakes_are_named() -> None:
+    histogram = PixelHistogram()
+    with pytest.raises(MgcdaError, match="shape"):
+        histogram.update(np.zeros((2, 2), np.float32), np.zeros((2, 3), np.uint8))
+    with pytest.raises(MgcdaError, match="dtype uint8"):
+        histogram.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+    with pytest.raises(MgcdaError, match="per_image"):
+        histogram.result("per_image")
+
+
+def test_skip_empty_and_nearest_equal_the_exact_conventions() -> None:
+    frames = adversarial_frames("normal", pixels=5_000)
+    exact = ExactPixelMetrics()
+    for score, anomaly in frames:
+        exact.update(score, labels(anomaly))
+    skipping = counted(frames, skip_empty=True).result()
+    assert skipping.convention == "skip_empty" and skipping.num_frames == 6
+    assert skipping.ap == pytest.approx(exact.result("skip_empty").ap, abs=1e-12)
+    nearest = counted(frames).result("pooled_nearest")
+    assert nearest.fpr95 == pytest.approx(exact.result("pooled_nearest").fpr95, abs=1e-12)
+
+
+def test_memory_does_not_grow_with_the_number_of_frames() -> None:
+    rng = np.random.default_rng(0)
+    histogram = PixelHistogram(max_rows=1 << 13, per_octave=1 << 10, parts=1 << 10)
+    peaks: list[int] = []
+    tracemalloc.start()
+    for number in range(40):
+        anomaly = rng.random(30_000) < 0.1
+        histogram.update((rng.standard_normal(30_000) * (1 + number)).astype(np.float32), labels(anomaly))
+        peaks.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(peaks[20:]) < 1.2 * max(peaks[:20])
+    assert max(peaks) < 4e6
+
+
+def test_curves_run_through_the_metrics() -> None:
+    frames = adversarial_frames("normal", pixels=50_000)
+    curves, result = counted(frames).curves(300), counted(frames).result()
+    assert curves.recall.size <= 300
+    assert np.all(np.diff(curves.recall) >= 0) and np.all(np.diff(curves.fpr) >= 0)
+    assert np.all(np.diff(curves.threshold) < 0)
+    assert np.trapezoid(curves.tpr, curves.fpr) == pytest.approx(result.auroc, abs=2e-3)
+    assert curves.recall[-1] == 1 and curves.fpr[-1] == 1

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, code_is_tied, code_score, inlier_cuts
+
+finite32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@given(num=st.integers(1, 5000), per_octave=st.integers(1, 600))
+def test_inlier_chunks_are_small_against_what_ranks_above(num: int, per_octave: int) -> None:
+    cuts = inlier_cuts(num, per_octave)
+    ends = np.append(cuts[1:], num)
+    assert cuts[0] == 0 and np.all(np.diff(cuts) > 0) and cuts[-1] < num
+    sizes, above = ends - cuts, num - ends
+    assert np.all((sizes == 1) | (sizes * per_octave <= above))
+    assert cuts.size <= per_octave * (1 + max(0, np.ceil(np.log2(num / per_octave)))) + 1
+
+
+@given(num=st.integers(1, 5000), parts=st.integers(1, 600))
+def test_anomaly_chunks_are_of_one_size(num: int, parts: int) -> None:
+    cuts = anomaly_cuts(num, parts)
+    assert cuts[0] == 0 and cuts[-1] < num and cuts.size >= min(num, parts)
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, st.integers(1, 200), elements=finite32))
+def test_rows_keep_order_ties_and_exact_scores(values: np.ndarray) -> None:
+    scores = np.sort(values)
+    codes, counts = chunks(scores, np.arange(scores.size, dtype=np.int64))
+    distinct, expected = np.unique(scores + np.float32(0), return_counts=True)
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(code_score(codes), distinct.astype(np.float64))
+    assert np.all(code_is_tied(codes)) and np.all(np.diff(codes >> 6) > 0)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float64, st.integers(1, 300), elements=st.floats(-1e3, 1e3) | st.sampled_from([0.0, 1.0, 2.5])),
+    st.integers(1, 50),
+)
+def test_a_row_stands_between_its_lowest_and_highest_score(values: np.ndarray, parts: int) -> None:
+    scores = np.sort(values)
+    codes, counts = chunks(scores, anomaly_cuts(scores.size, parts))
+    assert counts.sum() == scores.size
+    ends = np.cumsum(counts)
+    low, high, stands = scores[ends - counts], scores[ends - 1], code_score(codes)
+    slack = 1e-12 * np.maximum(np.abs(low), np.abs(high)) + 1e-300
+    assert np.all(stands >= low - slack) and np.all(stands <= high + slack)
+    # No tie is cut: equal scores are in one row.
+    assert np.all(low[1:] > high[:-1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=6), st.integers(8, 400))
+def test_the_table_is_a_function_of_the_multiset_of_frames(seeds: list[int], max_rows: int) -> None:
+    frames = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        scores = np.sort((rng.standard_normal(200) * 10.0 ** rng.integers(-3, 3)).astype(np.float32))
+        frames.append(chunks(scores, inlier_cuts(scores.size, 64)))
+
+    def table(order: list[int], early: bool) -> RankTable:
+        result = RankTable(max_rows)
+        for index in order:
+            result.add(*frames[index])
+            if early:
+                result.rows()
+        return result
+
+    one, two = table(list(range(len(frames))), early=False), table(list(range(len(frames)))[::-1], early=True)
+    for a, b in zip(one.rows(), two.rows(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one.shift == two.shift
+    assert one.rows()[1].sum() == 200 * len(frames)
+    assert one.rows()[0].size <= max(max_rows, 57)
+
+
+def test_a_heavy_tie_stays_a_point_when_rows_are_joined() -> None:
+    rng = np.random.default_rng(0)
+    table = RankTable(256)
+    for _ in range(20):
+        scores = np.sort(np.minimum(rng.standard_normal(4000), 0.777).astype(np.float32))
+        table.add(*chunks(scores, inlier_cuts(scores.size, 256)))
+    codes, counts = table.rows()
+    assert codes.size <= 256 and table.shift > -57
+    top = np.argmax(counts)
+    assert code_is_tied(codes)[top] and code_score(codes)[top] == pytest.approx(0.777, abs=1e-7)
