@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.bootstrap import METRICS, ImageTables, bootstrap, paired_bootstrap
+from mgcda_dist.randomness import numpy_generator
+
+from .reference import labels, sklearn_metrics
+
+
+def images(num: int, gain: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(3)
+    result = {}
+    for index in range(num):
+        anomaly = rng.random(4000) < 0.1 * rng.random()
+        score = rng.standard_normal(4000) + rng.standard_normal() * 0.5 + (1.5 + gain) * anomaly
+        result[f"image_{index:03d}"] = (score.astype(np.float32), anomaly)
+    return result
+
+
+def tables(of: dict[str, tuple[np.ndarray, np.ndarray]]) -> ImageTables:
+    result = ImageTables()
+    for key, (score, anomaly) in of.items():
+        result.update(key, score, labels(anomaly))
+    return result
+
+
+def test_replicates_equal_exact_metrics_of_the_drawn_images() -> None:
+    frames = images(12)
+    found = bootstrap(tables(frames), replicates=40, level=0.9, seed=5)
+    ordered = [frames[key] for key in sorted(frames)]
+    drawn = numpy_generator(5, "bootstrap").integers(0, 12, (40, 12))
+    exact = [
+        sklearn_metrics(np.concatenate([ordered[i][0] for i in row]), np.concatenate([ordered[i][1] for i in row]))
+        for row in drawn
+    ]
+    pooled = sklearn_metrics(*(np.concatenate([frame[i] for frame in ordered]) for i in range(2)))
+    for name in METRICS:
+        values = [each[name] for each in exact]
+        assert found[name].value == pytest.approx(pooled[name], abs=1e-3)
+        assert found[name].low == pytest.approx(np.quantile(values, 0.05), abs=2e-3)
+        assert found[name].high == pytest.approx(np.quantile(values, 0.95), abs=2e-3)
+
+
+def test_intervals_do_not_depend_on_world_size_and_narrow_with_images() -> None:
+    frames = images(30)
+    whole = bootstrap(tables(frames), replicates=200)
+    halves = [tables(dict(list(frames.items())[rank::2])) for rank in (1, 0)]
+    halves[0].merge(halves[1])
+    assert bootstrap(halves[0], replicates=200) == whole
+    few = bootstrap(tables(images(6)), replicates=200)
+    assert few["ap"].high - few["ap"].low > whole["ap"].high - whole["ap"].low
+    assert whole["ap"].low < whole["ap"].value < whole["ap"].high
+
+
+def test_paired_differences_see_what_unpaired_intervals_hide() -> None:
+    before, after = tables(images(20)), tables(images(20, gain=0.1))
+    one, two = bootstrap(before, replicates=300), bootstrap(after, replicates=300)
+    assert one["ap"].high > two["ap"].low  # the intervals overlap
+    difference = paired_bootstrap(before, after, replicates=300)
+    assert difference["ap"].low > 0 and difference["ap"].p_value < 0.02
+    assert difference["fpr95"].high < 0
+    same = paired_bootstrap(before, before, replicates=100)
+    assert same["ap"].value == 0 and same["ap"].p_value == 1.0
+    with pytest.raises(MgcdaError, match="1 are in one only, first 'image_019'"):
+        paired_bootstrap(before, tables(images(19)))
+
+
+def test_tables_are_saved_and_read_back(tmp_path: Path) -> None:
+    original = tables(images(5))
+    original.update("empty", np.zeros(8, np.float32), np.full(8, 255, np.uint8))
+    original.save(tmp_path / "tables.npz")
+    read = ImageTables.load(tmp_path / "tables.npz")
+    assert read.keys == original.keys and len(read) == 6
+    assert bootstrap(read, replicates=20) == bootstrap(original, replicates=20)
+    with pytest.raises(MgcdaError, match="image_000: this image was counted before"):
+        read.update("image_000", np.zeros(1, np.float32), np.zeros(1, np.uint8))
+
+
+def test_a_set_without_anomalies_has_no_interval() -> None:
+    nothing = ImageTables()
+    nothing.update("a", np.zeros(8, np.float32), np.zeros(8, np.uint8))
+    assert np.isnan(bootstrap(nothing, replicates=10)["ap"].value)
