@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.batch import ANOMALY, VOID
+from mgcda_dist.batch import ANOMALY, unlabelled
 from mgcda_dist.randomness import stream_key, uniform
 
 __all__ = ["NO_TYPE", "Budget", "Pixels", "describe_pixels", "image_difficulty", "image_quota", "sample_pixels"]
@@ -87,8 +87,8 @@ def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_con
     types = torch.where(types == ANOMALY, num_classes, torch.where(types < num_classes, types, NO_TYPE))
     if unlabelled_confidence is not None:
         top, predicted = logits.softmax(dim=1).max(dim=1)
-        unlabelled = (label == VOID).flatten(1).all(dim=1).view(-1, 1, 1)
-        types = torch.where(unlabelled & (top > unlabelled_confidence), predicted, types)
+        surely = unlabelled(label).view(-1, 1, 1) & (top > unlabelled_confidence)
+        types = torch.where(surely & (types == NO_TYPE), predicted, types)
     difficulty = torch.where(types == num_classes, -score, score)
     return Pixels(types.flatten(1), difficulty.flatten(1))
 
