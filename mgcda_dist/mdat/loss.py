@@ -123,8 +123,8 @@ class MDAT(nn.Module):
         # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.
         exact = self.accuracy
         super()._apply(fn, recurse)
-        wide = torch.promote_types(self.accuracy.dtype, torch.float32)
-        self.accuracy = exact.to(device=self.accuracy.device, dtype=wide)
+        if self.accuracy.element_size() < 4:
+            self.accuracy = exact.to(self.accuracy.device, torch.float32)
         return self
 
     def _per_domain(self, per_image: Tensor, domain: Tensor) -> Tensor:
