@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.batch import Batch, Prediction
+from mgcda_dist.batch import Batch, MaskedSums, Prediction
 from mgcda_dist.cacl.loss import CACL
 from mgcda_dist.cacl.queue import Rows
 from mgcda_dist.cacl.sampler import describe_pixels, image_difficulty, image_quota, sample_pixels
@@ -21,19 +21,7 @@ from mgcda_dist.collectives import Collectives, PendingSum
 from mgcda_dist.mdat.loss import MDAT
 from mgcda_dist.mdat.reversal import reversal_strength
 
-__all__ = ["MGCDA", "MaskedSums", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
-
-
-class MaskedSums(NamedTuple):
-    """Local sums and counts of G masked means: Σ weight · (global sum / global count) is a loss.
-
-    Attributes:
-        sums: G, with gradient.
-        counts: G.
-    """
-
-    sums: Tensor
-    counts: Tensor
+__all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
 
 class SegmentationLoss(Protocol):
@@ -41,8 +29,8 @@ class SegmentationLoss(Protocol):
 
     weights: tuple[float, ...]
 
-    def __call__(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums and counts (see `MaskedSums`) for N×C×h×w logits and N×H×W labels."""
+    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
+        """Sums and counts for N×C×h×w logits and N×H×W labels."""
         ...
 
 
@@ -122,7 +110,7 @@ class MGCDA(nn.Module):
         """
         num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
         prediction: Prediction = self.segmenter(batch.image)
-        seg = MaskedSums(*self.segmentation_loss(prediction.logits, batch.label))
+        seg = self.segmentation_loss(prediction.logits, batch.label)
 
         # First sum over ranks: how many pixels, locations and images each mean runs over.
         counts = [seg.counts.to(torch.float64)]
@@ -130,6 +118,7 @@ class MGCDA(nn.Module):
             kept = self.mdat.kept(prediction.stages, batch.label)
             counts.append(self.mdat.counts(kept, batch.domain).flatten())
         if self.cacl:
+            _check_grid(prediction)
             logits = prediction.logits.detach().float()
             pixels = describe_pixels(batch.label, logits, self.score(logits), self.cacl.unlabelled_confidence)
             mean, present = image_difficulty(pixels, self.cacl.budget.num_classes)
@@ -201,6 +190,13 @@ class MGCDA(nn.Module):
         if self.cacl:
             signals |= {f"cacl/{name}": value for name, value in self.cacl.queue.health(outcome.step).items()}
         return signals
+
+
+def _check_grid(prediction: Prediction) -> None:
+    # Pixels are chosen on the grid of the logits and read from the embedding: another grid would read other pixels.
+    logits, embedding = ("×".join(map(str, x.shape[2:])) for x in (prediction.logits, prediction.embedding))
+    if logits != embedding:
+        raise ValueError(f"the embedding is {embedding} but the logits are {logits}: resize one to the other's grid")
 
 
 def ramp(progress: float, warmup: float) -> float:
