@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.batch import ANOMALY, VOID, Batch, Prediction
+from mgcda_dist.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
 from mgcda_dist.cacl import CACL, Budget, Selection
+from mgcda_dist.collectives import Collectives
 from mgcda_dist.mdat import MDAT, LabelSmoothing, SmoothingMode
-from mgcda_dist.mgcda import MGCDA, MaskedSums
+from mgcda_dist.mgcda import MGCDA
 from mgcda_dist.randomness import torch_generator
 
 NUM_CLASSES = 3
@@ -61,21 +62,32 @@ def tiny_mgcda(
     with_mdat: bool = True,
     with_cacl: bool = True,
     dtype: torch.dtype = torch.float64,
+    image_aware: bool = True,
+    cross_domain: bool = True,
+    unlabelled_confidence: float | None = None,
+    mask_anomalies: bool = True,
+    collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         segmenter = TinySegmenter()
         mdat = MDAT(
-            segmenter.stage_channels, NUM_DOMAINS, smoothing=LabelSmoothing(smoothing, 0.3), lambda_max=1.0, channels=8
+            segmenter.stage_channels,
+            NUM_DOMAINS,
+            smoothing=LabelSmoothing(smoothing, 0.3),
+            lambda_max=1.0,
+            channels=8,
+            mask_anomalies=mask_anomalies,
         )
         cacl = CACL(
             8,
             NUM_DOMAINS,
-            Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=True),
-            Selection(num_positives=5, num_negatives=12, hard_negative_fraction=0.5, cross_domain=True),
+            Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=image_aware),
+            Selection(num_positives=5, num_negatives=12, hard_negative_fraction=0.5, cross_domain=cross_domain),
             projection_dim=6,
             queue_rows=queue_rows,
+            unlabelled_confidence=unlabelled_confidence,
             seed=seed,
         )
     model = MGCDA(
@@ -85,6 +97,7 @@ def tiny_mgcda(
         mdat=mdat if with_mdat else None,
         cacl=cacl if with_cacl else None,
         cacl_warmup=0.0,
+        collectives=collectives,
     )
     return model.to(dtype)
 

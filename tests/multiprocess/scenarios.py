@@ -1,0 +1,222 @@
+"""Training steps of the method on a tiny network, played by one rank of a world of any size: what law 1 compares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mgcda_dist.batch import ANOMALY, INLIER, VOID, Batch
+from mgcda_dist.collectives import Account, Collectives
+from tests.support.tiny import NUM_DOMAINS, part_of, tiny_batch, tiny_mgcda
+
+BATCH = 12  # divides by 1, 2, 3 and 4
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Some steps of training.
+
+    Attributes:
+        model: arguments of `tiny_mgcda`.
+        alter: makes the hard case out of the batch of a step.
+        accumulation: micro-batches of 12 images per optimiser step.
+        late_s: the last rank comes so much later to everything.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    alter: Callable[[Batch], Batch] = lambda batch: batch
+    steps: int = 3
+    accumulation: int = 1
+    late_s: float = 0.0
+
+
+@dataclass
+class Record:
+    """What a rank saw, per micro-batch, and the state at the end; equal at every world size."""
+
+    terms: list[dict[str, float]] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, Tensor]] = field(default_factory=list)
+    cursors: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)  # per optimiser step, all parameters
+    state: dict[str, Tensor] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+
+
+def play(
+    scenario: Scenario,
+    rank: int = 0,
+    size: int = 1,
+    group: dist.ProcessGroup | None = None,
+    *,
+    first_step: int = 0,
+    state: dict[str, Tensor] | None = None,
+) -> Record:
+    """Train as rank `rank` of `size`, with plain SGD, gradients averaged as DDP and DeepSpeed average them."""
+    record = Record()
+    model = tiny_mgcda(collectives=Collectives(group), **scenario.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)  # an untrained network sees all pixels alike: choices among them would not matter
+    if state is not None:
+        model.load_state_dict(state)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in range(first_step, first_step + scenario.steps):
+        progress = (step + 1) / 10
+        optimizer.zero_grad()
+        whole = scenario.alter(tiny_batch(step, BATCH * scenario.accumulation))
+        for micro in range(scenario.accumulation):
+            batch = part_of(part_of(whole, micro, scenario.accumulation), rank, size)
+            _be_late(scenario, rank, size)
+            outcome = model(batch, progress, signal=float(rank))
+            _be_late(scenario, rank, size)
+            (outcome.loss / scenario.accumulation).backward()
+            record.terms.append(outcome.terms())
+            if all(value == value for value in record.terms[-1].values()):  # refused when not a number
+                model.commit(outcome)
+                record.health.append(model.health(outcome, progress))
+            if outcome.rows is not None and model.cacl is not None:
+                rows = outcome.rows
+                found = {"z": rows.z, "type": rows.type, "domain": rows.domain, "id": rows.id}
+                record.rows.append({name: value.detach().clone() for name, value in found.items()})
+                record.cursors.append(model.cacl.queue.cursor.clone())
+        gradient = torch.cat([_gradient(p).flatten() for p in model.parameters()])
+        if size > 1:
+            dist.all_reduce(gradient, group=group)
+            gradient /= size
+        record.gradients.append(gradient)
+        for parameter, part in zip(
+            model.parameters(), gradient.split([p.numel() for p in model.parameters()]), strict=True
+        ):
+            parameter.grad = part.view_as(parameter)
+        optimizer.step()
+    record.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    record.account = model.collectives.account
+    return record
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    # Law 3: a parameter without a gradient would desynchronise an engine that reduces while it walks backward.
+    if parameter.grad is None:
+        raise AssertionError("a parameter was not touched")
+    return parameter.grad
+
+
+def _be_late(scenario: Scenario, rank: int, size: int) -> None:
+    if scenario.late_s and rank == size - 1:
+        time.sleep(scenario.late_s)
+
+
+# ------------------------------------------------------------------------------------------------------- the hard cases
+
+
+def _label(batch: Batch, label: Tensor) -> Batch:
+    return replace(batch, label=label)
+
+
+def anomaly_in_first_image_only(batch: Batch) -> Batch:
+    label = batch.label.clone()
+    label[1:][label[1:] == ANOMALY] = 0
+    return _label(batch, label)
+
+
+def no_anomaly(batch: Batch) -> Batch:
+    return _label(batch, torch.where(batch.label == ANOMALY, 1, batch.label))
+
+
+def everything_void(batch: Batch) -> Batch:
+    return _label(batch, torch.full_like(batch.label, VOID))
+
+
+def one_rank_void(batch: Batch) -> Batch:
+    label = batch.label.clone()
+    label[BATCH // 2 :] = VOID
+    return _label(batch, label)
+
+
+def domains_in_order(batch: Batch) -> Batch:
+    """Each rank of three, and of four nearly so, holds one domain."""
+    domain = torch.arange(len(batch.slot)) * NUM_DOMAINS // len(batch.slot)
+    label = tiny_batch(batch.step + 100, len(batch.slot)).label
+    return replace(batch, domain=domain, label=torch.where(domain.view(-1, 1, 1) == 2, VOID, label))
+
+
+def domain_in_no_image(batch: Batch) -> Batch:
+    return replace(batch, domain=batch.domain % 2)
+
+
+def domain_missing_at_odd_steps(batch: Batch) -> Batch:
+    return replace(batch, domain=torch.where(batch.domain == 1, 0, batch.domain)) if batch.step % 2 else batch
+
+
+def lonely_anomaly(batch: Batch) -> Batch:
+    """One anomalous cell in the whole batch: an anchor without a positive while the memory has no anomaly."""
+    label = torch.where(batch.label == ANOMALY, 0, batch.label)
+    label[5, 4:8, 4:8] = ANOMALY
+    return _label(batch, label)
+
+
+def one_pixel_alone(batch: Batch) -> Batch:
+    """Nothing but one anomalous cell: an anchor without positives and negatives."""
+    label = torch.full_like(batch.label, VOID)
+    label[5, 4:8, 4:8] = ANOMALY
+    return _label(batch, label)
+
+
+def pasted_on_unlabelled(batch: Batch) -> Batch:
+    label = batch.label.clone()
+    label[batch.domain == 2, 4:9, 4:12] = ANOMALY
+    return _label(batch, label)
+
+
+def normal_of_unknown_class(batch: Batch) -> Batch:
+    label = batch.label.clone()
+    label[::2][label[::2] < ANOMALY] = INLIER
+    return _label(batch, label)
+
+
+def not_a_number(batch: Batch) -> Batch:
+    """The last image of step 1 is broken, on the last rank alone."""
+    image = batch.image.to(torch.float64)
+    if batch.step == 1:
+        image[-1, 0, 0, 0] = float("nan")
+    return replace(batch, image=image)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "adaptive_stage": Scenario(),
+    "adaptive_sample": Scenario({"smoothing": "adaptive_sample"}),
+    "annealed": Scenario({"smoothing": "annealed"}),
+    "constant": Scenario({"smoothing": "constant", "mask_anomalies": False}),
+    "plain_selection": Scenario({"image_aware": False, "cross_domain": False}),
+    "confident_inliers": Scenario({"unlabelled_confidence": 0.34}),
+    "anomaly_in_first_image_only": Scenario(alter=anomaly_in_first_image_only),
+    "no_anomaly": Scenario(alter=no_anomaly),
+    "everything_void": Scenario(alter=everything_void),
+    "one_rank_void": Scenario(alter=one_rank_void),
+    "domains_in_order": Scenario(alter=domains_in_order),
+    "domain_in_no_image": Scenario(alter=domain_in_no_image),
+    "domain_missing_at_odd_steps": Scenario(alter=domain_missing_at_odd_steps),
+    "lonely_anomaly": Scenario(alter=lonely_anomaly),
+    "lonely_anomaly_without_memory": Scenario({"queue_rows": 0}, lonely_anomaly),
+    "one_pixel_alone": Scenario({"queue_rows": 0}, one_pixel_alone),
+    "pasted_on_unlabelled": Scenario({"unlabelled_confidence": 0.34}, pasted_on_unlabelled),
+    "normal_of_unknown_class": Scenario(alter=normal_of_unknown_class),
+    "no_memory": Scenario({"queue_rows": 0}),
+    "memory_smaller_than_a_step": Scenario({"queue_rows": 2}),
+    "memory_just_wrapped": Scenario({"queue_rows": 36, "image_aware": False}),
+    "mdat_off": Scenario({"with_mdat": False}),
+    "cacl_off": Scenario({"with_cacl": False}),
+    "both_off": Scenario({"with_mdat": False, "with_cacl": False}),
+    "accumulation": Scenario(accumulation=2),
+    "not_a_number": Scenario(alter=not_a_number, steps=2),
+    "late_rank": Scenario(late_s=0.15, steps=2),
+}
+BF16 = Scenario({"dtype": torch.bfloat16}, steps=1)
+FP32 = Scenario({"dtype": torch.float32})

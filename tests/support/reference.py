@@ -1,0 +1,317 @@
+"""The method once more, from its formulas, as plain Python loops over lists in double precision: slow and obvious.
+
+Nothing here imports the code under test. Networks stay torch (their outputs come in as nested lists); random draws are
+computed from the published SplitMix64 finaliser with Python integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+ANOMALY, VOID = 254, 255
+
+Draw = Callable[[int, int], float]
+"""A random number for (anchor id, candidate id) or (slot, pixel)."""
+
+
+def uniform(key: int, *counters: int) -> float:
+    """One number in [0, 1) per counter: a chain of SplitMix64 finalisers."""
+    bits = (1 << 64) - 1
+    state = key
+    for counter in counters:
+        x = (state + (counter + 1) * 0x9E3779B97F4A7C15) & bits
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & bits
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & bits
+        state = x ^ (x >> 31)
+    return (state >> 11) / 2**53
+
+
+def log_softmax(values: Sequence[float]) -> list[float]:
+    top = max(values)
+    log_total = top + math.log(sum(math.exp(v - top) for v in values))
+    return [v - log_total for v in values]
+
+
+# ---------------------------------------------------------------------------------------------------- segmentation loss
+
+
+def segmentation_terms(logits: list, label: list, num_classes: int) -> tuple[float, float, float]:
+    """Means of the cross-entropy and of the two energy hinges of `PlainSegmentationLoss`: N×C×H×W, N×H×W."""
+    cross_entropy, inlier_hinge, anomaly_hinge = [], [], []
+    for image_logits, image_label in zip(logits, label, strict=True):
+        for y, row in enumerate(image_label):
+            for x, value in enumerate(row):
+                pixel = [image_logits[c][y][x] for c in range(num_classes)]
+                energy = -math.log(sum(math.exp(v) for v in pixel))
+                if value < num_classes:
+                    cross_entropy.append(-log_softmax(pixel)[value])
+                    inlier_hinge.append(max(0.0, energy + 1.5) ** 2)
+                elif value == ANOMALY:
+                    anomaly_hinge.append(max(0.0, -0.5 - energy) ** 2)
+    return mean(cross_entropy), mean(inlier_hinge), mean(anomaly_hinge)
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------------- MDAT
+
+
+def reversal_strength(progress: float, maximum: float) -> float:
+    return maximum * (2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0)
+
+
+def epsilon_of(
+    mode: str, value: float, num_domains: int, progress: float, accuracy: float, own_probabilities: Sequence[float]
+) -> float:
+    """ε of one image; `own_probabilities`: softmax(D)_{d_i} at the image's locations that count."""
+    chance = 1.0 / num_domains
+    if mode == "constant":
+        epsilon = value
+    elif mode == "annealed":
+        epsilon = value * progress
+    elif mode == "adaptive_sample":
+        epsilon = value * mean(own_probabilities)
+    elif mode == "adaptive_stage":
+        epsilon = value * min(1.0, max(0.0, (accuracy - chance) / (1.0 - chance)))
+    else:
+        raise ValueError(mode)
+    return min(epsilon, 0.5 * (num_domains - 1) / num_domains)
+
+
+def kept_locations(label: list, height: int, width: int, mask_anomalies: bool = True) -> list:
+    """N×height×width: whether at least half of a cell's pixels may be aligned; sizes must divide."""
+    kept = []
+    for image in label:
+        labelled = any(value not in (ANOMALY, VOID) for row in image for value in row)
+        rows, columns = len(image) // height, len(image[0]) // width
+        kept.append(
+            [
+                [
+                    mean(
+                        [
+                            float(
+                                not mask_anomalies or (image[y][x] != ANOMALY and (image[y][x] != VOID or not labelled))
+                            )
+                            for y in range(i * rows, (i + 1) * rows)
+                            for x in range(j * columns, (j + 1) * columns)
+                        ]
+                    )
+                    >= 0.5
+                    for j in range(width)
+                ]
+                for i in range(height)
+            ]
+        )
+    return kept
+
+
+@dataclass
+class Mdat:
+    """L_mdat and what it was made of: ε per stage and image, domain-balanced accuracy per stage (None: no location)."""
+
+    loss: float
+    epsilon: list[list[float]]
+    accuracy: list[float | None]
+
+
+def mdat(
+    stage_logits: Sequence[list],
+    domains: Sequence[int],
+    kept: Sequence[list],
+    *,
+    weights: Sequence[float],
+    mode: str,
+    value: float,
+    running_accuracy: Sequence[float],
+    progress: float,
+) -> Mdat:
+    """Σ_s w_s · mean over domains of mean over locations of CE(D_s(f), q_s(d)); `stage_logits`: per stage N×M×h×w."""
+    result = Mdat(0.0, [], [])
+    for s, logits in enumerate(stage_logits):
+        num_domains = len(logits[0])
+        losses: dict[int, list[float]] = {}
+        hits: dict[int, list[float]] = {}
+        epsilons = []
+        for i, d in enumerate(domains):
+            places = [(y, x) for y, row in enumerate(kept[s][i]) for x, keep in enumerate(row) if keep]
+            log_p = [log_softmax([logits[i][m][y][x] for m in range(num_domains)]) for y, x in places]
+            epsilon = epsilon_of(
+                mode, value, num_domains, progress, running_accuracy[s], [math.exp(row[d]) for row in log_p]
+            )
+            epsilons.append(epsilon)
+            for row in log_p:
+                target = [1 - epsilon if k == d else epsilon / (num_domains - 1) for k in range(num_domains)]
+                losses.setdefault(d, []).append(-sum(q * v for q, v in zip(target, row, strict=True)))
+                hits.setdefault(d, []).append(float(row.index(max(row)) == d))
+        result.loss += weights[s] * mean([mean(values) for values in losses.values()])
+        result.epsilon.append(epsilons)
+        result.accuracy.append(mean([mean(values) for values in hits.values()]) if hits else None)
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------------- CACL
+
+
+def pixel_types(label: list, height: int, width: int, num_classes: int) -> list[list[int | None]]:
+    """N×(height·width): inlier class, C for an anomaly, None for pixels nobody samples; nearest label to the centre."""
+    types: list[list[int | None]] = []
+    for image in label:
+        types.append([])
+        for i in range(height):
+            for j in range(width):
+                y = int((i + 0.5) * len(image) / height)
+                x = int((j + 0.5) * len(image[0]) / width)
+                value = image[y][x]
+                types[-1].append(num_classes if value == ANOMALY else value if value < num_classes else None)
+    return types
+
+
+def difficulties(types: list[list[int | None]], scores: list[list[float]], num_classes: int) -> list[list[float]]:
+    """An anomaly is hard when its score is low, an inlier when its score is high."""
+    return [
+        [-score if kind == num_classes else score for kind, score in zip(image, image_scores, strict=True)]
+        for image, image_scores in zip(types, scores, strict=True)
+    ]
+
+
+def quotas(
+    types: list[list[int | None]],
+    difficulty: list[list[float]],
+    *,
+    num_classes: int,
+    inlier_pixels: int,
+    anomaly_pixels: int,
+    image_aware: bool,
+) -> list[tuple[int, int]]:
+    """Per image of the global batch: pixels per inlier class, anomaly pixels."""
+    sides = []
+    for average, wanted in ((inlier_pixels, False), (anomaly_pixels, True)):
+        means = []
+        for image, values in zip(types, difficulty, strict=True):
+            chosen = [v for t, v in zip(image, values, strict=True) if t is not None and (t == num_classes) == wanted]
+            means.append(mean(chosen) if chosen else None)
+        present = [m for m in means if m is not None]
+        if not image_aware:
+            sides.append([0 if m is None else average for m in means])
+            continue
+        centre = mean(present)
+        spread = math.sqrt(mean([(m - centre) ** 2 for m in present]))
+        weights = [0.0 if m is None else math.exp((m - centre) / (2 * spread + 1e-6)) for m in means]
+        side, running, given = [], 0.0, 0
+        for weight in weights:
+            running += weight / sum(weights) * average * len(present) if weight else 0.0
+            total = math.floor(running + 0.5)
+            side.append(min(total - given, 2 * average))
+            given = total
+        sides.append(side)
+    return list(zip(*sides, strict=True))
+
+
+def sample(
+    types: list[list[int | None]],
+    difficulty: list[list[float]],
+    quota: list[tuple[int, int]],
+    *,
+    num_classes: int,
+    hard_fraction: float,
+    slots: Sequence[int],
+    draw: Draw,
+) -> list[dict[int, list[int]]]:
+    """Per image {type: pixels}: the hardest first in order of difficulty, then the rest in order of their draw."""
+    chosen = []
+    for image, values, (inlier_quota, anomaly_quota), slot in zip(types, difficulty, quota, slots, strict=True):
+        chosen.append({})
+        for kind in range(num_classes + 1):
+            wanted = anomaly_quota if kind == num_classes else inlier_quota
+            pixels = [p for p, t in enumerate(image) if t == kind]
+            hard = sorted(pixels, key=lambda p: (-values[p], p))[: round(wanted * hard_fraction)]
+            rest = sorted((p for p in pixels if p not in hard), key=lambda p: draw(slot, p))
+            chosen[-1][kind] = (hard + rest)[:wanted]
+    return chosen
+
+
+@dataclass
+class Row:
+    """A sampled pixel."""
+
+    z: list[float]
+    type: int
+    domain: int
+    id: int
+
+
+def contrastive(
+    anchors: Sequence[Row],
+    candidates: Sequence[Row],
+    *,
+    anomaly_type: int,
+    temperature: float,
+    num_positives: int,
+    num_negatives: int,
+    hard_fraction: float,
+    cross_domain: bool,
+    draw: Draw,
+) -> tuple[float, int]:
+    """Sum over the anchors with a positive of the inner term of L_cacl, and the number of those anchors."""
+    total, count = 0.0, 0
+    for anchor in anchors:
+
+        def near(row: Row, anchor: Row = anchor) -> float:
+            return sum(a * b for a, b in zip(anchor.z, row.z, strict=True)) / temperature
+
+        def positive_order(row: Row, anchor: Row = anchor) -> tuple[bool, float]:
+            return (row.domain == anchor.domain) == cross_domain, draw(anchor.id, row.id)
+
+        def random_order(row: Row, anchor: Row = anchor) -> float:
+            return draw(anchor.id, row.id)
+
+        positives = [row for row in candidates if row.type == anchor.type and row.id != anchor.id]
+        if not positives:
+            continue
+        positives = sorted(positives, key=positive_order)[:num_positives]
+        opposite = [row for row in candidates if (row.type == anomaly_type) != (anchor.type == anomaly_type)]
+        num_hard = round(num_negatives * hard_fraction)
+        hard = sorted(opposite, key=lambda row: -near(row))[:num_hard]
+        hard_ids = {row.id for row in hard}
+        rest = sorted((row for row in opposite if row.id not in hard_ids), key=random_order)
+        negatives = hard + rest[: num_negatives - num_hard]
+        repulsion = sum(math.exp(near(row)) for row in negatives)
+        terms = [math.log(math.exp(near(p)) / (math.exp(near(p)) + repulsion)) for p in positives]
+        total -= sum(terms) / len(positives)
+        count += 1
+    return total, count
+
+
+@dataclass
+class Memory:
+    """Rings of (z, type, step), one per (domain, side): a list of places and a place to write next."""
+
+    num_domains: int
+    num_classes: int
+    capacity: int
+    places: list[list[tuple[list[float], int, int] | None]] = field(default_factory=list)
+    cursors: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.places = [[None] * self.capacity for _ in range(2 * self.num_domains)]
+        self.cursors = [0] * (2 * self.num_domains)
+
+    def push(self, rows: Sequence[Row], step: int) -> None:
+        for row in rows:
+            ring = 2 * row.domain + int(row.type == self.num_classes)
+            if self.capacity:
+                self.places[ring][self.cursors[ring]] = (row.z, row.type, step)
+                self.cursors[ring] = (self.cursors[ring] + 1) % self.capacity
+
+    def rows(self) -> list[Row]:
+        """All filled places, with ids that count down from -1."""
+        found = []
+        for ring, places in enumerate(self.places):
+            for i, place in enumerate(places):
+                if place is not None:
+                    found.append(Row(place[0], place[1], ring // 2, -1 - (ring * self.capacity + i)))
+        return found
