@@ -1,0 +1,66 @@
+"""The documents do not rot: links lead somewhere, and the map of equations names files and symbols that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import mgcda_dist
+
+ROOT = Path(mgcda_dist.__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "cluster/*.md", "shards/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = {_anchor(line) for line in text.splitlines() if line.startswith("#")}
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        assert not file or (path.parent / file).exists(), f"{_name(path)} links to {target}, which is not there"
+        assert file or anchor in headings, f"{_name(path)} links to #{anchor}, and has no such heading"
+
+
+def _anchor(heading: str) -> str:
+    words = re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower())
+    return words.replace(" ", "-")
+
+
+def test_the_map_of_equations_names_what_exists() -> None:
+    table = [
+        line for line in (ROOT / "docs" / "equations.md").read_text(encoding="utf-8").splitlines() if "](../" in line
+    ]
+    assert len(table) > 30
+    checked = 0
+    for line in table:
+        for file, symbols in re.findall(r"\]\(\.\./(mgcda_dist/[\w/.]+\.py)\)((?:[ |,]*`[A-Za-z_][\w.]*`)+)", line):
+            defined = _definitions(ROOT / file)
+            for symbol in re.findall(r"`([^`]+)`", symbols):
+                assert symbol in defined, f"docs/equations.md: {file} defines no {symbol}"
+                checked += 1
+    assert checked > 35
+
+
+def _definitions(path: Path) -> set[str]:
+    """Names of functions and classes, and of the methods as `Class.method`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)}
+    return names
