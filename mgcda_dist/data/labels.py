@@ -18,7 +18,7 @@ import numpy as np
 from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table", "void_ids"]
+__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table", "train_names", "void_ids"]
 
 NORMAL = "normal"
 """Name of a pixel that is no anomaly, class unknown."""
@@ -153,6 +153,22 @@ def lookup_table(label_format: str, class_space: str) -> np.ndarray:
         table[raw] = train_ids.get(name, VOID)
     table.setflags(write=False)
     return table
+
+
+def train_names(class_space: str) -> dict[int, str]:
+    """What each label of a class space shows: train id → name, and 253, 254, 255; for legends.
+
+    Raises:
+        ConfigError: no such class space.
+    """
+    names = {train_id: name for name, train_id in reversed(_space(class_space).items())}
+    return names | {train_id: name for name, train_id in _ALWAYS.items()}
+
+
+def _space(class_space: str) -> dict[str, int]:
+    if class_space not in SPACES:
+        raise ConfigError("class_space", f"no class space {class_space!r}", f"choose one of {', '.join(SPACES)}")
+    return SPACES[class_space]
 
 
 def _format(label_format: str) -> dict[int, str]:

@@ -7,8 +7,8 @@ and outlined, void is black, what is normal without a class stays as it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ShardError
 from mgcda_dist.randomness import numpy_generator
 
-__all__ = ["Tile", "contact_sheet", "overlay", "read_tiles"]
+__all__ = ["Tile", "contact_sheet", "overlay", "read_tiles", "shown"]
 
 _COLOURS = {
     "road": (128, 64, 128), "drivable": (128, 64, 128), "parking": (250, 170, 160), "sidewalk": (244, 35, 232),
@@ -61,7 +61,7 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
     for sample in chosen.tolist():
         shard = int(np.searchsorted(ends, sample, side="right"))
         row = manifest.shard_index(shard)[sample - int(ends[shard])]
-        key = row["key"].decode()
+        key = bytes(row["key"]).decode()
         path = manifest.shard_path(shard)
         with path.open("rb") as file:
             file.seek(int(row["image_offset"]))
@@ -74,24 +74,30 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
         picture = _flatten(image)
         if label:
             ids = decode_ids(label, f"{path}: {key}")
-            names |= {_name(manifest.label_format, raw) for raw in np.unique(ids).tolist()}
-            picture = overlay(picture, ids, manifest.label_format)
+            meaning = FORMATS[manifest.label_format]
+            names |= shown(ids, meaning)
+            picture = overlay(picture, ids, meaning)
         tiles.append(Tile(picture, key))
-    return tiles, names - {NORMAL}
+    return tiles, names
 
 
-def overlay(image: np.ndarray, ids: np.ndarray, label_format: str) -> np.ndarray:
+def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> set[str]:
+    """Names of what a label shows, for the legend."""
+    return {meaning.get(raw, f"unknown {raw}") for raw in np.unique(ids).tolist()} - {NORMAL}
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> np.ndarray:
     """The image with its label laid over.
 
     Args:
         image: uint8 H×W×3 RGB.
         ids: raw ids, uint8 h×w; brought to the image's size if they differ.
-        label_format: of the ids.
+        meaning: id → what it shows; other ids are magenta.
     """
     height, width = image.shape[:2]
     if ids.shape != (height, width):
         ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    colours, opacity, anomaly = _palette(label_format)
+    colours, opacity, anomaly = _palette(meaning)
     share = opacity[ids][..., None]
     mixed = (image * (1 - share) + colours[ids] * share).astype(np.uint8)
     outlines, _ = cv2.findContours(anomaly[ids], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -121,21 +127,16 @@ def contact_sheet(tiles: list[Tile], names: set[str], *, columns: int = 4, tile_
     return np.vstack(rows)
 
 
-@cache
-def _palette(label_format: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _palette(meaning: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per raw id: colour float[256, 3], opacity float[256], is it an anomaly uint8[256]; unknown ids are magenta."""
     colours = np.tile(np.array([255.0, 0.0, 255.0]), (256, 1))
     opacity = np.full(256, 1.0)
     anomaly = np.zeros(256, np.uint8)
-    for raw, name in FORMATS[label_format].items():
+    for raw, name in meaning.items():
         colours[raw] = _COLOURS.get(name, (255, 0, 255))
         opacity[raw] = 0.0 if name == NORMAL else _OPACITY
         anomaly[raw] = name == "anomaly"
     return colours, opacity, anomaly
-
-
-def _name(label_format: str, raw: int) -> str:
-    return FORMATS[label_format].get(raw, f"unknown {raw}")
 
 
 def _flatten(image: np.ndarray) -> np.ndarray:

@@ -20,19 +20,19 @@ import numpy as np
 
 from mgcda_dist.data.labels import known_ids, void_ids
 from mgcda_dist.data.shards.encode import decode_ids
-from mgcda_dist.data.shards.leaks import Fingerprint, fingerprint
+from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ShardError
 
-__all__ = ["Problem", "Verified", "verify_shards"]
+__all__ = ["Problem", "Verified", "shared_images", "verify_shards"]
 
 _COPY = "copy the shard again from where it came, or write the folder again"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: which shard file, which sample (empty: the file itself), why, and what to do."""
+    """One thing that is wrong: which shard file (empty: the folder), which sample (empty: the file), why, and what to do."""
 
     shard: str
     key: str
@@ -101,6 +101,14 @@ def verify_shards(
             if progress is not None:
                 progress(int(manifest.shard_sizes[shard]))
     return Verified(problems, fingerprints)
+
+
+def shared_images(first: Verified, second: Verified) -> Iterator[Problem]:
+    """One problem per image of the second folder that is in the first, too."""
+    for leak in find_leaks(first.fingerprints, second.fingerprints):
+        same = "the same image as" if leak.bits is None else f"looks the same ({leak.bits} of 256 bits differ) as"
+        why = f"{same} {leak.first.key} in {leak.first.folder}"
+        yield Problem("", leak.second.key, why, "keep it in one split only")
 
 
 def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
