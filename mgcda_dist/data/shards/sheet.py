@@ -93,7 +93,12 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
         image: uint8 H×W×3 RGB.
         ids: raw ids, uint8 h×w; brought to the image's size if they differ.
         meaning: id → what it shows; other ids are magenta.
+
+    Returns:
+        uint8 H×W×3 RGB; the bare image where the label says nothing at all.
     """
+    if shown(ids, meaning) == {"void"}:
+        return image
     height, width = image.shape[:2]
     if ids.shape != (height, width):
         ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

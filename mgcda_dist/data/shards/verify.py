@@ -32,7 +32,7 @@ _COPY = "copy the shard again from where it came, or write the folder again"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: which shard file (empty: the folder), which sample (empty: the file), why, and what to do."""
+    """One thing that is wrong: shard file (empty: the folder), sample (empty: the file), why, and what to do."""
 
     shard: str
     key: str
@@ -216,7 +216,7 @@ def _check_sample(
     start, size = int(row["label_offset"]), int(row["label_bytes"])
     if size:
         yield from (problem(*pair) for pair in _label_problems(data[start : start + size], image.shape[:2], limits))
-    elif limits.label_format != "unlabelled":
+    elif manifest.label_histogram:  # others have labels
         yield problem("no label", "complete the labels and write again, or write the folder with --unlabelled")
 
 

@@ -1,0 +1,189 @@
+"""Damage and wrong labels: each kind is found, named with its sample, and nothing else is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mgcda_dist.data.shards.encode import png_bytes
+from mgcda_dist.data.shards.index import index_shards
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.verify import Problem, shared_images, verify_shards
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.errors import ShardError
+from tests.support.tars import plain_tar
+
+LABEL = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 8
+
+
+def scene(i: int) -> np.ndarray:
+    """A smooth picture of its own, as frames of different places are; uint8 H×W×3."""
+    coarse = np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8)
+    return cv2.resize(coarse, (96, 72), interpolation=cv2.INTER_CUBIC)
+
+
+def frame(i: int) -> SourceSample:
+    image = cv2.resize(scene(i), (32, 24), interpolation=cv2.INTER_AREA)
+    return SourceSample(f"frame{i}", cv2.imencode(".png", image)[1].tobytes(), "png", png_bytes(LABEL))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_shards([frame(i) for i in range(6)], tmp_path / "a", dataset="toy", split="train", label_format="road8",
+                 samples_per_shard=3)  # fmt: skip
+    return tmp_path / "a"
+
+
+def foreign(folder: Path, samples: list[SourceSample], label_format: str = "road8") -> Path:
+    """A folder of tar files of another tool, which nobody checked."""
+    folder.mkdir()
+    plain_tar(folder / "a.tar", {f"{s.key}.{s.image_ext}": s.image for s in samples}
+              | {f"{s.key}.label.png": s.label for s in samples if s.label})  # fmt: skip
+    index_shards(folder, dataset="toy", split="train", label_format=label_format)
+    return folder
+
+
+def test_sound_folders_have_no_problem(folder: Path) -> None:
+    steps: list[int] = []
+    verified = verify_shards(folder, progress=steps.append, workers=2)
+    assert verified.problems == [] and steps == [3, 3] and len(verified.fingerprints) == 6
+    assert verify_shards(folder, contents=False).fingerprints == []
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    row = Manifest.open(path.parent).shard_index(1)[0]
+    data[int(row["image_offset"]) + 60] ^= 255
+    path.write_bytes(data)
+
+
+def zero_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[:512] = bytes(512)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "whys"),
+    [
+        (Path.unlink, ["the file is missing"]),
+        (lambda path: path.write_bytes(b""), ["the file is empty"]),
+        (cut, ["cut off: ", "not a whole tar file", "the image is cut off"]),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), ["too long: "]),
+        (flip, ["altered: ", "cannot be decoded"]),
+        (zero_header, ["altered: ", "the tar has no such image"]),
+    ],
+)
+def test_damaged_files(folder: Path, damage: Callable[[Path], object], whys: list[str]) -> None:
+    damage(folder / "shard-000001.tar")
+    problems = verify_shards(folder).problems
+    for why in whys:
+        assert any(why in problem.why for problem in problems), problems
+    assert {problem.shard for problem in problems} == {"shard-000001.tar"}
+    assert all(problem.remedy for problem in problems)
+
+
+def test_counts_that_do_not_match(folder: Path) -> None:
+    np.save(folder / "shard-000001.idx.npy", Manifest.open(folder).shard_index(1)[:2])
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"num_samples": 6', '"num_samples": 7'))
+    whys = [problem.why for problem in verify_shards(folder).problems]
+    assert "the shard table counts 6 samples, the manifest 7" in whys
+    assert any("2 samples, but the manifest counts 3" in why for why in whys)
+
+
+def test_another_manifest_has_another_digest(folder: Path) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(content | {"label_format": "camvid"}))
+    assert any("digest" in problem.why for problem in verify_shards(folder).problems)
+
+
+@pytest.mark.parametrize(
+    ("label", "why", "label_format"),
+    [
+        (png_bytes(np.where(LABEL == 3, 99, LABEL).astype(np.uint8)), "ids 99 are none of road8's", "road8"),
+        (png_bytes(np.full((24, 32), 255, np.uint8)), "every pixel is void", "road8"),
+        (png_bytes(np.full((24, 32), 4, np.uint8)), "every pixel is void", "cityscapes_ids"),
+        (png_bytes(LABEL[:12]), "the label is 32×12 px, the image 32×24", "road8"),
+        (png_bytes((LABEL * 20 + 60).astype(np.uint8)), "looks like colours turned to grey", "road8"),
+        (None, "no label", "road8"),
+    ],
+)
+def test_unfit_labels(tmp_path: Path, label: bytes | None, why: str, label_format: str) -> None:
+    good = png_bytes(np.full((24, 32), 7, np.uint8))
+    samples = [replace(frame(0), label=good), replace(frame(1), label=label), replace(frame(2), label=good)]
+    problems = verify_shards(foreign(tmp_path / "a", samples, label_format)).problems
+    assert [(problem.shard, problem.key) for problem in problems] == [("a.tar", "frame1")]
+    assert why in problems[0].why
+
+
+def test_colour_labels_are_found_after_the_fact(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "a", [frame(0), frame(1)])
+    colours = cv2.imencode(".png", np.dstack([LABEL] * 3))[1].tobytes()
+    path = folder / "a.tar"
+    row = Manifest.open(folder).shard_index(0)[1]
+    data = bytearray(path.read_bytes())
+    start, size = int(row["label_offset"]), int(row["label_bytes"])
+    index = Manifest.open(folder).shard_index(0).copy()
+    index["label_offset"][1], index["label_bytes"][1] = len(data), len(colours)
+    assert start + size < len(data)
+    path.write_bytes(data + colours)
+    np.save(folder / "a.idx.npy", index)
+    whys = {problem.why for problem in verify_shards(folder).problems if problem.key == "frame1"}
+    assert any("3 channels: it looks like a colour map" in why for why in whys)
+
+
+def test_a_set_without_any_label_is_fine(tmp_path: Path) -> None:
+    samples = [replace(frame(i), label=None) for i in range(3)]
+    assert verify_shards(foreign(tmp_path / "a", samples)).problems == []
+
+
+def test_known_datasets_have_their_size(tmp_path: Path) -> None:
+    label = png_bytes(np.where(LABEL > 3, 2, 0).astype(np.uint8))
+    samples = [replace(frame(i), label=label) for i in range(3)]
+    write_shards(samples, tmp_path / "a", dataset="road_anomaly", split="test", label_format="road_anomaly")
+    assert [p.why for p in verify_shards(tmp_path / "a").problems] == ["3 samples, but road_anomaly test has 60"]
+    assert verify_shards(tmp_path / "a", partial=True).problems == []
+
+
+def test_objects_need_alpha(tmp_path: Path) -> None:
+    clear, solid = np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 4), 255, np.uint8)
+    samples = [SourceSample(f"o{i}", png_bytes(array), "png") for i, array in enumerate([solid, clear, solid[..., :3]])]
+    write_shards(samples, tmp_path / "a", dataset="toy", split="train", label_format="binary", kind="objects")
+    assert [problem.key for problem in verify_shards(tmp_path / "a").problems] == ["o1", "o2"]
+
+
+def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
+    def write(name: str, images: dict[str, bytes], extension: str) -> Path:
+        samples = [SourceSample(key, image, extension) for key, image in images.items()]
+        write_shards(samples, tmp_path / name, dataset="toy", split=name, label_format="unlabelled")
+        return tmp_path / name
+
+    pngs = {f"t{i}": cv2.imencode(".png", scene(i))[1].tobytes() for i in range(30)}
+    small = cv2.resize(scene(7), (48, 36), interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
+    train = verify_shards(write("train", pngs, "png"))
+    others = {f"v{i}": cv2.imencode(".png", scene(i))[1].tobytes() for i in range(100, 130)}
+    assert list(shared_images(train, verify_shards(write("val", others, "png")))) == []
+    copied = list(shared_images(train, verify_shards(write("copied", others | {"w": pngs["t3"]}, "png"))))
+    assert [(problem.key, "the same image as t3 in" in problem.why) for problem in copied] == [("w", True)]
+    altered = list(shared_images(train, verify_shards(write("altered", {"w": jpeg}, "jpg"))))
+    assert [problem.key for problem in altered] == ["w"] and "bits differ) as t7 in" in altered[0].why
+
+
+def test_a_folder_without_manifest_is_an_error_not_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="mgcda shards index"):
+        verify_shards(tmp_path)
+    assert Problem("a", "b", "c", "d").remedy == "d"
