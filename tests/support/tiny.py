@@ -40,6 +40,7 @@ class PlainSegmentationLoss:
     weights = (1.0, 0.1, 0.1)
 
     def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = F.interpolate(logits, size=label.shape[-2:], mode="bilinear")
         inlier, anomaly = label < NUM_CLASSES, label == ANOMALY
         ce = F.cross_entropy(logits, torch.where(inlier, label, 0), reduction="none")

@@ -1,0 +1,79 @@
+"""The collectives themselves, and what a step pays for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.multiprocess.scenarios import BATCH, SCENARIOS
+from tests.multiprocess.worlds import Results, judged, rows_of
+from tests.support.tiny import NUM_DOMAINS
+
+SIZES = (2, 3, 4)
+STAGES, SEG_GROUPS, FLOAT64 = 2, 3, 8
+ROWS_PER_IMAGE, DIM = 2 * 6 + 3 * 2 * 3, 6  # image-aware: twice the average of each side
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gather_brings_all_rows_in_rank_order(worlds: list[Results], size: int):
+    everywhere = torch.cat([rows_of(rank) for rank in range(size)])
+    for rank in range(size):
+        assert torch.equal(worlds[rank].gathers[size]["everywhere"], everywhere)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_of_a_gather_cross_ranks(worlds: list[Results], size: int):
+    # The gradient of a row is what all ranks' losses together say about it: against autograd in one process …
+    everywhere = torch.cat([rows_of(rank) for rank in range(size)]).requires_grad_()
+    total = torch.stack([judged(everywhere, rank) for rank in range(size)]).sum()
+    (expected,) = torch.autograd.grad(total, everywhere)
+    found = torch.cat([worlds[rank].gathers[size]["gradient"] for rank in range(size)])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    # … and against finite differences.
+    with torch.no_grad():
+        for place in ((0, 1), (len(found) - 1, 0)):
+            values = []
+            for step in (1e-6, -1e-6):
+                moved = everywhere.clone()
+                moved[place] += step
+                values.append(sum(judged(moved, rank).item() for rank in range(size)))
+            assert found[place].item() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_may_be_waited_for_in_any_order(worlds: list[Results], size: int):
+    first, second = sum(range(1, size + 1)), sum(10.0**k for k in range(1, size + 1))
+    for rank in range(size):
+        assert worlds[rank].sums[size] == [second, first, first]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_step_calls_two_sums_one_gather_and_its_backward(worlds: list[Results], size: int):
+    # What really went through torch.distributed; one more all_reduce is the gradient reduction.
+    for rank in range(size):
+        assert worlds[rank].calls[size] == {"all_reduce": 3, "all_gather_single": 1, "reduce_scatter_single": 1}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_account_follows_the_formula(worlds: list[Results], name: str, size: int):
+    scenario = SCENARIOS[name]
+    micros = scenario.steps * scenario.accumulation
+    mdat, cacl = scenario.model.get("with_mdat", True), scenario.model.get("with_cacl", True)
+    images = BATCH // size
+    per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
+    terms = 4 + mdat + 2 * cacl
+    rows = images * per_image * (DIM + 2)
+    expected = {
+        "counts": SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + cacl * size * 2 * images * 2,
+        "values": terms + mdat * 2 * STAGES * NUM_DOMAINS,
+        "cacl_rows": cacl * rows,
+        "gather_backward": cacl * size * rows,
+    }
+    # The same on every rank and at every step, whatever the rank has or lacks (law 3).
+    for rank in range(size):
+        account = worlds[rank].records[name, size].account
+        assert dict(account.calls) == {label: micros for label, number in expected.items() if number}
+        assert dict(account.num_bytes) == {
+            label: micros * FLOAT64 * number for label, number in expected.items() if number
+        }

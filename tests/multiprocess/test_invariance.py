@@ -1,0 +1,157 @@
+"""Law 1, world-size invariance: with the same global batch everything is the same for W = 1, 2, 3 and 4 processes.
+
+Tolerances. In float64 1e-9, against a rounding noise of about 1e-14: a mean of means, a rank's own negatives or a
+queue in another order is off by 1e-3 or more. Cases without a memory, an anomaly, a domain have the same tolerance.
+In float32 the sums over ranks are rounded in another order, 6e-8 each: losses within 1e-5. In bf16 a rank rounds its
+gradient to 8 bits before the sum, and each partial sum again: a few units of 2^-8 of the largest entry.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
+from tests.multiprocess.worlds import RESUME_AT, Results
+
+SIZES = (2, 3, 4)
+
+
+@cache
+def alone(name: str) -> Record:
+    """The same scenario in one process without a group."""
+    return play({**SCENARIOS, "bf16": BF16, "fp32": FP32}[name])
+
+
+def compare(found: Record, expected: Record, tolerance: float, gradient_tolerance: float | None = None) -> None:
+    """Terms, health, rows, gradients and final state agree."""
+    gradient_tolerance = gradient_tolerance or tolerance
+    assert len(found.terms) == len(expected.terms)
+    for here, there in zip(found.terms, expected.terms, strict=True):
+        compared = {name: value for name, value in there.items() if name != "signal"}
+        assert {name: here[name] for name in compared} == pytest.approx(
+            compared, rel=tolerance, abs=tolerance, nan_ok=True
+        )
+    for here, there in zip(found.health, expected.health, strict=True):
+        assert here == pytest.approx(there, rel=tolerance, abs=tolerance)
+    for here, there in zip(found.rows, expected.rows, strict=True):
+        assert {name: value.shape for name, value in here.items()} == {name: x.shape for name, x in there.items()}
+        for name in ("type", "domain", "id"):
+            assert torch.equal(here[name], there[name]), f"sampled rows differ in {name}"
+        torch.testing.assert_close(here["z"], there["z"], rtol=0, atol=gradient_tolerance)
+    for here, there in zip(found.cursors, expected.cursors, strict=True):
+        assert torch.equal(here, there)
+    for here, there in zip(found.gradients, expected.gradients, strict=True):
+        scale = there.abs().nan_to_num().max().clamp(min=1).item()
+        torch.testing.assert_close(here, there, rtol=0, atol=gradient_tolerance * scale, equal_nan=True)
+    assert found.state.keys() == expected.state.keys()
+    for name, value in expected.state.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(
+                found.state[name],
+                value,
+                rtol=0,
+                atol=gradient_tolerance,
+                equal_nan=True,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+        else:
+            assert torch.equal(found.state[name], value), name
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_worlds_agree_with_one_process(worlds: list[Results], name: str, size: int):
+    for rank in range(size):
+        compare(worlds[rank].records[name, size], alone(name), 1e-9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_worlds_agree_in_float32(worlds: list[Results], size: int):
+    for rank in range(size):
+        compare(worlds[rank].records["fp32", size], alone("fp32"), 1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_worlds_agree_in_bf16(worlds: list[Results], size: int):
+    for rank in range(size):
+        compare(worlds[rank].records["bf16", size], alone("bf16"), 1e-5, gradient_tolerance=4 * 2**-8)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ranks_hold_the_same_bytes(worlds: list[Results], size: int):
+    for name in SCENARIOS:
+        states = [worlds[rank].records[name, size].state for rank in range(size)]
+        for state in states[1:]:
+            for key, value in states[0].items():
+                assert torch.equal(state[key].nan_to_num(), value.nan_to_num()), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], size: int):
+    whole = play(Scenario(steps=RESUME_AT + 2))
+    for rank in range(size):
+        resumed = worlds[rank].resumed[size]
+        rest = Record(
+            whole.terms[RESUME_AT:], whole.health[RESUME_AT:], whole.rows[RESUME_AT:], whole.cursors[RESUME_AT:],
+            whole.gradients[RESUME_AT:], whole.state,
+        )  # fmt: skip
+        compare(resumed, rest, 1e-9)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_signal_is_the_mean_over_ranks(worlds: list[Results], size: int):
+    for rank in range(size):
+        for terms in worlds[rank].records["adaptive_stage", size].terms:
+            assert terms["signal"] == pytest.approx(sum(range(size)) / size, abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------- the hard cases are what they say
+
+
+def test_anchors_without_a_positive_are_not_counted():
+    record, without_memory = alone("lonely_anomaly"), alone("lonely_anomaly_without_memory")
+    anchors = [terms["cacl/anchors"] for terms in record.terms]
+    sampled = [len(rows["id"]) for rows in record.rows]
+    lonely = [(rows["type"] == 3).sum().item() for rows in record.rows]
+    assert lonely == [1, 1, 1], "one anomaly per step"
+    others = [terms["cacl/anchors"] for terms in without_memory.terms]
+    assert others[0] == anchors[0] < sampled[0], "no positive in the batch, nor in an empty memory"
+    assert anchors[2] > others[2], "its positive is the anomaly of an earlier step"
+
+
+def test_nothing_to_contrast():
+    assert [terms["cacl/anchors"] for terms in alone("one_pixel_alone").terms] == [0, 0, 0]
+    assert [len(rows["id"]) for rows in alone("one_pixel_alone").rows] == [1, 1, 1]
+    assert [len(rows["id"]) for rows in alone("everything_void").rows] == [0, 0, 0]
+    assert all(terms["loss/seg"] == 0 == terms["loss/cacl"] for terms in alone("everything_void").terms)
+    assert all(terms["loss/mdat"] > 0 for terms in alone("everything_void").terms), "unlabelled images are aligned"
+
+
+def test_the_memory_wraps():
+    just, small = alone("memory_just_wrapped"), alone("memory_smaller_than_a_step")
+    assert just.cursors[0].tolist()[0] == 0, "exactly full after the first step"
+    assert bool((just.state["cacl.queue.steps"][0] >= 0).all())
+    assert bool((small.state["cacl.queue.steps"][:4] == 2).all()), "only the last step is left"
+
+
+def test_a_rank_lacks_anomalies_labels_or_a_domain():
+    def of(name: str) -> torch.Tensor:
+        rows = alone(name).rows[0]
+        return torch.stack([rows["id"] // 30 // 3, rows["type"], rows["domain"]])  # rank of four, type, domain
+
+    rank, kind, _ = of("anomaly_in_first_image_only")
+    assert set(rank[kind == 3].tolist()) == {0}
+    rank, _, domain = of("domains_in_order")
+    assert set(domain[rank == 0].tolist()) == {0} and 0 not in domain[rank > 1]
+    assert set(of("one_rank_void")[0].tolist()) == {0, 1}
+
+
+def test_not_a_number_on_one_rank_is_not_a_number_on_all(worlds: list[Results]):
+    for size in SIZES:
+        for rank in range(size):
+            record = worlds[rank].records["not_a_number", size]
+            finite = [terms["loss/total"] == terms["loss/total"] for terms in record.terms]
+            assert finite == [True, False] and len(record.health) == 1
