@@ -43,10 +43,7 @@ def segmenter(config: Config, weights: str | None = None) -> nn.Module:
     model = config.model
     backbone = timm_backbone(model.backbone, weights or model.weights, model.norm, seed=config.seed)
     decoder = Decoder(backbone.channels, len(config.data.class_names), model.decoder_channels, seed=config.seed)
-    network = Segmenter(backbone, decoder, backbone.mean, backbone.std)
-    if model.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return network
+    return Segmenter(backbone, decoder, backbone.mean, backbone.std)
 
 
 def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.training.run_folder import RunFolder
+from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 
 __all__ = ["run_evaluation", "run_training"]
 
@@ -33,7 +33,7 @@ def run_training(config: Config) -> int:
     run = RunFolder(config)
     run.prepare(config)
     run.results.unlink(missing_ok=True)
-    tracking = config.tracking.mlflow_uri or f"sqlite:///{Path(config.runs) / 'mlflow.db'}"
+    tracking = mlflow_uri(config)
     console.print(f"[bold]{config.name}[/]  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
@@ -45,7 +45,7 @@ def run_training(config: Config) -> int:
     _show_results(results, console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
-    if tracking != "off":
+    if tracking is not None:
         console.print(f"MLflow     mlflow ui --backend-store-uri {tracking}", soft_wrap=True)
     return 0
 

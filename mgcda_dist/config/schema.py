@@ -191,7 +191,6 @@ class ModelConfig(Section):
     )
     decoder_channels: Count = Field(96, description="D; ours")
     score: Literal["msp", "max_logit", "entropy", "energy"] = Field("energy", description="anomaly score")
-    channels_last: bool = True
     compile: bool = Field(False, description="torch.compile of the segmenter")
 
 
@@ -239,7 +238,7 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """MLflow, and what is logged how often."""
 
-    mlflow_uri: str | None = Field(None, description="null: sqlite in the runs folder; `off`: jsonl only")
+    mlflow_uri: str | None = Field(None, description="null: sqlite in the runs folder; `none`: jsonl only")
     experiment: str = "mgcda"
     log_every_steps: Count = 10
     system_metrics: bool = True

@@ -24,6 +24,7 @@ from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
+from mgcda_dist.models.outlier_losses import upsample
 from mgcda_dist.models.scores import anomaly_score
 
 __all__ = ["EvaluationRequest", "PanelRow", "SetResult", "evaluate_set", "evaluate_sets", "evaluation_request", "results_json"]
@@ -112,7 +113,9 @@ def evaluate_set(
         image = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0).to(device)
         prediction: Prediction = network(image)
         # Logits are brought to the label's own size first: the score of a mean is what a deployed network would give.
-        logits = F.interpolate(prediction.logits.float(), size=frame.label.shape, mode="bilinear", align_corners=False)
+        logits = upsample(prediction.logits.float(), image.shape[-2:])
+        if frame.label.shape != image.shape[-2:]:
+            logits = F.interpolate(logits, size=frame.label.shape, mode="bilinear", align_corners=False)
         scores = score(logits)
         scores = _blurred(scores) if blur else scores
         predicted = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgcda_dist.batch import MaskedSums
 from mgcda_dist.models.outlier_losses import PixelSums, energy_hinge, entropy, label_at, upsample
 
-__all__ = ["GroupSums", "OutlierKind", "SegmentationLoss", "segmentation_loss"]
+__all__ = ["OutlierKind", "SegmentationLoss", "segmentation_loss"]
 
 OutlierKind = Literal["energy_hinge", "entropy", "none"]
-
-
-class GroupSums(NamedTuple):
-    """Local sums (G, with gradient) and counts (G, int64) of masked means."""
-
-    sums: Tensor
-    counts: Tensor
 
 
 class SegmentationLoss:
@@ -40,7 +34,7 @@ class SegmentationLoss:
         self.outlier, self.stride_px = outlier, stride_px
         self.weights: tuple[float, ...] = (1.0,) if outlier is None else (1.0, outlier_weight, outlier_weight)
 
-    def __call__(self, logits: Tensor, label: Tensor) -> GroupSums:
+    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
         """Sums for logits N×C×h×w and labels N×H×W of this rank."""
         height, width = (-(-size // self.stride_px) for size in label.shape[1:])
         logits = upsample(logits.to(torch.promote_types(logits.dtype, torch.float32)), (height, width))
@@ -54,7 +48,7 @@ class SegmentationLoss:
             outlier = self.outlier(logits, label)
             sums += [outlier.inlier_sum, outlier.anomaly_sum]
             counts += [outlier.inlier_count, outlier.anomaly_count]
-        return GroupSums(torch.stack(sums), torch.stack(counts))
+        return MaskedSums(torch.stack(sums), torch.stack(counts))
 
 
 def segmentation_loss(

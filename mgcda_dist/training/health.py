@@ -29,7 +29,8 @@ class HealthWatch:
                 continue
             chance = 1.0 / len(self._config.data.domains)
             peak = self._peak_accuracy[stage.name] = max(accuracy, self._peak_accuracy.get(stage.name, 0.0))
-            if progress > 0.3 and peak < chance + 0.1 * (1 - chance):
+            # A running mean with momentum 0.95 says little before a hundred steps.
+            if step >= 100 and progress > 0.3 and peak < chance + 0.1 * (1 - chance):
                 found[f"dead {stage.name}"] = (
                     f"the discriminator of {stage.name} has never left chance ({accuracy:.2f} against {chance:.2f}): it "
                     "teaches nothing; look at optim.lr_discriminators, mdat.channels, mdat.smoothing.epsilon"

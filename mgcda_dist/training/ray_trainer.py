@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -39,12 +40,19 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scaling = config.scaling
+    fatal = run_root / "logs" / "fatal.json"
+    fatal.unlink(missing_ok=True)
     if not ray.is_initialized():
         _start_ray(config)
     gpus = scaling.gpus_per_worker
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "task": task, "arguments": arguments or {}},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "task": task,
+            "arguments": arguments or {},
+            "fatal": str(fatal),
+        },
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
             use_gpu=gpus > 0,
@@ -63,6 +71,8 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
         trainer.fit()
     except Exception as error:
         raise _in_our_words(error, run_root) from error
+    if fatal.is_file():
+        raise MgcdaError(*json.loads(fatal.read_text(encoding="utf-8")))
 
 
 def _start_ray(config: Config) -> None:
@@ -81,8 +91,20 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     """Entry of every worker process."""
     from mgcda_dist.training import worker
 
+    fatal = Path(arguments["fatal"])
+    if fatal.is_file():
+        # Ray restarts the group after any error. One of ours would only happen again: all ranks leave quietly, and
+        # `launch` raises it.
+        return
     config = Config.model_validate(arguments["config"])
-    getattr(worker, arguments["task"])(config, **arguments["arguments"])
+    try:
+        getattr(worker, arguments["task"])(config, **arguments["arguments"])
+    except MgcdaError as error:
+        fatal.parent.mkdir(parents=True, exist_ok=True)
+        temporary = fatal.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps([error.where, error.problem, error.remedy]), encoding="utf-8")
+        os.replace(temporary, fatal)
+        raise
 
 
 def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:

@@ -14,10 +14,10 @@ from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["RunFolder", "differing_keys"]
+__all__ = ["RunFolder", "differing_keys", "flatten", "mlflow_uri"]
 
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
-         "data.pin_memory", "model.compile", "model.channels_last")  # fmt: skip
+         "data.pin_memory", "model.compile")  # fmt: skip
 """Keys that may change on resume: they do not touch what is learned."""
 
 
@@ -31,6 +31,7 @@ class RunFolder:
     def __init__(self, config: Config) -> None:
         self.root = Path(config.runs) / config.name
         self.config_file = self.root / "config.yaml"
+        self.manifests = self.root / "manifests.json"
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.jsonl"
         self.events = self.root / "events.jsonl"
@@ -83,7 +84,7 @@ class RunFolder:
 
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ and that matter for what is learned, with (before, now)."""
-    old, new = _flatten(before), _flatten(now)
+    old, new = flatten(before), flatten(now)
     return {
         key: (old.get(key), new.get(key))
         for key in old.keys() | new.keys()
@@ -91,7 +92,16 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     }
 
 
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+def mlflow_uri(config: Config) -> str | None:
+    """Where MLflow records go: the configured server, else one sqlite database beside all runs; None when switched off."""
+    uri = config.tracking.mlflow_uri
+    if uri == "none":
+        return None
+    return uri or f"sqlite:///{Path(config.runs).absolute() / 'mlflow.db'}"
+
+
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections and lists as one level of dotted keys."""
     if isinstance(data, dict):
         items = data.items()
     elif isinstance(data, list):
@@ -100,5 +110,5 @@ def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: data}
     flat: dict[str, Any] = {}
     for key, value in items:
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

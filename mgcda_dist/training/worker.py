@@ -17,11 +17,13 @@ from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.evaluation.evaluate import evaluate_sets
-from mgcda_dist.tracking import Tracker, open_trackers
+from mgcda_dist.evaluation.evaluate import evaluate_sets, results_json
+from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.pictures import draw, draw_history
 from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.training.records import open_trackers
 from mgcda_dist.training.run_folder import RunFolder
 from mgcda_dist.training.state import TrainState
 
@@ -53,15 +55,16 @@ def train(config: Config) -> None:
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
         state = _resume(engine, store, world, run)
         loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
-        tracker = open_trackers(config, run.root, state.step, active=leads)
         started = time.monotonic() - state.elapsed_s
-
-        def log(step: int, metrics: dict[str, float]) -> None:
-            tracker.log_metrics(metrics, step)
 
         def say(text: str) -> None:
             if leads:
                 run.say("note", text)
+
+        tracker = open_trackers(config, run, state.step, leads=leads, say=say)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            tracker.log_metrics(metrics, step)
 
         def checkpoint() -> None:
             state.elapsed_s = time.monotonic() - started
@@ -85,9 +88,10 @@ def evaluate(config: Config, model: str, out: str) -> None:
     """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
     world, device = Collectives(), _device()
     _, network = build.load_model(Path(model))
-    results = evaluate_sets(network.to(device), config, world, device, Path(out) / "pictures")
+    results = evaluate_sets(network, config, world, device)
     if world.rank == 0:
-        _write_results(Path(out) / "results.json", results.to_json())
+        draw(results, config, Path(out) / "pictures")
+        _write_results(Path(out) / "results.json", results_json(results, config))
 
 
 def _conclude(
@@ -104,16 +108,17 @@ def _conclude(
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
     _, network = build.load_model(run.model)
-    results = evaluate_sets(network.to(device), config, world, device, run.pictures)
+    results = evaluate_sets(network, config, world, device)
     if not leads:
         return
-    for name, metrics in results.metrics().items():
-        tracker.log_metrics({f"eval/{name}/{key}": value for key, value in metrics.items()}, config.optim.steps)
-    for picture in results.pictures:
-        tracker.log_picture(f"evaluation/{picture.name}", picture)
+    numbers = {f"eval/{r.name}/{key}": value for r in results for key, value in r.metrics().items()}
+    tracker.log_metrics(numbers, config.optim.steps)
+    for picture in [*draw(results, config, run.pictures), draw_history(run)]:
+        tracker.log_picture(picture.name, picture)
     tracker.log_artifact(run.model / "model.safetensors")
     tracker.log_artifact(run.model / "model.json")
-    _write_results(run.results, results.to_json())
+    # Last: whoever watches takes this file as the end of the run.
+    _write_results(run.results, results_json(results, config))
 
 
 def _save(

@@ -1,0 +1,149 @@
+"""Configurations: what is wrong is said in one message, with file, line, value and the nearest valid name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mgcda_dist.config.load import dump_config, load_config
+from mgcda_dist.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GOOD = """\
+name: run
+data:
+  class_space: idd7
+  crop_px: [64, 64]
+  domains:
+    - {name: a, shards: shards/a, per_step: 4}
+    - {name: b, shards: shards/b, per_step: 4, labelled: false}
+model:
+  backbone: resnet18
+optim:
+  steps: 10
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    config = load_config(path).config
+    assert path.read_text().startswith("# ")
+    assert config.data.global_batch % config.scaling.workers == 0
+
+
+def test_ablation_rows_differ_in_the_two_switches_only() -> None:
+    rows = {row: load_config(CONFIGS / "ablation" / f"{row}.yaml").config for row in ("baseline", "mdat", "cacl", "full")}
+    switches = {row: (config.mdat.enabled, config.cacl.enabled) for row, config in rows.items()}
+    assert switches == {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True), "full": (True, True)}
+    same = {
+        config.model_copy(update={"name": "", "mdat": rows["full"].mdat, "cacl": rows["full"].cacl}).model_dump_json()
+        for config in rows.values()
+    }
+    assert len(same) == 1
+
+
+def test_base_overrides_and_round_trip(good: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text("base: good.yaml\nname: child\nmdat: {weight: 0.7}\n")
+    config = load_config(child, ["optim.steps=20", "data.domains.1.per_step=2", "cacl.enabled=false"]).config
+    assert (config.name, config.mdat.weight, config.optim.steps) == ("child", 0.7, 20)
+    assert (config.data.domains[1].per_step, config.cacl.enabled, config.mdat.lambda_max) == (2, False, 0.1)
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_config(config))
+    assert load_config(again).config == config
+
+
+def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(good).config
+    assert config.data.domains[0].shards == str(tmp_path / "shards/a")
+    assert config.runs == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        (("backbone: resnet18", "backbone: resnet18\n  wights: hub"), 10, "did you mean 'model.weights'"),
+        (("steps: 10", "steps: ten"), 11, "optim.steps = 'ten'"),
+        (("per_step: 4, labelled", "per_step: 4, labeled"), 7, "did you mean 'data.domains.1.labelled'"),
+        (("name: run", "name: run\nlambda_max: 1"), 2, "did you mean 'mdat.lambda_max'"),
+        (("idd7", "idd8"), 3, "idd8"),
+        (("name: b", "name: a"), 5, "two domains are named 'a'"),
+        (("  steps: 10", "  steps: 10\n  steps: 11"), 12, "given twice"),
+        (("steps: 10", "steps: [10"), 12, "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, str], line: int, says: str) -> None:
+    good.write_text(GOOD.replace(*change))
+    with pytest.raises(ConfigError) as caught:
+        load_config(good)
+    assert says in str(caught.value)
+    assert caught.value.where == f"{good}:{line}"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("mdat.smoothing.epsilon=0.4", "over the cap 0.250"),
+        ("scaling.workers=3", "make the per_step values add up to 6 or 9"),
+        ("data.domains.7.per_step=1", "no item of a list with 2 items"),
+        ("optim.steps", "not of the form key=value"),
+        ("engine.zero_stage=4", "engine.zero_stage = 4"),
+        ("optim.lr_heads=-1", "greater than 0"),
+    ],
+)
+def test_an_impossible_override_names_itself(good: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(good, [override])
+    assert says in str(caught.value)
+
+
+def test_a_domain_without_shards_is_named_with_its_line(good: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.domains\.0\.shards: no shards in") as caught:
+        load_config(good).check_files()
+    assert caught.value.where == f"{good}:6"
+
+
+def test_a_missing_file_and_a_base_loop(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*demo\.yaml"):
+        load_config(CONFIGS / "dmo.yaml")
+    loop = tmp_path / "loop.yaml"
+    loop.write_text("base: loop.yaml\nname: x\n")
+    with pytest.raises(ConfigError, match="leads back"):
+        load_config(loop)
+
+
+def test_yaml_tags_run_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_command_line_prints_one_message_and_exits_2(good: Path) -> None:
+    good.write_text(GOOD.replace("steps: 10", "stps: 10"))
+    run = subprocess.run(
+        [sys.executable, "-m", "mgcda_dist", "config", "check", str(good)], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"error: {good}:11: unknown key 'optim.stps'")
+    assert "Traceback" not in run.stderr and run.stdout == ""
+
+
+def test_show_prints_the_resolved_configuration(good: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "mgcda_dist", "config", "show", str(good)], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    assert yaml.safe_load(run.stdout)["mdat"]["lambda_max"] == 0.1

@@ -1,0 +1,19 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the small real data sets, in their official layouts; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("MGCDA_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "camvid").is_dir():
+        pytest.skip(f"no real data in {folder}: set MGCDA_DATA to a folder with camvid/, idd20k_lite/, … to run this")
+    return folder
