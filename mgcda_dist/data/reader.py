@@ -14,7 +14,7 @@ from mgcda_dist.errors import ShardError
 
 __all__ = ["EncodedSample", "ShardReader"]
 
-_OPEN_SHARDS = 64  # files and indices kept open; a window of the plan holds a handful per domain
+_OPEN_SHARDS = 32  # a window of the plan holds a handful of shards
 
 
 class EncodedSample(NamedTuple):
@@ -41,11 +41,11 @@ class ShardReader:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
-        self._indices: Recent[int, np.ndarray] = Recent(manifest.shard_index, _OPEN_SHARDS)
-        self._files: Recent[int, int] = Recent(partial(_open, manifest), _OPEN_SHARDS, drop=os.close)
+        self._length = int(self._ends[-1]) if len(self._ends) else 0
+        self._shards: Recent[int, _OpenShard] = Recent(partial(_open, manifest), _OPEN_SHARDS, drop=_OpenShard.close)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._length
 
     def read(self, index: int) -> EncodedSample:
         """The sample with this flat index.
@@ -53,41 +53,56 @@ class ShardReader:
         Raises:
             ShardError: no such sample, or its shard is missing or shorter than its index says.
         """
-        if not 0 <= index < len(self):
-            raise ShardError(str(self.manifest.folder), f"sample {index} is not among its {len(self)}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        row = self._indices[shard][index - int(self._ends[shard])]  # negative: counted from the shard's end
-        key = row["key"].decode()
-        where = f"{self.manifest.shard_path(shard)}: {key}"
-        image = self._pread(shard, int(row["image_offset"]), int(row["image_bytes"]), where)
-        size = int(row["label_bytes"])
-        label = self._pread(shard, int(row["label_offset"]), size, where) if size else None
+        if not 0 <= index < self._length:
+            raise ShardError(str(self.manifest.folder), f"sample {index} is not among its {self._length}")
+        number = int(self._ends.searchsorted(index, side="right"))
+        shard = self._shards[number]
+        key, image_offset, image_bytes, label_offset, label_bytes = shard.rows[index - int(self._ends[number])]
+        where = f"{shard.path}: {key}"
+        image = _pread(shard.file, image_bytes, image_offset, where)
+        label = _pread(shard.file, label_bytes, label_offset, where) if label_bytes else None
         return EncodedSample(key, image, label, where)
 
     def close(self) -> None:
         """Close all files; the next read opens them again."""
-        self._files.clear()
-
-    def _pread(self, shard: int, offset: int, size: int, where: str) -> bytes:
-        try:
-            data = os.pread(self._files[shard], size, offset)
-        except OSError as error:
-            raise ShardError(where, f"cannot be read: {error.strerror}", "check the disk or mount") from error
-        if len(data) != size:
-            problem = f"the shard ends {size - len(data)} bytes before the sample does"
-            raise ShardError(
-                where, problem, "the shard is truncated: run `mgcda shards verify`, then copy or write it again"
-            )
-        return data
+        self._shards.clear()
 
     def __del__(self) -> None:
-        if hasattr(self, "_files"):
+        if hasattr(self, "_shards"):
             self.close()
 
 
-def _open(manifest: Manifest, shard: int) -> int:
-    path = manifest.shard_path(shard)
+class _OpenShard(NamedTuple):
+    """A shard's file descriptor and its index as plain tuples, which are read five times as fast as NumPy's rows."""
+
+    file: int
+    path: str
+    rows: list[tuple[str, int, int, int, int]]
+    """Per sample: key, image offset and bytes, label offset and bytes. Read from the end: row i - size is sample i."""
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+def _open(manifest: Manifest, shard: int) -> _OpenShard:
+    index, path = manifest.shard_index(shard), str(manifest.shard_path(shard))
+    numbers = (index[name].tolist() for name in ("image_offset", "image_bytes", "label_offset", "label_bytes"))
+    keys = [key.decode() for key in index["key"].tolist()]
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShardError(str(path), f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
+        raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
+    return _OpenShard(file, path, list(zip(keys, *numbers, strict=True)))
+
+
+def _pread(file: int, size: int, offset: int, where: str) -> bytes:
+    try:
+        data = os.pread(file, size, offset)
+    except OSError as error:
+        raise ShardError(where, f"cannot be read: {error.strerror}", "check the disk or mount") from error
+    if len(data) != size:
+        problem = f"the shard ends {size - len(data)} bytes before the sample does"
+        raise ShardError(
+            where, problem, "the shard is truncated: run `mgcda shards verify`, then write or copy it again"
+        )
+    return data
