@@ -25,6 +25,19 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 demo: $(DEMO_READY) $(DEMO_SHARDS) ## Install, generate shards, train with 2 workers, evaluate, show the results
 	@$(BIN)/mgcda train configs/demo.yaml
 
+.PHONY: small-real
+small-real: small-real-shards ## DATA=FOLDER: train on CamVid, COCO and IDD-Lite, test on RoadAnomaly (under 30 minutes)
+	@$(BIN)/mgcda train configs/small_real.yaml
+
+.PHONY: small-real-shards
+small-real-shards: $(DEMO_READY) ## DATA=FOLDER: write the shards of configs/small_real.yaml
+	@test -d "$(DATA)" || { echo "Say where the data sets lie: make small-real DATA=/path/to/datasets" >&2; exit 1; }
+	@for split in train val test; do $(BIN)/mgcda shards write camvid "$(DATA)/camvid" shards/camvid/$$split --split $$split; done
+	@$(BIN)/mgcda shards write idd_lite "$(DATA)/idd20k_lite" shards/idd_lite/train --split train
+	@for split in train val; do $(BIN)/mgcda shards write coco "$(DATA)/coco" shards/coco_objects/$$split --split $$split; done
+	@$(BIN)/mgcda shards write road_anomaly "$(DATA)/road_anomaly" shards/road_anomaly/test --split test
+	@$(BIN)/mgcda shards write lost_and_found "$(DATA)/lost_and_found" shards/lost_and_found/test --split test
+
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
