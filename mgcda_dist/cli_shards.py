@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from mgcda_dist.data.shards.sources import Source
     from mgcda_dist.data.shards.verify import Problem, Verified
 
-__all__ = ["shards_app"]
+__all__ = ["DATASETS", "shards_app"]
 
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
+
+DATASETS = (
+    "camvid", "carla", "cityscapes", "coco", "gta5", "idd_lite", "lost_and_found", "road_anomaly", "plain",
+)  # fmt: skip
+"""Names of the readers, written here so that `--help` need not import them."""
 
 Workers = Annotated[int | None, typer.Option(help="threads; default: one per processor")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
@@ -29,8 +34,7 @@ def write(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="camvid, idd_lite, cityscapes, coco, road_anomaly, "
-            "lost_and_found, gta5, carla, or plain (images/ and labels/)",
+            help=f"{', '.join(DATASETS)}; plain: any folder of images/ and labels/",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="folder of the dataset, in its official layout")],

@@ -7,6 +7,9 @@ import hashlib
 import io
 import json
 import pickle
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +36,7 @@ def frame(i: int, height: int = 24, width: int = 32) -> SourceSample:
     return SourceSample(key, cv2.imencode(".jpg", image)[1].tobytes(), "jpg", png_bytes(label), meta)
 
 
-def write(samples: object, folder: Path, **changes: object) -> Manifest:
+def write(samples: object, folder: Path | str, **changes: object) -> Manifest:
     arguments = {"dataset": "toy", "split": "train", "label_format": "road8", "samples_per_shard": 4} | changes
     return write_shards(samples, folder, **arguments)  # pyright: ignore[reportArgumentType]
 
@@ -135,6 +138,31 @@ def test_killed_and_run_again(tmp_path: Path, stop: int) -> None:
     assert sum(steps) == 11
     assert bool(before) == (stop >= 7)  # two samples are in flight when the source dies
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items()), "finished shards were rewritten"
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from tests.data.shards.test_write import frame, write
+def samples():
+    for i in range(11):
+        if i == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield frame(i)
+write(samples(), sys.argv[1], workers=1)
+"""
+
+
+def test_killed_for_good(tmp_path: Path) -> None:
+    repository = Path(__file__).parents[3]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(repository)], check=False, cwd=repository
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"shard-000000.tar", ".writing.jsonl"}
+    write([frame(i) for i in range(11)], tmp_path / "a")
+    write([frame(i) for i in range(11)], tmp_path / "b")
+    assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
 def test_half_written_files_are_replaced(tmp_path: Path) -> None:

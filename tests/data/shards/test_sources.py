@@ -1,0 +1,230 @@
+"""Readers of datasets: miniatures in each official layout, and the real data where it is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from mgcda_dist.cli_shards import DATASETS
+from mgcda_dist.data.labels import LABEL_FORMATS, known_ids
+from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.sources import SOURCES
+from mgcda_dist.data.shards.sources.coco import KNOWN_TO_CITYSCAPES
+from mgcda_dist.data.shards.sources.source import safe_key
+from mgcda_dist.data.shards.verify import verify_shards
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.errors import ConfigError, ShardError
+
+
+def put(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, array)[1].tobytes())
+    return path
+
+
+def image(value: int = 90) -> np.ndarray:
+    return np.full((6, 8, 3), value, np.uint8)
+
+
+def label(*values: int) -> np.ndarray:
+    return np.resize(np.array(values, np.uint8), (6, 8))
+
+
+def read(dataset: str, folder: Path, split: str, **options: Any) -> tuple[list[SourceSample], str]:
+    opened = SOURCES[dataset].open(folder, split, **options)
+    samples = list(opened.samples)
+    assert len(samples) == len(opened.samples)
+    return samples, opened.label_format
+
+
+def ids(sample: SourceSample) -> set[int]:
+    assert sample.label is not None
+    return set(np.unique(decode_ids(sample.label, sample.key)).tolist())
+
+
+def test_the_command_line_names_them_all() -> None:
+    assert set(DATASETS) == set(SOURCES)
+    assert all(source.licence and source.url and source.layout for source in SOURCES.values())
+
+
+LAYOUTS = {
+    "camvid": ("train/{}.png", "trainannot/{}.png", "camvid", "s_00"),
+    "cityscapes": (
+        "leftImg8bit/train/bonn/{}_leftImg8bit.png",
+        "gtFine/train/bonn/{}_gtFine_labelIds.png",
+        "cityscapes_ids",
+        "bonn/s_00",
+    ),
+    "idd_lite": ("leftImg8bit/train/12/{}_image.jpg", "gtFine/train/12/{}_label.png", "idd_lite", "12/s_00"),
+    "lost_and_found": (
+        "leftImg8bit/train/01_Hanns/{}_leftImg8bit.png",
+        "gtCoarse/train/01_Hanns/{}_gtCoarse_labelIds.png",
+        "lost_and_found_ids",
+        "01_Hanns/s_00",
+    ),
+    "road_anomaly": ("frames/{}.webp", "frames/{}.labels/labels_semantic.png", "road_anomaly", "s_00"),
+    "gta5": ("images/{}.png", "labels/{}.png", "cityscapes_ids", "s_00"),
+    "plain": ("train/images/x/{}.jpeg", "train/labels/x/{}_labelIds.png", "binary", "x/s_00"),
+    "carla": ("images/train/{}.jpg", "labels/train/{}.png", "carla_ids", "s_00"),
+}
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_official_layouts(tmp_path: Path, dataset: str) -> None:
+    images, labels, label_format, first_key = LAYOUTS[dataset]
+    raw = sorted(known_ids(label_format))[:2]
+    for i in (2, 0, 1):
+        put(tmp_path / images.format(f"s.0{i}"), image(i))
+        if i < 2:
+            put(tmp_path / labels.format(f"s.0{i}"), label(*raw))
+    with pytest.raises(ShardError, match=r"1 of 3 images have none.*\n.*--unlabelled"):
+        read(dataset, tmp_path, "train")
+    unlabelled, no_format = read(dataset, tmp_path, "train", unlabelled=True)
+    assert no_format == "unlabelled" and all(sample.label is None for sample in unlabelled)
+    put(tmp_path / labels.format("s.02"), label(raw[0]))
+    samples, found_format = read(dataset, tmp_path, "train")
+    assert found_format == label_format
+    assert [sample.key for sample in samples] == [first_key, first_key[:-1] + "1", first_key[:-1] + "2"]
+    assert [ids(sample) for sample in samples] == [set(raw), set(raw), {raw[0]}]
+    assert {sample.image_ext for sample in samples} <= {"jpg", "png", "webp"}
+    manifest = write_shards(SOURCES[dataset].open(tmp_path, "train").samples, tmp_path / "shards", dataset="toy",
+                            split="train", label_format=label_format)  # fmt: skip
+    assert manifest.num_samples == 3
+
+
+def test_missing_folders_say_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "leftImg8bit").mkdir()
+    with pytest.raises(ShardError, match=r"expected SPLIT/NAME\.png.*; there is leftImg8bit"):
+        read("camvid", tmp_path, "train")
+    for dataset in set(SOURCES) - {"camvid"}:
+        with pytest.raises(ShardError, match="expected"):
+            read(dataset, tmp_path, "train")
+    put(tmp_path / "leftImg8bit" / "train" / "a.png", image())
+    with pytest.raises(ShardError, match="no image named"):
+        read("cityscapes", tmp_path, "train")
+
+
+def test_plain_pairs_side_by_side(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put(tmp_path / f"{name}.jpg", image())
+        put(tmp_path / f"{name}_label.png", label(0, 1))
+    samples, _ = read("plain", tmp_path, "test")
+    assert [sample.key for sample in samples] == ["a", "b"] and ids(samples[0]) == {0, 1}
+    _, label_format = read("plain", tmp_path, "test", label_format="cityscapes_train_ids")
+    assert label_format == "cityscapes_train_ids" and label_format in LABEL_FORMATS
+    with pytest.raises(ConfigError, match="no label format"):
+        read("plain", tmp_path, "test", label_format="mine")
+
+
+def test_carla_red_channel_and_colours(tmp_path: Path) -> None:
+    red = np.dstack([label(0), label(0), label(7, 10), np.full((6, 8), 255, np.uint8)])
+    colours = np.zeros((6, 8, 3), np.uint8)
+    colours[:3], colours[3:] = (128, 64, 128), (142, 0, 0)  # BGR of road and vehicle
+    for name, array in (("a", red), ("b", colours), ("c", label(7, 10))):
+        put(tmp_path / f"{name}.jpg", image())
+        put(tmp_path / f"{name}_label.png", array)
+    samples, label_format = read("carla", tmp_path, "train")
+    assert label_format == "carla_ids" and [ids(sample) for sample in samples] == [{7, 10}] * 3
+    put(tmp_path / "b_label.png", colours + 1)
+    with pytest.raises(ShardError, match=r"b_label\.png: the colour \(1, 1, 143\) is none of CARLA's"):
+        read("carla", tmp_path, "train")
+
+
+def coco(folder: Path, notes: list[dict[str, Any]]) -> Path:
+    put(folder / "val2017" / "000000000007.jpg", np.full((100, 120, 3), 50, np.uint8))
+    names = ["person", "bench", "dog", "cup"]
+    content = {
+        "images": [{"id": 7, "file_name": "000000000007.jpg", "width": 120, "height": 100}],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": 7, "iscrowd": 0, "area": 1600, "id": i} | note for i, note in enumerate(notes)],
+    }
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def square(x: int, y: int, side: int = 40) -> dict[str, Any]:
+    box = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {"segmentation": [box], "bbox": [x, y, side, side]}
+
+
+def test_coco_objects(tmp_path: Path) -> None:
+    overlapping = {
+        "segmentation": square(30, 30)["segmentation"] + square(50, 30)["segmentation"],
+        "bbox": [30, 30, 60, 40],
+    }
+    notes = [
+        {"category_id": 3} | square(20, 30),
+        {"category_id": 1} | square(20, 30),
+        {"category_id": 2} | square(0, 30),
+        {"category_id": 3, "iscrowd": 1, "segmentation": {"counts": [1], "size": [100, 120]}, "bbox": [0, 0, 9, 9]},
+        {"category_id": 4, "area": 100} | square(20, 30, 10),
+        {"category_id": 4} | overlapping,
+    ]
+    coco(tmp_path, notes)
+    samples, label_format = read("coco", tmp_path, "val")
+    assert label_format == "binary" and [s.key for s in samples] == [f"000000000007_{i}" for i in (0, 2, 5)]
+    assert samples[0].meta == {"category": "dog", "photo": "000000000007.jpg"} and samples[0].label is None
+    cutout = cv2.imdecode(np.frombuffer(samples[0].image, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert cutout is not None and cutout.shape == (41, 41, 4) and (cutout == (50, 50, 50, 255)).all()
+    both = cv2.imdecode(np.frombuffer(samples[2].image, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert both is not None and (both[..., 3] == 255).all(), "where polygons overlap there is no hole"
+    assert len(read("coco", tmp_path, "val", drop_cut=True)[0]) == 2
+    assert len(read("coco", tmp_path, "val", drop_street_furniture=True)[0]) == 2
+    assert len(read("coco", tmp_path, "val2017", min_area_px=50)[0]) == 4
+
+
+def test_coco_faults(tmp_path: Path) -> None:
+    coco(tmp_path, [{"category_id": 3} | square(20, 30)])
+    (tmp_path / "val2017" / "000000000007.jpg").unlink()
+    with pytest.raises(ShardError, match=r"000000000007\.jpg: no such photo"):
+        read("coco", tmp_path, "val")
+    coco(tmp_path, [{"category_id": 3, "image_id": 8} | square(20, 30)])
+    with pytest.raises(ShardError, match="photo 8, which is not listed"):
+        read("coco", tmp_path, "val")
+    (tmp_path / "annotations" / "instances_val2017.json").write_text("{")
+    with pytest.raises(ShardError, match="download the annotations again"):
+        read("coco", tmp_path, "val")
+
+
+@pytest.mark.parametrize(("name", "key"), [("a.b c", "a_b_c"), ("drive.1/ä-2", "drive_1/_-2"), ("x_Y-0", "x_Y-0")])
+def test_safe_keys(name: str, key: str) -> None:
+    assert safe_key(name) == key
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "split", "count", "options"),
+    [
+        ("camvid", "camvid", "val", 101, {}),
+        ("idd_lite", "idd20k_lite", "val", 204, {}),
+        ("idd_lite", "idd20k_lite", "test", 404, {"unlabelled": True}),
+        ("cityscapes", "cityscapes", "val", 10, {}),
+        ("road_anomaly", "road_anomaly", "test", 33, {}),
+        ("lost_and_found", "lost_and_found", "test", 10, {}),
+        ("gta5", "rendered/gta5", "train", 3, {}),
+        ("carla", "rendered/carla_lyft", "train", 4, {}),
+        ("carla", "rendered/carla_color", "train", 6, {}),
+        ("carla", "rendered/carlascapes", "train", 4, {"label_format": "carla_0914_ids"}),
+        ("coco", "coco", "val", 102, {}),
+    ],
+)
+def test_real_data(
+    real_data: Path, tmp_path: Path, dataset: str, folder: str, split: str, count: int, options: dict[str, Any]
+) -> None:
+    source = SOURCES[dataset]
+    opened = source.open(real_data / folder, split, **options)
+    manifest = write_shards(opened.samples, tmp_path / "a", dataset=dataset, split=split, kind=source.kind,
+                            label_format=opened.label_format)  # fmt: skip
+    assert manifest.num_samples == count
+    assert verify_shards(tmp_path / "a", partial=True).problems == []
+
+
+def test_real_objects_are_unknown_to_cityscapes(real_data: Path) -> None:
+    samples = SOURCES["coco"].open(real_data / "coco", "val").samples
+    assert not {sample.meta["category"] for sample in samples} & KNOWN_TO_CITYSCAPES
