@@ -1,7 +1,7 @@
 """Things that do not belong on a road: three disjoint sets of families, for pasting, for validation and for the test.
 
-The families of the test set share neither shapes nor textures with those of the training set: plain colours, bands and
-chessboards there; hides, feathers, stone, timber and woven cloth here.
+The families of the test share neither shapes nor textures with those of training: plain colours, bands and chessboards
+there; hides, feathers, stone, timber and woven cloth here.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def draw_object(family: str, rng: Rng) -> ObjectPicture:
     Raises:
         KeyError: there is no such family.
     """
-    draw, heights = next(members[family] for members in FAMILIES.values() if family in members)
+    every = {name: entry for members in FAMILIES.values() for name, entry in members.items()}
+    draw, heights = every[family]
     board = Sketch()
     draw(board, rng)
     rgba, _ = board.picture()
