@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgcda_dist.batch import VOID
@@ -24,6 +24,7 @@ def whole(height: int, width: int, **colour: float) -> View:
     return View(box=(0, 0, height, width), size=(height, width), offset=(0, 0), **colour)  # pyright: ignore[reportArgumentType]
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.floats(0.1, 3), st.one_of(st.none(), st.integers(1, 200)), st.integers(0, 2**20))
 def test_every_view_lies_in_frame_and_crop(
     height: int, width: int, crop_height: int, crop_width: int, scale: float, reference: int | None, seed: int

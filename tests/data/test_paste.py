@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgcda_dist.batch import ANOMALY
@@ -39,6 +39,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> ObjectLibrary:
     return ObjectLibrary(ShardReader(write_objects(tmp_path_factory.mktemp("paste") / "objects", 5)))
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**20),
     st.tuples(st.integers(8, 60), st.integers(8, 60)),

@@ -33,6 +33,7 @@ def stream(plan: Plan, domain: int, num_samples: int, first_step: int = 0) -> li
     return found[:num_samples]
 
 
+@settings(deadline=None)
 @given(DOMAINS, SEEDS, st.integers(1, 15))
 def test_every_sample_comes_once_per_epoch_and_domain(domains: list[tuple[list[int], int]], seed: int, window: int):
     plan = make_plan(domains, seed, window)
@@ -43,6 +44,7 @@ def test_every_sample_comes_once_per_epoch_and_domain(domains: list[tuple[list[i
             assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
+@settings(deadline=None)
 @given(DOMAINS, SEEDS, st.integers(0, 10**12))
 def test_a_step_is_sorted_complete_and_repeatable(domains: list[tuple[list[int], int]], seed: int, t: int):
     plan = make_plan(domains, seed)
@@ -55,6 +57,7 @@ def test_a_step_is_sorted_complete_and_repeatable(domains: list[tuple[list[int],
     assert plan.step(t) == refs == make_plan(domains, seed).step(t)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 3),
     st.sampled_from([1, 2, 3]),
@@ -86,6 +89,7 @@ def test_ranks_micro_batches_and_workers_cover_the_same_global_batches(
         assert flat == expected[0] + expected[1]
 
 
+@settings(deadline=None)
 @given(SIZES.filter(lambda sizes: sum(sizes) >= 12), SEEDS)
 def test_seed_epoch_and_name_change_the_order(sizes: list[int], seed: int):
     size = sum(sizes)
@@ -159,11 +163,11 @@ def test_a_thousand_million_samples_open_in_seconds_and_fit(seed: int):
     sizes = np.full(10**6, 1000, np.uint32)
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         plan = Plan([DomainPlan("huge", sizes, 16)], seed, 8)
         for t in (0, 1, 10**9):
             assert all(0 <= ref.sample < 10**9 for ref in plan.step(t))
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
         assert tracemalloc.get_traced_memory()[1] < 100e6
     finally:
         tracemalloc.stop()
@@ -175,9 +179,9 @@ def test_late_steps_cost_what_early_steps_cost():
     def cost(first: int) -> float:
         times = []
         for t in range(first, first + 300):
-            start = time.perf_counter()
+            start = time.process_time()
             plan.step(t)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return float(np.median(times))
 
     cost(0)
