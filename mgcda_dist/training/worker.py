@@ -21,7 +21,7 @@ from mgcda_dist.evaluation.evaluate import evaluate_sets, results_json
 from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
-from mgcda_dist.training.pictures import draw, draw_history
+from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.records import open_trackers
 from mgcda_dist.training.run_folder import RunFolder
@@ -90,7 +90,7 @@ def evaluate(config: Config, model: str, out: str) -> None:
     _, network = build.load_model(Path(model))
     results = evaluate_sets(network, config, world, device)
     if world.rank == 0:
-        draw(results, config, Path(out) / "pictures")
+        draw_results(results, config, Path(out) / "pictures")
         _write_results(Path(out) / "results.json", results_json(results, config))
 
 
@@ -113,7 +113,7 @@ def _conclude(
         return
     numbers = {f"eval/{r.name}/{key}": value for r in results for key, value in r.metrics().items()}
     tracker.log_metrics(numbers, config.optim.steps)
-    for picture in [*draw(results, config, run.pictures), draw_history(run)]:
+    for picture in [*draw_results(results, config, run.pictures), draw_history(run, config)]:
         tracker.log_picture(picture.name, picture)
     tracker.log_artifact(run.model / "model.safetensors")
     tracker.log_artifact(run.model / "model.json")
