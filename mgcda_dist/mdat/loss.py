@@ -94,7 +94,9 @@ class MDAT(nn.Module):
     ) -> DomainSums:
         """Local sums over the locations of this rank's images; `progress` is p in [0, 1]."""
         strength = reversal_strength(progress, self.lambda_max)
-        loss, correct, epsilon = [], [], []
+        loss: list[Tensor] = []
+        correct: list[Tensor] = []
+        epsilon: list[Tensor] = []
         for s, (name, mask) in enumerate(zip(self.stages, kept, strict=True)):
             logits = self.discriminators[name](reverse_gradient(stages[name], strength))
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # N×M×h×w
@@ -122,7 +124,7 @@ class MDAT(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MDAT:
         # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.
         exact = self.accuracy
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         if self.accuracy.element_size() < 4:
             self.accuracy = exact.to(self.accuracy.device, torch.float32)
         return self
