@@ -37,10 +37,10 @@ def lively(**options: object) -> MGCDA:
 class ReferenceStep:
     """One step from the formulas: the networks are the model's, all else is loops."""
 
-    def __init__(self, model: MGCDA) -> None:
+    def __init__(self, model: MGCDA, queue_rows: int) -> None:
         assert model.mdat is not None and model.cacl is not None
         self.model, self.mdat, self.cacl = model, model.mdat, model.cacl
-        self.memory = reference.Memory(NUM_DOMAINS, NUM_CLASSES, self.cacl.queue.capacity)
+        self.memory = reference.Memory(NUM_DOMAINS, NUM_CLASSES, queue_rows)
         self.accuracy: list[float] = self.mdat.accuracy.tolist()  # 1/M, rounded as a buffer is
 
     @torch.no_grad()
@@ -138,7 +138,7 @@ def kept_of(batch: Batch, height: int, width: int) -> list:
 @pytest.mark.parametrize("queue_rows", [0, 9])
 def test_steps_agree_with_the_formulas(mode: SmoothingMode, queue_rows: int):
     model = lively(smoothing=mode, queue_rows=queue_rows)
-    expected = ReferenceStep(model)
+    expected = ReferenceStep(model, queue_rows)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(3):
         batch, progress = tiny_batch(step), (step + 1) / 4
