@@ -1,0 +1,117 @@
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mgcda_dist import batch
+from mgcda_dist.reports import figures
+from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
+from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    image: np.ndarray
+    predicted: np.ndarray
+    score: np.ndarray
+    label: np.ndarray
+
+
+def row(height: int, width: int, key: str = "frame") -> Row:
+    rng = np.random.default_rng(0)
+    label = np.full((height, width), 253, np.uint8)
+    label[: height // 4] = batch.VOID
+    label[height // 2 :, : width // 2] = batch.ANOMALY
+    score = rng.standard_normal((height, width)).astype(np.float32)
+    image = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+    return Row(key, image, rng.integers(0, 3, (height, width)).astype(np.uint8), score, label)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def near(picture: np.ndarray, colour: tuple[int, int, int], tolerance: int = 40) -> int:
+    return int((np.abs(picture.astype(int) - colour).max(axis=2) < tolerance).sum())
+
+
+def test_the_labels_are_those_of_the_batch() -> None:
+    assert (figures.ANOMALY, figures.VOID) == (batch.ANOMALY, batch.VOID)
+
+
+def test_panel_shows_every_frame_and_marks_anomalies(tmp_path: Path) -> None:
+    names = ("road", "sky", "unheard_of")
+    one = pixels(panel_figure([row(90, 160)], names, tmp_path / "new" / "one.png"))
+    three = pixels(panel_figure([row(90, 160), row(120, 120), row(60, 160)], names, tmp_path / "three.png", title="t"))
+    assert three.shape[1] == one.shape[1] and three.shape[0] > 1.8 * one.shape[0]
+    assert near(one, ANOMALY_COLOUR) > 1000
+    assert near(one, (140, 140, 140), 2) > 1000
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["one.png"]
+
+
+def test_panel_of_large_frames_and_constant_or_broken_scores(tmp_path: Path) -> None:
+    large = row(1024, 2048, key="a/" + "very_long_name_" * 10)
+    constant = Row("constant", large.image, large.predicted, np.zeros((1024, 2048), np.float32), large.label)
+    broken = Row("nan", large.image, large.predicted, np.full((1024, 2048), np.nan, np.float32), large.label)
+    path = panel_figure([constant, broken], ("road", "sky"), tmp_path / "p.png")
+    assert pixels(path).shape[1] < 2000 and path.stat().st_size < 4e6
+
+
+def test_curves(tmp_path: Path) -> None:
+    recall, precision = np.linspace(0.01, 1, 100), np.linspace(1, 0.1, 100)
+    curves = {"full $x_1$": (recall, precision, 0.55), "nothing": (np.zeros(0), np.zeros(0), float("nan"))}
+    picture = pixels(pr_curve_figure(curves, tmp_path / "pr.png"))
+    assert near(picture, (0, 114, 178), 10) > 200
+    fpr = np.linspace(0, 1, 100)
+    picture = pixels(roc_figure({"full": (fpr, np.sqrt(fpr), 0.66, 0.9)}, tmp_path / "roc.png"))
+    assert near(picture, (0, 114, 178), 10) > 400
+
+
+@pytest.mark.parametrize("num_points", [0, 1, 20, 1000])
+def test_history_draws_what_there_is(tmp_path: Path, num_points: int) -> None:
+    steps = list(range(0, 10 * num_points, 10))
+    values = [1.0 / (1 + step) for step in steps]
+    names = ["loss/total", "loss/seg", "lr/heads", "mdat/stride16/accuracy", "mdat/lambda", "eval/camvid/ap"]
+    history: dict[str, tuple[list[int], list[float]]] = {name: (steps, values) for name in names}  # noqa: C420
+    history["mdat/stride16/accuracy_over_chance"] = (steps, [2 * value for value in values])
+    history["loss/cacl"] = (steps, [float("nan")] * num_points)
+    history["time/images_per_s"] = (steps, [0.0] * num_points)
+    assert pixels(curves_figure(history, tmp_path / "h.png")).shape[2] == 3
+
+
+def test_threads_may_draw(tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=panel_figure, args=([row(30, 40)], ("road",), tmp_path / f"{index}.png"))
+        for index in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_importing_costs_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import sys, mgcda_dist.reports.figures, mgcda_dist.reports.palette, mgcda_dist.tracking.jsonl, "
+        "mgcda_dist.tracking.tracker, mgcda_dist.tracking.mlflow;"
+        "sys.exit(', '.join({'torch', 'matplotlib', 'mlflow'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_class_has_a_colour() -> None:
+    colours = class_colours(("road", "traffic light", "zebra", "unicorn"))
+    assert colours.dtype == np.uint8 and colours.shape == (4, 3)
+    assert tuple(colours[0]) == (128, 64, 128) and tuple(colours[1]) == (250, 170, 30)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 4
+    assert class_colours(()).shape == (0, 3)
