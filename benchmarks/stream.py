@@ -12,6 +12,7 @@ import argparse
 import io
 import os
 import platform
+import resource
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores; {versions}. Page cache, one thread per process, best of {TURNS}"
     )
-    print("turns. Rates are per second of processor time, in the table of loading per second of wall time.\n")
+    print("turns. Times are processor time, but for the left half of the table of loading, which is wall time.\n")
     for manifest in manifests:
         kilobytes = manifest.num_bytes / manifest.num_samples / 1000
         print(f"- {manifest.dataset} {manifest.split}: {manifest.num_samples} samples, {kilobytes:.0f} kB each")
@@ -81,7 +82,8 @@ def main() -> None:
     for manifest in manifests:
         print(decoding(manifest, "images"))
         print(decoding(manifest, "labels"))
-    table("Decoding, pasting, augmenting: 256×256 crops, images/s", "processes", "bare loop", "loader", "ratio")
+    wall, cpu = ("bare loop", "loader", "ratio"), ("bare loop, per processor second", "loader", "ratio")
+    table("Decoding, pasting, augmenting: 256×256 crops, images/s", "processes", *wall, *cpu)
     for processes in (1, 2):
         print(loading(build_stream(manifests, objects, options.class_space, options.steps), processes))
     table("Resuming, and size", "what", "early", "late", "ratio")
@@ -168,27 +170,27 @@ def as_tensor(data: bytes) -> torch.Tensor:
 def loading(stream: TrainingStream, processes: int) -> str:
     """The whole way to batches in the consumer, against processes that decode and augment bytes they hold already.
 
-    Both are timed once they run: from the first batch on, and after a first step.
+    By wall time, from each one's first batches to its last, and by processor time of all child processes, with their
+    start and end, which other work on the machine does not stretch.
     """
     work = [[(step, ref) for ref in stream.plan.step(step)] for step in range(stream.num_steps)]
+    images = sum(len(refs) for refs in work)
     held = {
         (ref.domain, ref.sample): stream.sources[ref.domain].reader.read(ref.sample) for refs in work for _, ref in refs
     }
     results = get_context("fork").SimpleQueue()
 
-    def bare(refs: list[tuple[int, SlotRef]]) -> None:
-        def crops(part: list[tuple[int, SlotRef]]) -> None:
-            for step, ref in part:
-                crop(stream, held[ref.domain, ref.sample], step, ref)
-
-        crops(refs[:16])
+    def bare(steps: list[list[tuple[int, SlotRef]]]) -> None:
         start = time.perf_counter()
-        crops(refs[16:])
-        results.put(len(refs[16:]) / (time.perf_counter() - start))
+        for number, refs in enumerate(steps):
+            if number == 1:
+                start = time.perf_counter()
+            for step, ref in refs:
+                crop(stream, held[ref.domain, ref.sample], step, ref)
+        results.put(sum(len(refs) for refs in steps[1:]) / (time.perf_counter() - start))
 
     def bare_rate() -> float:
-        parts = [[pair for refs in work[i::processes] for pair in refs] for i in range(processes)]
-        children = [get_context("fork").Process(target=bare, args=(part,)) for part in parts]
+        children = [get_context("fork").Process(target=bare, args=(work[i::processes],)) for i in range(processes)]
         for child in children:
             child.start()
         rates = [results.get() for _ in children]
@@ -197,16 +199,30 @@ def loading(stream: TrainingStream, processes: int) -> str:
         return sum(rates)
 
     def loader_rate() -> float:
-        batches = iter(make_loader(stream, workers=processes, prefetch_steps=2))
-        first = [len(next(batches).keys) for _ in range(3 * processes)]  # what was prepared while nobody asked
-        start = time.perf_counter()
-        seen = sum(len(batch.keys) for batch in batches)
-        del first
-        return seen / (time.perf_counter() - start)
+        seen, start, end = 0, 0.0, 0.0
+        for number, batch in enumerate(make_loader(stream, workers=processes, prefetch_steps=2)):
+            end = time.perf_counter()
+            if number < 3 * processes:  # what was prepared before anybody asked
+                start = end
+            else:
+                seen += len(batch.keys)
+        return seen / (end - start)
 
-    turns = [(bare_rate(), loader_rate()) for _ in range(TURNS)]
-    bare_best, loader_best = (max(rates) for rates in zip(*turns, strict=True))
-    return f"| {processes} | {bare_best:,.0f} | {loader_best:,.0f} | {loader_best / bare_best:.2f} |"
+    def both(run: Callable[[], float]) -> tuple[float, float]:
+        before = children_s()
+        rate = run()
+        return rate, images / (children_s() - before)
+
+    turns = [(*both(bare_rate), *both(loader_rate)) for _ in range(TURNS)]
+    bare_wall, bare_cpu, loader_wall, loader_cpu = (max(rates) for rates in zip(*turns, strict=True))
+    wall = f"{bare_wall:,.0f} | {loader_wall:,.0f} | {loader_wall / bare_wall:.2f}"
+    return f"| {processes} | {wall} | {bare_cpu:,.0f} | {loader_cpu:,.0f} | {loader_cpu / bare_cpu:.2f} |"
+
+
+def children_s() -> float:
+    """Processor time of all child processes that ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def crop(stream: TrainingStream, sample: EncodedSample, step: int, ref: SlotRef) -> None:
