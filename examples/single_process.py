@@ -18,7 +18,7 @@ from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 from mgcda_dist.randomness import torch_generator
 
-CLASSES, DOMAINS, STEPS = 3, 3, 30
+CLASSES, DOMAINS, STEPS = 3, 3, 20
 
 
 class Network(nn.Module):

@@ -178,7 +178,9 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
         data.window_shards,
     )
     sources = [
-        DomainSource(d.name, ShardReader(m), lookup_table(m.label_format, data.class_space), d.labelled, _paste(d.paste))
+        DomainSource(
+            d.name, ShardReader(m), lookup_table(m.label_format, data.class_space), d.labelled, _paste(d.paste)
+        )
         for d, m in zip(data.domains, manifests, strict=True)
     ]
     stream = TrainingStream(

@@ -43,14 +43,21 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="run folder, checkpoint or model folder")],
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="run folder, checkpoint or model folder")
+    ],
     data: Annotated[
-        list[Path] | None, typer.Option("--data", help="folder of shards; repeat for several; default: the run's own sets")
+        list[Path] | None,
+        typer.Option("--data", help="folder of shards; repeat for several; default: the run's own sets"),
     ] = None,
     workers: Annotated[int, typer.Option(help="processes that share the frames")] = 1,
-    height: Annotated[int | None, typer.Option(help="height of the network's input, pixels; default: as the run")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="height of the network's input, pixels; default: as the run")
+    ] = None,
     blur: Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for results.json and pictures; default: beside the model")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results.json and pictures; default: beside the model")
+    ] = None,
 ) -> None:
     """Pooled AP, AUROC, FPR95 and closed-set mIoU of a trained model."""
     from mgcda_dist.cli_train import run_evaluation
@@ -72,7 +79,8 @@ def config_check(
         loaded.check_files()
     c = loaded.config
     typer.echo(
-        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {c.scaling.workers} workers × "
+        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {c.scaling.workers} "
+        f"workers × "
         f"{c.data.global_batch // (c.scaling.workers * c.engine.accumulation)} images × {c.engine.accumulation} "
         f"micro-batches, {c.optim.steps} steps, ZeRO {c.engine.zero_stage}, {c.engine.precision}"
     )

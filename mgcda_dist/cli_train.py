@@ -1,4 +1,4 @@
-"""What `mgcda train` and `mgcda evaluate` show: progress while workers run, then the results and where the pictures are."""
+"""What `mgcda train` and `mgcda evaluate` show: progress while workers run, then the results and where pictures are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def run_training(config: Config) -> int:
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
     stopped = _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
     if stopped or not run.results.is_file():
-        console.print(f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True)
+        console.print(
+            f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True
+        )
         return EXIT_STOPPED
     results = json.loads(run.results.read_text(encoding="utf-8"))
     _show_results(results, console)
@@ -121,8 +123,8 @@ def _watch(work: Any, run: RunFolder, num_steps: int, console: Console) -> bool:
                     ):
                         last_plain = time.monotonic()
                         eta = (num_steps - line["step"] - 1) * line["metrics"].get("time/step_s", 0.0)
-                        text = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}  ETA {_duration(eta)}"
-                        console.print(text, soft_wrap=True)
+                        shown = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}"
+                        console.print(f"{shown}  ETA {_duration(eta)}", soft_wrap=True)
             for event in tail.events():
                 progress.console.print(event["text"], soft_wrap=True)
     finally:
@@ -166,7 +168,11 @@ class _Tail:
 
 def _progress_line(metrics: dict[str, float]) -> str:
     parts = [f"loss {metrics['loss/total']:.3f}"]
-    parts += [f"{name} {metrics[f'loss/{name}']:.3f}" for name in ("seg", "outlier", "mdat", "cacl") if f"loss/{name}" in metrics]
+    parts += [
+        f"{name} {metrics[f'loss/{name}']:.3f}"
+        for name in ("seg", "outlier", "mdat", "cacl")
+        if f"loss/{name}" in metrics
+    ]
     parts.append(f"{metrics.get('time/images_per_s', 0.0):.1f} images/s")
     parts.append(f"data wait {metrics.get('time/data_wait_share', 0.0):.0%}")
     return "  ".join(parts)
@@ -185,5 +191,3 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
-
-

@@ -156,7 +156,7 @@ def contrastive_sum(
 
 
 def count_anchors(anchor_types: Tensor, candidate_types: Tensor, anomaly_type: int) -> Tensor:
-    """Number of anchors that have a positive: those whose type occurs once more among the candidates than themselves."""
+    """Number of anchors that have a positive: those whose type occurs a second time among the candidates."""
     occurs = torch.bincount(candidate_types, minlength=anomaly_type + 1)
     return (occurs[anchor_types] > 1).sum()
 

@@ -1,7 +1,7 @@
-"""The memory: ring buffers of sampled pixels, one per (domain, side), so that frequent inliers never push out anomalies.
+"""The memory: ring buffers of sampled pixels, one per (domain, side), so that inliers never push out anomalies.
 
-Layout `replicated`: every rank holds all rows. What enters is the gathered, detached sample of every rank in global order,
-so all ranks hold the same bytes without a further collective.
+Layout `replicated`: every rank holds all rows. What enters is the gathered, detached sample of every rank in global
+order, so all ranks hold the same bytes without a further collective.
 """
 
 from __future__ import annotations

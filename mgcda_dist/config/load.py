@@ -1,4 +1,4 @@
-"""Loading a configuration: YAML with `base:`, then `key=value` overrides; every error says file, line, value, remedy."""
+"""Loading a configuration: YAML with `base:`, then `key=value` overrides; errors say file, line, value, remedy."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ def _read(path: Path, lines: dict[_Path, str], seen: tuple[Path, ...]) -> dict[s
         data = _construct(node, (), where, found := {})
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError(f"{where}:{line}", f"not valid YAML: {error.problem}", "mind indentation and colons") from None
+        raise ConfigError(
+            f"{where}:{line}", f"not valid YAML: {error.problem}", "mind indentation and colons"
+        ) from None
     if not isinstance(data, dict):
         raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")
     base = data.pop("base", None)
@@ -153,8 +155,10 @@ def _construct(node: yaml.Node | None, path: _Path, file: str, lines: dict[_Path
 def _merge(below: Any, above: Any) -> Any:
     """Sections merge key by key; everything else, lists included, is replaced."""
     if isinstance(below, dict) and isinstance(above, dict):
-        return {key: _merge(below[key], above[key]) if key in below and key in above else (above if key in above else below)[key]
-                for key in {**below, **above}}  # fmt: skip
+        merged = {**below, **above}
+        for key in below.keys() & above.keys():
+            merged[key] = _merge(below[key], above[key])
+        return merged
     return above
 
 
@@ -172,7 +176,9 @@ def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None
     for part in parts[:-1]:
         if isinstance(target, list):
             if not isinstance(part, int) or part >= len(target):
-                raise ConfigError(where, f"{part!r} is no item of a list with {len(target)} items", "items count from 0")
+                raise ConfigError(
+                    where, f"{part!r} is no item of a list with {len(target)} items", "items count from 0"
+                )
             target = target[part]
         else:
             if not isinstance(target.get(part), (dict, list)):
@@ -193,7 +199,9 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
         path: _Path = item["loc"]
         if item["type"] == "extra_forbidden":
             near = _near_key(path)
-            text = f"unknown key {_dotted(path)!r} (value {item['input']!r})" + (f"; did you mean {near!r}?" if near else "")
+            text = f"unknown key {_dotted(path)!r} (value {item['input']!r})" + (
+                f"; did you mean {near!r}?" if near else ""
+            )
         elif item["type"] == "missing":
             text = f"{_dotted(path)!r} is missing"
         elif path == ():

@@ -1,4 +1,4 @@
-"""The configuration, typed and strict: one class per section, each field with its unit and where its default comes from.
+"""The configuration, typed and strict: one class per section, each field with its unit and its default's source.
 
 This file knows no torch and no other part of the package; `build.py` turns it into objects. "ours" marks a default that
 neither the paper nor another source gives and that was chosen here; docs/defaults.md says by which measurement.
@@ -83,7 +83,9 @@ class AugmentConfig(Section):
     """Random geometry and colour, keyed by (seed, step, slot)."""
 
     scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="resize factor before cropping; DeepLab practice")
-    reference_height_px: Count | None = Field(None, description="every frame is first brought to this height; null: as is")
+    reference_height_px: Count | None = Field(
+        None, description="every frame is first brought to this height; null: as is"
+    )
     flip: Probability = 0.5
     brightness: NonNegative = Field(0.3, description="± share, as torchvision ColorJitter")
     contrast: NonNegative = 0.3
@@ -164,7 +166,9 @@ class CaclConfig(Section):
     num_negatives: Count = Field(512, description="negatives per anchor; ours")
     hard_negative_fraction: Probability = Field(0.5, description="share of the negatives that are the nearest; ours")
     cross_domain: bool = Field(True, description="false: positives from the same domain first (ablation)")
-    queue_rows: Annotated[int, Field(ge=0)] = Field(256, description="memory rows per (domain, side) ring; 0: no memory")
+    queue_rows: Annotated[int, Field(ge=0)] = Field(
+        256, description="memory rows per (domain, side) ring; 0: no memory"
+    )
     unlabelled_confidence: Probability | None = Field(
         None, description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none"
     )
@@ -174,7 +178,9 @@ class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
     outlier: Literal["energy_hinge", "entropy", "none"] = "energy_hinge"
-    outlier_weight: NonNegative = Field(0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1")
+    outlier_weight: NonNegative = Field(
+        0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
+    )
     inlier_energy: float = Field(-8.0, description="m_in of energy_hinge; ours")
     outlier_energy: float = Field(-3.0, description="m_out of energy_hinge; ours")
 
@@ -232,7 +238,9 @@ class CheckpointConfig(Section):
 
     every_steps: Count = 200
     keep: Count = 2
-    resume: Literal["auto", "never", "must"] = Field("auto", description="what to do when the run folder has a checkpoint")
+    resume: Literal["auto", "never", "must"] = Field(
+        "auto", description="what to do when the run folder has a checkpoint"
+    )
 
 
 class TrackingConfig(Section):
@@ -301,15 +309,20 @@ class Config(Section):
                 f"{self.engine.accumulation} micro-batches; make the per_step values add up to {near}"
             )
         if self.mdat.enabled and len(names) < 2:
-            raise ValueError("mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false")
+            raise ValueError(
+                "mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false"
+            )
         if self.mdat.enabled and self.mdat.smoothing.epsilon > self.smoothing_cap:
             if self.mdat.smoothing.mode != "adaptive_sample":
                 raise ValueError(
                     f"mdat.smoothing.epsilon: {self.mdat.smoothing.epsilon} is over the cap {self.smoothing_cap:.3f} "
-                    f"(half of (M-1)/M with M = {len(names)} domains): at the uniform label the discriminator learns nothing"
+                    f"(half of (M-1)/M with M = {len(names)} domains): at the uniform label the discriminator "
+                    "learns nothing"
                 )
         if not any(domain.labelled for domain in self.data.domains):
-            raise ValueError("data.domains: no domain is labelled, so the segmentation loss would have nothing to learn")
+            raise ValueError(
+                "data.domains: no domain is labelled, so the segmentation loss would have nothing to learn"
+            )
         stages = [stage.name for stage in self.mdat.stages]
         for stage in stages:
             if stages.count(stage) > 1:

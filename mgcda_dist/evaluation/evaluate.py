@@ -1,4 +1,4 @@
-"""Evaluating a segmenter on sets of frames, spread over ranks: each rank takes every W-th frame, counts merge by a sum."""
+"""Evaluating a segmenter on sets of frames, spread over ranks: each rank takes every W-th frame, counts add up."""
 
 from __future__ import annotations
 
@@ -27,14 +27,22 @@ from mgcda_dist.evaluation.pixel import PixelHistogram
 from mgcda_dist.models.outlier_losses import upsample
 from mgcda_dist.models.scores import anomaly_score
 
-__all__ = ["EvaluationRequest", "PanelRow", "SetResult", "evaluate_set", "evaluate_sets", "evaluation_request", "results_json"]
+__all__ = [
+    "EvaluationRequest",
+    "PanelRow",
+    "SetResult",
+    "evaluate_set",
+    "evaluate_sets",
+    "evaluation_request",
+    "results_json",
+]
 
 _PANEL_HEIGHT_PX = 360
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One frame for the panel of pictures: image H×W×3 and label H×W uint8, predicted class H×W uint8, score H×W float32."""
+    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W float32."""
 
     key: str
     image: NDArray[np.uint8]
@@ -205,13 +213,17 @@ def evaluation_request(
     folder = next((place for place in places if (place / "model.json").is_file()), None)
     if folder is None:
         raise CheckpointError(
-            str(model), "holds no trained model", "give a run folder (runs/NAME), one of its checkpoints, or a model folder"
+            str(model),
+            "holds no trained model",
+            "give a run folder (runs/NAME), one of its checkpoints, or a model folder",
         )
     config, _ = build.load_model(folder)
     sets = [EvaluationSetConfig(name=_set_name(path), shards=str(path.absolute())) for path in data]
     for path in data:
         if not (path / "manifest.json").is_file():
-            raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", "write them with `mgcda shards write`")
+            raise ConfigError(
+                "--data", f"no shards in {path} (no manifest.json there)", "write them with `mgcda shards write`"
+            )
     section = config.evaluation.model_copy(
         update={
             **({"sets": sets} if sets else {}),
@@ -250,7 +262,11 @@ def _blurred(score: Tensor) -> Tensor:
 
 
 def _panel_row(
-    key: str, image: NDArray[np.uint8], predicted: NDArray[np.uint8], score: NDArray[np.float32], label: NDArray[np.uint8]
+    key: str,
+    image: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    score: NDArray[np.float32],
+    label: NDArray[np.uint8],
 ) -> PanelRow:
     """The row at a size for looking at, all parts of one size."""
     height = min(_PANEL_HEIGHT_PX, label.shape[0])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["reverse_gradient", "reversal_strength"]
+__all__ = ["reversal_strength", "reverse_gradient"]
 
 
 class _Reverse(torch.autograd.Function):

@@ -59,7 +59,9 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps with a sealed checkpoint, ascending."""
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in self.folder.glob("step-*/checkpoint.json"))
+        return sorted(
+            int(path.parent.name.removeprefix("step-")) for path in self.folder.glob("step-*/checkpoint.json")
+        )
 
     def newest(self) -> Path | None:
         """The newest checkpoint whose files are whole; damaged ones are reported and passed over."""

@@ -69,7 +69,7 @@ class DeepSpeedEngine:
         self._engine.backward(loss)
 
     def step(self, rate: float) -> None:
-        """Advance by one micro-batch; at the end of an accumulation take the optimiser's step at `rate` × base rates."""
+        """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate
         self._engine.step()

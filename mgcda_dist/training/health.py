@@ -32,8 +32,8 @@ class HealthWatch:
             # A running mean with momentum 0.95 says little before a hundred steps.
             if step >= 100 and progress > 0.3 and peak < chance + 0.1 * (1 - chance):
                 found[f"dead {stage.name}"] = (
-                    f"the discriminator of {stage.name} has never left chance ({accuracy:.2f} against {chance:.2f}): it "
-                    "teaches nothing; look at optim.lr_discriminators, mdat.channels, mdat.smoothing.epsilon"
+                    f"the discriminator of {stage.name} has never left chance ({accuracy:.2f} against {chance:.2f}): "
+                    "it teaches nothing; look at optim.lr_discriminators, mdat.channels, mdat.smoothing.epsilon"
                 )
             if progress > 0.9 and accuracy > 1 - 0.1 * (1 - chance):
                 found[f"strong {stage.name}"] = (
@@ -42,12 +42,13 @@ class HealthWatch:
                 )
         if self._config.cacl.enabled and progress > 0.1 and metrics.get("cacl/anchors", 1.0) == 0:
             found["anchors"] = (
-                "CACL has found no anchor in this step: are there anomalies in the stream? look at data.domains.*.paste "
-                "and cacl.anomaly_pixels"
+                "CACL has found no anchor in this step: are there anomalies in the stream? look at "
+                "data.domains.*.paste and cacl.anomaly_pixels"
             )
         if metrics.get("time/data_wait_share", 0.0) > 0.2 and step > 0:
             found["data"] = (
-                f"{metrics['time/data_wait_share']:.0%} of the time is spent waiting for data: raise data.loader_workers"
+                f"{metrics['time/data_wait_share']:.0%} of the time is spent waiting for data: "
+                "raise data.loader_workers"
             )
         new = {key: text for key, text in found.items() if key not in self._said}
         self._said.update(new)

@@ -93,7 +93,7 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
 
 
 def mlflow_uri(config: Config) -> str | None:
-    """Where MLflow records go: the configured server, else one sqlite database beside all runs; None when switched off."""
+    """Where MLflow records go: the configured server, else an sqlite database beside all runs; None: switched off."""
     uri = config.tracking.mlflow_uri
     if uri == "none":
         return None

@@ -21,8 +21,8 @@ from mgcda_dist.evaluation.evaluate import evaluate_sets, results_json
 from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
-from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.records import open_trackers
 from mgcda_dist.training.run_folder import RunFolder
 from mgcda_dist.training.state import TrainState
@@ -146,7 +146,7 @@ def _resume(engine: DeepSpeedEngine, store: CheckpointStore, world: Collectives,
     if facts["zero_stage"] > 0 and facts["world_size"] != world.size:
         raise CheckpointError(
             str(folder),
-            f"was written by {facts['world_size']} workers with ZeRO {facts['zero_stage']}, and there are {world.size} now",
+            f"written by {facts['world_size']} workers with ZeRO {facts['zero_stage']}; there are {world.size} now",
             f"set scaling.workers={facts['world_size']}; ZeRO 0 checkpoints load at any number of workers",
         )
     engine.load(folder)

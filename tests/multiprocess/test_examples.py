@@ -30,12 +30,12 @@ def run(*command: str) -> list[dict[str, float]]:
 @pytest.mark.slow
 def test_plain_ddp_on_two_ranks_trains_as_a_single_process():
     alone = run("-W", "error", "examples/single_process.py")
-    assert len(alone) == 30
-    assert alone[-1]["loss/seg"] < 0.8 * alone[0]["loss/seg"]
+    assert len(alone) == 20
+    assert alone[-1]["loss/seg"] < 0.9 * alone[0]["loss/seg"]
     assert alone[-1]["loss/mdat"] != alone[0]["loss/mdat"] and alone[-1]["cacl/anchors"] > 0
 
     both = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "examples/plain_ddp.py")
-    assert len(both) == 30
+    assert len(both) == 20
     for step, (one, two) in enumerate(zip(alone, both, strict=True)):
         # Float32 with AdamW: rounding grows with the steps; four decimals are printed.
         assert two == pytest.approx(one, rel=1e-4 if step < 5 else 5e-3, abs=2e-4)
