@@ -33,6 +33,7 @@ ROAD = 0
 
 _ATTEMPTS = 8  # draws per object before it is given up
 _TILT_DEGREES = 12.0
+_LEAST_FEATHER_PX = 0.1  # a narrower border blends nothing, and OpenCV refuses a blur of next to nothing
 _GAIN = (0.5, 2.0)  # bounds of the change of brightness
 
 
@@ -190,7 +191,7 @@ def _feathered(cutout: Pixels, feather_px: float) -> _Sprite:
     """Colour and alpha with a border that fades *inwards*: outside its outline an object has no colour to fade to."""
     pixels = cutout.astype(np.float32)
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:] / np.float32(255)
-    if feather_px > 0:
+    if feather_px >= _LEAST_FEATHER_PX:
         blurred = cv2.GaussianBlur(alpha, (0, 0), feather_px / 2, borderType=cv2.BORDER_CONSTANT)[:, :, None]
         faded = np.minimum(alpha, blurred)
         colour = colour * (faded / np.maximum(alpha, np.float32(1e-6)))

@@ -115,6 +115,16 @@ def test_feather_fades_inwards():
     assert grey[1] > 3 * grey[0]
 
 
+def test_a_feather_of_next_to_nothing_is_none():
+    image, label = frame(1)
+    crops = [
+        paste_objects(image, label, numpy_generator(2), [ELLIPSE], replace(PARAMS, feather_px=feather_px))[0]
+        for feather_px in (0.0, 5e-324, 0.09)
+    ]
+    np.testing.assert_array_equal(crops[0], crops[1])
+    np.testing.assert_array_equal(crops[0], crops[2])
+
+
 def test_road_objects_stand_on_the_road():
     image = np.zeros((100, 100, 3), np.uint8)
     label = np.ones((100, 100), np.uint8)
