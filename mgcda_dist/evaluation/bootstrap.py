@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, fpr_at_tpr
 from mgcda_dist.evaluation.pixel import merge_rows, split_scores
-from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
+from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, distinct, inlier_cuts
 from mgcda_dist.randomness import numpy_generator
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class ImageTables:
         edges = _bin_edges(counts.anomaly, counts.inlier)
         tied = np.logical_and.reduceat(counts.tied, edges) & (np.diff(edges, append=counts.tied.size) == 1)
         # merge_rows has one row per node, highest first: find each image's rows there, then their bins.
-        nodes = np.unique(np.concatenate([inlier[0], anomaly[0]]) >> 6)
+        nodes = distinct(np.concatenate([inlier[0], anomaly[0]]) >> 6)
         tables = np.zeros((2, len(every), edges.size))
         for image, rows in enumerate(every):
             for side, (codes, values) in enumerate(rows):

@@ -127,5 +127,5 @@ def _smiyc_frame(inlier: Floats, anomaly: Floats) -> tuple[NDArray[np.float64], 
         if part.size:
             quantiles.append(np.quantile(part, np.linspace(0, 1, min(_SMIYC_BINS // 2, part.size))))
     edges = np.unique(np.concatenate(quantiles))
-    counts = (np.histogram(part, bins=edges)[0].astype(np.float64) for part in (anomaly, inlier))
-    return (edges[:-1].astype(np.float64), *counts)
+    counts = (np.histogram(part, bins=edges)[0][::-1].astype(np.float64) for part in (anomaly, inlier))
+    return (edges[-2::-1].astype(np.float64), *counts)  # highest first, as the order among equal edges matters

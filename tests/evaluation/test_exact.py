@@ -21,7 +21,7 @@ def counted(frames: list[tuple[Any, Any]]) -> ExactPixelMetrics:
     return metrics
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_pooled_equals_sklearn(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 60))

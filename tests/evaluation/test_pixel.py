@@ -65,7 +65,7 @@ def test_the_state_does_not_depend_on_world_size_order_or_grouping(name: str, ma
         np.testing.assert_array_equal(chained.state(), whole)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_small_frames_are_exact(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 60))
