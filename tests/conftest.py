@@ -17,3 +17,13 @@ def real_data() -> Path:
     if not (folder / "camvid").is_dir():
         pytest.skip(f"no real data in {folder}: set MGCDA_DATA to a folder with camvid/, idd20k_lite/, … to run this")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of generated shards, laid out as the demo's."""
+    from mgcda_dist.data.synthetic.demo import write_demo_shards
+
+    folder = tmp_path_factory.mktemp("shards") / "demo"
+    write_demo_shards(folder, frames_per_domain=8, image_px=(64, 128), workers=1)
+    return folder

@@ -195,7 +195,8 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
     loaded = LoadedConfig.__new__(LoadedConfig)
     loaded.source, loaded.lines = source, lines
     messages: list[tuple[str, str]] = []
-    for item in error.errors():
+    # A misspelt key explains the missing one beside it: unknown keys come first.
+    for item in sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden"):
         path: _Path = item["loc"]
         if item["type"] == "extra_forbidden":
             near = _near_key(path)

@@ -1,0 +1,182 @@
+"""`mgcda train` as users run it: real Ray, DeepSpeed, MLflow; two workers, an interruption, another world size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.tracking.jsonl import read_history
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+STEPS = 20
+CONFIG = """\
+data:
+  class_space: road8
+  crop_px: [64, 96]
+  domains:
+    - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
+    - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
+    - {{name: real_day, shards: {shards}/real_day/train, per_step: 1, labelled: false}}
+model: {{backbone: test_resnet.r160_in1k, decoder_channels: 16}}
+cacl: {{projection_dim: 16, anomaly_pixels: 8, inlier_pixels: 2, queue_rows: 32}}
+optim: {{steps: 20, lr_backbone: 1.0e-3, lr_heads: 1.0e-3}}
+checkpoint: {{every_steps: 50}}
+tracking: {{log_every_steps: 1, system_metrics: false}}
+evaluation:
+  panel_frames: 2
+  sets: [{{name: unseen, shards: {shards}/real_day/test, max_frames: 4}}]
+"""
+
+
+def _command(folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mgcda_dist", "train", str(folder / "run.yaml"), f"runs={folder}/runs", *overrides]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "run.yaml").write_text("name: run\n" + CONFIG.format(shards=tiny_shards))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Two workers, Ctrl-C in the middle, and the same command again."""
+    command = _command(folder, "name=two", "scaling.workers=2")
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = folder / "runs/two/metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 4):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no step within four minutes"
+        time.sleep(0.05)
+    # What a terminal does: the signal goes to the whole process group.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    first = subprocess.CompletedProcess(command, process.returncode, out, err)
+    again = subprocess.run(
+        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    return [first, again]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> subprocess.CompletedProcess[str]:
+    """One worker, no interruption."""
+    command = _command(folder, "name=one", "scaling.workers=1")
+    return subprocess.run(
+        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.timeout(900)
+def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_finishes(
+    folder: Path, interrupted: list[subprocess.CompletedProcess[str]]
+) -> None:
+    first, again = interrupted
+    assert first.returncode == 3, first.stdout + first.stderr
+    assert first.stderr == ""
+    assert "stopping after this step, with a checkpoint" in first.stdout
+    assert "The same command goes on from there" in first.stdout
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stderr == ""
+    assert "resuming at step" in again.stdout
+    steps, _ = read_history(folder / "runs/two/metrics.jsonl")["loss/total"]
+    assert steps == list(range(STEPS))
+    assert not any((folder / "runs/two/checkpoints").glob(".writing*"))
+
+
+@pytest.mark.timeout(900)
+def test_results_and_pictures_are_where_the_run_says(
+    folder: Path, interrupted: list[subprocess.CompletedProcess[str]]
+) -> None:
+    run = folder / "runs/two"
+    results = json.loads((run / "results.json").read_text())
+    assert results["convention"] == "pooled"
+    assert set(results["sets"]["unseen"]) >= {"ap", "auroc", "fpr95", "miou", "frames", "manifest_digest"}
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    assert pictures == {"panel_unseen.png", "pr_curve.png", "roc_curve.png", "history.png"}
+    # Nothing but the run and MLflow's own files.
+    assert {path.name for path in folder.iterdir()} == {"run.yaml", "runs"}
+
+
+@pytest.mark.timeout(900)
+# MLflow's own query of an sqlite store.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subprocess.CompletedProcess[str]]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "mgcda")
+    (run,) = (run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "two")
+    assert run.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/cacl")] == list(range(STEPS))
+    wanted = {"mdat/stride16/accuracy", "mdat/embedding/epsilon", "mdat/lambda", "cacl/queue_fill_anomaly",
+              "cacl/queue_age_steps", "lr/backbone", "time/images_per_s", "time/data_wait_share", "eval/unseen/ap"}  # fmt: skip
+    assert wanted <= set(run.data.metrics)
+    assert run.data.params["mdat.smoothing.mode"] == "adaptive_stage"
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "manifests.json", "model.safetensors", "pictures"} <= artifacts
+    assert len(run.inputs.dataset_inputs) >= 5
+
+
+@pytest.mark.timeout(900)
+def test_two_interrupted_workers_train_what_one_does(
+    folder: Path,
+    interrupted: list[subprocess.CompletedProcess[str]],
+    alone: subprocess.CompletedProcess[str],
+) -> None:
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    one, two = (read_history(folder / f"runs/{name}/metrics.jsonl") for name in ("one", "two"))
+    for term in ("loss/seg", "loss/outlier", "loss/mdat", "loss/cacl", "loss/total", "mdat/stride16/accuracy"):
+        assert two[term][1] == pytest.approx(one[term][1], rel=1e-4), term
+
+
+@pytest.mark.timeout(900)
+def test_evaluate_reads_the_run_again(folder: Path, alone: subprocess.CompletedProcess[str]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mgcda_dist",
+        "evaluate",
+        str(folder / "runs/one"),
+        "--out",
+        str(folder / "runs/again"),
+    ]
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, again = (json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("one", "again"))
+    assert again == first
+
+
+@pytest.mark.timeout(900)
+def test_a_changed_configuration_is_refused_by_name(folder: Path, alone: subprocess.CompletedProcess[str]) -> None:
+    command = _command(folder, "name=one", "mdat.lambda_max=0.5")
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert "mdat.lambda_max: 0.1 → 0.5" in done.stderr
+    assert "Traceback" not in done.stderr
