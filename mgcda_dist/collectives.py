@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Account", "Collectives", "PendingSum", "global_mean_share"]
+__all__ = ["Account", "Collectives", "PendingSum", "global_mean_share", "to_host"]
 
 
 @dataclass
@@ -127,3 +127,8 @@ def global_mean_share(sums: Tensor, counts: Tensor, num_ranks: int) -> Tensor:
     present = counts > 0
     means = sums / counts.clamp(min=1)
     return num_ranks * (means * present).sum() / present.sum().clamp(min=1)
+
+
+def to_host(values: Tensor) -> list[float]:
+    """The elements of a vector, in one transfer to the host."""
+    return [float(value) for value in values.detach().cpu().numpy()]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mgcda_dist.batch import Batch, MaskedSums, Prediction
 from mgcda_dist.cacl.loss import CACL
 from mgcda_dist.cacl.queue import Rows
-from mgcda_dist.cacl.sampler import describe_pixels, image_difficulty, image_quota, sample_pixels
-from mgcda_dist.collectives import Collectives, PendingSum
+from mgcda_dist.cacl.sampler import Pixels, describe_pixels, image_difficulty, image_quota, sample_pixels
+from mgcda_dist.collectives import Collectives, PendingSum, to_host
 from mgcda_dist.mdat.loss import MDAT
 from mgcda_dist.mdat.reversal import reversal_strength
 
@@ -60,8 +60,7 @@ class Outcome(NamedTuple):
 
     def terms(self) -> dict[str, float]:
         """Global value of each term; waits for the sum over ranks. Not finite on one rank means not finite on all."""
-        # One transfer to the host for all terms.
-        return dict(zip(self.names, self.values.wait()[: len(self.names)].tolist(), strict=True))
+        return dict(zip(self.names, to_host(self.values.wait()[: len(self.names)]), strict=True))
 
 
 class MGCDA(nn.Module):
@@ -114,13 +113,11 @@ class MGCDA(nn.Module):
 
         # First sum over ranks: how many pixels, locations and images each mean runs over.
         counts = [seg.counts.to(torch.float64)]
+        kept = self.mdat.kept(prediction.stages, batch.label) if self.mdat else []
         if self.mdat:
-            kept = self.mdat.kept(prediction.stages, batch.label)
             counts.append(self.mdat.counts(kept, batch.domain).flatten())
-        if self.cacl:
-            _check_grid(prediction)
-            logits = prediction.logits.detach().float()
-            pixels = describe_pixels(batch.label, logits, self.score(logits), self.cacl.unlabelled_confidence)
+        pixels = self._describe(batch, prediction, self.cacl.unlabelled_confidence) if self.cacl else None
+        if self.cacl and pixels:
             mean, present = image_difficulty(pixels, self.cacl.budget.num_classes)
             difficulty = mean.new_zeros(num_ranks, 2, n, 2)
             difficulty[rank] = torch.stack([mean, present])
@@ -128,10 +125,9 @@ class MGCDA(nn.Module):
         pending_counts = self.collectives.start_sum(torch.cat(counts), "counts")
 
         # Scene level, while the counts travel.
-        if self.mdat:
-            domains = self.mdat(prediction.stages, batch.domain, kept, progress)
+        domains = self.mdat(prediction.stages, batch.domain, kept, progress) if self.mdat else None
 
-        parts = list(pending_counts.wait().split([len(part) for part in counts]))
+        parts = list(torch.split(pending_counts.wait(), [len(part) for part in counts]))
         seg_counts = parts.pop(0)
         shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
         weights = shares.new_tensor(self.segmentation_loss.weights)
@@ -139,7 +135,7 @@ class MGCDA(nn.Module):
         loss = (weights * shares).sum()
         stage_counts = seg_counts.new_zeros(0)
         extra: list[Tensor] = []
-        if self.mdat:
+        if self.mdat and domains:
             stage_counts = parts.pop(0).view(len(self.mdat.stages), self.mdat.num_domains)
             terms["loss/mdat"] = self.mdat.share(domains, stage_counts, num_ranks)
             loss = loss + self.mdat_weight * ramp(progress, self.mdat_warmup) * terms["loss/mdat"]
@@ -147,7 +143,7 @@ class MGCDA(nn.Module):
 
         # Sample level.
         rows = None
-        if self.cacl:
+        if self.cacl and pixels:
             mean, present = parts.pop(0).view(num_ranks, 2, n, 2).transpose(0, 1).flatten(1, 2)  # 2 × B×2
             quota = image_quota(mean, present, self.cacl.budget)[rank * n : (rank + 1) * n]
             index = sample_pixels(pixels, quota, self.cacl.budget, batch.slot, self.cacl.seed, batch.step)
@@ -163,6 +159,14 @@ class MGCDA(nn.Module):
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
         return Outcome(loss, batch.step, tuple(terms), values, stage_counts, rows)
+
+    def _describe(self, batch: Batch, prediction: Prediction, unlabelled_confidence: float | None) -> Pixels:
+        """Type and difficulty of every pixel, on the grid that logits and embedding share."""
+        logits = prediction.logits.detach().float()
+        if logits.shape[2:] != prediction.embedding.shape[2:]:
+            grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
+            raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
+        return describe_pixels(batch.label, logits, self.score(logits), unlabelled_confidence)
 
     def commit(self, outcome: Outcome) -> None:
         """Accept a micro-batch: move A_s and fill the memory. All state of the method lives in buffers (law 4)."""
@@ -181,7 +185,7 @@ class MGCDA(nn.Module):
             mean_epsilon = epsilon.sum(dim=1) / outcome.counts.sum(dim=1).clamp(min=1)
             chance = 1.0 / self.mdat.num_domains
             for stage, accuracy, eps in zip(
-                self.mdat.stages, self.mdat.accuracy.tolist(), mean_epsilon.tolist(), strict=True
+                self.mdat.stages, to_host(self.mdat.accuracy), to_host(mean_epsilon), strict=True
             ):
                 signals[f"mdat/{stage}/accuracy"] = accuracy
                 signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
@@ -190,13 +194,6 @@ class MGCDA(nn.Module):
         if self.cacl:
             signals |= {f"cacl/{name}": value for name, value in self.cacl.queue.health(outcome.step).items()}
         return signals
-
-
-def _check_grid(prediction: Prediction) -> None:
-    # Pixels are chosen on the grid of the logits and read from the embedding: another grid would read other pixels.
-    logits, embedding = ("×".join(map(str, x.shape[2:])) for x in (prediction.logits, prediction.embedding))
-    if logits != embedding:
-        raise ValueError(f"the embedding is {embedding} but the logits are {logits}: resize one to the other's grid")
 
 
 def ramp(progress: float, warmup: float) -> float:

@@ -172,7 +172,7 @@ def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None
     except yaml.YAMLError:
         raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
     parts: _Path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-    target: Any = data
+    target: dict[Any, Any] | list[Any] = data
     for part in parts[:-1]:
         if isinstance(target, list):
             if not isinstance(part, int) or part >= len(target):
@@ -187,7 +187,7 @@ def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None
     last = parts[-1]
     if isinstance(target, list) and (not isinstance(last, int) or last >= len(target)):
         raise ConfigError(where, f"{last!r} is no item of a list with {len(target)} items", "items count from 0")
-    target[last] = value
+    target[last] = value  # pyright: ignore[reportArgumentType, reportCallIssue]
     lines[parts] = where
 
 

@@ -58,15 +58,17 @@ class PasteConfig(Section):
     """AnomalyMix: objects pasted while streaming, labelled as anomaly (PEBAL, arXiv 2111.12264, section 3)."""
 
     objects: str = Field(description="folder of object shards (kind `objects`)")
-    probability: Probability = Field(1.0, description="share of images that get objects; ours")
-    max_objects: Count = Field(2, description="objects per image, drawn from 1 … max_objects; ours")
+    probability: Probability = Field(default=1.0, description="share of images that get objects; ours")
+    max_objects: Count = Field(default=2, description="objects per image, drawn from 1 … max_objects; ours")
     scale: tuple[Positive, Positive] = Field(
-        (0.08, 0.6), description="longer side of an object as a share of the crop's shorter side; ours"
+        default=(0.08, 0.6), description="longer side of an object as a share of the crop's shorter side; ours"
     )
-    flip: Probability = Field(0.5, description="chance of a horizontal flip")
-    colour_match: Probability = Field(0.5, description="chance that an object takes the scene's brightness; ours")
-    feather_px: NonNegative = Field(1.0, description="width of the blended border, pixels; ours")
-    placement: Literal["anywhere", "road"] = Field("anywhere", description="where the object's foot may stand")
+    flip: Probability = Field(default=0.5, description="chance of a horizontal flip")
+    colour_match: Probability = Field(
+        default=0.5, description="chance that an object takes the scene's brightness; ours"
+    )
+    feather_px: NonNegative = Field(default=1.0, description="width of the blended border, pixels; ours")
+    placement: Literal["anywhere", "road"] = Field(default="anywhere", description="where the object's foot may stand")
 
 
 class DomainConfig(Section):
@@ -75,23 +77,27 @@ class DomainConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     shards: str = Field(description="folder of frame shards, with its manifest")
     per_step: Count = Field(description="images of this domain in every global batch")
-    labelled: bool = Field(True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn")
-    paste: PasteConfig | None = Field(None, description="objects to paste; null: none")
+    labelled: bool = Field(
+        default=True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn"
+    )
+    paste: PasteConfig | None = Field(default=None, description="objects to paste; null: none")
 
 
 class AugmentConfig(Section):
     """Random geometry and colour, keyed by (seed, step, slot)."""
 
-    scale: tuple[Positive, Positive] = Field((0.5, 2.0), description="resize factor before cropping; DeepLab practice")
+    scale: tuple[Positive, Positive] = Field(
+        default=(0.5, 2.0), description="resize factor before cropping; DeepLab practice"
+    )
     reference_height_px: Count | None = Field(
-        None, description="every frame is first brought to this height; null: as is"
+        default=None, description="every frame is first brought to this height; null: as is"
     )
     flip: Probability = 0.5
-    brightness: NonNegative = Field(0.3, description="± share, as torchvision ColorJitter")
+    brightness: NonNegative = Field(default=0.3, description="± share, as torchvision ColorJitter")
     contrast: NonNegative = 0.3
     saturation: NonNegative = 0.3
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    blur: Probability = Field(0.1, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours")
+    blur: Probability = Field(default=0.1, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours")
 
 
 class DataConfig(Section):
@@ -101,10 +107,12 @@ class DataConfig(Section):
     crop_px: tuple[Count, Count] = Field(description="height, width of the training crop, pixels")
     domains: Annotated[list[DomainConfig], Field(min_length=1)]
     augment: AugmentConfig = AugmentConfig()
-    window_shards: Count = Field(8, description="shards that are shuffled together, sample by sample")
-    loader_workers: Annotated[int, Field(ge=0)] = Field(1, description="loader processes per rank; 0: in the trainer")
-    prefetch_steps: Count = Field(4, description="batches a loader process prepares ahead")
-    pin_memory: bool = Field(False, description="page-locked host memory; for GPUs")
+    window_shards: Count = Field(default=8, description="shards that are shuffled together, sample by sample")
+    loader_workers: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="loader processes per rank; 0: in the trainer"
+    )
+    prefetch_steps: Count = Field(default=4, description="batches a loader process prepares ahead")
+    pin_memory: bool = Field(default=False, description="page-locked host memory; for GPUs")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -129,48 +137,53 @@ class SmoothingConfig(Section):
 
     mode: Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"] = "adaptive_stage"
     epsilon: Probability = Field(
-        0.2, description="constant: ε; annealed and adaptive_stage: ε_max; adaptive_sample: α. ours"
+        default=0.2, description="constant: ε; annealed and adaptive_stage: ε_max; adaptive_sample: α. ours"
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="of the running accuracy A_s; ours")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.95, description="of the running accuracy A_s; ours")
 
 
 class MdatConfig(Section):
     """Scene level: multi-source domain adversarial training."""
 
     enabled: bool = True
-    weight: NonNegative = Field(0.5, description="α of the total loss; ours")
-    warmup: Probability = Field(0.0, description="share of training over which α rises linearly")
-    lambda_max: NonNegative = Field(0.1, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours")
+    weight: NonNegative = Field(default=0.5, description="α of the total loss; ours")
+    warmup: Probability = Field(default=0.0, description="share of training over which α rises linearly")
+    lambda_max: NonNegative = Field(default=0.1, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours")
     stages: Annotated[list[StageConfig], Field(min_length=1)] = [
         StageConfig(name="stride16"),
         StageConfig(name="embedding"),
     ]
-    channels: Count = Field(64, description="width of a discriminator; ours")
+    channels: Count = Field(default=64, description="width of a discriminator; ours")
     smoothing: SmoothingConfig = SmoothingConfig()
-    mask_anomalies: bool = Field(True, description="pasted anomalies and void pixels do not reach the discriminators")
+    mask_anomalies: bool = Field(
+        default=True, description="pasted anomalies and void pixels do not reach the discriminators"
+    )
 
 
 class CaclConfig(Section):
     """Sample level: cross-domain anomaly-aware contrastive learning."""
 
     enabled: bool = True
-    weight: NonNegative = Field(0.1, description="β of the total loss; ours")
-    warmup: Probability = Field(0.1, description="share of training over which β rises linearly; ours")
-    temperature: Positive = Field(0.1, description="T; supervised contrastive learning (arXiv 2004.11362)")
-    projection_dim: Count = Field(128, description="K; MoCo (arXiv 1911.05722)")
-    anomaly_pixels: Count = Field(32, description="anomaly pixels sampled per image; ours")
-    inlier_pixels: Count = Field(8, description="pixels sampled per inlier class and image; ours")
-    hard_fraction: Probability = Field(0.5, description="share drawn from the hardest; ours")
-    image_aware: bool = Field(True, description="harder images get a larger share of the step's budget")
-    num_positives: Count = Field(32, description="positives per anchor, other domains first; ours")
-    num_negatives: Count = Field(512, description="negatives per anchor; ours")
-    hard_negative_fraction: Probability = Field(0.5, description="share of the negatives that are the nearest; ours")
-    cross_domain: bool = Field(True, description="false: positives from the same domain first (ablation)")
+    weight: NonNegative = Field(default=0.1, description="β of the total loss; ours")
+    warmup: Probability = Field(default=0.1, description="share of training over which β rises linearly; ours")
+    temperature: Positive = Field(default=0.1, description="T; supervised contrastive learning (arXiv 2004.11362)")
+    projection_dim: Count = Field(default=128, description="K; MoCo (arXiv 1911.05722)")
+    anomaly_pixels: Count = Field(default=32, description="anomaly pixels sampled per image; ours")
+    inlier_pixels: Count = Field(default=8, description="pixels sampled per inlier class and image; ours")
+    hard_fraction: Probability = Field(default=0.5, description="share drawn from the hardest; ours")
+    image_aware: bool = Field(default=True, description="harder images get a larger share of the step's budget")
+    num_positives: Count = Field(default=32, description="positives per anchor, other domains first; ours")
+    num_negatives: Count = Field(default=512, description="negatives per anchor; ours")
+    hard_negative_fraction: Probability = Field(
+        default=0.5, description="share of the negatives that are the nearest; ours"
+    )
+    cross_domain: bool = Field(default=True, description="false: positives from the same domain first (ablation)")
     queue_rows: Annotated[int, Field(ge=0)] = Field(
-        256, description="memory rows per (domain, side) ring; 0: no memory"
+        default=256, description="memory rows per (domain, side) ring; 0: no memory"
     )
     unlabelled_confidence: Probability | None = Field(
-        None, description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none"
+        default=None,
+        description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
     )
 
 
@@ -179,10 +192,10 @@ class SegmentationLossConfig(Section):
 
     outlier: Literal["energy_hinge", "entropy", "none"] = "energy_hinge"
     outlier_weight: NonNegative = Field(
-        0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
+        default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
     )
-    inlier_energy: float = Field(-8.0, description="m_in of energy_hinge; ours")
-    outlier_energy: float = Field(-3.0, description="m_out of energy_hinge; ours")
+    inlier_energy: float = Field(default=-8.0, description="m_in of energy_hinge; ours")
+    outlier_energy: float = Field(default=-3.0, description="m_out of energy_hinge; ours")
 
 
 class ModelConfig(Section):
@@ -190,14 +203,16 @@ class ModelConfig(Section):
 
     backbone: str = Field(description="timm model name")
     weights: str = Field(
-        "none", description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)"
+        default="none",
+        description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
     )
     norm: Literal["frozen", "sync", "group", "local"] = Field(
-        "frozen", description="batch norm of the backbone; `local` breaks world-size invariance and must be asked for"
+        default="frozen",
+        description="batch norm of the backbone; `local` breaks world-size invariance and must be asked for",
     )
-    decoder_channels: Count = Field(96, description="D; ours")
-    score: Literal["msp", "max_logit", "entropy", "energy"] = Field("energy", description="anomaly score")
-    compile: bool = Field(False, description="torch.compile of the segmenter")
+    decoder_channels: Count = Field(default=96, description="D; ours")
+    score: Literal["msp", "max_logit", "entropy", "energy"] = Field(default="energy", description="anomaly score")
+    compile: bool = Field(default=False, description="torch.compile of the segmenter")
 
 
 class OptimConfig(Section):
@@ -209,10 +224,10 @@ class OptimConfig(Section):
     lr_heads: Positive = 1e-3
     lr_discriminators: Positive = 1e-3
     weight_decay: NonNegative = 1e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="sgd only")
     schedule: Literal["poly", "cosine", "constant"] = "poly"
-    warmup: Probability = Field(0.03, description="share of training with linearly rising rate")
-    clip_norm: NonNegative = Field(5.0, description="global gradient norm; 0: no clipping")
+    warmup: Probability = Field(default=0.03, description="share of training with linearly rising rate")
+    clip_norm: NonNegative = Field(default=5.0, description="global gradient norm; 0: no clipping")
 
 
 class EngineConfig(Section):
@@ -220,7 +235,9 @@ class EngineConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
-    accumulation: Count = Field(1, description="micro-batches per step; each contrasts within itself and the memory")
+    accumulation: Count = Field(
+        default=1, description="micro-batches per step; each contrasts within itself and the memory"
+    )
 
 
 class ScalingConfig(Section):
@@ -230,7 +247,9 @@ class ScalingConfig(Section):
     gpus_per_worker: NonNegative = 0
     cpus_per_worker: Positive = 1
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    max_failures: Annotated[int, Field(ge=-1)] = Field(3, description="restarts of the worker group; -1: no bound")
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        default=3, description="restarts of the worker group; -1: no bound"
+    )
 
 
 class CheckpointConfig(Section):
@@ -239,14 +258,14 @@ class CheckpointConfig(Section):
     every_steps: Count = 200
     keep: Count = 2
     resume: Literal["auto", "never", "must"] = Field(
-        "auto", description="what to do when the run folder has a checkpoint"
+        default="auto", description="what to do when the run folder has a checkpoint"
     )
 
 
 class TrackingConfig(Section):
     """MLflow, and what is logged how often."""
 
-    mlflow_uri: str | None = Field(None, description="null: sqlite in the runs folder; `none`: jsonl only")
+    mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
     experiment: str = "mgcda"
     log_every_steps: Count = 10
     system_metrics: bool = True
@@ -257,17 +276,19 @@ class EvaluationSetConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     shards: str
-    paste: PasteConfig | None = Field(None, description="paste held-out objects, the same ones every time")
-    max_frames: Count | None = Field(None, description="first frames only; null: all")
+    paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
+    max_frames: Count | None = Field(default=None, description="first frames only; null: all")
 
 
 class EvaluationConfig(Section):
     """What is evaluated at the end of training and by `mgcda evaluate`."""
 
     sets: list[EvaluationSetConfig] = []
-    height_px: Count | None = Field(None, description="frames are resized to this height for the network; null: as is")
-    blur: bool = Field(False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
-    panel_frames: Annotated[int, Field(ge=0)] = Field(6, description="frames shown in the panel of pictures")
+    height_px: Count | None = Field(
+        default=None, description="frames are resized to this height for the network; null: as is"
+    )
+    blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
+    panel_frames: Annotated[int, Field(ge=0)] = Field(default=6, description="frames shown in the panel of pictures")
 
 
 class Config(Section):
@@ -275,7 +296,7 @@ class Config(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(description="stable name: same name, same run")
     seed: int = 0
-    runs: str = Field("runs", description="folder that receives runs/NAME and the MLflow database")
+    runs: str = Field(default="runs", description="folder that receives runs/NAME and the MLflow database")
     data: DataConfig
     model: ModelConfig
     loss: SegmentationLossConfig = SegmentationLossConfig()

@@ -118,10 +118,10 @@ def evaluate_set(
     rows: list[tuple[int, PanelRow]] = []
     for index in range(world.rank, len(frames), world.size):
         frame = frames[index]
-        image = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0).to(device)
+        image = torch.as_tensor(frame.image).permute(2, 0, 1).unsqueeze(0).to(device)
         prediction: Prediction = network(image)
         # Logits are brought to the label's own size first: the score of a mean is what a deployed network would give.
-        logits = upsample(prediction.logits.float(), image.shape[-2:])
+        logits = upsample(prediction.logits.float(), (frame.image.shape[0], frame.image.shape[1]))
         if frame.label.shape != image.shape[-2:]:
             logits = F.interpolate(logits, size=frame.label.shape, mode="bilinear", align_corners=False)
         scores = score(logits)
@@ -273,7 +273,7 @@ def _panel_row(
     size = (height, round(label.shape[1] * height / label.shape[0]))
 
     def resized(array: NDArray[Any], mode: str) -> NDArray[Any]:
-        tensor = torch.from_numpy(array).float()
+        tensor = torch.as_tensor(array).float()
         tensor = tensor.permute(2, 0, 1).unsqueeze(0) if array.ndim == 3 else tensor[None, None]
         tensor = F.interpolate(tensor, size=size, mode=mode, antialias=mode == "bilinear")
         tensor = tensor[0].permute(1, 2, 0) if array.ndim == 3 else tensor[0, 0]

@@ -57,7 +57,7 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.model, self.device = model, device
         _broadcast_buffers(model, device)
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._zero_stage = int(config["zero_optimization"]["stage"])
 
     def forward(self, batch: Batch, progress: float, signal: float = 0.0) -> Outcome:
@@ -70,7 +70,7 @@ class DeepSpeedEngine:
 
     def step(self, rate: float) -> None:
         """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates."""
-        for group in self._engine.optimizer.param_groups:
+        for group in self._groups():
             group["lr"] = group["base_lr"] * rate
         self._engine.step()
 
@@ -81,7 +81,10 @@ class DeepSpeedEngine:
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate per parameter group."""
-        return {f"lr/{group['name']}": float(group["lr"]) for group in self._engine.optimizer.param_groups}
+        return {f"lr/{group['name']}": float(group["lr"]) for group in self._groups()}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
     def save(self, folder: Path) -> None:
         """Write model, optimiser and buffers; every rank writes its own files."""

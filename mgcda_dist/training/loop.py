@@ -57,10 +57,12 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         step, progress = state.step, state.step / optim.steps
         log_now = step % config.tracking.log_every_steps == 0 or step == optim.steps - 1
         outcomes: list[Outcome] = []
+        samples: tuple[str, ...] = ()
         finite, stop = True, False
         for _ in range(config.engine.accumulation):
             with clock.waiting():
                 batch = next(batches)
+            samples = batch.keys
             outcome = engine.forward(batch, progress, signal=float(hooks.stop_requested()))
             # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
             terms = outcome.terms()
@@ -74,7 +76,7 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             outcomes.append(outcome)
         state.step += 1
         if not finite:
-            skipped_in_a_row = _refuse(state, batch, skipped_in_a_row, config, hooks)
+            skipped_in_a_row = _refuse(state, samples, skipped_in_a_row, config, hooks)
             continue
         skipped_in_a_row = 0
         clock.tick()
@@ -92,10 +94,10 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
     return True
 
 
-def _refuse(state: TrainState, batch: Batch, in_a_row: int, config: Config, hooks: Hooks) -> int:
+def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Config, hooks: Hooks) -> int:
     """Count a step whose loss is not finite; stop after several in a row."""
     state.skipped_steps += 1
-    samples = ", ".join(batch.keys) or "unknown"
+    samples = ", ".join(keys) or "unknown"
     if in_a_row + 1 >= _MAX_SKIPPED_IN_A_ROW or config.engine.accumulation > 1:
         raise MgcdaError(
             f"step {state.step - 1}",

@@ -44,7 +44,7 @@ def open_trackers(
                 tags=provenance_tags(Path(__file__).parent) | {"mgcda.run_folder": str(run.root)},
                 system_metrics=config.tracking.system_metrics,
                 node_id=platform.node(),
-                on_start=lambda run_id: run.run_id_file.write_text(run_id + "\n", encoding="utf-8") and None,
+                on_start=run.keep_mlflow_run_id,
                 warn=say,
             )
         )

@@ -75,6 +75,10 @@ class RunFolder:
         temporary.write_text(dump_config(config), encoding="utf-8")
         os.replace(temporary, self.config_file)
 
+    def keep_mlflow_run_id(self, run_id: str) -> None:
+        """Remember the MLflow run, so that every restart continues it."""
+        self.run_id_file.write_text(run_id + "\n", encoding="utf-8")
+
     def say(self, kind: str, text: str, **facts: Any) -> None:
         """Append an event for the user; whoever watches the run shows it."""
         line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
