@@ -1,7 +1,7 @@
 """The configuration, typed and strict: one class per section, each field with its unit and its default's source.
 
 This file knows no torch and no other part of the package; `build.py` turns it into objects. "ours" marks a default that
-neither the paper nor another source gives and that was chosen here; docs/defaults.md says by which measurement.
+neither the paper nor another source gives and that was chosen here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""Twenty steps of the tiny network through the engine, and a save and a load in the middle: run by every rank."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgcda_dist.batch import Batch
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.data.plan import slots_of
+from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from tests.support.tiny import tiny_batch, tiny_mgcda
+
+__all__ = ["CASES", "STEPS", "train_cases"]
+
+STEPS = 20
+_BATCH = 8
+CASES = [
+    ("sgd", 0, 1),
+    ("adamw", 0, 1),
+    ("sgd", 1, 2),
+    ("adamw", 1, 1),
+    ("sgd", 2, 1),
+    ("adamw", 2, 2),
+    ("sgd", 3, 1),
+    ("adamw", 3, 1),
+]
+"""(optimiser, ZeRO stage, accumulation)."""
+
+
+def train_cases(folder: str) -> list[dict[str, Any]]:
+    """What this rank saw in each case: losses and the memory; with half-way a new engine that loads a checkpoint."""
+    # DeepSpeed's and torch's own deprecations; the suite's filters do not reach spawned processes.
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in CASES]
+
+
+def _engine(kind: str, zero_stage: int, accumulation: int) -> DeepSpeedEngine:
+    model = tiny_mgcda(dtype=torch.float32)
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-2, "base_lr": 1e-2}]
+    optimizer = torch.optim.SGD(groups, momentum=0.9) if kind == "sgd" else torch.optim.AdamW(groups)
+    config = deepspeed_config(
+        micro_batch=_BATCH // Collectives().size // accumulation,
+        accumulation=accumulation,
+        zero_stage=zero_stage,
+        precision="fp32",
+        clip_norm=5.0,
+    )
+    return DeepSpeedEngine(model, optimizer, config, torch.device("cpu"))
+
+
+def _train(kind: str, zero_stage: int, accumulation: int, folder: Path) -> dict[str, Any]:
+    world = Collectives()
+    engine = _engine(kind, zero_stage, accumulation)
+    losses: list[float] = []
+    for step in range(STEPS):
+        if step == STEPS // 2:
+            engine.save(folder)
+            engine = _engine(kind, zero_stage, accumulation)
+            engine.load(folder)
+        whole = tiny_batch(step, _BATCH)
+        for micro in range(accumulation):
+            slots = slots_of(world.rank, world.size, accumulation, micro, _BATCH)
+            own = slice(slots.start, slots.stop)
+            batch = Batch(whole.image[own], whole.label[own], whole.domain[own], whole.slot[own], step)
+            outcome = engine.forward(batch, step / STEPS)
+            terms = outcome.terms()
+            engine.backward(outcome.loss)
+            engine.step(1.0)
+            engine.model.commit(outcome)
+            losses.append(terms["loss/total"])
+    assert engine.model.cacl is not None
+    queue = engine.model.cacl.queue
+    return {"losses": losses, "types": queue.types.tolist(), "steps": queue.steps.tolist()}

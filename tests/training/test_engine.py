@@ -1,0 +1,37 @@
+"""Law 1 through the engine: one process and two train alike, for ZeRO 0 to 3, over a save and a load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.distributed import run_distributed
+from tests.training.steps import CASES, train_cases
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict[str, Any]]]]:
+    folder = tmp_path_factory.mktemp("engine")
+    return {size: run_distributed(train_cases, size, str(folder / f"w{size}"), timeout_s=280) for size in (1, 2)}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join(map(str, case)) for case in CASES])
+def test_two_ranks_train_as_one(seen: dict[int, list[list[dict[str, Any]]]], case: int) -> None:
+    kind, _, _ = CASES[case]
+    alone, first, second = seen[1][0][case], seen[2][0][case], seen[2][1][case]
+    assert first == second
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5 if kind == "sgd" else 1e-4)
+    assert (first["types"], first["steps"]) == (alone["types"], alone["steps"])
+
+
+@pytest.mark.timeout(600)
+def test_the_stage_of_zero_does_not_change_the_numbers(seen: dict[int, list[list[dict[str, Any]]]]) -> None:
+    by_stage = {
+        stage: seen[2][0][i]["losses"] for i, (kind, stage, acc) in enumerate(CASES) if (kind, acc) == ("sgd", 1)
+    }
+    for losses in by_stage.values():
+        assert losses == pytest.approx(by_stage[0], rel=1e-5)
