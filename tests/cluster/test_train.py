@@ -40,13 +40,16 @@ def _command(folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "mgcda_dist", "train", str(folder / "run.yaml"), f"runs={folder}/runs", *overrides]
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def _environment(folder: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # A home of its own: what a run leaves there would show.
+    return inherited | {"HOME": str(folder / "home")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("train")
+    (folder / "home").mkdir()
     (folder / "run.yaml").write_text("name: run\n" + CONFIG.format(shards=tiny_shards))
     return folder
 
@@ -58,7 +61,7 @@ def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=_environment(),
+        env=_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,7 +78,7 @@ def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
     out, err = process.communicate(timeout=120)
     first = subprocess.CompletedProcess(command, process.returncode, out, err)
     again = subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
     )
     return [first, again]
 
@@ -85,7 +88,7 @@ def alone(folder: Path) -> subprocess.CompletedProcess[str]:
     """One worker, no interruption."""
     command = _command(folder, "name=one", "scaling.workers=1")
     return subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -116,8 +119,10 @@ def test_results_and_pictures_are_where_the_run_says(
     assert set(results["sets"]["unseen"]) >= {"ap", "auroc", "fpr95", "miou", "frames", "manifest_digest"}
     pictures = {path.name for path in (run / "pictures").iterdir()}
     assert pictures == {"panel_unseen.png", "pr_curve.png", "roc_curve.png", "history.png"}
-    # Nothing but the run and MLflow's own files.
-    assert {path.name for path in folder.iterdir()} == {"run.yaml", "runs"}
+    assert {path.name for path in folder.iterdir()} == {"run.yaml", "runs", "home"}
+    left_at_home = {path.relative_to(folder / "home").parts[:2] for path in (folder / "home").rglob("*")}
+    # Font and model caches of the libraries are fine; compiled code is not.
+    assert not [parts for parts in left_at_home if "torch_extensions" in parts or parts[0] not in (".cache", ".config")]
 
 
 @pytest.mark.timeout(900)
@@ -131,8 +136,17 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     (run,) = (run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == "two")
     assert run.info.status == "FINISHED"
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/cacl")] == list(range(STEPS))
-    wanted = {"mdat/stride16/accuracy", "mdat/embedding/epsilon", "mdat/lambda", "cacl/queue_fill_anomaly",
-              "cacl/queue_age_steps", "lr/backbone", "time/images_per_s", "time/data_wait_share", "eval/unseen/ap"}  # fmt: skip
+    wanted = {
+        "mdat/stride16/accuracy",
+        "mdat/embedding/epsilon",
+        "mdat/lambda",
+        "cacl/queue_fill_anomaly",
+        "cacl/queue_age_steps",
+        "lr/backbone",
+        "time/images_per_s",
+        "time/data_wait_share",
+        "eval/unseen/ap",
+    }
     assert wanted <= set(run.data.metrics)
     assert run.data.params["mdat.smoothing.mode"] == "adaptive_stage"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -153,18 +167,13 @@ def test_two_interrupted_workers_train_what_one_does(
 
 
 @pytest.mark.timeout(900)
-def test_evaluate_reads_the_run_again(folder: Path, alone: subprocess.CompletedProcess[str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mgcda_dist",
-        "evaluate",
-        str(folder / "runs/one"),
-        "--out",
-        str(folder / "runs/again"),
-    ]
+def test_evaluate_over_two_workers_repeats_the_results_of_one(
+    folder: Path, alone: subprocess.CompletedProcess[str]
+) -> None:
+    command = [sys.executable, "-m", "mgcda_dist", "evaluate", str(folder / "runs/one")]
+    command += ["--workers", "2", "--out", str(folder / "runs/again")]
     done = subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     first, again = (json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("one", "again"))
@@ -175,7 +184,7 @@ def test_evaluate_reads_the_run_again(folder: Path, alone: subprocess.CompletedP
 def test_a_changed_configuration_is_refused_by_name(folder: Path, alone: subprocess.CompletedProcess[str]) -> None:
     command = _command(folder, "name=one", "mdat.lambda_max=0.5")
     done = subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
     assert "mdat.lambda_max: 0.1 → 0.5" in done.stderr
