@@ -74,6 +74,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         partial(anomaly_score, kind=config.model.score),
         mdat=mdat,
         cacl=cacl,
+        segmentation_weight=1.0 if loss.enabled else 0.0,
         mdat_weight=config.mdat.weight,
         cacl_weight=config.cacl.weight,
         mdat_warmup=config.mdat.warmup,

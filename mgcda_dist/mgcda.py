@@ -72,6 +72,7 @@ class MGCDA(nn.Module):
         score: anomaly score that tells difficulty.
         mdat: scene level; None switches the term off.
         cacl: sample level; None switches the term off.
+        segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight: α and β at full strength.
         mdat_warmup, cacl_warmup: share of training over which each rises linearly.
         collectives: over which ranks a global batch is spread.
@@ -85,6 +86,7 @@ class MGCDA(nn.Module):
         *,
         mdat: MDAT | None = None,
         cacl: CACL | None = None,
+        segmentation_weight: float = 1.0,
         mdat_weight: float = 0.5,
         cacl_weight: float = 0.1,
         mdat_warmup: float = 0.0,
@@ -94,7 +96,7 @@ class MGCDA(nn.Module):
         super().__init__()
         self.segmenter, self.mdat, self.cacl = segmenter, mdat, cacl
         self.segmentation_loss, self.score = segmentation_loss, score
-        self.mdat_weight, self.cacl_weight = mdat_weight, cacl_weight
+        self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.collectives = collectives or Collectives()
 
@@ -132,7 +134,7 @@ class MGCDA(nn.Module):
         shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
         weights = shares.new_tensor(self.segmentation_loss.weights)
         terms = {"loss/seg": (weights * shares)[0], "loss/outlier": (weights * shares)[1:].sum()}
-        loss = (weights * shares).sum()
+        loss = self.segmentation_weight * (weights * shares).sum()
         stage_counts = seg_counts.new_zeros(0)
         extra: list[Tensor] = []
         if self.mdat and domains:

@@ -190,6 +190,7 @@ class CaclConfig(Section):
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
+    enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
     outlier: Literal["energy_hinge", "entropy", "none"] = "energy_hinge"
     outlier_weight: NonNegative = Field(
         default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"

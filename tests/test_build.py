@@ -1,0 +1,108 @@
+"""From a configuration to objects: every term can be switched off, and what is exported is the bare network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgcda_dist import build
+from mgcda_dist.config.load import load_config
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import CheckpointError, ConfigError
+
+CONFIG = """\
+name: t
+data:
+  class_space: road8
+  crop_px: [64, 96]
+  domains:
+    - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
+    - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
+    - {{name: real_day, shards: {shards}/real_day/train, per_step: 1, labelled: false}}
+  loader_workers: 0
+model: {{backbone: test_resnet.r160_in1k, decoder_channels: 16}}
+cacl: {{projection_dim: 16, anomaly_pixels: 8, inlier_pixels: 2, queue_rows: 32, warmup: 0}}
+optim: {{steps: 4}}
+"""
+
+
+def _config(folder: Path, shards: Path, *overrides: str) -> Config:
+    path = folder / "t.yaml"
+    path.write_text(CONFIG.format(shards=shards))
+    return load_config(path, list(overrides)).config
+
+
+def _train(config: Config) -> tuple[dict[str, float], dict[str, Any]]:
+    """Three plain steps: the last terms, and the trained segmenter."""
+    model = build.mgcda(config).train()
+    optimizer = build.optimizer(config, model)
+    terms: dict[str, float] = {}
+    for step, batch in zip(range(3), build.training_stream(config, 0, 1), strict=False):
+        outcome = model(batch, step / 4)
+        terms = outcome.terms()
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        model.commit(outcome)
+    return terms, {name: value.clone() for name, value in model.segmenter.state_dict().items()}
+
+
+def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, tiny_shards: Path) -> None:
+    switches = {
+        "full": [],
+        "no_seg": ["loss.enabled=false"],
+        "no_mdat": ["mdat.enabled=false"],
+        "no_cacl": ["cacl.enabled=false"],
+    }
+    rows = {name: _train(_config(tmp_path, tiny_shards, *off)) for name, off in switches.items()}
+    for terms, _ in rows.values():
+        assert all(math.isfinite(value) for value in terms.values())
+    assert "loss/mdat" not in rows["no_mdat"][0] and "loss/cacl" not in rows["no_cacl"][0]
+    weights = {
+        name: torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
+        for name, (_, state) in rows.items()
+    }
+    for name in ("no_seg", "no_mdat", "no_cacl"):
+        assert not torch.equal(weights["full"], weights[name]), name
+
+
+def test_what_is_saved_is_the_bare_segmenter(tmp_path: Path, tiny_shards: Path) -> None:
+    config = _config(tmp_path, tiny_shards)
+    model = build.mgcda(config)
+    build.save_model(config, model.segmenter, tmp_path / "model")
+    loaded_config, network = build.load_model(tmp_path / "model")
+    assert loaded_config == config
+    names = set(network.state_dict())
+    assert names == set(model.segmenter.state_dict())
+    assert not [name for name in names if "mdat" in name or "cacl" in name or "discriminator" in name]
+    image = torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(image).logits, model.segmenter(image).logits)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not an exported model"):
+        build.load_model(tmp_path)
+
+
+def test_a_stage_the_backbone_lacks_is_named_with_those_it_has(tmp_path: Path, tiny_shards: Path) -> None:
+    config = _config(tmp_path, tiny_shards, "mdat.stages=[{name: stride64}]")
+    with pytest.raises(ConfigError, match="it has stride4, stride8, stride16, stride32, embedding"):
+        build.mgcda(config)
+
+
+def test_parameter_groups_cover_every_parameter_once(tmp_path: Path, tiny_shards: Path) -> None:
+    config = _config(
+        tmp_path, tiny_shards, "optim.lr_backbone=0.1", "optim.lr_heads=0.2", "optim.lr_discriminators=0.3"
+    )
+    model = build.mgcda(config)
+    groups = build.optimizer(config, model).param_groups
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    rates = {group["name"].removesuffix("_no_decay"): group["base_lr"] for group in groups}
+    assert rates == {"backbone": 0.1, "heads": 0.2, "discriminators": 0.3}
