@@ -35,7 +35,7 @@ def train(config: Config) -> None:
     run, world = RunFolder(config), Collectives()
     leads = world.rank == 0
     with _logs(run.logs / f"worker-{world.rank}.log"):
-        device = _device()
+        device = _device(config)
         if leads:
             run.say("phase", f"building {config.model.backbone} with {len(config.data.domains)} domains")
         model = build.mgcda(config, world)
@@ -54,6 +54,7 @@ def train(config: Config) -> None:
         )
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
         state = _resume(engine, store, world, run)
+        start_step = state.step
         loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
         started = time.monotonic() - state.elapsed_s
 
@@ -76,7 +77,8 @@ def train(config: Config) -> None:
             finished = state.step >= config.optim.steps or fit(engine, iter(loader), state, config, hooks)
             status = "KILLED"
             if finished:
-                if state.step not in store.steps():
+                # Decided by what every rank knows: their views of a shared folder may differ for a moment.
+                if state.step > start_step:
                     checkpoint()
                 _conclude(engine, config, run, world, device, tracker)
                 status = "FINISHED"
@@ -86,7 +88,7 @@ def train(config: Config) -> None:
 
 def evaluate(config: Config, model: str, out: str) -> None:
     """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
-    world, device = Collectives(), _device()
+    world, device = Collectives(), _device(config)
     _, network = build.load_model(Path(model))
     results = evaluate_sets(network, config, world, device)
     if world.rank == 0:
@@ -156,8 +158,11 @@ def _resume(engine: DeepSpeedEngine, store: CheckpointStore, world: Collectives,
     return state
 
 
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
+def _device(config: Config) -> torch.device:
+    """The GPU this worker was given; alone, without workers, any GPU there is."""
+    # Ray leaves a machine's GPUs visible to workers that asked for none.
+    given = config.scaling.gpus_per_worker > 0 or not dist.is_initialized()
+    if not (given and torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
