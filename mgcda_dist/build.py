@@ -63,8 +63,10 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         with seeded(config.seed, "cacl"):
             cacl = _cacl(config, channels["embedding"], num_domains, num_classes)
     loss = config.loss
+    if config.model.compile:
+        network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
     return MGCDA(
-        torch.compile(network) if config.model.compile else network,  # pyright: ignore[reportArgumentType]
+        network,
         segmentation_loss(
             loss.outlier,
             outlier_weight=loss.outlier_weight,
@@ -251,7 +253,6 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    network = getattr(network, "_orig_mod", network)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -259,15 +260,20 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
 
 def load_model(folder: Path) -> tuple[Config, nn.Module]:
     """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         config = Config.model_validate(json.loads((folder / "model.json").read_text(encoding="utf-8")))
         tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
         ) from None
     network = segmenter(config, weights="none")
-    network.load_state_dict(tensors, strict=True)
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        problem = f"its tensors do not fit its model.json: {error}"
+        raise CheckpointError(str(folder), problem, "export it again, or use another checkpoint") from None
     return config, network.eval()
