@@ -35,7 +35,9 @@ class CheckpointStore:
         """A folder to write into, empty, seen by all ranks; call on every rank."""
         path = self.folder / f".writing-{step:08d}"
         if self.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)
+            # Whatever an interrupted attempt has left, also of another step.
+            for left in self.folder.glob(".writing-*"):
+                shutil.rmtree(left, ignore_errors=True)
             path.mkdir(parents=True)
         _barrier()
         return path
