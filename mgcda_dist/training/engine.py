@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.batch import Batch
+from mgcda_dist.errors import CheckpointError
 from mgcda_dist.mgcda import MGCDA, Outcome
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config"]
@@ -94,8 +95,14 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote at the same world size."""
-        self._engine.load_checkpoint(str(folder), tag=_TAG)
+        """Read what `save` wrote at the same world size.
+
+        Raises:
+            CheckpointError: DeepSpeed found nothing to read; it would go on with the weights it has.
+        """
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if found is None:
+            raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
 
     @contextmanager
     def whole_parameters(self) -> Iterator[nn.Module]:
