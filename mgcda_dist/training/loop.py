@@ -102,7 +102,7 @@ def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Con
         raise MgcdaError(
             f"step {state.step - 1}",
             f"the loss is not finite ({in_a_row + 1} steps in a row); this rank's samples: {samples}",
-            "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm; training resumes at the last checkpoint",
+            "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, in a run of another name=…",
         )
     hooks.say(f"step {state.step - 1}: the loss is not finite, the step is skipped (samples: {samples})")
     return in_a_row + 1
