@@ -71,6 +71,9 @@ class RunFolder:
         for folder in (self.root, self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
+        if not has_checkpoint:
+            # It starts over, maybe with another configuration: the record of the attempt before is not continued.
+            self.run_id_file.unlink(missing_ok=True)
         temporary = self.config_file.with_suffix(".tmp")
         temporary.write_text(dump_config(config), encoding="utf-8")
         os.replace(temporary, self.config_file)
