@@ -50,9 +50,9 @@ def evaluate(
         list[Path] | None,
         typer.Option("--data", help="folder of shards; repeat for several; default: the run's own sets"),
     ] = None,
-    workers: Annotated[int, typer.Option(help="processes that share the frames")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the frames")] = 1,
     height: Annotated[
-        int | None, typer.Option(help="height of the network's input, pixels; default: as the run")
+        int | None, typer.Option(min=1, help="height of the network's input, pixels; default: as the run")
     ] = None,
     blur: Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")] = None,
     out: Annotated[
