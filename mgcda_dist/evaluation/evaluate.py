@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +219,8 @@ def evaluation_request(
             "give a run folder (runs/NAME), one of its checkpoints, or a model folder",
         )
     config, _ = build.load_model(folder)
-    sets = [EvaluationSetConfig(name=_set_name(path), shards=str(path.absolute())) for path in data]
+    names = _set_names(data)
+    sets = [EvaluationSetConfig(name=n, shards=str(p.absolute())) for n, p in zip(names, data, strict=True)]
     for path in data:
         if not (path / "manifest.json").is_file():
             raise ConfigError(
@@ -233,13 +235,17 @@ def evaluation_request(
     )
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
-    scaling = config.scaling.model_copy(update={"workers": workers})
+    # Where the model was trained says nothing about this machine.
+    gpus = 1.0 if torch.cuda.device_count() >= workers else 0.0
+    scaling = config.scaling.model_copy(update={"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus})
     config = config.model_copy(update={"evaluation": section, "scaling": scaling})
     return EvaluationRequest(config, folder.absolute(), (out or folder.parent / "evaluation").absolute())
 
 
-def _set_name(path: Path) -> str:
-    return "_".join(path.absolute().parts[-2:])
+def _set_names(folders: list[Path]) -> list[str]:
+    """Names from the last two parts of each path; a number is added where two are equal."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(path.absolute().parts[-2:])) for path in folders]
+    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
 
 
 def _others(mine: Any, world: Collectives) -> list[Any]:
