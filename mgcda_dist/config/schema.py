@@ -322,6 +322,17 @@ class Config(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"data.domains: two domains are named {name!r}")
+        for i, domain in enumerate(self.data.domains):
+            if domain.paste and not domain.labelled:
+                raise ValueError(
+                    f"data.domains.{i}.paste: objects on a domain that is not labelled would be the only thing with a "
+                    "label; set labelled: true, or paste: null"
+                )
+        sets = [entry.name for entry in self.evaluation.sets]
+        for name in sets:
+            if sets.count(name) > 1:
+                raise ValueError(f"evaluation.sets: two sets are named {name!r}")
+        self._check_ranges()
         shares = self.scaling.workers * self.engine.accumulation
         if self.data.global_batch % shares:
             batch = self.data.global_batch
@@ -350,3 +361,11 @@ class Config(Section):
             if stages.count(stage) > 1:
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self
+
+    def _check_ranges(self) -> None:
+        ranges = {"data.augment.scale": self.data.augment.scale}
+        for key, entries in (("data.domains", self.data.domains), ("evaluation.sets", self.evaluation.sets)):
+            ranges |= {f"{key}.{i}.paste.scale": entry.paste.scale for i, entry in enumerate(entries) if entry.paste}
+        for key, (low, high) in ranges.items():
+            if low > high:
+                raise ValueError(f"{key}: {low} is over {high}; the smaller one comes first")

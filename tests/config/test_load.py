@@ -103,6 +103,9 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("optim.steps", "not of the form key=value"),
         ("engine.zero_stage=4", "engine.zero_stage = 4"),
         ("optim.lr_heads=-1", "greater than 0"),
+        ("data.augment.scale=[2, 0.5]", "the smaller one comes first"),
+        ("data.domains.1.paste={objects: shards/objects}", "is not labelled"),
+        ("evaluation.sets=[{name: a, shards: x}, {name: a, shards: y}]", "two sets are named 'a'"),
     ],
 )
 def test_an_impossible_override_names_itself(good: Path, override: str, says: str) -> None:
