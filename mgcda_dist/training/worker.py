@@ -89,11 +89,12 @@ def train(config: Config) -> None:
 def evaluate(config: Config, model: str, out: str) -> None:
     """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
     world, device = Collectives(), _device(config)
-    _, network = build.load_model(Path(model))
-    results = evaluate_sets(network, config, world, device)
-    if world.rank == 0:
-        draw_results(results, config, Path(out) / "pictures")
-        _write_results(Path(out) / "results.json", results_json(results, config))
+    with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
+        _, network = build.load_model(Path(model))
+        results = evaluate_sets(network, config, world, device)
+        if world.rank == 0:
+            draw_results(results, config, Path(out) / "pictures")
+            _write_results(Path(out) / "results.json", results_json(results, config))
 
 
 def _conclude(
