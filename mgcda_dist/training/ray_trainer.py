@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import ConfigError, MgcdaError
 
 __all__ = ["launch"]
 
@@ -77,12 +77,21 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
 
 def _start_ray(config: Config) -> None:
     import ray
+    import torch
 
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         ray.init(address=address, **options)
         return
+    wanted, present = config.scaling.workers * config.scaling.gpus_per_worker, torch.cuda.device_count()
+    if wanted > present:
+        # Ray would wait for them for ever.
+        raise ConfigError(
+            "scaling.gpus_per_worker",
+            f"{config.scaling.workers} workers need {wanted:g} GPUs; this machine has {present}",
+            "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
+        )
     cpus = max(os.cpu_count() or 1, round(config.scaling.workers * config.scaling.cpus_per_worker))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
