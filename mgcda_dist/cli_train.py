@@ -29,12 +29,12 @@ def run_training(config: Config) -> int:
     """Train; returns the exit code."""
     from mgcda_dist.training.ray_trainer import launch
 
-    console = Console(stderr=False, highlight=False)
+    console = Console(highlight=False, markup=False)
     run = RunFolder(config)
     run.prepare(config)
     run.results.unlink(missing_ok=True)
     tracking = mlflow_uri(config)
-    console.print(f"[bold]{config.name}[/]  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
+    console.print(f"{config.name}  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
     stopped = _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
@@ -58,7 +58,7 @@ def run_evaluation(
     """Evaluate a trained model; returns the exit code."""
     from mgcda_dist.evaluation.evaluate import evaluation_request
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     request = evaluation_request(model, data, workers=workers, height_px=height_px, blur=blur, out=out)
     if workers > 1:
         from mgcda_dist.training.ray_trainer import launch
