@@ -18,7 +18,7 @@ FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
 	then command -v "$$name"; exit; fi; done; \
 	echo "No Python 3.11 or 3.12 with venv was found. Install one (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 	echo "or name it: make demo PYTHON=/path/to/python3.11" >&2; exit 1
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e
 
 ##@ Start here
 .PHONY: demo

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,25 @@ _PLAIN_LINE_EVERY_S = 10.0
 
 def run_training(config: Config) -> int:
     """Train; returns the exit code."""
-    from mgcda_dist.training.ray_trainer import launch
+    from mgcda_dist import build
 
     console = Console(highlight=False, markup=False)
     run = RunFolder(config)
-    run.prepare(config)
+    with run.locked():
+        run.prepare(config, build.manifests(config))
+        return _run_training(config, run, console)
+
+
+def _run_training(config: Config, run: RunFolder, console: Console) -> int:
+    from mgcda_dist.training.ray_trainer import launch
+
     run.results.unlink(missing_ok=True)
     tracking = mlflow_uri(config)
     console.print(f"{config.name}  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
-    stopped = _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
-    if stopped or not run.results.is_file():
+    _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
+    if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True
         )
@@ -73,12 +81,8 @@ def run_evaluation(
     return 0
 
 
-def _watch(work: Any, run: RunFolder, num_steps: int, console: Console) -> bool:
-    """Run `work` in a thread; show its progress; on Ctrl-C ask the workers to stop with a checkpoint.
-
-    Returns:
-        Whether the run was stopped.
-    """
+def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Console) -> None:
+    """Run `work` in a thread; show its progress; on Ctrl-C ask the workers to stop with a checkpoint."""
     failure: list[BaseException] = []
 
     def guarded() -> None:
@@ -107,7 +111,7 @@ def _watch(work: Any, run: RunFolder, num_steps: int, console: Console) -> bool:
             while thread.is_alive():
                 thread.join(_POLL_S)
                 if interrupts and not told_stop:
-                    progress.console.print("stopping after this step, with a checkpoint (again to give up)")
+                    progress.console.print("stopping after this step, with a checkpoint (again to give up at once)")
                     told_stop = True
                 if interrupts > 1:
                     raise KeyboardInterrupt
@@ -134,7 +138,6 @@ def _watch(work: Any, run: RunFolder, num_steps: int, console: Console) -> bool:
         if isinstance(failure[0], MgcdaError) or not isinstance(failure[0], Exception):
             raise failure[0]
         raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
-    return interrupts > 0
 
 
 class _Tail:
@@ -167,6 +170,8 @@ class _Tail:
 
 
 def _progress_line(metrics: dict[str, float]) -> str:
+    # A metric that is not a number is kept as text in the record.
+    metrics = {name: float(value) for name, value in metrics.items()}
     parts = [f"loss {metrics['loss/total']:.3f}"]
     parts += [
         f"{name} {metrics[f'loss/{name}']:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "ShardError"]
+__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "ShardError", "TransientError"]
 
 
 class MgcdaError(ValueError):
@@ -29,6 +29,10 @@ class ConfigError(MgcdaError):
 
 class ShardError(MgcdaError):
     """A shard, manifest, image or label file that cannot be read or trusted."""
+
+
+class TransientError(MgcdaError):
+    """A fault that may pass: a restart from the last checkpoint is worth trying."""
 
 
 class CheckpointError(MgcdaError):

@@ -74,7 +74,7 @@ class PasteConfig(Section):
 class DomainConfig(Section):
     """One domain: a set of shards that contributes a fixed number of images to every global batch."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     shards: str = Field(description="folder of frame shards, with its manifest")
     per_step: Count = Field(description="images of this domain in every global batch")
     labelled: bool = Field(
@@ -245,7 +245,7 @@ class ScalingConfig(Section):
     """Ray Train workers."""
 
     workers: Count = 1
-    gpus_per_worker: NonNegative = 0
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     cpus_per_worker: Positive = 1
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     max_failures: Annotated[int, Field(ge=-1)] = Field(
@@ -275,7 +275,7 @@ class TrackingConfig(Section):
 class EvaluationSetConfig(Section):
     """One evaluation set."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     shards: str
     paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
     max_frames: Count | None = Field(default=None, description="first frames only; null: all")
@@ -295,7 +295,9 @@ class EvaluationConfig(Section):
 class Config(Section):
     """One training run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(description="stable name: same name, same run")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+        description="stable name: same name, same run"
+    )
     seed: int = 0
     runs: str = Field(default="runs", description="folder that receives runs/NAME and the MLflow database")
     data: DataConfig

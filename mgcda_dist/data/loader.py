@@ -26,7 +26,7 @@ from mgcda_dist.data.frames import check_sizes
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
 from mgcda_dist.data.reader import ShardReader
-from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
 from mgcda_dist.randomness import numpy_generator, torch_generator
 
 __all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
@@ -196,7 +196,7 @@ class StreamLoader:
 
     Raises (while iterating):
         ShardError: what a loader process stumbled over, as if it had happened here.
-        MgcdaError: a loader process died, or gave nothing within the time allowed; the message names it.
+        TransientError: a loader process died, or gave nothing within the time allowed; the message names it.
     """
 
     def __init__(self, loader: DataLoader[_Delivery], stream: TrainingStream, timeout_s: float) -> None:
@@ -230,7 +230,7 @@ class StreamLoader:
                 raise
             raise self._lost(index, pids, str(error)) from None
 
-    def _lost(self, index: int, pids: dict[int, int], message: str) -> MgcdaError:
+    def _lost(self, index: int, pids: dict[int, int], message: str) -> TransientError:
         # DataLoader hands item i to process i mod workers, so the one that owes this item is known.
         worker = index % self._loader.num_workers
         named = {int(pid) for pid in re.findall(r"\d+", message)}
@@ -239,11 +239,13 @@ class StreamLoader:
         who = f"loader process {worker} of {self._loader.num_workers} (pid {pids.get(worker, 'unknown')})"
         if "timed out" in message:
             problem = f"gave nothing for {self.timeout_s:g} s while step {step}, micro-batch {micro}, was due"
-            return MgcdaError(
+            return TransientError(
                 who, problem, "storage that does not answer is the usual cause; see what the process waits for"
             )
         problem = f"died while step {step}, micro-batch {micro}, was due: {message}"
-        return MgcdaError(who, problem, "memory is the usual cause: lower data.prefetch_steps or data.loader_workers")
+        return TransientError(
+            who, problem, "memory is the usual cause: lower data.prefetch_steps or data.loader_workers"
+        )
 
 
 @dataclass(frozen=True)

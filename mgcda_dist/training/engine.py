@@ -78,10 +78,10 @@ class DeepSpeedEngine:
             group["lr"] = group["base_lr"] * rate
         self._engine.step()
 
-    def gradient_norm(self) -> float:
-        """Global gradient norm of the last optimiser step, before clipping; NaN where the engine does not tell."""
+    def gradient_norm(self) -> float | None:
+        """Global gradient norm of the last optimiser step, before clipping; None where the engine does not tell."""
         norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        return None if norm is None else float(norm)
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate per parameter group."""

@@ -19,6 +19,7 @@ from mgcda_dist.training.state import TrainState
 __all__ = ["Hooks", "fit"]
 
 _MAX_SKIPPED_IN_A_ROW = 5
+_CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, in a run of another name=…"
 
 
 @dataclass
@@ -75,15 +76,16 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             engine.model.commit(outcome)
             outcomes.append(outcome)
         state.step += 1
-        if not finite:
-            skipped_in_a_row = _refuse(state, samples, skipped_in_a_row, config, hooks)
-            continue
-        skipped_in_a_row = 0
+        skipped_in_a_row = 0 if finite else _refuse(state, samples, skipped_in_a_row, config, hooks)
         clock.tick()
-        if log_now:
+        norm = engine.gradient_norm() if finite else None
+        if norm is not None and not math.isfinite(norm):
+            # The parameters have taken this gradient already; a checkpoint of them must not be sealed.
+            raise MgcdaError(f"step {step}", "the gradient is not finite", _CALMER)
+        if finite and log_now:
             metrics = _mean_terms(outcomes) | engine.model.health(outcomes[-1], progress) | engine.learning_rates()
-            metrics |= {"train/gradient_norm": engine.gradient_norm(), "train/skipped_steps": state.skipped_steps}
-            metrics |= clock.read()
+            metrics |= {"train/skipped_steps": state.skipped_steps} | clock.read()
+            metrics |= {} if norm is None else {"train/gradient_norm": norm}
             hooks.log(step, metrics)
             for sentence in watch.read(step, metrics):
                 hooks.say(sentence)
@@ -102,7 +104,7 @@ def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Con
         raise MgcdaError(
             f"step {state.step - 1}",
             f"the loss is not finite ({in_a_row + 1} steps in a row); this rank's samples: {samples}",
-            "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, in a run of another name=…",
+            _CALMER,
         )
     hooks.say(f"step {state.step - 1}: the loss is not finite, the step is skipped (samples: {samples})")
     return in_a_row + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import ConfigError, MgcdaError, TransientError
 
 __all__ = ["launch"]
 
@@ -108,6 +108,8 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     config = Config.model_validate(arguments["config"])
     try:
         getattr(worker, arguments["task"])(config, **arguments["arguments"])
+    except TransientError:
+        raise
     except MgcdaError as error:
         fatal.parent.mkdir(parents=True, exist_ok=True)
         temporary = fatal.with_suffix(f".{os.getpid()}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ __all__ = ["RunFolder", "differing_keys", "flatten", "mlflow_uri"]
 
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
          "data.pin_memory", "model.compile")  # fmt: skip
-"""Keys that may change on resume: they do not touch what is learned."""
+"""Keys that may change on resume: they do not touch what is learned. Folders may move: their digests are compared."""
 
 
 class RunFolder:
@@ -42,8 +47,35 @@ class RunFolder:
         self.stop_file = self.root / "stop"
         self.run_id_file = self.root / "mlflow_run_id"
 
-    def prepare(self, config: Config) -> None:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: two launches of one run would write over each other's checkpoints.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ConfigError(
+                    str(self.root),
+                    f"the run is going on already ({file.read().strip()})",
+                    "wait for it, or choose another name=…",
+                ) from None
+            file.truncate(0)
+            file.write(f"host {platform.node()}, process {os.getpid()}\n")
+            file.flush()
+            yield
+
+    def prepare(self, config: Config, manifests: dict[str, dict[str, Any]] | None = None) -> None:
         """Create the folder, or agree to continue it.
+
+        Args:
+            config: the run's configuration.
+            manifests: what it reads, from `build.manifests`; compared with what an earlier launch read.
 
         Raises:
             ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration changed in a way
@@ -68,6 +100,15 @@ class RunFolder:
                     f"the run was started with another configuration ({listing})",
                     "choose another name=… for the new configuration, or remove the folder to start over",
                 )
+        if has_checkpoint and manifests is not None and self.manifests.is_file():
+            earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
+            for name, facts in manifests.items():
+                if not name.startswith("eval/") and name in earlier and earlier[name]["digest"] != facts["digest"]:
+                    raise ConfigError(
+                        facts["folder"],
+                        f"the shards of {name} are not those the run started with",
+                        "choose another name=… to train on the new shards, or bring the old ones back",
+                    )
         for folder in (self.root, self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
@@ -95,7 +136,9 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     return {
         key: (old.get(key), new.get(key))
         for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key) and not any(key == safe or key.startswith(safe + ".") for safe in _SAFE)
+        if old.get(key) != new.get(key)
+        and not any(key == safe or key.startswith(safe + ".") for safe in _SAFE)
+        and not re.fullmatch(r"data\.domains\.\d+\.(shards|paste\.objects)", key)
     }
 
 

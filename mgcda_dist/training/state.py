@@ -16,12 +16,10 @@ class TrainState:
     Attributes:
         step: optimiser steps done; the next batch is the global batch of this number.
         skipped_steps: steps that were refused because a loss was not finite.
-        elapsed_s: training time before this process, seconds.
     """
 
     step: int = 0
     skipped_steps: int = 0
-    elapsed_s: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

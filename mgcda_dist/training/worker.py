@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +55,6 @@ def train(config: Config) -> None:
         state = _resume(engine, store, world, run)
         start_step = state.step
         loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
-        started = time.monotonic() - state.elapsed_s
 
         def say(text: str) -> None:
             if leads:
@@ -68,7 +66,6 @@ def train(config: Config) -> None:
             tracker.log_metrics(metrics, step)
 
         def checkpoint() -> None:
-            state.elapsed_s = time.monotonic() - started
             _save(engine, store, state, config, world)
 
         hooks = Hooks(log, say, checkpoint, stop_requested=lambda: leads and run.stop_file.exists())
