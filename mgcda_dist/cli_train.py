@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -56,7 +58,10 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
     if tracking is not None:
-        console.print(f"MLflow     mlflow ui --backend-store-uri {tracking}", soft_wrap=True)
+        # Without an activated environment the command is not on the path.
+        beside = Path(sys.executable).with_name("mlflow")
+        command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
+        console.print(f"MLflow     {command} ui --backend-store-uri {tracking}", soft_wrap=True)
     return 0
 
 
