@@ -151,7 +151,7 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     assert run.data.params["mdat.smoothing.mode"] == "adaptive_stage"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "manifests.json", "model.safetensors", "pictures"} <= artifacts
-    assert len(run.inputs.dataset_inputs) >= 5
+    assert run.inputs is not None and len(run.inputs.dataset_inputs) >= 5
 
 
 @pytest.mark.timeout(900)

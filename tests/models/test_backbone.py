@@ -156,7 +156,7 @@ def test_frozen_statistics_survive_training(name):
     backbone.train()
     for _ in range(2):
         optimizer.zero_grad()
-        sum(x.mean() for x in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+        torch.stack([x.mean() for x in backbone(torch.randn(2, 3, 64, 64)).values()]).sum().backward()
         optimizer.step()
     after = backbone.state_dict()
     assert all(torch.equal(x, after[key]) for key, x in statistics.items())
@@ -213,4 +213,4 @@ def test_synchronised_norm_needs_a_gpu():
 
 def test_unknown_norm_is_named():
     with pytest.raises(ConfigError, match="'layer'"):
-        timm_backbone("test_resnet", norm="layer")
+        timm_backbone("test_resnet", norm="layer")  # pyright: ignore[reportArgumentType]

@@ -45,4 +45,4 @@ def test_odd_sizes():
 
 def test_unknown_term_is_named():
     with pytest.raises(ValueError, match="'focal'"):
-        segmentation_loss("focal")
+        segmentation_loss("focal")  # pyright: ignore[reportArgumentType]

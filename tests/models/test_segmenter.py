@@ -28,7 +28,7 @@ def test_any_size_gives_maps_at_the_strides(name, size):
     assert prediction.embedding.shape == (1, 32, -(-height // 4), -(-width // 4))
     assert prediction.stages["embedding"] is prediction.embedding
     assert {stage: x.shape[1] for stage, x in prediction.stages.items()} == segmenter.stage_channels
-    for stage in segmenter.backbone.channels:
+    for stage in segmenter.stage_channels.keys() - {"embedding"}:
         stride = int(stage.removeprefix("stride"))
         assert prediction.stages[stage].shape[2:] == (-(-height // stride), -(-width // stride))
 
@@ -36,7 +36,7 @@ def test_any_size_gives_maps_at_the_strides(name, size):
 def test_padding_does_not_change_what_lies_before_it():
     # The convolutions see the padding near the border only; the network's means over the image are switched off.
     segmenter = build().eval()
-    segmenter.decoder = PointwiseDecoder(segmenter.backbone.channels["stride4"])
+    segmenter.decoder = PointwiseDecoder(segmenter.stage_channels["stride4"])
     image = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
     with torch.no_grad():
         whole, cut = segmenter(image).logits, segmenter(image[:, :, :100, :90]).logits
@@ -125,6 +125,7 @@ def test_learns_a_scene():
     image = torch.randint(0, 40, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image[:, :, 32:] += 150
     label = (torch.arange(16) >= 8).long().view(1, 16, 1).expand(2, 16, 16)
+    loss = torch.zeros(())
     for _ in range(40):
         loss = nn.functional.cross_entropy(segmenter(image).logits, label)
         optimizer.zero_grad()
