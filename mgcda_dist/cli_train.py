@@ -26,6 +26,7 @@ EXIT_STOPPED = 3
 """Exit code of a run that was asked to stop and left a checkpoint."""
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
+_WAIT_WORTH_A_WORD_S = 90.0
 
 
 def run_training(config: Config) -> int:
@@ -80,7 +81,13 @@ def run_evaluation(
     else:
         from mgcda_dist.training.worker import evaluate
 
-        evaluate(request.config, model=str(request.model), out=str(request.out))
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task("evaluating", total=None)
+
+            def advance(name: str, done: int, total: int) -> None:
+                progress.update(task, description=name, completed=done, total=total)
+
+            evaluate(request.config, model=str(request.model), out=str(request.out), progress=advance)
     _show_results(json.loads((request.out / "results.json").read_text(encoding="utf-8")), console)
     console.print(f"\nresults and pictures   {request.out}", soft_wrap=True)
     return 0
@@ -112,7 +119,7 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task("starting the workers", total=num_steps)
-            told_stop, last_plain = False, 0.0
+            told_stop, told_wait, last_plain, started = False, False, 0.0, time.monotonic()
             while thread.is_alive():
                 thread.join(_POLL_S)
                 if interrupts and not told_stop:
@@ -120,6 +127,11 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
                     told_stop = True
                 if interrupts > 1:
                     raise KeyboardInterrupt
+                if not told_wait and not tail.has_moved and time.monotonic() - started > _WAIT_WORTH_A_WORD_S:
+                    progress.console.print(
+                        "no worker has started yet: does the cluster have what scaling asks for? `ray status`"
+                    )
+                    told_wait = True
                 for event in tail.events():
                     progress.console.print(event["text"], soft_wrap=True)
                     if event["kind"] == "phase":
@@ -151,6 +163,7 @@ class _Tail:
     def __init__(self, run: RunFolder) -> None:
         self._files = {path: path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.events)}
         self._metrics, self._events = run.metrics, run.events
+        self.has_moved = False
 
     def metrics(self) -> dict[str, Any] | None:
         """The newest line of metrics since the last call."""
@@ -171,6 +184,7 @@ class _Tail:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._files[path] += len(whole)
+        self.has_moved = self.has_moved or bool(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
 

@@ -34,7 +34,7 @@ class LoadedConfig:
         return str(self.source)
 
     def check_files(self) -> None:
-        """Raise `ConfigError` for the first shard folder that has no manifest."""
+        """Raise `ConfigError` for the first shard folder without a manifest, or a missing file of weights."""
         for path, folder in _shard_folders(self.config):
             if not (Path(folder) / "manifest.json").is_file():
                 raise ConfigError(
@@ -43,6 +43,9 @@ class LoadedConfig:
                     "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
                     "relative folders are read from the current directory",
                 )
+        weights = self.config.model.weights
+        if weights.startswith("file:") and not Path(weights.removeprefix("file:")).is_file():
+            raise ConfigError(self.where("model", "weights"), f"model.weights: there is no file {weights[5:]!r}")
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedConfig:

@@ -128,7 +128,9 @@ class DataConfig(Section):
 class StageConfig(Section):
     """A network stage that gets a discriminator."""
 
-    name: str = Field(description="`embedding`, or `stride4`, `stride8`, `stride16`, `stride32` of the backbone")
+    name: Literal["stride4", "stride8", "stride16", "stride32", "embedding"] = Field(
+        description="a stage of the backbone by its stride, or the decoder's embedding"
+    )
     weight: NonNegative = 1.0
 
 
@@ -203,7 +205,7 @@ class ModelConfig(Section):
     """Any timm backbone with a light decoder."""
 
     backbone: str = Field(description="timm model name")
-    weights: str = Field(
+    weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+)$")] = Field(
         default="none",
         description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
     )

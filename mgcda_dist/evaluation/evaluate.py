@@ -29,6 +29,7 @@ from mgcda_dist.models.outlier_losses import upsample
 from mgcda_dist.models.scores import anomaly_score
 
 __all__ = [
+    "EvaluationProgress",
     "EvaluationRequest",
     "PanelRow",
     "SetResult",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 _PANEL_HEIGHT_PX = 360
+
+EvaluationProgress = Callable[[str, int, int], None]
+"""Receives the name of a set, the frames done, and the frames in all."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def evaluate_set(
     panel_frames: int,
     world: Collectives,
     device: torch.device,
+    progress: EvaluationProgress | None = None,
 ) -> SetResult:
     """Evaluate on every frame; all ranks get the merged result.
 
@@ -113,6 +118,7 @@ def evaluate_set(
         panel_frames: how many frames to keep for the panel, spread over the set.
         world: the ranks that share the frames.
         device: where the network is.
+        progress: told the set's name, frames done and frames in all, as far as this rank sees.
     """
     histogram, confusion = PixelHistogram(), Confusion(num_classes)
     shown = set(np.linspace(0, len(frames) - 1, min(panel_frames, len(frames))).round().astype(int).tolist())
@@ -131,6 +137,8 @@ def evaluate_set(
         values = scores[0].cpu().numpy()
         histogram.update(values, frame.label, f"{name}/{frame.key}")
         confusion.update(predicted, frame.label, f"{name}/{frame.key}")
+        if progress is not None:
+            progress(name, min(index + world.size, len(frames)), len(frames))
         if index in shown:
             rows.append((index, _panel_row(frame.key, frame.image, predicted, values, frame.label)))
     for other in _others((histogram.state(), confusion.matrix, rows), world):
@@ -149,7 +157,13 @@ def evaluate_set(
     )
 
 
-def evaluate_sets(network: nn.Module, config: Config, world: Collectives, device: torch.device) -> list[SetResult]:
+def evaluate_sets(
+    network: nn.Module,
+    config: Config,
+    world: Collectives,
+    device: torch.device,
+    progress: EvaluationProgress | None = None,
+) -> list[SetResult]:
     """Evaluate on all sets of `config.evaluation`, with the score and switches it names."""
     section = config.evaluation
     network = network.to(device).eval()
@@ -164,6 +178,7 @@ def evaluate_sets(network: nn.Module, config: Config, world: Collectives, device
             panel_frames=section.panel_frames,
             world=world,
             device=device,
+            progress=progress,
         )
         for entry in section.sets
     ]

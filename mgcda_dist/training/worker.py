@@ -16,7 +16,7 @@ from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.evaluation.evaluate import evaluate_sets, results_json
+from mgcda_dist.evaluation.evaluate import EvaluationProgress, evaluate_sets, results_json
 from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
@@ -83,12 +83,12 @@ def train(config: Config) -> None:
             tracker.close(status)
 
 
-def evaluate(config: Config, model: str, out: str) -> None:
+def evaluate(config: Config, model: str, out: str, progress: EvaluationProgress | None = None) -> None:
     """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
     world, device = Collectives(), _device(config)
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
         _, network = build.load_model(Path(model))
-        results = evaluate_sets(network, config, world, device)
+        results = evaluate_sets(network, config, world, device, progress)
         if world.rank == 0:
             draw_results(results, config, Path(out) / "pictures")
             _write_results(Path(out) / "results.json", results_json(results, config))
