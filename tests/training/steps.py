@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ CASES = [
     ("adamw", 2, 2),
     ("sgd", 3, 1),
     ("adamw", 3, 1),
+    ("bf16", 2, 1),
 ]
-"""(optimiser, ZeRO stage, accumulation)."""
+"""(optimiser, ZeRO stage, accumulation); `bf16` is AdamW with bf16 parameters."""
 
 
 def train_cases(folder: str) -> list[dict[str, Any]]:
@@ -36,6 +38,7 @@ def train_cases(folder: str) -> list[dict[str, Any]]:
     # DeepSpeed's and torch's own deprecations; the suite's filters do not reach spawned processes.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(Collectives().rank)  # set by Ray Train and by DeepSpeed's own launcher
     return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in CASES]
 
 
@@ -47,7 +50,7 @@ def _engine(kind: str, zero_stage: int, accumulation: int) -> DeepSpeedEngine:
         micro_batch=_BATCH // Collectives().size // accumulation,
         accumulation=accumulation,
         zero_stage=zero_stage,
-        precision="fp32",
+        precision="bf16" if kind == "bf16" else "fp32",
         clip_norm=5.0,
     )
     return DeepSpeedEngine(model, optimizer, config, torch.device("cpu"))

@@ -11,6 +11,10 @@ from tests.training.steps import CASES, train_cases
 
 pytestmark = pytest.mark.slow
 
+# bf16 keeps 8 bits: a gradient that is reduced in another order differs by 2^-8, which moves a parameter by as much,
+# and a pixel that is sampled instead of its neighbour moves the contrastive term.
+_TOLERANCE = {"sgd": 1e-5, "adamw": 1e-4, "bf16": 2e-2}
+
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict[str, Any]]]]:
@@ -24,8 +28,9 @@ def test_two_ranks_train_as_one(seen: dict[int, list[list[dict[str, Any]]]], cas
     kind, _, _ = CASES[case]
     alone, first, second = seen[1][0][case], seen[2][0][case], seen[2][1][case]
     assert first == second
-    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5 if kind == "sgd" else 1e-4)
-    assert (first["types"], first["steps"]) == (alone["types"], alone["steps"])
+    assert first["losses"] == pytest.approx(alone["losses"], rel=_TOLERANCE[kind])
+    if kind != "bf16":
+        assert (first["types"], first["steps"]) == (alone["types"], alone["steps"])
 
 
 @pytest.mark.timeout(600)
