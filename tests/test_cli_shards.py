@@ -136,7 +136,12 @@ def test_interrupted_and_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mgcda_dist", "shards", "write", "plain", ".", "out", "--unlabelled",
                "--samples-per-shard", "4", "--format", "webp", "--workers", "1"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    # A suite that runs in the background of a shell inherits an ignored SIGINT; a terminal's user has not.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

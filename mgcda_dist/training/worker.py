@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def train(config: Config) -> None:
     with _logs(run.logs / f"worker-{world.rank}.log"):
         device = _device(config)
         if leads:
-            run.say("phase", f"building {config.model.backbone} with {len(config.data.domains)} domains")
+            text = f"building {config.model.backbone} with {len(config.data.domains)} domains"
+            run.say("phase", text, host=platform.node(), process=os.getpid())
         model = build.mgcda(config, world)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
         engine = DeepSpeedEngine(

@@ -46,6 +46,14 @@ def _environment(folder: Path) -> dict[str, str]:
     return inherited | {"HOME": str(folder / "home")}
 
 
+def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not (path.is_file() and path.read_text().count("\n") >= count):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"fewer than {count} steps within four minutes"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("train")
@@ -67,12 +75,7 @@ def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
         text=True,
         start_new_session=True,
     )
-    metrics = folder / "runs/two/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (metrics.is_file() and metrics.read_text().count("\n") >= 4):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no step within four minutes"
-        time.sleep(0.05)
+    _wait_for_lines(folder / "runs/two/metrics.jsonl", 4, process)
     # What a terminal does: the signal goes to the whole process group.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -121,8 +124,9 @@ def test_results_and_pictures_are_where_the_run_says(
     assert pictures == {"panel_unseen.png", "pr_curve.png", "roc_curve.png", "history.png"}
     assert {path.name for path in folder.iterdir()} == {"run.yaml", "runs", "home"}
     left_at_home = {path.relative_to(folder / "home").parts[:2] for path in (folder / "home").rglob("*")}
-    # Font and model caches of the libraries are fine; compiled code is not.
-    assert not [parts for parts in left_at_home if "torch_extensions" in parts or parts[0] not in (".cache", ".config")]
+    # Caches of fonts and Ray's token are fine; compiled code is not.
+    allowed = (".cache", ".config", ".ray")
+    assert not [parts for parts in left_at_home if "torch_extensions" in parts or parts[0] not in allowed]
 
 
 @pytest.mark.timeout(900)
@@ -164,6 +168,26 @@ def test_two_interrupted_workers_train_what_one_does(
     one, two = (read_history(folder / f"runs/{name}/metrics.jsonl") for name in ("one", "two"))
     for term in ("loss/seg", "loss/outlier", "loss/mdat", "loss/cacl", "loss/total", "mdat/stride16/accuracy"):
         assert two[term][1] == pytest.approx(one[term][1], rel=1e-4), term
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_worker_is_restarted_and_nothing_is_lost(
+    folder: Path, alone: subprocess.CompletedProcess[str]
+) -> None:
+    command = _command(folder, "name=killed", "scaling.workers=2", "checkpoint.every_steps=5")
+    process = subprocess.Popen(
+        command, cwd=folder, env=_environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    run = folder / "runs/killed"
+    _wait_for_lines(run / "metrics.jsonl", 8, process)
+    leader = json.loads((run / "events.jsonl").read_text().splitlines()[0])["process"]
+    os.kill(leader, signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "resuming at step" in out
+    one, killed = (read_history(folder / f"runs/{name}/metrics.jsonl") for name in ("one", "killed"))
+    assert killed["loss/total"][0] == list(range(STEPS))
+    assert killed["loss/total"][1] == pytest.approx(one["loss/total"][1], rel=1e-4)
 
 
 @pytest.mark.timeout(900)
