@@ -19,7 +19,7 @@ __all__ = ["DATASETS", "shards_app"]
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
 
 DATASETS = (
-    "camvid", "carla", "cityscapes", "coco", "gta5", "idd_lite", "lost_and_found", "road_anomaly", "plain",
+    "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd_lite", "lost_and_found", "road_anomaly", "plain",
 )  # fmt: skip
 """Names of the readers, written here so that `--help` need not import them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mgcda_dist.data.shards.sources.bdd100k import BDD100K
 from mgcda_dist.data.shards.sources.camvid import CAMVID
 from mgcda_dist.data.shards.sources.carla import CARLA
 from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
@@ -13,6 +14,6 @@ __all__ = ["SOURCES", "Source", "SourceSet"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, PLAIN)
+    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, BDD100K, PLAIN)
 }
 """Name → reader."""
