@@ -19,7 +19,8 @@ __all__ = ["DATASETS", "shards_app"]
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
 
 DATASETS = (
-    "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd_lite", "lost_and_found", "road_anomaly", "plain",
+    "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd", "idd_lite", "lost_and_found", "road_anomaly",
+    "plain",
 )  # fmt: skip
 """Names of the readers, written here so that `--help` need not import them."""
 
@@ -48,7 +49,7 @@ def write(
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
     label_format: Annotated[
-        str | None, typer.Option(help="raw ids of the labels (plain, lost_and_found, carla)")
+        str | None, typer.Option(help="raw ids of the labels (plain, lost_and_found, carla, idd, mapillary)")
     ] = None,
     min_area: Annotated[int | None, typer.Option(min=1, help="coco: leave out smaller objects, pixels")] = None,
     drop_cut: Annotated[

@@ -6,7 +6,7 @@ bytes that map a label image in one indexing. Things that are normal but have no
 `INLIER` (253): evaluated as normal, never trained.
 
 Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of
-the semantic camera; the RoadAnomaly and Lost and Found releases.
+the semantic camera; the RoadAnomaly and Lost and Found releases; IDD: `helpers/anue_labels.py` of AutoNUE/public-code.
 """
 
 from __future__ import annotations
@@ -50,12 +50,30 @@ _CARLA = (
     "terrain",
 )  # fmt: skip
 
+_IDD = (
+    "road", "parking", "drivable fallback", "sidewalk", "rail track", "non-drivable fallback", "person", "animal",
+    "rider", "motorcycle", "bicycle", "autorickshaw", "car", "truck", "bus", "caravan", "trailer", "train",
+    "vehicle fallback", "curb", "wall", "fence", "guard rail", "billboard", "traffic sign", "traffic light", "pole",
+    "polegroup", "structure fallback", "building", "bridge", "tunnel", "vegetation", "sky", "fallback background",
+    "void", "void", "void", "void", "void",
+)  # fmt: skip
+# Level 3 merges: 1 parking and drivable fallback, 3 rail track and non-drivable fallback, 4 person and animal, 12 the
+# rare large vehicles, 20 poles, 23 bridge and tunnel, 25 sky and fallback background. Each has the name of the part that
+# is most of it, or whose train id all parts share.
+_IDD_LEVEL3 = (
+    "road", "drivable fallback", "sidewalk", "non-drivable fallback", "person", "rider", "motorcycle", "bicycle",
+    "autorickshaw", "car", "truck", "bus", "vehicle fallback", "curb", "wall", "fence", "guard rail", "billboard",
+    "traffic sign", "traffic light", "pole", "structure fallback", "building", "bridge", "vegetation", "sky",
+)  # fmt: skip
+
 FORMATS: dict[str, dict[int, str]] = {
     "camvid": dict(enumerate(
         ("sky", "building", "pole", "road", "sidewalk", "vegetation", "traffic sign", "fence", "car", "person", "rider",
          "void"))),
     "idd_lite": dict(enumerate(
         ("drivable", "non drivable", "living thing", "vehicle", "roadside object", "far object", "sky"))),
+    "idd_ids": dict(enumerate(_IDD)),
+    "idd_level3_ids": dict(enumerate(_IDD_LEVEL3)),
     "cityscapes_ids": {raw % 256: name for raw, name in _CITYSCAPES.items()},
     "cityscapes_train_ids": dict(enumerate(_CITYSCAPES_TRAIN)) | {255: "void"},
     # CARLA 0.9.0 … 0.9.13; the older 0.8 has the first 13 only and calls the sky "none" (0).
@@ -82,7 +100,8 @@ LABEL_FORMATS: tuple[str, ...] = tuple(FORMATS)
 SPACES: dict[str, dict[str, int]] = {
     "cityscapes19": {name: i for i, name in enumerate(_CITYSCAPES_TRAIN)} | {
         "vehicle": 13, "pole_sign": INLIER, "drivable": 0, "non drivable": INLIER, "living thing": INLIER,
-        "roadside object": INLIER, "far object": INLIER},
+        "roadside object": INLIER, "far object": INLIER,
+        "non-drivable fallback": 9},
     "idd7": {
         "road": 0, "parking": 0, "drivable": 0,
         "sidewalk": 1, "rail track": 1, "terrain": 1, "non drivable": 1,
@@ -92,7 +111,10 @@ SPACES: dict[str, dict[str, int]] = {
         "wall": 4, "fence": 4, "guard rail": 4, "pole": 4, "polegroup": 4, "traffic light": 4, "traffic sign": 4,
         "pole_sign": 4, "roadside object": 4,
         "building": 5, "bridge": 5, "tunnel": 5, "vegetation": 5, "far object": 5,
-        "sky": 6},
+        "sky": 6,
+        # IDD's level 1, which counts the "fallback background" to the sky.
+        "drivable fallback": 0, "non-drivable fallback": 1, "animal": 2, "autorickshaw": 3, "vehicle fallback": 3,
+        "curb": 4, "billboard": 4, "structure fallback": 4, "fallback background": 6},
     "road8": {name: i for i, name in enumerate(_ROAD8)} | {
         "drivable": 0, "parking": 0,
         "rail track": INLIER, "non drivable": INLIER,
@@ -101,7 +123,9 @@ SPACES: dict[str, dict[str, int]] = {
         "car": 5, "truck": 5, "bus": 5, "caravan": 5, "trailer": 5, "train": 5, "motorcycle": 5, "bicycle": 5,
         "rider": 6, "living thing": INLIER,
         "pole": 7, "polegroup": 7, "traffic light": 7, "traffic sign": 7, "roadside object": INLIER,
-        "far object": INLIER},
+        "far object": INLIER,
+        "drivable fallback": 0, "non-drivable fallback": INLIER, "curb": INLIER, "autorickshaw": 5,
+        "vehicle fallback": 5, "billboard": INLIER, "structure fallback": INLIER},
 }  # fmt: skip
 """Class space → what is shown → train id. A thing that a space does not list is void there."""
 

@@ -7,6 +7,7 @@ from mgcda_dist.data.shards.sources.camvid import CAMVID
 from mgcda_dist.data.shards.sources.carla import CARLA
 from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
 from mgcda_dist.data.shards.sources.coco import COCO
+from mgcda_dist.data.shards.sources.idd import IDD
 from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
 from mgcda_dist.data.shards.sources.source import Source, SourceSet
 
@@ -14,6 +15,6 @@ __all__ = ["SOURCES", "Source", "SourceSet"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, BDD100K, PLAIN)
+    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, BDD100K, IDD, PLAIN)
 }
 """Name → reader."""

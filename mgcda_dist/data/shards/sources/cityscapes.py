@@ -12,14 +12,14 @@ from mgcda_dist.data.shards.sources.plain import open_plain
 from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
 from mgcda_dist.errors import ShardError
 
-__all__ = ["CITYSCAPES", "IDD_LITE", "LOST_AND_FOUND"]
+__all__ = ["CITYSCAPES", "IDD_LITE", "LOST_AND_FOUND", "open_cityscapes"]
 
 _CITYSCAPES = "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png"
 _IDD_LITE = "leftImg8bit/SPLIT/DRIVE/*_image.jpg and gtFine/SPLIT/DRIVE/*_label.png"
 _LOST_AND_FOUND = "leftImg8bit/SPLIT/DRIVE/*_leftImg8bit.png and gtCoarse/SPLIT/DRIVE/*_gtCoarse_labelIds.png"
 
 
-def _open(
+def open_cityscapes(
     folder: Path,
     split: str,
     *,
@@ -30,7 +30,21 @@ def _open(
     label_ending: str,
     unlabelled: bool = False,
 ) -> SourceSet:
-    """Pairs named `PLACE/STEM` + ending, in the order of their names."""
+    """Pairs named `PLACE/STEM` + ending, in the order of their names.
+
+    Args:
+        folder: of the dataset.
+        split: of the dataset.
+        layout: one line for the error of a folder that does not fit.
+        label_format: of the labels.
+        image_ending: of the images' stems; other images are passed over.
+        labels: folder of the labels.
+        label_ending: of the labels' stems.
+        unlabelled: write images only.
+
+    Raises:
+        ShardError: the folder has no such layout, or labels are missing.
+    """
     top = folder / "leftImg8bit" / split
     pairs: list[FramePair] = []
     for image in images_in(top, layout, below=True):
@@ -55,7 +69,7 @@ def _open_lost_and_found(
 
 
 _official_lost_and_found = partial(
-    _open,
+    open_cityscapes,
     layout=_LOST_AND_FOUND,
     label_format="lost_and_found_ids",
     image_ending="_leftImg8bit",
@@ -66,7 +80,7 @@ _official_lost_and_found = partial(
 CITYSCAPES = Source(
     "cityscapes",
     partial(
-        _open,
+        open_cityscapes,
         layout=_CITYSCAPES,
         label_format="cityscapes_ids",
         image_ending="_leftImg8bit",
@@ -83,7 +97,12 @@ CITYSCAPES = Source(
 IDD_LITE = Source(
     "idd_lite",
     partial(
-        _open, layout=_IDD_LITE, label_format="idd_lite", image_ending="_image", labels="gtFine", label_ending="_label"
+        open_cityscapes,
+        layout=_IDD_LITE,
+        label_format="idd_lite",
+        image_ending="_image",
+        labels="gtFine",
+        label_ending="_label",
     ),
     layout=_IDD_LITE,
     splits=("train", "val", "test"),
@@ -101,4 +120,5 @@ LOST_AND_FOUND = Source(
     url="https://www.6d-vision.com/lostandfounddataset",
     licence="research only",
     options=("unlabelled", "label_format"),
+    counts={"train": 1036, "test": 1203},
 )
