@@ -58,8 +58,8 @@ _IDD = (
     "void", "void", "void", "void", "void",
 )  # fmt: skip
 # Level 3 merges: 1 parking and drivable fallback, 3 rail track and non-drivable fallback, 4 person and animal, 12 the
-# rare large vehicles, 20 poles, 23 bridge and tunnel, 25 sky and fallback background. Each has the name of the part that
-# is most of it, or whose train id all parts share.
+# rare large vehicles, 20 poles, 23 bridge and tunnel, 25 sky and fallback background. Each has the name of the part
+# that is most of it, or whose train id all parts share.
 _IDD_LEVEL3 = (
     "road", "drivable fallback", "sidewalk", "non-drivable fallback", "person", "rider", "motorcycle", "bicycle",
     "autorickshaw", "car", "truck", "bus", "vehicle fallback", "curb", "wall", "fence", "guard rail", "billboard",
