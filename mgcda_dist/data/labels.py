@@ -6,7 +6,9 @@ bytes that map a label image in one indexing. Things that are normal but have no
 `INLIER` (253): evaluated as normal, never trained.
 
 Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of
-the semantic camera; the RoadAnomaly and Lost and Found releases; IDD: `helpers/anue_labels.py` of AutoNUE/public-code.
+the semantic camera; the RoadAnomaly and Lost and Found releases; IDD: `helpers/anue_labels.py` of AutoNUE/public-code;
+the README of SYNTHIA-RAND-CITYSCAPES; StreetHazards: `create_dataset.py` of hendrycks/anomaly-seg, from 1 in the files;
+Mapillary Vistas: `config_v1.2.json` and `config_v2.0.json` of the release, mapped by Cityscapes' definitions.
 """
 
 from __future__ import annotations
@@ -65,6 +67,38 @@ _IDD_LEVEL3 = (
     "autorickshaw", "car", "truck", "bus", "vehicle fallback", "curb", "wall", "fence", "guard rail", "billboard",
     "traffic sign", "traffic light", "pole", "structure fallback", "building", "bridge", "vegetation", "sky",
 )  # fmt: skip
+_SYNTHIA = (
+    "void", "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "traffic sign", "person",
+    "bicycle", "motorcycle", "parking", "roadside object", "traffic light", "terrain", "rider", "truck", "bus", "train",
+    "wall", "road",
+)  # fmt: skip
+# The sky and everything without a class of its own are "unlabeled" (1) there: no anomaly, but no known class either.
+_STREET_HAZARDS = (
+    "void", NORMAL, "building", "fence", NORMAL, "person", "pole", "road", "road", "sidewalk", "vegetation", "car",
+    "wall", "traffic sign", "anomaly",
+)  # fmt: skip
+# Cityscapes counts curbs, traffic islands and pedestrian zones to the sidewalk, markings and bike lanes to the road.
+_MAPILLARY_V12 = (
+    "animal", "animal", "sidewalk", "fence", "guard rail", "roadside object", "wall", "road", "road", "sidewalk",
+    "parking", "sidewalk", "rail track", "road", "road", "sidewalk", "bridge", "building", "tunnel", "person", "rider",
+    "rider", "rider", "road", "road", "mountain", "terrain", "sky", "snow", "terrain", "vegetation", "water",
+    *("roadside object",) * 3, "billboard", "road", *("roadside object",) * 4, "road", "roadside object", "road",
+    "roadside object", "pole", "pole", "pole", "traffic light", "roadside object", "traffic sign", "roadside object",
+    "bicycle", "vehicle fallback", "bus", "car", "caravan", "motorcycle", "train", "vehicle fallback", "trailer",
+    "truck", "vehicle fallback", "void", "void", "void",
+)  # fmt: skip
+_MAPILLARY_V20 = (
+    "animal", "animal", "roadside object", "roadside object", "sidewalk", "fence", "guard rail",
+    *("roadside object",) * 5, "wall", "road", "road", "sidewalk", "road", "parking", "parking", "sidewalk",
+    "rail track", "road", "road", "road", "sidewalk", "sidewalk", "bridge", "building", "building", "tunnel", "person",
+    "person", "rider", "rider", "rider", *("road",) * 24, "mountain", "terrain", "sky", "snow", "terrain", "vegetation",
+    "water", *("roadside object",) * 3, "road", *("roadside object",) * 4, "road", *("roadside object",) * 2, "road",
+    *("billboard",) * 6, "roadside object", "pole", "polegroup", "pole", "pole", "roadside object",
+    *("traffic light",) * 6, *("roadside object",) * 3, *("traffic sign",) * 3, "roadside object", "traffic sign",
+    "roadside object", "bicycle", "vehicle fallback", "bus", "car", "caravan", "motorcycle", "train",
+    "vehicle fallback", "trailer", "truck", "vehicle fallback", "vehicle fallback", "roadside object",
+    *("void",) * 6,
+)  # fmt: skip
 
 FORMATS: dict[str, dict[int, str]] = {
     "camvid": dict(enumerate(
@@ -74,6 +108,10 @@ FORMATS: dict[str, dict[int, str]] = {
         ("drivable", "non drivable", "living thing", "vehicle", "roadside object", "far object", "sky"))),
     "idd_ids": dict(enumerate(_IDD)),
     "idd_level3_ids": dict(enumerate(_IDD_LEVEL3)),
+    "synthia_ids": dict(enumerate(_SYNTHIA)),
+    "street_hazards": dict(enumerate(_STREET_HAZARDS)),
+    "mapillary_v12": dict(enumerate(_MAPILLARY_V12)),
+    "mapillary_v20": dict(enumerate(_MAPILLARY_V20)),
     "cityscapes_ids": {raw % 256: name for raw, name in _CITYSCAPES.items()},
     "cityscapes_train_ids": dict(enumerate(_CITYSCAPES_TRAIN)) | {255: "void"},
     # CARLA 0.9.0 … 0.9.13; the older 0.8 has the first 13 only and calls the sky "none" (0).
@@ -101,7 +139,7 @@ SPACES: dict[str, dict[str, int]] = {
     "cityscapes19": {name: i for i, name in enumerate(_CITYSCAPES_TRAIN)} | {
         "vehicle": 13, "pole_sign": INLIER, "drivable": 0, "non drivable": INLIER, "living thing": INLIER,
         "roadside object": INLIER, "far object": INLIER,
-        "non-drivable fallback": 9},
+        "non-drivable fallback": 9, "mountain": INLIER, "snow": INLIER, "water": INLIER},
     "idd7": {
         "road": 0, "parking": 0, "drivable": 0,
         "sidewalk": 1, "rail track": 1, "terrain": 1, "non drivable": 1,
@@ -114,7 +152,8 @@ SPACES: dict[str, dict[str, int]] = {
         "sky": 6,
         # IDD's level 1, which counts the "fallback background" to the sky.
         "drivable fallback": 0, "non-drivable fallback": 1, "animal": 2, "autorickshaw": 3, "vehicle fallback": 3,
-        "curb": 4, "billboard": 4, "structure fallback": 4, "fallback background": 6},
+        "curb": 4, "billboard": 4, "structure fallback": 4, "fallback background": 6,
+        "mountain": 5, "snow": INLIER, "water": INLIER},
     "road8": {name: i for i, name in enumerate(_ROAD8)} | {
         "drivable": 0, "parking": 0,
         "rail track": INLIER, "non drivable": INLIER,
@@ -125,7 +164,8 @@ SPACES: dict[str, dict[str, int]] = {
         "pole": 7, "polegroup": 7, "traffic light": 7, "traffic sign": 7, "roadside object": INLIER,
         "far object": INLIER,
         "drivable fallback": 0, "non-drivable fallback": INLIER, "curb": INLIER, "autorickshaw": 5,
-        "vehicle fallback": 5, "billboard": INLIER, "structure fallback": INLIER},
+        "vehicle fallback": 5, "billboard": INLIER, "structure fallback": INLIER,
+        "mountain": INLIER, "snow": INLIER, "water": INLIER},
 }  # fmt: skip
 """Class space → what is shown → train id. A thing that a space does not list is void there."""
 
