@@ -19,8 +19,8 @@ __all__ = ["DATASETS", "shards_app"]
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
 
 DATASETS = (
-    "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd", "idd_lite", "lost_and_found", "road_anomaly",
-    "plain",
+    "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd", "idd_lite", "lost_and_found",
+    "road_anomaly", "plain",
 )  # fmt: skip
 """Names of the readers, written here so that `--help` need not import them."""
 

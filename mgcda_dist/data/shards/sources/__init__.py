@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mgcda_dist.data.shards.sources.acdc import ACDC
 from mgcda_dist.data.shards.sources.bdd100k import BDD100K
 from mgcda_dist.data.shards.sources.camvid import CAMVID
 from mgcda_dist.data.shards.sources.carla import CARLA
@@ -15,6 +16,19 @@ __all__ = ["SOURCES", "Source", "SourceSet"]
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (CAMVID, IDD_LITE, CITYSCAPES, COCO, ROAD_ANOMALY, LOST_AND_FOUND, GTA5, CARLA, BDD100K, IDD, PLAIN)
+    for source in (
+        CAMVID,
+        IDD_LITE,
+        CITYSCAPES,
+        COCO,
+        ROAD_ANOMALY,
+        LOST_AND_FOUND,
+        GTA5,
+        CARLA,
+        BDD100K,
+        IDD,
+        ACDC,
+        PLAIN,
+    )
 }
 """Name → reader."""
