@@ -11,6 +11,7 @@ from mgcda_dist.data.shards.sources.coco import COCO
 from mgcda_dist.data.shards.sources.idd import IDD
 from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
 from mgcda_dist.data.shards.sources.source import Source, SourceSet
+from mgcda_dist.data.shards.sources.street_hazards import STREET_HAZARDS
 from mgcda_dist.data.shards.sources.synthia import SYNTHIA
 
 __all__ = ["SOURCES", "Source", "SourceSet"]
@@ -30,6 +31,7 @@ SOURCES: dict[str, Source] = {
         IDD,
         ACDC,
         SYNTHIA,
+        STREET_HAZARDS,
         PLAIN,
     )
 }
