@@ -9,6 +9,7 @@ from mgcda_dist.data.shards.sources.carla import CARLA
 from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
 from mgcda_dist.data.shards.sources.coco import COCO
 from mgcda_dist.data.shards.sources.idd import IDD
+from mgcda_dist.data.shards.sources.mapillary import MAPILLARY
 from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
 from mgcda_dist.data.shards.sources.source import Source, SourceSet
 from mgcda_dist.data.shards.sources.street_hazards import STREET_HAZARDS
@@ -32,6 +33,7 @@ SOURCES: dict[str, Source] = {
         ACDC,
         SYNTHIA,
         STREET_HAZARDS,
+        MAPILLARY,
         PLAIN,
     )
 }
