@@ -20,7 +20,7 @@ shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=T
 
 DATASETS = (
     "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd", "idd_lite", "lost_and_found",
-    "mapillary", "road_anomaly", "street_hazards", "synthia", "plain",
+    "mapillary", "road_anomaly", "road_anomaly21", "road_obstacle21", "street_hazards", "synthia", "plain",
 )  # fmt: skip
 """Names of the readers, written here so that `--help` need not import them."""
 

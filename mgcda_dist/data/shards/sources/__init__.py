@@ -11,6 +11,7 @@ from mgcda_dist.data.shards.sources.coco import COCO
 from mgcda_dist.data.shards.sources.idd import IDD
 from mgcda_dist.data.shards.sources.mapillary import MAPILLARY
 from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
+from mgcda_dist.data.shards.sources.smiyc import ROAD_ANOMALY_21, ROAD_OBSTACLE_21
 from mgcda_dist.data.shards.sources.source import Source, SourceSet
 from mgcda_dist.data.shards.sources.street_hazards import STREET_HAZARDS
 from mgcda_dist.data.shards.sources.synthia import SYNTHIA
@@ -34,6 +35,8 @@ SOURCES: dict[str, Source] = {
         SYNTHIA,
         STREET_HAZARDS,
         MAPILLARY,
+        ROAD_ANOMALY_21,
+        ROAD_OBSTACLE_21,
         PLAIN,
     )
 }
