@@ -19,8 +19,9 @@ __all__ = ["DATASETS", "shards_app"]
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
 
 DATASETS = (
-    "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "gta5", "idd", "idd_lite", "lost_and_found",
-    "mapillary", "road_anomaly", "road_anomaly21", "road_obstacle21", "street_hazards", "synthia", "plain",
+    "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "fishyscapes_lost_and_found", "fishyscapes_static",
+    "gta5", "idd", "idd_lite", "lost_and_found", "mapillary", "road_anomaly", "road_anomaly21", "road_obstacle21",
+    "street_hazards", "synthia", "plain",
 )  # fmt: skip
 """Names of the readers, written here so that `--help` need not import them."""
 
@@ -74,7 +75,13 @@ def write(
     _refuse_foreign(reader, chosen)
     opened = reader.open(source, split, **chosen)
     options = EncodeOptions(resize_height, image_format, quality)
-    provenance = {"source": str(source), "url": reader.url, "licence": reader.licence, "selection": chosen}
+    provenance = {
+        "source": str(source),
+        "url": reader.url,
+        "licence": reader.licence,
+        "selection": chosen,
+        **opened.facts,
+    }
     with _bar(f"{dataset} {split}", len(opened.samples)) as advance:
         manifest = write_shards(
             opened.samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,

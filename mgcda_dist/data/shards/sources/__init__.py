@@ -8,6 +8,7 @@ from mgcda_dist.data.shards.sources.camvid import CAMVID
 from mgcda_dist.data.shards.sources.carla import CARLA
 from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
 from mgcda_dist.data.shards.sources.coco import COCO
+from mgcda_dist.data.shards.sources.fishyscapes import FISHYSCAPES_LOST_AND_FOUND, FISHYSCAPES_STATIC
 from mgcda_dist.data.shards.sources.idd import IDD
 from mgcda_dist.data.shards.sources.mapillary import MAPILLARY
 from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
@@ -37,6 +38,8 @@ SOURCES: dict[str, Source] = {
         MAPILLARY,
         ROAD_ANOMALY_21,
         ROAD_OBSTACLE_21,
+        FISHYSCAPES_LOST_AND_FOUND,
+        FISHYSCAPES_STATIC,
         PLAIN,
     )
 }

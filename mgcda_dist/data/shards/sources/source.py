@@ -27,10 +27,11 @@ IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 
 @dataclass(frozen=True)
 class SourceSet:
-    """The samples of a split and the raw ids their labels hold."""
+    """The samples of a split, the raw ids their labels hold, and facts for the manifest's provenance (a version)."""
 
     samples: LazySamples
     label_format: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""Fishyscapes: labels for frames of Lost and Found, and objects laid over frames of Cityscapes (Static).
+
+Its archives hold no photos; they come from the base dataset, whose `leftImg8bit/` must lie (or be linked) beside them.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgcda_dist.data.shards.encode import png_bytes
+from mgcda_dist.data.shards.record import LazySamples, SourceSample
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.errors import ShardError
+
+__all__ = ["FISHYSCAPES_LOST_AND_FOUND", "FISHYSCAPES_STATIC"]
+
+_LOST_AND_FOUND = "fishyscapes_lostandfound/*_labels.png and Lost and Found's leftImg8bit/{train,test}/DRIVE/"
+_STATIC = "fs_val_v{1,2,3}/NNNN_*_labels.png and NNNN_*rgb.npz, and Cityscapes' leftImg8bit/val/CITY/"
+_VERSION = re.compile(r"(?:fs_val_v|fishyscapes-)([123])(?:\.0\.0)?")
+_NAME = re.compile(r"([0-9]+)_(.+)_labels")
+
+
+@dataclass(frozen=True)
+class _Overlaid:
+    """A frame of Static: its key, the frame of Cityscapes, what is added to it, and its label."""
+
+    key: str
+    base: Path
+    overlay: Path
+    label: Path
+
+
+def _open_lost_and_found(folder: Path, split: str) -> SourceSet:
+    _only_val(folder, split)
+    labels = _labels_in(folder / "fishyscapes_lostandfound", _LOST_AND_FOUND)
+    pairs = [FramePair(safe_key(f"{n}_{name}"), _base(folder, name, _LOST_AND_FOUND), p) for n, name, p in labels]
+    # There has been one release of these labels.
+    return replace(frame_set(pairs, "binary"), facts={"version": "1.0.0"})
+
+
+def _open_static(folder: Path, split: str) -> SourceSet:
+    """The frames of the one version that is there."""
+    _only_val(folder, split)
+    found = {m[1]: path for path in sorted(folder.iterdir()) if path.is_dir() and (m := _VERSION.fullmatch(path.name))}
+    if len(found) != 1:
+        problem = f"{len(found)} versions of the overlays are here: {', '.join(found) or 'none'}"
+        raise ShardError(str(folder), problem, f"expected {_STATIC}, one version, in a folder named as its archive")
+    ((version, top),) = found.items()
+    frames = [
+        _Overlaid(safe_key(f"{number}_{name}"), _base(folder, name, _STATIC), _overlay(label, number), label)
+        for number, name, label in _labels_in(top, _STATIC)
+    ]
+    return SourceSet(LazySamples(frames, _lay_over), "binary", {"version": f"{version}.0.0"})
+
+
+def _only_val(folder: Path, split: str) -> None:
+    if split != "val":
+        raise ShardError(str(folder), f"no split {split!r} is public", "expected --split val")
+
+
+def _labels_in(folder: Path, layout: str) -> list[tuple[str, str, Path]]:
+    """Number, name of the base frame and file of each label."""
+    labels = [(m[1], m[2], p) for p in images_in(folder, layout, below=True) if (m := _NAME.fullmatch(p.stem))]
+    if not labels:
+        raise ShardError(str(folder), "no label named NNNN_*_labels.png here", f"expected {layout}")
+    return labels
+
+
+def _base(folder: Path, name: str, layout: str) -> Path:
+    """The photo of that name, in whichever split of the base dataset it lies."""
+    place = name.rsplit("_", 2)[0]
+    file = f"{place}/{name}_leftImg8bit.png"
+    candidates = [folder / "leftImg8bit" / split / file for split in ("val", "test", "train")]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ShardError(str(candidates[0]), "no such photo of the base dataset", f"expected {layout}")
+
+
+def _overlay(label: Path, number: str) -> Path:
+    found = sorted(label.parent.glob(f"{number}_*rgb.npz")) or sorted(label.parent.glob(f"{number}_*rgb.png"))
+    if not found:
+        raise ShardError(str(label), f"no overlay {number}_*rgb.npz beside it", f"expected {_STATIC}")
+    return found[0]
+
+
+def _lay_over(frame: _Overlaid) -> SourceSample:
+    """The frame with its object, lossless; an overlay that is a PNG is the whole picture and passes unchanged."""
+    label = frame.label.read_bytes()
+    if frame.overlay.suffix == ".png":
+        return SourceSample(frame.key, frame.overlay.read_bytes(), "png", label)
+    photo = cv2.imread(str(frame.base), cv2.IMREAD_COLOR)
+    if photo is None:
+        raise ShardError(str(frame.base), "the photo cannot be decoded", "download it again")
+    try:
+        with np.load(frame.overlay) as content:
+            difference = content["rgb"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ShardError(
+            str(frame.overlay), f"not a readable overlay ({error})", "download the archive again"
+        ) from error
+    if difference.shape != photo.shape:
+        problem = f"the overlay is {difference.shape}, the photo {photo.shape}"
+        raise ShardError(str(frame.overlay), problem, "check that both are of the original size")
+    # The release holds finished minus original picture; OpenCV's channels are in reverse.
+    picture = np.clip(photo.astype(np.int32) + difference[..., ::-1].astype(np.int32), 0, 255).astype(np.uint8)
+    return SourceSample(frame.key, png_bytes(picture), "png", label)
+
+
+FISHYSCAPES_LOST_AND_FOUND = Source(
+    "fishyscapes_lost_and_found",
+    _open_lost_and_found,
+    layout=_LOST_AND_FOUND,
+    splits=("val",),
+    url="https://fishyscapes.com/dataset",
+    licence="labels CC BY 4.0; photos: Lost and Found, research only",
+    options=(),
+    counts={"val": 100},
+)
+
+FISHYSCAPES_STATIC = Source(
+    "fishyscapes_static",
+    _open_static,
+    layout=_STATIC,
+    splits=("val",),
+    url="https://fishyscapes.com/dataset",
+    licence="objects of Pascal VOC; photos: Cityscapes licence, non-commercial",
+    options=(),
+    counts={"val": 30},
+)
