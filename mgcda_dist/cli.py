@@ -112,6 +112,12 @@ def main() -> None:
     except MgcdaError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that cannot be written, a full disk: the system's own words say what to do.
+        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

@@ -160,3 +160,16 @@ def test_show_prints_the_resolved_configuration(good: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert yaml.safe_load(run.stdout)["mdat"]["lambda_max"] == 0.1
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text("{}")
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("shards/", f"{folder}/"))
+    command = [sys.executable, "-m", "mgcda_dist", "train", str(path), "runs=/proc/nowhere"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 2
+    assert run.stderr == "error: /proc/nowhere: No such file or directory\n"
