@@ -251,7 +251,7 @@ def evaluation_request(
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
     # Where the model was trained says nothing about this machine.
-    gpus = 1.0 if torch.cuda.device_count() >= workers else 0.0
+    gpus = 1 if torch.cuda.device_count() >= workers else 0
     scaling = config.scaling.model_copy(update={"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus})
     config = config.model_copy(update={"evaluation": section, "scaling": scaling})
     return EvaluationRequest(config, folder.absolute(), (out or folder.parent / "evaluation").absolute())

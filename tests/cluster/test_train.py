@@ -200,6 +200,7 @@ def test_evaluate_over_two_workers_repeats_the_results_of_one(
         command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     first, again = (json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("one", "again"))
     assert again == first
 
