@@ -122,6 +122,9 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
             told_stop, told_wait, last_plain, started = False, False, 0.0, time.monotonic()
             while thread.is_alive():
                 thread.join(_POLL_S)
+                # While it starts, Ray puts a handler of its own in C on SIGTERM, which dumps a stack and aborts.
+                for s in previous:
+                    signal.signal(s, interrupt)
                 if interrupts and not told_stop:
                     progress.console.print("stopping after this step, with a checkpoint (again to give up at once)")
                     told_stop = True
@@ -132,11 +135,8 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
                         "no worker has started yet: does the cluster have what scaling asks for? `ray status`"
                     )
                     told_wait = True
-                for event in tail.events():
-                    progress.console.print(event["text"], soft_wrap=True)
-                    if event["kind"] == "phase":
-                        progress.update(task, description=event["text"])
-                line = tail.metrics()
+                line = tail.metrics()  # read and shown before the events: a phase begins after its last step
+                events = tail.events()
                 if line is not None:
                     progress.update(task, completed=line["step"] + 1, description=_progress_line(line["metrics"]))
                     if not console.is_terminal and (
@@ -146,6 +146,10 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
                         eta = (num_steps - line["step"] - 1) * line["metrics"].get("time/step_s", 0.0)
                         shown = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}"
                         console.print(f"{shown}  ETA {_duration(eta)}", soft_wrap=True)
+                for event in events:
+                    progress.console.print(event["text"], soft_wrap=True)
+                    if event["kind"] == "phase":
+                        progress.update(task, description=event["text"])
             for event in tail.events():
                 progress.console.print(event["text"], soft_wrap=True)
     finally:

@@ -191,6 +191,19 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
 
 
 @pytest.mark.timeout(900)
+def test_sigterm_stops_as_ctrl_c_does(folder: Path) -> None:
+    command = _command(folder, "name=ended", "scaling.workers=1", "optim.steps=2000")
+    process = subprocess.Popen(
+        command, cwd=folder, env=_environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_lines(folder / "runs/ended/metrics.jsonl", 2, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (3, ""), out + err
+    assert "The same command goes on from there" in out
+
+
+@pytest.mark.timeout(900)
 def test_evaluate_over_two_workers_repeats_the_results_of_one(
     folder: Path, alone: subprocess.CompletedProcess[str]
 ) -> None:
