@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from mgcda_dist.cacl import CACL, Budget, Selection
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config, EvaluationSetConfig, PasteConfig
-from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.errors import CheckpointError, ConfigError, ShardError
 from mgcda_dist.mdat import MDAT, LabelSmoothing
 from mgcda_dist.mgcda import MGCDA
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mgcda_dist.data.frames import EvaluationFrames
     from mgcda_dist.data.loader import StreamLoader
     from mgcda_dist.data.paste import PasteSource
+    from mgcda_dist.data.shards.manifest import Manifest
 
 __all__ = [
     "evaluation_frames",
@@ -171,10 +172,9 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
     from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
     from mgcda_dist.data.plan import DomainPlan, Plan
     from mgcda_dist.data.reader import ShardReader
-    from mgcda_dist.data.shards.manifest import Manifest
 
     data = config.data
-    manifests = [Manifest.open(domain.shards) for domain in data.domains]
+    manifests = [_open_shards(domain.shards, "frames") for domain in data.domains]
     plan = Plan(
         [DomainPlan(d.name, m.shard_sizes, d.per_step) for d, m in zip(data.domains, manifests, strict=True)],
         config.seed,
@@ -203,9 +203,8 @@ def evaluation_frames(config: Config, entry: EvaluationSetConfig) -> EvaluationF
     """The frames of one evaluation set."""
     from mgcda_dist.data.frames import EvaluationFrames
     from mgcda_dist.data.labels import lookup_table
-    from mgcda_dist.data.shards.manifest import Manifest
 
-    manifest = Manifest.open(entry.shards)
+    manifest = _open_shards(entry.shards, "frames")
     return EvaluationFrames(
         manifest,
         lookup_table(manifest.label_format, config.data.class_space),
@@ -217,13 +216,18 @@ def evaluation_frames(config: Config, entry: EvaluationSetConfig) -> EvaluationF
 
 
 def manifests(config: Config) -> dict[str, dict[str, Any]]:
-    """What the run reads, for the record: per domain and set, the manifest's identity."""
-    from mgcda_dist.data.shards.manifest import Manifest
+    """What the run reads, for the record: per domain and set, the manifest's identity.
 
+    Raises:
+        ShardError: a damaged manifest, or objects where frames are read, or the reverse.
+    """
     folders = {f"train/{d.name}": d.shards for d in config.data.domains}
     folders |= {f"paste/{d.name}": d.paste.objects for d in config.data.domains if d.paste}
     folders |= {f"eval/{entry.name}": entry.shards for entry in config.evaluation.sets}
-    found = {name: Manifest.open(folder) for name, folder in folders.items()}
+    folders |= {f"eval_paste/{entry.name}": entry.paste.objects for entry in config.evaluation.sets if entry.paste}
+    found = {
+        name: _open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()
+    }
     return {
         name: {
             "folder": str(m.folder),
@@ -237,14 +241,23 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def _open_shards(folder: str, kind: Literal["frames", "objects"]) -> Manifest:
+    from mgcda_dist.data.shards.manifest import Manifest
+
+    manifest = Manifest.open(folder)
+    if manifest.kind != kind:
+        wanted = "a domain or an evaluation set reads frames" if kind == "frames" else "pasting reads objects"
+        raise ShardError(folder, f"holds {manifest.kind}, but {wanted}", "`mgcda shards ls` shows what a folder holds")
+    return manifest
+
+
 def _paste(section: PasteConfig | None) -> PasteSource | None:
     if section is None:
         return None
     from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
     from mgcda_dist.data.reader import ShardReader
-    from mgcda_dist.data.shards.manifest import Manifest
 
-    library = ObjectLibrary(ShardReader(Manifest.open(section.objects)))
+    library = ObjectLibrary(ShardReader(_open_shards(section.objects, "objects")))
     return PasteSource(library, PasteParams(**section.model_dump()))
 
 

@@ -12,7 +12,7 @@ import torch
 from mgcda_dist import build
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.errors import CheckpointError, ConfigError, ShardError
 
 CONFIG = """\
 name: t
@@ -105,3 +105,22 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path: Path, tiny_shards
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     rates = {group["name"].removesuffix("_no_decay"): group["base_lr"] for group in groups}
     assert rates == {"backbone": 0.1, "heads": 0.2, "discriminators": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            "data.domains.1.shards={shards}/objects/train",
+            "holds objects, but a domain or an evaluation set reads frames",
+        ),
+        ("data.domains.0.paste.objects={shards}/render_b/train", "holds frames, but pasting reads objects"),
+        ("evaluation.sets=[{{name: e, shards: {shards}/objects/val}}]", "holds objects, but a domain or"),
+    ],
+)
+def test_shards_of_the_wrong_kind_are_named_before_anything_starts(
+    tmp_path: Path, tiny_shards: Path, change: str, says: str
+) -> None:
+    config = _config(tmp_path, tiny_shards, change.format(shards=tiny_shards))
+    with pytest.raises(ShardError, match=says):
+        build.manifests(config)

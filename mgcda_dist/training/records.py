@@ -55,6 +55,6 @@ def open_trackers(
     run.manifests.write_text(json.dumps(manifests, indent=1) + "\n", encoding="utf-8")
     trackers.log_artifact(run.manifests)
     for name, facts in manifests.items():
-        context = "evaluation" if name.startswith("eval/") else "training"
+        context = "evaluation" if name.startswith("eval") else "training"
         trackers.log_dataset(name, facts["digest"], facts["folder"], context)
     return trackers

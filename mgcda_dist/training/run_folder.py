@@ -103,7 +103,7 @@ class RunFolder:
         if has_checkpoint and manifests is not None and self.manifests.is_file():
             earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
             for name, facts in manifests.items():
-                if not name.startswith("eval/") and name in earlier and earlier[name]["digest"] != facts["digest"]:
+                if not name.startswith("eval") and name in earlier and earlier[name]["digest"] != facts["digest"]:
                     raise ConfigError(
                         facts["folder"],
                         f"the shards of {name} are not those the run started with",
