@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from mgcda_dist.data.colours import Colour
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.data.shards.sources import Source
     from mgcda_dist.data.shards.verify import Problem, Verified
@@ -168,8 +169,8 @@ def show(
     from mgcda_dist.data.shards.sheet import contact_sheet, read_tiles
 
     manifest = Manifest.open(folder)
-    tiles, names = read_tiles(manifest, count, seed)
-    _save(contact_sheet(tiles, names, columns=columns, tile_width_px=tile_width),
+    tiles, legend = read_tiles(manifest, count, seed)
+    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width),
           out or Path(f"{manifest.dataset}_{manifest.split}.png"))  # fmt: skip
 
 
@@ -218,16 +219,16 @@ def preview(
 
     loaded = load_config(config, [*(overrides or []), "data.loader_workers=0", "data.pin_memory=false"])
     loaded.check_files()
-    meaning = train_names(loaded.config.data.class_space)
+    meaning = train_names(loaded.config.data.class_names)
     stream = training_stream(loaded.config, 0, 1, start_step=start)
     tiles: list[Tile] = []
-    names: set[str] = set()
+    legend: dict[str, Colour] = {}
     for batch in islice(stream, steps * loaded.config.engine.accumulation):
         for image, label, key in zip(batch.image, batch.label, batch.keys, strict=True):
             ids = label.numpy().astype("uint8")
             tiles.append(Tile(overlay(image.permute(1, 2, 0).numpy(), ids, meaning), key))
-            names |= shown(ids, meaning)
-    _save(contact_sheet(tiles, names, columns=columns, tile_width_px=tile_width), out)
+            legend |= shown(ids, meaning)
+    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width), out)
 
 
 def _reader(dataset: str) -> Source:

@@ -13,6 +13,7 @@ Mapillary Vistas: `config_v1.2.json` and `config_v2.0.json` of the release, mapp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -219,20 +220,9 @@ def lookup_table(label_format: str, class_space: str) -> np.ndarray:
     return table
 
 
-def train_names(class_space: str) -> dict[int, str]:
-    """What each label of a class space shows: train id → name, and 253, 254, 255; for legends.
-
-    Raises:
-        ConfigError: no such class space.
-    """
-    names = {train_id: name for name, train_id in reversed(_space(class_space).items())}
-    return names | {train_id: name for name, train_id in _ALWAYS.items()}
-
-
-def _space(class_space: str) -> dict[str, int]:
-    if class_space not in SPACES:
-        raise ConfigError("class_space", f"no class space {class_space!r}", f"choose one of {', '.join(SPACES)}")
-    return SPACES[class_space]
+def train_names(class_names: Sequence[str]) -> dict[int, str]:
+    """What each label shows after mapping: train id → name, and 253, 254, 255; for legends."""
+    return dict(enumerate(class_names)) | {train_id: name for name, train_id in _ALWAYS.items()}
 
 
 def _format(label_format: str) -> dict[int, str]:

@@ -1,7 +1,6 @@
 """A contact sheet: images with their labels laid over, colours named, to see at a glance whether both belong together.
 
-Colours follow Cityscapes where it has one, so that one thing has one colour in every dataset. Anomalies are red
-and outlined, void is black, what is normal without a class stays as it is.
+Anomalies are red and outlined, void is black, what is normal without a class stays as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mgcda_dist.data.colours import UNKNOWN, Colour, class_colours
 from mgcda_dist.data.labels import FORMATS, NORMAL
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.manifest import Manifest
@@ -21,18 +21,6 @@ from mgcda_dist.randomness import numpy_generator
 
 __all__ = ["Tile", "contact_sheet", "overlay", "read_tiles", "shown"]
 
-_COLOURS = {
-    "road": (128, 64, 128), "drivable": (128, 64, 128), "parking": (250, 170, 160), "sidewalk": (244, 35, 232),
-    "non drivable": (244, 35, 232), "rail track": (230, 150, 140), "ground": (81, 0, 81), "building": (70, 70, 70),
-    "far object": (70, 110, 60), "wall": (102, 102, 156), "fence": (190, 153, 153), "guard rail": (180, 165, 180),
-    "bridge": (150, 100, 100), "tunnel": (150, 120, 90), "pole": (153, 153, 153), "polegroup": (153, 153, 153),
-    "pole_sign": (220, 220, 0), "roadside object": (220, 220, 0), "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0), "vegetation": (107, 142, 35), "terrain": (152, 251, 152), "sky": (70, 130, 180),
-    "person": (220, 20, 60), "living thing": (220, 20, 60), "rider": (255, 0, 0), "car": (0, 0, 142),
-    "vehicle": (0, 0, 142), "truck": (0, 0, 70), "bus": (0, 60, 100), "caravan": (0, 0, 90), "trailer": (0, 0, 110),
-    "train": (0, 80, 100), "motorcycle": (0, 0, 230), "bicycle": (119, 11, 32), "license plate": (0, 0, 142),
-    "anomaly": (255, 40, 0), "void": (0, 0, 0),
-}  # fmt: skip
 _OPACITY = 0.45
 _PADDING_PX = 6
 _TEXT_PX = 16
@@ -47,8 +35,8 @@ class Tile:
     caption: str
 
 
-def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile], set[str]]:
-    """Samples drawn at random, the same ones for the same seed; and the names of what their labels show.
+def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile], dict[str, Colour]]:
+    """Samples drawn at random, the same ones for the same seed; and the legend of what their labels show.
 
     Raises:
         ShardError: a sample cannot be read.
@@ -57,7 +45,7 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
     chosen = np.sort(numpy_generator(seed, "contact sheet").choice(manifest.num_samples, num_drawn, replace=False))
     ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
     tiles: list[Tile] = []
-    names: set[str] = set()
+    legend: dict[str, Colour] = {}
     for sample in chosen.tolist():
         shard = int(np.searchsorted(ends, sample, side="right"))
         row = manifest.shard_index(shard)[sample - int(ends[shard])]
@@ -75,15 +63,17 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
         if label:
             ids = decode_ids(label, f"{path}: {key}")
             meaning = FORMATS[manifest.label_format]
-            names |= shown(ids, meaning)
+            legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
         tiles.append(Tile(picture, key))
-    return tiles, names
+    return tiles, legend
 
 
-def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> set[str]:
-    """Names of what a label shows, for the legend."""
-    return {meaning.get(raw, f"unknown {raw}") for raw in np.unique(ids).tolist()} - {NORMAL}
+def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> dict[str, Colour]:
+    """What a label shows, in the order of the ids, with its colour: a legend."""
+    colours = _colours(meaning)
+    names = {meaning.get(raw, f"unknown {raw}"): None for raw in np.unique(ids).tolist()}
+    return {name: colours.get(name, UNKNOWN) for name in names if name != NORMAL}
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> np.ndarray:
@@ -97,7 +87,7 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
     Returns:
         uint8 H×W×3 RGB; the bare image where the label says nothing at all.
     """
-    if shown(ids, meaning) == {"void"}:
+    if shown(ids, meaning).keys() == {"void"}:
         return image
     height, width = image.shape[:2]
     if ids.shape != (height, width):
@@ -109,8 +99,10 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
     return cv2.drawContours(mixed, outlines, -1, (255, 255, 0), max(1, height // 240))
 
 
-def contact_sheet(tiles: list[Tile], names: set[str], *, columns: int = 4, tile_width_px: int = 320) -> np.ndarray:
-    """All tiles in a grid with their keys, and a legend of the names.
+def contact_sheet(
+    tiles: list[Tile], legend: Mapping[str, Colour], *, columns: int = 4, tile_width_px: int = 320
+) -> np.ndarray:
+    """All tiles in a grid with their keys, and a legend below.
 
     Returns:
         uint8 H×W×3 RGB.
@@ -127,9 +119,14 @@ def contact_sheet(tiles: list[Tile], names: set[str], *, columns: int = 4, tile_
         ]
         blank = np.full_like(cells[0], _BACKGROUND)
         rows.append(np.hstack(cells + [blank] * (columns - len(cells))))
-    if names:
-        rows.append(_legend(sorted(names), rows[0].shape[1]))
+    if legend:
+        rows.append(_legend(legend, rows[0].shape[1]))
     return np.vstack(rows)
+
+
+def _colours(meaning: Mapping[int, str]) -> dict[str, Colour]:
+    names = list(dict.fromkeys(name for _, name in sorted(meaning.items())))
+    return dict(zip(names, class_colours(names), strict=True))
 
 
 def _palette(meaning: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,8 +134,9 @@ def _palette(meaning: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, np.nda
     colours = np.tile(np.array([255.0, 0.0, 255.0]), (256, 1))
     opacity = np.full(256, 1.0)
     anomaly = np.zeros(256, np.uint8)
+    named = _colours(meaning)
     for raw, name in meaning.items():
-        colours[raw] = _COLOURS.get(name, (255, 0, 255))
+        colours[raw] = named[name]
         opacity[raw] = 0.0 if name == NORMAL else _OPACITY
         anomaly[raw] = name == "anomaly"
     return colours, opacity, anomaly
@@ -171,12 +169,11 @@ def _cell(picture: np.ndarray, caption: str, height_px: int, width_px: int) -> n
     return cell
 
 
-def _legend(names: list[str], width_px: int) -> np.ndarray:
+def _legend(entries: Mapping[str, Colour], width_px: int) -> np.ndarray:
     per_row = max(1, width_px // 150)
-    legend = np.full((math.ceil(len(names) / per_row) * 22 + 8, width_px, 3), _BACKGROUND, np.uint8)
-    for i, name in enumerate(names):
+    legend = np.full((math.ceil(len(entries) / per_row) * 22 + 8, width_px, 3), _BACKGROUND, np.uint8)
+    for i, (name, colour) in enumerate(entries.items()):
         x, y = i % per_row * 150, i // per_row * 22 + 4
-        colour = _COLOURS.get(name, (255, 0, 255))
         cv2.rectangle(legend, (x + 2, y + 2), (x + 18, y + 16), colour, -1)
         _write(legend, name, (x + 24, y + 14))
     return legend

@@ -12,7 +12,7 @@ from mgcda_dist.data.labels import FORMATS, train_names
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
-from mgcda_dist.data.shards.sheet import contact_sheet, overlay, read_tiles
+from mgcda_dist.data.shards.sheet import contact_sheet, overlay, read_tiles, shown
 from mgcda_dist.data.shards.write import write_shards
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
@@ -38,13 +38,13 @@ def test_labels_tint_the_image() -> None:
 
 
 def test_sheet(folder: Path) -> None:
-    tiles, names = read_tiles(Manifest.open(folder), 5, seed=1)
+    tiles, legend = read_tiles(Manifest.open(folder), 5, seed=1)
     again, _ = read_tiles(Manifest.open(folder), 5, seed=1)
     other, _ = read_tiles(Manifest.open(folder), 5, seed=2)
     captions = [tile.caption for tile in tiles]
     assert captions == [tile.caption for tile in again] != [tile.caption for tile in other]
-    assert captions == sorted(captions) and len(set(captions)) == 5 and names == {"road", "sky"}
-    sheet = contact_sheet(tiles, names, columns=3, tile_width_px=60)
+    assert captions == sorted(captions) and len(set(captions)) == 5 and legend.keys() == {"road", "sky"}
+    sheet = contact_sheet(tiles, legend, columns=3, tile_width_px=60)
     assert sheet.shape == (2 * (40 + 22) + 52, 3 * 66, 3) and sheet.dtype == np.uint8
     assert len(read_tiles(Manifest.open(folder), 99)[0]) == 9
 
@@ -54,13 +54,20 @@ def test_objects_and_unlabelled_frames(tmp_path: Path) -> None:
     cutout[5:15, 5:15] = (0, 0, 200, 255)
     samples = [SourceSample("o", png_bytes(cutout), "png"), SourceSample("g", png_bytes(GREY[..., 0]), "png")]
     write_shards(samples, tmp_path / "a", dataset="toy", split="val", label_format="binary", kind="objects")
-    tiles, names = read_tiles(Manifest.open(tmp_path / "a"), 2)
-    assert names == set()
+    tiles, legend = read_tiles(Manifest.open(tmp_path / "a"), 2)
+    assert legend == {}
     assert tiles[0].picture[10, 10].tolist() == [200, 0, 0] and tiles[0].picture[0, 0].min() > 200
-    assert contact_sheet(tiles, names, columns=4, tile_width_px=60).shape[1] == 2 * 66
+    assert contact_sheet(tiles, legend, columns=4, tile_width_px=60).shape[1] == 2 * 66
 
 
-def test_class_spaces_have_names() -> None:
-    names = train_names("cityscapes19")
-    assert (names[0], names[13], names[18], names[254], names[255]) == ("road", "car", "bicycle", "anomaly", "void")
-    assert len(names) == 22
+def test_the_legend_has_the_names_of_the_class_space_and_the_colours_of_the_picture() -> None:
+    names = train_names(("road", "pavement", "zebra"))
+    assert names == {0: "road", 1: "pavement", 2: "zebra", 253: "normal", 254: "anomaly", 255: "void"}
+    ids = np.arange(6, dtype=np.uint8).repeat(100).reshape(20, 30)
+    legend = shown(ids, names)
+    assert list(legend) == ["road", "pavement", "zebra", "unknown 3", "unknown 4", "unknown 5"]
+    assert len(set(legend.values())) == 4, "classes differ; what nobody knows is magenta"
+    white = np.full((20, 30, 3), 255, np.uint8)
+    tints = overlay(white, ids, names).reshape(6, 100, 3)[:3, 50].astype(float)
+    expected = np.array([legend[name] for name in ("road", "pavement", "zebra")]) * 0.45 + 255 * 0.55
+    np.testing.assert_allclose(tints, expected, atol=1)
