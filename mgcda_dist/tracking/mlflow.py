@@ -1,4 +1,4 @@
-"""MLflow: the only file that knows it. One run per training, continued after a restart, written by a thread of its own.
+"""Recording a run in MLflow: one run per training, continued after a restart, by a thread of its own.
 
 What is set up before the first metric (run, parameters, tags, artifacts) is written at once. From the first metric on
 a thread writes: a step never waits for a database or a server, and the loader's processes, which start before the first
@@ -26,13 +26,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgcda_dist.tracking.params import flat_params
 from mgcda_dist.tracking.tracker import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-__all__ = ["MlflowTracker"]
+__all__ = ["MlflowTracker", "connect", "quiet"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +99,9 @@ class MlflowTracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters, flattened to dotted keys; a run that is continued keeps the values it started with."""
-        flat = {_name(key)[:_KEY_LENGTH]: _shortened(value, _PARAM_LENGTH) for key, value in _flat(params).items()}
+        flat = {
+            _name(key)[:_KEY_LENGTH]: _shortened(value, _PARAM_LENGTH) for key, value in flat_params(params).items()
+        }
         known = self._known_params
         changed = [f"{key}: {known[key]} → {new}" for key, new in flat.items() if known.get(key, new) != new]
         new = {key: value for key, value in flat.items() if key not in known}
@@ -207,10 +210,8 @@ class MlflowTracker:
     # --------------------------------------------------------------------------------------------------------- start
 
     def _start(self, experiment: str, run_name: str, run_id: str | None, tags: dict[str, str]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of SQLAlchemy and pydantic, while MLflow defines its tables
-            _import_quietly()
-            self._client = _connect(self.uri)
+        with quiet():
+            self._client = connect(self.uri)
             run = self._continued(run_id) or self._new(experiment, run_name)
         self.run_id = run.info.run_id
         self._known_params = dict(run.data.params)
@@ -349,7 +350,22 @@ def _import_quietly() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _connect(uri: str) -> MlflowClient:
+def connect(uri: str) -> MlflowClient:
+    """A client of a tracking server, or of an sqlite database, whose tables are made or brought up to date."""
+    with quiet():
+        _import_quietly()
+        return _client(uri)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of SQLAlchemy and pydantic, while MLflow defines its tables and asks them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     if not uri.startswith("sqlite:////"):
@@ -377,19 +393,6 @@ def _artifact_location(uri: str) -> str | None:
     if not uri.startswith("sqlite:////"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-
-
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{name}.")
-        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-            flat |= _flat({str(index): item for index, item in enumerate(value)}, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
 
 
 def _name(text: str) -> str:
