@@ -24,7 +24,17 @@ from mgcda_dist.randomness import numpy_generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["METRICS", "ImageTables", "Interval", "PairedDifference", "bootstrap", "paired_bootstrap"]
+__all__ = [
+    "METRICS",
+    "ImageTables",
+    "Interval",
+    "PairedDifference",
+    "bootstrap",
+    "paired_bootstrap",
+    "paired_difference",
+    "percentiles",
+    "replicates_of",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -138,10 +148,8 @@ def bootstrap(
         level: coverage, e.g. 0.95.
         seed: names the draws; equal seeds draw equal images.
     """
-    binned = tables.binned()
-    value = _metrics(binned, np.ones((1, len(tables))))
-    draws = _metrics(binned, _weights(len(tables), replicates, seed))
-    return {name: Interval(float(value[name][0]), *_percentiles(draws[name], level)) for name in METRICS}
+    draws = replicates_of(tables, replicates=replicates, seed=seed)
+    return {name: Interval(float(draws[name][0]), *percentiles(draws[name][1:], level)) for name in METRICS}
 
 
 def paired_bootstrap(
@@ -156,16 +164,34 @@ def paired_bootstrap(
         odd = sorted(set(first.keys) ^ set(second.keys))
         problem = f"the runs saw different images: {len(odd)} are in one only, first {odd[0]!r}"
         raise MgcdaError("paired bootstrap", problem, "evaluate both runs on the same set")
-    weights = np.concatenate([np.ones((1, len(first))), _weights(len(first), replicates, seed)])
-    before, after = _metrics(first.binned(), weights), _metrics(second.binned(), weights)
-    result: dict[str, PairedDifference] = {}
-    for name in METRICS:
-        difference = after[name] - before[name]
-        draws = difference[1:][np.isfinite(difference[1:])]
-        # + 1: the set itself is one of the possible draws, so that p is never 0.
-        tail = (min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)) + 1) / (draws.size + 1)
-        result[name] = PairedDifference(float(difference[0]), *_percentiles(draws, level), float(min(1.0, 2.0 * tail)))
-    return result
+    before, after = (replicates_of(tables, replicates=replicates, seed=seed) for tables in (first, second))
+    return {name: paired_difference(after[name] - before[name], level) for name in METRICS}
+
+
+def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0) -> dict[str, Floats]:
+    """The pooled metrics of the set itself and, after it, of its replicates: 1 + replicates values each.
+
+    Equal seeds draw equal images from every set with the same image keys, so the arrays of two runs may be subtracted.
+    """
+    weights = np.concatenate([np.ones((1, len(tables))), _weights(len(tables), replicates, seed)])
+    return _metrics(tables.binned(), weights)
+
+
+def paired_difference(differences: Floats, level: float) -> PairedDifference:
+    """A difference on the set itself (first) with what its replicates say of it."""
+    draws = differences[1:][np.isfinite(differences[1:])]
+    # + 1: the set itself is one of the possible draws, so that p is never 0.
+    tail = (min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)) + 1) / (draws.size + 1)
+    return PairedDifference(float(differences[0]), *percentiles(draws, level), float(min(1.0, 2.0 * tail)))
+
+
+def percentiles(draws: Floats, level: float) -> tuple[float, float]:
+    """The central interval that holds the share `level` of the finite draws; NaN if there is none."""
+    draws = draws[np.isfinite(draws)]
+    if not draws.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
 
 
 def _weights(num_images: int, replicates: int, seed: int) -> Floats:
@@ -186,14 +212,6 @@ def _metrics(binned: tuple[Floats, Floats, NDArray[np.bool_]], weights: Floats) 
         parts["auroc"].append(np.where(complete, area_under_roc(p, n), np.nan))
         parts["fpr95"].append(np.where(complete, fpr_at_tpr(p, n, tied), np.nan))
     return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
-    draws = draws[np.isfinite(draws)]
-    if not draws.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
 
 
 def _concatenate(rows: Iterable[Rows]) -> Rows:
