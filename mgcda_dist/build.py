@@ -62,7 +62,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
             mdat = _mdat(config, channels, num_domains)
     if config.cacl.enabled:
         with seeded(config.seed, "cacl"):
-            cacl = _cacl(config, channels["embedding"], num_domains, num_classes)
+            cacl = _cacl(config, channels["embedding"], num_domains, num_classes, collectives or Collectives())
     loss = config.loss
     if config.model.compile:
         network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
@@ -107,7 +107,7 @@ def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:
     )
 
 
-def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int) -> CACL:
+def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int, world: Collectives) -> CACL:
     section = config.cacl
     return CACL(
         embedding_dim,
@@ -128,6 +128,7 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
         projection_dim=section.projection_dim,
         temperature=section.temperature,
         queue_rows=section.queue_rows,
+        queue_shard=(world.rank, world.size) if section.queue_layout == "sharded" else None,
         unlabelled_confidence=section.unlabelled_confidence,
         seed=config.seed,
     )

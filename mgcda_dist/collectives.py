@@ -83,7 +83,14 @@ class Collectives:
         if self.size == 1:
             return rows
         self.account.add(label, rows)
-        return _Gather.apply(rows, self)  # type: ignore[no-any-return]
+        return _Gather.apply(rows, self, label)  # type: ignore[no-any-return]
+
+    def sum_with_gradient(self, value: Tensor, label: str) -> Tensor:
+        """Sum of `value` over ranks; its gradient is the sum of what every rank's loss says about it."""
+        if self.size == 1:
+            return value
+        self.account.add(label, value)
+        return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Collectives:
         # Process groups cannot be copied; a copied module talks over the same group.
@@ -94,20 +101,39 @@ class _Gather(torch.autograd.Function):
     """all_gather forward, sum over ranks of the own slice backward."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, collectives: Collectives) -> Tensor:
-        ctx.collectives = collectives
+    def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str) -> Tensor:
+        ctx.collectives, ctx.label = collectives, label
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
         dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group)
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         collectives: Collectives = ctx.collectives
         (grad,) = grad_outputs
         own = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
-        collectives.account.add("gather_backward", grad)
+        collectives.account.add(f"{ctx.label}_backward", grad)
         dist.reduce_scatter_single(own, grad.contiguous(), group=collectives.group)
-        return own, None
+        return own, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """all_reduce forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, collectives: Collectives, label: str) -> Tensor:
+        ctx.collectives, ctx.label = collectives, label
+        total = value.clone()
+        dist.all_reduce(total, group=collectives.group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        collectives: Collectives = ctx.collectives
+        grad = grad_outputs[0].clone()
+        collectives.account.add(f"{ctx.label}_backward", grad)
+        dist.all_reduce(grad, group=collectives.group)
+        return grad, None, None
 
 
 def global_mean_share(sums: Tensor, counts: Tensor, num_ranks: int) -> Tensor:

@@ -3,7 +3,8 @@
     L = L_seg + α(p)·L_mdat + β(p)·L_cacl
 
 `MGCDA.forward` returns this rank's share of L; `MGCDA.commit` moves the memory and the running accuracies once the step
-is accepted. Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values).
+is accepted. Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values), and one
+sum over the anchors where the memory is sharded.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.batch import Batch, MaskedSums, Prediction
-from mgcda_dist.cacl.loss import CACL
-from mgcda_dist.cacl.queue import Rows
+from mgcda_dist.cacl.loss import CACL, GatheredSample
 from mgcda_dist.cacl.sampler import Pixels, describe_pixels, image_difficulty, image_quota, sample_pixels
 from mgcda_dist.collectives import Collectives, PendingSum, to_host
 from mgcda_dist.mdat.loss import MDAT
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
     names: tuple[str, ...]
     values: PendingSum
     counts: Tensor
-    rows: Rows | None
+    sample: GatheredSample | None
 
     def terms(self) -> dict[str, float]:
         """Global value of each term; waits for the sum over ranks. Not finite on one rank means not finite on all."""
@@ -144,14 +144,15 @@ class MGCDA(nn.Module):
             extra = [domains.correct.flatten(), domains.epsilon.flatten()]
 
         # Sample level.
-        rows = None
+        sample = None
         if self.cacl and pixels:
             mean, present = parts.pop(0).view(num_ranks, 2, n, 2).transpose(0, 1).flatten(1, 2)  # 2 × B×2
             quota = image_quota(mean, present, self.cacl.budget)[rank * n : (rank + 1) * n]
             index = sample_pixels(pixels, quota, self.cacl.budget, batch.slot, self.cacl.seed, batch.step)
             z = self.cacl.project(prediction.embedding, index)
-            rows, own = self.cacl.gather(z, index, batch.domain, self.collectives)
-            terms["loss/cacl"], anchors = self.cacl.share(rows, own, batch.step, num_ranks)
+            sample = self.cacl.gather(z, index, pixels.difficulty, batch.domain, self.collectives)
+            first_slot = batch.slot[0] - rank * n
+            terms["loss/cacl"], anchors = self.cacl.share(sample, batch.step, first_slot, self.collectives)
             terms["cacl/anchors"] = anchors.to(loss.dtype)
             loss = loss + self.cacl_weight * ramp(progress, self.cacl_warmup) * terms["loss/cacl"]
 
@@ -160,7 +161,7 @@ class MGCDA(nn.Module):
         terms["signal"] = loss.new_tensor(signal)
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
-        return Outcome(loss, batch.step, tuple(terms), values, stage_counts, rows)
+        return Outcome(loss, batch.step, tuple(terms), values, stage_counts, sample)
 
     def _describe(self, batch: Batch, prediction: Prediction, unlabelled_confidence: float | None) -> Pixels:
         """Type and difficulty of every pixel, on the grid that logits and embedding share."""
@@ -175,8 +176,8 @@ class MGCDA(nn.Module):
         if self.mdat:
             hits = outcome.values.wait()[len(outcome.names) :].view(2, *outcome.counts.shape)
             self.mdat.update(hits[0], outcome.counts)
-        if self.cacl and outcome.rows is not None:
-            self.cacl.queue.push(outcome.rows, outcome.step)
+        if self.cacl and outcome.sample is not None:
+            self.cacl.queue.push(outcome.sample.rows, outcome.sample.z, outcome.step)
 
     def health(self, outcome: Outcome, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""

@@ -71,7 +71,7 @@ class ReferenceStep:
         key = stream_key(self.cacl.seed, batch.step, "contrast")
         total, anchors = reference.contrastive(
             rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, num_positives=5, num_negatives=12,
-            hard_fraction=0.5, cross_domain=True, draw=lambda a, b: reference.uniform(key, a, b),
+            hard_fraction=0.5, cross_domain=True, draw=lambda name: reference.uniform(key, 0, name),
         )  # fmt: skip
         self.memory.push(rows, batch.step)
         cacl = total / anchors if anchors else 0.0
@@ -110,10 +110,9 @@ class ReferenceStep:
                     feature = prediction.embedding[i, :, pixel // width, pixel % width]
                     z = self.cacl.projection.layers(feature)
                     length = math.sqrt(sum(v * v for v in z.tolist()))
-                    row = reference.Row(
-                        [v / length for v in z.tolist()], kind, int(batch.domain[i]), place + first + nth
-                    )
-                    rows.append(row)
+                    unit = [v / length for v in z.tolist()]
+                    known = (kind, int(batch.domain[i]), difficulty[i][pixel], place + first + nth)
+                    rows.append(reference.Row(unit, *known))
         return rows
 
 
@@ -158,7 +157,9 @@ def test_steps_agree_with_the_formulas(mode: SmoothingMode, queue_rows: int):
             zip(filled.type.tolist(), filled.domain.tolist(), filled.id.tolist(), strict=True)
         )
         if memory:
-            torch.testing.assert_close(filled.z, torch.tensor([row.z for row in memory], dtype=torch.float64))
+            torch.testing.assert_close(
+                model.cacl.queue.held()[1], torch.tensor([row.z for row in memory], dtype=torch.float64)
+            )
 
 
 def test_a_pasted_object_does_not_take_an_unlabelled_domain_out_of_alignment():

@@ -3,12 +3,14 @@
     L_cacl = mean_i -1/|P_i| Σ_{p∈P_i} log( e^{z_i·z_p/T} / ( e^{z_i·z_p/T} + Σ_{n∈N_i} e^{z_i·z_n/T} ) )
 
 P_i: rows of the anchor's type, other domains first; N_i: rows of the opposite side of anomaly/inlier, from any domain,
-nearest first plus a random share. An anchor without a positive contributes nothing and is not counted.
+most difficult first plus a random share (`selection`). An anchor without a positive contributes nothing and is not
+counted. With the memory `replicated` a rank scores its own anchors against all rows; `sharded`, it scores all anchors
+against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both give the same loss and gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +19,29 @@ from torch.nn import functional as F
 from mgcda_dist.cacl.projection import ProjectionHead
 from mgcda_dist.cacl.queue import MemoryQueue, Rows
 from mgcda_dist.cacl.sampler import Budget
+from mgcda_dist.cacl.selection import Choice, Selection
 from mgcda_dist.collectives import Collectives
-from mgcda_dist.randomness import stream_key, uniform
+from mgcda_dist.randomness import stream_key
 
-__all__ = ["CACL", "Selection", "contrastive_sum", "count_anchors"]
+__all__ = ["CACL", "GatheredSample", "pull", "push_apart"]
 
 _MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
 
 
-@dataclass(frozen=True)
-class Selection:
-    """How positives and negatives are chosen per anchor.
+class GatheredSample(NamedTuple):
+    """The sampled pixels of the global batch, after the gather.
 
     Attributes:
-        num_positives, num_negatives: at most so many per anchor.
-        hard_negative_fraction: share of the negatives that are the nearest to the anchor; the rest is random.
-        cross_domain: positives of other domains first; False: of the same domain first.
+        rows: what is known of the R filled rows.
+        z: R×K, unit length; gradients cross ranks.
+        own: R, bool: sampled by this rank.
+        num_places: rows reserved in the global batch, filled or not; `rows.id` is the place.
     """
 
-    num_positives: int
-    num_negatives: int
-    hard_negative_fraction: float
-    cross_domain: bool
+    rows: Rows
+    z: Tensor
+    own: Tensor
+    num_places: int
 
 
 class CACL(nn.Module):
@@ -52,6 +55,7 @@ class CACL(nn.Module):
         projection_dim: K.
         temperature: T.
         queue_rows: memory rows per (domain, side).
+        queue_shard: (rank, W) to shard the memory over ranks; None: replicated.
         unlabelled_confidence: see `sampler.describe_pixels`.
         seed: of all draws.
     """
@@ -66,14 +70,16 @@ class CACL(nn.Module):
         projection_dim: int = 128,
         temperature: float = 0.1,
         queue_rows: int = 256,
+        queue_shard: tuple[int, int] | None = None,
         unlabelled_confidence: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.budget, self.selection, self.temperature, self.seed = budget, selection, temperature, seed
+        self.num_domains, self.budget, self.selection = num_domains, budget, selection
+        self.temperature, self.seed = temperature, seed
         self.unlabelled_confidence = unlabelled_confidence
         self.projection = ProjectionHead(embedding_dim, projection_dim)
-        self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim)
+        self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
 
     def project(self, embedding: Tensor, index: Tensor) -> Tensor:
         """z of the sampled pixels: N×D×h×w, N×R → N·R×K; empty rows (index -1) give a value that is masked later."""
@@ -81,90 +87,98 @@ class CACL(nn.Module):
         picked = embedding.flatten(2).gather(2, place)
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
-    def gather(self, z: Tensor, index: Tensor, domain: Tensor, collectives: Collectives) -> tuple[Rows, Tensor]:
+    def gather(
+        self, z: Tensor, index: Tensor, difficulty: Tensor, domain: Tensor, collectives: Collectives
+    ) -> GatheredSample:
         """The one gather of CACL: every rank's rows, fixed shape plus mask, in global order.
 
-        Returns:
-            The filled rows of the global batch, and for each whether this rank sampled it.
+        Args:
+            z: N·R×K from `project`.
+            index: N×R from `sampler.sample_pixels`.
+            difficulty: N×P from `sampler.describe_pixels`.
+            domain: N, int64.
+            collectives: the ranks.
         """
         rows_per_image = self.budget.rows_per_image
         types = torch.arange(rows_per_image, device=z.device) - self.budget.max_anomaly_pixels
         types = torch.where(types < 0, self.budget.num_classes, types // self.budget.max_inlier_pixels)
-        # Type and domain travel as further columns of the same rows: small integers are exact in floating point.
-        packed = torch.cat(
+        # What is known of a row travels as further columns: small integers are exact in floating point.
+        known = torch.stack(
             [
-                z,
-                (index >= 0).flatten().unsqueeze(1).to(z.dtype),
-                domain.repeat_interleave(rows_per_image).unsqueeze(1).to(z.dtype),
+                (index >= 0).flatten().to(z.dtype),
+                domain.repeat_interleave(rows_per_image).to(z.dtype),
+                difficulty.gather(1, index.clamp(min=0)).flatten().to(z.dtype),
             ],
             dim=1,
         )
-        everywhere = collectives.gather(packed, "cacl_rows")
-        filled = everywhere[:, -2].detach() > 0.5
-        num_local = len(packed)
+        everywhere = collectives.gather(torch.cat([z, known], dim=1), "cacl_rows")
+        known = everywhere[:, -3:].detach()
+        filled = known[:, 0] > 0.5
         place = torch.arange(len(everywhere), device=z.device)
-        own = place // num_local == collectives.rank
         rows = Rows(
-            everywhere[filled, :-2],
             types.repeat(len(everywhere) // rows_per_image)[filled],
-            everywhere[filled, -1].detach().round().to(torch.int64),
+            known[filled, 1].round().to(torch.int64),
+            known[filled, 2],
             place[filled],
         )
-        return rows, own[filled]
+        own = place // len(z) == collectives.rank
+        return GatheredSample(rows, everywhere[filled, :-3], own[filled], len(everywhere))
 
-    def share(self, rows: Rows, own: Tensor, step: int, num_ranks: int) -> tuple[Tensor, Tensor]:
-        """This rank's share of L_cacl and the number of anchors over all ranks.
+    def share(
+        self, sample: GatheredSample, step: int, first_slot: Tensor, collectives: Collectives
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's share of L_cacl, and the number of anchors over all ranks.
 
-        Every rank scores its own anchors against all rows of the batch and the memory, so the work divides by W.
+        Args:
+            sample: from `gather`.
+            step: of training.
+            first_slot: scalar, int64: first slot of the global micro-batch.
+            collectives: the ranks; used by the sharded memory only.
         """
-        candidates = Rows.concat(rows, self.queue.rows())
-        anchors = Rows(rows.z[own], rows.type[own], rows.domain[own], rows.id[own])
-        total = contrastive_sum(
-            anchors,
+        candidates = Rows.concat(sample.rows, self.queue.rows())
+        choice = Choice.of(
             candidates,
+            num_domains=self.num_domains,
             anomaly_type=self.budget.num_classes,
-            temperature=self.temperature,
             selection=self.selection,
             key=stream_key(self.seed, step, "contrast"),
+            counter=first_slot,
         )
-        count = count_anchors(rows.type, candidates.type, self.budget.num_classes)
-        return num_ranks * total / count.clamp(min=1), count
+        batch = torch.arange(len(sample.rows), device=sample.z.device)
+        remembered, z_memory = self.queue.held()
+        # Anchors × rows: own × all, or all × held. Either way a W-th of all pairs.
+        anchors = batch if self.queue.is_sharded else batch[sample.own]
+        from_batch = batch[sample.own] if self.queue.is_sharded else batch
+        held = torch.cat([from_batch, len(batch) + remembered])
+        z_held = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
+        used = choice.in_use()[held]
+        held, z_held = held[used], z_held[used]
+
+        similarity = sample.z[anchors] @ z_held.T / self.temperature  # A×R'
+        log_repulsion = push_apart(similarity, choice.negatives(anchors, held))
+        if self.queue.is_sharded:
+            log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
+        per_anchor = pull(similarity, choice.positives(anchors, held, candidates), log_repulsion)
+        total = (per_anchor / choice.num_positives[anchors].clamp(min=1)).sum() + 0.0 * sample.z.sum()
+        count = (choice.num_positives[batch] > 0).sum()
+        return collectives.size * total / count.clamp(min=1), count
+
+    def _over_ranks(self, log_repulsion: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
+        """log Σ over ranks of e^{log_repulsion}, A → A: one sum of fixed shape that gradients cross."""
+        # Rows have unit length, so no exponent exceeds 1/T, and shifting by it needs no maximum over ranks.
+        shift = 1.0 / self.temperature
+        places = log_repulsion.new_zeros(sample.num_places).index_copy(0, sample.rows.id, (log_repulsion - shift).exp())
+        total = collectives.sum_with_gradient(places, "memory")[sample.rows.id]
+        smallest = torch.finfo(total.dtype).tiny
+        return torch.where(total > 0, total.clamp(min=smallest).log() + shift, _MASKED)
 
 
-def contrastive_sum(
-    anchors: Rows, candidates: Rows, *, anomaly_type: int, temperature: float, selection: Selection, key: int
-) -> Tensor:
-    """Σ over the anchors that have a positive of the inner term of L_cacl; a scalar that touches `anchors.z` always."""
-    same_row = anchors.id.unsqueeze(1) == candidates.id
-    is_positive = (anchors.type.unsqueeze(1) == candidates.type) & ~same_row  # A×R
-    is_negative = (anchors.type == anomaly_type).unsqueeze(1) != (candidates.type == anomaly_type)
-    similarity = anchors.z @ candidates.z.to(anchors.z.dtype).T / temperature  # A×R
-    chance = uniform(key, anchors.id.unsqueeze(1), candidates.id)
-
-    same_domain = anchors.domain.unsqueeze(1) == candidates.domain
-    later = same_domain if selection.cross_domain else ~same_domain
-    positives = _first(is_positive, chance + later.to(chance.dtype), selection.num_positives)
-    num_hard = round(selection.num_negatives * selection.hard_negative_fraction)
-    hard = _first(is_negative, -similarity.detach(), num_hard)
-    negatives = hard | _first(is_negative & ~hard, chance, selection.num_negatives - num_hard)
-
-    log_negatives = torch.logsumexp(similarity.masked_fill(~negatives, _MASKED), dim=1, keepdim=True)  # A×1
-    # -log( e^s / (e^s + Σ e^n) ) = softplus( log Σ e^n - s )
-    per_pair = F.softplus(log_negatives - similarity) * positives
-    per_anchor = per_pair.sum(dim=1) / positives.sum(dim=1).clamp(min=1)
-    return per_anchor.sum() + 0.0 * anchors.z.sum()
+def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:
+    """log Σ_{n∈N_i} e^{z_i·z_n/T}: A×R, A×R → A; about -1e9 where there is no negative."""
+    return torch.logsumexp(similarity.masked_fill(~is_negative, _MASKED), dim=1)
 
 
-def count_anchors(anchor_types: Tensor, candidate_types: Tensor, anomaly_type: int) -> Tensor:
-    """Number of anchors that have a positive: those whose type occurs a second time among the candidates."""
-    occurs = torch.bincount(candidate_types, minlength=anomaly_type + 1)
-    return (occurs[anchor_types] > 1).sum()
-
-
-def _first(mask: Tensor, key: Tensor, count: int) -> Tensor:
-    """The `count` elements of each row's mask with the smallest key: A×R bool."""
-    count = min(count, mask.shape[1])
-    if count == 0:
-        return torch.zeros_like(mask)
-    chosen = torch.topk(key.masked_fill(~mask, torch.inf), count, dim=1, largest=False, sorted=False).indices
-    return torch.zeros_like(mask).scatter_(1, chosen, True) & mask
+def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tensor:
+    """Σ_{p∈P_i} -log( e^{s_ip} / (e^{s_ip} + e^{log_repulsion_i}) ): A×R, A×R, A → A."""
+    # -log( e^s / (e^s + e^r) ) = softplus( r - s )
+    return (F.softplus(log_repulsion.unsqueeze(1) - similarity) * is_positive).sum(dim=1)

@@ -17,7 +17,16 @@ from torch.nn import functional as F
 from mgcda_dist.batch import ANOMALY, unlabelled
 from mgcda_dist.randomness import stream_key, uniform
 
-__all__ = ["NO_TYPE", "Budget", "Pixels", "describe_pixels", "image_difficulty", "image_quota", "sample_pixels"]
+__all__ = [
+    "NO_TYPE",
+    "Budget",
+    "Pixels",
+    "describe_pixels",
+    "image_difficulty",
+    "image_quota",
+    "rank_within",
+    "sample_pixels",
+]
 
 NO_TYPE = -1
 """Type of a pixel that is never sampled."""
@@ -157,12 +166,12 @@ def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, s
 
     type_or_first = pixels.type.clamp(min=0)
     sampled = pixels.type != NO_TYPE
-    by_difficulty = _rank_within(pixels.type, -pixels.difficulty)
+    by_difficulty = rank_within(pixels.type, -pixels.difficulty)
     is_hard = by_difficulty < hard.gather(1, type_or_first)
     key = stream_key(seed, step, "pixel")
     chance = uniform(key, slot.view(-1, 1), torch.arange(num_pixels, device=slot.device))
     # The hardest come first, in order of difficulty; all others follow at random.
-    order = _rank_within(pixels.type, torch.where(is_hard, by_difficulty.to(chance.dtype) - num_pixels, chance))
+    order = rank_within(pixels.type, torch.where(is_hard, by_difficulty.to(chance.dtype) - num_pixels, chance))
     taken = sampled & (order < wanted.gather(1, type_or_first))
 
     row = torch.where(taken, first_row[type_or_first] + order, budget.rows_per_image)
@@ -171,7 +180,7 @@ def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, s
     return table[:, :-1].contiguous()
 
 
-def _rank_within(group: Tensor, key: Tensor) -> Tensor:
+def rank_within(group: Tensor, key: Tensor) -> Tensor:
     """Position of each element among the elements of its own group, by ascending key, ties by index: N×P → N×P."""
     by_key = torch.argsort(key, dim=1, stable=True)
     by_group = torch.argsort(group.gather(1, by_key), dim=1, stable=True)

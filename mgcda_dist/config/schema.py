@@ -177,11 +177,15 @@ class CaclConfig(Section):
     num_positives: Count = Field(default=32, description="positives per anchor, other domains first; ours")
     num_negatives: Count = Field(default=512, description="negatives per anchor; ours")
     hard_negative_fraction: Probability = Field(
-        default=0.5, description="share of the negatives that are the nearest; ours"
+        default=0.5, description="share of the negatives that are the most difficult; the rest is random. ours"
     )
     cross_domain: bool = Field(default=True, description="false: positives from the same domain first (ablation)")
     queue_rows: Annotated[int, Field(ge=0)] = Field(
         default=256, description="memory rows per (domain, side) ring; 0: no memory"
+    )
+    queue_layout: Literal["replicated", "sharded"] = Field(
+        default="replicated",
+        description="every rank holds all rows, or a W-th of them; same loss. Sharded pays from some 100 MB of rows on",
     )
     unlabelled_confidence: Probability | None = Field(
         default=None,
@@ -359,6 +363,11 @@ class Config(Section):
         if not any(domain.labelled for domain in self.data.domains):
             raise ValueError(
                 "data.domains: no domain is labelled, so the segmentation loss would have nothing to learn"
+            )
+        if self.cacl.queue_layout == "sharded" and self.cacl.temperature < 0.025:
+            raise ValueError(
+                f"cacl.temperature: {self.cacl.temperature} is under 0.025, where the sums over ranks of the sharded "
+                "memory (e^{-2/T}) leave single precision; raise it, or set cacl.queue_layout=replicated"
             )
         stages = [stage.name for stage in self.mdat.stages]
         for stage in stages:

@@ -93,6 +93,12 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Write model, optimiser and buffers; every rank writes its own files."""
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
+            from safetensors.torch import save_file
+
+            world = self.model.collectives
+            file = folder / f"memory-{world.rank:05d}-of-{world.size:05d}.safetensors"
+            save_file(self.model.cacl.queue.shard_state(), file)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote at the same world size.
@@ -103,6 +109,13 @@ class DeepSpeedEngine:
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
+        if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
+            from safetensors.torch import load_file
+
+            try:
+                self.model.cacl.queue.load_shards(load_file(f) for f in sorted(folder.glob("memory-*.safetensors")))
+            except ValueError as error:
+                raise CheckpointError(str(folder), str(error), "remove it to use the one before") from None
 
     @contextmanager
     def whole_parameters(self) -> Iterator[nn.Module]:

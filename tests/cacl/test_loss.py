@@ -9,52 +9,65 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.cacl import CACL, Budget, Selection
-from mgcda_dist.cacl.loss import contrastive_sum, count_anchors
-from mgcda_dist.cacl.queue import Rows
+from mgcda_dist.cacl import CACL, Budget, Rows, Selection
+from mgcda_dist.cacl.loss import GatheredSample
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.randomness import stream_key
 from tests.support import reference
 
 ANOMALY_TYPE, DOMAINS, DIM = 3, 3, 5
-KEY = stream_key(1, 2, "contrast")
+STEP = 2
+ALONE = Collectives()
 
 
-def rows_of(types: list[int], seed: int, *, memory: bool = False, scale: float = 1.0) -> Rows:
+def rows_of(types: list[int], seed: int) -> tuple[Rows, Tensor]:
+    """What is known of rows of these types, and their embeddings."""
     generator = torch.Generator().manual_seed(seed)
     n = len(types)
-    z = scale * F.normalize(torch.randn(n, DIM, generator=generator, dtype=torch.float64), dim=1)
-    names = torch.randperm(200, generator=generator)[:n]
-    return Rows(
-        z,
+    z = F.normalize(torch.randn(n, DIM, generator=generator, dtype=torch.float64), dim=1)
+    rows = Rows(
         torch.tensor(types, dtype=torch.int64),
         torch.randint(DOMAINS, (n,), generator=generator),
-        -1 - names if memory else names,
+        torch.randn(n, generator=generator, dtype=torch.float64),
+        torch.randperm(200, generator=generator)[:n],
     )
+    return rows, z
 
 
-def as_list(rows: Rows) -> list[reference.Row]:
-    columns = (rows.z.tolist(), rows.type.tolist(), rows.domain.tolist(), rows.id.tolist())
+def contrasting(selection: Selection, temperature: float = 0.1, memory: list[int] | None = None) -> CACL:
+    """A module whose memory holds rows of these types."""
+    budget = Budget(ANOMALY_TYPE, 2, 1, 0.5, False)
+    cacl = CACL(
+        6, DOMAINS, budget, selection, projection_dim=DIM, queue_rows=20, temperature=temperature, seed=1
+    ).double()
+    cacl.queue.push(*rows_of(memory or [], 100), step=0)
+    return cacl
+
+
+def found(cacl: CACL, rows: Rows, z: Tensor, own: Tensor | None = None) -> tuple[Tensor, int]:
+    """Sum over this rank's anchors, and the number of all anchors."""
+    own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
+    share, count = cacl.share(GatheredSample(rows, z, own, 200), STEP, torch.tensor(0), ALONE)
+    return share * count.clamp(min=1), int(count)
+
+
+def as_list(rows: Rows, z: Tensor) -> list[reference.Row]:
+    columns = (z.tolist(), rows.type.tolist(), rows.domain.tolist(), rows.difficulty.tolist(), rows.id.tolist())
     return [reference.Row(*row) for row in zip(*columns, strict=True)]
 
 
-def found(anchors: Rows, candidates: Rows, selection: Selection, temperature: float = 0.1) -> Tensor:
-    return contrastive_sum(
-        anchors, candidates, anomaly_type=ANOMALY_TYPE, temperature=temperature, selection=selection, key=KEY
-    )
-
-
-def expected(anchors: Rows, candidates: Rows, selection: Selection, temperature: float = 0.1) -> tuple[float, int]:
+def expected(cacl: CACL, rows: Rows, z: Tensor) -> tuple[float, int]:
+    key = stream_key(1, STEP, "contrast")
     return reference.contrastive(
-        as_list(anchors),
-        as_list(candidates),
+        as_list(rows, z),
+        as_list(rows, z) + as_list(cacl.queue.rows(), cacl.queue.held()[1]),
         anomaly_type=ANOMALY_TYPE,
-        temperature=temperature,
-        num_positives=selection.num_positives,
-        num_negatives=selection.num_negatives,
-        hard_fraction=selection.hard_negative_fraction,
-        cross_domain=selection.cross_domain,
-        draw=lambda anchor, candidate: reference.uniform(KEY, anchor, candidate),
+        temperature=cacl.temperature,
+        num_positives=cacl.selection.num_positives,
+        num_negatives=cacl.selection.num_negatives,
+        hard_fraction=cacl.selection.hard_negative_fraction,
+        cross_domain=cacl.selection.cross_domain,
+        draw=lambda name: reference.uniform(key, 0, name),
     )
 
 
@@ -82,133 +95,158 @@ def test_agrees_with_the_formula(
     temperature: float,
     seed: int,
 ):
-    rows = rows_of(batch, seed)
-    candidates = Rows.concat(rows, rows_of(memory, seed + 100, memory=True))
-    selection = Selection(num_positives, num_negatives, hard, cross_domain)
-    total, count = expected(rows, candidates, selection, temperature)
+    cacl = contrasting(Selection(num_positives, num_negatives, hard, cross_domain), temperature, memory)
+    rows, z = rows_of(batch, seed)
+    total, count = expected(cacl, rows, z)
+    here, anchors = found(cacl, rows, z)
     # softplus is linear from 20 on, which is e^-20 per pair off.
-    assert found(rows, candidates, selection, temperature).item() == pytest.approx(total, abs=1e-7)
-    assert count_anchors(rows.type, candidates.type, ANOMALY_TYPE).item() == count
+    assert here.item() == pytest.approx(total, abs=1e-7)
+    assert anchors == count
 
 
 def test_the_sum_over_parts_of_the_anchors_is_the_sum_over_all():
-    rows = rows_of([0, 1, 2, 3] * 5, 4)
-    selection = Selection(4, 6, 0.5, True)
-    parts = [Rows(rows.z[i::3], rows.type[i::3], rows.domain[i::3], rows.id[i::3]) for i in range(3)]
-    total = sum(found(part, rows, selection).item() for part in parts)
-    assert total == pytest.approx(found(rows, rows, selection).item(), abs=1e-12)
+    rows, z = rows_of([0, 1, 2, 3] * 5, 4)
+    cacl = contrasting(Selection(4, 6, 0.5, True), memory=[0, 3, 3, 1])
+    parts = [found(cacl, rows, z, own=torch.arange(20) % 3 == i)[0].item() for i in range(3)]
+    assert sum(parts) == pytest.approx(found(cacl, rows, z)[0].item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("selection", [Selection(3, 4, 0.5, True), Selection(50, 50, 1.0, False)])
-def test_gradient(temperature: float, selection: Selection):
-    rows = rows_of([0, 1, 0, 3, 3, 1, 2], 8)
-    memory = rows_of([0, 3, 2], 9, memory=True)
-
-    def loss(z: Tensor) -> Tensor:
-        batch = Rows(z, rows.type, rows.domain, rows.id)
-        return found(batch, Rows.concat(batch, memory), selection, temperature)
-
-    assert torch.autograd.gradcheck(loss, rows.z.requires_grad_())
+@pytest.mark.parametrize("shard", [None, (0, 1)])
+def test_gradient(temperature: float, selection: Selection, shard: tuple[int, int] | None):
+    cacl = contrasting(selection, temperature, [0, 3, 2])
+    cacl.queue.is_sharded = shard is not None  # the sum over ranks too, of one rank
+    rows, z = rows_of([0, 1, 0, 3, 3, 1, 2], 8)
+    assert torch.autograd.gradcheck(lambda z: found(cacl, rows, z)[0], z.requires_grad_())
 
 
 def test_gradients_reach_anchors_positives_and_negatives_but_not_the_memory():
-    rows = rows_of([0, 0, 3], 1)
-    rows.z.requires_grad_()
-    memory = rows_of([0, 3], 2, memory=True)
-    anchor = Rows(rows.z[:1], rows.type[:1], rows.domain[:1], rows.id[:1])
-    found(anchor, Rows.concat(rows, memory), Selection(9, 9, 1.0, True)).backward()
-    assert rows.z.grad is not None and bool((rows.z.grad.abs().sum(dim=1) > 1e-9).all())
-    assert memory.z.grad is None
+    rows, z = rows_of([0, 0, 3], 1)
+    z.requires_grad_()
+    cacl = contrasting(Selection(9, 9, 1.0, True), memory=[0, 3])
+    found(cacl, rows, z, own=torch.tensor([True, False, False]))[0].backward()
+    assert z.grad is not None and bool((z.grad.abs().sum(dim=1) > 1e-9).all())
+    assert not cacl.queue.held()[1].requires_grad
 
 
 # --------------------------------------------------------------------------------------- which rows are chosen, by hand
 
 
-def choice(types: list[int], domains: list[int], z: Tensor, selection: Selection) -> list[bool]:
+def choice(
+    types: list[int], domains: list[int], selection: Selection, difficulty: list[float] | None = None
+) -> list[bool]:
     """Which rows the first one was contrasted with: those its loss depends on."""
-    z = z.clone().double().requires_grad_()
-    rows = Rows(z, torch.tensor(types), torch.tensor(domains), torch.arange(len(types)))
-    anchor = Rows(rows.z[:1].detach(), rows.type[:1], rows.domain[:1], rows.id[:1])
-    found(anchor, rows, selection, temperature=1.0).backward()
+    n = len(types)
+    z = torch.ones(n, DIM, dtype=torch.float64).requires_grad_()
+    given_difficulty = torch.tensor(difficulty or [0.0] * n, dtype=torch.float64)
+    rows = Rows(torch.tensor(types), torch.tensor(domains), given_difficulty, torch.arange(n))
+    found(contrasting(selection, 1.0), rows, z, own=torch.arange(n) == 0)[0].backward()
     assert z.grad is not None
-    return (z.grad.abs().sum(dim=1) > 0).tolist()
+    touched = (z.grad.abs().sum(dim=1) > 0).tolist()
+    return [False, *touched[1:]]  # the anchor's own gradient says nothing
 
 
 def test_positives_come_from_other_domains_first():
-    z = torch.ones(7, 2)
     types, domains = [0, 0, 0, 0, 0, 3, 1], [1, 1, 0, 2, 1, 0, 0]
     one = Selection(2, 9, 1.0, True)
-    assert choice(types, domains, z, one) == [False, False, True, True, False, True, False]
+    assert choice(types, domains, one) == [False, False, True, True, False, True, False]
     same = Selection(2, 9, 1.0, False)
-    assert choice(types, domains, z, same) == [False, True, False, False, True, True, False]
-    three = choice(types, domains, z, Selection(3, 9, 1.0, True))
+    assert choice(types, domains, same) == [False, True, False, False, True, True, False]
+    three = choice(types, domains, Selection(3, 9, 1.0, True))
     assert three[2] and three[3] and three[1] != three[4], "then from the own domain"
 
 
-def test_hard_negatives_are_the_nearest():
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.9, 0.0], [-1.0, 0.0], [0.5, 0.0], [0.7, 0.0]])
-    types, domains = [0, 0, 3, 3, 3, 3], [0, 1, 0, 1, 2, 0]
-    assert choice(types, domains, z, Selection(1, 2, 1.0, True)) == [False, True, True, False, False, True]
+def test_hard_negatives_are_the_most_difficult_of_the_other_side():
+    types, domains, difficulty = [0, 0, 3, 3, 3, 3], [0, 1, 0, 1, 2, 0], [9.0, 9.0, 0.9, -1.0, 0.5, 0.7]
+    assert choice(types, domains, Selection(1, 2, 1.0, True), difficulty) == [False, True, True, False, False, True]
 
 
 def test_half_of_the_negatives_is_drawn_from_the_rest():
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0]] + [[1.0 - i / 50, 0.0] for i in range(40)])
     types, domains = [0, 0] + [3] * 40, [0] * 42
-    chosen = choice(types, domains, z, Selection(1, 10, 0.5, True))[2:]
+    chosen = choice(types, domains, Selection(1, 10, 0.5, True), [0.0, 0.0, *(-i / 50 for i in range(40))])[2:]
     assert sum(chosen) == 10 and all(chosen[:5]) and not all(chosen[:10])
 
 
+def test_of_equally_difficult_negatives_the_first_are_taken():
+    chosen = choice([0, 0] + [3] * 6, [0] * 8, Selection(1, 3, 1.0, True))
+    assert chosen == [False, True, True, True, True, False, False, False]
+
+
 def test_inliers_of_another_class_are_neither_positive_nor_negative():
-    z = torch.ones(4, 2)
-    assert choice([0, 0, 1, 2], [0, 0, 0, 0], z, Selection(9, 9, 1.0, True)) == [False] * 4  # no negative: loss 0
-    assert choice([0, 0, 1, 3], [0, 0, 0, 0], z, Selection(9, 9, 1.0, True)) == [False, True, False, True]
+    assert choice([0, 0, 1, 2], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False] * 4  # no negative: loss 0
+    assert choice([0, 0, 1, 3], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False, True, False, True]
+
+
+def test_micro_batches_of_a_step_draw_differently():
+    rows, z = rows_of([0] * 12 + [3] * 30, 3)
+    cacl = contrasting(Selection(2, 4, 0.0, True))
+    sample = GatheredSample(rows, z, torch.ones(42, dtype=torch.bool), 200)
+    shares = [cacl.share(sample, STEP, torch.tensor(slot), ALONE)[0].item() for slot in (0, 4, 8)]
+    assert len(set(shares)) == 3
 
 
 # ------------------------------------------------------------------------------------------------------------ the edges
 
 
+@pytest.mark.parametrize("shard", [None, (0, 1)])
 @pytest.mark.parametrize(
     ("batch", "memory"),
     [([], []), ([], [0, 3]), ([0], []), ([3], []), ([0, 1, 2, 3], []), ([0, 0, 1, 1], []), ([3, 3], []), ([3], [0, 1])],
 )
-def test_edges_are_finite_touch_the_rows_and_count_right(batch: list[int], memory: list[int]):
-    rows = rows_of(batch, 1)
-    rows.z.requires_grad_()
-    candidates = Rows.concat(rows, rows_of(memory, 2, memory=True))
-    selection = Selection(4, 6, 0.5, True)
-    total = found(rows, candidates, selection)
+def test_edges_are_finite_touch_the_rows_and_count_right(
+    batch: list[int], memory: list[int], shard: tuple[int, int] | None
+):
+    cacl = contrasting(Selection(4, 6, 0.5, True), memory=memory)
+    cacl.queue.is_sharded = shard is not None
+    rows, z = rows_of(batch, 1)
+    total, anchors = found(cacl, rows, z.requires_grad_())
     total.backward()
-    value, count = expected(rows, candidates, selection)
+    value, count = expected(cacl, rows, z)
     assert total.item() == pytest.approx(value, abs=1e-9)
-    assert count_anchors(rows.type, candidates.type, ANOMALY_TYPE).item() == count
-    assert rows.z.grad is not None and rows.z.grad.isfinite().all()
+    assert anchors == count
+    assert z.grad is not None and z.grad.isfinite().all()
 
 
 def test_a_rank_without_anchors_touches_its_rows():
-    rows = rows_of([0, 0, 3, 3], 1)
-    rows.z.requires_grad_()
-    none = Rows(rows.z[:0], rows.type[:0], rows.domain[:0], rows.id[:0])
-    total = found(none, rows, Selection(4, 6, 0.5, True))
+    rows, z = rows_of([0, 0, 3, 3], 1)
+    total, _ = found(
+        contrasting(Selection(4, 6, 0.5, True)), rows, z.requires_grad_(), torch.zeros(4, dtype=torch.bool)
+    )
     total.backward()
-    assert total.item() == 0.0 and rows.z.grad is not None and not rows.z.grad.any()
+    assert total.item() == 0.0 and z.grad is not None and not z.grad.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("temperature", [1e-3, 0.01])
 def test_a_tiny_temperature_does_not_overflow(dtype: torch.dtype, temperature: float):
-    rows = rows_of([0, 1, 3] * 6, 5)
-    z = rows.z.to(dtype).requires_grad_()
-    batch = Rows(z, rows.type, rows.domain, rows.id)
-    total = found(batch, batch, Selection(6, 12, 0.5, True), temperature)
+    rows, z = rows_of([0, 1, 3] * 6, 5)
+    z = z.to(dtype).requires_grad_()
+    total, _ = found(contrasting(Selection(6, 12, 0.5, True), temperature).to(dtype), rows, z)
     total.backward()
     assert total.isfinite() and z.grad is not None and z.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("temperature", [0.025, 0.07])
+def test_the_sum_over_ranks_keeps_single_precision_down_to_the_smallest_temperature(temperature: float):
+    # Antipodes are the smallest terms there are: e^{-2/T} after the shift.
+    z = torch.tensor([[1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0]], requires_grad=True)
+    rows = Rows(torch.tensor([0, 0, 3]), torch.tensor([0, 1, 0]), torch.zeros(3), torch.arange(3))
+    cacl = contrasting(Selection(4, 4, 0.5, True), temperature).float()
+    cacl.queue.is_sharded = True
+    total, _ = found(cacl, rows, z)
+    (grad,) = torch.autograd.grad(total, z)
+    cacl.queue.is_sharded = False
+    wanted, _ = found(cacl, rows, z)
+    (wanted_grad,) = torch.autograd.grad(wanted, z)
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-4, abs=1e-30)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=1e-30)
+
+
 def test_equal_rows_and_antipodes_are_finite():
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], requires_grad=True)
-    rows = Rows(z, torch.tensor([0, 0, 3, 3]), torch.tensor([0, 1, 0, 1]), torch.arange(4))
-    found(rows, rows, Selection(4, 4, 0.5, True)).backward()
+    z = torch.tensor([[1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0]], requires_grad=True)
+    rows = Rows(torch.tensor([0, 0, 3, 3]), torch.tensor([0, 1, 0, 1]), torch.zeros(4), torch.arange(4))
+    found(contrasting(Selection(4, 4, 0.5, True)).float(), rows, z)[0].backward()
     assert z.grad is not None and z.grad.isfinite().all()
 
 
@@ -244,12 +282,14 @@ def test_gathered_rows_know_type_domain_and_place():
     cacl = module()
     index = torch.tensor([[4, -1, 2, -1, 0], [-1, -1, -1, 3, -1]])  # 2 anomaly rows, then one per class
     z = torch.arange(10.0).double().unsqueeze(1).expand(10, DIM)
-    rows, own = cacl.gather(z, index, torch.tensor([2, 1]), Collectives())
+    difficulty = torch.arange(10.0).view(2, 5).double()
+    rows, z, own, places = cacl.gather(z, index, difficulty, torch.tensor([2, 1]), ALONE)
     assert rows.id.tolist() == [0, 2, 4, 8]
     assert rows.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
     assert rows.domain.tolist() == [2, 2, 2, 1]
-    assert rows.z[:, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
-    assert own.all()
+    assert z[:, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
+    assert rows.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
+    assert own.all() and places == 10
 
 
 @pytest.mark.parametrize("queue_rows", [0, 4])
@@ -257,8 +297,9 @@ def test_empty_rows_send_no_gradient(queue_rows: int):
     cacl = module(queue_rows)
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([[4, 5, 2, -1, 7], [1, -1, 3, 8, -1]])
-    rows, own = cacl.gather(cacl.project(embedding, index), index, torch.tensor([0, 1]), Collectives())
-    loss, count = cacl.share(rows, own, 3, 1)
+    difficulty = torch.zeros(2, 12, dtype=torch.float64)
+    sample = cacl.gather(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
     loss.backward()
     assert count == 5  # three anomalies, class 0 twice; classes 1 and 2 once each have no positive
     assert embedding.grad is not None
@@ -271,8 +312,9 @@ def test_nothing_sampled_touches_the_projection():
     cacl = module()
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.full((2, 5), -1)
-    rows, own = cacl.gather(cacl.project(embedding, index), index, torch.tensor([0, 1]), Collectives())
-    loss, count = cacl.share(rows, own, 3, 1)
+    difficulty = torch.zeros(2, 12, dtype=torch.float64)
+    sample = cacl.gather(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
     loss.backward()
     assert loss.item() == 0.0 and count == 0
     assert all(p.grad is not None and not p.grad.any() for p in cacl.parameters())

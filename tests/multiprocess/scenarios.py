@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mgcda_dist.batch import ANOMALY, INLIER, VOID, Batch
+from mgcda_dist.cacl import MemoryQueue
 from mgcda_dist.collectives import Account, Collectives
 from tests.support.tiny import NUM_DOMAINS, part_of, tiny_batch, tiny_mgcda
 
@@ -46,6 +47,8 @@ class Record:
     cursors: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)  # per optimiser step, all parameters
     state: dict[str, Tensor] = field(default_factory=dict)
+    memory: Tensor = field(default_factory=lambda: torch.zeros(0))  # embeddings of all ranks, in ring order
+    shard: dict[str, Tensor] = field(default_factory=dict)  # of the sharded memory, this rank's
     account: Account = field(default_factory=Account)
 
 
@@ -57,6 +60,7 @@ def play(
     *,
     first_step: int = 0,
     state: dict[str, Tensor] | None = None,
+    shards: Sequence[dict[str, Tensor]] = (),
 ) -> Record:
     """Train as rank `rank` of `size`, with plain SGD, gradients averaged as DDP and DeepSpeed average them."""
     record = Record()
@@ -66,6 +70,8 @@ def play(
             parameter.mul_(3.0)  # an untrained network sees all pixels alike: choices among them would not matter
     if state is not None:
         model.load_state_dict(state)
+    if shards and model.cacl is not None:
+        model.cacl.queue.load_shards(shards)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(first_step, first_step + scenario.steps):
         progress = (step + 1) / 10
@@ -81,9 +87,10 @@ def play(
             if all(value == value for value in record.terms[-1].values()):  # refused when not a number
                 model.commit(outcome)
                 record.health.append(model.health(outcome, progress))
-            if outcome.rows is not None and model.cacl is not None:
-                rows = outcome.rows
-                found = {"z": rows.z, "type": rows.type, "domain": rows.domain, "id": rows.id}
+            if outcome.sample is not None and model.cacl is not None:
+                rows = outcome.sample.rows
+                found = {"z": outcome.sample.z, "type": rows.type, "domain": rows.domain, "id": rows.id}
+                found["difficulty"] = rows.difficulty
                 record.rows.append({name: value.detach().clone() for name, value in found.items()})
                 record.cursors.append(model.cacl.queue.cursor.clone())
         gradient = torch.cat([_gradient(p).flatten() for p in model.parameters()])
@@ -97,8 +104,19 @@ def play(
             parameter.grad = part.view_as(parameter)
         optimizer.step()
     record.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if model.cacl is not None:
+        record.memory, record.shard = _memory(model.cacl.queue, size, group), model.cacl.queue.shard_state()
     record.account = model.collectives.account
     return record
+
+
+def _memory(queue: MemoryQueue, size: int, group: dist.ProcessGroup | None) -> Tensor:
+    index, z = queue.held()
+    everything = torch.zeros(len(queue.rows()), z.shape[1], dtype=torch.float64)
+    everything[index] = z.to(everything.dtype)
+    if queue.is_sharded and size > 1:
+        dist.all_reduce(everything, group=group)
+    return everything
 
 
 def _gradient(parameter: Tensor) -> Tensor:
@@ -211,6 +229,18 @@ SCENARIOS: dict[str, Scenario] = {
     "no_memory": Scenario({"queue_rows": 0}),
     "memory_smaller_than_a_step": Scenario({"queue_rows": 2}, steps=3),
     "memory_just_wrapped": Scenario({"queue_rows": 36, "image_aware": False}, steps=3),
+    "sharded": Scenario({"queue_layout": "sharded"}, steps=4),
+    "sharded_uneven": Scenario({"queue_layout": "sharded", "queue_rows": 7}, steps=4),
+    "sharded_smaller_than_the_world": Scenario({"queue_layout": "sharded", "queue_rows": 2}, steps=3),
+    "sharded_without_memory": Scenario({"queue_layout": "sharded", "queue_rows": 0}),
+    "sharded_just_wrapped": Scenario({"queue_layout": "sharded", "queue_rows": 36, "image_aware": False}, steps=3),
+    "sharded_lonely_anomaly": Scenario({"queue_layout": "sharded"}, lonely_anomaly, steps=3),
+    "sharded_no_anomaly": Scenario({"queue_layout": "sharded"}, no_anomaly, steps=3),
+    "sharded_everything_void": Scenario({"queue_layout": "sharded"}, everything_void),
+    "sharded_one_rank_void": Scenario({"queue_layout": "sharded"}, one_rank_void),
+    "sharded_domains_in_order": Scenario({"queue_layout": "sharded"}, domains_in_order),
+    "sharded_accumulation": Scenario({"queue_layout": "sharded"}, accumulation=2),
+    "sharded_late_rank": Scenario({"queue_layout": "sharded"}, late_s=0.15),
     "mdat_off": Scenario({"with_mdat": False}),
     "cacl_off": Scenario({"with_cacl": False}),
     "both_off": Scenario({"with_mdat": False, "with_cacl": False}),

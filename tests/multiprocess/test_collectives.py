@@ -60,15 +60,18 @@ def test_the_account_follows_the_formula(worlds: list[Results], name: str, size:
     scenario = SCENARIOS[name]
     micros = scenario.steps * scenario.accumulation
     mdat, cacl = scenario.model.get("with_mdat", True), scenario.model.get("with_cacl", True)
+    sharded = scenario.model.get("queue_layout") == "sharded"
     images = BATCH // size
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
     terms = 4 + mdat + 2 * cacl
-    rows = images * per_image * (DIM + 2)
+    rows = images * per_image * (DIM + 3)
     expected = {
         "counts": SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + cacl * size * 2 * images * 2,
         "values": terms + mdat * 2 * STAGES * NUM_DOMAINS,
         "cacl_rows": cacl * rows,
-        "gather_backward": cacl * size * rows,
+        "cacl_rows_backward": cacl * size * rows,
+        "memory": sharded * size * images * per_image,
+        "memory_backward": sharded * size * images * per_image,
     }
     # The same on every rank and at every step, whatever the rank has or lacks (law 3).
     for rank in range(size):

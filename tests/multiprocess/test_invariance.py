@@ -8,6 +8,7 @@ gradient to 8 bits before the sum, and each partial sum again: a few units of 2^
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -46,6 +47,7 @@ def compare(found: Record, expected: Record, tolerance: float, gradient_toleranc
     for here, there in zip(found.gradients, expected.gradients, strict=True):
         scale = there.abs().nan_to_num().max().clamp(min=1).item()
         torch.testing.assert_close(here, there, rtol=0, atol=gradient_tolerance * scale, equal_nan=True)
+    torch.testing.assert_close(found.memory, expected.memory, rtol=0, atol=gradient_tolerance)
     assert found.state.keys() == expected.state.keys()
     for name, value in expected.state.items():
         if value.is_floating_point():
@@ -89,14 +91,21 @@ def test_ranks_hold_the_same_bytes(worlds: list[Results], size: int):
                 assert torch.equal(state[key].nan_to_num(), value.nan_to_num()), f"{name}: {key}"
 
 
+def test_the_layout_of_the_memory_changes_nothing():
+    replicated, sharded = play(Scenario(steps=4)), alone("sharded")
+    state = {name: value for name, value in replicated.state.items() if name != "cacl.queue.z"}
+    compare(sharded, replace(replicated, state=state), 1e-9)
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], size: int):
-    whole = play(Scenario(steps=RESUME_AT + 2))
+@pytest.mark.parametrize("layout", ["replicated", "sharded"])
+def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], layout: str, size: int):
+    whole = play(Scenario({"queue_layout": layout}, steps=RESUME_AT + 2))
     for rank in range(size):
-        resumed = worlds[rank].resumed[size]
+        resumed = worlds[rank].resumed[layout, size]
         rest = Record(
             whole.terms[RESUME_AT:], whole.health[RESUME_AT:], whole.rows[RESUME_AT:], whole.cursors[RESUME_AT:],
-            whole.gradients[RESUME_AT:], whole.state,
+            whole.gradients[RESUME_AT:], whole.state, whole.memory,
         )  # fmt: skip
         compare(resumed, rest, 1e-9)
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mgcda_dist.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
+from tests.support.tiny import QueueLayout
 
 __all__ = ["RESUME_AT", "Results", "everything"]
 
@@ -35,14 +36,14 @@ class Results:
 
     Attributes:
         records: (scenario, W) → record.
-        resumed: W → record of steps that continue from a state of two ranks.
+        resumed: (layout of the memory, W) → record of steps that continue from a state of two ranks.
         calls: W → collectives that a step really called, per name.
         gathers: W → (gathered rows, gradient, the rows this rank gave, all rows).
         sums: W → what came out of two sums, waited for in the other order.
     """
 
     records: dict[tuple[str, int], Record] = field(default_factory=dict)
-    resumed: dict[int, Record] = field(default_factory=dict)
+    resumed: dict[tuple[str, int], Record] = field(default_factory=dict)
     calls: dict[int, Counter[str]] = field(default_factory=dict)
     gathers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     sums: dict[int, list[float]] = field(default_factory=dict)
@@ -66,12 +67,17 @@ def everything() -> Results:
         results.sums[size] = _two_sums(rank, group)
 
     # Law 4: two steps on two ranks, then the rest at every world size.
-    begun = [play(Scenario(steps=RESUME_AT), rank, 2, groups[2]).state if rank < 2 else None]
-    dist.broadcast_object_list(begun, src=0)
-    for size, group in groups.items():
-        if rank < size:
-            rest = Scenario(steps=2)
-            results.resumed[size] = play(rest, rank, size, group, first_step=RESUME_AT, state=begun[0])
+    for layout in get_args(QueueLayout):
+        begun = play(Scenario({"queue_layout": layout}, steps=RESUME_AT), rank, 2, groups[2]) if rank < 2 else None
+        everyone: list[Any] = [None] * 4
+        dist.all_gather_object(everyone, begun and (begun.state, begun.shard))
+        shards = [everyone[r][1] for r in range(2)] if layout == "sharded" else []
+        for size, group in groups.items():
+            if rank < size:
+                rest = Scenario({"queue_layout": layout}, steps=2)
+                results.resumed[layout, size] = play(
+                    rest, rank, size, group, first_step=RESUME_AT, state=everyone[0][0], shards=shards
+                )
     return results
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 ANOMALY, VOID = 254, 255
 
 Draw = Callable[[int, int], float]
-"""A random number for (anchor id, candidate id) or (slot, pixel)."""
+"""A random number for (slot, pixel)."""
 
 
 def uniform(key: int, *counters: int) -> float:
@@ -241,6 +241,7 @@ class Row:
     z: list[float]
     type: int
     domain: int
+    difficulty: float
     id: int
 
 
@@ -254,7 +255,7 @@ def contrastive(
     num_negatives: int,
     hard_fraction: float,
     cross_domain: bool,
-    draw: Draw,
+    draw: Callable[[int], float],
 ) -> tuple[float, int]:
     """Sum over the anchors with a positive of the inner term of L_cacl, and the number of those anchors."""
     total, count = 0.0, 0
@@ -264,10 +265,7 @@ def contrastive(
             return sum(a * b for a, b in zip(anchor.z, row.z, strict=True)) / temperature
 
         def positive_order(row: Row, anchor: Row = anchor) -> tuple[bool, float]:
-            return (row.domain == anchor.domain) == cross_domain, draw(anchor.id, row.id)
-
-        def random_order(row: Row, anchor: Row = anchor) -> float:
-            return draw(anchor.id, row.id)
+            return (row.domain == anchor.domain) == cross_domain, draw(row.id)
 
         positives = [row for row in candidates if row.type == anchor.type and row.id != anchor.id]
         if not positives:
@@ -275,10 +273,10 @@ def contrastive(
         positives = sorted(positives, key=positive_order)[:num_positives]
         opposite = [row for row in candidates if (row.type == anomaly_type) != (anchor.type == anomaly_type)]
         num_hard = round(num_negatives * hard_fraction)
-        hard = sorted(opposite, key=lambda row: -near(row))[:num_hard]
+        hard = sorted(opposite, key=lambda row: -row.difficulty)[:num_hard]
         hard_ids = {row.id for row in hard}
-        rest = sorted((row for row in opposite if row.id not in hard_ids), key=random_order)
-        negatives = hard + rest[: num_negatives - num_hard]
+        rest = sorted((row for row in opposite if row.id not in hard_ids), key=lambda row: draw(row.id))
+        negatives = (hard + rest)[:num_negatives]
         repulsion = sum(math.exp(near(row)) for row in negatives)
         terms = [math.log(math.exp(near(p)) / (math.exp(near(p)) + repulsion)) for p in positives]
         total -= sum(terms) / len(positives)
@@ -288,12 +286,12 @@ def contrastive(
 
 @dataclass
 class Memory:
-    """Rings of (z, type, step), one per (domain, side): a list of places and a place to write next."""
+    """Rings of (z, type, difficulty, step), one per (domain, side): a list of places and a place to write next."""
 
     num_domains: int
     num_classes: int
     capacity: int
-    places: list[list[tuple[list[float], int, int] | None]] = field(default_factory=list)
+    places: list[list[tuple[list[float], int, float, int] | None]] = field(default_factory=list)
     cursors: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -304,7 +302,7 @@ class Memory:
         for row in rows:
             ring = 2 * row.domain + int(row.type == self.num_classes)
             if self.capacity:
-                self.places[ring][self.cursors[ring]] = (row.z, row.type, step)
+                self.places[ring][self.cursors[ring]] = (row.z, row.type, row.difficulty, step)
                 self.cursors[ring] = (self.cursors[ring] + 1) % self.capacity
 
     def rows(self) -> list[Row]:
@@ -313,5 +311,5 @@ class Memory:
         for ring, places in enumerate(self.places):
             for i, place in enumerate(places):
                 if place is not None:
-                    found.append(Row(place[0], place[1], ring // 2, -1 - (ring * self.capacity + i)))
+                    found.append(Row(place[0], place[1], ring // 2, place[2], -1 - (ring * self.capacity + i)))
         return found

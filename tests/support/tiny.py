@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from mgcda_dist.randomness import torch_generator
 
 NUM_CLASSES = 3
 NUM_DOMAINS = 3
+QueueLayout = Literal["replicated", "sharded"]
 
 
 class TinySegmenter(nn.Module):
@@ -60,6 +63,7 @@ def tiny_mgcda(
     *,
     smoothing: SmoothingMode = "adaptive_stage",
     queue_rows: int = 20,
+    queue_layout: QueueLayout = "replicated",
     with_mdat: bool = True,
     with_cacl: bool = True,
     dtype: torch.dtype = torch.float64,
@@ -70,6 +74,7 @@ def tiny_mgcda(
     collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
+    world = collectives or Collectives()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         segmenter = TinySegmenter()
@@ -88,6 +93,7 @@ def tiny_mgcda(
             Selection(num_positives=5, num_negatives=12, hard_negative_fraction=0.5, cross_domain=cross_domain),
             projection_dim=6,
             queue_rows=queue_rows,
+            queue_shard=(world.rank, world.size) if queue_layout == "sharded" else None,
             unlabelled_confidence=unlabelled_confidence,
             seed=seed,
         )
@@ -98,7 +104,7 @@ def tiny_mgcda(
         mdat=mdat if with_mdat else None,
         cacl=cacl if with_cacl else None,
         cacl_warmup=0.0,
-        collectives=collectives,
+        collectives=world,
     )
     return model.to(dtype)
 

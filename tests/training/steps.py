@@ -13,24 +13,24 @@ from mgcda_dist.batch import Batch
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.data.plan import slots_of
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
-from tests.support.tiny import tiny_batch, tiny_mgcda
+from tests.support.tiny import QueueLayout, tiny_batch, tiny_mgcda
 
 __all__ = ["CASES", "STEPS", "train_cases"]
 
 STEPS = 20
 _BATCH = 8
-CASES = [
-    ("sgd", 0, 1),
-    ("adamw", 0, 1),
-    ("sgd", 1, 2),
-    ("adamw", 1, 1),
-    ("sgd", 2, 1),
-    ("adamw", 2, 2),
-    ("sgd", 3, 1),
-    ("adamw", 3, 1),
-    ("bf16", 2, 1),
+CASES: list[tuple[str, int, int, QueueLayout]] = [
+    ("sgd", 0, 1, "replicated"),
+    ("adamw", 0, 2, "sharded"),
+    ("sgd", 1, 2, "replicated"),
+    ("adamw", 1, 1, "sharded"),
+    ("sgd", 2, 1, "sharded"),
+    ("adamw", 2, 2, "replicated"),
+    ("sgd", 3, 2, "sharded"),
+    ("adamw", 3, 1, "replicated"),
+    ("bf16", 2, 1, "sharded"),
 ]
-"""(optimiser, ZeRO stage, accumulation); `bf16` is AdamW with bf16 parameters."""
+"""(optimiser, ZeRO stage, accumulation, layout of the memory); `bf16` is AdamW with bf16 parameters."""
 
 
 def train_cases(folder: str) -> list[dict[str, Any]]:
@@ -42,8 +42,8 @@ def train_cases(folder: str) -> list[dict[str, Any]]:
     return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in CASES]
 
 
-def _engine(kind: str, zero_stage: int, accumulation: int) -> DeepSpeedEngine:
-    model = tiny_mgcda(dtype=torch.float32)
+def _engine(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout) -> DeepSpeedEngine:
+    model = tiny_mgcda(dtype=torch.float32, queue_layout=layout)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-2, "base_lr": 1e-2}]
     optimizer = torch.optim.SGD(groups, momentum=0.9) if kind == "sgd" else torch.optim.AdamW(groups)
     config = deepspeed_config(
@@ -56,14 +56,15 @@ def _engine(kind: str, zero_stage: int, accumulation: int) -> DeepSpeedEngine:
     return DeepSpeedEngine(model, optimizer, config, torch.device("cpu"))
 
 
-def _train(kind: str, zero_stage: int, accumulation: int, folder: Path) -> dict[str, Any]:
+def _train(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout, folder: Path) -> dict[str, Any]:
     world = Collectives()
-    engine = _engine(kind, zero_stage, accumulation)
+    engine = _engine(kind, zero_stage, accumulation, layout)
     losses: list[float] = []
+    anchors: list[list[int]] = []
     for step in range(STEPS):
         if step == STEPS // 2:
             engine.save(folder)
-            engine = _engine(kind, zero_stage, accumulation)
+            engine = _engine(kind, zero_stage, accumulation, layout)
             engine.load(folder)
         whole = tiny_batch(step, _BATCH)
         for micro in range(accumulation):
@@ -76,6 +77,8 @@ def _train(kind: str, zero_stage: int, accumulation: int, folder: Path) -> dict[
             engine.step(1.0)
             engine.model.commit(outcome)
             losses.append(terms["loss/total"])
+            assert outcome.sample is not None
+            anchors.append(outcome.sample.rows.id.tolist())
     assert engine.model.cacl is not None
     queue = engine.model.cacl.queue
-    return {"losses": losses, "types": queue.types.tolist(), "steps": queue.steps.tolist()}
+    return {"losses": losses, "anchors": anchors, "types": queue.types.tolist(), "steps": queue.steps.tolist()}
