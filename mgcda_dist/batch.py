@@ -13,14 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "unlabelled"]
+from mgcda_dist.label_values import ANOMALY, INLIER, VOID
 
-ANOMALY = 254
-"""Label of an anomalous pixel."""
-VOID = 255
-"""Label of a pixel that nobody judges: neither trained nor evaluated."""
-INLIER = 253
-"""Label of a normal pixel whose class is unknown: evaluated as normal, never trained, not counted in mIoU."""
+__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "unlabelled"]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from mgcda_dist.build_data import label_table, open_shards, road_ids
 from mgcda_dist.cacl import CACL, Budget, Selection
 from mgcda_dist.collectives import Collectives
-from mgcda_dist.config.schema import Config, EvaluationSetConfig, PasteConfig
-from mgcda_dist.errors import CheckpointError, ConfigError, ShardError
+from mgcda_dist.config.schema import Config, DataConfig, EvaluationSetConfig, PasteConfig
+from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.label_values import VOID
 from mgcda_dist.mdat import MDAT, LabelSmoothing
 from mgcda_dist.mgcda import MGCDA
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from mgcda_dist.data.frames import EvaluationFrames
     from mgcda_dist.data.loader import StreamLoader
     from mgcda_dist.data.paste import PasteSource
-    from mgcda_dist.data.shards.manifest import Manifest
 
 __all__ = [
     "evaluation_frames",
@@ -169,22 +171,24 @@ def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
 def training_stream(config: Config, rank: int, world_size: int, *, start_step: int = 0) -> StreamLoader:
     """This rank's loader over the micro-batches from `start_step` to the last step."""
     from mgcda_dist.data.augment import AugmentParams, Transform
-    from mgcda_dist.data.labels import lookup_table
     from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
     from mgcda_dist.data.plan import DomainPlan, Plan
     from mgcda_dist.data.reader import ShardReader
 
     data = config.data
-    manifests = [_open_shards(domain.shards, "frames") for domain in data.domains]
+    manifests = [open_shards(domain.shards, "frames") for domain in data.domains]
     plan = Plan(
         [DomainPlan(d.name, m.shard_sizes, d.per_step) for d, m in zip(data.domains, manifests, strict=True)],
         config.seed,
         data.window_shards,
     )
+    # Nobody asks for the table of a domain whose labels are not read; its ids may be any.
+    tables = {
+        d.name: label_table(m, data) if d.labelled else np.full(256, VOID, np.uint8)
+        for d, m in zip(data.domains, manifests, strict=True)
+    }
     sources = [
-        DomainSource(
-            d.name, ShardReader(m), lookup_table(m.label_format, data.class_space), d.labelled, _paste(d.paste)
-        )
+        DomainSource(d.name, ShardReader(m), tables[d.name], d.labelled, _paste(d.paste, data))
         for d, m in zip(data.domains, manifests, strict=True)
     ]
     stream = TrainingStream(
@@ -203,13 +207,12 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
 def evaluation_frames(config: Config, entry: EvaluationSetConfig) -> EvaluationFrames:
     """The frames of one evaluation set."""
     from mgcda_dist.data.frames import EvaluationFrames
-    from mgcda_dist.data.labels import lookup_table
 
-    manifest = _open_shards(entry.shards, "frames")
+    manifest = open_shards(entry.shards, "frames")
     return EvaluationFrames(
         manifest,
-        lookup_table(manifest.label_format, config.data.class_space),
-        _paste(entry.paste),
+        label_table(manifest, config.data),
+        _paste(entry.paste, config.data),
         config.evaluation.height_px,
         entry.max_frames,
         config.seed,
@@ -226,9 +229,7 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
     folders |= {f"paste/{d.name}": d.paste.objects for d in config.data.domains if d.paste}
     folders |= {f"eval/{entry.name}": entry.shards for entry in config.evaluation.sets}
     folders |= {f"eval_paste/{entry.name}": entry.paste.objects for entry in config.evaluation.sets if entry.paste}
-    found = {
-        name: _open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()
-    }
+    found = {name: open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()}
     return {
         name: {
             "folder": str(m.folder),
@@ -242,24 +243,14 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
-def _open_shards(folder: str, kind: Literal["frames", "objects"]) -> Manifest:
-    from mgcda_dist.data.shards.manifest import Manifest
-
-    manifest = Manifest.open(folder)
-    if manifest.kind != kind:
-        wanted = "a domain or an evaluation set reads frames" if kind == "frames" else "pasting reads objects"
-        raise ShardError(folder, f"holds {manifest.kind}, but {wanted}", "`mgcda shards ls` shows what a folder holds")
-    return manifest
-
-
-def _paste(section: PasteConfig | None) -> PasteSource | None:
+def _paste(section: PasteConfig | None, data: DataConfig) -> PasteSource | None:
     if section is None:
         return None
     from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
     from mgcda_dist.data.reader import ShardReader
 
-    library = ObjectLibrary(ShardReader(_open_shards(section.objects, "objects")))
-    return PasteSource(library, PasteParams(**section.model_dump()))
+    library = ObjectLibrary(ShardReader(open_shards(section.objects, "objects")))
+    return PasteSource(library, PasteParams(**section.model_dump(), road=road_ids(data)))
 
 
 def save_model(config: Config, network: nn.Module, folder: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mgcda_dist.cli_shards import shards_app
+
+if TYPE_CHECKING:
+    from mgcda_dist.config.load import LoadedConfig
 
 __all__ = ["app", "main"]
 
@@ -38,6 +41,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
     loaded = load_config(config, overrides)
     loaded.check_files()
+    _check_data(loaded)
     raise typer.Exit(run_training(loaded.config))
 
 
@@ -69,7 +73,7 @@ def evaluate(
 def config_check(
     config: ConfigFile,
     overrides: Overrides = None,
-    files: Annotated[bool, typer.Option(help="also look whether the shards are there")] = True,
+    files: Annotated[bool, typer.Option(help="also look whether the shards are there, and fit")] = True,
 ) -> None:
     """Say whether a configuration can run; exit code 2 if not."""
     from mgcda_dist.config.load import load_config
@@ -77,6 +81,7 @@ def config_check(
     loaded = load_config(config, overrides)
     if files:
         loaded.check_files()
+        _check_data(loaded, samples=True)
     c = loaded.config
     typer.echo(
         f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {c.scaling.workers} "
@@ -92,6 +97,16 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     from mgcda_dist.config.load import dump_config, load_config
 
     typer.echo(dump_config(load_config(config, overrides).config), nl=False)
+
+
+def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
+    """Refuse shards that do not fit the run; print what is doubtful."""
+    from mgcda_dist.build_data import check_data
+
+    problems, warnings = check_data(loaded.config, samples=samples)
+    loaded.refuse([(p.path, f"{'.'.join(map(str, p.path))}: {p.problem}\n  → {p.remedy}") for p in problems])
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -34,18 +35,29 @@ class LoadedConfig:
         return str(self.source)
 
     def check_files(self) -> None:
-        """Raise `ConfigError` for the first shard folder without a manifest, or a missing file of weights."""
-        for path, folder in _shard_folders(self.config):
-            if not (Path(folder) / "manifest.json").is_file():
-                raise ConfigError(
-                    self.where(*path),
-                    f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)",
-                    "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
-                    "relative folders are read from the current directory",
-                )
+        """Raise `ConfigError`, naming all, for shard folders without a manifest and a missing file of weights."""
+        problems: list[tuple[_Path, str]] = [
+            (path, f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)")
+            for path, folder in _shard_folders(self.config)
+            if not (Path(folder) / "manifest.json").is_file()
+        ]
+        remedy = (
+            "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
+            "relative folders are read from the current directory"
+        )
         weights = self.config.model.weights
         if weights.startswith("file:") and not Path(weights.removeprefix("file:")).is_file():
-            raise ConfigError(self.where("model", "weights"), f"model.weights: there is no file {weights[5:]!r}")
+            remedy = remedy if problems else ""
+            problems.append((("model", "weights"), f"model.weights: there is no file {weights[5:]!r}"))
+        self.refuse(problems, remedy)
+
+    def refuse(self, problems: Sequence[tuple[tuple[str | int, ...], str]], remedy: str = "") -> None:
+        """Raise `ConfigError` with all problems, each with its place; nothing if there is none."""
+        if problems:
+            (path, first), *rest = problems
+            raise ConfigError(
+                self.where(*path), first + "".join(f"\n{self.where(*p)}: {text}" for p, text in rest), remedy
+            )
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedConfig:
@@ -200,7 +212,7 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
     messages: list[tuple[str, str]] = []
     # A misspelt key explains the missing one beside it: unknown keys come first.
     for item in sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden"):
-        path: _Path = item["loc"]
+        path = _written(item["loc"])
         if item["type"] == "extra_forbidden":
             near = _near_key(path)
             text = f"unknown key {_dotted(path)!r} (value {item['input']!r})" + (
@@ -217,6 +229,12 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
     return ConfigError(where, first + rest)
+
+
+def _written(location: _Path) -> _Path:
+    """Where the user wrote it: pydantic adds which kind of class space it took the value for."""
+    at = ("data", "class_space")
+    return at + location[3:] if location[:2] == at else location
 
 
 def _sentence(message: str) -> str:

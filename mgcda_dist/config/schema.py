@@ -6,15 +6,16 @@ neither the paper nor another source gives and that was chosen here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 __all__ = [
     "CLASS_SPACES",
     "AugmentConfig",
     "CaclConfig",
     "CheckpointConfig",
+    "ClassSpaceConfig",
     "Config",
     "DataConfig",
     "DomainConfig",
@@ -42,6 +43,13 @@ CLASS_SPACES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of the inlier classes of each class space; the position is the train id."""
 
+ROAD_NAMES = ("road", "drivable", "drivable_area")
+"""Classes that objects stand on unless the class space says otherwise."""
+
+NO_CLASS = ("normal", "anomaly", "void")
+"""What a pixel can be besides a class: evaluated as normal and never trained; anomaly; neither trained nor judged."""
+
+KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -100,10 +108,41 @@ class AugmentConfig(Section):
     blur: Probability = Field(default=0.1, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours")
 
 
+class ClassSpaceConfig(Section):
+    """Classes of one's own: their names, and where each comes from.
+
+    Wherever a class is named, `normal`, `anomaly` and `void` may stand, too.
+    """
+
+    names: Annotated[list[str], Field(min_length=1, max_length=253)] = Field(
+        description="the classes; the position is the train id"
+    )
+    based_on: KnownClassSpace | None = Field(
+        default=None, description="a known class space, whose label formats can then all be read"
+    )
+    map: dict[str, str] = Field(
+        default={}, description="class of `based_on` → class here; one that has its name here needs no entry"
+    )
+    ids: dict[str, dict[Annotated[int, Field(ge=0, le=255)], str]] = Field(
+        default={},
+        description="label format → raw id → class here; before `based_on`. An id that is not listed is unknown",
+    )
+    road: list[str] = Field(
+        default=[], description="classes that objects stand on; empty: those called road or drivable"
+    )
+
+
+def _kind_of_class_space(value: Any) -> str:
+    return "own" if isinstance(value, (dict, ClassSpaceConfig)) else "known"
+
+
 class DataConfig(Section):
     """What is streamed and how."""
 
-    class_space: Literal["road8", "idd7", "cityscapes19"]
+    class_space: Annotated[
+        Annotated[KnownClassSpace, Tag("known")] | Annotated[ClassSpaceConfig, Tag("own")],
+        Discriminator(_kind_of_class_space),
+    ] = Field(description="a known class space, or classes of one's own")
     crop_px: tuple[Count, Count] = Field(description="height, width of the training crop, pixels")
     domains: Annotated[list[DomainConfig], Field(min_length=1)]
     augment: AugmentConfig = AugmentConfig()
@@ -117,7 +156,13 @@ class DataConfig(Section):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Inlier class names in train-id order."""
-        return CLASS_SPACES[self.class_space]
+        return CLASS_SPACES[self.class_space] if isinstance(self.class_space, str) else tuple(self.class_space.names)
+
+    @property
+    def road_classes(self) -> tuple[str, ...]:
+        """The classes that objects stand on."""
+        given = [] if isinstance(self.class_space, str) else self.class_space.road
+        return tuple(given) or tuple(name for name in self.class_names if name in ROAD_NAMES)
 
     @property
     def global_batch(self) -> int:
@@ -326,6 +371,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        if isinstance(self.data.class_space, ClassSpaceConfig):
+            _check_class_space(self.data.class_space)
         names = [domain.name for domain in self.data.domains]
         for name in names:
             if names.count(name) > 1:
@@ -340,7 +387,7 @@ class Config(Section):
         for name in sets:
             if sets.count(name) > 1:
                 raise ValueError(f"evaluation.sets: two sets are named {name!r}")
-        self._check_ranges()
+        self._check_pastes()
         shares = self.scaling.workers * self.engine.accumulation
         if self.data.global_batch % shares:
             batch = self.data.global_batch
@@ -375,10 +422,52 @@ class Config(Section):
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self
 
-    def _check_ranges(self) -> None:
+    def _check_pastes(self) -> None:
         ranges = {"data.augment.scale": self.data.augment.scale}
         for key, entries in (("data.domains", self.data.domains), ("evaluation.sets", self.evaluation.sets)):
-            ranges |= {f"{key}.{i}.paste.scale": entry.paste.scale for i, entry in enumerate(entries) if entry.paste}
+            for i, entry in enumerate(entries):
+                if entry.paste is None:
+                    continue
+                ranges[f"{key}.{i}.paste.scale"] = entry.paste.scale
+                if entry.paste.placement == "road" and not self.data.road_classes:
+                    raise ValueError(
+                        f"{key}.{i}.paste.placement: no class is called {', '.join(ROAD_NAMES)}; name the classes that "
+                        "objects stand on in data.class_space.road"
+                    )
         for key, (low, high) in ranges.items():
             if low > high:
                 raise ValueError(f"{key}: {low} is over {high}; the smaller one comes first")
+
+
+def _check_class_space(space: ClassSpaceConfig) -> None:
+    """Raise ValueError, naming the field, unless every class has a source and every source a class."""
+    where = "data.class_space"
+    doubtful = [name for name in space.names if space.names.count(name) > 1 or name in NO_CLASS]
+    if doubtful:
+        raise ValueError(f"{where}.names: {doubtful[0]!r} is there twice, or one of {', '.join(NO_CLASS)}")
+    allowed = f"one of {', '.join((*space.names, *NO_CLASS))}"
+    targets = {f"map.{source}": name for source, name in space.map.items()}
+    targets |= {f"ids.{form}.{raw}": name for form, table in space.ids.items() for raw, name in table.items()}
+    for key, name in targets.items():
+        if name not in space.names and name not in NO_CLASS:
+            raise ValueError(f"{where}.{key}: no class {name!r}; give {allowed}")
+    for name in space.road:
+        if name not in space.names:
+            raise ValueError(f"{where}.road: no class {name!r}; give some of {', '.join(space.names)}")
+    known = CLASS_SPACES[space.based_on] if space.based_on else ()
+    for source in space.map:
+        if source not in known:
+            choice = f"{space.based_on} has {', '.join(known)}" if known else "map needs based_on: a known class space"
+            raise ValueError(f"{where}.map.{source}: no class to map; {choice}")
+    left_out = [name for name in known if name not in space.map and name not in space.names]
+    if left_out:
+        raise ValueError(
+            f"{where}.map: {space.based_on}'s classes {', '.join(left_out)} are neither mapped nor in names; "
+            f"map each to {allowed}"
+        )
+    reached = {*targets.values(), *(name for name in known if name not in space.map)}
+    empty = [name for name in space.names if name not in reached]
+    if empty:
+        raise ValueError(
+            f"{where}.names: nothing is mapped to {', '.join(empty)}; complete map or ids, or leave the class out"
+        )

@@ -1,9 +1,9 @@
 """The one file that knows raw label ids: every dataset's ids → what a pixel shows → the train id of a class space.
 
 A *label format* says what each raw id of a label PNG shows, by name (`FORMATS`). A *class space* says which train id a
-named thing gets (`SPACES`, train ids in the order of the configured class names). `lookup_table` joins the two to 256
-bytes that map a label image in one indexing. Things that are normal but have no class in a space read as
-`INLIER` (253): evaluated as normal, never trained.
+named thing gets (`SPACES`, train ids in the order of the configured class names; or a `ClassSpace` of the user's own).
+`lookup_table` joins the two to 256 bytes that map a label image in one indexing. Things that are normal but have no
+class in a space read as `INLIER` (253): evaluated as normal, never trained.
 
 Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of
 the semantic camera; the RoadAnomaly and Lost and Found releases; IDD: `helpers/anue_labels.py` of AutoNUE/public-code;
@@ -13,15 +13,31 @@ Mapillary Vistas: `config_v1.2.json` and `config_v2.0.json` of the release, mapp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.label_values import ANOMALY, INLIER, VOID
 
-__all__ = ["FORMATS", "LABEL_FORMATS", "SPACES", "known_ids", "lookup_table", "train_names", "void_ids"]
+__all__ = [
+    "FORMATS",
+    "LABEL_FORMATS",
+    "OWN",
+    "SPACES",
+    "ClassSpace",
+    "is_own",
+    "known_ids",
+    "lookup_table",
+    "mapped_ids",
+    "shown_by",
+    "train_names",
+    "void_ids",
+]
+
+OWN = "own"
+"""Label formats that nobody but the user knows: `own`, and `own_NAME` where there are several."""
 
 NORMAL = "normal"
 """Name of a pixel that is no anomaly, class unknown."""
@@ -173,6 +189,15 @@ SPACES: dict[str, dict[str, int]] = {
 _ALWAYS = {NORMAL: INLIER, "anomaly": ANOMALY, "void": VOID}
 
 
+def shown_by(label_format: str) -> dict[int, str]:
+    """What each raw id of a format shows; for legends.
+
+    Raises:
+        ConfigError: no such format.
+    """
+    return dict(_format(label_format))
+
+
 def known_ids(label_format: str) -> frozenset[int]:
     """The raw ids that labels of this format may hold, 255 included.
 
@@ -191,33 +216,67 @@ def void_ids(label_format: str) -> frozenset[int]:
     return frozenset(raw for raw, name in _format(label_format).items() if name == "void")
 
 
-@cache
-def lookup_table(label_format: str, class_space: str) -> np.ndarray:
+@dataclass(frozen=True)
+class ClassSpace:
+    """Classes of one's own.
+
+    Attributes:
+        based_on: a known class space; None: only what `ids` lists can be read.
+        classes: train id of `based_on` → train id here (or 253 … 255).
+        ids: label format → raw id → train id here (or 253 … 255), on top of what `based_on` says.
+    """
+
+    based_on: str | None = None
+    classes: Mapping[int, int] = field(default_factory=dict)
+    ids: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+
+def lookup_table(label_format: str, class_space: str | ClassSpace) -> np.ndarray:
     """Table of 256 bytes: raw id → train id 0…C-1, 253 (normal, class unknown), 254 (anomaly) or 255 (void).
 
     Args:
-        label_format: one of `LABEL_FORMATS`, as a manifest records it.
-        class_space: one of the class spaces of the configuration.
+        label_format: as a manifest records it.
+        class_space: one of `SPACES`, or classes of one's own.
 
     Returns:
         uint8[256], read-only. Ids that the format does not know read as void.
 
     Raises:
-        ConfigError: no such format or class space.
+        ConfigError: no such format or class space, or a class space that cannot read the format.
     """
-    names = _format(label_format)
-    if class_space not in SPACES:
-        raise ConfigError(
-            "class_space",
-            f"no class space {class_space!r}",
-            f"choose one of {', '.join(SPACES)}",
-        )
-    train_ids = SPACES[class_space] | _ALWAYS
     table = np.full(256, VOID, np.uint8)
-    for raw, name in names.items():
-        table[raw] = train_ids.get(name, VOID)
+    for raw, train_id in mapped_ids(label_format, class_space).items():
+        table[raw] = train_id
     table.setflags(write=False)
     return table
+
+
+def mapped_ids(label_format: str, class_space: str | ClassSpace) -> dict[int, int]:
+    """Train id of every raw id that labels of this format may hold; see `lookup_table`."""
+    if isinstance(class_space, ClassSpace):
+        return _mapped_to_own(label_format, class_space)
+    names = _format(label_format)
+    if class_space not in SPACES:
+        raise ConfigError("class_space", f"no class space {class_space!r}", f"choose one of {', '.join(SPACES)}")
+    if is_own(label_format):
+        remedy = f"say what they are in data.class_space: names, and ids of {label_format}"
+        raise ConfigError("class_space", f"{class_space} does not know labels of format {label_format}", remedy)
+    train_ids = SPACES[class_space] | _ALWAYS
+    return {raw: train_ids.get(name, VOID) for raw, name in names.items()}
+
+
+def _mapped_to_own(label_format: str, space: ClassSpace) -> dict[int, int]:
+    names = _format(label_format)
+    own = space.ids.get(label_format, {})
+    if space.based_on is not None and not is_own(label_format):
+        below = mapped_ids(label_format, space.based_on)
+        return {raw: space.classes.get(train_id, train_id) for raw, train_id in below.items()} | dict(own)
+    if own:
+        return {255: VOID} | dict(own)
+    if is_own(label_format) or not set(names.values()) <= _ALWAYS.keys():
+        remedy = f"list them in data.class_space.ids.{label_format}, or give data.class_space.based_on"
+        raise ConfigError("class_space", f"nothing says which class the ids of {label_format} are", remedy)
+    return {raw: _ALWAYS[name] for raw, name in names.items()}
 
 
 def train_names(class_names: Sequence[str]) -> dict[int, str]:
@@ -225,11 +284,17 @@ def train_names(class_names: Sequence[str]) -> dict[int, str]:
     return dict(enumerate(class_names)) | {train_id: name for name, train_id in _ALWAYS.items()}
 
 
+def is_own(label_format: str) -> bool:
+    """Is this the name of a format of the user's own?"""
+    return label_format == OWN or (label_format.startswith(f"{OWN}_") and label_format.isidentifier())
+
+
 def _format(label_format: str) -> dict[int, str]:
+    if is_own(label_format):
+        return {raw: f"id {raw}" for raw in range(255)} | {255: "void"}
     if label_format not in FORMATS:
+        own = f"{OWN} or {OWN}_NAME for ids of your own, which the configuration's class space explains"
         raise ConfigError(
-            "label_format",
-            f"no label format {label_format!r}",
-            f"choose one of {', '.join(LABEL_FORMATS)}",
+            "label_format", f"no label format {label_format!r}", f"choose one of {', '.join(LABEL_FORMATS)}; {own}"
         )
     return FORMATS[label_format]

@@ -28,8 +28,6 @@ __all__ = ["Cutouts", "ObjectLibrary", "PasteParams", "PasteSource", "paste_obje
 
 MIN_AREA_PX = 16
 """An object that shows fewer anomaly pixels is drawn again."""
-ROAD = 0
-"""Train id of the road (drivable area) in every class space."""
 
 _ATTEMPTS = 8  # draws per object before it is given up
 _TILT_DEGREES = 12.0
@@ -50,6 +48,7 @@ class PasteParams:
         colour_match: probability that an object takes the brightness of its surroundings.
         feather_px: width of the blended border, px.
         placement: `anywhere` in the image, or with the foot on the `road` (none where no road is seen).
+        road: train ids of what objects stand on.
     """
 
     objects: str = ""
@@ -60,6 +59,7 @@ class PasteParams:
     colour_match: float = 0.5
     feather_px: float = 1.0
     placement: Literal["anywhere", "road"] = "anywhere"
+    road: tuple[int, ...] = (0,)
 
 
 class Cutouts(Protocol):
@@ -134,7 +134,7 @@ def paste_objects(
     """
     if generator.random() >= params.probability:
         return image, label
-    if params.placement == "road" and not np.any(label == ROAD):
+    if params.placement == "road" and not np.isin(label, params.road).any():
         return image, label
     image, label = image.copy(), label.copy()
     for _ in range(int(generator.integers(1, params.max_objects + 1))):
@@ -156,7 +156,7 @@ def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float
     longer_px = low * (high / low) ** draws[0] * min(label.shape)
     flip, tilt = draws[1] < params.flip, _TILT_DEGREES * (2 * draws[2] - 1)
     sprite = _feathered(_posed(cutout, longer_px, flip, tilt), params.feather_px)
-    place = _place(label, sprite.alpha.shape[:2], draws[3], draws[4], params.placement)
+    place = _place(label, sprite.alpha.shape[:2], draws[3], draws[4], params)
     if place is None:
         return False
     inside, on_image = _clip(place, sprite.alpha.shape[:2], label.shape)
@@ -200,15 +200,15 @@ def _feathered(cutout: Pixels, feather_px: float) -> _Sprite:
 
 
 def _place(
-    label: Label, size: tuple[int, int], draw_y: float, draw_x: float, placement: Literal["anywhere", "road"]
+    label: Label, size: tuple[int, int], draw_y: float, draw_x: float, params: PasteParams
 ) -> tuple[int, int] | None:
     """Top and left of the object in the image; None when no road is left to stand on."""
     height, width = size
-    if placement == "anywhere":
+    if params.placement == "anywhere":
         room_y, room_x = label.shape[0] - height, label.shape[1] - width
         top = min(room_y, 0) + math.floor(draw_y * (abs(room_y) + 1))
         return top, min(room_x, 0) + math.floor(draw_x * (abs(room_x) + 1))
-    road = np.flatnonzero(label == ROAD)
+    road = np.flatnonzero(np.isin(label, params.road))
     if len(road) == 0:
         return None
     foot_y, foot_x = divmod(int(road[math.floor(draw_y * len(road))]), label.shape[1])

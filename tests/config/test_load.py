@@ -81,6 +81,8 @@ def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tm
         (("per_step: 4, labelled", "per_step: 4, labeled"), 7, "did you mean 'data.domains.1.labelled'"),
         (("name: run", "name: run\nlambda_max: 1"), 2, "did you mean 'mdat.lambda_max'"),
         (("idd7", "idd8"), 3, "idd8"),
+        (("idd7", "{nams: [a]}"), 3, "did you mean 'data.class_space.names'"),
+        (("idd7", "[a]"), 3, "input should be 'road8', 'idd7' or 'cityscapes19'"),
         (("name: b", "name: a"), 5, "two domains are named 'a'"),
         (("  steps: 10", "  steps: 10\n  steps: 11"), 12, "given twice"),
         (("steps: 10", "steps: [10"), 12, "not valid YAML"),
@@ -112,6 +114,44 @@ def test_an_impossible_override_names_itself(good: Path, override: str, says: st
     with pytest.raises(ConfigError) as caught:
         load_config(good, [override])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ("names: [a, a], ids: {own: {0: a}}", "names: 'a' is there twice"),
+        ("names: [a, void], ids: {own: {0: a}}", "names: 'void' is there twice, or one of normal, anomaly, void"),
+        ("names: [a], ids: {own: {0: b}}", "ids.own.0: no class 'b'; give one of a, normal, anomaly, void"),
+        ("names: [a], ids: {own: {256: a}}", "less than or equal to 255"),
+        ("names: [a, b], ids: {own: {0: a}}", "names: nothing is mapped to b"),
+        ("names: [a]", "names: nothing is mapped to a"),
+        ("names: [a], map: {road: a}", "map.road: no class to map; map needs based_on"),
+        ("names: [a], based_on: idd7, map: {road: a}", "map.road: no class to map; idd7 has drivable"),
+        ("names: [drivable, sky], based_on: idd7, map: {vehicle: sky}", "idd7's classes non_drivable, living_thing, "),
+        ("names: [a], ids: {own: {0: a}}, road: [b]", "road: no class 'b'; give some of a"),
+    ],
+)
+def test_a_class_space_of_ones_own_must_be_whole(good: Path, space: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(good, [f"data.class_space={{{space}}}"])
+    assert says in str(caught.value) and "data.class_space." in str(caught.value)
+
+
+def test_a_class_space_of_ones_own_needs_a_road_to_paste_on(good: Path) -> None:
+    space, paste = "{names: [lane], ids: {own: {0: lane}}}", "{objects: shards/o, placement: road}"
+    with pytest.raises(ConfigError, match=r"name the classes .* in data\.class_space\.road"):
+        load_config(good, [f"data.class_space={space}", f"data.domains.0.paste={paste}"])
+    overrides = [f"data.class_space={space}", f"data.domains.0.paste={paste}", "data.class_space.road=[lane]"]
+    data = load_config(good, overrides).config.data
+    assert (data.class_names, data.road_classes) == (("lane",), ("lane",))
+
+
+def test_all_missing_folders_are_named(good: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(good, ["model.weights=file:/nowhere"]).check_files()
+    said = str(caught.value).splitlines()
+    assert [f"{good}:{line}: " in text for line, text in zip((6, 7), said, strict=False)] == [True, True]
+    assert "there is no file '/nowhere'" in said[2] and said[3].startswith("  → write them with")
 
 
 def test_a_domain_without_shards_is_named_with_its_line(good: Path) -> None:
@@ -162,14 +202,12 @@ def test_show_prints_the_resolved_configuration(good: Path) -> None:
     assert yaml.safe_load(run.stdout)["mdat"]["lambda_max"] == 0.1
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
-    folder = tmp_path / "shards"
-    for name in "ab":
-        (folder / name).mkdir(parents=True)
-        (folder / name / "manifest.json").write_text("{}")
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path, tiny_shards: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(GOOD.replace("shards/", f"{folder}/"))
+    text = GOOD.replace("idd7", "road8").replace("shards/a", f"{tiny_shards}/render_a/train")
+    path.write_text(text.replace("shards/b", f"{tiny_shards}/real_day/train") + "cacl: {enabled: false}\n"
+                    "loss: {outlier: none}\n")  # fmt: skip
     command = [sys.executable, "-m", "mgcda_dist", "train", str(path), "runs=/proc/nowhere"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 2
-    assert run.stderr == "error: /proc/nowhere: No such file or directory\n"
+    assert run.stderr.splitlines()[-1] == "error: /proc/nowhere: No such file or directory"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mgcda_dist.data.colours import UNKNOWN, Colour, class_colours
-from mgcda_dist.data.labels import FORMATS, NORMAL
+from mgcda_dist.data.labels import NORMAL, shown_by
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ShardError
@@ -62,7 +62,7 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
         picture = _flatten(image)
         if label:
             ids = decode_ids(label, f"{path}: {key}")
-            meaning = FORMATS[manifest.label_format]
+            meaning = shown_by(manifest.label_format)
             legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
         tiles.append(Tile(picture, key))

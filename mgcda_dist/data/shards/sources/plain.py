@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
 
 __all__ = ["GTA5", "PLAIN", "ROAD_ANOMALY", "open_plain", "plain_pairs"]
@@ -39,8 +40,6 @@ def open_plain(folder: Path, split: str, *, label_format: str = "binary", unlabe
         ShardError: the folder has no such layout, or labels are missing.
         ConfigError: no such label format.
     """
-    from mgcda_dist.data.labels import known_ids  # imports torch, which the other readers do not need
-
     known_ids(label_format)  # refuses a name that is no format, before anything is written
     return frame_set(plain_pairs(folder, split), label_format, unlabelled=unlabelled)
 
