@@ -83,9 +83,12 @@ class ImageTables:
 
     def update(self, key: str, score: NDArray[np.generic] | Tensor, label: NDArray[np.generic] | Tensor) -> None:
         """Add one image; arguments and errors as `PixelHistogram.update`, and an error when the key came before."""
-        inlier, anomaly = split_scores(score, label, key)
+        self.add(key, *split_scores(score, label, key))
+
+    def add(self, key: str, inlier: NDArray[np.floating], anomaly: NDArray[np.floating]) -> None:
+        """Add one image from what `split_scores` made of it."""
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._add(
+        self._put(
             key,
             chunks(inlier, inlier_cuts(inlier.size, _PER_OCTAVE)) if inlier.size else nothing,
             chunks(anomaly, anomaly_cuts(anomaly.size, _PARTS)) if anomaly.size else nothing,
@@ -94,7 +97,7 @@ class ImageTables:
     def merge(self, other: ImageTables) -> None:
         """Add the images of another rank."""
         for key, (inlier, anomaly) in other._tables.items():
-            self._add(key, inlier, anomaly)
+            self._put(key, inlier, anomaly)
 
     def save(self, path: Path) -> None:
         """Write all tables to an .npz file, so that runs can be compared later."""
@@ -112,7 +115,7 @@ class ImageTables:
             ends = np.cumsum(file["sizes"])[:-1]
             parts = list(zip(np.split(file["codes"], ends), np.split(file["counts"], ends), strict=True))
             for index, key in enumerate(file["keys"]):
-                tables._add(str(key), parts[2 * index], parts[2 * index + 1])
+                tables._put(str(key), parts[2 * index], parts[2 * index + 1])
         return tables
 
     def binned(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -131,7 +134,7 @@ class ImageTables:
                 np.add.at(tables[side, image], np.searchsorted(edges, row, side="right") - 1, values)
         return tables[1], tables[0], tied
 
-    def _add(self, key: str, inlier: Rows, anomaly: Rows) -> None:
+    def _put(self, key: str, inlier: Rows, anomaly: Rows) -> None:
         if key in self._tables:
             raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
         self._tables[key] = (inlier, anomaly)

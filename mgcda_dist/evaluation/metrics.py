@@ -7,12 +7,17 @@ serve one curve (R) and a stack of bootstrap replicates (K×R).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.errors import MgcdaError
+
 __all__ = [
+    "CONVENTIONS",
+    "Convention",
     "CurvePoints",
     "PixelMetrics",
     "RankedCounts",
@@ -21,6 +26,8 @@ __all__ = [
     "curve_points",
     "fpr_at_tpr",
     "fpr_nearest_tpr",
+    "known_convention",
+    "mean_per_image",
     "pixel_metrics",
 ]
 
@@ -28,6 +35,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TPR_LEVEL = 0.95
+
+Convention = Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+"""How frames are pooled, and how FPR95 is read: docs/metrics.md has each one's definition and source."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class PixelMetrics:
         num_anomaly: anomaly pixels.
         num_inlier: inlier pixels.
         num_frames: frames that were counted.
-        convention: how frames were pooled; see `mgcda_dist.evaluation.exact`.
+        convention: how frames were pooled, one of `CONVENTIONS`.
 
     Metrics that do not exist (no anomaly pixel, or no inlier pixel) are NaN.
     """
@@ -119,6 +130,26 @@ def pixel_metrics(
         else:
             fpr95 = float(fpr_at_tpr(counts.anomaly, counts.inlier, counts.tied))
     return PixelMetrics(ap, auroc, fpr95, best_f1, best_threshold, num_anomaly, num_inlier, num_frames, convention)
+
+
+def mean_per_image(images: list[PixelMetrics], total: PixelMetrics) -> PixelMetrics:
+    """The `per_image` convention: means over the images that have both classes; pixel counts are those of `total`."""
+    complete = [each for each in images if each.num_anomaly and each.num_inlier]
+    names = [field.name for field in fields(PixelMetrics) if field.type == "float"]
+    means = {name: float(np.mean([getattr(each, name) for each in complete])) if complete else np.nan for name in names}
+    return replace(total, num_frames=len(complete), convention="per_image", **means)
+
+
+def known_convention(name: str) -> Convention:
+    """The name as a convention.
+
+    Raises:
+        MgcdaError: there is none of that name.
+    """
+    for convention in CONVENTIONS:
+        if name == convention:
+            return convention
+    raise MgcdaError("convention", f"{name!r} is unknown", f"use one of {', '.join(CONVENTIONS)}")
 
 
 def average_precision(anomaly: NDArray[np.number], inlier: NDArray[np.number], tied: NDArray[np.bool_]) -> Floats:

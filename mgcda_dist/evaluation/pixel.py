@@ -28,7 +28,7 @@ from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, code_is
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PixelHistogram", "merge_rows", "split_scores"]
+__all__ = ["PixelHistogram", "as_array", "merge_rows", "split_scores"]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -67,7 +67,10 @@ class PixelHistogram:
         Raises:
             MgcdaError: shapes differ, or a valid pixel's score is NaN or infinite.
         """
-        inlier, anomaly = split_scores(score, label, where)
+        self.add(*split_scores(score, label, where))
+
+    def add(self, inlier: Floats, anomaly: Floats) -> None:
+        """Count one frame from what `split_scores` made of it."""
         if self._skip_empty and not anomaly.size:
             return
         self.num_frames += 1
@@ -114,6 +117,10 @@ class PixelHistogram:
         """The ranked pixel counts, highest score first."""
         return merge_rows(self._inlier.rows(), self._anomaly.rows())
 
+    def counts_against(self, anomaly: RankTable) -> RankedCounts:
+        """The ranked counts of other anomaly pixels against this histogram's inliers."""
+        return merge_rows(self._inlier.rows(), anomaly.rows())
+
     def result(self, convention: str = "") -> PixelMetrics:
         """Metrics of everything counted so far.
 
@@ -127,7 +134,7 @@ class PixelHistogram:
             raise MgcdaError(
                 "convention",
                 f"{convention!r} cannot be read from a histogram that counts {natural!r}",
-                f"use {natural!r}, or mgcda_dist.evaluation.exact for the others",
+                f"use {natural!r}, or mgcda_dist.evaluation.conventions for the others",
             )
         return pixel_metrics(
             self.counts(), self.num_frames, convention=convention, nearest_tpr=convention == "pooled_nearest"
@@ -146,7 +153,7 @@ def split_scores(
     Raises:
         MgcdaError: shapes differ, scores are not floating point, or a valid pixel's score is NaN or infinite.
     """
-    values, labels = _as_array(score), _as_array(label)
+    values, labels = as_array(score), as_array(label)
     if values.shape != labels.shape:
         raise MgcdaError(
             where, f"scores have shape {values.shape}, labels {labels.shape}", "resize the scores to the labels"
@@ -189,7 +196,8 @@ def merge_rows(inlier: tuple[Ints, Ints], anomaly: tuple[Ints, Ints]) -> RankedC
     )
 
 
-def _as_array(values: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
+def as_array(values: NDArray[np.generic] | Tensor) -> NDArray[np.generic]:
+    """The array itself, or a tensor's values on the CPU (bfloat16 and float16 as float32)."""
     if isinstance(values, np.ndarray):
         return values
     values = values.detach().cpu()

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.exact import CONVENTIONS, ExactPixelMetrics
+from mgcda_dist.evaluation.exact import ExactPixelMetrics
+from mgcda_dist.evaluation.metrics import CONVENTIONS
 
 from .reference import adversarial_frames, labels, sklearn_metrics
 
@@ -84,7 +85,7 @@ def test_smiyc_is_close_to_pooled_and_reproduces_a_hand_computed_case() -> None:
 
 def test_unknown_convention_and_empty_sets() -> None:
     with pytest.raises(MgcdaError, match="pooled, pooled_nearest, per_image"):
-        counted([]).result("median")  # type: ignore[arg-type]
+        counted([]).result("median")
     for convention in CONVENTIONS:
         result = counted([]).result(convention)
         assert np.isnan(result.ap) and result.convention == convention
