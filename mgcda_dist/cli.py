@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_shards import shards_app
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def evaluate(
     from mgcda_dist.cli_train import run_evaluation
 
     raise typer.Exit(run_evaluation(model, data or [], workers=workers, height_px=height, blur=blur, out=out))
+
+
+app.command()(compare)
 
 
 @config_app.command("check")

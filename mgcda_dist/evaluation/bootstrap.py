@@ -111,7 +111,8 @@ class ImageTables:
     def load(cls, path: Path) -> ImageTables:
         """Read what `save` wrote."""
         tables = cls()
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: of a file that is cut off, NumPy would leave its own handle open.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             ends = np.cumsum(file["sizes"])[:-1]
             parts = list(zip(np.split(file["codes"], ends), np.split(file["counts"], ends), strict=True))
             for index, key in enumerate(file["keys"]):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mgcda_dist.batch import ANOMALY
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 
 __all__ = ["write_evaluation", "write_run"]
@@ -37,9 +38,10 @@ def write_evaluation(
     truth, scores = np.random.default_rng(images), np.random.default_rng((images, seed, int(1000 * skill)))
     tables = ImageTables()
     for index in range(frames):
-        label = (truth.random((24, 32)) < truth.uniform(0.01, 0.2)).astype(np.uint8)
+        odd = truth.random((24, 32)) < truth.uniform(0.01, 0.2)
         difficulty = truth.normal(0.0, 0.3)
-        tables.update(f"f{index:02d}", scores.normal(label * (skill + difficulty)).astype(np.float32), label)
+        score = scores.normal(odd * (skill + difficulty)).astype(np.float32)
+        tables.update(f"f{index:02d}", score, np.where(odd, ANOMALY, 0).astype(np.uint8))
     (folder / "sets" / "road").mkdir(parents=True)
     tables.save(folder / "sets" / "road" / "frames.npz")
     row: dict[str, Any] = {name: interval.value for name, interval in bootstrap(tables, replicates=10).items()}

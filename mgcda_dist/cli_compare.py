@@ -1,0 +1,122 @@
+"""What `mgcda compare` takes and shows: tables and sentences on the terminal, and as Markdown, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mgcda_dist.reports.compare import Comparison
+
+__all__ = ["compare", "show_comparison", "write_comparison"]
+
+RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of the run folders and of MLflow's database")]
+Mlflow = Annotated[
+    str | None, typer.Option("--mlflow", metavar="URI", help="tracking server or database; default: RUNS/mlflow.db")
+]
+Experiment = Annotated[str | None, typer.Option(help="all finished runs of this MLflow experiment")]
+Search = Annotated[
+    str | None, typer.Option(help="finished runs that fit MLflow's search string, e.g. \"params.seed = '0'\"")
+]
+
+
+def compare(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="run or evaluation folders, MLflow run ids, run names, sweeps, experiments"
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", "-r", help="run or group to compare with; default: the first")
+    ] = None,
+    experiment: Experiment = None,
+    search: Search = None,
+    metrics: Annotated[str | None, typer.Option(help="e.g. ap,fpr95,best_f1; default: ap,fpr95,auroc,miou")] = None,
+    runs: RunsFolder = Path("runs"),
+    mlflow: Mlflow = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for comparison.md, comparison.tex and comparison.json")
+    ] = None,
+    form: Annotated[
+        Literal["terminal", "markdown", "latex", "json"], typer.Option("--format", help="what is printed")
+    ] = "terminal",
+    replicates: Annotated[int, typer.Option(min=100, help="draws of the bootstrap")] = 1000,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="coverage of the intervals")] = 0.95,
+) -> None:
+    """Compare runs: parameters that differ, metrics with intervals, which differences are significant."""
+    from rich.console import Console
+
+    from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.reports.compare import compare as compared
+    from mgcda_dist.reports.runs import find_runs
+    from mgcda_dist.reports.tables import as_json, latex, markdown
+
+    if not words and experiment is None and search is None:
+        raise MgcdaError("compare", "which runs?", "for example: mgcda compare runs/baseline runs/full")
+    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    with errors.status("reading runs") as status:
+        records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)
+
+        def progress(done: int, total: int) -> None:
+            status.update(f"resampling frames, {done} of {total}")
+
+        comparison = compared(
+            records,
+            reference=reference,
+            metrics=[name.strip() for name in metrics.split(",")] if metrics else (),
+            replicates=replicates,
+            level=level,
+            progress=progress,
+        )
+    comparison.notes += [f"{note[:1].upper()}{note[1:]}." for note in notes]
+    if form == "terminal":
+        show_comparison(comparison, console)
+    else:
+        texts = {"markdown": lambda: markdown(comparison), "latex": lambda: latex(comparison)}
+        text = texts.get(form, lambda: json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n")()
+        typer.echo(text, nl=False)
+    if out is not None:
+        write_comparison(comparison, out)
+        errors.print(f"written: {out / 'comparison'}.md, .tex, .json", soft_wrap=True)
+
+
+def show_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the tables, then what they say."""
+    from rich.table import Table
+
+    from mgcda_dist.reports.tables import comparison_tables, findings, legend
+
+    for text in comparison_tables(comparison):
+        console.print(text.title, style="bold")
+        table = Table()
+        for index, name in enumerate(text.header):
+            table.add_column(name, justify="left" if index < text.num_labels else "right")
+        for row in text.rows:
+            table.add_row(*row)
+        console.print(table)
+    for sentence in findings(comparison):
+        console.print(sentence)
+    console.print()
+    for note in [*comparison.notes, *legend(comparison)]:
+        console.print(note, style="dim")
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write `comparison.md`, `.tex` and `.json` into a folder, which is made; returns the files."""
+    from mgcda_dist.reports.tables import as_json, latex, markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "md": markdown(comparison),
+        "tex": latex(comparison),
+        "json": json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n",
+    }
+    for kind, text in texts.items():
+        (folder / f"comparison.{kind}").write_text(text, encoding="utf-8")
+    return [folder / f"comparison.{kind}" for kind in texts]

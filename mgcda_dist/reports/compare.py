@@ -1,0 +1,455 @@
+"""Comparing runs: which parameters differ, what each reached, which differences are more than chance.
+
+Runs that differ in nothing but their seed form a group. A group's value is the mean over its runs. Its interval, and
+that of its difference to the reference group, come from replicates that draw images (the same ones for every run) and
+runs: of K runs, K - 1 are drawn with replacement, which makes the variance of the drawn mean that of the mean of K
+(McCarthy and Snowden, The Bootstrap and Finite Population Sampling, 1985). p-values are corrected by Holm's method over
+the groups of one column (one metric on one set).
+
+What was measured in another way (convention, data, frames) is not subtracted, and the comparison says so in words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.bootstrap import METRICS, ImageTables, paired_difference, percentiles, replicates_of
+from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.reports.runs import RunRecord
+
+__all__ = ["LOWER_IS_BETTER", "Cell", "Comparison", "Difference", "Group", "SetComparison", "compare", "group_runs"]
+
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+"""Receives the tables resampled so far, and how many there are."""
+
+LOWER_IS_BETTER = frozenset({"fpr95"})
+_NOT_COMPARED = re.compile(
+    r"name|seed|runs|(tracking|checkpoint)\..*|data\.(loader_workers|prefetch_steps|pin_memory)|model\.compile"
+    r"|data\.domains\.\d+\.(shards|paste\.objects)|evaluation\.(sets\..*|sets|panel_frames)"
+)
+"""Where a run lies, how it is recorded, how fast it reads. The data itself is compared by its digests."""
+_NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")
+"""Shown where it differs, but the same experiment: the method gives the same result at every world size."""
+_NO_OPTION = frozenset({"sets", "convention", "conventions", "subject", "tool_version", "interval_level"})
+"""What `results.json` holds beside the numbers and is no option of the evaluation."""
+_RESAMPLED = "pooled"
+"""The convention whose metrics the bootstrap has; intervals of another one would be of other numbers."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration under several seeds, sorted by seed."""
+
+    name: str
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """Seed of each run."""
+        return tuple(run.params.get("seed", "") for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A group's value of a metric, all as fractions.
+
+    Attributes:
+        value: mean over the runs.
+        spread: standard deviation over the runs (n - 1); NaN with one run.
+        low, high: interval over images and runs; NaN where no run kept its frames.
+        num_runs: runs that have the metric.
+    """
+
+    value: float
+    spread: float
+    low: float
+    high: float
+    num_runs: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group minus the reference group, as fractions; p and interval are NaN where a run kept no frames.
+
+    Attributes:
+        value: difference of the two means.
+        low, high: interval over images and runs.
+        p_value: two-sided, of "no difference".
+        p_corrected: by Holm's method over the groups of the column.
+        verdict: `better`, `worse`, `not significant`, or `not tested`.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    p_corrected: float
+    verdict: str
+
+
+@dataclass
+class SetComparison:
+    """One evaluation set: values per group and metric, differences to the reference, and what keeps groups apart."""
+
+    name: str
+    convention: str
+    frames: int
+    metrics: tuple[str, ...] = ()
+    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """Everything a table says.
+
+    Attributes:
+        groups: in the order of the runs given.
+        reference: name of the group that the others are compared with.
+        params: per parameter that differs its value in each group, as text.
+        sets: per evaluation set.
+        notes: what a reader must know, in words.
+        replicates, level, seed: of the bootstrap.
+    """
+
+    groups: list[Group]
+    reference: str
+    params: dict[str, list[str]]
+    sets: list[SetComparison]
+    notes: list[str]
+    replicates: int
+    level: float
+    seed: int
+
+
+def compare(
+    records: Sequence[RunRecord],
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = (),
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare runs on every evaluation set that any of them has.
+
+    Args:
+        records: at least one run.
+        reference: name of the group, or of one of its runs, that the others are compared with; default: the first.
+        metrics: names to show, of those in `results.json`; default: ap, fpr95, auroc, miou where they exist.
+        replicates: draws of the bootstrap.
+        level: coverage of the intervals; 1 - level is the level of significance.
+        seed: names the draws.
+        progress: told how far the resampling is.
+
+    Raises:
+        MgcdaError: no such reference or metric, or no run with results.
+    """
+    groups = group_runs(records)
+    base = _reference(groups, reference)
+    comparison = Comparison(groups, base.name, differing_params(groups), [], [], replicates, level, seed)
+    names = list(dict.fromkeys(name for record in records for name in record.results.get("sets", {})))
+    if not names:
+        problem = "none of the runs has results"
+        raise MgcdaError(", ".join(r.name for r in records), problem, "let them finish, or `mgcda evaluate` them")
+    available = {
+        m for r in records for s in r.results.get("sets", {}).values() for m in s if m != "frames" and _is_number(s[m])
+    }
+    for metric in metrics:
+        if metric not in available:
+            raise MgcdaError(f"metric {metric!r}", "no run has it", f"there are {', '.join(sorted(available))}")
+    shown = tuple(metrics) or tuple(m for m in ("ap", "fpr95", "auroc", "miou") if m in available)
+    num_tables = sum(name in record.results.get("sets", {}) for name in names for record in records)
+    draws = _Draws(replicates, seed, num_tables, progress)
+    for name in names:
+        comparison.sets.append(_compare_set(name, comparison, base, shown, draws))
+    comparison.notes += _notes(comparison)
+    return comparison
+
+
+def group_runs(records: Sequence[RunRecord]) -> list[Group]:
+    """Runs that differ in nothing but their seed, together; a run without parameters stays alone."""
+    by_config: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for record in records:
+        kept = tuple(sorted((k, v) for k, v in _compared(record).items() if not _NO_GROUP_OF_ITS_OWN.fullmatch(k)))
+        by_config.setdefault(kept or (record.source,), []).append(record)
+    groups: list[Group] = []
+    for runs in by_config.values():
+        name = _group_name([run.name for run in runs])
+        taken = [group.name for group in groups]
+        number = next(n for n in range(1, len(taken) + 2) if (name if n == 1 else f"{name} ({n})") not in taken)
+        ordered = sorted(runs, key=lambda run: (len(run.params.get("seed", "")), run.params.get("seed", "")))
+        groups.append(Group(name if number == 1 else f"{name} ({number})", tuple(ordered)))
+    return groups
+
+
+def differing_params(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Parameters whose values differ between groups, with each group's value; `–` where a group has no such key."""
+    values: dict[str, list[str]] = {}
+    per_group = [[_compared(run) for run in group.runs] for group in groups]
+    for key in dict.fromkeys(key for group in per_group for params in group for key in params):
+        row = [" / ".join(dict.fromkeys(params.get(key, "–") for params in group)) for group in per_group]
+        if len(set(row)) > 1:
+            values[key] = row
+    return values
+
+
+class _Draws:
+    """Replicates of each run's metrics on a set, computed once: (1 + replicates) per metric."""
+
+    def __init__(self, replicates: int, seed: int, num_tables: int, progress: Progress | None) -> None:
+        self._replicates, self._seed, self._total, self._progress = replicates, seed, num_tables, progress
+        self._known: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Floats]] | None] = {}
+
+    def of(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
+        """Image keys and replicates; None if the run did not keep its frames."""
+        key = (run.source, set_name)
+        if key not in self._known:
+            self._known[key] = self._read(run, set_name)
+            if self._progress is not None:
+                self._progress(len(self._known), self._total)
+        return self._known[key]
+
+    def of_group(self, group: Group, set_name: str, metric: str) -> Floats | None:
+        """Mean over drawn runs, one value per replicate after that of the group itself."""
+        per_run: list[Floats] = []
+        for run in group.runs:
+            found = self.of(run, set_name)
+            if found is None or metric not in found[1]:
+                return None
+            per_run.append(found[1][metric])
+        stacked = np.stack(per_run)
+        num_runs = len(per_run)
+        if num_runs == 1:
+            return stacked[0]
+        # Named by the seeds, so that groups with equal seeds draw equal ones: their noise in common cancels.
+        generator = numpy_generator(self._seed, "runs", *group.seeds)
+        drawn = generator.integers(0, num_runs, (num_runs - 1, self._replicates))
+        means = np.take_along_axis(stacked[:, 1:], drawn, axis=0).mean(axis=0)
+        return np.concatenate([stacked[:, :1].mean(axis=0), means])
+
+    def _read(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
+        path = None if run.evaluation is None else run.evaluation / "sets" / set_name / "frames.npz"
+        if path is None or not path.is_file() or _convention(run, set_name) != _RESAMPLED:
+            return None
+        try:
+            tables = ImageTables.load(path)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise MgcdaError(str(path), f"not readable: {error}", f"evaluate {run.name} again") from None
+        return tables.keys, replicates_of(tables, replicates=self._replicates, seed=self._seed)
+
+
+def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence[str], draws: _Draws) -> SetComparison:
+    groups = [group for group in comparison.groups if any(_row(run, name) for run in group.runs)]
+    base = base if base in groups else groups[0]
+    first = next(run for run in base.runs if _row(run, name))
+    result = SetComparison(name, _convention(first, name), int(_row(first, name).get("frames", 0)))
+    if base.name != comparison.reference:
+        result.marks.append(f"{comparison.reference} was not evaluated on {name}: compared with {base.name}")
+    absent = [group.name for group in comparison.groups if group not in groups]
+    if absent:
+        result.marks.append(f"not evaluated on {name}: {', '.join(absent)}")
+    apart: set[str] = set()
+    for group in groups:
+        reasons, warnings = _unlike(group, first, name, draws)
+        if reasons:
+            apart.add(group.name)
+            result.marks.append(f"{group.name} is not compared with {base.name}: {'; '.join(reasons)}")
+        result.marks += [f"{group.name}: {warning}" for warning in warnings]
+        cells = {metric: _cell(group, name, metric, draws, comparison.level) for metric in shown}
+        result.cells[group.name] = {metric: cell for metric, cell in cells.items() if cell is not None}
+    result.metrics = tuple(m for m in shown if any(m in cells for cells in result.cells.values()))
+    if base.name not in apart:
+        others = [group for group in groups if group.name != base.name and group.name not in apart]
+        for metric in result.metrics:
+            found = _column(base, others, result, metric, draws, comparison.level)
+            for group_name, difference in found.items():
+                result.differences.setdefault(group_name, {})[metric] = difference
+    without = sorted({r.name for g in groups for r in g.runs if _row(r, name) and draws.of(r, name) is None})
+    if without and set(result.metrics) & set(METRICS):
+        why = "the frames were not kept; evaluate again"
+        if result.convention != _RESAMPLED:
+            why = f"the bootstrap has the convention {_RESAMPLED} only"
+        result.marks.append(f"no intervals for {', '.join(without)}: {why}")
+    return result
+
+
+def _column(
+    base: Group, others: Sequence[Group], result: SetComparison, metric: str, draws: _Draws, level: float
+) -> dict[str, Difference]:
+    """Differences of one metric to the reference, p corrected over all of them."""
+    before = draws.of_group(base, result.name, metric)
+    plain: dict[str, tuple[float, float, float, float]] = {}
+    for group in others:
+        mine, theirs = result.cells[base.name].get(metric), result.cells[group.name].get(metric)
+        if mine is None or theirs is None:
+            continue
+        after = draws.of_group(group, result.name, metric)
+        low = high = p_value = math.nan
+        if before is not None and after is not None:
+            paired = paired_difference(after - before, level)
+            low, high, p_value = paired.low, paired.high, paired.p_value
+        plain[group.name] = (theirs.value - mine.value, low, high, p_value)
+    tested = {name: numbers[3] for name, numbers in plain.items() if math.isfinite(numbers[3])}
+    corrected = _holm(tested)
+    found: dict[str, Difference] = {}
+    for name, (value, low, high, p_value) in plain.items():
+        p_corrected = corrected.get(name, math.nan)
+        verdict = "not tested"
+        if math.isfinite(p_corrected):
+            gain = -value if metric in LOWER_IS_BETTER else value
+            verdict = "not significant" if p_corrected >= 1 - level else "better" if gain > 0 else "worse"
+        found[name] = Difference(value, low, high, p_value, p_corrected, verdict)
+    return found
+
+
+def _cell(group: Group, set_name: str, metric: str, draws: _Draws, level: float) -> Cell | None:
+    rows = [_row(run, set_name) for run in group.runs]
+    values = [float(row[metric]) for row in rows if _is_number(row.get(metric))]
+    if not values:
+        return None
+    low = high = math.nan
+    replicates = draws.of_group(group, set_name, metric) if len(values) == len(rows) else None
+    if replicates is not None:
+        low, high = percentiles(replicates[1:], level)
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Cell(float(np.mean(values)), spread, low, high, len(values))
+
+
+def _unlike(group: Group, first: RunRecord, name: str, draws: _Draws) -> tuple[list[str], list[str]]:
+    """Why a group cannot be subtracted from the reference run on a set, and what differs without forbidding it."""
+    reasons, warnings = list[str](), list[str]()
+    for run in group.runs:
+        mine, theirs = _row(run, name), _row(first, name)
+        if not mine:
+            warnings.append(f"{run.name} was not evaluated on {name}")
+            continue
+        if _convention(run, name) != _convention(first, name):
+            reasons.append(f"convention {_convention(run, name)}, not {_convention(first, name)}")
+        for key in sorted(k for k in {**theirs, **mine} if k.endswith("digest") and mine.get(k) != theirs.get(k)):
+            digests = [str(row.get(key, "unknown"))[:8] for row in (mine, theirs)]
+            reasons.append(f"other data of the same name ({key.replace('_', ' ')} {digests[0]}, not {digests[1]})")
+        here, there = draws.of(run, name), draws.of(first, name)
+        if here is not None and there is not None and here[0] != there[0]:
+            missing, extra = len(set(there[0]) - set(here[0])), len(set(here[0]) - set(there[0]))
+            reasons.append(f"other frames ({missing} missing, {extra} more)")
+        elif mine.get("frames") != theirs.get("frames"):
+            reasons.append(f"{mine.get('frames')} frames, not {theirs.get('frames')}")
+        elif mine.get("pixels") != theirs.get("pixels") and "pixels" in mine and "pixels" in theirs:
+            reasons.append("other labels on the same frames: the numbers of anomaly and inlier pixels differ")
+        mine, theirs = _options(run, name), _options(first, name)
+        differing = [k for k in {**theirs, **mine} if mine.get(k) != theirs.get(k)]
+        if differing:
+            was = ", ".join(f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in differing)
+            warnings.append(f"evaluated in another way: {was}")
+    return list(dict.fromkeys(reasons)), list(dict.fromkeys(warnings))
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    notes: list[str] = []
+    level = f"{comparison.level:.0%}"
+    if any(math.isfinite(cell.low) for s in comparison.sets for row in s.cells.values() for cell in row.values()):
+        several = any(len(group.runs) > 1 for group in comparison.groups)
+        over = "images and runs" if several else "images"
+        notes.append(f"[low, high]: {level} bootstrap interval over {over}, {comparison.replicates} replicates.")
+        if several:
+            notes.append("±: standard deviation over the runs of a group.")
+        else:
+            notes.append("One run each: the intervals do not hold what another seed would change.")
+    differences = [d for s in comparison.sets for row in s.differences.values() for d in row.values()]
+    if any(math.isfinite(d.p_value) for d in differences):
+        notes.append(
+            f"Differences are paired over images; p is corrected over the rows of a column (Holm), not over columns; "
+            f"significant: p < {1 - comparison.level:.2g}."
+        )
+    few = [group for group in comparison.groups if 1 < len(group.runs) < 5]
+    if few and any(math.isfinite(d.p_value) for d in differences):
+        counts = "/".join(str(n) for n in sorted({len(group.runs) for group in few}))
+        notes.append(f"{counts} runs say little about the spread over seeds: read such an interval as a rough one.")
+    for group in comparison.groups:
+        twice = sorted({seed for seed in group.seeds if group.seeds.count(seed) > 1})
+        if twice:
+            notes.append(f"{group.name}: several runs have the seed {', '.join(twice)}.")
+    digests: dict[str, set[str]] = {}
+    for record in (run for group in comparison.groups for run in group.runs):
+        for use, facts in record.manifests.items():
+            if not use.startswith("eval"):
+                digests.setdefault(use, set()).add(str(facts.get("digest")))
+    changed = sorted(use for use, found in digests.items() if len(found) > 1)
+    if changed:
+        notes.append(f"The runs did not read the same training data under the same name: {', '.join(changed)}.")
+    commits = {run.tags.get("mlflow.source.git.commit", "")[:10] for group in comparison.groups for run in group.runs}
+    if len(commits - {""}) > 1:
+        notes.append(f"The runs come from different code: commits {', '.join(sorted(commits - {''}))}.")
+    return notes
+
+
+def _reference(groups: Sequence[Group], wanted: str | None) -> Group:
+    if wanted is None:
+        return groups[0]
+    for group in groups:
+        if wanted == group.name or any(wanted in (run.name, run.run_id, run.source) for run in group.runs):
+            return group
+    names = ", ".join(group.name for group in groups)
+    raise MgcdaError("reference", f"none of the runs is called {wanted!r}", f"one of {names}")
+
+
+def _holm(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979)."""
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for rank, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_value))
+        corrected[name] = largest
+    return corrected
+
+
+def _compared(run: RunRecord) -> dict[str, str]:
+    return {key: _plain(value) for key, value in run.params.items() if not _NOT_COMPARED.fullmatch(key)}
+
+
+def _plain(value: str) -> str:
+    """Equal numbers as equal text: 1.0 and 1, 1e-3 and 0.001."""
+    try:
+        return f"{float(value):.12g}"
+    except ValueError:
+        return value
+
+
+def _group_name(names: list[str]) -> str:
+    """What the names have in common, without the seed at the end."""
+    if len(names) == 1:
+        return names[0]
+    prefix = names[0]
+    while not all(name.startswith(prefix) for name in names):
+        prefix = prefix[:-1]
+    return re.sub(r"[-_. ]*(seed|s)?[-_. =]*$", "", prefix) or names[0]
+
+
+def _row(run: RunRecord, set_name: str) -> dict[str, Any]:
+    return run.results.get("sets", {}).get(set_name, {})
+
+
+def _convention(run: RunRecord, set_name: str) -> str:
+    return str(_row(run, set_name).get("convention", run.results.get("convention", "unknown")))
+
+
+def _options(run: RunRecord, set_name: str) -> dict[str, Any]:
+    """How the set was evaluated: score, blur, size and whatever else the record names beside the numbers."""
+    return {k: v for k, v in run.results.items() if k not in _NO_OPTION}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
