@@ -50,6 +50,8 @@ def write(
     quality: Annotated[int, typer.Option(min=1, max=100, help="of re-encoded JPEG and WebP")] = 92,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
+    skip: Annotated[list[str] | None, typer.Option(help="key of a sample to leave out; repeat for several")] = None,
+    coarse: Annotated[bool, typer.Option("--coarse", help="cityscapes: coarse labels instead of fine ones")] = False,
     label_format: Annotated[
         str | None, typer.Option(help="raw ids of the labels (plain, lost_and_found, carla, idd, mapillary)")
     ] = None,
@@ -69,23 +71,24 @@ def write(
 
     reader = _reader(dataset)
     given = {
-        "unlabelled": unlabelled or None, "label_format": label_format, "min_area_px": min_area,
-        "drop_cut": drop_cut or None, "drop_street_furniture": drop_street_furniture or None,
+        "unlabelled": unlabelled or None, "coarse": coarse or None, "label_format": label_format,
+        "min_area_px": min_area, "drop_cut": drop_cut or None, "drop_street_furniture": drop_street_furniture or None,
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     _refuse_foreign(reader, chosen)
     opened = reader.open(source, split, **chosen)
+    samples = opened.samples.without(skip or [])
     options = EncodeOptions(resize_height, image_format, quality)
     provenance = {
         "source": str(source),
         "url": reader.url,
         "licence": reader.licence,
-        "selection": chosen,
+        "selection": chosen | ({"skip": sorted(set(skip))} if skip else {}),
         **opened.facts,
     }
-    with _bar(f"{dataset} {split}", len(opened.samples)) as advance:
+    with _bar(f"{dataset} {split}", len(samples)) as advance:
         manifest = write_shards(
-            opened.samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,
+            samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,
             samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
             workers=workers, overwrite=overwrite,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,21 @@ def test_write_list_verify_show(dataset: Path, tmp_path: Path) -> None:
     assert shown.returncode == 0
     sheet = cv2.imread(str(tmp_path / "camvid_train.png"))
     assert sheet is not None and sheet.shape[1] == 3 * 326
+
+
+def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train").symlink_to(dataset / "train")
+    shutil.copytree(dataset / "trainannot", tmp_path / "src" / "trainannot")
+    (tmp_path / "src" / "trainannot" / "f03.png").write_bytes(b"broken")
+    command = ("write", "camvid", "src", "out", "--samples-per-shard", 2)
+    failed = mgcda(*command, cwd=tmp_path)
+    assert failed.returncode == 2 and "error: f03: the label is not" in failed.stderr and "--skip KEY" in failed.stderr
+    strange = mgcda(*command, "--skip", "f99", cwd=tmp_path)
+    assert strange.returncode == 2 and "no sample has the key f99\n  → keys look like f00" in strange.stderr
+    assert mgcda(*command, "--skip", "f03", cwd=tmp_path).returncode == 0
+    manifest = Manifest.open(tmp_path / "out")
+    assert manifest.num_samples == 11 and manifest.provenance["selection"] == {"skip": ["f03"]}
 
 
 @pytest.mark.parametrize(

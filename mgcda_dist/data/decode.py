@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgcda_dist.data.pixels import Pixels, as_pixels
+from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.errors import ShardError
 
 __all__ = ["MAX_PIXELS", "decode_cutout", "decode_image", "decode_label"]
@@ -42,21 +43,18 @@ def decode_label(data: bytes, lut: NDArray[np.uint8], where: str) -> Pixels:
     """A label PNG of raw ids as H×W train ids, uint8.
 
     Args:
-        data: 8-bit grey or palette PNG; of a palette the indices count, not the colours.
+        data: grey or palette PNG; of a palette the indices count, not the colours.
         lut: 256 train ids by raw id, see `mgcda_dist.data.labels.lookup_table`.
         where: shard and key.
 
     Raises:
-        ShardError: damaged, too large, or not one byte per pixel.
+        ShardError: damaged, too large, colours, or ids over 255.
     """
     mode = _check_header(data, where, "label")
-    if mode not in ("L", "P"):
-        problem = f"the label is a {mode!r} picture, not 8-bit with one id per pixel"
-        raise ShardError(where, problem, "a colour map must be turned into ids when the shards are written")
-    if mode == "P":  # OpenCV would deliver the palette's colours
-        raw = np.asarray(_open(data, where, "label"), np.uint8)
-    else:
+    if mode == "L" and data[24] == 8:
         raw = _decode(data, cv2.IMREAD_UNCHANGED, where, "label")
+    else:  # OpenCV would deliver the colours of a palette, and stretch grey of few bits
+        raw = as_pixels(decode_ids(data, where))
     return as_pixels(cv2.LUT(raw, lut))
 
 

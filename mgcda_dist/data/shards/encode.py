@@ -21,6 +21,9 @@ from mgcda_dist.errors import ShardError
 
 __all__ = ["EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
 
+_SKIP = "--skip KEY leaves the sample out"
+_REPLACE = f"replace the file; {_SKIP}"
+
 ImageFormat = Literal["jpg", "png", "webp"]
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
@@ -73,7 +76,7 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
         ids = decode_ids(sample.label, sample.key)
         if ids.shape != (height, width):
             problem = f"the label is {ids.shape[1]}×{ids.shape[0]} px, the image {width}×{height}"
-            raise ShardError(sample.key, problem, "check that label and image belong together")
+            raise ShardError(sample.key, problem, f"check that label and image belong together; {_SKIP}")
         plain = _is_plain(sample.label)
         if shrink:
             ids = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
@@ -93,14 +96,16 @@ def image_size(image: bytes, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as header:
             return header.height, header.width
     except Exception as error:  # PIL raises a dozen kinds for damaged headers
-        raise ShardError(where, f"not a readable image ({error})", "replace or remove the file") from error
+        raise ShardError(where, f"not a readable image ({error})", _REPLACE) from error
 
 
 def decode_ids(label: bytes, where: str) -> np.ndarray:
-    """Raw ids of a label PNG, uint8 H×W; palette images give their indices, not their colours.
+    """Raw ids of a label PNG, uint8 H×W.
+
+    Of a palette image the indices count, not the colours; colour images whose channels are equal are read as one.
 
     Raises:
-        ShardError: damaged, more than one channel, or ids over 255.
+        ShardError: damaged, colours, or ids over 255.
     """
     try:
         if _is_plain(label):
@@ -109,15 +114,25 @@ def decode_ids(label: bytes, where: str) -> np.ndarray:
             with Image.open(io.BytesIO(label)) as picture:
                 ids = np.asarray(picture)
     except Exception as error:  # PIL and OpenCV raise a dozen kinds for damaged files
-        raise ShardError(where, f"the label is not a readable PNG ({error})", "replace or remove the file") from error
+        raise ShardError(where, f"the label is not a readable PNG ({error})", _REPLACE) from error
     if ids is None:
-        raise ShardError(where, "the label is not a readable PNG", "replace or remove the file")
-    if ids.ndim != 2:
-        remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"
-        raise ShardError(where, f"the label has {ids.shape[2]} channels: it looks like a colour map", remedy)
+        raise ShardError(where, "the label is not a readable PNG", _REPLACE)
+    if ids.ndim == 3:
+        ids = _one_channel(ids, where)
     if ids.size and int(ids.max()) > 255:
         raise ShardError(where, f"the label holds the id {int(ids.max())}", "labels must be 8-bit: 0 … 255")
-    return ids.astype(np.uint8)
+    depth, is_grey = label[24], label[:4] == b"\x89PNG" and label[25] == 0
+    # Decoders stretch grey of 2 and 4 bits to 0 … 255.
+    return ids.astype(np.uint8) // (255 // (2**depth - 1)) if is_grey and depth in (2, 4) else ids.astype(np.uint8)
+
+
+def _one_channel(colours: np.ndarray, where: str) -> np.ndarray:
+    """The ids of a picture whose colour channels all hold them; alpha does not count."""
+    channels = colours[..., : 1 if colours.shape[2] == 2 else 3]
+    if not (channels == channels[..., :1]).all():
+        remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"
+        raise ShardError(where, f"the label has {colours.shape[2]} channels: it looks like a colour map", remedy)
+    return channels[..., 0]
 
 
 def png_bytes(array: np.ndarray, where: str = "image") -> bytes:
@@ -136,7 +151,7 @@ def _decode(sample: SourceSample) -> np.ndarray:
     flags = cv2.IMREAD_UNCHANGED if keep_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), flags)
     if image is None:
-        raise ShardError(sample.key, f"the {sample.image_ext} image cannot be decoded", "replace or remove the file")
+        raise ShardError(sample.key, f"the {sample.image_ext} image cannot be decoded", _REPLACE)
     return image
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+from mgcda_dist.errors import ShardError
 
 __all__ = ["LazySamples", "SourceSample"]
 
@@ -34,7 +36,7 @@ class LazySamples:
     """The samples of a split: their number is known, each is read when its turn comes, several at once if asked.
 
     Args:
-        items: what identifies the samples, in order, e.g. file paths.
+        items: what identifies the samples, in order, each with its `key`.
         load: item → sample; called from several threads.
     """
 
@@ -50,3 +52,16 @@ class LazySamples:
     def loaders(self) -> Iterator[Callable[[], SourceSample]]:
         """One function per sample that reads it."""
         return (partial(self._load, item) for item in self._items)
+
+    def without(self, keys: Collection[str]) -> LazySamples:
+        """The same samples but those with these keys.
+
+        Raises:
+            ShardError: no sample has one of the keys.
+        """
+        kept = [item for item in self._items if item.key not in keys]
+        if len(kept) + len(set(keys)) != len(self._items):
+            strange = sorted(set(keys) - {item.key for item in self._items})
+            first = next((item.key for item in self._items), "")
+            raise ShardError("--skip", f"no sample has the key {strange[0]}", f"keys look like {first}")
+        return LazySamples(kept, self._load)

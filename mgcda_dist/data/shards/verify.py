@@ -123,8 +123,10 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
         problems.append(Problem("shards.npy", "", "the shard table does not have the manifest's digest", _COPY))
     source = SOURCES.get(manifest.dataset)
     official = source.counts.get(manifest.split) if source else None
-    if official is not None and official != manifest.num_samples and not partial:
+    left_out = len(manifest.provenance.get("selection", {}).get("skip", []))
+    if official is not None and official != manifest.num_samples + left_out and not partial:
         why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
+        why += f" ({left_out} left out by --skip)" if left_out else ""
         problems.append(
             Problem("manifest.json", "", why, "complete the source and write again; --partial accepts a part")
         )

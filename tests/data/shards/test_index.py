@@ -18,7 +18,7 @@ from tests.support.tars import plain_tar
 
 LABEL = png_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4) % 8)
 JPEG = cv2.imencode(".jpg", np.full((3, 4, 3), 90, np.uint8))[1].tobytes()
-PNG = cv2.imencode(".png", np.full((3, 4, 3), 30, np.uint8))[1].tobytes()
+PNG = cv2.imencode(".png", np.full((3, 4, 3), (30, 60, 90), np.uint8))[1].tobytes()
 
 
 def index(folder: Path, **changes: object) -> Manifest:

@@ -9,12 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mgcda_dist.cli_shards import DATASETS
-from mgcda_dist.data.labels import LABEL_FORMATS, known_ids
+from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
+from mgcda_dist.data.shards.sources.carla import _COLOURS_0913, _COLOURS_0914
 from mgcda_dist.data.shards.sources.coco import KNOWN_TO_CITYSCAPES
 from mgcda_dist.data.shards.sources.source import safe_key
 from mgcda_dist.data.shards.verify import verify_shards
@@ -134,6 +136,90 @@ def test_carla_red_channel_and_colours(tmp_path: Path) -> None:
     put(tmp_path / "b_label.png", colours + 1)
     with pytest.raises(ShardError, match=r"b_label\.png: the colour \(1, 1, 143\) is none of CARLA's"):
         read("carla", tmp_path, "train")
+
+
+def test_carla_from_0914_has_other_ids_for_its_colours(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", image())
+    colours = np.zeros((6, 8, 3), np.uint8)
+    colours[:2], colours[2:4], colours[4:] = (128, 64, 128), (0, 0, 255), (50, 234, 157)  # BGR: road, rider, marking
+    put(tmp_path / "a_label.png", colours)
+    (sample,), label_format = read("carla", tmp_path, "train", label_format="carla_0914_ids")
+    assert (label_format, ids(sample)) == ("carla_0914_ids", {1, 13, 24})
+    with pytest.raises(ShardError, match=r"\(255, 0, 0\) is none of CARLA's\n.*give --label-format carla_0914_ids"):
+        read("carla", tmp_path, "train")
+    with pytest.raises(ShardError, match="no labels of format 'camvid'"):
+        read("carla", tmp_path, "train", label_format="camvid")
+
+
+def test_both_palettes_of_carla_mean_the_same_things() -> None:
+    for colour, raw in _COLOURS_0913.items():
+        if colour in _COLOURS_0914:
+            old, new = FORMATS["carla_ids"][raw], FORMATS["carla_0914_ids"][_COLOURS_0914[colour]]
+            assert old == new or (old, new) == ("vehicle", "car"), colour
+    assert set(_COLOURS_0913.values()) == set(range(23)) and set(_COLOURS_0914.values()) == set(range(29))
+
+
+def cityscapes(folder: Path, split: str, *, archives: bool = False) -> None:
+    """Two frames with fine and coarse labels."""
+    images, fine, coarse = (
+        ("leftImg8bit_trainvaltest/leftImg8bit", "gtFine_trainvaltest/gtFine", "gtCoarse/gtCoarse")
+        if archives
+        else ("leftImg8bit", "gtFine", "gtCoarse")
+    )
+    for name in ("ulm_000000_000019", "ulm_000001_000019"):
+        put(folder / images / split / "ulm" / f"{name}_leftImg8bit.png", image())
+        for kind, place, raw in (("gtFine", fine, 7), ("gtCoarse", coarse, 8)):
+            put(folder / place / split / "ulm" / f"{name}_{kind}_labelIds.png", label(raw))
+            put(folder / place / split / "ulm" / f"{name}_{kind}_color.png", image())
+
+
+@pytest.mark.parametrize("archives", [False, True])
+def test_cityscapes_fine_and_coarse(tmp_path: Path, archives: bool) -> None:
+    cityscapes(tmp_path, "train", archives=archives)
+    cityscapes(tmp_path, "train_extra", archives=archives)
+    for split, options, raw, kind in (
+        ("train", {}, 7, "fine"),
+        ("train", {"coarse": True}, 8, "coarse"),
+        ("train_extra", {}, 8, "coarse"),
+    ):
+        opened = SOURCES["cityscapes"].open(tmp_path, split, **options)
+        assert [ids(sample) for sample in opened.samples] == [{raw}, {raw}]
+        assert opened.facts == {"annotation": kind} and opened.label_format == "cityscapes_ids"
+    (kept,) = opened.samples.without(["ulm/ulm_000000_000019"])
+    assert kept.key == "ulm/ulm_000001_000019"
+    with pytest.raises(ShardError, match=r"no sample has the key ulm_000000_000019\n.*keys look like ulm/ulm_000000"):
+        opened.samples.without(["ulm_000000_000019"])
+    put(tmp_path / "copy" / "leftImg8bit" / "train" / "x" / "a_leftImg8bit.png", image())
+    if archives:
+        with pytest.raises(ShardError, match="there 2 times: copy/leftImg8bit/train, leftImg8bit_trainvaltest/"):
+            read("cityscapes", tmp_path, "train")
+
+
+def test_what_macos_leaves_behind_is_no_image(tmp_path: Path) -> None:
+    cityscapes(tmp_path, "val")
+    for file in list(tmp_path.rglob("*.png")):
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+        (file.parent / ".DS_Store").write_bytes(b"x")
+        (file.parent / "Thumbs.db").write_bytes(b"x")
+    assert len(read("cityscapes", tmp_path, "val")[0]) == 2
+
+
+@pytest.mark.parametrize("dataset", ["camvid", "cityscapes", "idd_lite", "gta5", "road_anomaly"])
+def test_labels_as_palette_and_as_grey_of_three_channels(tmp_path: Path, dataset: str) -> None:
+    """GTA5 and others deliver palette PNGs; editors save ids with equal colour channels."""
+    images, labels, label_format, _ = LAYOUTS[dataset]
+    raw = sorted(known_ids(label_format))[:2]
+    for name in "ab":
+        put(tmp_path / images.format(name), image())
+        (tmp_path / labels.format(name)).parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(label(*raw), "P")
+    picture.putpalette([128, 64, 128, 244, 35, 232] * 128)
+    picture.save(tmp_path / labels.format("a"))
+    put(tmp_path / labels.format("b"), np.dstack([label(*raw)] * 3 + [np.full((6, 8), 255, np.uint8)]))
+    opened = SOURCES[dataset].open(tmp_path, "train")
+    manifest = write_shards(opened.samples, tmp_path / "shards", dataset="toy", split="train",
+                            label_format=label_format)  # fmt: skip
+    assert set(manifest.label_histogram) == set(raw)
 
 
 def coco(folder: Path, notes: list[dict[str, Any]]) -> Path:

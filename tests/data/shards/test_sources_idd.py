@@ -51,10 +51,20 @@ def test_the_most_detailed_kind_is_taken_unless_another_is_asked_for(tmp_path: P
         read("idd", tmp_path, "train", label_format="camvid")
 
 
-def test_polygons_alone_are_answered_with_the_file_that_is_missing(tmp_path: Path) -> None:
+def test_polygons_alone_are_answered_with_the_command_that_draws_them(tmp_path: Path) -> None:
     put(tmp_path / "leftImg8bit" / "train" / "0" / "a_leftImg8bit.png", image())
     with pytest.raises(ShardError, match=r"a_gtFine_labelids\.png: no such label file"):
         read("idd", tmp_path, "train")
+    polygons = tmp_path / "gtFine" / "train" / "0" / "a_gtFine_polygons.json"
+    polygons.parent.mkdir(parents=True)
+    polygons.write_text("{}")
+    with pytest.raises(ShardError) as caught:
+        read("idd", tmp_path, "train")
+    assert "polygons only" in caught.value.problem
+    assert f"createLabels.py --datadir {tmp_path} --id-type id;" in caught.value.remedy
+    with pytest.raises(ShardError, match="--id-type level3Id"):
+        read("idd", tmp_path, "train", label_format="idd_level3_ids")
+    assert read("idd", tmp_path, "train", unlabelled=True)[1] == "unlabelled"
 
 
 def test_ids_are_those_of_the_official_table() -> None:

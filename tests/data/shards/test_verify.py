@@ -131,7 +131,7 @@ def test_unfit_labels(tmp_path: Path, label: bytes | None, why: str, label_forma
 
 def test_colour_labels_are_found_after_the_fact(tmp_path: Path) -> None:
     folder = foreign(tmp_path / "a", [frame(0), frame(1)])
-    colours = cv2.imencode(".png", np.dstack([LABEL] * 3))[1].tobytes()
+    colours = cv2.imencode(".png", np.dstack([LABEL, LABEL, 7 - LABEL]))[1].tobytes()
     path = folder / "a.tar"
     row = Manifest.open(folder).shard_index(0)[1]
     data = bytearray(path.read_bytes())
@@ -156,6 +156,16 @@ def test_known_datasets_have_their_size(tmp_path: Path) -> None:
     write_shards(samples, tmp_path / "a", dataset="road_anomaly", split="test", label_format="road_anomaly")
     assert [p.why for p in verify_shards(tmp_path / "a").problems] == ["3 samples, but road_anomaly test has 60"]
     assert verify_shards(tmp_path / "a", partial=True).problems == []
+
+
+@pytest.mark.parametrize("left_out", [57, 56])
+def test_samples_left_out_on_purpose_are_not_missed(tmp_path: Path, left_out: int) -> None:
+    label = png_bytes(np.where(LABEL > 3, 2, 0).astype(np.uint8))
+    skipped = {"selection": {"skip": [f"s{i}" for i in range(left_out)]}}
+    write_shards([replace(frame(i), label=label) for i in range(3)], tmp_path / "a", dataset="road_anomaly",
+                 split="test", label_format="road_anomaly", provenance=skipped)  # fmt: skip
+    whys = [problem.why for problem in verify_shards(tmp_path / "a").problems]
+    assert whys == ([] if left_out == 57 else ["3 samples, but road_anomaly test has 60 (56 left out by --skip)"])
 
 
 def test_objects_need_alpha(tmp_path: Path) -> None:

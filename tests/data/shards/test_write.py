@@ -8,9 +8,11 @@ import io
 import json
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mgcda_dist.data.decode import decode_label
 from mgcda_dist.data.shards.encode import EncodeOptions, decode_ids, png_bytes
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
@@ -204,7 +207,7 @@ def test_finished_folders_are_not_overwritten_by_accident(tmp_path: Path) -> Non
 def test_bad_samples_are_named(tmp_path: Path) -> None:
     good = frame(0)
     assert good.label is not None
-    colours = cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    colours = cv2.imencode(".png", np.full((24, 32, 3), (128, 64, 128), np.uint8))[1].tobytes()
     small = png_bytes(np.zeros((20, 32), np.uint8))
     cases = {
         "not a sample key": SourceSample("a.b", good.image, "jpg"),
@@ -220,13 +223,45 @@ def test_bad_samples_are_named(tmp_path: Path) -> None:
         write([], tmp_path / "empty")
 
 
-def test_palette_labels_give_their_indices() -> None:
-    picture = Image.new("P", (3, 2))
-    picture.putdata(list(range(6)))
+IDS = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
+
+
+def png_of_bits(depth: int) -> bytes:
+    """IDS as a grey PNG of 1, 2 or 4 bits per pixel, which neither library writes."""
+    rows = [np.unpackbits(row[:, None], axis=1)[:, 8 - depth :].ravel() for row in np.minimum(IDS, 2**depth - 1)]
+    data = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", 3, 2, depth, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def palette_png() -> bytes:
+    picture = Image.fromarray(IDS, "P")
     picture.putpalette([200, 10, 30] * 256)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    np.testing.assert_array_equal(decode_ids(buffer.getvalue(), "label"), np.arange(6).reshape(2, 3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (palette_png(), IDS),
+        (png_of_bits(1), np.minimum(IDS, 1)),
+        (png_of_bits(2), IDS),
+        (png_of_bits(4), IDS),
+        (cv2.imencode(".png", IDS.astype(np.uint16))[1].tobytes(), IDS),
+        (cv2.imencode(".png", np.dstack([IDS] * 3))[1].tobytes(), IDS),
+        (cv2.imencode(".png", np.dstack([IDS, IDS, IDS, np.full_like(IDS, 255)]))[1].tobytes(), IDS),
+    ],
+    ids=["palette", "1 bit", "2 bits", "4 bits", "16 bits", "grey RGB", "grey RGBA"],
+)
+def test_labels_of_every_depth_give_their_ids(label: bytes, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode_ids(label, "label"), expected)
+    # Shards of other tools hold them as they are; the loader reads the same.
+    np.testing.assert_array_equal(decode_label(label, np.arange(256, dtype=np.uint8), "label"), expected)
 
 
 def test_manifest_is_small_to_pickle(tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import (
+    FramePair,
+    Source,
+    SourceSet,
+    frame_set,
+    images_in,
+    safe_key,
+    unpacked,
+)
 
 __all__ = ["ACDC"]
 
@@ -17,9 +25,7 @@ _CONDITIONS = ("fog", "night", "rain", "snow")
 
 def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
     """The frames of a split under all conditions that are there, or of one condition (`night/val`)."""
-    rgb, labels = (
-        _unpacked(folder, *names) for names in (("rgb_anon_trainvaltest", "rgb_anon"), ("gt_trainval", "gt"))
-    )
+    rgb, labels = unpacked(folder, "rgb_anon"), unpacked(folder, "gt")
     condition, _, part = split.rpartition("/")
     conditions = [condition] if condition else [name for name in _CONDITIONS if (rgb / name).is_dir()]
     pairs: list[FramePair] = []
@@ -30,11 +36,6 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
             key = safe_key(f"{name}/{image.parent.name}/{stem}")
             pairs.append(FramePair(key, image, labels / place / f"{stem}_gt_labelIds.png"))
     return frame_set(pairs, "cityscapes_ids", unlabelled=unlabelled)
-
-
-def _unpacked(folder: Path, archive: str, name: str) -> Path:
-    """The folder of that name, in the folder of its archive or not."""
-    return folder / archive / name if (folder / archive / name).is_dir() else folder / name
 
 
 ACDC = Source(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
 
 __all__ = ["CAMVID"]
 
@@ -12,8 +12,9 @@ _LAYOUT = "SPLIT/NAME.png (or .jpg) and SPLITannot/NAME.png"
 
 
 def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
-    labels = folder / f"{split}annot"
-    pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(folder / split, _LAYOUT)]
+    images = unpacked(folder, split)  # the repository has it in CamVid/
+    labels = images.with_name(f"{split}annot")
+    pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(images, _LAYOUT)]
     return frame_set(pairs, "camvid", unlabelled=unlabelled)
 
 

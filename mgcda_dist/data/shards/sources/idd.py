@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mgcda_dist.data.shards.sources.cityscapes import open_cityscapes
-from mgcda_dist.data.shards.sources.source import Source, SourceSet
+from mgcda_dist.data.shards.sources.source import Source, SourceSet, unpacked
 from mgcda_dist.errors import ShardError
 
 __all__ = ["IDD"]
@@ -19,6 +19,7 @@ _ENDINGS = {
     "cityscapes_train_ids": "_gtFine_labelcsTrainIds",
 }
 """Label format → end of the label's name, which `createLabels.py` makes of its `--id-type`. Level 1 is IDD-Lite's."""
+_ID_TYPES = dict(zip(_ENDINGS, ("id", "level3Id", "level1Id", "csId", "csTrainId"), strict=True))
 
 
 def _open(folder: Path, split: str, *, label_format: str | None = None, unlabelled: bool = False) -> SourceSet:
@@ -32,7 +33,17 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
     """
     if label_format is not None and label_format not in _ENDINGS:
         raise ShardError(str(folder), f"IDD has no labels of format {label_format!r}", f"choose {', '.join(_ENDINGS)}")
-    chosen = label_format or _most_detailed(folder / "gtFine" / split)
+    labels = unpacked(folder, f"gtFine/{split}")
+    chosen = label_format or _most_detailed(labels)
+    polygons = next(labels.glob("*/*_polygons.json"), None)
+    if polygons is not None and not unlabelled and not any(labels.glob(f"*/*{_ENDINGS[chosen]}.png")):
+        raise ShardError(
+            str(polygons.parent),
+            f"polygons only, no label named *{_ENDINGS[chosen]}.png",
+            "draw the labels with AutoNUE (https://github.com/AutoNUE/public-code): "
+            f"python preperation/createLabels.py --datadir {labels.parents[1]} --id-type {_ID_TYPES[chosen]}; "
+            "or give --unlabelled to write images only",
+        )
     return open_cityscapes(
         folder,
         split,

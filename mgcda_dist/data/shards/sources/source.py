@@ -20,6 +20,7 @@ __all__ = [
     "images_in",
     "read_pair",
     "safe_key",
+    "unpacked",
 ]
 
 IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
@@ -85,10 +86,28 @@ def images_in(folder: Path, layout: str, *, below: bool = False) -> list[Path]:
         listing = f"; there is {', '.join(near[:8])}" if near else ""
         raise ShardError(str(folder), "no such folder", f"expected {layout}{listing}")
     found = folder.rglob("*") if below else folder.iterdir()
-    images = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    # macOS leaves hidden files beside each one (`._NAME.png`) when it packs an archive.
+    images = sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not images:
         raise ShardError(str(folder), "no image here", f"expected {layout}")
     return images
+
+
+def unpacked(folder: Path, below: str) -> Path:
+    """`folder/below`, or `folder/ARCHIVE/below` where an archive was unpacked into a folder of its own.
+
+    Raises:
+        ShardError: it is there several times.
+    """
+    if (folder / below).is_dir():
+        return folder / below
+    found = sorted(path for path in folder.glob(f"*/{below}") if path.is_dir())
+    if len(found) > 1:
+        listing = ", ".join(path.relative_to(folder).as_posix() for path in found)
+        raise ShardError(
+            str(folder), f"{below} is there {len(found)} times: {listing}", "give the folder of one, or merge them"
+        )
+    return found[0] if found else folder / below
 
 
 def read_pair(pair: FramePair) -> SourceSample:
