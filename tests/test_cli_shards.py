@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,13 +15,17 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import cv2
 import numpy as np
 import pytest
+import typer
 import yaml
 
-from mgcda_dist.cli import main
+from mgcda_dist.cli import app, main
+from mgcda_dist.cli_shards import _refuse_foreign
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.sources import SOURCES
 from tests.support.tars import plain_tar
 
 REPOSITORY = Path(__file__).parent.parent
@@ -217,6 +223,34 @@ def test_preview_shows_what_the_network_sees(generated: Path) -> None:
     sheet = cv2.imread(str(generated / "one.png"))
     assert sheet is not None and sheet.shape[1] == 4 * 70 and sheet.shape[0] > 3 * 70
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+README = (REPOSITORY / "shards" / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^mgcda (.*?)(?:\s+#.*)?$|`mgcda (shards write [^`]*?~[^`]*)`", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [" ".join(filter(None, groups)) for groups in COMMANDS])
+def test_the_readme_can_be_typed(command: str) -> None:
+    arguments = shlex.split(command)
+    parser = typer.main.get_command(app)
+    while isinstance(parser, click.Group):
+        parser = parser.commands[arguments.pop(0)]
+    parsed = parser.make_context(parser.name, arguments).params
+    if parser.name == "write":
+        source, split = SOURCES[parsed["dataset"]], parsed["split"]
+        assert split in source.splits or not source.splits
+        assert Path(parsed["folder"]).name == split
+        _refuse_foreign(source, {name: True for name in ("coarse", "unlabelled") if parsed[name]})
+
+
+def test_the_readme_has_a_line_for_every_dataset() -> None:
+    lines = {name: line for name in SOURCES for line in README.splitlines() if f"| `mgcda shards write {name} " in line}
+    assert lines.keys() == SOURCES.keys()
+    for name, line in lines.items():
+        source = SOURCES[name]
+        assert line.count(" | ") == 5 and (source.url in line or name == "plain")
+        for split, count in source.counts.items():
+            assert f"{split} {count}" in line, name
 
 
 def test_the_command_line_imports_lazily() -> None:
