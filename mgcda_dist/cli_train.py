@@ -19,6 +19,7 @@ from rich.table import Table
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
+from mgcda_dist.training.tail import Tail
 
 __all__ = ["run_evaluation", "run_training"]
 
@@ -115,7 +116,7 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        tail = _Tail(run)
+        tail = Tail(run)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task("starting the workers", total=num_steps)
@@ -159,37 +160,6 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
         if isinstance(failure[0], MgcdaError) or not isinstance(failure[0], Exception):
             raise failure[0]
         raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
-
-
-class _Tail:
-    """Follows the files that rank 0 appends to; starts at their present end."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._files = {path: path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.events)}
-        self._metrics, self._events = run.metrics, run.events
-        self.has_moved = False
-
-    def metrics(self) -> dict[str, Any] | None:
-        """The newest line of metrics since the last call."""
-        lines = [line for line in self._new(self._metrics) if "loss/total" in line["metrics"]]
-        return lines[-1] if lines else None
-
-    def events(self) -> list[dict[str, Any]]:
-        """All events since the last call."""
-        return self._new(self._events)
-
-    def _new(self, path: Path) -> list[dict[str, Any]]:
-        if not path.is_file():
-            return []
-        if path.stat().st_size < self._files[path]:
-            self._files[path] = 0  # the file was cut when the run resumed
-        with path.open("rb") as file:
-            file.seek(self._files[path])
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._files[path] += len(whole)
-        self.has_moved = self.has_moved or bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]
 
 
 def _progress_line(metrics: dict[str, float]) -> str:

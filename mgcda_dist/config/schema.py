@@ -319,6 +319,7 @@ class TrackingConfig(Section):
 
     mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
     experiment: str = "mgcda"
+    parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
     log_every_steps: Count = 10
     system_metrics: bool = True
 

@@ -35,13 +35,16 @@ def open_trackers(
     parts: list[Tracker] = [JsonlTracker(run.metrics, start_step)]
     uri = mlflow_uri(config)
     if uri is not None:
+        parent = config.tracking.parent_run
         parts.append(
             MlflowTracker(
                 uri,
                 config.tracking.experiment,
                 config.name,
                 run_id=run.run_id_file.read_text(encoding="utf-8").strip() if run.run_id_file.is_file() else None,
-                tags=provenance_tags(Path(__file__).parent) | {"mgcda.run_folder": str(run.root)},
+                tags=provenance_tags(Path(__file__).parent)
+                | {"mgcda.run_folder": str(run.root)}
+                | ({"mlflow.parentRunId": parent} if parent else {}),
                 system_metrics=config.tracking.system_metrics,
                 node_id=platform.node(),
                 on_start=run.keep_mlflow_run_id,

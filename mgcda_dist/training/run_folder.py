@@ -19,7 +19,7 @@ from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["RunFolder", "differing_keys", "flatten", "mlflow_uri"]
+__all__ = ["RunFolder", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
          "data.pin_memory", "model.compile")  # fmt: skip
@@ -54,20 +54,7 @@ class RunFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise ConfigError(
-                    str(self.root),
-                    f"the run is going on already ({file.read().strip()})",
-                    "wait for it, or choose another name=…",
-                ) from None
-            file.truncate(0)
-            file.write(f"host {platform.node()}, process {os.getpid()}\n")
-            file.flush()
+        with locked(self.root, "the run is going on already", "wait for it, or choose another name=…"):
             yield
 
     def prepare(self, config: Config, manifests: dict[str, dict[str, Any]] | None = None) -> None:
@@ -128,6 +115,22 @@ class RunFolder:
         line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
         with self.events.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+@contextmanager
+def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
+    """Hold a folder, which is made, for this process; `ConfigError` with these words if another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(str(folder), f"{problem} ({file.read().strip()})", remedy) from None
+        file.truncate(0)
+        file.write(f"host {platform.node()}, process {os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
