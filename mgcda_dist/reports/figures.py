@@ -7,15 +7,14 @@ writes one PNG and returns its path.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.reports.histories import HISTORIES, HistoryPlot, Series, chance_level, matching_metrics, smoothed
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, VOID_COLOUR, class_colours
 
 if TYPE_CHECKING:
@@ -182,34 +181,7 @@ def panel_figure(
     return _save(figure, path)
 
 
-@dataclass(frozen=True)
-class _History:
-    """One plot of the history: which metrics it shows, and how."""
-
-    title: str
-    unit: str
-    pattern: str
-    log: bool = False
-    share: bool = False
-
-
-_HISTORIES = (
-    _History("Loss terms", "loss", r"loss/(.+)", log=True),
-    _History("Discriminator accuracy (dashed: chance)", "accuracy", r"mdat/(.+)/accuracy", share=True),
-    _History("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)"),
-    _History("Contrastive memory", "filled share", r"cacl/queue_(fill.*)", share=True),
-    _History("Age of the memory", "steps", r"cacl/queue_(age.*)"),
-    _History("Anchors of the contrastive loss", "anchors per step", r"cacl/(anchors)"),
-    _History("Learning rates", "rate", r"lr/(.+)", log=True),
-    _History("Gradient norm, before clipping", "norm", r"train/(gradient_norm)", log=True),
-    _History("Throughput", "images per second", r"time/(images_per_s)"),
-    _History("Waiting for data", "share of the time", r"time/(data_wait_share)", share=True),
-)
-
-
-def curves_figure(
-    history: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path, title: str = "History"
-) -> Path:
+def curves_figure(history: Mapping[str, Series], path: Path, title: str = "History") -> Path:
     """Losses, health signals, rates and throughput over the steps; only what the history has.
 
     Args:
@@ -217,7 +189,7 @@ def curves_figure(
         path: PNG to write.
         title: heading.
     """
-    found = [(plot, names) for plot in _HISTORIES if (names := _matching(history, plot.pattern))]
+    found = [(plot, names) for plot in HISTORIES if (names := matching_metrics(history, plot.pattern))]
     num_columns = min(3, max(len(found), 1))
     num_rows = -(-max(len(found), 1) // num_columns)
     figure = _figure(4.6 * num_columns, 3.1 * num_rows + 0.4)
@@ -232,9 +204,7 @@ def curves_figure(
     return _save(figure, path)
 
 
-def _draw_history(
-    axes: Axes, history: Mapping[str, tuple[Sequence[int], Sequence[float]]], plot: _History, names: dict[str, str]
-) -> None:
+def _draw_history(axes: Axes, history: Mapping[str, Series], plot: HistoryPlot, names: dict[str, str]) -> None:
     for index, (label, metric) in enumerate(names.items()):
         steps, values = history[metric]
         colour = _line_colour(index)
@@ -242,8 +212,8 @@ def _draw_history(
         axes.plot(steps, values, color=colour, linewidth=0.6 if many else 1.6, alpha=0.35 if many else 1.0,
                   label=None if many else label)  # fmt: skip
         if many:
-            axes.plot(steps, _smoothed(values), color=colour, linewidth=1.8, label=label)
-        chance = _chance(history, metric)
+            axes.plot(steps, smoothed(values), color=colour, linewidth=1.8, label=label)
+        chance = chance_level(history, metric)
         if chance is not None and index == 0:
             axes.axhline(chance, color="#777777", linewidth=1, linestyle="--")
     values = np.concatenate([np.asarray(history[metric][1], float) for metric in names.values()])
@@ -260,35 +230,6 @@ def _draw_history(
     _tidy(axes)
     if len(names) > 1 or "(.+)" in plot.pattern:  # a single fixed name stands in the heading already
         _legend(axes, loc="best" if len(names) <= 3 else "outside")
-
-
-def _matching(history: Mapping[str, Any], pattern: str) -> dict[str, str]:
-    """Label → metric of the metrics that a plot shows and that have a finite value."""
-    names: dict[str, str] = {}
-    for metric, (_, values) in history.items():
-        match = re.fullmatch(pattern, metric)
-        if match and np.isfinite(np.asarray(values, float)).any():
-            label = match.group(1).replace("_", " ").replace("/", " ")
-            names[label.replace("lambda", "λ").replace("epsilon", "ε")] = metric
-    return names
-
-
-def _chance(history: Mapping[str, tuple[Sequence[int], Sequence[float]]], metric: str) -> float | None:
-    """1/M, from the accuracy and its ratio to chance."""
-    ratio = history.get(metric + "_over_chance")
-    if ratio is None:
-        return None
-    pairs = zip(history[metric][1], ratio[1], strict=False)
-    return next((accuracy / over for accuracy, over in pairs if over > 0), None)
-
-
-def _smoothed(values: Sequence[float]) -> NDArray[np.float64]:
-    """Running mean over about 2 % of the points, shorter at the ends; values that are not finite are left out."""
-    series = np.asarray(values, float)
-    width = max(3, len(series) // 50) | 1
-    kernel, known = np.ones(width), np.isfinite(series)
-    total = np.convolve(np.where(known, series, 0.0), kernel, mode="same")
-    return total / np.maximum(np.convolve(known.astype(float), kernel, mode="same"), 1.0)
 
 
 def _score_range(rows: Sequence[PanelRow]) -> tuple[float, float]:
