@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -38,6 +39,8 @@ def run_training(config: Config) -> int:
     run = RunFolder(config)
     with run.locked():
         run.prepare(config, build.manifests(config))
+        command = shlex.join(["mgcda", *sys.argv[1:]])
+        run.say("launch", f"launched: {command}", command=command)
         return _run_training(config, run, console)
 
 

@@ -45,7 +45,7 @@ class RunRecord:
         params: the resolved configuration as dotted keys and text, as MLflow has it; empty for an evaluation of foreign
             score maps.
         metrics: the newest value of every metric; results as fractions, `eval/SET/ap`.
-        tags: as in MLflow; empty for a folder that MLflow does not know.
+        tags: as in MLflow; of a folder, where it came from (`provenance.json`).
         run_id: MLflow's; None if it has none.
         experiment: MLflow's; None if it has none.
         status: `FINISHED`, `RUNNING`, `FAILED` or `KILLED`; a folder without results is `KILLED`.
@@ -266,6 +266,7 @@ def _from_folder(folder: Path) -> RunRecord:
         name=params.get("name", folder.name),
         source=str(folder),
         params=params,
+        tags=_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {},
         folder=folder,
         experiment=params.get("tracking.experiment"),
         status="FINISHED" if (folder / "results.json").is_file() else "KILLED",

@@ -1,10 +1,13 @@
-"""Where a run came from: the git commit of a folder, the package's version, the user and the host, as tags."""
+"""Where a run came from: the git commit of a folder, versions, the user, the host and its hardware, as tags."""
 
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import re
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mgcda_dist import __version__
@@ -20,6 +23,8 @@ def provenance_tags(folder: Path) -> dict[str, str]:
         "mgcda.version": __version__,
         "mgcda.python": platform.python_version(),
         "mgcda.host": platform.node(),
+        "mgcda.hardware": _hardware(),
+        "mgcda.packages": _packages(),
     }
     try:
         tags["mlflow.user"] = getpass.getuser()
@@ -39,6 +44,42 @@ def git_commit(folder: Path) -> tuple[str, bool]:
         return commit, not _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "", False
+
+
+def _hardware() -> str:
+    """Processor, cores this process may use, memory and GPUs of this machine, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    words = [f"{_processor()}, {cores} cores", f"{memory_bytes / 2**30:.0f} GiB"]
+    return ", ".join([*words, _gpus()])
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def _gpus() -> str:
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    kinds = [f"{names.count(name)} × {name}" for name in dict.fromkeys(names)]
+    return ", ".join(kinds) or "no GPU"
+
+
+def _packages() -> str:
+    """Versions of what decides the numbers."""
+    found: list[str] = []
+    for name in ("torch", "deepspeed", "ray", "timm", "numpy"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -33,6 +33,8 @@ def open_trackers(
     if not leads:
         return Trackers([])
     parts: list[Tracker] = [JsonlTracker(run.metrics, start_step)]
+    tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
+    run.provenance.write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     uri = mlflow_uri(config)
     if uri is not None:
         parent = config.tracking.parent_run
@@ -42,9 +44,7 @@ def open_trackers(
                 config.tracking.experiment,
                 config.name,
                 run_id=run.run_id_file.read_text(encoding="utf-8").strip() if run.run_id_file.is_file() else None,
-                tags=provenance_tags(Path(__file__).parent)
-                | {"mgcda.run_folder": str(run.root)}
-                | ({"mlflow.parentRunId": parent} if parent else {}),
+                tags=tags | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {}),
                 system_metrics=config.tracking.system_metrics,
                 node_id=platform.node(),
                 on_start=run.keep_mlflow_run_id,

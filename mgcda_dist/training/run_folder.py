@@ -37,6 +37,7 @@ class RunFolder:
         self.root = Path(config.runs) / config.name
         self.config_file = self.root / "config.yaml"
         self.manifests = self.root / "manifests.json"
+        self.provenance = self.root / "provenance.json"
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.jsonl"
         self.events = self.root / "events.jsonl"
@@ -115,6 +116,14 @@ class RunFolder:
         line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
         with self.events.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def command(self) -> str:
+        """The command that launched the run last; empty if it was not launched by a command."""
+        if not self.events.is_file():
+            return ""
+        lines = self.events.read_text(encoding="utf-8").splitlines()
+        launches = (json.loads(line) for line in reversed(lines) if '"kind": "launch"' in line)
+        return next((str(event["command"]) for event in launches), "")
 
 
 @contextmanager

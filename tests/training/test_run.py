@@ -53,6 +53,16 @@ def test_resume_never_and_must(config: Config) -> None:
         run.prepare(_changed(config, checkpoint={"resume": "never"}))
 
 
+def test_the_newest_command_is_remembered(config: Config) -> None:
+    run = RunFolder(config)
+    assert run.command() == ""
+    run.prepare(config)
+    for command in ("mgcda train a.yaml", 'mgcda train a.yaml \'name="kind": "launch"\''):
+        run.say("launch", "launched", command=command)
+        run.say("note", "something else")
+    assert run.command() == command
+
+
 def test_differing_keys_sees_list_items() -> None:
     before, now = (
         {"data": {"domains": [{"per_step": 1}]}},
