@@ -177,7 +177,7 @@ def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0)
 
     Equal seeds draw equal images from every set with the same image keys, so the arrays of two runs may be subtracted.
     """
-    weights = np.concatenate([np.ones((1, len(tables))), _weights(len(tables), replicates, seed)])
+    weights = np.concatenate([np.ones((1, len(tables))), image_weights(len(tables), replicates, seed)])
     return _metrics(tables.binned(), weights)
 
 
@@ -198,7 +198,8 @@ def percentiles(draws: Floats, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _weights(num_images: int, replicates: int, seed: int) -> Floats:
+def image_weights(num_images: int, replicates: int, seed: int) -> Floats:
+    """How often each image is drawn, K×I; a function of the number of images and the seed, the same for all metrics."""
     drawn = numpy_generator(seed, "bootstrap").integers(0, num_images, (replicates, num_images))
     weights = np.zeros((replicates, num_images))
     np.add.at(weights, (np.arange(replicates)[:, None], drawn), 1.0)

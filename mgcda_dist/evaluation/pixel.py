@@ -28,7 +28,7 @@ from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, code_is
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PixelHistogram", "as_array", "merge_rows", "split_scores"]
+__all__ = ["PixelHistogram", "as_array", "merge_rows", "refuse_non_finite", "split_scores"]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -166,13 +166,19 @@ def split_scores(
     for part in (inlier, anomaly):
         # Sorted: infinities are at the ends, NaN is last.
         if part.size and not (np.isfinite(part[0]) and np.isfinite(part[-1])):
-            bad = int(np.count_nonzero(~np.isfinite(part)))
-            raise MgcdaError(
-                where,
-                f"{bad} valid pixels have a score that is NaN or infinite",
-                "check the network's output, or clip the scores",
-            )
+            refuse_non_finite(np.concatenate([inlier, anomaly]), where)
     return inlier, anomaly
+
+
+def refuse_non_finite(scores: NDArray[np.generic], where: str) -> None:
+    """Raise MgcdaError when a score of a valid pixel is NaN or infinite."""
+    bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
+    if bad:
+        raise MgcdaError(
+            where,
+            f"{bad} valid pixels have a score that is NaN or infinite",
+            "check the network's output, or clip the scores",
+        )
 
 
 def merge_rows(inlier: tuple[Ints, Ints], anomaly: tuple[Ints, Ints]) -> RankedCounts:
