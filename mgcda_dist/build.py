@@ -204,18 +204,28 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
     return make_loader(stream, data.loader_workers, data.prefetch_steps, data.pin_memory)
 
 
-def evaluation_frames(config: Config, entry: EvaluationSetConfig) -> EvaluationFrames:
-    """The frames of one evaluation set."""
+def evaluation_frames(
+    entry: EvaluationSetConfig, data: DataConfig | None, height_px: int | None = None, seed: int = 0
+) -> EvaluationFrames:
+    """The frames of one evaluation set.
+
+    Args:
+        entry: the set.
+        data: has the class space; None: nobody asks for classes, only for anomaly, void, and the rest. No pasting then.
+        height_px: height of the network's input; None: as is.
+        seed: of pasted objects.
+    """
     from mgcda_dist.data.frames import EvaluationFrames
+    from mgcda_dist.data.labels import lookup_table
 
     manifest = open_shards(entry.shards, "frames")
     return EvaluationFrames(
         manifest,
-        label_table(manifest, config.data),
-        _paste(entry.paste, config.data),
-        config.evaluation.height_px,
+        lookup_table(manifest.label_format, "cityscapes19") if data is None else label_table(manifest, data),
+        None if data is None else _paste(entry.paste, data),
+        height_px,
         entry.max_frames,
-        config.seed,
+        seed,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mgcda_dist.cli_compare import compare
+from mgcda_dist.cli_evaluate import evaluate
 from mgcda_dist.cli_shards import shards_app
 
 if TYPE_CHECKING:
@@ -46,28 +47,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     raise typer.Exit(run_training(loaded.config))
 
 
-@app.command()
-def evaluate(
-    model: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="run folder, checkpoint or model folder")
-    ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="folder of shards; repeat for several; default: the run's own sets"),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that share the frames")] = 1,
-    height: Annotated[
-        int | None, typer.Option(min=1, help="height of the network's input, pixels; default: as the run")
-    ] = None,
-    blur: Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for results.json and pictures; default: beside the model")
-    ] = None,
-) -> None:
-    """Pooled AP, AUROC, FPR95 and closed-set mIoU of a trained model."""
-    from mgcda_dist.cli_train import run_evaluation
-
-    raise typer.Exit(run_evaluation(model, data or [], workers=workers, height_px=height, blur=blur, out=out))
+app.command()(evaluate)
 
 
 app.command()(compare)

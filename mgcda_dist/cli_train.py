@@ -1,4 +1,4 @@
-"""What `mgcda train` and `mgcda evaluate` show: progress while workers run, then the results and where pictures are."""
+"""What `mgcda train` shows: progress while workers run, then the results and where pictures are."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from mgcda_dist.cli_evaluate import show_results
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 from mgcda_dist.training.tail import Tail
 
-__all__ = ["run_evaluation", "run_training"]
+__all__ = ["run_training"]
 
 EXIT_STOPPED = 3
 """Exit code of a run that was asked to stop and left a checkpoint."""
@@ -59,7 +59,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         )
         return EXIT_STOPPED
     results = json.loads(run.results.read_text(encoding="utf-8"))
-    _show_results(results, console)
+    show_results(results, console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
     if tracking is not None:
@@ -67,33 +67,6 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         beside = Path(sys.executable).with_name("mlflow")
         command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
         console.print(f"MLflow     {command} ui --backend-store-uri {tracking}", soft_wrap=True)
-    return 0
-
-
-def run_evaluation(
-    model: Path, data: list[Path], *, workers: int, height_px: int | None, blur: bool | None, out: Path | None
-) -> int:
-    """Evaluate a trained model; returns the exit code."""
-    from mgcda_dist.evaluation.evaluate import evaluation_request
-
-    console = Console(highlight=False, markup=False)
-    request = evaluation_request(model, data, workers=workers, height_px=height_px, blur=blur, out=out)
-    if workers > 1:
-        from mgcda_dist.training.ray_trainer import launch
-
-        launch(request.config, request.out, "evaluate", {"model": str(request.model), "out": str(request.out)})
-    else:
-        from mgcda_dist.training.worker import evaluate
-
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("evaluating", total=None)
-
-            def advance(name: str, done: int, total: int) -> None:
-                progress.update(task, description=name, completed=done, total=total)
-
-            evaluate(request.config, model=str(request.model), out=str(request.out), progress=advance)
-    _show_results(json.loads((request.out / "results.json").read_text(encoding="utf-8")), console)
-    console.print(f"\nresults and pictures   {request.out}", soft_wrap=True)
     return 0
 
 
@@ -177,16 +150,6 @@ def _progress_line(metrics: dict[str, float]) -> str:
     parts.append(f"{metrics.get('time/images_per_s', 0.0):.1f} images/s")
     parts.append(f"data wait {metrics.get('time/data_wait_share', 0.0):.0%}")
     return "  ".join(parts)
-
-
-def _show_results(results: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"Pixel metrics, convention {results['convention']}, %", title_justify="left")
-    for column in ("set", "frames", "AP", "AUROC", "FPR95", "mIoU"):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    for name, row in results["sets"].items():
-        values = [row.get(key) for key in ("ap", "auroc", "fpr95", "miou")]
-        table.add_row(name, str(row["frames"]), *("—" if v is None else f"{100 * v:.2f}" for v in values))
-    console.print(table)
 
 
 def _duration(seconds: float) -> str:

@@ -341,7 +341,23 @@ class EvaluationConfig(Section):
         default=None, description="frames are resized to this height for the network; null: as is"
     )
     blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
+    scales: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[1.0], description="factors on the network's input size; logits are averaged over them"
+    )
+    flip: bool = Field(default=False, description="average logits over the frame and its mirror image, too")
+    window_px: tuple[Count, Count] | None = Field(
+        default=None, description="height, width of a sliding window for frames larger than memory; null: whole frames"
+    )
+    window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25, description="share of a window that its neighbour covers too, at least; ours"
+    )
+    conventions: Annotated[
+        list[Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]], Field(min_length=1)
+    ] = Field(default=["pooled"], description="how frames are pooled; the first is the one that tables show")
     panel_frames: Annotated[int, Field(ge=0)] = Field(default=6, description="frames shown in the panel of pictures")
+    kept_frames: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="pictures of this many worst and as many best frames are kept per set"
+    )
 
 
 class Config(Section):

@@ -19,7 +19,7 @@ from torch import Tensor
 from mgcda_dist.batch import ANOMALY
 from mgcda_dist.models.scores import energy, rba
 
-__all__ = ["PixelSums", "abstention", "energy_hinge", "entropy", "label_at", "rba_hinge", "upsample"]
+__all__ = ["PixelSums", "abstention", "covered", "energy_hinge", "entropy", "label_at", "rba_hinge", "upsample"]
 
 
 class PixelSums(NamedTuple):
@@ -95,7 +95,7 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     Logits of stride s have h = ⌈H/s⌉ rows: where s does not divide H, their grid ends beyond the image and is cut.
     """
-    grid = _grid(logits.shape[2], size[0]), _grid(logits.shape[3], size[1])
+    grid = covered(logits.shape[2], size[0]), covered(logits.shape[3], size[1])
     if grid != (logits.shape[2], logits.shape[3]):
         logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
     return logits[:, :, : size[0], : size[1]]
@@ -107,15 +107,15 @@ def label_at(label: Tensor, size: tuple[int, int]) -> Tensor:
     return label[:, rows[:, None], columns]
 
 
-def _grid(cells: int, pixels: int) -> int:
+def covered(cells: int, pixels: int) -> int:
     """Pixels that `cells` cells cover when an image of `pixels` was cut into them: at least `pixels`."""
     stride = -(-pixels // cells)
     return cells * stride if -(-pixels // stride) == cells else pixels
 
 
 def _centres(cells: int, pixels: int, device: torch.device) -> Tensor:
-    covered = _grid(cells, pixels)
-    return ((2 * torch.arange(cells, device=device) + 1) * covered // (2 * cells)).clamp(max=pixels - 1)
+    grid = covered(cells, pixels)
+    return ((2 * torch.arange(cells, device=device) + 1) * grid // (2 * cells)).clamp(max=pixels - 1)
 
 
 def _hinge(score: Tensor, label: Tensor, num_classes: int, inlier_limit: float, outlier_limit: float) -> PixelSums:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mgcda_dist.config.schema import Config
-from mgcda_dist.evaluation.evaluate import SetResult
+from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
 from mgcda_dist.tracking.jsonl import read_history
 from mgcda_dist.training.run_folder import RunFolder
@@ -13,20 +13,21 @@ from mgcda_dist.training.run_folder import RunFolder
 __all__ = ["draw_history", "draw_results"]
 
 
-def draw_results(results: list[SetResult], config: Config, folder: Path) -> list[Path]:
+def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Draw a panel per set, and one PR and one ROC figure over the sets that have anomalies.
 
     Returns:
         The PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    subject, results = evaluation.subject, evaluation.results
     pictures = [
         panel_figure(
             result.panel,
-            config.data.class_names,
+            subject.class_names,
             folder / f"panel_{result.name}.png",
-            score_name=f"anomaly score ({config.model.score})",
-            title=f"{config.name} on {result.name}",
+            score_name=f"anomaly score ({evaluation.job.score})",
+            title=f"{subject.name} on {result.name}",
         )
         for result in results
         if result.panel
@@ -35,8 +36,8 @@ def draw_results(results: list[SetResult], config: Config, folder: Path) -> list
     if ranked:
         pr = {r.name: (r.curves.recall, r.curves.precision, r.pixel.ap) for r in ranked}
         roc = {r.name: (r.curves.fpr, r.curves.tpr, r.pixel.auroc, r.pixel.fpr95) for r in ranked}
-        pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {config.name}"))
-        pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {config.name}"))
+        pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {subject.name}"))
+        pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {subject.name}"))
     return pictures
 
 

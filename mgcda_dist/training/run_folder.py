@@ -43,6 +43,7 @@ class RunFolder:
         self.events = self.root / "events.jsonl"
         self.model = self.root / "model"
         self.pictures = self.root / "pictures"
+        self.evaluation = self.root / "evaluation"
         self.results = self.root / "results.json"
         self.logs = self.root / "logs"
         self.stop_file = self.root / "stop"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,9 @@ from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.evaluation.evaluate import EvaluationProgress, evaluate_sets, results_json
+from mgcda_dist.evaluation.evaluate import EvaluationProgress
+from mgcda_dist.evaluation.folder import write_evaluation, write_json
+from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
@@ -85,15 +87,21 @@ def train(config: Config) -> None:
             tracker.close(status)
 
 
-def evaluate(config: Config, model: str, out: str, progress: EvaluationProgress | None = None) -> None:
-    """Evaluate an exported model on the sets of `config`; rank 0 writes `OUT/results.json` and pictures."""
-    world, device = Collectives(), _device(config)
+def evaluate(config: Config, job: dict[str, Any], out: str, progress: EvaluationProgress | None = None) -> None:
+    """Do an evaluation job; rank 0 writes its folder.
+
+    Args:
+        config: says which devices the workers have.
+        job: fields of an `EvaluationJob`.
+        out: folder that receives the results.
+        progress: told the set's name, frames done and frames in all.
+    """
+    world = Collectives()
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
-        _, network = build.load_model(Path(model))
-        results = evaluate_sets(network, config, world, device, progress)
+        evaluation = run_job(EvaluationJob.model_validate(job), world, _device(config), progress)
         if world.rank == 0:
-            draw_results(results, config, Path(out) / "pictures")
-            _write_results(Path(out) / "results.json", results_json(results, config))
+            draw_results(evaluation, Path(out) / "pictures")
+            write_evaluation(evaluation, Path(out))
 
 
 def _conclude(
@@ -109,18 +117,19 @@ def _conclude(
     if leads and config.evaluation.sets:
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
-    _, network = build.load_model(run.model)
-    results = evaluate_sets(network, config, world, device)
+    evaluation = run_job(EvaluationJob.of_model(config, run.model), world, device)
     if not leads:
         return
-    numbers = {f"eval/{r.name}/{key}": value for r in results for key, value in r.metrics().items()}
+    write_evaluation(evaluation, run.evaluation)
+    numbers = {f"eval/{r.name}/{key}": value for r in evaluation.results for key, value in r.metrics().items()}
     tracker.log_metrics(numbers, config.optim.steps)
-    for picture in [*draw_results(results, config, run.pictures), draw_history(run, config)]:
+    tracker.log_artifact(run.evaluation, "evaluation")
+    for picture in [*draw_results(evaluation, run.pictures), draw_history(run, config)]:
         tracker.log_picture(picture.name, picture)
     tracker.log_artifact(run.model / "model.safetensors")
     tracker.log_artifact(run.model / "model.json")
     # Last: whoever watches takes this file as the end of the run.
-    _write_results(run.results, results_json(results, config))
+    write_json(run.results, evaluation.as_json())
 
 
 def _save(
@@ -167,13 +176,6 @@ def _device(config: Config) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
-
-
-def _write_results(path: Path, content: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

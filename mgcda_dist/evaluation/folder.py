@@ -1,0 +1,112 @@
+"""The folder of an evaluation: results as JSON and tables, per set the curves, every frame's numbers, some pictures.
+
+    results.json                  numbers, with everything they depend on
+    results.md, results.tex       the same as tables
+    sets/SET/frames.npz           `bootstrap.ImageTables`, for the paired bootstrap between evaluations
+    sets/SET/curves.json          threshold, recall, precision, fpr: PR and ROC curve, at most 500 points each
+    sets/SET/frames.json          score_levels; frames: key, AP, FPR95, pixels, mIoU, and the pictures of the kept ones
+    sets/SET/frames/KEY.jpg, KEY.score.png, KEY.label.png     the worst and best frames, at most 640 pixels wide
+
+A picture of scores holds levels, 0 … 255: level k means `score_levels[k] <= score < score_levels[k + 1]`. All frames of
+a set share the levels, which are close where recall and false positive rate change, not where scores are many.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.job import Evaluation
+from mgcda_dist.evaluation.metrics import CurvePoints
+from mgcda_dist.evaluation.results import FrameResult, KeptFrame, SetResult
+
+__all__ = ["RESULTS", "write_evaluation", "write_json"]
+
+RESULTS = "results.json"
+_JPEG_QUALITY = 88
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write everything; `results.json` last, so that it stands for a whole folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).unlink(missing_ok=True)
+    shutil.rmtree(folder / "sets", ignore_errors=True)
+    for result in evaluation.results:
+        _write_set(result, folder / "sets" / result.name)
+    content = evaluation.as_json()
+    write_json(folder / RESULTS, content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON, at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_set(result: SetResult, folder: Path) -> None:
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    result.tables.save(folder / "frames.npz")
+    curves = result.curves
+    names = ("threshold", "recall", "precision", "fpr")
+    write_json(folder / "curves.json", {name: getattr(curves, name).tolist() for name in names})
+    levels = _levels(curves, [kept.score for kept in result.kept])
+    pictures: dict[int, dict[str, str]] = {}
+    for kept in result.kept:
+        pictures[kept.frame.index] = _write_pictures(kept, levels, folder, taken=len(pictures))
+    write_json(
+        folder / "frames.json",
+        {
+            "score_levels": levels.tolist(),
+            "frames": [_frame_json(frame) | pictures.get(frame.index, {}) for frame in result.frames],
+            "kept": [kept.frame.key for kept in result.kept],
+        },
+    )
+
+
+def _frame_json(frame: FrameResult) -> dict[str, Any]:
+    numbers = {"ap": frame.ap, "fpr95": frame.fpr95, "miou": frame.miou}
+    return {
+        "key": frame.key,
+        **{name: value for name, value in numbers.items() if math.isfinite(value)},
+        "num_anomaly": frame.num_anomaly,
+        "num_inlier": frame.num_inlier,
+    }
+
+
+def _levels(curves: CurvePoints, scores: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """256 ascending scores: the lowest one kept, then thresholds spread over the curves."""
+    lowest = min((float(score.min()) for score in scores), default=0.0)
+    thresholds = np.unique(curves.threshold[np.isfinite(curves.threshold)])
+    thresholds = thresholds[thresholds > lowest]
+    if thresholds.size > 255:
+        thresholds = thresholds[np.linspace(0, thresholds.size - 1, 255).round().astype(np.int64)]
+    return np.concatenate([[lowest], thresholds])
+
+
+def _write_pictures(kept: KeptFrame, levels: NDArray[np.float64], folder: Path, taken: int) -> dict[str, str]:
+    """The three pictures of a frame; returns their paths relative to the set's folder."""
+    # Keys may hold slashes and be long; the number keeps two of them apart.
+    stem = f"{taken:02d}_" + re.sub(r"[^A-Za-z0-9_.-]+", "_", kept.frame.key)[-80:]
+    level = np.searchsorted(levels, kept.score.astype(np.float64), side="right") - 1
+    pictures = {
+        "image": (f"frames/{stem}.jpg", cv2.cvtColor(kept.image, cv2.COLOR_RGB2BGR)),
+        "score": (f"frames/{stem}.score.png", np.clip(level, 0, 255).astype(np.uint8)),
+        "label": (f"frames/{stem}.label.png", kept.label),
+    }
+    for path, pixels in pictures.values():
+        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.endswith(".jpg") else []
+        if not cv2.imwrite(str(folder / path), pixels, options):
+            raise MgcdaError(str(folder / path), "the picture cannot be written", "is the disk full?")
+    return {name: path for name, (path, _) in pictures.items()}

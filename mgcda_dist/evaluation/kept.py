@@ -1,0 +1,89 @@
+"""The worst and best frames of a set, chosen while it streams by: small pictures of a few frames, whatever its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from mgcda_dist.data.frames import Frame
+from mgcda_dist.evaluation.results import FrameResult, KeptFrame
+
+__all__ = ["KeptFrames", "kept_frame", "shrunk"]
+
+MAX_WIDTH_PX = 640
+
+
+class KeptFrames:
+    """Keeps `count` worst and as many best frames by AP, and by mIoU in case the set turns out to have no anomaly.
+
+    Kept frames of ranks merge; the choice does not depend on order or world size, because equal frames rank by index.
+
+    Args:
+        count: how many of each; 0: none.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._best: dict[tuple[str, int], list[tuple[float, int, KeptFrame]]] = {}
+
+    def offer(self, frame: FrameResult, picture: Callable[[], KeptFrame]) -> None:
+        """Keep a frame if it is among the worst or best so far; only then its pictures are made."""
+        made: KeptFrame | None = None
+        for name, value in (("ap", frame.ap), ("miou", frame.miou), ("", 0.0)):
+            if not math.isfinite(value) or not self.count:
+                continue
+            for sign in (1, -1):  # 1: worst first
+                ranked = self._best.setdefault((name, sign), [])
+                if len(ranked) < self.count or (sign * value, frame.index) < ranked[-1][:2]:
+                    made = made or picture()
+                    self._insert(ranked, [(sign * value, frame.index, made)])
+
+    def merge(self, other: KeptFrames) -> None:
+        """Add what another rank kept."""
+        for place, entries in other._best.items():
+            self._insert(self._best.setdefault(place, []), entries)
+
+    def chosen(self) -> list[KeptFrame]:
+        """Worst first, each frame once. Without AP and mIoU: the first frames of the set."""
+        for name in ("ap", "miou", ""):
+            if (name, 1) in self._best:
+                worst, best = self._best[name, 1], self._best[name, -1][::-1] if name else []
+                return list({index: kept for _, index, kept in [*worst, *best]}.values())
+        return []
+
+    def _insert(
+        self, ranked: list[tuple[float, int, KeptFrame]], entries: Iterable[tuple[float, int, KeptFrame]]
+    ) -> None:
+        ranked.extend(entries)
+        ranked.sort(key=lambda entry: entry[:2])
+        del ranked[self.count :]
+
+
+def kept_frame(result: FrameResult, frame: Frame, score: NDArray[np.float32]) -> KeptFrame:
+    """The pictures of a frame, at most 640 pixels wide, all of one size."""
+    height, width = frame.label.shape
+    size = (height, width) if width <= MAX_WIDTH_PX else (max(1, round(height * MAX_WIDTH_PX / width)), MAX_WIDTH_PX)
+    return KeptFrame(
+        result,
+        shrunk(frame.image, size, "bilinear"),
+        # To the nearest pixel: a mean would be a score that no pixel has.
+        shrunk(score, size, "nearest-exact"),
+        shrunk(frame.label, size, "nearest-exact"),
+    )
+
+
+def shrunk(array: NDArray[Any], size: tuple[int, int], mode: str) -> NDArray[Any]:
+    """A map H×W or a picture H×W×3 at another size, in its own dtype."""
+    tensor = torch.as_tensor(array)
+    tensor = tensor.permute(2, 0, 1).unsqueeze(0) if array.ndim == 3 else tensor[None, None]
+    if mode == "bilinear":
+        tensor = tensor.float()
+    tensor = F.interpolate(tensor, size=size, mode=mode, antialias=mode == "bilinear")
+    tensor = tensor[0].permute(1, 2, 0) if array.ndim == 3 else tensor[0, 0]
+    return (tensor.round() if mode == "bilinear" and array.dtype == np.uint8 else tensor).numpy().astype(array.dtype)

@@ -1,0 +1,161 @@
+"""What `mgcda evaluate` was asked for: finds models and sets by the paths given, and says where results go."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgcda_dist import build
+from mgcda_dist.config.schema import Config, EvaluationSetConfig
+from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.evaluation.folder import RESULTS
+from mgcda_dist.evaluation.job import EvaluationJob
+
+__all__ = ["EvaluationRequest", "free_folder", "holds_another", "model_request", "sets_of"]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One subject: its job, the configuration that came with the model, and the folder it lies in."""
+
+    job: EvaluationJob
+    config: Config
+    beside: Path
+
+    def with_workers(self, workers: int) -> Config:
+        """The configuration for that many processes on this machine, where the model need not have been trained."""
+        gpus = 1 if torch.cuda.device_count() >= workers else 0
+        update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus}
+        return self.config.model_copy(update={"scaling": self.config.scaling.model_copy(update=update)})
+
+
+def model_request(
+    path: Path, sets: Sequence[EvaluationSetConfig], options: dict[str, Any], *, name: str = ""
+) -> EvaluationRequest:
+    """Find the exported model in a run, a checkpoint or a model folder, and say what to evaluate.
+
+    Args:
+        path: run folder, checkpoint or model folder.
+        sets: what to evaluate on; empty: the run's own sets.
+        options: keys of the section `evaluation` that differ from the run's, and `score`; None: as the run.
+        name: shown in tables; empty: the run's, with the checkpoint's.
+
+    Raises:
+        CheckpointError: no model there.
+        ConfigError: no set to evaluate.
+    """
+    folder = _model_folder(path)
+    config, _ = build.load_model(folder)
+    given = {key: value for key, value in options.items() if value is not None}
+    score = given.pop("score", config.model.score)
+    section = config.evaluation.model_copy(update={**({"sets": list(sets)} if sets else {}), **given})
+    if not section.sets:
+        raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
+    config = config.model_copy(update={"evaluation": section})
+    run, step = _run_of(folder)
+    shown = name or (f"{config.name}_{step}" if step else config.name)
+    job = EvaluationJob.of_model(config, folder.absolute(), shown).model_copy(update={"score": score})
+    beside = run / f"evaluation-{step}" if step else run / "evaluation"
+    return EvaluationRequest(job, config, beside.absolute())
+
+
+def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
+    """Evaluation sets from folders of shards, `FOLDER` or `NAME=FOLDER`.
+
+    Raises:
+        ConfigError: a folder without shards.
+    """
+    named = [_named(folder) for folder in folders]
+    for _, path in named:
+        if not (path / "manifest.json").is_file():
+            raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
+    # Names from the last two parts of each path; a number is added where two are equal.
+    names = [name or _safe("_".join(path.absolute().parts[-2:])) for name, path in named]
+    names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+    return [
+        EvaluationSetConfig(name=name, shards=str(path.absolute()))
+        for name, (_, path) in zip(names, named, strict=True)
+    ]
+
+
+def free_folder(wanted: Path, identity: str) -> Path:
+    """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds no other evaluation than this one.
+
+    Args:
+        wanted: preferred folder.
+        identity: of the evaluation, from `evaluation_id`.
+    """
+    number, folder = 1, wanted
+    while holds_another(folder, identity):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def holds_another(folder: Path, identity: str) -> bool:
+    """Whether another evaluation lies in the folder."""
+    try:
+        content: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        return content.get("evaluation_id") != identity
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError):
+        return True  # a damaged file, or none of ours
+
+
+def _model_folder(path: Path) -> Path:
+    places = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
+    folder = next((place for place in places if (place / "model.json").is_file()), None)
+    if folder is None:
+        raise CheckpointError(
+            str(path),
+            "holds no trained model" if path.exists() else "does not exist",
+            _near(path) or "give a run folder (runs/NAME), one of its checkpoints, or a model folder",
+        )
+    return folder
+
+
+def _run_of(model: Path) -> tuple[Path, str]:
+    """The folder that an evaluation of this model lies beside, and the checkpoint's name if it is one's."""
+    model = model.absolute()
+    if model.parent.parent.name == "checkpoints":
+        return model.parent.parent.parent, model.parent.name
+    return (model.parent if model.name == "model" else model), ""
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator or Path(text).exists():
+        return "", Path(text)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:
+        raise ConfigError(text, f"{name!r} is no name", "letters, digits, `_`, `.` and `-`; it becomes a folder")
+    return name, Path(path)
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "set"
+
+
+def _near_shards(path: Path) -> str:
+    inside = sorted(child.parent for child in path.glob("*/manifest.json")) if path.is_dir() else []
+    if inside:
+        return "did you mean " + " or ".join(str(child) for child in inside[:3]) + "?"
+    return _near(path) or "write them with `mgcda shards write`"
+
+
+def _near(path: Path) -> str:
+    """The sibling that a misspelt path may mean."""
+    parent = next((p for p in path.absolute().parents if p.is_dir()), None)
+    if path.exists() or parent is None:
+        return ""
+    part = path.absolute().relative_to(parent).parts[0]
+    close = difflib.get_close_matches(part, [child.name for child in parent.iterdir()], n=1)
+    rest = path.absolute().relative_to(parent).parts[1:]
+    return f"did you mean {parent.joinpath(close[0], *rest)}?" if close else ""

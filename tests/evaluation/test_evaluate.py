@@ -1,0 +1,151 @@
+"""`mgcda evaluate` on real files with a small network: what the folder holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from mgcda_dist import build
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
+from mgcda_dist.evaluation.folder import write_evaluation
+from mgcda_dist.evaluation.job import run_job
+from mgcda_dist.evaluation.request import free_folder, model_request, sets_of
+
+
+def tiny_config(shards: Path, **sections: Any) -> Config:
+    """A run on the demo's shards with timm's smallest network."""
+    return Config.model_validate(
+        {
+            "name": "tiny",
+            "data": {
+                "class_space": "road8",
+                "crop_px": (64, 96),
+                "domains": [{"name": "a", "shards": str(shards / "render_a/train"), "per_step": 2}],
+            },
+            "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
+            "mdat": {"enabled": False},
+            "optim": {"steps": 1},
+            "evaluation": {"sets": [{"name": "unseen", "shards": str(shards / "real_day/test")}], "kept_frames": 1},
+        }
+        | sections
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+    """The folder of a run whose network was never trained."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config(tiny_shards)
+    build.save_model(config, build.segmenter(config), folder / "model")
+    return folder
+
+
+def _evaluated(run: Path, out: Path, **options: Any) -> dict[str, Any]:
+    request = model_request(run, [], options)
+    write_evaluation(run_job(request.job, Collectives(), torch.device("cpu")), out)
+    return json.loads((out / "results.json").read_text())
+
+
+def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
+    results = _evaluated(run, tmp_path)
+    row = results["sets"]["unseen"]
+    assert results["convention"] == "pooled" and results["score"] == "energy"
+    assert results["subject"]["kind"] == "model" and len(results["subject"]["digest"]) == 64
+    assert row["intervals"]["ap"][0] <= row["ap"] <= row["intervals"]["ap"][1]
+    assert set(row) >= {"ap", "auroc", "fpr95", "best_f1", "miou", "iou", "frames", "manifest_digest", "pixels"}
+    # The numbers are those of the frames, scored one by one.
+    config, network = build.load_model(run / "model")
+    frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
+    scores, labels = [], []
+    for index in range(len(frames)):
+        frame = frames[index]
+        with torch.no_grad():
+            logits = network(torch.as_tensor(frame.image).permute(2, 0, 1).unsqueeze(0)).logits
+        logits = torch.nn.functional.interpolate(logits, scale_factor=4, mode="bilinear")
+        valid = frame.label != 255
+        scores.append(-torch.logsumexp(logits, 1)[0].numpy()[valid])
+        labels.append(frame.label[valid] == 254)
+    expected = average_precision_score(np.concatenate(labels), np.concatenate(scores))
+    assert row["ap"] == pytest.approx(expected, abs=1e-4)
+    folder = tmp_path / "sets" / "unseen"
+    tables = ImageTables.load(folder / "frames.npz")
+    assert len(tables) == row["frames"] == len(frames)
+    assert bootstrap(tables)["ap"].value == pytest.approx(row["ap"], abs=1e-3)
+    curves = json.loads((folder / "curves.json").read_text())
+    assert len({len(curves[name]) for name in ("threshold", "recall", "precision", "fpr")}) == 1
+    assert len(curves["recall"]) <= 500
+    listing = json.loads((folder / "frames.json").read_text())
+    assert [each["key"] for each in listing["frames"]] == [frames[i].key for i in range(len(frames))]
+    assert len(listing["score_levels"]) <= 256 and listing["score_levels"] == sorted(listing["score_levels"])
+    kept = [each for each in listing["frames"] if "image" in each]
+    assert [each["key"] for each in sorted(kept, key=lambda each: each["ap"])] == listing["kept"]
+    ranked = sorted(each["ap"] for each in listing["frames"] if "ap" in each)
+    assert sorted(each["ap"] for each in kept) == [ranked[0], ranked[-1]]
+
+
+def test_a_picture_of_scores_gives_the_scores_back(run: Path, tmp_path: Path) -> None:
+    _evaluated(run, tmp_path)
+    folder = tmp_path / "sets" / "unseen"
+    listing = json.loads((folder / "frames.json").read_text())
+    levels = np.array(listing["score_levels"])
+    config, network = build.load_model(run / "model")
+    frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
+    kept = next(each for each in listing["frames"] if "image" in each)
+    frame = next(frames[i] for i in range(len(frames)) if frames[i].key == kept["key"])
+    with torch.no_grad():
+        logits = network(torch.as_tensor(frame.image).permute(2, 0, 1).unsqueeze(0)).logits
+    logits = torch.nn.functional.interpolate(logits, scale_factor=4, mode="bilinear")
+    score = -torch.logsumexp(logits, 1)[0].numpy()
+    picture = cv2.imread(str(folder / kept["score"]), cv2.IMREAD_UNCHANGED)
+    label = cv2.imread(str(folder / kept["label"]), cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(folder / kept["image"]))
+    assert picture is not None and image is not None and label is not None
+    assert picture.shape == score.shape == image.shape[:2] and (label == frame.label).all()
+    for level in range(1, len(levels), 37):
+        assert ((picture >= level) == (score >= levels[level])).mean() > 0.9999
+
+
+def test_evaluations_do_not_overwrite_each_other(run: Path, tmp_path: Path) -> None:
+    plain, blurred = (model_request(run, [], {"blur": blur}).job.identity() for blur in (None, True))
+    assert plain != blurred
+    wanted = tmp_path / "evaluation"
+    assert free_folder(wanted, plain) == wanted
+    results = _evaluated(run, wanted)
+    assert results["evaluation_id"] == plain
+    assert free_folder(wanted, plain) == wanted
+    assert free_folder(wanted, blurred) == tmp_path / "evaluation-2"
+    (wanted / "results.json").write_text("{")
+    assert free_folder(wanted, plain) == tmp_path / "evaluation-2"
+
+
+def test_names_and_places_of_checkpoints(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
+    config, network = build.load_model(run / "model")
+    for step in (10, 20):
+        build.save_model(config, network, tmp_path / f"other/checkpoints/step-{step:08d}/model")
+    newest = model_request(tmp_path / "other", [], {})
+    assert newest.job.name == "tiny_step-00000020"
+    assert newest.beside == tmp_path / "other/evaluation-step-00000020"
+    assert model_request(run, [], {}).beside == run / "evaluation"
+    assert model_request(run / "model", [], {}, name="mine").job.name == "mine"
+
+
+def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*real_day/test\?"):
+        sets_of([str(tiny_shards / "real_dya" / "test")])
+    with pytest.raises(ConfigError, match=r"did you mean .*real_day/train or .*test"):
+        sets_of([str(tiny_shards / "real_day")])
+    with pytest.raises(CheckpointError, match=r"does not exist\n.*did you mean .*tiny\?"):
+        model_request(run.with_name("tinny"), [], {})
+    assert [entry.name for entry in sets_of([f"x={tiny_shards}/real_day/test"])] == ["x"]
+    both = sets_of([str(tiny_shards / "real_day/test"), str(tiny_shards / "real_day/test")])
+    assert [entry.name for entry in both] == ["real_day_test_0", "real_day_test_1"]
