@@ -86,9 +86,10 @@ class Journal:
 
     def _refuse_other_shards(self, folder: Path, header: str, lines: list[str]) -> None:
         problem = ""
-        if (folder / MANIFEST).exists():
+        ours = bool(lines) and lines[0] == header  # killed between the manifest and the end of the journal, perhaps
+        if (folder / MANIFEST).exists() and not ours:
             problem = "already holds finished shards"
-        elif lines and lines[0] != header:
+        elif lines and not ours:
             problem = "holds an unfinished write with other options"
         elif not lines and any(folder.glob("*.tar")):
             problem = "holds tar files that no manifest names"

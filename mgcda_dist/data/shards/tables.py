@@ -95,6 +95,8 @@ def save_table(table: np.ndarray, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         np.save(file, table)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import pickle
-import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -145,27 +145,56 @@ def test_killed_and_run_again(tmp_path: Path, stop: int) -> None:
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.data.shards.test_write import frame, write
-def samples():
-    for i in range(11):
-        if i == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield frame(i)
-write(samples(), sys.argv[1], workers=1)
+from mgcda_dist.data.shards.encode import EncodeOptions
+from mgcda_dist.data.shards.record import LazySamples
+from tests.data.shards.test_write import Numbered, content, frame, write
+top = Path(sys.argv[1])
+samples = LazySamples([Numbered(i) for i in range(11)], lambda item: frame(item.number))
+options = EncodeOptions(12, "webp", 80)
+write(samples, top / "whole", options=options)
+whole, journals, n = content(top / "whole"), 0, 0
+while True:
+    n += 1
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def die_at_the_nth(event, arguments):
+            global seen
+            names = [a for a in arguments[:2] if isinstance(a, (str, Path))]
+            if event in ("open", "os.rename", "os.remove") and any(str(top / "a") in str(a) for a in names):
+                seen += 1
+                if seen == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(die_at_the_nth)
+        write(samples, top / f"a{n}", options=options, workers=3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    folder = top / f"a{n}"
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    journals += (folder / ".writing.jsonl").exists()
+    write(samples, folder, options=options)
+    assert content(folder) == whole, n
+print(n - 1, journals)
 """
 
 
-def test_killed_for_good(tmp_path: Path) -> None:
+class Numbered(NamedTuple):
+    number: int
+
+
+def test_killed_for_good_at_every_moment(tmp_path: Path) -> None:
+    """SIGKILL before each opening, renaming and removing of a file: the same command ends with the same bytes."""
     repository = Path(__file__).parents[3]
     run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(repository)], check=False, cwd=repository
-    )
-    assert run.returncode == -signal.SIGKILL
-    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"shard-000000.tar", ".writing.jsonl"}
-    write([frame(i) for i in range(11)], tmp_path / "a")
-    write([frame(i) for i in range(11)], tmp_path / "b")
-    assert content(tmp_path / "a") == content(tmp_path / "b")
+        [sys.executable, "-c", KILLED, str(tmp_path), str(repository)], check=True, cwd=repository,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    moments, journals = map(int, run.stdout.split())
+    assert moments >= 18 and journals >= moments - 1
 
 
 def test_half_written_files_are_replaced(tmp_path: Path) -> None:
