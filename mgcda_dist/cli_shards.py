@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.data.shards.sources import Source
     from mgcda_dist.data.shards.verify import Problem, Verified
+    from mgcda_dist.errors import MgcdaError
 
 __all__ = ["DATASETS", "shards_app"]
 
@@ -124,16 +125,16 @@ def verify(
     ],
     partial: Annotated[bool, typer.Option("--partial", help="a part of a known dataset is fine")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="files and checksums only; do not decode the samples")] = False,
-    max_problems: Annotated[int, typer.Option(min=1, help="shown per folder")] = 20,
+    max_problems: Annotated[int, typer.Option(min=1, help="shown per folder and kind")] = 5,
     workers: Workers = None,
 ) -> None:
     """Look for damage, wrong labels, and images that two folders share. Exit code 1 if there is a problem."""
     from mgcda_dist.data.shards.verify import shared_images, verify_shards
 
-    manifests = _manifests(folders)
+    opened, unreadable = _open_all(folders)
     checked: list[tuple[Manifest, Verified]] = []
-    num_problems = 0
-    for manifest in manifests:
+    num_problems = len(unreadable)
+    for manifest in opened:
         with _bar(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
             found = verify_shards(
                 manifest.folder, partial=partial, contents=not fast, progress=advance, workers=workers
@@ -145,8 +146,10 @@ def verify(
         checked.append((manifest, found))
         num_problems += len(problems)
         _print_problems(manifest, problems, max_problems)
+    for error in unreadable:
+        typer.echo(str(error))
     if num_problems:
-        typer.echo(f"{_count(num_problems, 'problem')} in {_count(len(manifests), 'folder')}")
+        typer.echo(f"{_count(num_problems, 'problem')} in {_count(len(opened) + len(unreadable), 'folder')}")
         raise typer.Exit(1)
 
 
@@ -154,8 +157,14 @@ def verify(
 def list_folders(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="default: shards")] = None,
 ) -> None:
-    """List the shard folders below a folder."""
-    _print_manifests(_manifests(folders or [Path("shards")]))
+    """List the shard folders below a folder. Exit code 1 if one cannot be read."""
+    opened, unreadable = _open_all(folders or [Path("shards")])
+    if opened:
+        _print_manifests(opened)
+    for error in unreadable:
+        typer.echo(str(error), err=True)
+    if unreadable:
+        raise typer.Exit(1)
 
 
 @shards_app.command()
@@ -256,15 +265,26 @@ def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
         raise ConfigError(option, f"{reader.name} has no such option", "leave it out")
 
 
-def _manifests(folders: list[Path]) -> list[Manifest]:
-    """Of each folder, or of all folders below it."""
+def _open_all(folders: list[Path]) -> tuple[list[Manifest], list[MgcdaError]]:
+    """The manifests of each folder, or of all folders below it; and why others cannot be read."""
+    from mgcda_dist.data.shards.journal import JOURNAL
     from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
+    from mgcda_dist.errors import MgcdaError, ShardError
 
-    found: list[Manifest] = []
+    opened: list[Manifest] = []
+    unreadable: list[MgcdaError] = []
     for folder in folders:
-        below = sorted(path.parent for path in folder.rglob(MANIFEST)) if folder.is_dir() else []
-        found += [Manifest.open(path) for path in below or [folder]]
-    return found
+        below = {path.parent for name in (MANIFEST, JOURNAL) for path in folder.rglob(name)}
+        for path in sorted(below) or [folder]:
+            try:
+                if (path / JOURNAL).exists() and not (path / MANIFEST).exists():
+                    raise ShardError(_short(path.absolute()), "not finished", "run the same `mgcda shards write` again")
+                opened.append(Manifest.open(path))
+            except MgcdaError as error:
+                unreadable.append(error)
+    if not opened and len(unreadable) == 1:
+        raise unreadable[0]
+    return opened, unreadable
 
 
 @contextmanager
@@ -311,18 +331,23 @@ def _print_manifests(manifests: list[Manifest]) -> None:
 
 
 def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:
-    """The first of them, each with its remedy; how many more of what."""
+    """The first of each kind, with what to do about it, and how many more there are."""
     name = _short(manifest.folder)
     if not problems:
         typer.echo(
             f"{name}: {_count(manifest.num_samples, 'sample')} in {_count(manifest.num_shards, 'shard')}, no problem"
         )
         return
-    for problem in problems[:limit]:
-        place = ": ".join(filter(None, (problem.shard, problem.key)))
-        typer.echo(f"{name}: {place}: {problem.why}\n  → {problem.remedy}")
-    if len(problems) > limit:
-        typer.echo(f"{name}: {len(problems) - limit} more; --max-problems {len(problems)} shows them all")
+    by_remedy: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_remedy.setdefault(problem.remedy, []).append(problem)
+    for remedy, alike in by_remedy.items():
+        for problem in alike[:limit]:
+            place = ": ".join(filter(None, (problem.shard, problem.key)))
+            typer.echo(f"{name}: {place}: {problem.why}")
+        if len(alike) > limit:
+            typer.echo(f"{name}: {len(alike) - limit} more like this; --max-problems {len(alike)} shows them")
+        typer.echo(f"  → {remedy}")
 
 
 def _count(number: int, thing: str) -> str:

@@ -105,6 +105,35 @@ def test_write_list_verify_show(dataset: Path, tmp_path: Path) -> None:
     assert sheet is not None and sheet.shape[1] == 3 * 326
 
 
+def test_faults_of_a_kind_are_told_together(dataset: Path, tmp_path: Path) -> None:
+    """Wrong label format, a truncated tar, an unfinished folder, a damaged manifest: one paragraph each."""
+    write = ("--split", "train", "--samples-per-shard", 4)
+    labels = ("--label-format", "cityscapes_train_ids")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "images").symlink_to(dataset / "train")
+    (tmp_path / "plain" / "labels").symlink_to(dataset / "trainannot")
+    for name, form in (("a", labels), ("b", ("--label-format", "idd_lite")), ("c", labels), ("d", labels)):
+        assert mgcda("write", "plain", "plain", f"s/{name}", *write, *form, cwd=tmp_path).returncode == 0
+    os.truncate(tmp_path / "s" / "a" / "shard-000001.tar", 4000)
+    (tmp_path / "s" / "c" / "manifest.json").rename(tmp_path / "s" / "c" / ".writing.jsonl")
+    (tmp_path / "s" / "d" / "manifest.json").write_text("{")
+    run = mgcda("verify", "s", "--max-problems", 2, cwd=tmp_path)
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and run.stderr == ""
+    assert lines[0].startswith("s/a: shard-000001.tar: cut off: 4000 bytes") and lines[1].startswith(
+        "  → copy the shard"
+    )
+    ids = "ids 7, 8, 9, 10, 11 are none of idd_lite's"
+    assert [ids in line for line in lines[2:4]] == [True, True] and "s/b: 10 more like this" in lines[4]
+    assert "--label-format" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
+    assert "s/c: not finished" in run.stdout and "manifest.json: not readable" in run.stdout
+    assert lines[-1].endswith("problems in 4 folders")
+    listed = mgcda("ls", "s", cwd=tmp_path)
+    assert listed.returncode == 1 and len(listed.stdout.splitlines()) == 3 and "s/c: not finished" in listed.stderr
+    finished = mgcda("verify", "s/b", "--fast", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (0, "s/b: 12 samples in 3 shards, no problem\n")
+
+
 def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "train").symlink_to(dataset / "train")

@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from mgcda_dist.data.shards.manifest import MANIFEST
 from mgcda_dist.errors import ShardError
 
-__all__ = ["FinishedShard", "Journal"]
+__all__ = ["JOURNAL", "FinishedShard", "Journal"]
 
-_NAME = ".writing.jsonl"
+JOURNAL = ".writing.jsonl"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, header: Mapping[str, Any], *, anew: bool = False) -> None:
-        self._path = folder / _NAME
+        self._path = folder / JOURNAL
         self._file: TextIO = self._path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -155,17 +155,22 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
         index = manifest.shard_index(shard)
     except ShardError as error:
         return Verified([Problem(path.name, "", f"its sample table: {error.problem}", _COPY)], [])
-    row = manifest.table[shard]
-    size, expected = path.stat().st_size, int(row["num_bytes"])
+    size, expected = path.stat().st_size, int(manifest.table[shard]["num_bytes"])
     if size == 0:
         return Verified([Problem(path.name, "", "the file is empty", _COPY)], [])
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if size != expected:
-            word = "cut off" if size < expected else "too long"
-            problems.append(Problem(path.name, "", f"{word}: {size} bytes instead of {expected}", _COPY))
-        elif hashlib.sha256(data).digest() != row["sha256"].tobytes():
-            problems.append(Problem(path.name, "", "altered: the checksum is not the manifest's", _COPY))
-        problems += _tar_problems(path, index)
+        if size < expected:
+            whole = _ends(index) <= size
+            lost = index[~whole]
+            why = f"cut off: {size} bytes instead of {expected}; {len(lost)} of its {len(index)} samples are lost"
+            problems.append(Problem(path.name, "", why + _from(lost), _COPY))
+            index = index[whole]
+        else:
+            if size > expected:
+                problems.append(Problem(path.name, "", f"too long: {size} bytes instead of {expected}", _COPY))
+            elif hashlib.sha256(data).digest() != manifest.table[shard]["sha256"].tobytes():
+                problems.append(Problem(path.name, "", "altered: the checksum is not the manifest's", _COPY))
+            problems += _tar_problems(path, index)
         fingerprints: list[Fingerprint] = []
         if limits is not None:
             for sample in index:
@@ -173,23 +178,32 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
     return Verified(problems, fingerprints)
 
 
-def _tar_problems(path: Path, index: np.ndarray) -> list[Problem]:
-    """Do the tar's own headers and the sample table name the same bytes?"""
-    members: dict[str, tuple[int, int]] = {}
-    problems: list[Problem] = []
+def _ends(index: np.ndarray) -> np.ndarray:
+    """Where image and label of each sample end."""
+    parts = [index[f"{part}_offset"] + index[f"{part}_bytes"] for part in ("image", "label")]
+    return np.max(parts, axis=0)
+
+
+def _from(samples: np.ndarray) -> str:
+    return f", from {samples[0]['key'].decode()} on" if len(samples) else ""
+
+
+def _tar_problems(path: Path, index: np.ndarray) -> Iterator[Problem]:
+    """Do the tar's own headers and the sample table name the same bytes? At most one problem."""
+    members: dict[tuple[int, int], str] = {}
+    broken = ""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                members[member.name] = (member.offset_data, member.size)
+                members[member.offset_data, member.size] = member.name
     except (tarfile.TarError, OSError, EOFError) as error:
-        problems.append(Problem(path.name, "", f"not a whole tar file ({error})", _COPY))
-    located = {place: name for name, place in members.items()}
-    for row in index:
-        place = (int(row["image_offset"]), int(row["image_bytes"]))
-        if not located.get(place, "").startswith(row["key"].decode() + "."):
-            why = "the tar has no such image where the sample table says"
-            problems.append(Problem(path.name, row["key"].decode(), why, _COPY))
-    return problems
+        broken = f"not a whole tar file ({error}); "
+    places = zip(index["image_offset"].tolist(), index["image_bytes"].tolist(), strict=True)
+    keys = (key.decode() + "." for key in index["key"].tolist())
+    astray = index[[not members.get(place, "").startswith(key) for place, key in zip(places, keys, strict=True)]]
+    if len(astray) or broken:
+        why = f"{broken}{len(astray)} of its {len(index)} samples are not where the sample table says"
+        yield Problem(path.name, "", why + _from(astray), _COPY)
 
 
 def _check_sample(
@@ -202,9 +216,6 @@ def _check_sample(
 
     start, size = int(row["image_offset"]), int(row["image_bytes"])
     encoded = data[start : start + size]
-    if len(encoded) < size:
-        yield problem("the image is cut off", _COPY)
-        return
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         yield problem("the image cannot be decoded", _COPY)
