@@ -40,7 +40,7 @@ class PixelHistogram:
     """Streaming pixel metrics of anomaly scores, pooled over all valid pixels of all frames.
 
     Args:
-        max_rows: rows kept per class (16 bytes each; three times that while adding).
+        max_rows: rows kept per class (16 bytes each, and several times that while adding).
         per_octave: inlier chunks per doubling of the rank, see the module's bound.
         parts: anomaly chunks per frame.
         skip_empty: leave out frames without an anomaly pixel (the `skip_empty` convention).

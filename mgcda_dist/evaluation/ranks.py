@@ -58,7 +58,7 @@ class RankTable:
         """Add rows (of one frame, or of another table with its shift)."""
         self.shift = max(self.shift, shift)
         self._waiting.append((codes, counts))
-        if sum(rows.size for rows, _ in self._waiting) > 2 * self.max_rows:
+        if sum(rows.size for rows, _ in self._waiting) > self.max_rows:
             self._settle()
 
     def rows(self) -> tuple[Ints, Ints]:
