@@ -258,9 +258,12 @@ def _paste(section: PasteConfig | None, data: DataConfig) -> PasteSource | None:
         return None
     from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
     from mgcda_dist.data.reader import ShardReader
+    from mgcda_dist.data.shards.categories import choose_objects
 
-    library = ObjectLibrary(ShardReader(open_shards(section.objects, "objects")))
-    return PasteSource(library, PasteParams(**section.model_dump(), road=road_ids(data)))
+    manifest = open_shards(section.objects, "objects")
+    library = ObjectLibrary(ShardReader(manifest), numbers=choose_objects(manifest, section.include, section.exclude))
+    params = section.model_dump(exclude={"include", "exclude"})
+    return PasteSource(library, PasteParams(**params, road=road_ids(data)))
 
 
 def save_model(config: Config, network: nn.Module, folder: Path) -> None:

@@ -13,6 +13,7 @@ from mgcda_dist.config.schema import CLASS_SPACES, Config, DataConfig, DomainCon
 from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
 from mgcda_dist.data.labels import ClassSpace, lookup_table, mapped_ids
 from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.categories import choose_objects
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
 from mgcda_dist.label_values import ANOMALY, INLIER, VOID
@@ -135,6 +136,7 @@ def _check_entry(
         _try_frame(manifest)
     if entry.paste is not None:
         objects = open_shards(entry.paste.objects, "objects")
+        choose_objects(objects, entry.paste.include, entry.paste.exclude)
         if samples:
             first = ShardReader(objects).read(0)
             decode_cutout(first.image, first.where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.build_data import check_data, label_pixels, open_shards
 from mgcda_dist.cli import main
 from mgcda_dist.config.load import load_config
-from mgcda_dist.config.schema import Config
+from mgcda_dist.config.schema import Config, EvaluationSetConfig
+from mgcda_dist.data.paste import PasteSource
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError
@@ -90,9 +92,8 @@ def test_a_known_space_folded_into_ones_own(tmp_path: Path, tiny_shards: Path) -
         assert set(np.unique(batch.label.numpy())) <= {0, 1, 2, INLIER, VOID}
         foot = np.flatnonzero(anomaly.any(axis=1)).max()
         assert anomaly.any() and (batch.label.numpy()[0, foot - 3 : foot + 4] == 0).any(), "objects stand on `flat`"
-    frames = build.evaluation_frames(run, Config.model_validate(
-        run.model_dump() | {"evaluation": {"sets": [{"name": "e", "shards": str(tiny_shards / "real_day" / "test")}]}}
-    ).evaluation.sets[0])  # fmt: skip
+    entry = EvaluationSetConfig(name="e", shards=str(tiny_shards / "real_day" / "test"))
+    frames = build.evaluation_frames(entry, run.data)
     assert set(np.unique(frames[0].label)) <= {0, 1, 2, INLIER, ANOMALY, VOID}
 
 
@@ -128,6 +129,27 @@ def test_stray_ids_of_a_known_format_can_be_explained(tmp_path: Path) -> None:
     names = ["drivable", "non_drivable", "living_thing", "vehicle", "roadside_object", "far_object", "sky"]
     explained = {"names": names, "based_on": "idd7", "ids": {"camvid": {77: "void"}}}
     assert check_data(config(tmp_path, {"yard": {"shards": shards}}, class_space=explained))[0] == []
+
+
+def test_objects_are_chosen_by_category(tmp_path: Path, tiny_shards: Path) -> None:
+    objects = tiny_shards / "objects" / "train"
+    counts = Counter(name.decode() for name in open_shards(str(objects), "objects").shard_index(0)["category"].tolist())
+    one, *others = sorted(counts)
+
+    def pasting(**choice: Any) -> Config:
+        domain = {"shards": str(tiny_shards / "render_a" / "train"), "paste": {"objects": str(objects), **choice}}
+        return config(tmp_path, {"a": domain}, class_space="road8")
+
+    rest = sum(counts.values()) - counts[one]
+    for choice, expected in (({"include": [one]}, counts[one]), ({"exclude": [one]}, rest),
+                             ({"include": [one, others[0]], "exclude": others[:1]}, counts[one])):  # fmt: skip
+        run = pasting(**choice)
+        assert check_data(run, samples=True)[0] == []
+        (source,) = build.training_stream(run, 0, 1).stream.sources
+        assert isinstance(source.paste, PasteSource) and len(source.paste.objects) == expected
+    for choice, says in (({"include": ["unicorn"]}, "no object of category 'unicorn'"),
+                         ({"include": [one], "exclude": [one]}, "no object is left to paste")):  # fmt: skip
+        assert says in check_data(pasting(**choice))[0][0].problem
 
 
 def test_what_cannot_be_learnt_is_said_in_words(tmp_path: Path, tiny_shards: Path) -> None:

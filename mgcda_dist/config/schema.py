@@ -67,7 +67,10 @@ class PasteConfig(Section):
 
     objects: str = Field(description="folder of object shards (kind `objects`)")
     probability: Probability = Field(default=1.0, description="share of images that get objects; ours")
-    max_objects: Count = Field(default=2, description="objects per image, drawn from 1 … max_objects; ours")
+    include: list[str] = Field(default=[], description="categories of objects to paste; empty: all")
+    exclude: list[str] = Field(default=[], description="categories of objects never to paste")
+    min_objects: Count = 1
+    max_objects: Count = Field(default=2, description="objects per image, drawn from min_objects … max_objects; ours")
     scale: tuple[Positive, Positive] = Field(
         default=(0.08, 0.6), description="longer side of an object as a share of the crop's shorter side; ours"
     )
@@ -75,7 +78,11 @@ class PasteConfig(Section):
     colour_match: Probability = Field(
         default=0.5, description="chance that an object takes the scene's brightness; ours"
     )
-    feather_px: NonNegative = Field(default=1.0, description="width of the blended border, pixels; ours")
+    border: Literal["hard", "feather", "poisson"] = Field(
+        default="feather",
+        description="hard: as cut; feather: fades over feather_px; poisson: and has the scene's colours at its outline",
+    )
+    feather_px: NonNegative = Field(default=1.0, description="width of the faded border, pixels; ours")
     placement: Literal["anywhere", "road"] = Field(default="anywhere", description="where the object's foot may stand")
 
 
@@ -446,6 +453,11 @@ class Config(Section):
                 if entry.paste is None:
                     continue
                 ranges[f"{key}.{i}.paste.scale"] = entry.paste.scale
+                if entry.paste.min_objects > entry.paste.max_objects:
+                    raise ValueError(
+                        f"{key}.{i}.paste.min_objects: {entry.paste.min_objects} is over max_objects, "
+                        f"{entry.paste.max_objects}"
+                    )
                 if entry.paste.placement == "road" and not self.data.road_classes:
                     raise ValueError(
                         f"{key}.{i}.paste.placement: no class is called {', '.join(ROAD_NAMES)}; name the classes that "

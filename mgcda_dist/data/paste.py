@@ -1,8 +1,12 @@
 """AnomalyMix: objects are pasted while streaming and labelled as anomaly (after PEBAL, arXiv 2111.12264, section 3).
 
 An object is resized, mirrored and tilted with premultiplied alpha (so that what lay around it in its photo cannot bleed
-in), optionally brought to the brightness of the place where it will stand, feathered at its border, and blended in. A
+in), optionally brought to the brightness of the place where it will stand, and blended in with one of three borders. A
 pixel is ANOMALY where the object contributes more than half of it.
+
+Poisson blending proper (Pérez et al., SIGGRAPH 2003) takes the colours from the scene and only the gradients from the
+object, so that a plain object vanishes while its label says anomaly. The border `poisson` is the screened form (Bhat et
+al., ECCV 2008): the object's colours meet those of the scene at its outline and are its own further in.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ MIN_AREA_PX = 16
 _ATTEMPTS = 8  # draws per object before it is given up
 _TILT_DEGREES = 12.0
 _LEAST_FEATHER_PX = 0.1  # a narrower border blends nothing, and OpenCV refuses a blur of next to nothing
+_DECAY = 0.06  # share of an object's longer side over which the scene's colours fade into its own
 _GAIN = (0.5, 2.0)  # bounds of the change of brightness
 
 
@@ -42,21 +47,25 @@ class PasteParams:
     Attributes:
         objects: folder of the object shards; for the record, nothing is read from here.
         probability: share of images that get objects.
-        max_objects: objects per image, drawn from 1 … max_objects.
+        min_objects, max_objects: objects per image, drawn from min_objects … max_objects.
         scale: longer side of an object as a share of the image's shorter side; log-uniform.
         flip: probability of a horizontal flip.
         colour_match: probability that an object takes the brightness of its surroundings.
-        feather_px: width of the blended border, px.
+        border: `hard`, as the object was cut; `feather`, faded; `poisson`, faded, and near the outline in the colours
+            of the scene.
+        feather_px: width of the faded border, px.
         placement: `anywhere` in the image, or with the foot on the `road` (none where no road is seen).
         road: train ids of what objects stand on.
     """
 
     objects: str = ""
     probability: float = 1.0
+    min_objects: int = 1
     max_objects: int = 2
     scale: tuple[float, float] = (0.08, 0.6)
     flip: float = 0.5
     colour_match: float = 0.5
+    border: Literal["hard", "feather", "poisson"] = "feather"
     feather_px: float = 1.0
     placement: Literal["anywhere", "road"] = "anywhere"
     road: tuple[int, ...] = (0,)
@@ -76,25 +85,29 @@ class ObjectLibrary:
     Args:
         reader: reader over shards of kind `objects`.
         cache_bytes: memory for decoded objects.
+        numbers: which of them to use, flat indices; None: all.
 
     Raises:
         ShardError: the shards hold frames, or no object; on access: an object is damaged or all transparent.
     """
 
-    def __init__(self, reader: ShardReader, cache_bytes: int = 64 * 2**20) -> None:
+    def __init__(
+        self, reader: ShardReader, cache_bytes: int = 64 * 2**20, numbers: NDArray[np.int64] | None = None
+    ) -> None:
         if reader.manifest.kind != "objects" or len(reader) == 0:
             problem = f"{len(reader)} samples of kind {reader.manifest.kind!r}; pasting needs objects"
             raise ShardError(
                 str(reader.manifest.folder), problem, "write object shards, e.g. with `mgcda shards write coco`"
             )
         self.reader = reader
+        self._numbers = np.arange(len(reader)) if numbers is None else numbers
         self._decoded: Recent[int, Pixels] = Recent(self._decode, cache_bytes, weigh=_num_bytes)
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> Pixels:
-        return self._decoded[index]
+        return self._decoded[int(self._numbers[index])]
 
     def _decode(self, index: int) -> Pixels:
         sample = self.reader.read(index)
@@ -137,7 +150,7 @@ def paste_objects(
     if params.placement == "road" and not np.isin(label, params.road).any():
         return image, label
     image, label = image.copy(), label.copy()
-    for _ in range(int(generator.integers(1, params.max_objects + 1))):
+    for _ in range(int(generator.integers(params.min_objects, params.max_objects + 1))):
         for _ in range(_ATTEMPTS):
             cutout = objects[int(generator.integers(len(objects)))]
             if _paste_one(image, label, cutout, generator.random(7).tolist(), params):
@@ -155,7 +168,7 @@ def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float
     low, high = params.scale
     longer_px = low * (high / low) ** draws[0] * min(label.shape)
     flip, tilt = draws[1] < params.flip, _TILT_DEGREES * (2 * draws[2] - 1)
-    sprite = _feathered(_posed(cutout, longer_px, flip, tilt), params.feather_px)
+    sprite = _feathered(_posed(cutout, longer_px, flip, tilt), 0.0 if params.border == "hard" else params.feather_px)
     place = _place(label, sprite.alpha.shape[:2], draws[3], draws[4], params)
     if place is None:
         return False
@@ -167,6 +180,8 @@ def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float
     scene = image[on_image].astype(np.float32)
     if draws[5] < params.colour_match:
         colour = _matched(colour, alpha, scene)
+    if params.border == "poisson":
+        colour = _screened(colour, alpha, scene, _DECAY * longer_px)
     image[on_image] = np.rint(colour + (1 - alpha) * scene).clip(0, 255).astype(np.uint8)
     label[on_image][mask] = ANOMALY
     return True
@@ -234,6 +249,20 @@ def _matched(
     own = float((colour @ luma).sum()) / max(float(alpha.sum()), 1e-6)
     gain = min(max(float((scene @ luma).mean()) / max(own, 1.0), _GAIN[0]), _GAIN[1])
     return np.minimum(colour * np.float32(gain), 255 * alpha)
+
+
+def _screened(
+    colour: NDArray[np.float32], alpha: NDArray[np.float32], scene: NDArray[np.float32], decay_px: float
+) -> NDArray[np.float32]:
+    """The object's colour plus what its outline lacks to the scene's, spread inwards and fading with the distance."""
+    solid = np.pad((alpha[:, :, 0] > 0.5).astype(np.uint8), 1)
+    depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    outline = ((depth > 0) & (depth < 1.5)).astype(np.float32)
+    lack = (scene - colour / np.maximum(alpha, np.float32(1e-6))) * outline[:, :, None]
+    sigma = max(decay_px, 1.0)
+    spread = cv2.GaussianBlur(np.dstack([lack, outline]), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    fading = np.exp(-np.maximum(depth - 1, 0) / sigma) / np.maximum(spread[:, :, 3], 1e-6)
+    return np.clip(colour + alpha * spread[:, :, :3] * fading[:, :, None], 0, 255 * alpha).astype(np.float32)
 
 
 def _num_bytes(array: Pixels) -> int:

@@ -106,6 +106,7 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("engine.zero_stage=4", "engine.zero_stage = 4"),
         ("optim.lr_heads=-1", "greater than 0"),
         ("data.augment.scale=[2, 0.5]", "the smaller one comes first"),
+        ("data.domains.0.paste={objects: o, min_objects: 3}", "paste.min_objects: 3 is over max_objects, 2"),
         ("data.domains.1.paste={objects: shards/objects}", "is not labelled"),
         ("evaluation.sets=[{name: a, shards: x}, {name: a, shards: y}]", "two sets are named 'a'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,16 +46,18 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> ObjectLibrary:
     st.tuples(st.integers(8, 60), st.integers(8, 60)),
     st.tuples(st.floats(0.02, 2.0), st.floats(1.0, 2.0)),
     st.sampled_from(["anywhere", "road"]),
+    st.sampled_from(["hard", "feather", "poisson"]),
     st.floats(0, 4),
 )
 def test_only_labelled_pixels_change_much(
-    seed: int, size: tuple[int, int], scale: tuple[float, float], placement: str, feather_px: float
+    seed: int, size: tuple[int, int], scale: tuple[float, float], placement: str, border: str, feather_px: float
 ):
     image, label = frame(seed % 10, *size)
     params = PasteParams(
         max_objects=3,
         scale=(scale[0], scale[0] * scale[1]),
         feather_px=feather_px,
+        border=border,  # pyright: ignore[reportArgumentType]
         placement=placement,  # pyright: ignore[reportArgumentType]
     )
     pasted, pasted_label = paste_objects(image, label, numpy_generator(seed), [ELLIPSE, SQUARE], params)
@@ -113,6 +116,45 @@ def test_feather_fades_inwards():
     assert (seen[6.0] <= seen[0.0] + 1).all()
     grey = [np.count_nonzero((values > 20) & (values < 235)) for values in seen.values()]
     assert grey[1] > 3 * grey[0]
+
+
+def test_a_hard_border_is_no_feather():
+    image, label = frame(1)
+    hard, none = (
+        paste_objects(image, label, numpy_generator(2), [ELLIPSE], replace(PARAMS, **changes))[0]
+        for changes in ({"border": "hard", "feather_px": 6.0}, {"feather_px": 0.0})
+    )
+    np.testing.assert_array_equal(hard, none)
+
+
+def test_a_poisson_border_has_the_colours_of_the_scene_and_the_middle_its_own():
+    image, label = np.full((200, 200, 3), (60, 120, 60), np.uint8), np.ones((200, 200), np.uint8)
+    red = solid(0, 40, 40)
+    red[:, :, 0] = 220
+    pasted, labels = {}, {}
+    for border in ("hard", "poisson"):
+        params = replace(PARAMS, scale=(0.5, 0.5), border=border, feather_px=0.0)
+        pasted[border], labels[border] = paste_objects(image, label, numpy_generator(2), [red], params)
+    np.testing.assert_array_equal(labels["hard"], labels["poisson"])
+    anomaly = (labels["poisson"] == ANOMALY).astype(np.uint8)
+    depth = cv2.distanceTransform(anomaly, cv2.DIST_L2, 5)
+    far = np.abs(pasted["poisson"].astype(int) - (220, 0, 0)).sum(axis=2)
+    near = np.abs(pasted["poisson"].astype(int) - image).sum(axis=2)
+    assert near[(depth > 0) & (depth < 1.5)].mean() < 40 and far[depth > 30].max() < 10
+    means = [far[(depth > low) & (depth <= low + 5)].mean() for low in (0, 5, 10, 15)]
+    assert means == sorted(means, reverse=True), "the change fades inwards"
+    outside = {border: np.abs(pixels.astype(int) - image)[depth == 0] for border, pixels in pasted.items()}
+    assert (outside["poisson"] <= outside["hard"] + 1).all(), "the scene stays as it is"
+
+
+def test_at_least_so_many_objects():
+    image, label = np.zeros((200, 200, 3), np.uint8), np.ones((200, 200), np.uint8)
+    params = replace(PARAMS, min_objects=4, max_objects=4, scale=(0.05, 0.05), feather_px=0.0)
+    counts = [
+        cv2.connectedComponents((paste_objects(image, label, numpy_generator(s), [SQUARE], params)[1] == ANOMALY)
+                                .astype(np.uint8))[0] - 1 for s in range(10)
+    ]  # fmt: skip
+    assert max(counts) == 4 and min(counts) >= 2  # they may lie upon each other
 
 
 def test_a_feather_of_next_to_nothing_is_none():

@@ -45,7 +45,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """What goes into the tar file, and the pixels per raw id (int64[256])."""
+    """What goes into the tar file, the pixels per raw id (int64[256]), and an object's category."""
 
     key: str
     image: bytes
@@ -53,6 +53,7 @@ class EncodedSample:
     label: bytes
     meta: bytes
     histogram: np.ndarray
+    category: str = ""
 
 
 def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample:
@@ -83,7 +84,7 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
         label = sample.label if plain and not shrink else png_bytes(ids, sample.key)
         histogram = np.bincount(ids.ravel(), minlength=256)
     meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode() if sample.meta else b""
-    return EncodedSample(sample.key, image, image_ext, label, meta, histogram)
+    return EncodedSample(sample.key, image, image_ext, label, meta, histogram, str(sample.meta.get("category", "")))
 
 
 def image_size(image: bytes, where: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ are not changed.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -97,13 +98,23 @@ def _index_tar(path: Path, extensions: Extensions) -> _Indexed:
     histogram = np.zeros(256, np.int64)
     with path.open("rb") as file:
         for key, members in _groups(path).items():
-            rows.append(_sample_row(path, key, members, extensions))
+            row = _sample_row(path, key, members, extensions)
+            rows.append(row._replace(category=_category(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
             if rows[-1].label_bytes:
                 label = os.pread(file.fileno(), rows[-1].label_bytes, rows[-1].label_offset)
                 histogram += np.bincount(decode_ids(label, f"{path}: {key}").ravel(), minlength=256)
         digest = hashlib.file_digest(file, "sha256").digest()
     save_table(sample_table(rows), index_path(path))
     return _Indexed(ShardRow(path.name, len(rows), path.stat().st_size, digest), histogram)
+
+
+def _category(meta: bytes) -> str:
+    """What a sample's JSON calls the category of its object; nothing where it says nothing."""
+    try:
+        content = json.loads(meta) if meta else {}
+    except ValueError:
+        return ""
+    return str(content.get("category", "")) if isinstance(content, dict) else ""
 
 
 def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:

@@ -65,7 +65,8 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
             meaning = shown_by(manifest.label_format)
             legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
-        tiles.append(Tile(picture, key))
+        category = bytes(row["category"]).decode() if "category" in (row.dtype.names or ()) else ""
+        tiles.append(Tile(picture, f"{category} {key}".strip()))
     return tiles, legend
 
 

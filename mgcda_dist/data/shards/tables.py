@@ -51,6 +51,8 @@ class SampleRow(NamedTuple):
     label_bytes: int
     meta_offset: int
     meta_bytes: int
+    category: str = ""
+    """Of an object, so that objects can be chosen without reading the tar files."""
 
 
 def shard_name(index: int) -> str:
@@ -84,9 +86,13 @@ def sample_table(rows: Sequence[SampleRow]) -> np.ndarray:
         (f"{part}_{what}", form) for part in ("label", "meta") for what, form in (("offset", "<u8"), ("bytes", "<u4"))
     ]
     fields = [("key", f"S{width}"), ("image_offset", "<u8"), ("image_bytes", "<u4"), ("image_ext", "S4"), *offsets]
+    if any(row.category for row in rows):
+        fields.append(("category", f"S{max(len(row.category.encode()) for row in rows)}"))
     table = np.empty(len(rows), fields)
     for i, row in enumerate(rows):
-        table[i] = (row.key.encode(), row.image_offset, row.image_bytes, row.image_ext.encode(), *row[4:])
+        numbers = (row.label_offset, row.label_bytes, row.meta_offset, row.meta_bytes)
+        values = (row.key.encode(), row.image_offset, row.image_bytes, row.image_ext.encode(), *numbers)
+        table[i] = (*values, row.category.encode())[: len(fields)]
     return table
 
 

@@ -37,8 +37,9 @@ class ShardWriter:
         label = self._member(f"{sample.key}.label.png", sample.label)
         meta = self._member(f"{sample.key}.json", sample.meta)
         row = SampleRow(
-            sample.key, image, len(sample.image), sample.image_ext, label, len(sample.label), meta, len(sample.meta)
-        )
+            sample.key, image, len(sample.image), sample.image_ext, label, len(sample.label), meta, len(sample.meta),
+            sample.category,
+        )  # fmt: skip
         self.rows.append(row)
 
     def finish(self) -> ShardRow:

