@@ -36,7 +36,7 @@ class CheckpointStore:
         path = self.folder / f".writing-{step:08d}"
         if self.rank == 0:
             # Whatever an interrupted attempt has left, also of another step.
-            for left in self.folder.glob(".writing-*"):
+            for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*")]:
                 shutil.rmtree(left, ignore_errors=True)
             path.mkdir(parents=True)
         _barrier()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +19,29 @@ from mgcda_dist.batch import Batch
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.mgcda import MGCDA, Outcome
 
-__all__ = ["DeepSpeedEngine", "deepspeed_config"]
+__all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
 _TAG = "engine"
 
 
 def deepspeed_config(
-    *, micro_batch: int, accumulation: int, zero_stage: int, precision: Literal["fp32", "bf16"], clip_norm: float
+    *,
+    micro_batch: int,
+    accumulation: int,
+    zero_stage: int,
+    precision: Literal["fp32", "bf16"],
+    clip_norm: float,
+    load_universal: bool = False,
 ) -> dict[str, Any]:
-    """The DeepSpeed configuration; `micro_batch` is images per rank and micro-batch."""
+    """The DeepSpeed configuration.
+
+    Args:
+        micro_batch: images per rank and micro-batch.
+        accumulation, zero_stage, precision, clip_norm: as in the run's configuration.
+        load_universal: the engine will load what `to_universal` wrote.
+    """
     return {
+        "checkpoint": {"load_universal": load_universal},
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip_norm,
@@ -93,29 +109,58 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Write model, optimiser and buffers; every rank writes its own files."""
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
-            from safetensors.torch import save_file
-
-            world = self.model.collectives
-            file = folder / f"memory-{world.rank:05d}-of-{world.size:05d}.safetensors"
-            save_file(self.model.cacl.queue.shard_state(), file)
+        self._save_buffers(folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote at the same world size.
+        """Read what `save` wrote at the same world size, or with ZeRO 0; else what `to_universal` made of it.
 
         Raises:
             CheckpointError: DeepSpeed found nothing to read; it would go on with the weights it has.
         """
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._groups()]
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
-        if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
-            from safetensors.torch import load_file
+        # DeepSpeed's universal load of ZeRO 3 gives all groups the settings of the first, and all parameters one tensor
+        # that counts steps, which each of them would advance.
+        for group, own in zip(self._groups(), settings, strict=True):
+            group.update(own)
+        for state in self._optimizer.state.values():  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+        self._load_buffers(folder)
 
-            try:
+    def _save_buffers(self, folder: Path) -> None:
+        # Files of our own: DeepSpeed's universal form loads parameters only, and knows no state that differs by rank.
+        from safetensors.torch import save_file
+
+        world = self.model.collectives
+        if world.rank == 0:
+            buffers = {name: tensor.detach().cpu().contiguous() for name, tensor in self._shared_buffers().items()}
+            save_file(buffers, folder / "buffers.safetensors")
+        if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
+            file = folder / f"memory-{world.rank:05d}-of-{world.size:05d}.safetensors"
+            save_file(self.model.cacl.queue.shard_state(), file)
+
+    def _load_buffers(self, folder: Path) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            found, wanted = load_file(folder / "buffers.safetensors"), self._shared_buffers()
+            if found.keys() != wanted.keys():
+                raise ValueError(f"its buffers are not the model's: {sorted(found.keys() ^ wanted.keys())}")
+            for name, buffer in wanted.items():
+                buffer.copy_(found[name])
+            if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
                 self.model.cacl.queue.load_shards(load_file(f) for f in sorted(folder.glob("memory-*.safetensors")))
-            except ValueError as error:
-                raise CheckpointError(str(folder), str(error), "remove it to use the one before") from None
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(str(folder), str(error), "remove it to use the one before") from None
+
+    def _shared_buffers(self) -> dict[str, Tensor]:
+        """The buffers that are equal on every rank."""
+        persistent = self.model.state_dict(keep_vars=True).keys()
+        return {name: buffer for name, buffer in self.model.named_buffers() if name in persistent}
 
     @contextmanager
     def whole_parameters(self) -> Iterator[nn.Module]:
@@ -127,6 +172,25 @@ class DeepSpeedEngine:
 
         with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=None):
             yield self.model
+
+
+def to_universal(source: Path, target: Path) -> None:
+    """Convert what `save` wrote with ZeRO 1 to 3 into a form that loads at any number of ranks; for one process.
+
+    Raises:
+        CheckpointError: DeepSpeed's converter failed; the message ends with what it said last.
+    """
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(source / _TAG), "--output_folder", str(target / _TAG)]
+    # Its own process: it prints, and forks workers that must not inherit a process group or a GPU.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        problem = f"cannot be converted for another number of workers: {said}"
+        raise CheckpointError(str(source), problem, "resume with the number of workers that wrote it")
+    for file in source.glob("*.safetensors"):
+        shutil.copy2(file, target / file.name)
 
 
 def _broadcast_buffers(model: nn.Module, device: torch.device) -> None:

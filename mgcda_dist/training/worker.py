@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ import torch.distributed as dist
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.tracking.tracker import Tracker
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.records import open_trackers
@@ -43,6 +43,9 @@ def train(config: Config) -> None:
             run.say("phase", text, host=platform.node(), process=os.getpid())
         model = build.mgcda(config, world)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
+        store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
+        found = _newest(store, world)
+        convert = found is not None and _needs_conversion(found, world)
         engine = DeepSpeedEngine(
             model,
             build.optimizer(config, model),
@@ -52,11 +55,11 @@ def train(config: Config) -> None:
                 zero_stage=config.engine.zero_stage,
                 precision=config.engine.precision,
                 clip_norm=config.optim.clip_norm,
+                load_universal=convert,
             ),
             device,
         )
-        store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
-        state = _resume(engine, store, world, run)
+        state = TrainState() if found is None else _resume(engine, found, world, run, convert=convert)
         start_step = state.step
         loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
 
@@ -112,8 +115,7 @@ def _conclude(
     with engine.whole_parameters() as model:
         if leads:
             build.save_model(config, model.segmenter, run.model)  # pyright: ignore[reportArgumentType]
-    if dist.is_initialized():
-        dist.barrier()
+    _barrier()
     if leads and config.evaluation.sets:
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
@@ -145,26 +147,43 @@ def _save(
     store.finish(state.step, {"world_size": world.size, "zero_stage": config.engine.zero_stage})
 
 
-def _resume(engine: DeepSpeedEngine, store: CheckpointStore, world: Collectives, run: RunFolder) -> TrainState:
-    """Load the newest whole checkpoint; rank 0 chooses, so that all ranks load the same one."""
+def _newest(store: CheckpointStore, world: Collectives) -> Path | None:
+    """The newest whole checkpoint; rank 0 chooses, so that all ranks load the same one."""
     chosen = [str(store.newest() or "")] if world.rank == 0 else [""]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen, src=0)
-    if not chosen[0]:
-        return TrainState()
-    folder = Path(chosen[0])
+    return Path(chosen[0]) if chosen[0] else None
+
+
+def _needs_conversion(folder: Path, world: Collectives) -> bool:
+    """Whether another number of ranks has written slices of the optimiser's state."""
     facts = verify(folder)
-    if facts["zero_stage"] > 0 and facts["world_size"] != world.size:
-        raise CheckpointError(
-            str(folder),
-            f"written by {facts['world_size']} workers with ZeRO {facts['zero_stage']}; there are {world.size} now",
-            f"set scaling.workers={facts['world_size']}; ZeRO 0 checkpoints load at any number of workers",
-        )
-    engine.load(folder)
-    state = TrainState.load(folder / "state.json")
+    return facts["zero_stage"] > 0 and facts["world_size"] != world.size
+
+
+def _resume(engine: DeepSpeedEngine, folder: Path, world: Collectives, run: RunFolder, *, convert: bool) -> TrainState:
+    """Load a checkpoint, converted where another number of ranks wrote it."""
+    source, state = folder, TrainState.load(folder / "state.json")
+    if convert:
+        source = folder.with_name(f".converted-{state.step:08d}")
+        if world.rank == 0:
+            run.say("note", f"converting the checkpoint of step {state.step} for {world.size} workers")
+            shutil.rmtree(source, ignore_errors=True)
+            to_universal(folder, source)
+        _barrier()
+    engine.load(source)
+    if convert:
+        _barrier()
+        if world.rank == 0:
+            shutil.rmtree(source, ignore_errors=True)
     if world.rank == 0:
         run.say("note", f"resuming at step {state.step} from {folder}")
     return state
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def _device(config: Config) -> torch.device:

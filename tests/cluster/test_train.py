@@ -191,8 +191,10 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
 
 
 @pytest.mark.timeout(900)
-def test_sigterm_stops_as_ctrl_c_does(folder: Path) -> None:
-    command = _command(folder, "name=ended", "scaling.workers=1", "optim.steps=2000")
+def test_sigterm_stops_as_ctrl_c_does_and_more_workers_go_on(
+    folder: Path, alone: subprocess.CompletedProcess[str]
+) -> None:
+    command = _command(folder, "name=ended", "scaling.workers=1")
     process = subprocess.Popen(
         command, cwd=folder, env=_environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -201,6 +203,15 @@ def test_sigterm_stops_as_ctrl_c_does(folder: Path) -> None:
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (3, ""), out + err
     assert "The same command goes on from there" in out
+    command = _command(folder, "name=ended", "scaling.workers=2")
+    again = subprocess.run(
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (again.returncode, again.stderr) == (0, ""), again.stdout + again.stderr
+    assert "for 2 workers" in again.stdout, "the optimiser's state was dealt anew"
+    one, ended = (read_history(folder / f"runs/{name}/metrics.jsonl") for name in ("one", "ended"))
+    assert ended["loss/total"][0] == list(range(STEPS))
+    assert ended["loss/total"][1] == pytest.approx(one["loss/total"][1], rel=1e-4)
 
 
 @pytest.mark.timeout(900)
