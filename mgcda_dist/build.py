@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mgcda_dist.data.paste import PasteSource
 
 __all__ = [
+    "check_model",
     "evaluation_frames",
     "load_model",
     "manifests",
@@ -47,6 +48,13 @@ def segmenter(config: Config, weights: str | None = None) -> nn.Module:
     backbone = timm_backbone(model.backbone, weights or model.weights, model.norm, seed=config.seed)
     decoder = Decoder(backbone.channels, len(config.data.class_names), model.decoder_channels, seed=config.seed)
     return Segmenter(backbone, decoder, backbone.mean, backbone.std)
+
+
+def check_model(config: Config) -> None:
+    """Raise `ConfigError` for a backbone or weights that do not exist; imports timm, builds nothing."""
+    from mgcda_dist.models.backbone import check_backbone
+
+    check_backbone(config.model.backbone, config.model.weights)
 
 
 def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:

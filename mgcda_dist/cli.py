@@ -11,6 +11,7 @@ import typer
 from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_evaluate import evaluate
 from mgcda_dist.cli_shards import shards_app
+from mgcda_dist.cli_sweep import sweep
 
 if TYPE_CHECKING:
     from mgcda_dist.config.load import LoadedConfig
@@ -51,6 +52,7 @@ app.command()(evaluate)
 
 
 app.command()(compare)
+app.command()(sweep)
 
 
 @config_app.command("check")
@@ -65,6 +67,9 @@ def config_check(
     loaded = load_config(config, overrides)
     if files:
         loaded.check_files()
+        from mgcda_dist import build
+
+        build.check_model(loaded.config)
         _check_data(loaded, samples=True)
     c = loaded.config
     typer.echo(

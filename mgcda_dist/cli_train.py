@@ -38,6 +38,7 @@ def run_training(config: Config) -> int:
     console = Console(highlight=False, markup=False)
     run = RunFolder(config)
     with run.locked():
+        build.check_model(config)
         run.prepare(config, build.manifests(config))
         command = shlex.join(["mgcda", *sys.argv[1:]])
         run.say("launch", f"launched: {command}", command=command)

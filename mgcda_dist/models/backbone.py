@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.norm import NormMode, convert_norm
 from mgcda_dist.models.seeded import seeded
-from mgcda_dist.models.weights import load_backbone_weights
+from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
-__all__ = ["STRIDES", "Backbone", "timm_backbone", "without_dropout"]
+__all__ = ["STRIDES", "Backbone", "check_backbone", "timm_backbone", "without_dropout"]
 
 STRIDES = (4, 8, 16, 32)
 """Strides a pyramid may have; a stage's name is `stride` and its number."""
@@ -62,13 +62,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
     """
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-        raise ConfigError(
-            "model.backbone",
-            f"timm has no model named {name!r}",
-            f"nearest: {', '.join(near)}" if near else "`timm.list_models()` names all of them",
-        )
+    check_backbone(name, weights)
     with seeded(seed, "backbone", name):
         network = _create(name, pretrained=weights == "hub")
     load_backbone_weights(network, name, weights)
@@ -83,6 +77,20 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
         )
     _check_sizes(backbone, name)
     return backbone
+
+
+def check_backbone(name: str, weights: str = "none") -> None:
+    """Raise `ConfigError` for a name that timm does not know, or weights that cannot be its own; builds nothing."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        raise ConfigError(
+            "model.backbone",
+            f"timm has no model named {name!r}",
+            f"nearest: {', '.join(near)}" if near else "`timm.list_models()` names all of them",
+        )
+    check_weights(name, weights)
 
 
 def _check_sizes(backbone: Backbone, name: str) -> None:

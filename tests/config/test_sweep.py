@@ -1,0 +1,83 @@
+"""A sweep file, or configurations, become one resolved configuration per run; what cannot run is said beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.config.sweep import PlannedRun, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
+from mgcda_dist.errors import ConfigError
+
+CONFIG = """\
+name: full
+runs: {runs}
+data:
+  class_space: road8
+  crop_px: [64, 96]
+  domains:
+    - {{name: a, shards: shards/a, per_step: 2}}
+    - {{name: b, shards: shards/b, per_step: 2}}
+model: {{backbone: resnet18}}
+optim: {{steps: 10}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "full.yaml").write_text(CONFIG.format(runs=tmp_path / "runs"))
+    (tmp_path / "base.yaml").write_text("base: full.yaml\nname: base\nmdat: {enabled: false}\n")
+    return tmp_path
+
+
+def _sweep(folder: Path, text: str) -> list[PlannedRun]:
+    (folder / "s.yaml").write_text(text)
+    return plan_runs(load_sweep(folder / "s.yaml"))
+
+
+def test_a_sweep_file(folder: Path) -> None:
+    runs = _sweep(
+        folder,
+        "name: abl\nseeds: [0, 1]\nset: {optim.steps: 5}\nrows:\n  base: base.yaml\n"
+        "  no_queue: {config: full.yaml, set: {cacl.queue_rows: 0, data.crop_px: [32, 64]}, seeds: [7]}\n",
+    )
+    assert [run.name for run in runs] == ["base-s0", "no_queue-s7", "base-s1"]
+    assert [run.config.seed for run in runs] == [0, 7, 1] and {run.config.optim.steps for run in runs} == {5}
+    assert runs[1].config.cacl.queue_rows == 0 and runs[1].config.data.crop_px == (32, 64)
+    assert {run.config.runs for run in runs} == {str(folder / "runs" / "abl")}
+    assert {run.config.tracking.mlflow_uri for run in runs} == {f"sqlite:///{folder}/runs/mlflow.db"}
+    assert is_sweep_file(folder / "s.yaml") and not is_sweep_file(folder / "full.yaml")
+
+
+def test_configurations_on_the_command_line(folder: Path) -> None:
+    sweep = sweep_of_configs([folder / "base.yaml", folder / "full.yaml"])
+    runs = plan_runs(sweep, ["optim.steps=3", "runs=" + str(folder / "elsewhere")])
+    assert sweep.name == "base_vs_full" and [run.name for run in runs] == ["base-s0", "full-s0"]
+    assert runs[0].config.optim.steps == 3 and not runs[0].config.mdat.enabled
+    assert runs[1].config.runs == str(folder / "elsewhere" / "base_vs_full")
+    assert sweep_of_configs([folder / "full.yaml"], "mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rows: {a: nowhere.yaml}", "row 'a': there is no configuration 'nowhere.yaml'"),
+        ("rows: {}", "rows: dictionary should have at least 1 item"),
+        ("rows: {a: base.yaml}\nseed: [0]", "seed: extra inputs are not permitted"),
+        ("rows: {a: base.yaml}\nseeds: [0, 0]", "the run 'a-s0' is planned twice"),
+        ("rows: {a: {config: base.yaml, set: {mdat.wait: 1}}}", "row 'a', set 'mdat.wait=1': unknown key"),
+        ("rows: {a: base.yaml, b: {config: base.yaml, set: {runs: x}}}", "rows disagree about runs"),
+        ("name: a b\nrows: {a: base.yaml}", "name: string should match"),
+    ],
+)
+def test_what_cannot_run_is_said(folder: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _sweep(folder, text)
+    assert says in str(caught.value)
+
+
+def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="use --seeds"):
+        plan_runs(sweep_of_configs([folder / "base.yaml"]), ["seed=3"])
+    with pytest.raises(ConfigError, match="two configurations are named 'base'"):
+        sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])
