@@ -56,7 +56,6 @@ class EvaluationJob(BaseModel):
             path=str(folder),
             score=config.model.score,
             data=config.data,
-            seed=config.seed,
             section=config.evaluation,
         )
 
