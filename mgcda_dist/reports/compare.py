@@ -341,6 +341,8 @@ def _unlike(group: Group, first: RunRecord, name: str, draws: _Draws) -> tuple[l
         for key in sorted(k for k in {**theirs, **mine} if k.endswith("digest") and mine.get(k) != theirs.get(k)):
             digests = [str(row.get(key, "unknown"))[:8] for row in (mine, theirs)]
             reasons.append(f"other data of the same name ({key.replace('_', ' ')} {digests[0]}, not {digests[1]})")
+        if mine.get("paste") != theirs.get("paste"):
+            reasons.append("other objects were pasted, or in another way")
         here, there = draws.of(run, name), draws.of(first, name)
         if here is not None and there is not None and here[0] != there[0]:
             missing, extra = len(set(there[0]) - set(here[0])), len(set(here[0]) - set(there[0]))

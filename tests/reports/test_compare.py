@@ -115,6 +115,7 @@ def test_the_interval_of_a_group_has_the_width_of_a_mean_of_its_runs() -> None:
     [
         ({"convention": "smiyc"}, {}, "b is not compared with a: convention smiyc, not pooled"),
         ({}, {"manifest_digest": "e" * 64}, "other data of the same name (manifest digest eeeeeeee, not dddddddd)"),
+        ({}, {"paste": {"objects_digest": "0"}}, "other objects were pasted"),
         ({}, {"pixels": {"anomaly": 1, "inlier": 2}}, "other labels on the same frames"),
     ],
 )
