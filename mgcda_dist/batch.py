@@ -29,6 +29,7 @@ class Batch:
         slot: N, int64: position of each image in the global batch (0…B-1), the same at every world size.
         step: global step the batch belongs to.
         keys: sample keys, `domain/key`, for messages only.
+        bad: what was wrong with samples that others stand in for, one sentence each.
     """
 
     image: Tensor
@@ -37,6 +38,7 @@ class Batch:
     slot: Tensor
     step: int
     keys: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with its tensors on `device`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "ShardError", "TransientError"]
+__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "SampleError", "ShardError", "TransientError"]
 
 
 class MgcdaError(ValueError):
@@ -29,6 +29,10 @@ class ConfigError(MgcdaError):
 
 class ShardError(MgcdaError):
     """A shard, manifest, image or label file that cannot be read or trusted."""
+
+
+class SampleError(ShardError):
+    """One sample that is damaged, while its shard can be read: another may stand in for it."""
 
 
 class TransientError(MgcdaError):

@@ -159,6 +159,7 @@ class MGCDA(nn.Module):
         # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
         terms["loss/total"] = loss
         terms["signal"] = loss.new_tensor(signal)
+        terms["data/bad_samples"] = loss.new_tensor(float(len(batch.bad) * num_ranks))
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
         return Outcome(loss, batch.step, tuple(terms), values, stage_counts, sample)

@@ -84,6 +84,7 @@ class ReferenceStep:
             "cacl/anchors": anchors,
             "loss/total": terms[0] + outlier + 0.5 * mdat.loss + 0.1 * cacl,
             "signal": 0.0,
+            "data/bad_samples": 0.0,
         }
 
     def sample(self, batch: Batch, prediction: Prediction) -> list[reference.Row]:
@@ -338,7 +339,7 @@ def test_importing_the_method_loads_nothing_of_the_stack():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded: list[str] = json.loads(shown)
     own = {name.split(".")[1] for name in loaded if name.startswith("mgcda_dist.")}
-    assert own == {"batch", "cacl", "collectives", "mdat", "mgcda", "randomness"}
+    assert own == {"batch", "cacl", "collectives", "label_values", "mdat", "mgcda", "randomness"}
     stack = {
         "ray",
         "deepspeed",

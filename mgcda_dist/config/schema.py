@@ -158,6 +158,15 @@ class DataConfig(Section):
         default=1, description="loader processes per rank; 0: in the trainer"
     )
     prefetch_steps: Count = Field(default=4, description="batches a loader process prepares ahead")
+    loader_timeout_s: Positive = Field(
+        default=120.0, description="longest wait for a batch before the loader process is reported as stuck, seconds"
+    )
+    on_bad_sample: Literal["error", "skip"] = Field(
+        default="error",
+        description="a damaged image or label ends the run, or another sample of its domain stands in for it: counted, "
+        "logged, and the same one at every number of workers",
+    )
+    max_bad_samples: Count = Field(default=100, description="`skip` ends the run when more were met, over all epochs")
     pin_memory: bool = Field(default=False, description="page-locked host memory; for GPUs")
 
     @property

@@ -13,11 +13,11 @@ import io
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mgcda_dist.data.pixels import Pixels, as_pixels
 from mgcda_dist.data.shards.encode import decode_ids
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import SampleError
 
 __all__ = ["MAX_PIXELS", "decode_cutout", "decode_image", "decode_label"]
 
@@ -33,7 +33,7 @@ def decode_image(data: bytes, where: str) -> Pixels:
     """An encoded frame (JPEG, PNG, WebP) as H×W×3 RGB, uint8. Alpha is dropped, EXIF orientation is ignored.
 
     Raises:
-        ShardError: damaged or too large.
+        SampleError: damaged or too large.
     """
     _check_header(data, where, "image")
     return _decode(data, _COLOUR, where, "image")
@@ -48,7 +48,7 @@ def decode_label(data: bytes, lut: NDArray[np.uint8], where: str) -> Pixels:
         where: shard and key.
 
     Raises:
-        ShardError: damaged, too large, colours, or ids over 255.
+        SampleError: damaged, too large, colours, or ids over 255.
     """
     mode = _check_header(data, where, "label")
     if mode == "L" and data[24] == 8:
@@ -62,13 +62,13 @@ def decode_cutout(data: bytes, where: str) -> Pixels:
     """An object to paste as H×W×4 RGBA, uint8, straight alpha.
 
     Raises:
-        ShardError: damaged, too large, or without alpha.
+        SampleError: damaged, too large, or without alpha.
     """
     _check_header(data, where, "object")
     pixels = _decode(data, cv2.IMREAD_UNCHANGED, where, "object")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
         problem = f"the object has shape {pixels.shape} of {pixels.dtype}, not 8-bit RGB with alpha"
-        raise ShardError(where, problem, "objects are PNG files whose alpha is the mask")
+        raise SampleError(where, problem, "objects are PNG files whose alpha is the mask")
     return as_pixels(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))
 
 
@@ -76,9 +76,9 @@ def _decode(data: bytes, flags: int, where: str, what: str) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise ShardError(where, f"the {what} cannot be decoded: {error}", _REMEDY) from None
+        raise SampleError(where, f"the {what} cannot be decoded: {error}", _REMEDY) from None
     if pixels is None:
-        raise ShardError(where, f"the {what} is damaged or truncated ({len(data)} bytes)", _REMEDY)
+        raise SampleError(where, f"the {what} is damaged or truncated ({len(data)} bytes)", _REMEDY)
     return as_pixels(pixels)
 
 
@@ -88,12 +88,14 @@ def _check_header(data: bytes, where: str, what: str) -> str:
     width, height = header.size
     if width * height > MAX_PIXELS:
         problem = f"the {what} claims {width}×{height} pixels, over the bound of {MAX_PIXELS}"
-        raise ShardError(where, problem, "resize it when the shards are written")
+        raise SampleError(where, problem, "resize it when the shards are written")
     return header.mode
 
 
 def _open(data: bytes, where: str, what: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its message holds an address, different in every process
+        raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes)", _REMEDY) from None
     except Exception as error:  # foreign bytes: Pillow's parsers raise whatever they stumble over
-        raise ShardError(where, f"the {what} is not a picture ({len(data)} bytes: {error})", _REMEDY) from None
+        raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes: {error})", _REMEDY) from None

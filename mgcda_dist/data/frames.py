@@ -13,7 +13,7 @@ from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.pixels import Pixels, resized
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import SampleError
 from mgcda_dist.randomness import numpy_generator
 
 __all__ = ["EvaluationFrames", "Frame", "check_sizes", "resize_to_height"]
@@ -87,7 +87,7 @@ def resize_to_height(image: Pixels, height_px: int) -> Pixels:
 
 
 def check_sizes(image: Pixels, label: Pixels, where: str) -> None:
-    """Raise ShardError unless image and label have the same height and width."""
+    """Raise SampleError unless image and label have the same height and width."""
     if image.shape[:2] != label.shape:
         problem = f"the image is {image.shape[1]}×{image.shape[0]}, its label {label.shape[1]}×{label.shape[0]} pixels"
-        raise ShardError(where, problem, "write the shards again from files that belong together")
+        raise SampleError(where, problem, "write the shards again from files that belong together")

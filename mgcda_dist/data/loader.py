@@ -26,10 +26,12 @@ from mgcda_dist.data.frames import check_sizes
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
 from mgcda_dist.data.reader import ShardReader
-from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
+from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, TransientError
 from mgcda_dist.randomness import numpy_generator, torch_generator
 
 __all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
+
+_MAX_STAND_INS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,8 @@ class TrainingStream(Dataset[Batch]):
         rank, world_size, accumulation: which slots this rank holds, see `slots_of`.
         start_step: first step, e.g. where training resumes.
         num_steps: steps to stream.
+        on_bad_sample: `error`: a damaged sample ends the stream. `skip`: another sample of its domain, chosen by (seed,
+            step, slot), stands in for it; the batch says so in `bad`.
 
     Raises:
         ConfigError: sources that do not fit the plan, or a batch that the ranks cannot share.
@@ -87,6 +91,7 @@ class TrainingStream(Dataset[Batch]):
         accumulation: int = 1,
         start_step: int = 0,
         num_steps: int = 1,
+        on_bad_sample: Literal["error", "skip"] = "error",
     ) -> None:
         given = [(source.name, len(source.reader)) for source in sources]
         planned = [(domain.name, size) for domain, size in zip(plan.domains, plan.domain_sizes, strict=True)]
@@ -94,6 +99,7 @@ class TrainingStream(Dataset[Batch]):
             raise ConfigError("stream", f"the sources {given} are not the domains of the plan, {planned}")
         self.plan, self.sources, self.transform = plan, tuple(sources), transform
         self.accumulation, self.start_step, self.num_steps = accumulation, start_step, num_steps
+        self.on_bad_sample = on_bad_sample
         self._slots = [slots_of(rank, world_size, accumulation, m, plan.global_batch) for m in range(accumulation)]
 
     def __len__(self) -> int:
@@ -124,8 +130,9 @@ class TrainingStream(Dataset[Batch]):
         images = np.empty((len(refs), height, width, 3), np.uint8)
         labels = np.empty((len(refs), height, width), np.uint8)
         keys: list[str] = []
+        bad: list[str] = []
         for row, ref in enumerate(refs):
-            images[row], labels[row], key = self.sample(step, ref)
+            images[row], labels[row], key = self._sample_or_another(step, ref, bad)
             keys.append(key)
         return Batch(
             image=torch.from_numpy(images).permute(0, 3, 1, 2),
@@ -134,10 +141,30 @@ class TrainingStream(Dataset[Batch]):
             slot=torch.tensor([ref.slot for ref in refs]),
             step=step,
             keys=tuple(keys),
+            bad=tuple(bad),
         )
 
-    def sample(self, step: int, ref: SlotRef) -> tuple[Pixels, Pixels, str]:
-        """Image (height×width×3), label (height×width), both uint8, and `domain/key` of one slot."""
+    def _sample_or_another(self, step: int, ref: SlotRef, bad: list[str]) -> tuple[Pixels, Pixels, str]:
+        """`sample`, or that of a stand-in if it is damaged and may be skipped; what was damaged is added to `bad`."""
+        for attempt in range(_MAX_STAND_INS + 1):
+            try:
+                return self.sample(step, ref, attempt)
+            except SampleError as error:
+                if self.on_bad_sample == "error":
+                    raise
+                bad.append(f"step {step}, {error.where}: {error.problem}")
+            # Whatever the rank and the process: the stand-in depends on the slot alone.
+            generator = numpy_generator(self.plan.seed, "stand-in", step, ref.slot, attempt)
+            ref = ref._replace(sample=int(generator.integers(self.plan.domain_sizes[ref.domain])))
+        problem = f"{_MAX_STAND_INS + 1} samples in a row are damaged, the last is {bad[-1]}"
+        raise ShardError(f"domain {self.sources[ref.domain].name}", problem, "run `mgcda shards verify` on its shards")
+
+    def sample(self, step: int, ref: SlotRef, attempt: int = 0) -> tuple[Pixels, Pixels, str]:
+        """Image (height×width×3), label (height×width), both uint8, and `domain/key` of one slot.
+
+        Raises:
+            SampleError: the sample, or an object that was to be pasted, is damaged.
+        """
         source = self.sources[ref.domain]
         encoded = source.reader.read(ref.sample)
         image = decode_image(encoded.image, encoded.where)
@@ -145,11 +172,13 @@ class TrainingStream(Dataset[Batch]):
             label = np.full(image.shape[:2], VOID, np.uint8)
         elif encoded.label is None:
             problem = f"the sample has no label, but domain {source.name} is labelled"
-            raise ShardError(encoded.where, problem, "set labelled: false on the domain, or use labelled shards")
+            raise SampleError(encoded.where, problem, "set labelled: false on the domain, or use labelled shards")
         else:
             label = decode_label(encoded.label, source.lut, encoded.where)
             check_sizes(image, label, encoded.where)
-        generator = numpy_generator(self.plan.seed, "augment", step, ref.slot)
+        # A stand-in draws anew: what was damaged may be the object that was to be pasted.
+        name = ("augment", step, ref.slot) if attempt == 0 else ("augment", step, ref.slot, attempt)
+        generator = numpy_generator(self.plan.seed, *name)
         image, label = self.transform(image, label, generator, source.paste)
         return image, label, f"{source.name}/{encoded.key}"
 

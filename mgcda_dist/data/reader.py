@@ -10,7 +10,7 @@ import numpy as np
 
 from mgcda_dist.data.recent import Recent
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import SampleError, ShardError
 
 __all__ = ["EncodedSample", "ShardReader"]
 
@@ -102,7 +102,7 @@ def _pread(file: int, size: int, offset: int, where: str) -> bytes:
         raise ShardError(where, f"cannot be read: {error.strerror}", "check the disk or mount") from error
     if len(data) != size:
         problem = f"the shard ends {size - len(data)} bytes before the sample does"
-        raise ShardError(
+        raise SampleError(
             where, problem, "the shard is truncated: run `mgcda shards verify`, then write or copy it again"
         )
     return data

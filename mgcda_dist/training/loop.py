@@ -29,12 +29,14 @@ class Hooks:
     Attributes:
         log: metrics of a step; called on every rank with equal losses.
         say: a sentence for the user.
+        say_everywhere: the same, from any rank.
         checkpoint: write one now; a collective.
         stop_requested: whether this rank was asked to stop.
     """
 
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
+    say_everywhere: Callable[[str], None]
     checkpoint: Callable[[], None]
     stop_requested: Callable[[], bool]
 
@@ -64,10 +66,13 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             with clock.waiting():
                 batch = next(batches)
             samples = batch.keys
+            for sentence in batch.bad:
+                hooks.say_everywhere(f"another sample stands in: {sentence}")
             outcome = engine.forward(batch, progress, signal=float(hooks.stop_requested()))
             # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
             terms = outcome.terms()
             stop = stop or terms["signal"] > 0
+            _count_bad_samples(state, int(terms["data/bad_samples"]), config)
             finite = finite and math.isfinite(terms["loss/total"])
             if not finite:
                 break
@@ -84,7 +89,10 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             raise MgcdaError(f"step {step}", "the gradient is not finite", _CALMER)
         if finite and log_now:
             metrics = _mean_terms(outcomes) | engine.model.health(outcomes[-1], progress) | engine.learning_rates()
-            metrics |= {"train/skipped_steps": state.skipped_steps} | clock.read()
+            metrics |= {
+                "train/skipped_steps": state.skipped_steps,
+                "data/bad_samples": state.bad_samples,
+            } | clock.read()
             metrics |= {} if norm is None else {"train/gradient_norm": norm}
             hooks.log(step, metrics)
             for sentence in watch.read(step, metrics):
@@ -94,6 +102,18 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         if stop:
             return False
     return True
+
+
+def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
+    """Add up over the run; the count is a sum over ranks, so all of them stop together."""
+    state.bad_samples += found
+    if state.bad_samples > config.data.max_bad_samples:
+        raise MgcdaError(
+            f"step {state.step}",
+            f"{state.bad_samples} damaged samples, over data.max_bad_samples={config.data.max_bad_samples}; "
+            "each is named in the run's events.jsonl",
+            "run `mgcda shards verify` on the shards of the domains, and write them again",
+        )
 
 
 def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Config, hooks: Hooks) -> int:
@@ -113,7 +133,7 @@ def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Con
 def _mean_terms(outcomes: list[Outcome]) -> dict[str, float]:
     """Terms of the step: the mean over its micro-batches."""
     all_terms = [outcome.terms() for outcome in outcomes]
-    names = [name for name in all_terms[0] if name != "signal"]
+    names = [name for name in all_terms[0] if name not in ("signal", "data/bad_samples")]
     return {name: sum(terms[name] for terms in all_terms) / len(all_terms) for name in names}
 
 

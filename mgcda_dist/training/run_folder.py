@@ -22,7 +22,8 @@ from mgcda_dist.errors import ConfigError
 __all__ = ["RunFolder", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
-         "data.pin_memory", "model.compile")  # fmt: skip
+         "data.loader_timeout_s", "data.max_bad_samples", "data.on_bad_sample", "data.pin_memory",
+         "model.compile")  # fmt: skip
 """Keys that may change on resume: they do not touch what is learned. Folders may move: their digests are compared."""
 
 

@@ -15,11 +15,13 @@ class TrainState:
 
     Attributes:
         step: optimiser steps done; the next batch is the global batch of this number.
+        bad_samples: damaged samples, over all ranks, that others stood in for.
         skipped_steps: steps that were refused because a loss was not finite.
     """
 
     step: int = 0
     skipped_steps: int = 0
+    bad_samples: int = 0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def train(config: Config) -> None:
         def checkpoint() -> None:
             _save(engine, store, state, config, world)
 
-        hooks = Hooks(log, say, checkpoint, stop_requested=lambda: leads and run.stop_file.exists())
+        hooks = Hooks(
+            log, say, partial(run.say, "note"), checkpoint, stop_requested=lambda: leads and run.stop_file.exists()
+        )
         status = "FAILED"
         try:
             finished = state.step >= config.optim.steps or fit(engine, iter(loader), state, config, hooks)

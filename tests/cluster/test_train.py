@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.tracking.jsonl import read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -19,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 STEPS = 20
 CONFIG = """\
 data:
+  on_bad_sample: skip
   class_space: road8
   crop_px: [64, 96]
   domains:
@@ -58,7 +61,15 @@ def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> N
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("train")
     (folder / "home").mkdir()
-    (folder / "run.yaml").write_text("name: run\n" + CONFIG.format(shards=tiny_shards))
+    # One frame is damaged in all runs of this file: others stand in for it, the same ones at every number of workers.
+    shards = tmp_path_factory.mktemp("damaged") / "shards"
+    shutil.copytree(tiny_shards, shards)
+    manifest = Manifest.open(shards / "render_b/train")
+    row = manifest.shard_index(0)[0]
+    with open(manifest.shard_path(0), "r+b") as tar:
+        tar.seek(int(row["image_offset"]))
+        tar.write(bytes(int(row["image_bytes"])))
+    (folder / "run.yaml").write_text("name: run\n" + CONFIG.format(shards=shards))
     return folder
 
 
@@ -107,6 +118,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_finishes(
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stderr == ""
     assert "resuming at step" in again.stdout
+    assert "another sample stands in: step" in first.stdout + again.stdout
+    counted = read_history(folder / "runs/two/metrics.jsonl")["data/bad_samples"][1]
+    assert counted == sorted(counted) and counted[-1] >= STEPS // 8
     steps, _ = read_history(folder / "runs/two/metrics.jsonl")["loss/total"]
     assert steps == list(range(STEPS))
     assert not any((folder / "runs/two/checkpoints").glob(".writing*"))
@@ -212,6 +226,17 @@ def test_sigterm_stops_as_ctrl_c_does_and_more_workers_go_on(
     one, ended = (read_history(folder / f"runs/{name}/metrics.jsonl") for name in ("one", "ended"))
     assert ended["loss/total"][0] == list(range(STEPS))
     assert ended["loss/total"][1] == pytest.approx(one["loss/total"][1], rel=1e-4)
+
+
+@pytest.mark.timeout(900)
+def test_too_many_bad_samples_end_the_run_with_their_names(folder: Path) -> None:
+    command = _command(folder, "name=spoiled", "scaling.workers=2", "data.max_bad_samples=1")
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "2 damaged samples, over data.max_bad_samples=1" in done.stderr
+    assert "stands in" in (folder / "runs/spoiled/events.jsonl").read_text()
 
 
 @pytest.mark.timeout(900)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ class World:
         self.bare = write_frames(folder / "bare", 5, seed=2, labelled=False, per_shard=2)
         self.objects = write_objects(folder / "objects", 3)
 
-    def stream(self, seed: int = 3, per_step: tuple[int, int, int] = (4, 2, 2), **options: int) -> TrainingStream:
+    def stream(self, seed: int = 3, per_step: tuple[int, int, int] = (4, 2, 2), **options: Any) -> TrainingStream:
         library = ObjectLibrary(ShardReader(self.objects))
         paste = PasteSource(library, PasteParams(scale=(0.3, 0.6)))
         sources = [
@@ -170,6 +171,56 @@ def test_damage_reaches_the_trainer_as_it_was_found(world: World, tmp_path: Path
     assert "mgcda shards verify" in caught.value.remedy
 
 
+def _hurt(folder: Path, numbers: list[int]) -> Manifest:
+    """Ten frames, of which some have a damaged image, and one a label of another size."""
+    manifest = write_frames(folder, 10, per_shard=10)
+    with open(manifest.shard_path(0), "r+b") as tar:
+        for number in numbers:
+            row = manifest.shard_index(0)[number]
+            tar.seek(int(row["image_offset"]))
+            tar.write(bytes(int(row["image_bytes"])))
+    return manifest
+
+
+def test_stand_ins_are_the_same_at_every_world_size(tmp_path: Path):
+    manifest = _hurt(tmp_path / "hurt", [2, 3, 7])
+    options: dict[str, Any] = {"num_steps": 5, "per_step": 4, "on_bad_sample": "skip"}
+    whole = list(make_loader(_stream_of(manifest, **options)))
+    bad = [sentence for batch in whole for sentence in batch.bad]
+    # Two epochs: each damaged sample is met twice, and some as a stand-in of another.
+    assert len(bad) >= 6
+    assert all("shard-000000.tar: hurt-0000" in text and "is not a picture" in text for text in bad)
+    assert {text.split("hurt-0000")[1][0] for text in bad} == {"2", "3", "7"}
+    assert not {key for batch in whole for key in batch.keys} & {f"d/hurt-0000{n}" for n in (2, 3, 7)}
+    for size, workers in ((2, 0), (2, 2), (4, 1)):
+        ranks = [
+            list(make_loader(_stream_of(manifest, rank=r, world_size=size, **options), workers)) for r in range(size)
+        ]
+        for step, batch in enumerate(whole):
+            parts = [rank[step] for rank in ranks]
+            assert torch.equal(torch.cat([part.image for part in parts]), batch.image)
+            assert torch.equal(torch.cat([part.label for part in parts]), batch.label)
+            assert tuple(text for part in parts for text in part.bad) == batch.bad
+
+
+def test_a_truncated_shard_is_bad_samples_and_a_missing_one_is_not(tmp_path: Path):
+    manifest = write_frames(tmp_path / "short", 10, per_shard=5)
+    path = manifest.shard_path(1)
+    os.truncate(path, int(manifest.shard_index(1)[2]["image_offset"]) + 10)
+    batches = list(make_loader(_stream_of(manifest, num_steps=10, on_bad_sample="skip")))
+    bad = [sentence for batch in batches for sentence in batch.bad]
+    assert bad and all("the shard ends" in text for text in bad)
+    path.unlink()
+    with pytest.raises(ShardError, match="cannot be opened"):
+        list(make_loader(_stream_of(manifest, num_steps=10, on_bad_sample="skip")))
+
+
+def test_a_domain_of_nothing_but_damage_is_an_error(tmp_path: Path):
+    stream = _stream_of(_hurt(tmp_path / "hurt", list(range(10))), on_bad_sample="skip")
+    with pytest.raises(ShardError, match=r"domain d: 21 samples in a row are damaged, the last is step 0, .*hurt-0000"):
+        stream[0]
+
+
 def test_a_labelled_domain_needs_labels(world: World):
     with pytest.raises(ShardError, match="has no label, but domain d is labelled"):
         _stream_of(world.bare)[0]
@@ -287,11 +338,9 @@ def _fail() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def _stream_of(manifest: Manifest, paste: _Trap | None = None, num_steps: int = 1) -> TrainingStream:
+def _stream_of(manifest: Manifest, paste: _Trap | None = None, *, per_step: int = 1, **options: Any) -> TrainingStream:
     source = DomainSource("d", ShardReader(manifest), LUT, paste=paste)
-    return TrainingStream(
-        Plan([DomainPlan("d", manifest.shard_sizes, 1)], 0, 1), [source], TRANSFORM, num_steps=num_steps
-    )
+    return TrainingStream(Plan([DomainPlan("d", manifest.shard_sizes, per_step)], 0, 1), [source], TRANSFORM, **options)
 
 
 def _children() -> set[int]:

@@ -63,7 +63,7 @@ def test_the_account_follows_the_formula(worlds: list[Results], name: str, size:
     sharded = scenario.model.get("queue_layout") == "sharded"
     images = BATCH // size
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
-    terms = 4 + mdat + 2 * cacl
+    terms = 5 + mdat + 2 * cacl
     rows = images * per_image * (DIM + 3)
     expected = {
         "counts": SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + cacl * size * 2 * images * 2,
