@@ -220,6 +220,7 @@ def preview(
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("preview.png"),
     columns: Annotated[int, typer.Option(min=1)] = 8,
     tile_width: Annotated[int, typer.Option(min=32, help="pixels")] = 240,
+    labels: Annotated[bool, typer.Option(help="lay the labels over")] = True,
 ) -> None:
     """Write what the network will see: the crops of some steps, augmented and pasted, with labels laid over."""
     from itertools import islice
@@ -238,8 +239,10 @@ def preview(
     for batch in islice(stream, steps * loaded.config.engine.accumulation):
         for image, label, key in zip(batch.image, batch.label, batch.keys, strict=True):
             ids = label.numpy().astype("uint8")
-            tiles.append(Tile(overlay(image.permute(1, 2, 0).numpy(), ids, meaning), key))
-            legend |= shown(ids, meaning)
+            picture = image.permute(1, 2, 0).numpy()
+            tiles.append(Tile(overlay(picture, ids, meaning) if labels else picture, key))
+            legend |= shown(ids, meaning) if labels else {}
+    legend = {name: legend[name] for name in meaning.values() if name in legend} | legend
     _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width), out)
 
 

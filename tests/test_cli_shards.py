@@ -248,6 +248,8 @@ def test_preview_shows_what_the_network_sees(generated: Path) -> None:
         assert run.returncode == 0, run.stderr
     other = mgcda("preview", *arguments, "--out", "other.png", "seed=1", cwd=generated)
     assert other.returncode == 0
+    bare = mgcda("preview", *arguments, "--no-labels", "--out", "bare.png", cwd=generated)
+    assert bare.returncode == 0
     pictures = [(generated / name).read_bytes() for name in ("one.png", "two.png", "other.png")]
     sheet = cv2.imread(str(generated / "one.png"))
     assert sheet is not None and sheet.shape[1] == 4 * 70 and sheet.shape[0] > 3 * 70

@@ -36,7 +36,7 @@ MIN_AREA_PX = 16
 _ATTEMPTS = 8  # draws per object before it is given up
 _TILT_DEGREES = 12.0
 _LEAST_FEATHER_PX = 0.1  # a narrower border blends nothing, and OpenCV refuses a blur of next to nothing
-_DECAY = 0.06  # share of an object's longer side over which the scene's colours fade into its own
+_DECAY = 0.03  # share of an object's longer side over which the scene's colours fade into its own
 _GAIN = (0.5, 2.0)  # bounds of the change of brightness
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,10 @@ def choose_objects(
     counts = Counter(names)
     strange = sorted({*include, *exclude} - counts.keys())
     if strange:
+        near = [f"did you mean {name}? " for name in get_close_matches(strange[0], counts, 1)]
         listing = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        raise ShardError(str(manifest.folder), f"no object of category {strange[0]!r}", f"there are {listing}")
+        problem = f"no object of category {strange[0]!r}"
+        raise ShardError(str(manifest.folder), problem, f"{''.join(near)}there are {listing}")
     wanted = set(include or counts) - set(exclude)
     chosen = np.flatnonzero([name in wanted for name in names])
     if not len(chosen):

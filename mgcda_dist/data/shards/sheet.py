@@ -46,6 +46,7 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
     ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
     tiles: list[Tile] = []
     legend: dict[str, Colour] = {}
+    meaning = shown_by(manifest.label_format)
     for sample in chosen.tolist():
         shard = int(np.searchsorted(ends, sample, side="right"))
         row = manifest.shard_index(shard)[sample - int(ends[shard])]
@@ -62,12 +63,11 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
         picture = _flatten(image)
         if label:
             ids = decode_ids(label, f"{path}: {key}")
-            meaning = shown_by(manifest.label_format)
             legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
         category = bytes(row["category"]).decode() if "category" in (row.dtype.names or ()) else ""
         tiles.append(Tile(picture, f"{category} {key}".strip()))
-    return tiles, legend
+    return tiles, {name: legend[name] for name in meaning.values() if name in legend} | legend
 
 
 def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> dict[str, Colour]:
