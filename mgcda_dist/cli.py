@@ -10,6 +10,7 @@ import typer
 
 from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_evaluate import evaluate
+from mgcda_dist.cli_report import report
 from mgcda_dist.cli_shards import shards_app
 from mgcda_dist.cli_sweep import sweep
 
@@ -53,6 +54,9 @@ app.command()(evaluate)
 
 app.command()(compare)
 app.command()(sweep)
+
+
+app.command()(report)
 
 
 @config_app.command("check")

@@ -27,6 +27,7 @@ class HistoryPlot:
         log: logarithmic where the values span more than a factor of ten.
         share: values are shares, from 0 to 1.
         group: heading under which a page puts it.
+        exact: values follow a rule, so that there is no noise to smooth away.
     """
 
     title: str
@@ -35,6 +36,7 @@ class HistoryPlot:
     log: bool = False
     share: bool = False
     group: str = ""
+    exact: bool = False
 
 
 HISTORIES = (
@@ -44,11 +46,11 @@ HISTORIES = (
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",
                 group="Alignment of domains (MDAT)"),
     HistoryPlot("Contrastive memory", "filled share", r"cacl/queue_(fill.*)", share=True,
-                group="Contrastive learning (CACL)"),
+                group="Contrastive learning (CACL)", exact=True),
     HistoryPlot("Age of the memory", "steps", r"cacl/queue_(age.*)", group="Contrastive learning (CACL)"),
     HistoryPlot("Anchors of the contrastive loss", "anchors per step", r"cacl/(anchors)",
                 group="Contrastive learning (CACL)"),
-    HistoryPlot("Learning rates", "rate", r"lr/(.+)", log=True, group="Optimisation"),
+    HistoryPlot("Learning rates", "rate", r"lr/(.+)", log=True, group="Optimisation", exact=True),
     HistoryPlot("Gradient norm, before clipping", "norm", r"train/(gradient_norm)", log=True, group="Optimisation"),
     HistoryPlot("Throughput", "images per second", r"time/(images_per_s)", group="Speed"),
     HistoryPlot("Waiting for data", "share of the time", r"time/(data_wait_share)", share=True, group="Speed"),

@@ -1,0 +1,206 @@
+"""What a run is, in words for a report: method, data, machine, code, command, time, and what it said of its health."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.reports.runs import RunRecord
+
+__all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes", "without_secrets"]
+
+_SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row of the summary: its name, and what each run has there."""
+
+    name: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """One row of the table of data.
+
+    Attributes:
+        use: `train/NAME`, `paste/NAME` or `eval/NAME`.
+        runs: per run what it read (dataset, samples, short digest, whole digest), or None.
+        same: whether all runs that have it read the same data.
+    """
+
+    use: str
+    runs: list[tuple[str, str, str] | None]
+    same: bool
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that a run said, or a phase it entered; `time` is local to whoever writes the report."""
+
+    time: str
+    text: str
+
+
+def fact_table(runs: Sequence[RunRecord]) -> list[Fact]:
+    """The rows of the summary that at least one run can fill."""
+    rows = [_facts(run) for run in runs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [Fact(name, [row.get(name, "–") or "–" for row in rows]) for name in names if any(r.get(name) for r in rows)]
+
+
+def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
+    """What each run read, by use."""
+    manifests = [_manifests(run) for run in runs]
+    table: list[DataUse] = []
+    for use in dict.fromkeys(use for each in manifests for use in each):
+        cells: list[tuple[str, str, str] | None] = []
+        for each in manifests:
+            facts = each.get(use)
+            if not isinstance(facts, dict):
+                cells.append(None)
+                continue
+            digest = str(facts.get("digest", ""))
+            what = f"{facts.get('dataset', '?')} {facts.get('split', '')}, {facts.get('samples', '?')} samples"
+            cells.append((what, digest[:_SHOWN_DIGITS], digest))
+        table.append(DataUse(use, cells, len({cell[2] for cell in cells if cell}) <= 1))
+    return table
+
+
+def notes(run: RunRecord) -> list[Note]:
+    """Everything the run said, in order."""
+    return [
+        Note(_clock(event.get("time")), without_secrets(str(event.get("text", ""))))
+        for event in _events(run)
+        if event.get("text")
+    ]
+
+
+def without_secrets(text: str) -> str:
+    """The text without user names and passwords in addresses: a report is made to be handed on."""
+    return re.sub(r"://[^/@\s]+@", "://…@", text)
+
+
+def _facts(run: RunRecord) -> dict[str, str]:
+    params, tags = run.params, run.tags
+    facts = {"status": _status(run), "method": _method(params), "network": _network(params)}
+    if params:
+        facts["training"] = _training(params)
+        facts["seed"] = params.get("seed", "")
+        facts["workers"] = _workers(params)
+    facts["machine"] = ", ".join(part for part in (tags.get("mgcda.host", ""), tags.get("mgcda.hardware", "")) if part)
+    facts["time"] = _time(run)
+    facts["code"] = _code(tags)
+    facts["packages"] = tags.get("mgcda.packages", "")
+    facts["command"] = without_secrets(tags.get("mgcda.command", ""))
+    facts["MLflow run"] = run.run_id or ""
+    facts["read from"] = without_secrets(run.source)
+    return facts
+
+
+def _status(run: RunRecord) -> str:
+    steps, last = run.params.get("optim.steps"), _last_step(run)
+    if run.status == "FINISHED":
+        return "finished"
+    words = {"RUNNING": "running", "FAILED": "failed", "KILLED": "not finished: running, or stopped"}
+    reached = f", {last + 1} of {steps} steps" if last is not None and steps else ""
+    return words.get(run.status, run.status.lower()) + reached
+
+
+def _last_step(run: RunRecord) -> int | None:
+    steps = run.history.get("loss/total", ([], []))[0]
+    return steps[-1] if steps else None
+
+
+def _method(params: dict[str, str]) -> str:
+    if not params:
+        return "score maps of another method, or a run without its configuration"
+    parts: list[str] = []
+    for name in ("mdat", "cacl"):
+        on = params.get(f"{name}.enabled", "") == "True"
+        weight = f" × {params[f'{name}.weight']}" if on and f"{name}.weight" in params else ""
+        parts.append(f"{name.upper()}{weight}" if on else f"no {name.upper()}")
+    outlier = params.get("loss.outlier")
+    return ", ".join([*([f"outlier term {outlier}"] if outlier else []), *parts])
+
+
+def _network(params: dict[str, str]) -> str:
+    names = ("model.backbone", "model.weights", "model.score")
+    words = [params.get(name, "") for name in names]
+    labels = ("{}", "weights {}", "score {}")
+    return ", ".join(label.format(word) for label, word in zip(labels, words, strict=True) if word)
+
+
+def _training(params: dict[str, str]) -> str:
+    images = [int(v) for k, v in params.items() if re.fullmatch(r"data\.domains\.\d+\.per_step", k) and v.isdigit()]
+    parts = [f"{params['optim.steps']} steps"] if "optim.steps" in params else []
+    if images:
+        parts.append(f"{sum(images)} images per step from {len(images)} domains")
+    if "data.crop_px" in params:
+        parts.append(f"crops {params['data.crop_px'].strip('[]()').replace(', ', '×')} px")
+    return ", ".join(parts)
+
+
+def _workers(params: dict[str, str]) -> str:
+    parts = [f"{params['scaling.workers']} workers"] if "scaling.workers" in params else []
+    if "engine.zero_stage" in params:
+        parts.append(f"ZeRO {params['engine.zero_stage']}")
+    return ", ".join([*parts, *([params["engine.precision"]] if "engine.precision" in params else [])])
+
+
+def _time(run: RunRecord) -> str:
+    times = [float(event["time"]) for event in _events(run) if isinstance(event.get("time"), int | float)]
+    times += [moment for moment in (run.started_s, run.ended_s) if moment is not None]
+    if not times:
+        return ""
+    first, last = min(times), max(times)
+    speed = [value for value in run.history.get("time/images_per_s", ([], []))[1] if value > 0]
+    words = f"{_clock(first)}, {_duration(last - first)} to the last record"
+    return words + (f", median {sorted(speed)[len(speed) // 2]:.1f} images/s" if speed else "")
+
+
+def _code(tags: dict[str, str]) -> str:
+    version, commit = tags.get("mgcda.version", ""), tags.get("mlflow.source.git.commit", "")
+    changed = " with local changes" if tags.get("mgcda.git_clean") == "false" else ""
+    parts = [f"mgcda_dist {version}"] if version else []
+    return ", ".join(parts + ([f"commit {commit[:_SHOWN_DIGITS]}{changed}"] if commit else []))
+
+
+def _events(run: RunRecord) -> list[dict[str, Any]]:
+    path = run.file("events.jsonl")
+    if path is None:
+        return []
+    events: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:  # being written, or cut off
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _manifests(run: RunRecord) -> dict[str, Any]:
+    try:
+        return run.manifests
+    except MgcdaError:
+        return {}
+
+
+def _clock(moment: object) -> str:
+    if not isinstance(moment, int | float):
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
