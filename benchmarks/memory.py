@@ -59,7 +59,7 @@ def step(cacl: CACL, world: Collectives) -> float:
     own = slice(world.rank * images, (world.rank + 1) * images)
     z = z[own].flatten(0, 1).requires_grad_()
     domain = torch.arange(IMAGES)[own] % DOMAINS
-    sample = cacl.gather(z, index[own], torch.rand(images, 100, generator=random), domain, world)
+    sample = cacl.receive(cacl.send(z, index[own], torch.rand(images, 100, generator=random), domain, world), world)
     loss, _ = cacl.share(sample, 1, torch.tensor(0), world)
     loss.backward()
     return world.start_sum(loss / world.size, "loss").wait().item()

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Account", "Collectives", "PendingSum", "global_mean_share", "to_host"]
+__all__ = ["Account", "Collectives", "PendingGather", "PendingSum", "global_mean_share", "to_host"]
 
 
 @dataclass
@@ -43,6 +43,21 @@ class PendingSum:
             self._work.wait()
             self._work = None
         return self._value
+
+
+@dataclass
+class PendingGather:
+    """A gather that is under way; `wait` returns the rows of all ranks."""
+
+    rows: Tensor
+    work: dist.Work | None = None
+    gradient: Tensor | None = None
+    collectives: Collectives | None = None
+    label: str = ""
+
+    def wait(self) -> Tensor:
+        """The rows of all ranks in rank order; call it once."""
+        return self.rows if self.collectives is None else _WaitGather.apply(self.rows, self)  # type: ignore[no-any-return]
 
 
 class Collectives:
@@ -74,16 +89,23 @@ class Collectives:
         self.account.add(label, total)
         return PendingSum(total, dist.all_reduce(total, group=self.group, async_op=True))
 
-    def gather(self, rows: Tensor, label: str) -> Tensor:
-        """Rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
+    def start_gather(self, rows: Tensor, label: str) -> PendingGather:
+        """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
 
         Gradients cross: the gradient of a row is the sum of what every rank's loss says about it. A detached gather
-        gives a pixel contrast whose gradient is off by about a half.
+        gives a pixel contrast whose gradient is off by about a half. What is computed before `wait` overlaps with the
+        gather, and its backward pass with the sum of the gradients.
         """
         if self.size == 1:
-            return rows
+            return PendingGather(rows)
         self.account.add(label, rows)
-        return _Gather.apply(rows, self, label)  # type: ignore[no-any-return]
+        pending = PendingGather(rows)
+        pending.rows = _StartGather.apply(rows, self, label, pending)
+        return pending
+
+    def gather(self, rows: Tensor, label: str) -> Tensor:
+        """As `start_gather`, and wait."""
+        return self.start_gather(rows, label).wait()
 
     def sum_with_gradient(self, value: Tensor, label: str) -> Tensor:
         """Sum of `value` over ranks; its gradient is the sum of what every rank's loss says about it."""
@@ -97,24 +119,49 @@ class Collectives:
         return self
 
 
-class _Gather(torch.autograd.Function):
-    """all_gather forward, sum over ranks of the own slice backward."""
+class _StartGather(torch.autograd.Function):
+    """Forward starts an all-gather; backward, the last to run, takes the gradients that `_WaitGather` has sent off."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str) -> Tensor:
-        ctx.collectives, ctx.label = collectives, label
+    def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str, pending: PendingGather) -> Tensor:
+        ctx.pending = pending
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
-        dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group)
+        pending.collectives, pending.label = collectives, label
+        pending.work = dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group, async_op=True)
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        collectives: Collectives = ctx.collectives
-        (grad,) = grad_outputs
-        own = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
-        collectives.account.add(f"{ctx.label}_backward", grad)
-        dist.reduce_scatter_single(own, grad.contiguous(), group=collectives.group)
-        return own, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        pending: PendingGather = ctx.pending
+        work, own = pending.work, pending.gradient
+        if work is None or own is None:
+            raise RuntimeError("the gathered rows were used without `wait`")
+        work.wait()
+        return own, None, None, None
+
+
+class _WaitGather(torch.autograd.Function):
+    """Forward waits for the all-gather; backward starts the sum over ranks of every rank's slice of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
+        ctx.pending = pending
+        if pending.work is not None:
+            pending.work.wait()
+        return gathered.view_as(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        pending: PendingGather = ctx.pending
+        collectives, (grad,) = pending.collectives, grad_outputs
+        if collectives is None:
+            raise RuntimeError("waited for a gather that was not started")
+        pending.gradient = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
+        collectives.account.add(f"{pending.label}_backward", grad)
+        pending.work = dist.reduce_scatter_single(
+            pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
+        )
+        return grad, None  # for the shape alone: `_StartGather` returns what arrives
 
 
 class _Sum(torch.autograd.Function):

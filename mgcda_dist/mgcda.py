@@ -126,31 +126,36 @@ class MGCDA(nn.Module):
             counts.append(difficulty.flatten())
         pending_counts = self.collectives.start_sum(torch.cat(counts), "counts")
 
-        # Scene level, while the counts travel.
-        domains = self.mdat(prediction.stages, batch.domain, kept, progress) if self.mdat else None
-
         parts = list(torch.split(pending_counts.wait(), [len(part) for part in counts]))
         seg_counts = parts.pop(0)
-        shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
-        weights = shares.new_tensor(self.segmentation_loss.weights)
-        terms = {"loss/seg": (weights * shares)[0], "loss/outlier": (weights * shares)[1:].sum()}
-        loss = self.segmentation_weight * (weights * shares).sum()
-        stage_counts = seg_counts.new_zeros(0)
-        extra: list[Tensor] = []
-        if self.mdat and domains:
-            stage_counts = parts.pop(0).view(len(self.mdat.stages), self.mdat.num_domains)
-            terms["loss/mdat"] = self.mdat.share(domains, stage_counts, num_ranks)
-            loss = loss + self.mdat_weight * ramp(progress, self.mdat_warmup) * terms["loss/mdat"]
-            extra = [domains.correct.flatten(), domains.epsilon.flatten()]
+        stage_counts = parts.pop(0).view(len(self.mdat.stages), self.mdat.num_domains) if self.mdat else counts[0][:0]
 
-        # Sample level.
-        sample = None
+        # Sample level: draw this rank's pixels, and send them.
+        pending_rows = None
         if self.cacl and pixels:
             mean, present = parts.pop(0).view(num_ranks, 2, n, 2).transpose(0, 1).flatten(1, 2)  # 2 × B×2
             quota = image_quota(mean, present, self.cacl.budget)[rank * n : (rank + 1) * n]
             index = sample_pixels(pixels, quota, self.cacl.budget, batch.slot, self.cacl.seed, batch.step)
             z = self.cacl.project(prediction.embedding, index)
-            sample = self.cacl.gather(z, index, pixels.difficulty, batch.domain, self.collectives)
+            pending_rows = self.cacl.send(z, index, pixels.difficulty, batch.domain, self.collectives)
+
+        shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
+        weights = shares.new_tensor(self.segmentation_loss.weights)
+        terms = {"loss/seg": (weights * shares)[0], "loss/outlier": (weights * shares)[1:].sum()}
+        loss = self.segmentation_weight * (weights * shares).sum()
+
+        # Scene level, while the rows travel; on the way back its gradients hide the sum of theirs.
+        extra: list[Tensor] = []
+        if self.mdat:
+            domains = self.mdat(prediction.stages, batch.domain, kept, progress)
+            terms["loss/mdat"] = self.mdat.share(domains, stage_counts, num_ranks)
+            loss = loss + self.mdat_weight * ramp(progress, self.mdat_warmup) * terms["loss/mdat"]
+            extra = [domains.correct.flatten(), domains.epsilon.flatten()]
+
+        # Sample level: contrast.
+        sample = None
+        if self.cacl and pending_rows:
+            sample = self.cacl.receive(pending_rows, self.collectives)
             first_slot = batch.slot[0] - rank * n
             terms["loss/cacl"], anchors = self.cacl.share(sample, batch.step, first_slot, self.collectives)
             terms["cacl/anchors"] = anchors.to(loss.dtype)

@@ -20,7 +20,7 @@ from mgcda_dist.cacl.projection import ProjectionHead
 from mgcda_dist.cacl.queue import MemoryQueue, Rows
 from mgcda_dist.cacl.sampler import Budget
 from mgcda_dist.cacl.selection import Choice, Selection
-from mgcda_dist.collectives import Collectives
+from mgcda_dist.collectives import Collectives, PendingGather
 from mgcda_dist.randomness import stream_key
 
 __all__ = ["CACL", "GatheredSample", "pull", "push_apart"]
@@ -87,10 +87,10 @@ class CACL(nn.Module):
         picked = embedding.flatten(2).gather(2, place)
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
-    def gather(
+    def send(
         self, z: Tensor, index: Tensor, difficulty: Tensor, domain: Tensor, collectives: Collectives
-    ) -> GatheredSample:
-        """The one gather of CACL: every rank's rows, fixed shape plus mask, in global order.
+    ) -> PendingGather:
+        """Start the one gather of CACL: this rank's rows, fixed shape plus mask.
 
         Args:
             z: N·R×K from `project`.
@@ -100,8 +100,6 @@ class CACL(nn.Module):
             collectives: the ranks.
         """
         rows_per_image = self.budget.rows_per_image
-        types = torch.arange(rows_per_image, device=z.device) - self.budget.max_anomaly_pixels
-        types = torch.where(types < 0, self.budget.num_classes, types // self.budget.max_inlier_pixels)
         # What is known of a row travels as further columns: small integers are exact in floating point.
         known = torch.stack(
             [
@@ -111,17 +109,24 @@ class CACL(nn.Module):
             ],
             dim=1,
         )
-        everywhere = collectives.gather(torch.cat([z, known], dim=1), "cacl_rows")
+        return collectives.start_gather(torch.cat([z, known], dim=1), "cacl_rows")
+
+    def receive(self, pending: PendingGather, collectives: Collectives) -> GatheredSample:
+        """Every rank's filled rows, in global order."""
+        everywhere = pending.wait()
+        rows_per_image = self.budget.rows_per_image
+        types = torch.arange(rows_per_image, device=everywhere.device) - self.budget.max_anomaly_pixels
+        types = torch.where(types < 0, self.budget.num_classes, types // self.budget.max_inlier_pixels)
         known = everywhere[:, -3:].detach()
         filled = known[:, 0] > 0.5
-        place = torch.arange(len(everywhere), device=z.device)
+        place = torch.arange(len(everywhere), device=everywhere.device)
         rows = Rows(
             types.repeat(len(everywhere) // rows_per_image)[filled],
             known[filled, 1].round().to(torch.int64),
             known[filled, 2],
             place[filled],
         )
-        own = place // len(z) == collectives.rank
+        own = place // (len(everywhere) // collectives.size) == collectives.rank
         return GatheredSample(rows, everywhere[filled, :-3], own[filled], len(everywhere))
 
     def share(
@@ -130,7 +135,7 @@ class CACL(nn.Module):
         """This rank's share of L_cacl, and the number of anchors over all ranks.
 
         Args:
-            sample: from `gather`.
+            sample: from `receive`.
             step: of training.
             first_slot: scalar, int64: first slot of the global micro-batch.
             collectives: the ranks; used by the sharded memory only.

@@ -283,7 +283,7 @@ def test_gathered_rows_know_type_domain_and_place():
     index = torch.tensor([[4, -1, 2, -1, 0], [-1, -1, -1, 3, -1]])  # 2 anomaly rows, then one per class
     z = torch.arange(10.0).double().unsqueeze(1).expand(10, DIM)
     difficulty = torch.arange(10.0).view(2, 5).double()
-    rows, z, own, places = cacl.gather(z, index, difficulty, torch.tensor([2, 1]), ALONE)
+    rows, z, own, places = cacl.receive(cacl.send(z, index, difficulty, torch.tensor([2, 1]), ALONE), ALONE)
     assert rows.id.tolist() == [0, 2, 4, 8]
     assert rows.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
     assert rows.domain.tolist() == [2, 2, 2, 1]
@@ -298,7 +298,8 @@ def test_empty_rows_send_no_gradient(queue_rows: int):
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([[4, 5, 2, -1, 7], [1, -1, 3, 8, -1]])
     difficulty = torch.zeros(2, 12, dtype=torch.float64)
-    sample = cacl.gather(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    sample = cacl.receive(pending, ALONE)
     loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
     loss.backward()
     assert count == 5  # three anomalies, class 0 twice; classes 1 and 2 once each have no positive
@@ -313,7 +314,8 @@ def test_nothing_sampled_touches_the_projection():
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.full((2, 5), -1)
     difficulty = torch.zeros(2, 12, dtype=torch.float64)
-    sample = cacl.gather(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    sample = cacl.receive(pending, ALONE)
     loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
     loss.backward()
     assert loss.item() == 0.0 and count == 0
