@@ -36,6 +36,8 @@ NO_SHIFT = -KEY_BITS - 1
 """The shift at which no row moves."""
 NEIGHBOURS = 4
 """Chunks on one side that make a row's neighbourhood."""
+TIE_SHIFT = 24
+"""The shift from which on heavy ties move too: sooner, none would meet another, but anomalies would leave inliers."""
 TOP_RANKS = 128
 """Ranks from the top that are joined more reluctantly than their neighbourhood would allow."""
 
@@ -195,7 +197,7 @@ def _move_up(codes: Ints, shift: int) -> Ints:
     if shift == NO_SHIFT:
         return codes
     node, scale = codes >> SCALE_BITS, codes & ((1 << SCALE_BITS) - 1)
-    level = np.clip(scale + shift, 0, KEY_BITS)
+    level = np.clip(np.where((scale == 0) & (shift < TIE_SHIFT), 0, scale + shift), 0, KEY_BITS)
     bit = np.int64(1) << level
     moved = (node >> (level + 1) << (level + 1)) | bit
     return (np.where(node & (bit - 1) != 0, moved, node) << SCALE_BITS) | scale

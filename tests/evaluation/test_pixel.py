@@ -47,6 +47,18 @@ def test_joined_rows_still_equal_sklearn(name: str) -> None:
         assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-4), metric
 
 
+def test_a_tie_of_anomalies_and_inliers_stays_one_when_rows_are_joined() -> None:
+    rng = np.random.default_rng(0)
+    constant = np.full(20_000, 0.7, np.float32)
+    frames: list[tuple[Any, Any]] = [(constant, rng.random(20_000) < 0.02)]
+    for power in range(4):
+        frames.append(((10.0**power * rng.standard_normal(20_000)).astype(np.float32), np.zeros(20_000, np.bool_)))
+    histogram, expected = counted(frames, max_rows=1 << 12), pooled(frames)
+    assert histogram.state()[0, 1] == 0 and histogram.state()[1, 1] > 0  # the inliers' rows were joined
+    for metric in NAMES:
+        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-3), metric
+
+
 @pytest.mark.parametrize("name", ["normal", "clipped", "each frame its own scale"])
 @pytest.mark.parametrize("max_rows", [1 << 19, 1 << 12])
 def test_the_state_does_not_depend_on_world_size_order_or_grouping(name: str, max_rows: int) -> None:
