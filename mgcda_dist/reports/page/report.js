@@ -181,6 +181,7 @@ class Pane {
     this.scale = scale;
     this.gallery = gallery;
     this.canvas = figure.querySelector("canvas");
+    this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.slider = figure.querySelector("input");
     this.output = figure.querySelector("output");
     this.key = figure.querySelector(".key");
@@ -238,7 +239,7 @@ class Pane {
         picture.data[at + channel] += strength * (colour[channel] - picture.data[at + channel]);
       }
     }
-    this.canvas.getContext("2d").putImageData(picture, 0, 0);
+    this.context.putImageData(picture, 0, 0);
     const { hit, alarm, missed, calm } = counts;
     const share = (part, total) => (total > 0 ? part / total : undefined);
     const anomalies = hit + missed;
