@@ -194,7 +194,8 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
     )
     run = folder / "runs/killed"
     _wait_for_lines(run / "metrics.jsonl", 8, process)
-    leader = json.loads((run / "events.jsonl").read_text().splitlines()[0])["process"]
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    leader = next(event["process"] for event in events if "process" in event)
     os.kill(leader, signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
