@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,82 +15,252 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "show_results"]
 
+_CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
+
 
 def evaluate(
     models: Annotated[
-        list[Path], typer.Argument(metavar="RUN|CHECKPOINT|MODEL...", help="run folders, checkpoints or model folders")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[[NAME=]RUN|CHECKPOINT|MODEL]...", help="run folders, checkpoints or model folders"),
+    ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="[NAME=]FOLDER", help="shards; repeat for several; default: the run's own sets"),
+        typer.Option(
+            "--data", "-d", metavar="[NAME=]FOLDER",
+            help="shards; repeat for several; default: the run's own sets",
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that share the frames")] = 1,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--maps", "-m", metavar="[NAME=]FOLDER",
+            help="score maps of another method (.npy .npz .h5 .tif .png), named as the frames; repeat for several",
+        ),
+    ] = None,
+    resize_maps: Annotated[
+        bool, typer.Option("--resize-maps", help="bring maps to their label's size")
+    ] = False,
+    ignore_extra_maps: Annotated[
+        bool, typer.Option("--ignore-extra-maps", help="maps that belong to no frame")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="processes that share a model's frames")
+    ] = 1,
+    score: Annotated[
+        Literal["msp", "max_logit", "entropy", "energy", "rba"] | None,
+        typer.Option(help="anomaly score; default: as the run"),
+    ] = None,
     height: Annotated[
-        int | None, typer.Option(min=1, help="height of the network's input, pixels; default: as the run")
+        int | None,
+        typer.Option(min=1, help="of the network's input, pixels; default: as the run"),
     ] = None,
-    blur: Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25"),
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option(help="average with the mirrored frame")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="sliding window, for frames larger than memory"),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")
+    ] = None,
+    blur: Annotated[
+        bool | None, typer.Option(help="7×7, σ = 1 blur of the score map")
+    ] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME…",
+            help=f"how frames are pooled, the first one for the tables: {_CONVENTIONS}",
+        ),
+    ] = None,
+    components: Annotated[
+        Literal["none", "anomaly", "obstacle"] | None,
+        typer.Option(help="component metrics of SegmentMeIfYouCan, by track"),
+    ] = None,
+    instances: Annotated[
+        bool | None, typer.Option(help="instance AP of OoDIS")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="of components and instances; default: best F1 on the same set"),
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="the first frames of each set only")
+    ] = None,
+    kept: Annotated[
+        int | None, typer.Option(min=0, help="pictures of this many worst and best frames")
+    ] = None,
+    submission: Annotated[
+        Literal["fishyscapes", "smiyc"] | None,
+        typer.Option(help="also write the score maps as this benchmark takes them"),
+    ] = None,
+    submission_folder: Annotated[
+        Path | None, typer.Option(help="where to; default: `submission` among the results")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for results and pictures; default: `evaluation` beside the model")
+        Path | None, typer.Option(help="default: `evaluation` beside the model or maps")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace another evaluation in --out")] = False,
-) -> None:
-    """AP, AUROC, FPR95 and closed-set mIoU of trained models."""
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace another evaluation in --out")
+    ] = False,
+) -> None:  # fmt: skip
+    """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
     from rich.console import Console
 
-    from mgcda_dist.evaluation.request import model_request, sets_of
+    from mgcda_dist.evaluation.folder import write_tables
+    from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
 
     console = Console(highlight=False, markup=False)
     sets = sets_of(data or [])
-    options = {"height_px": height, "blur": blur}
-    requests = [model_request(path, sets, options) for path in models]
-    for request in requests:
-        _evaluate_one(request, _folder(request, out, overwrite, alone=len(requests) == 1), workers, console)
+    of_network = {
+        "score": score,
+        "height_px": height,
+        "scales": _numbers(scales, "--scales"),
+        "flip": flip,
+        "window_px": _size(window),
+        "window_overlap": overlap,
+        "blur": blur,
+    }
+    _refuse_in_vain(of_network, bool(models))
+    options = {
+        "max_frames": max_frames,
+        "conventions": convention.split(",") if convention is not None else None,
+        "components": components,
+        "instances": instances,
+        "threshold": threshold,
+        "kept_frames": kept,
+    }
+    requests = [model_request(path, sets, options | of_network, name=name) for name, path in map(named, models or [])]
+    requests += [
+        map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
+        for name, path in map(named, maps or [])
+    ]
+    folders = _folders(requests, out, overwrite)
+    results: list[dict[str, Any]] = []
+    for request, folder in zip(requests, folders, strict=True):
+        if submission is not None:
+            place = submission_folder or folder / "submission"
+            # The other layout has a folder per method of its own.
+            share = len(requests) > 1 and submission_folder is not None and submission == "fishyscapes"
+            request = request.with_submission(submission, (place / request.job.name if share else place).absolute())
+        _evaluate_one(request, folder, workers, console)
+        results.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    show_results(results, console)
+    console.print()
+    for request, folder in zip(requests, folders, strict=True):
+        console.print(f"{request.job.name}   {folder}", soft_wrap=True)
+    if len(requests) > 1 and out is not None:
+        write_tables(results, out)
+        console.print(f"tables of all   {out.absolute()}", soft_wrap=True)
 
 
-def _folder(request: EvaluationRequest, out: Path | None, overwrite: bool, *, alone: bool) -> Path:
+def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:
+    """Where the results of each go; says what is wrong before anything is evaluated."""
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.request import free_folder, holds_another
 
-    identity = request.job.identity()
-    if out is None:
-        return free_folder(request.beside, identity)
-    folder = (out if alone else out / request.job.name).absolute()
-    if not overwrite and holds_another(folder, identity):
-        remedy = "give another folder, or --overwrite"
-        raise ConfigError("--out", f"{folder} holds the results of another evaluation", remedy)
-    return folder
+    if not requests:
+        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
+    names = [request.job.name for request in requests]
+    for name in names:
+        if names.count(name) > 1 and out is not None:
+            remedy = f"call one of them another name: {name}_2=FOLDER"
+            raise ConfigError("mgcda evaluate", f"two of the evaluated are called {name!r}", remedy)
+    folders: list[Path] = []
+    for request in requests:
+        identity = request.job.identity()
+        if out is None:
+            folders.append(free_folder(request.beside, identity))
+            continue
+        folder = (out if len(requests) == 1 else out / request.job.name).absolute()
+        if not overwrite and holds_another(folder, identity):
+            remedy = "give another folder, or --overwrite"
+            raise ConfigError("--out", f"{folder} holds the results of another evaluation", remedy)
+        folders.append(folder)
+    return folders
 
 
 def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int, console: Console) -> None:
-    from rich.progress import Progress
-
     arguments: dict[str, Any] = {"job": request.job.model_dump(mode="json"), "out": str(folder)}
-    if workers > 1:
+    if workers > 1 and request.config is not None:
         from mgcda_dist.training.ray_trainer import launch
 
-        launch(request.with_workers(workers), folder, "evaluate", arguments)
-    else:
-        from mgcda_dist.training.worker import evaluate
+        launch(request.config_for(workers), folder, "evaluate", arguments)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("evaluating", total=None)
+    from mgcda_dist.training.worker import evaluate as work
 
-            def advance(name: str, done: int, total: int) -> None:
-                progress.update(task, description=name, completed=done, total=total)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(request.job.name, total=None)
 
-            evaluate(request.with_workers(1), **arguments, progress=advance)
-    show_results(json.loads((folder / "results.json").read_text(encoding="utf-8")), console)
-    console.print(f"\nresults and pictures   {folder}", soft_wrap=True)
+        def advance(name: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{request.job.name} on {name}", completed=done, total=total)
+
+        work(request.config_for(1) if request.config is not None else None, **arguments, progress=advance)
 
 
-def show_results(results: dict[str, Any], console: Console) -> None:
-    """Print the table of `results.json`."""
+def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:
+    """Test-time options change nothing about maps that are there already."""
+    from mgcda_dist.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given and not has_models:
+        raise ConfigError(given[0], "says how a network is run, but only score maps are evaluated", "leave it out")
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    from mgcda_dist.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(option, f"{text!r} is no list of numbers", "write for example 0.75,1,1.25") from None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from mgcda_dist.errors import ConfigError
+
+    if text is None:
+        return None
+    height, _, width = text.lower().replace("×", "x").partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ConfigError("--window", f"{text!r} is no size", "height x width, for example 1024x1024")
+    return int(height), int(width)
+
+
+def show_results(every: list[dict[str, Any]], console: Console) -> None:
+    """Print the table of the contents of some `results.json`."""
     from rich.table import Table
 
-    table = Table(title=f"Pixel metrics, convention {results['convention']}, %", title_justify="left")
-    for column in ("set", "frames", "AP", "AUROC", "FPR95", "mIoU"):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    for name, row in results["sets"].items():
-        values = [row.get(key) for key in ("ap", "auroc", "fpr95", "miou")]
-        table.add_row(name, str(row["frames"]), *("—" if v is None else f"{100 * v:.2f}" for v in values))
+    names = {"ap": "AP", "auroc": "AUROC", "fpr95": "FPR95", "miou": "mIoU"}
+    rows = [(name, r, r["sets"][name]) for name in dict.fromkeys(n for r in every for n in r["sets"])
+            for r in every if name in r["sets"]]  # fmt: skip
+    names |= {
+        key: title
+        for key, title in {"mean_f1": "mean F1", "instance_ap": "instance AP"}.items()
+        if any(key in row for _, _, row in rows)
+    }
+    table = Table(title=f"Pixel metrics, convention {every[0]['convention']}, %", title_justify="left")
+    table.add_column("set")
+    if len(every) > 1:
+        table.add_column("method")
+    for column in ("frames", *names.values()):
+        table.add_column(column, justify="right")
+    for name, results, row in rows:
+        method = [results["subject"]["name"]] if len(every) > 1 else []
+        values = ("—" if key not in row else f"{100 * row[key]:.2f}" for key in names)
+        table.add_row(name, *method, str(row["frames"]), *values)
     console.print(table)
+    for name, results, row in rows:
+        if row.get("auroc", 1.0) < 0.5:
+            text = f"{results['subject']['name']} on {name}: AUROC is below 50 %; are higher scores more anomalous?"
+            console.print(f"note: {text}", soft_wrap=True)

@@ -60,7 +60,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         )
         return EXIT_STOPPED
     results = json.loads(run.results.read_text(encoding="utf-8"))
-    show_results(results, console)
+    show_results([results], console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
     if tracking is not None:

@@ -370,6 +370,13 @@ class EvaluationConfig(Section):
     conventions: Annotated[
         list[Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]], Field(min_length=1)
     ] = Field(default=["pooled"], description="how frames are pooled; the first is the one that tables show")
+    components: Literal["none", "anomaly", "obstacle"] = Field(
+        default="none", description="component metrics of SMIYC with the sizes of this track; reads every frame twice"
+    )
+    instances: bool = Field(default=False, description="instance AP of OoDIS; reads every frame twice")
+    threshold: float | None = Field(
+        default=None, description="score that separates anomalies for components; null: best F1 on the same set"
+    )
     panel_frames: Annotated[int, Field(ge=0)] = Field(default=6, description="frames shown in the panel of pictures")
     kept_frames: Annotated[int, Field(ge=0)] = Field(
         default=4, description="pictures of this many worst and as many best frames are kept per set"

@@ -57,6 +57,16 @@ class EvaluationFrames:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the frames, in order."""
+        names: list[str] = []
+        for shard in range(self.manifest.num_shards):
+            if len(names) >= self._length:
+                break
+            names += [key.decode() for key in self.manifest.shard_index(shard)["key"].tolist()]
+        return names[: self._length]
+
     def __getitem__(self, index: int) -> Frame:
         """The frame with this number.
 

@@ -1,7 +1,8 @@
 """Evaluating on sets of frames, spread over ranks: each rank takes every W-th frame, counts add up.
 
 Frames stream: the next ones are decoded in a thread while one is scored, and nothing of a frame stays but a few
-thousand numbers and, for the worst and best, a small picture.
+thousand numbers and, for the worst and best, a small picture. Components need a threshold; where it is the one of the
+best F1 on the same frames, they are scored a second time.
 """
 
 from __future__ import annotations
@@ -9,35 +10,72 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.evaluation.bootstrap import bootstrap
+from mgcda_dist.evaluation.bootstrap import Interval, bootstrap
+from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
+from mgcda_dist.evaluation.instances import InstanceEvaluation, connected_instances
 from mgcda_dist.evaluation.kept import KeptFrames, kept_frame, shrunk
+from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
 from mgcda_dist.evaluation.results import INTERVAL_LEVEL, FrameResult, PanelRow, SetResult
 
-__all__ = ["EvaluationProgress", "Scored", "Scorer", "evaluate_set"]
+__all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evaluate_set"]
 
 _PANEL_HEIGHT_PX = 360
 _AHEAD = 2
 """Frames that are decoded ahead."""
+_MAX_GROUPS = 64
 
 EvaluationProgress = Callable[[str, int, int], None]
 """Receives the name of a set, the frames done, and the frames in all."""
 
-Scored = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
-"""Anomaly scores and predicted classes, each H×W as the label; None where scores come without classes."""
+Score = NDArray[np.floating[Any]]
+"""H×W, higher = more anomalous."""
+
+Scored = tuple[Score, NDArray[np.uint8] | None]
+"""Scores and predicted classes of a frame, each H×W as its label; None where scores come without classes."""
 
 Scorer = Callable[[Frame], Scored]
-"""Scores a frame."""
+
+
+class Sink(Protocol):
+    """Takes score maps as they are made, e.g. to write them as a submission."""
+
+    def __call__(self, frame: Frame, score: Score, predicted: NDArray[np.uint8] | None) -> None:
+        """Take one frame's maps."""
+        ...
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """What to find out about a set.
+
+    Attributes:
+        conventions: how frames are pooled; the first is the one that the result shows.
+        components: sizes for component metrics; None: none.
+        instances: whether to match instances.
+        threshold: of components and instances; None: that of the best F1 under the first convention.
+        panel_frames: how many frames to keep for the panel, spread over the set.
+        kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
+    """
+
+    conventions: Sequence[str] = ("pooled",)
+    components: ComponentSizes | None = None
+    instances: bool = False
+    threshold: float | None = None
+    panel_frames: int = 0
+    kept_frames: int = 0
 
 
 def evaluate_set(
@@ -47,9 +85,8 @@ def evaluate_set(
     name: str,
     num_classes: int,
     world: Collectives,
-    conventions: Sequence[str] = ("pooled",),
-    panel_frames: int = 0,
-    kept_frames: int = 0,
+    options: SetOptions = SetOptions(),
+    sink: Sink | None = None,
     facts: dict[str, Any] | None = None,
     progress: EvaluationProgress | None = None,
 ) -> SetResult:
@@ -61,43 +98,53 @@ def evaluate_set(
         name: its name.
         num_classes: C; 0 where scores come without classes.
         world: the ranks that share the frames.
-        conventions: how frames are pooled; the first is the one that the result shows.
-        panel_frames: how many frames to keep for the panel, spread over the set.
-        kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
+        options: what to find out.
+        sink: takes every frame's score map.
         facts: kept with the result.
         progress: told the set's name, frames done and frames in all, as far as this rank sees.
 
     Raises:
         MgcdaError: a frame whose scores do not fit its label, or are NaN or infinite.
     """
-    part = _Part(conventions, num_classes, kept_frames)
-    shown = set(np.linspace(0, len(frames) - 1, min(panel_frames, len(frames))).round().astype(int).tolist())
-    for index, frame in _ahead(frames, range(world.rank, len(frames), world.size)):
+    part = _Part(options, num_classes, _grouped(frames.keys))
+    shown = set(np.linspace(0, len(frames) - 1, min(options.panel_frames, len(frames))).round().astype(int).tolist())
+    mine = range(world.rank, len(frames), world.size)
+    for index, frame in _ahead(frames, mine):
         scores, predicted = score(frame)
         part.count(index, frame, scores, predicted, name)
         if index in shown and predicted is not None:
             part.panel.append((index, _panel_row(frame, predicted, scores)))
+        if sink is not None:
+            sink(frame, scores, predicted)
         if progress is not None:
             progress(name, min(index + world.size, len(frames)), len(frames))
-    for other in _others(part, world):
-        part.merge(other)
-    return part.result(name, facts or {})
+    _merge(part, world)
+    shapes = None
+    pixel = part.pixel()
+    if options.components is not None or options.instances:
+        shapes = _Shapes.of(options, pixel)
+        for index, frame in _ahead(frames, mine) if shapes is not None else ():
+            assert shapes is not None
+            shapes.count(frame, score(frame)[0])
+            if progress is not None:
+                progress(f"{name}, components", min(index + world.size, len(frames)), len(frames))
+        if shapes is not None:
+            _merge(shapes, world)
+    return part.result(name, facts or {}, shapes)
 
 
 class _Part:
     """What one rank has seen of a set."""
 
-    def __init__(self, conventions: Sequence[str], num_classes: int, kept_frames: int) -> None:
-        self.pixels = PixelEvaluation(conventions)
-        self.confusion, self.kept = Confusion(num_classes), KeptFrames(kept_frames)
+    def __init__(self, options: SetOptions, num_classes: int, groups: dict[str, str]) -> None:
+        self.pixels, self.groups = PixelEvaluation(options.conventions), groups
+        self.confusion, self.kept = Confusion(num_classes), KeptFrames(options.kept_frames)
         self.frames: list[FrameResult] = []
         self.panel: list[tuple[int, PanelRow]] = []
 
-    def count(
-        self, index: int, frame: Frame, scores: NDArray[np.float32], predicted: NDArray[np.uint8] | None, name: str
-    ) -> None:
+    def count(self, index: int, frame: Frame, scores: Score, predicted: NDArray[np.uint8] | None, name: str) -> None:
         where = f"{name}/{frame.key}"
-        self.pixels.update(frame.key, scores, frame.label)
+        self.pixels.update(frame.key, scores, frame.label, group=self.groups.get(frame.key, ""))
         alone, own = PixelHistogram(), Confusion(self.confusion.num_classes)
         alone.update(scores, frame.label, where)
         if predicted is not None:
@@ -123,15 +170,25 @@ class _Part:
         self.frames += other.frames
         self.panel += other.panel
 
-    def result(self, name: str, facts: dict[str, Any]) -> SetResult:
-        conventions = self.pixels.results()
-        pixel = next(iter(conventions.values()))
-        has_both = pixel.num_anomaly > 0 and pixel.num_inlier > 0
+    def pixel(self) -> PixelMetrics:
+        """Under the first convention."""
+        return self.pixels.results()[self.pixels.conventions[0]]
+
+    def _intervals(self, pixel: PixelMetrics) -> dict[str, Interval]:
+        """Of the metrics under the first convention, as far as the tables, which pool all frames, know them."""
+        if not np.isfinite(pixel.auroc) or pixel.convention not in ("pooled", "pooled_nearest"):
+            return {}
+        intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
+        return {name: each for name, each in intervals.items() if name != "fpr95" or pixel.convention == "pooled"}
+
+    def result(self, name: str, facts: dict[str, Any], shapes: _Shapes | None) -> SetResult:
+        pixel = self.pixel()
+        intervals = self._intervals(pixel)
         return SetResult(
             name=name,
             pixel=pixel,
-            conventions=conventions,
-            intervals=bootstrap(self.pixels.tables, level=INTERVAL_LEVEL) if has_both else {},
+            conventions=dict(self.pixels.results()),
+            intervals=intervals | (shapes.intervals() if shapes is not None else {}),
             miou=self.confusion.miou(),
             iou=self.confusion.iou(),
             frames=sorted(self.frames, key=lambda frame: frame.index),
@@ -139,8 +196,60 @@ class _Part:
             tables=self.pixels.tables,
             panel=[row for _, row in sorted(self.panel, key=lambda pair: pair[0])],
             kept=self.kept.chosen(),
+            components=None if shapes is None or shapes.components is None else shapes.components.result(),
+            instances=None if shapes is None or shapes.instances is None else shapes.instances.result(),
+            categories=self.pixels.by_category(),
+            groups=self.pixels.by_group(),
             facts=facts,
         )
+
+
+@dataclass
+class _Shapes:
+    """What one rank has seen of a set's components and instances."""
+
+    threshold: float
+    components: ComponentEvaluation | None
+    instances: InstanceEvaluation | None
+
+    @classmethod
+    def of(cls, options: SetOptions, pixel: PixelMetrics) -> _Shapes | None:
+        """Empty counts; None where the set gives no threshold."""
+        threshold = pixel.best_f1_threshold if options.threshold is None else options.threshold
+        if not np.isfinite(threshold):
+            return None
+        components = None
+        if options.components is not None:
+            components = (
+                ComponentEvaluation.at_best_f1(pixel, options.components)
+                if options.threshold is None
+                else ComponentEvaluation(threshold, options.components)
+            )
+        return cls(threshold, components, InstanceEvaluation() if options.instances else None)
+
+    def count(self, frame: Frame, scores: Score) -> None:
+        if self.components is not None:
+            self.components.update(frame.key, scores, frame.label)
+        if self.instances is not None:
+            # Labels tell anomalies apart only where they do not touch.
+            truth, _ = component_map(frame.label == ANOMALY)
+            predicted = connected_instances(scores, self.threshold)
+            self.instances.update(frame.key, predicted, truth, frame.label == VOID)
+
+    def merge(self, other: _Shapes) -> None:
+        if self.components is not None and other.components is not None:
+            self.components.merge(other.components)
+        if self.instances is not None and other.instances is not None:
+            self.instances.merge(other.instances)
+
+    def intervals(self) -> dict[str, Any]:
+        return {} if self.components is None else self.components.bootstrap(level=INTERVAL_LEVEL)
+
+
+def _grouped(keys: Sequence[str]) -> dict[str, str]:
+    """Key → its folder (a city, a drive, a kind of weather), where a set has several and not too many."""
+    groups = {key: key.rpartition("/")[0] for key in keys}
+    return groups if 1 < len(set(groups.values())) <= _MAX_GROUPS else {}
 
 
 def _ahead(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
@@ -161,16 +270,18 @@ def _ahead(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Fram
                 future.cancel()
 
 
-def _others(mine: Any, world: Collectives) -> list[Any]:
-    """What the other ranks hold; pictures and tables of any size, once per set."""
+def _merge(mine: Any, world: Collectives) -> None:
+    """Add what the other ranks hold; pictures and tables of any size, once per set."""
     if world.size == 1:
-        return []
+        return
     everyone: list[Any] = [None] * world.size
     dist.all_gather_object(everyone, mine, group=world.group)
-    return [theirs for rank, theirs in enumerate(everyone) if rank != world.rank]
+    for rank, theirs in enumerate(everyone):
+        if rank != world.rank:
+            mine.merge(theirs)
 
 
-def _panel_row(frame: Frame, predicted: NDArray[np.uint8], scores: NDArray[np.float32]) -> PanelRow:
+def _panel_row(frame: Frame, predicted: NDArray[np.uint8], scores: Score) -> PanelRow:
     """The row at a size for looking at, all parts of one size."""
     height = min(_PANEL_HEIGHT_PX, frame.label.shape[0])
     size = (height, round(frame.label.shape[1] * height / frame.label.shape[0]))

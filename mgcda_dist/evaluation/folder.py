@@ -18,6 +18,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import FrameResult, KeptFrame, SetResult
+from mgcda_dist.evaluation.tables import latex_table, markdown_table
 
-__all__ = ["RESULTS", "write_evaluation", "write_json"]
+__all__ = ["RESULTS", "write_evaluation", "write_json", "write_tables"]
 
 RESULTS = "results.json"
 _JPEG_QUALITY = 88
@@ -44,7 +46,15 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     for result in evaluation.results:
         _write_set(result, folder / "sets" / result.name)
     content = evaluation.as_json()
+    write_tables([content], folder)
     write_json(folder / RESULTS, content)
+
+
+def write_tables(every: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write `results.md` and `results.tex` from the contents of one or more `results.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.md").write_text(markdown_table(every), encoding="utf-8")
+    (folder / "results.tex").write_text(latex_table(every), encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,21 @@ from pydantic import BaseModel, ConfigDict
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config, DataConfig, EvaluationConfig, EvaluationSetConfig
-from mgcda_dist.data.frames import Frame
+from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
+from mgcda_dist.evaluation.components import TRACKS
+from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
+from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
+from mgcda_dist.evaluation.submission import Layout, submission
 from mgcda_dist.evaluation.views import Views, score_map
 from mgcda_dist.models.scores import ScoreKind, anomaly_score
 
-__all__ = ["Evaluation", "EvaluationJob", "run_job", "subject_digest"]
+__all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
+
+AS_GIVEN = "as given"
+"""The score of foreign maps."""
 
 
 class EvaluationJob(BaseModel):
@@ -36,6 +43,10 @@ class EvaluationJob(BaseModel):
         data: has the class space; None: scores come without classes.
         seed: of pasted objects.
         section: sets and options.
+        resize_maps: bring maps of another size to that of their label.
+        ignore_extra_maps: do not mind maps that belong to no frame.
+        submission: benchmark whose layout the score maps are also written in, and the folder for them.
+        digest: SHA-256 of the weights or maps, if it is known already.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +58,10 @@ class EvaluationJob(BaseModel):
     data: DataConfig | None = None
     seed: int = 0
     section: EvaluationConfig
+    resize_maps: bool = False
+    ignore_extra_maps: bool = False
+    submission: tuple[Layout, str] | None = None
+    digest: str = ""
 
     @classmethod
     def of_model(cls, config: Config, folder: Path, name: str = "") -> EvaluationJob:
@@ -59,6 +74,24 @@ class EvaluationJob(BaseModel):
             section=config.evaluation,
         )
 
+    def with_digest(self) -> EvaluationJob:
+        """The same, with the digest of its weights or maps.
+
+        Raises:
+            MgcdaError: a model that cannot be read; maps that are missing, or belong to no frame.
+        """
+        if self.digest:
+            return self
+        if self.kind == "maps":
+            frames = {entry.name: _frames(self, entry) for entry in self.section.sets}
+            return self.model_copy(update={"digest": _chosen_maps(self, frames)[0].digest()})
+        path = Path(self.path) / "model.safetensors"
+        try:
+            with path.open("rb") as file:
+                return self.model_copy(update={"digest": hashlib.file_digest(file, "sha256").hexdigest()})
+        except OSError as error:
+            raise CheckpointError(str(path), f"cannot be read: {error.strerror}", "export the model again") from None
+
     def identity(self) -> str:
         """Equal for evaluations that must give equal numbers: same weights or maps, data, and options.
 
@@ -66,15 +99,23 @@ class EvaluationJob(BaseModel):
             MgcdaError: a model or set that cannot be read.
         """
         sets = {entry.name: _facts(entry) for entry in self.section.sets}
-        content = [subject_digest(self), self.settings(), self.section.conventions, self.seed, sets]
+        content = [self.with_digest().digest, self.settings(), self.seed, sets]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on beside model and data, as `results.json` shows it."""
         section = self.section
-        shown = {
+        shown: dict[str, Any] = {
             "convention": section.conventions[0],
+            "conventions": section.conventions,
             "score": self.score,
+            "components": section.components,
+            "instances": section.instances,
+            "threshold": section.threshold,
+        }
+        if self.kind == "maps":
+            return shown | {"resize_maps": self.resize_maps}
+        return shown | {
             "blur": section.blur,
             "height_px": section.height_px,
             "scales": section.scales,
@@ -82,7 +123,6 @@ class EvaluationJob(BaseModel):
             "window_px": section.window_px and list(section.window_px),
             "window_overlap": section.window_overlap if section.window_px else None,
         }
-        return shown if self.kind == "model" else {name: shown[name] for name in ("convention", "score", "blur")}
 
 
 @dataclass(frozen=True)
@@ -106,37 +146,58 @@ def run_job(
     Raises:
         MgcdaError: a model, set, frame or map that cannot be used.
     """
-    subject, score = _subject(job, device)
-    section = job.section
-    results: list[SetResult] = []
-    for entry in section.sets:
-        frames = build.evaluation_frames(entry, job.data, section.height_px, job.seed)
-        results.append(
-            evaluate_set(
-                score,
-                frames,
-                name=entry.name,
-                num_classes=len(subject.class_names),
-                world=world,
-                conventions=section.conventions,
-                panel_frames=section.panel_frames,
-                kept_frames=section.kept_frames,
-                facts=_facts(entry),
-                progress=progress,
+    job = job.with_digest()
+    section, data = job.section, job.data
+    frames = {entry.name: _frames(job, entry) for entry in section.sets}
+    if job.kind == "maps" or data is None:
+        subject, scorers = Subject(job.name, "maps", job.digest), _map_scorers(job, frames)
+    else:
+        space = data.class_space if isinstance(data.class_space, str) else "own"
+        subject = Subject(job.name, "model", job.digest, space, data.class_names)
+        scorers = dict.fromkeys(frames, _network_scorer(job, device))
+    options = SetOptions(
+        conventions=section.conventions,
+        components=None if section.components == "none" else TRACKS[section.components],
+        instances=section.instances,
+        threshold=section.threshold,
+        panel_frames=section.panel_frames,
+        kept_frames=section.kept_frames,
+    )
+    results = [
+        evaluate_set(
+            scorers[entry.name],
+            frames[entry.name],
+            name=entry.name,
+            num_classes=len(subject.class_names),
+            world=world,
+            options=options,
+            sink=submission(
+                job.submission[0],
+                Path(job.submission[1]),
+                method=job.name,
+                manifest=frames[entry.name].manifest,
+                class_space=subject.class_space,
             )
+            if job.submission
+            else None,
+            facts=_facts(entry),
+            progress=progress,
         )
+        for entry in section.sets
+    ]
     return Evaluation(results, subject, job)
 
 
-def _subject(job: EvaluationJob, device: torch.device) -> tuple[Subject, Scorer]:
-    section = job.section
-    folder = Path(job.path)
-    _, network = build.load_model(folder)
+def _frames(job: EvaluationJob, entry: EvaluationSetConfig) -> EvaluationFrames:
+    return build.evaluation_frames(entry, job.data, job.section.height_px, job.seed)
+
+
+def _network_scorer(job: EvaluationJob, device: torch.device) -> Scorer:
+    section, kind = job.section, job.score
+    assert kind != AS_GIVEN
+    _, network = build.load_model(Path(job.path))
     network = network.to(device).eval()
     views = Views(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
-    kind = job.score
-    data = job.data
-    assert kind != "as given" and data is not None
 
     def score(frame: Frame) -> Scored:
         return score_map(
@@ -149,18 +210,27 @@ def _subject(job: EvaluationJob, device: torch.device) -> tuple[Subject, Scorer]
             device=device,
         )
 
-    digest, space = subject_digest(job), data.class_space
-    return Subject(job.name, "model", digest, space if isinstance(space, str) else "own", data.class_names), score
+    return score
 
 
-def subject_digest(job: EvaluationJob) -> str:
-    """SHA-256 (hex) of the weights."""
-    path = Path(job.path) / "model.safetensors"
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read: {error.strerror}", "export the model again") from None
+def _map_scorers(job: EvaluationJob, frames: Mapping[str, EvaluationFrames]) -> dict[str, Scorer]:
+    maps, chosen = _chosen_maps(job, frames)
+
+    def scorer(files: Mapping[str, MapFile]) -> Scorer:
+        return lambda frame: (maps.read(files[frame.key], (frame.label.shape[0], frame.label.shape[1])), None)
+
+    return {name: scorer(files) for name, files in chosen.items()}
+
+
+def _chosen_maps(
+    job: EvaluationJob, frames: Mapping[str, EvaluationFrames]
+) -> tuple[ScoreMaps, dict[str, dict[str, MapFile]]]:
+    """The maps, and per set the map of every key."""
+    maps = ScoreMaps(Path(job.path), resize=job.resize_maps)
+    chosen = {name: maps.choose(name, each.keys) for name, each in frames.items()}
+    if not job.ignore_extra_maps:
+        maps.refuse_unused()
+    return maps, chosen
 
 
 def _facts(entry: EvaluationSetConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class KeptFrames:
         del ranked[self.count :]
 
 
-def kept_frame(result: FrameResult, frame: Frame, score: NDArray[np.float32]) -> KeptFrame:
+def kept_frame(result: FrameResult, frame: Frame, score: NDArray[np.floating[Any]]) -> KeptFrame:
     """The pictures of a frame, at most 640 pixels wide, all of one size."""
     height, width = frame.label.shape
     size = (height, width) if width <= MAX_WIDTH_PX else (max(1, round(height * MAX_WIDTH_PX / width)), MAX_WIDTH_PX)

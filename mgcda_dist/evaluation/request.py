@@ -6,34 +6,41 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config, EvaluationSetConfig
+from mgcda_dist.config.schema import Config, EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
+from mgcda_dist.evaluation.submission import Layout
 
-__all__ = ["EvaluationRequest", "free_folder", "holds_another", "model_request", "sets_of"]
+__all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """One subject: its job, the configuration that came with the model, and the folder it lies in."""
+    """One subject: its job, the folder that results go to by default, and the model's configuration, if it has one."""
 
     job: EvaluationJob
-    config: Config
     beside: Path
+    config: Config | None = None
 
-    def with_workers(self, workers: int) -> Config:
+    def config_for(self, workers: int) -> Config:
         """The configuration for that many processes on this machine, where the model need not have been trained."""
+        assert self.config is not None
         gpus = 1 if torch.cuda.device_count() >= workers else 0
         update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus}
         return self.config.model_copy(update={"scaling": self.config.scaling.model_copy(update=update)})
+
+    def with_submission(self, layout: Layout, folder: Path) -> EvaluationRequest:
+        """The same, with score maps written in a benchmark's layout."""
+        return replace(self, job=self.job.model_copy(update={"submission": (layout, str(folder))}))
 
 
 def model_request(
@@ -44,18 +51,19 @@ def model_request(
     Args:
         path: run folder, checkpoint or model folder.
         sets: what to evaluate on; empty: the run's own sets.
-        options: keys of the section `evaluation` that differ from the run's, and `score`; None: as the run.
+        options: keys of the section `evaluation` that differ from the run's, `score`, and `max_frames` of every set;
+            None: as the run.
         name: shown in tables; empty: the run's, with the checkpoint's.
 
     Raises:
         CheckpointError: no model there.
-        ConfigError: no set to evaluate.
+        ConfigError: no set to evaluate, or an option that cannot be.
     """
     folder = _model_folder(path)
     config, _ = build.load_model(folder)
     given = {key: value for key, value in options.items() if value is not None}
     score = given.pop("score", config.model.score)
-    section = config.evaluation.model_copy(update={**({"sets": list(sets)} if sets else {}), **given})
+    section = _section(config.evaluation, sets, given)
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
     config = config.model_copy(update={"evaluation": section})
@@ -63,7 +71,46 @@ def model_request(
     shown = name or (f"{config.name}_{step}" if step else config.name)
     job = EvaluationJob.of_model(config, folder.absolute(), shown).model_copy(update={"score": score})
     beside = run / f"evaluation-{step}" if step else run / "evaluation"
-    return EvaluationRequest(job, config, beside.absolute())
+    return EvaluationRequest(job.with_digest(), beside.absolute(), config)
+
+
+def map_request(
+    path: Path,
+    sets: Sequence[EvaluationSetConfig],
+    options: dict[str, Any],
+    *,
+    name: str = "",
+    resize: bool = False,
+    ignore_extra: bool = False,
+) -> EvaluationRequest:
+    """Evaluate score maps of another method.
+
+    Args:
+        path: folder or archive of maps.
+        sets: what they belong to.
+        options: keys of the section `evaluation`, and `max_frames` of every set.
+        name: shown in tables; empty: the folder's.
+        resize: bring maps of another size to that of their label.
+        ignore_extra: do not mind maps that belong to no frame.
+
+    Raises:
+        ConfigError: no set, or maps that are missing or left over.
+    """
+    if not sets:
+        raise ConfigError("--maps", "score maps need the labels they are judged by", "give --data FOLDER")
+    given = {key: value for key, value in options.items() if value is not None}
+    section = _section(EvaluationConfig(), sets, {"panel_frames": 0, **given})
+    job = EvaluationJob(
+        name=name or _safe(path.stem if path.is_file() else path.absolute().name),
+        kind="maps",
+        path=str(path.absolute()),
+        score="as given",
+        section=section,
+        resize_maps=resize,
+        ignore_extra_maps=ignore_extra,
+    )
+    beside = path.absolute().with_name(f"{path.absolute().stem}-evaluation")
+    return EvaluationRequest(job.with_digest(), beside)
 
 
 def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
@@ -72,16 +119,16 @@ def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
     Raises:
         ConfigError: a folder without shards.
     """
-    named = [_named(folder) for folder in folders]
-    for _, path in named:
+    pairs = [named(folder) for folder in folders]
+    for _, path in pairs:
         if not (path / "manifest.json").is_file():
             raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
     # Names from the last two parts of each path; a number is added where two are equal.
-    names = [name or _safe("_".join(path.absolute().parts[-2:])) for name, path in named]
+    names = [name or _safe("_".join(path.absolute().parts[-2:])) for name, path in pairs]
     names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
     return [
         EvaluationSetConfig(name=name, shards=str(path.absolute()))
-        for name, (_, path) in zip(names, named, strict=True)
+        for name, (_, path) in zip(names, pairs, strict=True)
     ]
 
 
@@ -110,6 +157,22 @@ def holds_another(folder: Path, identity: str) -> bool:
         return True  # a damaged file, or none of ours
 
 
+def _section(
+    section: EvaluationConfig, sets: Sequence[EvaluationSetConfig], update: dict[str, Any]
+) -> EvaluationConfig:
+    """The section with other values, validated; with other sets, if any are given."""
+    max_frames = update.pop("max_frames", None)
+    entries = [entry.model_dump() for entry in (sets or section.sets)]
+    if max_frames is not None:
+        entries = [entry | {"max_frames": max_frames} for entry in entries]
+    try:
+        return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(key, f"{first['input']!r}: {first['msg']}") from None
+
+
 def _model_folder(path: Path) -> Path:
     places = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
     folder = next((place for place in places if (place / "model.json").is_file()), None)
@@ -130,7 +193,12 @@ def _run_of(model: Path) -> tuple[Path, str]:
     return (model.parent if model.name == "model" else model), ""
 
 
-def _named(text: str) -> tuple[str, Path]:
+def named(text: str) -> tuple[str, Path]:
+    """`PATH` or `NAME=PATH` as (name or empty, path).
+
+    Raises:
+        ConfigError: a name that cannot be a folder's.
+    """
     name, separator, path = text.partition("=")
     if not separator or Path(text).exists():
         return "", Path(text)

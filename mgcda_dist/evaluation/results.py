@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mgcda_dist import __version__
 from mgcda_dist.evaluation.bootstrap import ImageTables, Interval
+from mgcda_dist.evaluation.components import ComponentMetrics
+from mgcda_dist.evaluation.instances import InstanceMetrics
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics
 
 __all__ = ["FrameResult", "KeptFrame", "PanelRow", "SetResult", "Subject", "results_json"]
@@ -40,12 +42,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W float32."""
+    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W."""
 
     key: str
     image: NDArray[np.uint8]
     predicted: NDArray[np.uint8]
-    score: NDArray[np.float32]
+    score: NDArray[np.floating[Any]]
     label: NDArray[np.uint8]
 
 
@@ -69,11 +71,11 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class KeptFrame:
-    """One of the worst or best frames, small: image h×w×3 and label h×w, uint8; score h×w, float32."""
+    """One of the worst or best frames, small: image h×w×3 and label h×w, uint8; score h×w."""
 
     frame: FrameResult
     image: NDArray[np.uint8]
-    score: NDArray[np.float32]
+    score: NDArray[np.floating[Any]]
     label: NDArray[np.uint8]
 
 
@@ -85,7 +87,7 @@ class SetResult:
         name: of the set.
         pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
         conventions: the same under each convention that was asked for.
-        intervals: 95 % percentile intervals over images of the pooled metrics; empty without anomalies.
+        intervals: 95 % percentile intervals over images, where the first convention pools all frames.
         miou: closed-set mean IoU; NaN where the set has no class labels, or the scores come without classes.
         iou: C, per class.
         frames: of the set, in its order.
@@ -93,6 +95,10 @@ class SetResult:
         tables: ranked tables per frame, for the paired bootstrap between evaluations.
         panel: some frames to look at.
         kept: the worst and best frames, worst first.
+        components: SMIYC's component metrics, if they were asked for and the set has a threshold.
+        instances: OoDIS' instance metrics, likewise.
+        categories: pooled metrics of each category's anomaly pixels against all inliers, where labels tell categories.
+        groups: pooled metrics of each folder of frames on its own, where the set has several.
         facts: which data it was: dataset, split, manifest digest, what was pasted.
     """
 
@@ -107,11 +113,20 @@ class SetResult:
     tables: ImageTables
     panel: list[PanelRow] = field(default_factory=list[PanelRow])
     kept: list[KeptFrame] = field(default_factory=list[KeptFrame])
+    components: ComponentMetrics | None = None
+    instances: InstanceMetrics | None = None
+    categories: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
+    groups: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def metrics(self) -> dict[str, float]:
         """The numbers that exist, as fractions."""
-        return _existing(self.pixel) | ({"miou": self.miou} if math.isfinite(self.miou) else {})
+        numbers = {"miou": self.miou}
+        if self.components is not None:
+            numbers |= {"siou": self.components.siou, "ppv": self.components.ppv, "mean_f1": self.components.mean_f1}
+        if self.instances is not None:
+            numbers |= {"instance_ap": self.instances.ap, "instance_ap50": self.instances.ap50}
+        return _existing(self.pixel) | {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def results_json(results: Sequence[SetResult], subject: Subject, settings: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +168,13 @@ def _set_json(result: SetResult, subject: Subject) -> dict[str, Any]:
         },
         **result.facts,
     }
+    if result.components is not None:
+        row["components"] = _finite(result.components.as_dict())
+    if result.instances is not None:
+        row["instances"] = _finite(result.instances.as_dict())
+    for name, parts in (("categories", result.categories), ("groups", result.groups)):
+        if parts:
+            row[name] = {part: _existing(each) | _counts(each) for part, each in parts.items()}
     if "best_f1" in row:
         row["thresholds"] = {"best_f1": pixel.best_f1_threshold}
     return row
@@ -163,3 +185,12 @@ def _existing(pixel: PixelMetrics) -> dict[str, float]:
         return {}  # without anomalies, or without inliers, there is nothing to rank
     numbers = {"ap": pixel.ap, "auroc": pixel.auroc, "fpr95": pixel.fpr95, "best_f1": pixel.best_f1}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _counts(pixel: PixelMetrics) -> dict[str, int]:
+    return {"frames": pixel.num_frames, "anomaly_pixels": pixel.num_anomaly, "inlier_pixels": pixel.num_inlier}
+
+
+def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what does not exist is left out."""
+    return {name: value for name, value in numbers.items() if not isinstance(value, float) or math.isfinite(value)}

@@ -93,18 +93,19 @@ def train(config: Config) -> None:
             tracker.close(status)
 
 
-def evaluate(config: Config, job: dict[str, Any], out: str, progress: EvaluationProgress | None = None) -> None:
+def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: EvaluationProgress | None = None) -> None:
     """Do an evaluation job; rank 0 writes its folder.
 
     Args:
-        config: says which devices the workers have.
+        config: says which devices the workers have; None: no network is run.
         job: fields of an `EvaluationJob`.
         out: folder that receives the results.
         progress: told the set's name, frames done and frames in all.
     """
     world = Collectives()
+    device = torch.device("cpu") if config is None else _device(config)
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
-        evaluation = run_job(EvaluationJob.model_validate(job), world, _device(config), progress)
+        evaluation = run_job(EvaluationJob.model_validate(job), world, device, progress)
         if world.rank == 0:
             draw_results(evaluation, Path(out) / "pictures")
             write_evaluation(evaluation, Path(out))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
+from typer.testing import CliRunner
 
 from mgcda_dist import build
+from mgcda_dist.cli import app
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import run_job
@@ -149,3 +151,124 @@ def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
     assert [entry.name for entry in sets_of([f"x={tiny_shards}/real_day/test"])] == ["x"]
     both = sets_of([str(tiny_shards / "real_day/test"), str(tiny_shards / "real_day/test")])
     assert [entry.name for entry in both] == ["real_day_test_0", "real_day_test_1"]
+
+
+def _average_precision_of(maps: Path, run: Path) -> float:
+    """scikit-learn's, of a folder of HDF5 files."""
+    h5py = pytest.importorskip("h5py")
+    config, _ = build.load_model(run / "model")
+    frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
+    scores, labels = [], []
+    for frame in (frames[i] for i in range(len(frames))):
+        with h5py.File(maps / f"{frame.key}.hdf5") as file:
+            scores.append(file["value"][:][frame.label != 255])
+        labels.append(frame.label[frame.label != 255] == 254)
+    return float(average_precision_score(np.concatenate(labels), np.concatenate(scores)))
+
+
+# -------------------------------------------------------------------------------------------------- the command itself
+
+
+def _mgcda(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], catch_exceptions=True)
+
+
+def _error(result: Any) -> str:
+    assert isinstance(result.exception, MgcdaError), result.output
+    return str(result.exception)
+
+
+def test_maps_of_a_model_measure_what_the_model_does(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
+    pytest.importorskip("h5py")
+    data = ["--data", f"unseen={tiny_shards}/real_day/test"]
+    options = ["--convention", "pooled,pooled_nearest,per_image,skip_empty"]
+    components = ["--components", "obstacle", "--instances"]
+    done = _mgcda(run, *data, *options, *components, "--submission", "smiyc", "--out", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    maps = next((tmp_path / "model/submission/anomaly_p/tiny").iterdir())
+    done = _mgcda("--maps", f"foreign={maps}", *data, *options, *components, "--out", tmp_path / "maps")
+    assert done.exit_code == 0, done.output
+    model, foreign = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("model", "maps"))
+    assert foreign["subject"] == {
+        "name": "foreign",
+        "kind": "maps",
+        "class_space": "",
+        "digest": foreign["subject"]["digest"],
+    }
+    first, second = model["sets"]["unseen"], foreign["sets"]["unseen"]
+    assert "miou" in first and "miou" not in second
+    for convention, numbers in first["conventions"].items():
+        for name, value in numbers.items():
+            # In between were numbers of 11 bits, and the network was never trained: its scores are all alike.
+            assert second["conventions"][convention][name] == pytest.approx(value, abs=0.02), (convention, name)
+    assert second["ap"] == pytest.approx(_average_precision_of(maps, run), abs=1e-4)
+    assert (tmp_path / "maps/results.md").read_text().startswith("Per cent.")
+    assert not list((tmp_path / "maps").glob("pictures/panel*"))
+
+
+def test_several_at_once_share_a_table(run: Path, tmp_path: Path) -> None:
+    done = _mgcda(run, f"again={run}", "--max-frames", 2, "--kept", 0, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "again" in done.output and "tables of all" in done.output
+    text = (tmp_path / "results.tex").read_text()
+    assert r"tiny & " in text and "again & " in text
+    for name in ("tiny", "again"):
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results["sets"]["unseen"]["frames"] == 2 and results["sets"]["unseen"]["max_frames"] == 2
+        assert not any((tmp_path / name / "sets/unseen/frames").iterdir())
+
+
+def test_every_test_time_option_is_recorded_and_makes_another_evaluation(run: Path, tmp_path: Path) -> None:
+    options = ["--scales", "0.5,1", "--flip", "--window", "64x96", "--overlap", "0.5", "--blur", "--height", "64"]
+    done = _mgcda(run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    expected = {"score": "entropy", "scales": [0.5, 1.0], "flip": True, "window_px": [64, 96], "window_overlap": 0.5}
+    assert results.items() >= (expected | {"blur": True, "height_px": 64}).items()
+    assert "another evaluation" in _error(_mgcda(run, "--max-frames", 2, "--out", tmp_path))
+    again = _mgcda(run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert _mgcda(run, "--max-frames", 2, "--out", tmp_path, "--overwrite").exit_code == 0
+
+
+def test_wrong_commands_say_what_to_do(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
+    maps, data = tmp_path / "maps", ["--data", str(tiny_shards / "real_day/test")]
+    maps.mkdir()
+    assert "nothing to evaluate" in _error(_mgcda(*data))
+    assert "give --data FOLDER" in _error(_mgcda("--maps", maps))
+    assert "holds no score map" in _error(_mgcda("--maps", maps, *data))
+    np.save(maps / "x.npy", np.zeros((4, 4)))
+    assert "have no map" in _error(_mgcda("--maps", maps, *data))
+    assert "only score maps are evaluated" in _error(_mgcda("--maps", maps, *data, "--flip"))
+    assert "conventions.0: 'poold'" in _error(_mgcda(run, "--convention", "poold"))
+    assert "no list of numbers" in _error(_mgcda(run, "--scales", "1;2"))
+    assert "no size" in _error(_mgcda(run, "--window", "512"))
+    assert "two of the evaluated are called 'tiny'" in _error(_mgcda(run, run / "model", "--out", tmp_path))
+    assert "is no name" in _error(_mgcda(f"a/b={run}"))
+    objects = tiny_shards / "objects/train"
+    assert "holds objects" in _error(_mgcda(run, "--data", objects))
+
+
+def test_frames_without_anomalies_have_miou_only(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
+    done = _mgcda(run, "--data", f"plain={tiny_shards}/render_b/train", "--max-frames", 3, "--components", "anomaly",
+                  "--out", tmp_path)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    row = json.loads((tmp_path / "results.json").read_text())["sets"]["plain"]
+    assert "ap" not in row and "mean_f1" not in row and row["intervals"] == {}
+    assert 0 <= row["miou"] <= 1
+    listing = json.loads((tmp_path / "sets/plain/frames.json").read_text())
+    assert listing["kept"] and all("ap" not in frame and "miou" in frame for frame in listing["frames"])
+    assert "| plain | 3 |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_model_of_another_class_space_is_measured_in_its_own(tmp_path: Path, tiny_shards: Path) -> None:
+    config = tiny_config(tiny_shards, name="other")
+    config = Config.model_validate(config.model_dump() | {"data": config.data.model_dump() | {"class_space": "idd7"}})
+    build.save_model(config, build.segmenter(config), tmp_path / "run/model")
+    done = _mgcda(tmp_path / "run", "--max-frames", 3, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["subject"]["class_space"] == "idd7"
+    assert set(results["sets"]["unseen"]["iou"]) <= set(config.data.class_names)
+    assert results["sets"]["unseen"]["pixels"]["anomaly"] > 0

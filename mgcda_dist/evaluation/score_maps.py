@@ -1,0 +1,269 @@
+"""Score maps of another method, read from files: a folder with one file per frame, or one archive of all of them.
+
+`.npy`, `.npz`, `.h5` / `.hdf5` (one array, or several that are each named as a frame), `.tif` / `.tiff`, `.png` (8 or
+16 bits, grey). A map belongs to the frame whose key is its path in the folder without the suffix, or, where that is
+clear, to the frame whose key ends with its name; endings that benchmarks add (`_anomaly`, `_score` …) may stand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.errors import ConfigError, MgcdaError
+
+__all__ = ["MapFile", "ScoreMaps", "h5py_module"]
+
+_PICTURES = (".tif", ".tiff", ".png")
+_ARCHIVES = (".npz", ".h5", ".hdf5")
+_SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
+_ENDING = re.compile(r"[_.-](anomaly|score|scores|anomaly_score|uncertainty|heatmap|leftImg8bit|rgb)$")
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """Where a map lies: a file, and the array in it if it holds several."""
+
+    path: Path
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.member}" if self.member else str(self.path)
+
+
+class ScoreMaps:
+    """The maps below a folder, or in an archive.
+
+    Args:
+        root: folder or archive.
+        resize: bring maps of another size than their label's to it, bilinearly; else they are refused.
+
+    Raises:
+        ConfigError: no such folder, no map in it, or two maps of one name.
+    """
+
+    def __init__(self, root: Path, *, resize: bool = False) -> None:
+        self.root, self.resize = root, resize
+        self._maps = _listed(root)
+        self._used: set[MapFile] = set()
+
+    def choose(self, name: str, keys: Sequence[str]) -> dict[str, MapFile]:
+        """The map of every frame of a set, by key.
+
+        Args:
+            name: of the set. If the folder has a subfolder of this name, only that one is searched.
+            keys: of its frames.
+
+        Raises:
+            ConfigError: frames without a map, or names that fit several.
+        """
+        below = {key.removeprefix(f"{name}/"): file for key, file in self._maps.items() if key.startswith(f"{name}/")}
+        found = _matched(below or self._maps, keys, self.root)
+        missing = [key for key in keys if key not in found]
+        if missing:
+            have = ", ".join(list(below or self._maps)[:3])
+            raise ConfigError(
+                str(self.root),
+                f"{len(missing)} of the {len(keys)} frames of {name} have no map, first {missing[0]!r}",
+                f"maps are named as frames; the first ones here are {have}",
+            )
+        self._used |= set(found.values())
+        return found
+
+    def refuse_unused(self) -> None:
+        """Refuse maps that belong to no frame of the sets chosen.
+
+        Raises:
+            ConfigError: with how many there are, and the first.
+        """
+        extra = [str(file) for file in self._maps.values() if file not in self._used]
+        if extra:
+            raise ConfigError(
+                str(self.root),
+                f"{len(extra)} of {len(self._maps)} maps belong to no frame, first {extra[0]}",
+                "are these the maps of another set or split? --ignore-extra-maps leaves them out",
+            )
+
+    def read(self, file: MapFile, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
+        """A map for a label of H×W: float32, or float64 if it is stored so.
+
+        Raises:
+            MgcdaError: a file that cannot be read, is not one number per pixel, or has another size than the label.
+        """
+        values = _two_dimensional(_read(file), file)
+        if values.shape == shape:
+            return values
+        if not self.resize:
+            raise MgcdaError(
+                str(file),
+                f"the map is {values.shape[1]}×{values.shape[0]}, the label {shape[1]}×{shape[0]} pixels",
+                "write maps at the label's size, or give --resize-maps",
+            )
+        return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), values.dtype)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the names and bytes of the maps that were chosen, in order of their names."""
+        total, known = hashlib.sha256(), dict[Path, str]()
+        for file in sorted(self._used, key=str):
+            if file.path not in known:
+                with file.path.open("rb") as opened:
+                    known[file.path] = hashlib.file_digest(opened, "sha256").hexdigest()
+            place = file.path.relative_to(self.root).as_posix() if self.root.is_dir() else file.path.name
+            total.update(f"{place}\0{file.member}\0{known[file.path]}\n".encode())
+        return total.hexdigest()
+
+
+def h5py_module() -> Any:
+    """The module `h5py`, which is an optional extra.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("h5py")
+    except ImportError:
+        raise ConfigError(
+            "h5py", "is not installed, and HDF5 files need it", "pip install 'mgcda-dist[maps]'"
+        ) from None
+
+
+def _listed(root: Path) -> dict[str, MapFile]:
+    """Name → file, in order of the names."""
+    if not root.exists():
+        raise ConfigError("--maps", f"{root} does not exist", "give a folder of score maps, or an archive")
+    if root.is_file():
+        if root.suffix.lower() not in _ARCHIVES:
+            raise ConfigError("--maps", f"{root} is neither a folder nor an archive", f"one of {', '.join(_ARCHIVES)}")
+        return {member or root.stem: MapFile(root, member) for member in _members(root)}
+    maps: dict[str, MapFile] = {}
+    for path in sorted(root.rglob("*")):
+        # A submission to Fishyscapes has the predicted classes beside the scores.
+        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or path.stem.endswith("_segmentation"):
+            continue
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        for member in _members(path):
+            name = f"{stem}/{member}" if member else stem
+            if name in maps:
+                raise ConfigError(str(root), f"two maps are called {name}: {maps[name]} and {path}", "remove one")
+            maps[name] = MapFile(path, member)
+    if not maps:
+        raise ConfigError(str(root), "holds no score map", f"maps are files that end with {', '.join(_SUFFIXES)}")
+    return maps
+
+
+def _members(path: Path) -> list[str]:
+    """Names of the arrays in a file; one empty name where the file is one map."""
+    suffix = path.suffix.lower()
+    if suffix not in _ARCHIVES:
+        return [""]
+    names: list[str] = []
+    try:
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                names = list(archive.files)
+        else:
+            with h5py_module().File(path, "r") as archive:
+                names = _hdf5_names(archive)
+    except (OSError, ValueError) as error:
+        raise MgcdaError(str(path), f"cannot be read: {error}", "is the file whole?") from None
+    return names if len(names) > 1 else [""]
+
+
+def _matched(maps: dict[str, MapFile], keys: Sequence[str], root: Path) -> dict[str, MapFile]:
+    """Key → file: by the whole name, else by its last part or by the number it begins with, where there is one such."""
+    whole = {_plain(name): file for name, file in maps.items()}
+    by_last: dict[str, list[MapFile]] = defaultdict(list)
+    for name, file in whole.items():
+        by_last[name.rpartition("/")[2]].append(file)
+    found: dict[str, MapFile] = {}
+    for shorten in (_last, _number):
+        names = {key: shorten(_plain(key)) for key in keys}
+        frames = Counter(names.values())
+        for key, name in names.items():
+            if _plain(key) in whole:
+                found[key] = whole[_plain(key)]
+            elif key not in found and name in by_last:
+                if frames[name] > 1 or len(by_last[name]) > 1:
+                    several = f"{len(by_last[name])} maps and {frames[name]} frames are called {name!r}"
+                    raise ConfigError(str(root), several, f"name the map by the frame's whole key, {key!r}")
+                found[key] = by_last[name][0]
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _number(name: str) -> str:
+    """The number that frames of Fishyscapes begin with, which is all that a submission's files are called by."""
+    number = _last(name).partition("_")[0]
+    return number if number.isdigit() else _last(name)
+
+
+def _plain(name: str) -> str:
+    """A name as keys are made of it (`safe_key`), without the endings that methods add."""
+    shorter = _ENDING.sub("", name)
+    while shorter != name:
+        name, shorter = shorter, _ENDING.sub("", shorter)
+    return "/".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in name.split("/"))
+
+
+def _read(file: MapFile) -> NDArray[Any]:
+    suffix = file.path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            return np.load(file.path, allow_pickle=False)
+        if suffix == ".npz":
+            with np.load(file.path, allow_pickle=False) as archive:
+                return archive[file.member or archive.files[0]]
+        if suffix in _ARCHIVES:
+            return _read_hdf5(file)
+        pixels = cv2.imread(str(file.path), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError, EOFError, IndexError, cv2.error) as error:
+        raise MgcdaError(str(file), f"cannot be read: {error}", "is the file whole?") from None
+    if pixels is None:
+        remedy = "is the file whole? TIFF must hold float32, float64, or integers of 8 or 16 bits"
+        raise MgcdaError(str(file), "cannot be decoded", remedy)
+    return pixels
+
+
+def _read_hdf5(file: MapFile) -> NDArray[Any]:
+    with h5py_module().File(file.path, "r") as archive:
+        names = [file.member] if file.member else _hdf5_names(archive)
+        if not names:
+            raise ValueError("no array in it")
+        return np.asarray(archive[names[0]][()])
+
+
+def _hdf5_names(archive: Any) -> list[str]:
+    """Paths of the arrays in an open HDF5 file."""
+    names: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            names.append(name)
+
+    archive.visititems(visit)
+    return names
+
+
+def _two_dimensional(values: NDArray[Any], file: MapFile) -> NDArray[np.floating[Any]]:
+    shape = values.shape
+    if values.ndim > 2:
+        values = values.reshape([length for length in shape if length != 1] or [1, 1])
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        remedy = "a score map is one floating-point or whole number per pixel, higher = more anomalous"
+        raise MgcdaError(str(file), f"an array of shape {shape} and type {values.dtype} is no score map", remedy)
+    # Whole numbers of 32 bits and more do not fit into float32.
+    wide = values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2)
+    return values.astype(np.float64 if wide else np.float32)
