@@ -40,7 +40,9 @@ _NOT_COMPARED = re.compile(
 """Where a run lies, how it is recorded, how fast it reads. The data itself is compared by its digests."""
 _NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")
 """Shown where it differs, but the same experiment: the method gives the same result at every world size."""
-_NO_OPTION = frozenset({"sets", "convention", "conventions", "subject", "tool_version", "interval_level"})
+_NO_OPTION = frozenset(
+    {"sets", "convention", "conventions", "subject", "tool_version", "interval_level", "evaluation_id"}
+)
 """What `results.json` holds beside the numbers and is no option of the evaluation."""
 _RESAMPLED = "pooled"
 """The convention whose metrics the bootstrap has; intervals of another one would be of other numbers."""
