@@ -271,7 +271,8 @@ def _told(row: dict[str, Any]) -> str:
     pixels = row.get("pixels")
     if isinstance(pixels, dict) and _is_number(pixels.get("anomaly")) and _is_number(pixels.get("inlier")):
         total = pixels["anomaly"] + pixels["inlier"]
-        words.append(f"{number(100 * pixels['anomaly'] / max(total, 1))} % of {total:,} judged pixels are anomalies")
+        share = f"{number(100 * pixels['anomaly'] / total)} %" if pixels["anomaly"] else "none"
+        words.append(f"{share} of {total:,} judged pixels are anomalies")
     data = " ".join(str(row[name]) for name in ("dataset", "split") if name in row)
     digest = str(row.get("manifest_digest", ""))[:12]
     return ", ".join([*words, *([data] if data else []), *([f"manifest {digest}"] if digest else [])])
