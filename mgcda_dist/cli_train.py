@@ -62,6 +62,8 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     results = json.loads(run.results.read_text(encoding="utf-8"))
     show_results([results], console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
+    if run.report.is_file():
+        console.print(f"report     {run.report}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
     if tracking is not None:
         # Without an activated environment the command is not on the path.

@@ -338,6 +338,7 @@ class TrackingConfig(Section):
     parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
     log_every_steps: Count = 10
     system_metrics: bool = True
+    report: bool = Field(default=True, description="write report.html at the end, and log it under report/")
 
 
 class EvaluationSetConfig(Section):

@@ -44,6 +44,7 @@ class RunFolder:
         self.events = self.root / "events.jsonl"
         self.model = self.root / "model"
         self.pictures = self.root / "pictures"
+        self.report = self.root / "report.html"
         self.evaluation = self.root / "evaluation"
         self.results = self.root / "results.json"
         self.logs = self.root / "logs"

@@ -27,6 +27,7 @@ from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_uni
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.records import open_trackers
+from mgcda_dist.training.report import draw_report
 from mgcda_dist.training.run_folder import RunFolder
 from mgcda_dist.training.state import TrainState
 
@@ -134,6 +135,9 @@ def _conclude(
         tracker.log_picture(picture.name, picture)
     tracker.log_artifact(run.model / "model.safetensors")
     tracker.log_artifact(run.model / "model.json")
+    report = draw_report(run) if config.tracking.report else None
+    if report is not None:
+        tracker.log_artifact(report, "report")
     # Last: whoever watches takes this file as the end of the run.
     write_json(run.results, evaluation.as_json())
 

@@ -136,6 +136,10 @@ def test_results_and_pictures_are_where_the_run_says(
     assert set(results["sets"]["unseen"]) >= {"ap", "auroc", "fpr95", "miou", "frames", "manifest_digest"}
     pictures = {path.name for path in (run / "pictures").iterdir()}
     assert pictures == {"panel_unseen.png", "pr_curve.png", "roc_curve.png", "history.png"}
+    assert "report     " in interrupted[1].stdout
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for words in ("scaling.workers=2", "20 steps", "unseen", "Loss terms", "data:image/webp"):
+        assert words in page, words
     assert {path.name for path in folder.iterdir()} == {"run.yaml", "runs", "home"}
     left_at_home = {path.relative_to(folder / "home").parts[:2] for path in (folder / "home").rglob("*")}
     # Caches of fonts and Ray's token are fine; compiled code is not.
@@ -168,7 +172,7 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     assert wanted <= set(run.data.metrics)
     assert run.data.params["mdat.smoothing.mode"] == "adaptive_stage"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "manifests.json", "model.safetensors", "pictures"} <= artifacts
+    assert {"config.yaml", "manifests.json", "model.safetensors", "pictures", "report"} <= artifacts
     assert run.inputs is not None and len(run.inputs.dataset_inputs) >= 5
 
 
