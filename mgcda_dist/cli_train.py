@@ -53,7 +53,13 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     console.print(f"{config.name}  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
-    _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
+    try:
+        _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
+    except BaseException as error:
+        from mgcda_dist.training.records import end_record
+
+        end_record(config, run, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
     if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True

@@ -339,6 +339,9 @@ class TrackingConfig(Section):
     log_every_steps: Count = 10
     system_metrics: bool = True
     report: bool = Field(default=True, description="write report.html at the end, and log it under report/")
+    preview_frames: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="frames of the first evaluation set that are drawn at every checkpoint; 0: none"
+    )
 
 
 class EvaluationSetConfig(Section):

@@ -42,8 +42,8 @@ class RunRecord:
     Attributes:
         name: shown everywhere; the configuration's `name`, or the evaluation folder's.
         source: where it was read: a folder, or `MLflow run ID`.
-        params: the resolved configuration as dotted keys and text, as MLflow has it; empty for an evaluation of foreign
-            score maps.
+        params: the resolved configuration as dotted keys and text, as MLflow has it (without name and folders); empty
+            for an evaluation of foreign score maps.
         metrics: the newest value of every metric; results as fractions, `eval/SET/ap`.
         tags: as in MLflow; of a folder, where it came from (`provenance.json`).
         run_id: MLflow's; None if it has none.
@@ -262,13 +262,14 @@ def _from_folder(folder: Path) -> RunRecord:
         params = flat_params(config)
     except (AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise MgcdaError(str(folder / "config.yaml"), f"not a run's configuration: {error}") from None
+    own = {key: params.pop(key) for key in list(params) if re.fullmatch(r"name|runs|tracking\..*", key)}
     record = RunRecord(
-        name=params.get("name", folder.name),
+        name=own.get("name", folder.name),
         source=str(folder),
         params=params,
         tags=_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {},
         folder=folder,
-        experiment=params.get("tracking.experiment"),
+        experiment=own.get("tracking.experiment"),
         status="FINISHED" if (folder / "results.json").is_file() else "KILLED",
         read_history=lambda: read_history(folder / "metrics.jsonl"),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +52,7 @@ class MlflowStore:
         database = uri.removeprefix("sqlite:///")
         if database != uri and not Path(database).is_file():
             raise MgcdaError(uri, "there is no MLflow database", "give its place, or the folder of the runs")
-        self._fetched: tempfile.TemporaryDirectory[str] | None = None
+        self._fetched: Path | None = None
         try:
             with quiet():
                 self._client: MlflowClient = connect(uri)
@@ -118,8 +120,10 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         if self._fetched is None:
-            self._fetched = tempfile.TemporaryDirectory(prefix="mgcda-runs-", ignore_cleanup_errors=True)
-        to = Path(self._fetched.name) / run_id
+            self._fetched = Path(tempfile.mkdtemp(prefix="mgcda-runs-"))
+            # Copies live as long as the store, which every record of its runs holds.
+            weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
+        to = self._fetched / run_id
         copy = to / path
         if not copy.exists():
             to.mkdir(parents=True, exist_ok=True)

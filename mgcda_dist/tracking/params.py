@@ -9,7 +9,7 @@ __all__ = ["flat_params"]
 
 
 def flat_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested sections, and lists that hold sections, as dotted keys; other lists stay whole. Values as text."""
+    """Nested sections, and lists that hold sections, as dotted keys; other lists as one value. Values as text."""
     flat: dict[str, str] = {}
     for key, value in params.items():
         name = f"{prefix}{key}"
@@ -18,5 +18,6 @@ def flat_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
             flat |= flat_params({str(index): item for index, item in enumerate(value)}, f"{name}.")
         else:
-            flat[name] = str(value)
+            # Without brackets: MLflow's comparison spreads what looks like JSON over many lines.
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list | tuple) and value else str(value)
     return flat

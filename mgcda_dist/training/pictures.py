@@ -6,11 +6,12 @@ from pathlib import Path
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.job import Evaluation
+from mgcda_dist.evaluation.results import SetResult
 from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
 from mgcda_dist.tracking.jsonl import read_history
 from mgcda_dist.training.run_folder import RunFolder
 
-__all__ = ["draw_history", "draw_results"]
+__all__ = ["draw_history", "draw_panel", "draw_results"]
 
 
 def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -22,13 +23,7 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     subject, results = evaluation.subject, evaluation.results
     pictures = [
-        panel_figure(
-            result.panel,
-            subject.class_names,
-            folder / f"panel_{result.name}.png",
-            score_name=f"anomaly score ({evaluation.job.score})",
-            title=f"{subject.name} on {result.name}",
-        )
+        draw_panel(evaluation, result, folder / f"panel_{result.name}.png", f"{subject.name} on {result.name}")
         for result in results
         if result.panel
     ]
@@ -39,6 +34,12 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
         pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {subject.name}"))
         pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {subject.name}"))
     return pictures
+
+
+def draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:
+    """Draw the frames of a set that were kept to be looked at; returns the PNG file."""
+    score_name = f"anomaly score ({evaluation.job.score})"
+    return panel_figure(result.panel, evaluation.subject.class_names, path, score_name=score_name, title=title)
 
 
 def draw_history(run: RunFolder, config: Config) -> Path:

@@ -6,16 +6,20 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
 from mgcda_dist.tracking.jsonl import JsonlTracker
-from mgcda_dist.tracking.mlflow import MlflowTracker
+from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
 from mgcda_dist.tracking.provenance import provenance_tags
-from mgcda_dist.tracking.tracker import Tracker, Trackers
+from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
+from mgcda_dist.training.description import describe, run_tags
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 
-__all__ = ["open_trackers"]
+__all__ = ["describe_results", "end_record", "open_trackers"]
+
+_NOTE = "mlflow.note.content"
 
 
 def open_trackers(
@@ -32,27 +36,54 @@ def open_trackers(
     """
     if not leads:
         return Trackers([])
-    parts: list[Tracker] = [JsonlTracker(run.metrics, start_step)]
+    trackers = Trackers([JsonlTracker(run.metrics, start_step), *_mlflow(config, run, say)], warn=say)
+    try:
+        _log_start(config, run, trackers)
+    except BaseException:
+        trackers.close("FAILED")
+        raise
+    return trackers
+
+
+def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: dict[str, Any]) -> None:
+    """Put the results into the run's description."""
+    manifests = json.loads(run.manifests.read_text(encoding="utf-8"))
+    tracker.set_tags({_NOTE: describe(config, manifests, results)})
+
+
+def end_record(config: Config, run: RunFolder, status: Status) -> None:
+    """End the record of a run whose workers can no longer do it; one that has ended keeps its status."""
+    uri = mlflow_uri(config)
+    if uri is not None and run.run_id_file.is_file():
+        end_run(uri, run.run_id_file.read_text(encoding="utf-8").strip(), status)
+
+
+def _mlflow(config: Config, run: RunFolder, say: Callable[[str], None]) -> list[Tracker]:
     tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
     run.provenance.write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     uri = mlflow_uri(config)
-    if uri is not None:
-        parent = config.tracking.parent_run
-        parts.append(
-            MlflowTracker(
-                uri,
-                config.tracking.experiment,
-                config.name,
-                run_id=run.run_id_file.read_text(encoding="utf-8").strip() if run.run_id_file.is_file() else None,
-                tags=tags | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {}),
-                system_metrics=config.tracking.system_metrics,
-                node_id=platform.node(),
-                on_start=run.keep_mlflow_run_id,
-                warn=say,
-            )
+    if uri is None:
+        return []
+    parent = config.tracking.parent_run
+    tags |= run_tags(config) | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {})
+    return [
+        MlflowTracker(
+            uri,
+            config.tracking.experiment,
+            config.name,
+            run_id=run.run_id_file.read_text(encoding="utf-8").strip() if run.run_id_file.is_file() else None,
+            tags=tags,
+            system_metrics=config.tracking.system_metrics,
+            node_id=platform.node(),
+            on_start=run.keep_mlflow_run_id,
+            warn=say,
         )
-    trackers = Trackers(parts, warn=say)
-    trackers.log_params(config.model_dump(mode="json"))
+    ]
+
+
+def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
+    # What every run has of its own would stand among what differs in every comparison: its name, where it lies.
+    trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
     trackers.log_artifact(run.config_file)
     manifests = build.manifests(config)
     run.manifests.write_text(json.dumps(manifests, indent=1) + "\n", encoding="utf-8")
@@ -60,4 +91,4 @@ def open_trackers(
     for name, facts in manifests.items():
         context = "evaluation" if name.startswith("eval") else "training"
         trackers.log_dataset(name, facts["digest"], facts["folder"], context)
-    return trackers
+    trackers.set_tags({_NOTE: describe(config, manifests)})

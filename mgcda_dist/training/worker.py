@@ -26,7 +26,8 @@ from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.pictures import draw_history, draw_results
-from mgcda_dist.training.records import open_trackers
+from mgcda_dist.training.preview import draw_preview
+from mgcda_dist.training.records import describe_results, open_trackers
 from mgcda_dist.training.report import draw_report
 from mgcda_dist.training.run_folder import RunFolder
 from mgcda_dist.training.state import TrainState
@@ -75,7 +76,11 @@ def train(config: Config) -> None:
             tracker.log_metrics(metrics, step)
 
         def checkpoint() -> None:
-            _save(engine, store, state, config, world)
+            saved = _save(engine, store, state, config, world)
+            if state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps:
+                picture = draw_preview(config, saved / "model", state.step, run.pictures, world, device)
+                if picture is not None:
+                    tracker.log_picture(picture.stem, picture, state.step)
 
         hooks = Hooks(
             log, say, partial(run.say, "note"), checkpoint, stop_requested=lambda: leads and run.stop_file.exists()
@@ -138,13 +143,14 @@ def _conclude(
     report = draw_report(run) if config.tracking.report else None
     if report is not None:
         tracker.log_artifact(report, "report")
+    describe_results(config, run, tracker, evaluation.as_json())
     # Last: whoever watches takes this file as the end of the run.
     write_json(run.results, evaluation.as_json())
 
 
 def _save(
     engine: DeepSpeedEngine, store: CheckpointStore, state: TrainState, config: Config, world: Collectives
-) -> None:
+) -> Path:
     folder = store.begin(state.step)
     engine.save(folder)
     with engine.whole_parameters() as model:
@@ -152,7 +158,7 @@ def _save(
             build.save_model(config, model.segmenter, folder / "model")  # pyright: ignore[reportArgumentType]
     if world.rank == 0:
         state.save(folder / "state.json")
-    store.finish(state.step, {"world_size": world.size, "zero_stage": config.engine.zero_stage})
+    return store.finish(state.step, {"world_size": world.size, "zero_stage": config.engine.zero_stage})
 
 
 def _newest(store: CheckpointStore, world: Collectives) -> Path | None:

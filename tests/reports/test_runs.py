@@ -31,7 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for run in (here, away):
         tags = {"mgcda.run_folder": str(run), "mlflow.parentRunId": str(sweep.run_id)}
         tracker = MlflowTracker(uri, "roads", run.name, tags=tags)
-        tracker.log_params(yaml.safe_load((run / "config.yaml").read_text()))
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        tracker.log_params({key: value for key, value in config.items() if key != "name"})
         tracker.log_artifact(run / "evaluation", "evaluation")
         tracker.log_artifact(run / "manifests.json")
         for step in (0, 5, 10, 15):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist.tracking.mlflow import MlflowTracker
+from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     run = client.get_run(started[0])
     assert run.info.run_name == "full-seed0" and run.info.status == "FINISHED"
     assert run.data.params["optim.steps"] == "100" and run.data.params["domains.1.name"] == "b"
-    assert run.data.params["crop"] == "[64, 64]" and run.data.params["odd_key"] == "True"
+    assert run.data.params["crop"] == "64, 64" and run.data.params["odd_key"] == "True"
     assert len(run.data.params["long"]) == 6000
     assert run.data.tags["git"] == "abc"
     history = client.get_metric_history(started[0], "loss/total")
@@ -203,7 +203,7 @@ def test_experiments_are_shared_and_restored(uri: str, client: Any) -> None:
 
 _START = """
 import sys
-from mgcda_dist.tracking.mlflow import MlflowTracker
+from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
 tracker = MlflowTracker(sys.argv[1], "race", "run")
 tracker.log_metrics({"loss": 1.0}, 0)
 tracker.close("FINISHED")
@@ -218,3 +218,18 @@ def test_runs_that_start_together_share_a_new_database(tmp_path: Path) -> None:
     said = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert said == ["", ""]
+
+
+def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any) -> None:
+    left = MlflowTracker(uri, "left", "run")
+    assert left.run_id is not None and client.get_run(left.run_id).info.status == "RUNNING"
+    end_run(uri, left.run_id, "FAILED")
+    assert client.get_run(left.run_id).info.status == "FAILED"
+    end_run(uri, left.run_id, "KILLED")
+    assert client.get_run(left.run_id).info.status == "FAILED", "it had ended"
+
+
+def test_an_experiment_says_what_it_holds(uri: str, client: Any) -> None:
+    MlflowTracker(uri, "kind", "run").close("FINISHED")
+    tags = client.get_experiment_by_name("kind").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development" and "eval/SET" in tags["mlflow.note.content"]
