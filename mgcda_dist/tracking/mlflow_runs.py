@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class MlflowStore:
         if database != uri and not Path(database).is_file():
             raise MgcdaError(uri, "there is no MLflow database", "give its place, or the folder of the runs")
         self._fetched: Path | None = None
+        self._copies: dict[tuple[str, str], Path | None] = {}
         try:
             with quiet():
                 self._client: MlflowClient = connect(uri)
@@ -119,20 +121,21 @@ class MlflowStore:
         """A local copy of an artifact (a file, or a folder with all it holds); None if the run has none there."""
         from mlflow.exceptions import MlflowException
 
+        if (run_id, path) in self._copies:
+            return self._copies[run_id, path]
         if self._fetched is None:
             self._fetched = Path(tempfile.mkdtemp(prefix="mgcda-runs-"))
             # Copies live as long as the store, which every record of its runs holds.
             weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
-        to = self._fetched / run_id
-        copy = to / path
-        if not copy.exists():
-            to.mkdir(parents=True, exist_ok=True)
-            try:
-                with quiet():
-                    self._client.download_artifacts(run_id, path, str(to))
-            except (MlflowException, OSError):
-                return None
-        return copy if copy.is_file() or (copy.is_dir() and any(copy.iterdir())) else None
+        to = Path(tempfile.mkdtemp(dir=self._fetched))
+        copy: Path | None = None
+        with suppress(MlflowException, OSError), quiet():
+            # MLflow names the place: of a file below a folder it keeps the last part of the path only.
+            copy = Path(self._client.download_artifacts(run_id, path, str(to)))
+        if copy is not None and copy.is_dir() and not any(copy.iterdir()):
+            copy = None
+        self._copies[run_id, path] = copy
+        return copy
 
     def _stored(self, run: Run) -> StoredRun:
         info, data = run.info, run.data

@@ -100,6 +100,8 @@ def test_a_run_of_another_machine_is_fetched(runs: Path) -> None:
     assert away.history["loss/total"] == ([0, 5, 10, 15], [2.0, 1.75, 1.5, 1.25])
     assert away.manifests["train/camvid"]["samples"] == 8
     assert away.file("nothing.txt") is None
+    nested = away.file("evaluation/sets/road/frames.npz")
+    assert nested is not None and nested.is_file() and nested == away.file("evaluation/sets/road/frames.npz")
 
 
 def test_folder_and_mlflow_give_the_same_parameters(runs: Path) -> None:
