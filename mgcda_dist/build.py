@@ -251,7 +251,7 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
     found = {name: open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()}
     return {
         name: {
-            "folder": str(m.folder),
+            "folder": m.place,
             "dataset": m.dataset,
             "split": m.split,
             "samples": m.num_samples,

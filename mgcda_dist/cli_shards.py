@@ -121,7 +121,7 @@ def synth(
 @shards_app.command()
 def verify(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="folders of shards, or folders above them")
+        list[str], typer.Argument(metavar="FOLDER...", help="folders of shards, or folders above them; or URLs")
     ],
     partial: Annotated[bool, typer.Option("--partial", help="a part of a known dataset is fine")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="files and checksums only; do not decode the samples")] = False,
@@ -137,7 +137,11 @@ def verify(
     for manifest in opened:
         with _bar(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
             found = verify_shards(
-                manifest.folder, partial=partial, contents=not fast, progress=advance, workers=workers
+                manifest.remote.url if manifest.remote else manifest.folder,
+                partial=partial,
+                contents=not fast,
+                progress=advance,
+                workers=workers,
             )
         problems = list(found.problems)
         for other, seen in checked:
@@ -155,10 +159,12 @@ def verify(
 
 @shards_app.command("ls")
 def list_folders(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER...]", help="default: shards")] = None,
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER...]", help="folders or URLs; default: shards")
+    ] = None,
 ) -> None:
     """List the shard folders below a folder. Exit code 1 if one cannot be read."""
-    opened, unreadable = _open_all(folders or [Path("shards")])
+    opened, unreadable = _open_all(folders or ["shards"])
     if opened:
         _print_manifests(opened)
     for error in unreadable:
@@ -169,7 +175,7 @@ def list_folders(
 
 @shards_app.command()
 def show(
-    folder: Folder,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="of shards, with its manifest; or a URL")],
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: DATASET_SPLIT.png")] = None,
     count: Annotated[int, typer.Option(min=1)] = 16,
     columns: Annotated[int, typer.Option(min=1)] = 4,
@@ -268,15 +274,16 @@ def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
         raise ConfigError(option, f"{reader.name} has no such option", "leave it out")
 
 
-def _open_all(folders: list[Path]) -> tuple[list[Manifest], list[MgcdaError]]:
+def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
     """The manifests of each folder, or of all folders below it; and why others cannot be read."""
     from mgcda_dist.data.shards.journal import JOURNAL
     from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
+    from mgcda_dist.data.shards.remote import is_url
     from mgcda_dist.errors import MgcdaError, ShardError
 
     opened: list[Manifest] = []
     unreadable: list[MgcdaError] = []
-    for folder in folders:
+    for folder in map(Path, (folder for folder in folders if not is_url(folder))):
         below = {path.parent for name in (MANIFEST, JOURNAL) for path in folder.rglob(name)}
         for path in sorted(below) or [folder]:
             try:
@@ -285,6 +292,11 @@ def _open_all(folders: list[Path]) -> tuple[list[Manifest], list[MgcdaError]]:
                 opened.append(Manifest.open(path))
             except MgcdaError as error:
                 unreadable.append(error)
+    for url in filter(is_url, folders):
+        try:
+            opened.append(Manifest.open(url))
+        except MgcdaError as error:
+            unreadable.append(error)
     if not opened and len(unreadable) == 1:
         raise unreadable[0]
     return opened, unreadable

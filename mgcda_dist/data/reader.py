@@ -10,6 +10,7 @@ import numpy as np
 
 from mgcda_dist.data.recent import Recent
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.remote import Ahead
 from mgcda_dist.errors import SampleError, ShardError
 
 __all__ = ["EncodedSample", "ShardReader"]
@@ -43,6 +44,7 @@ class ShardReader:
         self._ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
         self._length = int(self._ends[-1]) if len(self._ends) else 0
         self._shards: Recent[int, _OpenShard] = Recent(partial(_open, manifest), _OPEN_SHARDS, drop=_OpenShard.close)
+        self._ahead = Ahead()
 
     def __len__(self) -> int:
         return self._length
@@ -54,7 +56,7 @@ class ShardReader:
             ShardError: no such sample, or its shard is missing or shorter than its index says.
         """
         if not 0 <= index < self._length:
-            raise ShardError(str(self.manifest.folder), f"sample {index} is not among its {self._length}")
+            raise ShardError(self.manifest.place, f"sample {index} is not among its {self._length}")
         number = int(self._ends.searchsorted(index, side="right"))
         shard = self._shards[number]
         key, image_offset, image_bytes, label_offset, label_bytes = shard.rows[index - int(self._ends[number])]
@@ -62,6 +64,11 @@ class ShardReader:
         image = _pread(shard.file, image_bytes, image_offset, where)
         label = _pread(shard.file, label_bytes, label_offset, where) if label_bytes else None
         return EncodedSample(key, image, label, where)
+
+    def fetch_ahead(self, index: int) -> None:
+        """Start to fetch the shard of a sample that will be read later; nothing to do where shards are local."""
+        if self.manifest.remote:
+            self._ahead.ask(self.manifest.shard_path, int(self._ends.searchsorted(index, side="right")))
 
     def close(self) -> None:
         """Close all files; the next read opens them again."""
@@ -84,12 +91,16 @@ class _OpenShard(NamedTuple):
         os.close(self.file)
 
 
-def _open(manifest: Manifest, shard: int) -> _OpenShard:
+def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
     index, path = manifest.shard_index(shard), str(manifest.shard_path(shard))
     numbers = (index[name].tolist() for name in ("image_offset", "image_bytes", "label_offset", "label_bytes"))
     keys = [key.decode() for key in index["key"].tolist()]
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        if manifest.remote and attempts > 1:  # dropped from the mirror between the fetch and the opening
+            return _open(manifest, shard, attempts - 1)
+        raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
     except OSError as error:
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
     return _OpenShard(file, path, list(zip(keys, *numbers, strict=True)))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import ShardError
 
@@ -43,6 +44,7 @@ class Manifest:
         options: how images were resized and encoded.
         provenance: where the data came from.
         tool_version: version of the package that wrote it.
+        remote: where the folder is a mirror of; None: it is the folder itself.
     """
 
     folder: Path
@@ -58,26 +60,35 @@ class Manifest:
     options: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     tool_version: str = ""
+    remote: RemoteFolder | None = None
 
     @classmethod
-    def open(cls, folder: Path | str) -> Manifest:
+    def open(cls, folder: Path | str, cache: ShardCache | None = None) -> Manifest:
         """The manifest of a folder; a million shards open in well under a second.
+
+        Args:
+            folder: a path, or a URL that fsspec reads.
+            cache: where the files of a URL go; None: `ShardCache.default()`.
 
         Raises:
             ShardError: no manifest, a damaged one, one of a newer version, or a shard table that does not fit it.
         """
+        remote = None
+        if is_url(folder):
+            remote = RemoteFolder(str(folder).rstrip("/"), cache or ShardCache.default())
+            folder = _mirrored(remote)
         folder = Path(folder).absolute()
         raw = _read_json(folder / MANIFEST)
         version = raw.pop("format_version", None)
         if version != FORMAT_VERSION:
             problem = f"format version {version!r}; this version of mgcda reads {FORMAT_VERSION}"
             raise ShardError(str(folder / MANIFEST), problem, "update mgcda, or write the shards again")
-        known = {f.name for f in fields(cls)} - {"folder"}
+        known = {f.name for f in fields(cls)} - {"folder", "remote"}
         missing = known - raw.keys()
         if missing:
             raise ShardError(str(folder / MANIFEST), f"the keys {', '.join(sorted(missing))} are missing", _WRITE)
         raw["label_histogram"] = {int(raw_id): count for raw_id, count in raw["label_histogram"].items()}
-        manifest = cls(folder=folder, **{name: raw[name] for name in known})
+        manifest = cls(folder=folder, remote=remote, **{name: raw[name] for name in known})
         if len(manifest.table) != manifest.num_shards:
             problem = f"{len(manifest.table)} rows, but {MANIFEST} counts {manifest.num_shards} shards"
             raise ShardError(str(folder / SHARD_TABLE), problem, _WRITE)
@@ -86,7 +97,7 @@ class Manifest:
     def save(self) -> None:
         """Write `manifest.json`, at once or not at all."""
         content = asdict(self)
-        del content["folder"]
+        del content["folder"], content["remote"]
         content = {"format_version": FORMAT_VERSION} | content
         temporary = self.folder / f".{MANIFEST}.part"
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -102,9 +113,22 @@ class Manifest:
         """Samples per shard, uint32, a view of the memory-mapped table."""
         return self.table["num_samples"]
 
+    @property
+    def place(self) -> str:
+        """The folder, or the URL it mirrors, for messages and records."""
+        return self.remote.shown if self.remote else str(self.folder)
+
     def shard_path(self, shard: int) -> Path:
-        """Path of a shard's tar file."""
-        return self.folder / self.table[shard]["name"].decode()
+        """Path of a shard's tar file; that of a remote folder is fetched first.
+
+        Raises:
+            ShardError, TransientError: it cannot be fetched.
+        """
+        row = self.table[shard]
+        name = row["name"].decode()
+        if self.remote:
+            return self.remote.fetch(name, sha256=row["sha256"].tobytes(), num_bytes=int(row["num_bytes"]))
+        return self.folder / name
 
     def shard_index(self, shard: int) -> np.ndarray:
         """Sample table of a shard: key, image_offset, image_bytes, image_ext, label_…, meta_offset, meta_bytes.
@@ -112,7 +136,9 @@ class Manifest:
         Raises:
             ShardError: the table is missing, damaged, or has another number of rows than the manifest says.
         """
-        path = index_path(self.shard_path(shard))
+        path = index_path(self.folder / self.table[shard]["name"].decode())
+        if self.remote:
+            self.remote.fetch(path.name)
         index = load_table(
             path, ("key", "image_offset", "image_bytes", "image_ext", "label_offset", "label_bytes"), mapped=False
         )
@@ -124,6 +150,20 @@ class Manifest:
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map would carry the whole table into every loader worker.
         return {name: value for name, value in self.__dict__.items() if name != "table"}
+
+
+def _mirrored(remote: RemoteFolder) -> Path:
+    """Bring the manifest and the shard table; drop what was mirrored of other shards at that URL."""
+    held = remote.mirror / MANIFEST
+    before = held.read_bytes() if held.is_file() else None
+    remote.fetch(MANIFEST, fresh=True)
+    if before is not None and held.read_bytes() != before:
+        now = held.read_bytes()
+        remote.forget()
+        held.parent.mkdir(parents=True, exist_ok=True)
+        held.write_bytes(now)
+    remote.fetch(SHARD_TABLE)
+    return remote.mirror
 
 
 def manifest_digest(table: np.ndarray, *identity: str) -> str:

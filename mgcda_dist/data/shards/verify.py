@@ -75,7 +75,7 @@ def verify_shards(
     """Check a shard folder.
 
     Args:
-        folder: with its manifest.
+        folder: with its manifest; a path or a URL.
         partial: a part of a known dataset is fine.
         contents: decode every image and label; False: files, checksums and tables only.
         progress: called with the number of samples looked at since the last call.
@@ -147,8 +147,11 @@ def _twice(manifest: Manifest, shard: int, seen: set[bytes]) -> Iterator[Problem
 
 
 def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Verified:
-    path = manifest.shard_path(shard)
     problems: list[Problem] = []
+    try:
+        path = manifest.shard_path(shard)
+    except ShardError as error:
+        return Verified([Problem(manifest.table[shard]["name"].decode(), "", error.problem, error.remedy)], [])
     if not path.is_file():
         return Verified([Problem(path.name, "", "the file is missing", _COPY)], [])
     try:

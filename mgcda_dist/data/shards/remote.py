@@ -1,0 +1,226 @@
+"""Remote shard folders (`s3://`, `gs://`, `https://`, …): fetched into a bounded local mirror, checked, retried.
+
+A remote folder is a local one whose files arrive when they are asked for. All processes of a machine share one mirror:
+a file is fetched under a lock, beside its place, and renamed when it is whole. What was used longest ago is dropped
+first; on Linux a dropped file stays readable for whoever has it open. Nothing lists a bucket.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mgcda_dist.errors import MgcdaError, ShardError, TransientError
+
+__all__ = ["Ahead", "RemoteFolder", "ShardCache", "is_url"]
+
+_TRIES = 6
+_FIRST_PAUSE_S = 0.5
+
+
+def is_url(folder: Path | str) -> bool:
+    """Whether a shard folder is remote."""
+    return "://" in str(folder)
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """The local mirror of remote shards.
+
+    Attributes:
+        folder: where it lies; on a local disk.
+        max_bytes: bound on the tar files in it. It should hold a window of shards of every domain.
+    """
+
+    folder: Path
+    max_bytes: int
+
+    @classmethod
+    def default(cls) -> ShardCache:
+        """`MGCDA_CACHE` (~/.cache/mgcda) with `MGCDA_CACHE_GB` (50)."""
+        folder = os.environ.get("MGCDA_CACHE") or "~/.cache/mgcda"
+        return cls(Path(folder).expanduser(), int(float(os.environ.get("MGCDA_CACHE_GB", "50")) * 1e9))
+
+    def make_room(self, keep: Path) -> None:
+        """Drop the tar files that were used longest ago until the bound holds; `keep` stays."""
+        with _locked(self.folder / ".lock"):
+            files = [(stat.st_mtime, stat.st_size, path) for path, stat in _tars(self.folder)]
+            total = sum(size for _, size, _ in files)
+            for _, size, path in sorted(files):
+                if total <= self.max_bytes:
+                    break
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A shard folder behind a URL.
+
+    Attributes:
+        url: without a slash at its end; credentials in it, or in its query, never reach a message.
+        cache: where its files go.
+    """
+
+    url: str
+    cache: ShardCache
+
+    @property
+    def shown(self) -> str:
+        """The URL without credentials and query."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def mirror(self) -> Path:
+        """The local folder that stands for it."""
+        scheme, _, rest = self.shown.partition("://")
+        return self.cache.folder / scheme / rest.strip("/")
+
+    def fetch(
+        self, name: str, *, sha256: bytes | None = None, num_bytes: int | None = None, fresh: bool = False
+    ) -> Path:
+        """The local copy of a file of the folder.
+
+        Args:
+            name: of the file.
+            sha256: 32 bytes that its content must have; None: not checked.
+            num_bytes: size that it must have; None: not checked.
+            fresh: fetch it even if a copy is there.
+
+        Raises:
+            ShardError: there is no such file, or it is not what the manifest says, however often it is fetched.
+            TransientError: the server could not be reached within some tries.
+        """
+        path = self.mirror / name
+        if not fresh and _touched(path):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f".{name}.lock")):
+            if fresh or not _touched(path):  # another process may have fetched it meanwhile
+                self._download(name, path, sha256, num_bytes)
+        if name.endswith(".tar"):
+            self.cache.make_room(keep=path)
+        return path
+
+    def _download(self, name: str, path: Path, sha256: bytes | None, num_bytes: int | None) -> None:
+        where, error = f"{self.shown}/{name}", Exception()
+        temporary = path.with_name(f".{name}.part")  # one writer at a time: left over from a kill, it is written over
+        for attempt in range(_TRIES):
+            if attempt:  # the clock decides by how much, so that many processes do not come back at once
+                time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.5 + time.monotonic_ns() % 1000 / 2000))
+            try:
+                _get(f"{self.url}/{name}", temporary)
+                _check(temporary, sha256, num_bytes)
+                os.replace(temporary, path)
+                return
+            except FileNotFoundError:
+                remedy = "check the URL, or write or copy the shards there again"
+                raise ShardError(where, "there is no such file", remedy) from None
+            except MgcdaError:
+                raise
+            except Exception as caught:  # every protocol has errors of its own
+                error = caught
+            finally:
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, _Damaged):
+            raise ShardError(where, f"fetched {_TRIES} times, {error}", "write or copy the shards there again")
+        problem = f"cannot be fetched, {_TRIES} tries: {type(error).__name__}: {self._without_secrets(str(error))}"
+        raise TransientError(where, problem, "check the network, the server and the credentials of this machine")
+
+    def _without_secrets(self, text: str) -> str:
+        return text.replace(self.url, self.shown).replace(urlsplit(self.url).query or "\0", "…")
+
+    def forget(self) -> None:
+        """Drop the mirror, e.g. when the remote manifest has changed."""
+        shutil.rmtree(self.mirror, ignore_errors=True)
+
+
+class Ahead:
+    """Two threads that fetch what will be needed, in each process that asks. Failures are left to the reader."""
+
+    def __init__(self) -> None:
+        self._process, self._jobs = 0, queue.SimpleQueue[tuple[Callable[[int], Path], int]]()
+
+    def ask(self, fetch: Callable[[int], Path], shard: int) -> None:
+        """Call `fetch(shard)` soon."""
+        if self._process != os.getpid():  # threads do not survive a fork
+            self._process, self._jobs = os.getpid(), queue.SimpleQueue()
+            for _ in range(2):
+                threading.Thread(target=self._work, args=(self._jobs,), daemon=True).start()
+        self._jobs.put((fetch, shard))
+
+    @staticmethod
+    def _work(jobs: queue.SimpleQueue[tuple[Callable[[int], Path], int]]) -> None:
+        while True:
+            fetch, shard = jobs.get()
+            with suppress(Exception):
+                fetch(shard)
+
+    def __reduce__(self) -> tuple[type[Ahead], tuple[()]]:
+        return Ahead, ()
+
+
+class _Damaged(Exception):
+    """What arrived is not what the manifest says."""
+
+
+def _get(url: str, path: Path) -> None:
+    try:
+        from fsspec.core import url_to_fs
+
+        options = {}
+        if url.startswith("http"):
+            import aiohttp
+
+            options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)}
+        filesystem, place = url_to_fs(url, **options)
+    except ImportError as error:
+        remedy = "pip install 'mgcda-dist[remote]'; gs:// needs gcsfs"
+        raise ShardError(urlsplit(url).scheme + "://", f"cannot be read here: {error}", remedy) from None
+    filesystem.get_file(place, str(path))
+
+
+def _check(path: Path, sha256: bytes | None, num_bytes: int | None) -> None:
+    if num_bytes is not None and path.stat().st_size != num_bytes:
+        raise _Damaged(f"{path.stat().st_size} bytes arrive instead of {num_bytes}")
+    if sha256 is not None:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != sha256:
+                raise _Damaged("its checksum differs from the manifest's")
+
+
+def _touched(path: Path) -> bool:
+    """Whether the file is there; it counts as used now."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _tars(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in folder.rglob("*.tar"):
+        try:
+            yield path, path.stat()
+        except FileNotFoundError:
+            continue  # dropped by another process
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
