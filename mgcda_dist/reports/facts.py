@@ -148,7 +148,8 @@ def _training(params: dict[str, str]) -> str:
 
 
 def _workers(params: dict[str, str]) -> str:
-    parts = [f"{params['scaling.workers']} workers"] if "scaling.workers" in params else []
+    count = params.get("scaling.workers", "")
+    parts = [f"{count} worker{'' if count == '1' else 's'}"] if count else []
     if "engine.zero_stage" in params:
         parts.append(f"ZeRO {params['engine.zero_stage']}")
     return ", ".join([*parts, *([params["engine.precision"]] if "engine.precision" in params else [])])

@@ -284,11 +284,11 @@ def _settings(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet
     for run, each in found:
         options = {k: v for k, v in runs[run].results.items() if isinstance(v, str | int | float | bool | list | None)}
         options |= {k: each.row[k] for k in ("convention", "score", "blur", "height_px") if k in each.row}
-        left_out = ("evaluation_id", "tool_version", "interval_level")
+        left_out = ("evaluation_id", "tool_version", "interval_level", "conventions")
         words = [
             f"{name.removesuffix('_px').replace('_', ' ')} {_plain(value)}{' px' if name.endswith('_px') else ''}"
             for name, value in options.items()
-            if value is not None and name not in left_out
+            if value not in (None, "none") and name not in left_out
         ]
         ways.setdefault(", ".join(words), []).append(runs[run].name)
     return [way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.evaluation.evaluate import evaluate_set
+from mgcda_dist.evaluation.evaluate import SetOptions, evaluate_set
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
@@ -68,8 +68,16 @@ class _Evaluation:
         return results_json(self.results, self.subject, settings)
 
 
+class _Frames(list[Frame]):
+    """What `evaluate_set` needs of `EvaluationFrames`."""
+
+    @property
+    def keys(self) -> list[str]:
+        return [frame.key for frame in self]
+
+
 def _evaluated(name: str, skill: float, count: int, with_anomalies: bool) -> SetResult:
-    frames = [_frame(index, with_anomalies) for index in range(count)]
+    frames = _Frames(_frame(index, with_anomalies) for index in range(count))
     noise = np.random.default_rng(1)
 
     def score(frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -79,7 +87,7 @@ def _evaluated(name: str, skill: float, count: int, with_anomalies: bool) -> Set
 
     facts = {"dataset": "drawn", "split": name, "manifest_digest": "d" * 64}
     return evaluate_set(score, cast(EvaluationFrames, frames), name=name, num_classes=len(CLASSES),
-                        world=Collectives(), kept_frames=2, facts=facts)  # fmt: skip
+                        world=Collectives(), options=SetOptions(kept_frames=2), facts=facts)  # fmt: skip
 
 
 def _frame(index: int, with_anomalies: bool) -> Frame:

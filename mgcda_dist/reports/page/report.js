@@ -3,18 +3,20 @@
 "use strict";
 
 /**
- * @typedef {{label: string, low: number, high: number, start: number, end: number, log: boolean, percent: boolean}} Axis
+ * @typedef {{label: string, low: number, high: number, start: number, end: number,
+ *            log: boolean, percent: boolean}} Axis
  * @typedef {{label: string, colour: number, x: (number|null)[], y: (number|null)[], smooth?: (number|null)[],
  *            extra?: Record<string, (number|null)[]>}} Series
  * @typedef {{x: Axis, y: Axis, top: number, bottom: number, series: Series[]}} ChartFacts
  * @typedef {{levels: number[], best: number, recall?: number[], precision?: number[], fpr?: number[]}} Scale
- * @typedef {{curves: string, scales: Record<string, Scale>, frames: {key: string, maps: Record<string, string>}[]}} GalleryFacts
+ * @typedef {{curves: string, scales: Record<string, Scale>,
+ *            frames: {key: string, maps: Record<string, string>}[]}} GalleryFacts
  */
 
 /** @type {{charts: Record<string, ChartFacts>, galleries: GalleryFacts[]}} */
 const facts = JSON.parse(document.getElementById("facts").textContent);
 
-/** All elements that a selector finds, as an array. @returns {any[]} */
+/** All elements that a selector finds. @param {string} selector @param {ParentNode} root @returns {any[]} */
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
 
 /** A number for a reader: per cent with two decimals, else four significant digits. @returns {string} */
@@ -57,6 +59,7 @@ function nearest(series, axis, at) {
 function liven(figure) {
   const chart = facts.charts[figure.dataset.chart];
   const svg = figure.querySelector("svg");
+  /** @type {HTMLElement} */
   const tip = figure.querySelector(".tip");
   const crosshair = figure.querySelector(".crosshair");
   const groups = all("g.series", figure);
@@ -153,7 +156,9 @@ const marks = Object.fromEntries(
 );
 
 /** From dark to light with rising brightness (after matplotlib's inferno): anchors of the colours of scores. */
-const ramp = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
+const ramp = [
+  [0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164],
+];
 
 function rampColour(share) {
   const at = Math.min(Math.max(share, 0), 1) * (ramp.length - 1);
@@ -201,10 +206,10 @@ class Pane {
     const ticket = ++this.wanted;
     this.key.textContent = map === undefined ? "no picture of this frame was kept" : key;
     const levels = new Image();
-    if (map !== undefined) levels.src = map;
-    await Promise.all([photo.decode(), map === undefined ? null : levels.decode()]);
+    levels.src = map ?? photo.src;
+    await Promise.all([photo.decode(), levels.decode()]);
     if (ticket !== this.wanted) return; // another frame was chosen meanwhile
-    const [width, height] = map === undefined ? [photo.naturalWidth, photo.naturalHeight] : [levels.naturalWidth, levels.naturalHeight];
+    const [width, height] = [levels.naturalWidth, levels.naturalHeight];
     [this.canvas.width, this.canvas.height] = [width, height];
     this.photo = pixelsOf(photo, width, height);
     this.levels = map === undefined ? null : pixelsOf(levels, width, height).data;
@@ -232,7 +237,7 @@ class Pane {
     for (let at = 0; this.levels !== null && at < this.levels.length; at += 4) {
       const marked = this.levels[at] >= level;
       const truth = this.levels[at + 1];
-      const kind = truth === VOID ? "void" : truth === ANOMALY ? (marked ? "hit" : "missed") : marked ? "alarm" : "calm";
+      const kind = truth === VOID ? "void" : (marked ? ["alarm", "hit"] : ["calm", "missed"])[truth];
       if (kind !== "void") counts[kind] += 1;
       const [colour, strength] = this.colourOf(kind, truth, this.levels[at]);
       for (let channel = 0; channel < 3; channel += 1) {
@@ -268,7 +273,8 @@ function followSliders() {
     const level = Number(pane.slider.value);
     const { recall, precision, fpr } = pane.scale;
     if (recall === undefined) continue;
-    const points = { pr: [recall[level], precision[level]], roc: [fpr[level], recall[level]], roclog: [fpr[level], recall[level]] };
+    const roc = [fpr[level], recall[level]];
+    const points = { pr: [recall[level], precision[level]], roc, roclog: roc };
     for (const [kind, [x, y]] of Object.entries(points)) {
       const figure = document.getElementById(`${pane.gallery.curves}-${kind}`);
       const chart = facts.charts[figure?.dataset.chart];
@@ -310,8 +316,9 @@ all("[data-gallery]").forEach(openGallery);
 
 /** @type {any} */
 const smooth = document.getElementById("smooth");
-smooth?.addEventListener("change", () => document.getElementById("training").classList.toggle("is-smooth", smooth.checked));
-document.getElementById("training").classList.toggle("is-smooth", smooth?.checked ?? false);
+const drawSmooth = () => document.getElementById("training").classList.toggle("is-smooth", smooth.checked);
+smooth?.addEventListener("change", drawSmooth);
+if (smooth) drawSmooth();
 
 // On paper everything is open.
 window.addEventListener("beforeprint", () => all("details").forEach((each) => (each.open = true)));
