@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, fpr_at_tpr
+from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, best_f1, fpr_at_tpr
 from mgcda_dist.evaluation.pixel import merge_rows, split_scores
 from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, distinct, inlier_cuts
 from mgcda_dist.randomness import numpy_generator
@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints]
 
-METRICS = ("ap", "auroc", "fpr95")
+METRICS = ("ap", "auroc", "fpr95", "best_f1")
 _PER_OCTAVE, _PARTS = 256, 2048  # rows per image
 _REPLICATES_AT_ONCE = 64
 
@@ -216,6 +216,7 @@ def _metrics(binned: tuple[Floats, Floats, NDArray[np.bool_]], weights: Floats) 
         parts["ap"].append(np.where(complete, average_precision(p, n, tied), np.nan))
         parts["auroc"].append(np.where(complete, area_under_roc(p, n), np.nan))
         parts["fpr95"].append(np.where(complete, fpr_at_tpr(p, n, tied), np.nan))
+        parts["best_f1"].append(np.where(complete, best_f1(p, n), np.nan))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

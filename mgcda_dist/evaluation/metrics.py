@@ -23,6 +23,7 @@ __all__ = [
     "RankedCounts",
     "area_under_roc",
     "average_precision",
+    "best_f1",
     "curve_points",
     "fpr_at_tpr",
     "fpr_nearest_tpr",
@@ -119,17 +120,18 @@ def pixel_metrics(
         nearest_tpr: read FPR95 at the ROC point nearest to 0.95 (`pooled_nearest`).
     """
     num_anomaly, num_inlier = int(counts.anomaly.sum()), int(counts.inlier.sum())
-    ap = auroc = fpr95 = best_f1 = best_threshold = float("nan")
+    ap = auroc = fpr95 = highest_f1 = best_threshold = float("nan")
     if num_anomaly:
         ap = float(average_precision(counts.anomaly, counts.inlier, counts.tied))
-        best_f1, best_threshold = _best_f1(counts)
+        f1 = _f1(counts.anomaly, counts.inlier)
+        highest_f1, best_threshold = float(f1.max()), float(counts.threshold[np.argmax(f1)])
     if num_anomaly and num_inlier:
         auroc = float(area_under_roc(counts.anomaly, counts.inlier))
         if nearest_tpr:
             fpr95 = fpr_nearest_tpr(counts.anomaly, counts.inlier)
         else:
             fpr95 = float(fpr_at_tpr(counts.anomaly, counts.inlier, counts.tied))
-    return PixelMetrics(ap, auroc, fpr95, best_f1, best_threshold, num_anomaly, num_inlier, num_frames, convention)
+    return PixelMetrics(ap, auroc, fpr95, highest_f1, best_threshold, num_anomaly, num_inlier, num_frames, convention)
 
 
 def mean_per_image(images: list[PixelMetrics], total: PixelMetrics) -> PixelMetrics:
@@ -210,6 +212,16 @@ def fpr_nearest_tpr(anomaly: NDArray[np.number], inlier: NDArray[np.number]) -> 
     return float(fp[nearest]) / float(fp[-1])
 
 
+def best_f1(anomaly: NDArray[np.number], inlier: NDArray[np.number]) -> Floats:
+    """Highest F1 over the thresholds between rows (…×R → …)."""
+    return np.asarray(_f1(anomaly, inlier).max(axis=-1))
+
+
+def _f1(anomaly: NDArray[np.number], inlier: NDArray[np.number]) -> Floats:
+    tp, fp = np.cumsum(anomaly, axis=-1, dtype=np.float64), np.cumsum(inlier, axis=-1, dtype=np.float64)
+    return np.asarray(2.0 * tp / np.maximum(tp + fp + tp[..., -1:], 1.0))
+
+
 def curve_points(counts: RankedCounts, max_points: int = 600) -> CurvePoints:
     """The PR and ROC curve through at most `max_points` points, chosen evenly in recall, FPR and log FPR."""
     if not counts.threshold.size:
@@ -231,10 +243,3 @@ def curve_points(counts: RankedCounts, max_points: int = 600) -> CurvePoints:
     rows = np.unique(np.minimum(rows, recall.size - 1))
     precision = tp[rows] / np.maximum(tp[rows] + fp[rows], 1)
     return CurvePoints(counts.threshold[rows], recall[rows], precision, fpr[rows])
-
-
-def _best_f1(counts: RankedCounts) -> tuple[float, float]:
-    tp, fp = np.cumsum(counts.anomaly), np.cumsum(counts.inlier)
-    f1 = 2.0 * tp / (tp + fp + tp[-1])
-    best = int(np.argmax(f1))
-    return float(f1[best]), float(counts.threshold[best])

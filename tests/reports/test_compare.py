@@ -174,7 +174,7 @@ def test_errors_say_what_there_is(tmp_path: Path, runs: Path) -> None:
     records = _records(runs / "base-s0", runs / "full-s0")
     with pytest.raises(MgcdaError, match="none of the runs is called 'ful'\n  → one of base-s0, full-s0"):
         compare(records, reference="ful")
-    with pytest.raises(MgcdaError, match="no run has it\n  → there are ap, auroc, fpr95, miou"):
+    with pytest.raises(MgcdaError, match="no run has it\n  → there are ap, auroc, best_f1, fpr95, miou"):
         compare(records, metrics=["aupr"])
     unfinished = write_run(tmp_path / "unfinished")
     (unfinished / "evaluation" / "results.json").unlink()
