@@ -88,7 +88,7 @@ def label_pixels(manifest: Manifest, data: DataConfig) -> Counter[int]:
         listing = ", ".join(map(str, unknown[:8])) + (" …" if len(unknown) > 8 else "")
         problem = f"{share:.2%} of the labels' pixels have ids that {form} does not know: {listing}"
         remedy = f"write the shards with the right --label-format, or say in data.class_space.ids.{form} what they are"
-        raise ConfigError(str(manifest.folder), problem, f"{remedy} (`void` if nothing)")
+        raise ConfigError(manifest.place, problem, f"{remedy} (`void` if nothing)")
     pixels: Counter[int] = Counter()
     for raw, count in histogram.items():
         pixels[mapped[raw]] += count
@@ -111,7 +111,7 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
         try:
             manifest, pixels = _check_entry(config, entry, samples=samples)
         except MgcdaError as error:
-            problems.append(DataProblem(path, f"{error.where}: {error.problem}", error.remedy))
+            problems.append(DataProblem((*path, "shards"), f"{error.where}: {error.problem}", error.remedy))
             continue
         if isinstance(entry, DomainConfig):
             seen += pixels
@@ -146,7 +146,7 @@ def _check_entry(
         return manifest, Counter()
     if not manifest.label_histogram:
         problem = f"domain {entry.name} is labelled, but its shards hold no labels"
-        raise ShardError(str(manifest.folder), problem, "set labelled: false on the domain, or use labelled shards")
+        raise ShardError(manifest.place, problem, "set labelled: false on the domain, or use labelled shards")
     return manifest, label_pixels(manifest, config.data)
 
 

@@ -101,7 +101,7 @@ def test_ids_that_nobody_explains_are_refused(tmp_path: Path) -> None:
     shards = str(yard(tmp_path / "yard", ids=(0, 3, 7, 9, 12)))
     run = config(tmp_path, {"yard": {"shards": shards}})
     ((path, problem, remedy),), _ = check_data(run)
-    assert path == ("data", "domains", 0) and "own_yard does not know: 12" in problem and "% of" in problem
+    assert path == ("data", "domains", 0, "shards") and "own_yard does not know: 12" in problem and "% of" in problem
     assert "data.class_space.ids.own_yard" in remedy
     with pytest.raises(ConfigError, match="does not know: 12"):
         build.training_stream(run, 0, 1)
@@ -204,7 +204,7 @@ def test_shards_that_cannot_be_read_are_named_with_their_key(
     run = config(tmp_path, {"yard": {"shards": str(shards)}, "twin": {"shards": str(shards), "labelled": False}})
     damage(shards)
     problems, _ = check_data(run, samples=True)
-    assert problems[0].path == ("data", "domains", 0) and says in problems[0].problem
+    assert problems[0].path == ("data", "domains", 0, "shards") and says in problems[0].problem
 
 
 def test_config_check_names_every_problem_at_once(

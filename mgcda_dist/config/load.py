@@ -35,11 +35,11 @@ class LoadedConfig:
         return str(self.source)
 
     def check_files(self) -> None:
-        """Raise `ConfigError`, naming all, for shard folders without a manifest and a missing file of weights."""
+        """Raise `ConfigError`, naming all, for local shard folders without a manifest and a missing file of weights."""
         problems: list[tuple[_Path, str]] = [
             (path, f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)")
             for path, folder in _shard_folders(self.config)
-            if not (Path(folder) / "manifest.json").is_file()
+            if "://" not in folder and not (Path(folder) / "manifest.json").is_file()
         ]
         remedy = (
             "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "

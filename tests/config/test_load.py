@@ -155,6 +155,10 @@ def test_all_missing_folders_are_named(good: Path) -> None:
     assert "there is no file '/nowhere'" in said[2] and said[3].startswith("  → write them with")
 
 
+def test_folders_behind_urls_are_not_looked_for_on_disk(good: Path) -> None:
+    load_config(good, [f"data.domains.{i}.shards=s3://bucket/{i}" for i in (0, 1)]).check_files()
+
+
 def test_a_domain_without_shards_is_named_with_its_line(good: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.domains\.0\.shards: no shards in") as caught:
         load_config(good).check_files()

@@ -35,7 +35,7 @@ def choose_objects(
         index = manifest.shard_index(shard)
         if "category" not in (index.dtype.names or ()):
             remedy = "write them again with `mgcda shards write` or `index`, from a source that has categories"
-            raise ShardError(str(manifest.folder), "its sample tables name no categories", remedy)
+            raise ShardError(manifest.place, "its sample tables name no categories", remedy)
         names += [name.decode() for name in index["category"].tolist()]
     counts = Counter(names)
     strange = sorted({*include, *exclude} - counts.keys())
@@ -43,9 +43,9 @@ def choose_objects(
         near = [f"did you mean {name}? " for name in get_close_matches(strange[0], counts, 1)]
         listing = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         problem = f"no object of category {strange[0]!r}"
-        raise ShardError(str(manifest.folder), problem, f"{''.join(near)}there are {listing}")
+        raise ShardError(manifest.place, problem, f"{''.join(near)}there are {listing}")
     wanted = set(include or counts) - set(exclude)
     chosen = np.flatnonzero([name in wanted for name in names])
     if not len(chosen):
-        raise ShardError(str(manifest.folder), "no object is left to paste", "include more, or exclude less")
+        raise ShardError(manifest.place, "no object is left to paste", "include more, or exclude less")
     return chosen.astype(np.int64)
