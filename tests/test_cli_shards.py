@@ -26,6 +26,7 @@ from mgcda_dist.cli import app, main
 from mgcda_dist.cli_shards import _refuse_foreign
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.sources import SOURCES
+from tests.data.shards.test_sources_fishyscapes import static
 from tests.support.tars import plain_tar
 
 REPOSITORY = Path(__file__).parent.parent
@@ -132,6 +133,13 @@ def test_faults_of_a_kind_are_told_together(dataset: Path, tmp_path: Path) -> No
     assert listed.returncode == 1 and len(listed.stdout.splitlines()) == 3 and "s/c: not finished" in listed.stderr
     finished = mgcda("verify", "s/b", "--fast", cwd=tmp_path)
     assert (finished.returncode, finished.stdout) == (0, "s/b: 12 samples in 3 shards, no problem\n")
+
+
+def test_the_version_of_fishyscapes_is_recorded(tmp_path: Path) -> None:
+    static(tmp_path / "src", "fs_val_v2", np.zeros((6, 8, 3), np.int16))
+    run = mgcda("write", "fishyscapes_static", "src", "out", "--split", "val", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert Manifest.open(tmp_path / "out").provenance["version"] == "2.0.0"
 
 
 def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None:
