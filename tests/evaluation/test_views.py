@@ -57,11 +57,16 @@ def test_a_whole_frame_is_what_pytorch_interpolates(
     network, image, target = _network(), _image(height, width), size or (height, width)
     expected = _plain(network, image, target)
     for elements in (1 << 24, 7 * 3 * target[1]):  # one strip, and strips of seven rows
-        monkeypatch.setattr(module, "_STRIP_ELEMENTS", elements)
+        monkeypatch.setitem(module._STRIP_ELEMENTS, "cpu", elements)
         scores, predicted = score_map(network, image, target, score=energy)
         np.testing.assert_allclose(scores, energy(expected)[0].numpy(), atol=2e-6)
         sure = expected.topk(2, dim=1).values.diff(dim=1).abs()[0, 0] > 1e-5
         assert (predicted == expected.argmax(1)[0].numpy())[sure.numpy()].all()
+
+
+def test_of_equal_logits_the_first_class_is_predicted() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0], [1.0, 3.0, 0.0], [0.0, 3.0, 0.5]])[:, None]
+    assert module._classes(logits)[0].tolist() == [0, 1, 2]
 
 
 def test_scales_and_flips_average_the_logits() -> None:
