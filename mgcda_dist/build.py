@@ -16,7 +16,7 @@ from mgcda_dist.cacl import CACL, Budget, Selection
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config, DataConfig, EvaluationSetConfig, PasteConfig
 from mgcda_dist.errors import CheckpointError, ConfigError
-from mgcda_dist.label_values import VOID
+from mgcda_dist.label_values import ANOMALY, VOID
 from mgcda_dist.mdat import MDAT, LabelSmoothing
 from mgcda_dist.mgcda import MGCDA
 
@@ -225,16 +225,20 @@ def evaluation_frames(
         seed: of pasted objects.
     """
     from mgcda_dist.data.frames import EvaluationFrames
-    from mgcda_dist.data.labels import lookup_table
+    from mgcda_dist.data.labels import CATEGORIES, lookup_table
 
     manifest = open_shards(entry.shards, "frames")
+    table = lookup_table(manifest.label_format, "cityscapes19") if data is None else label_table(manifest, data)
+    anomalies = [raw for raw in manifest.label_histogram if table[raw] == ANOMALY]
+    names = CATEGORIES.get(manifest.label_format, {})
     return EvaluationFrames(
         manifest,
-        lookup_table(manifest.label_format, "cityscapes19") if data is None else label_table(manifest, data),
+        table,
         None if data is None else _paste(entry.paste, data),
         height_px,
         entry.max_frames,
         seed,
+        {raw: names.get(raw, f"id {raw}") for raw in anomalies} if len(anomalies) > 1 else None,
     )
 
 

@@ -26,7 +26,7 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", "-d", metavar="[NAME=]FOLDER",
+            "--data", "-d", metavar="[NAME=]FOLDER|URL",
             help="shards; repeat for several; default: the run's own sets",
         ),
     ] = None,
@@ -52,7 +52,7 @@ def evaluate(
     ] = None,
     height: Annotated[
         int | None,
-        typer.Option(min=1, help="of the network's input, pixels; default: as the run"),
+        typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run"),
     ] = None,
     scales: Annotated[
         str | None,

@@ -27,6 +27,8 @@ class Frame(NamedTuple):
     label: Pixels
     """H×W train ids at the frame's own size, all VOID when the frame has no label."""
     key: str
+    category: Pixels | None = None
+    """H×W raw ids at the frame's own size, where the set tells kinds of anomalies."""
 
 
 class EvaluationFrames:
@@ -39,6 +41,7 @@ class EvaluationFrames:
         height_px: images are resized to this height, keeping their aspect; None: as they are.
         max_frames: first frames only; None: all.
         seed: of the pasted objects.
+        categories: raw id → kind of anomaly, for a breakdown; None: there is only one.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class EvaluationFrames:
         height_px: int | None = None,
         max_frames: int | None = None,
         seed: int = 0,
+        categories: dict[int, str] | None = None,
     ) -> None:
         self.manifest, self.lut, self.paste, self.height_px, self.seed = manifest, lut, paste, height_px, seed
+        self.categories = categories
         self.reader = ShardReader(manifest)
         self._length = len(self.reader) if max_frames is None else min(max_frames, len(self.reader))
 
@@ -78,8 +83,12 @@ class EvaluationFrames:
             raise IndexError(f"frame {index} of {self._length}")
         sample = self.reader.read(index)
         image = decode_image(sample.image, sample.where)
+        category = None
         if sample.label is None:
             label = np.full(image.shape[:2], VOID, np.uint8)
+        elif self.categories is not None:
+            category = decode_label(sample.label, np.arange(256, dtype=np.uint8), sample.where)
+            label = self.lut[category]
         else:
             label = decode_label(sample.label, self.lut, sample.where)
         check_sizes(image, label, sample.where)
@@ -87,7 +96,7 @@ class EvaluationFrames:
             image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
         if self.height_px is not None:
             image = resize_to_height(image, self.height_px)
-        return Frame(image, label, sample.key)
+        return Frame(image, label, sample.key, category)
 
 
 def resize_to_height(image: Pixels, height_px: int) -> Pixels:

@@ -23,6 +23,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.label_values import ANOMALY, INLIER, VOID
 
 __all__ = [
+    "CATEGORIES",
     "FORMATS",
     "LABEL_FORMATS",
     "OWN",
@@ -152,6 +153,18 @@ for _table in FORMATS.values():
 
 LABEL_FORMATS: tuple[str, ...] = tuple(FORMATS)
 """Names of the label formats."""
+
+_LAF_CATEGORIES = {
+    "standard objects": range(2, 8),
+    "random hazards": (*range(8, 22), 30, 32, 35),
+    "emotional hazards": range(22, 30),
+    "random non-hazards": (31, 33, 34, *range(36, 40)),
+    "humans": range(40, 44),
+}
+CATEGORIES: dict[str, dict[int, str]] = {
+    "lost_and_found_ids": {raw: name for name, ids in _LAF_CATEGORIES.items() for raw in ids}
+}
+"""Label format → raw id → category of the anomaly, where a data set tells kinds of them (Lost and Found's table)."""
 
 SPACES: dict[str, dict[str, int]] = {
     "cityscapes19": {name: i for i, name in enumerate(_CITYSCAPES_TRAIN)} | {

@@ -108,7 +108,7 @@ def evaluate_set(
     Raises:
         MgcdaError: a frame whose scores do not fit its label, or are NaN or infinite.
     """
-    part = _Part(options, num_classes, _grouped(frames.keys))
+    part = _Part(options, num_classes, frames)
     shown = set(np.linspace(0, len(frames) - 1, min(options.panel_frames, len(frames))).round().astype(int).tolist())
     mine = range(world.rank, len(frames), world.size)
     for index, frame in _ahead(frames, mine):
@@ -138,15 +138,23 @@ def evaluate_set(
 class _Part:
     """What one rank has seen of a set."""
 
-    def __init__(self, options: SetOptions, num_classes: int, groups: dict[str, str]) -> None:
-        self.pixels, self.groups = PixelEvaluation(options.conventions), groups
+    def __init__(self, options: SetOptions, num_classes: int, frames: EvaluationFrames) -> None:
+        self.pixels = PixelEvaluation(options.conventions)
+        self.groups, self.categories = _grouped(frames.keys), frames.categories
         self.confusion, self.kept = Confusion(num_classes), KeptFrames(options.kept_frames)
         self.frames: list[FrameResult] = []
         self.panel: list[tuple[int, PanelRow]] = []
 
     def count(self, index: int, frame: Frame, scores: Score, predicted: NDArray[np.uint8] | None, name: str) -> None:
         where = f"{name}/{frame.key}"
-        self.pixels.update(frame.key, scores, frame.label, group=self.groups.get(frame.key, ""))
+        self.pixels.update(
+            frame.key,
+            scores,
+            frame.label,
+            category=frame.category,
+            names=self.categories,
+            group=self.groups.get(frame.key, ""),
+        )
         alone, own = PixelHistogram(per_octave=_PER_OCTAVE, parts=_PARTS), Confusion(self.confusion.num_classes)
         alone.update(scores, frame.label, where)
         if predicted is not None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config, EvaluationConfig, EvaluationSetConfig
+from mgcda_dist.data.shards.remote import is_url
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
@@ -114,22 +115,29 @@ def map_request(
 
 
 def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
-    """Evaluation sets from folders of shards, `FOLDER` or `NAME=FOLDER`.
+    """Evaluation sets from folders or URLs of shards, each as it is or as `NAME=FOLDER`.
 
     Raises:
         ConfigError: a folder without shards.
     """
-    pairs = [named(folder) for folder in folders]
-    for _, path in pairs:
-        if not (path / "manifest.json").is_file():
-            raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
+    pairs = [_place(folder) for folder in folders]
     # Names from the last two parts of each path; a number is added where two are equal.
-    names = [name or _safe("_".join(path.absolute().parts[-2:])) for name, path in pairs]
+    names = [name or _safe("_".join(place.rstrip("/").split("/")[-2:])) for name, place in pairs]
     names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
-    return [
-        EvaluationSetConfig(name=name, shards=str(path.absolute()))
-        for name, (_, path) in zip(names, pairs, strict=True)
-    ]
+    return [EvaluationSetConfig(name=name, shards=place) for name, (_, place) in zip(names, pairs, strict=True)]
+
+
+def _place(text: str) -> tuple[str, str]:
+    """`FOLDER`, `URL`, or either with `NAME=` as (name or empty, absolute folder or URL)."""
+    name, separator, rest = text.partition("=")
+    if separator and is_url(rest) and not is_url(name):
+        return name, rest
+    if is_url(text):
+        return "", text
+    name, path = named(text)
+    if not (path / "manifest.json").is_file():
+        raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
+    return name, str(path.absolute())
 
 
 def free_folder(wanted: Path, identity: str) -> Path:
@@ -162,6 +170,8 @@ def _section(
 ) -> EvaluationConfig:
     """The section with other values, validated; with other sets, if any are given."""
     max_frames = update.pop("max_frames", None)
+    if update.get("height_px") == 0:
+        update["height_px"] = None
     entries = [entry.model_dump() for entry in (sets or section.sets)]
     if max_frames is not None:
         entries = [entry | {"max_frames": max_frames} for entry in entries]

@@ -31,7 +31,7 @@ def paste(tmp_path_factory: pytest.TempPathFactory) -> PasteSource:
 def test_frames_come_whole_and_in_order(manifest: Manifest):
     frames = EvaluationFrames(manifest, LUT)
     assert len(frames) == 6
-    for number, (image, label, key) in enumerate(frames[i] for i in range(6)):
+    for number, (image, label, key, _) in enumerate(frames[i] for i in range(6)):
         expected_image, expected_label = frame(number)
         assert key == f"frames-{number:05d}"
         assert np.abs(image.astype(int) - expected_image).mean() < 5  # JPEG
@@ -39,7 +39,7 @@ def test_frames_come_whole_and_in_order(manifest: Manifest):
 
 
 def test_the_image_gets_the_network_size_and_the_label_keeps_its_own(manifest: Manifest):
-    image, label, _ = EvaluationFrames(manifest, LUT, height_px=33)[0]
+    image, label, *_ = EvaluationFrames(manifest, LUT, height_px=33)[0]
     assert image.shape == (33, 44, 3)
     assert label.shape == (60, 80)
     assert resize_to_height(image, 33) is image

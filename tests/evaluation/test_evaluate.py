@@ -17,11 +17,14 @@ from mgcda_dist import build
 from mgcda_dist.cli import app
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import run_job
 from mgcda_dist.evaluation.request import free_folder, model_request, sets_of
+from tests.support import shards as made
 
 
 def tiny_config(shards: Path, **sections: Any) -> Config:
@@ -151,6 +154,11 @@ def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
     assert [entry.name for entry in sets_of([f"x={tiny_shards}/real_day/test"])] == ["x"]
     both = sets_of([str(tiny_shards / "real_day/test"), str(tiny_shards / "real_day/test")])
     assert [entry.name for entry in both] == ["real_day_test_0", "real_day_test_1"]
+    urls = sets_of(["s3://bucket/road/test", "x=https://host/shards?version=2"])
+    assert [(entry.name, entry.shards) for entry in urls] == [
+        ("road_test", "s3://bucket/road/test"),
+        ("x", "https://host/shards?version=2"),
+    ]
 
 
 def _average_precision_of(maps: Path, run: Path) -> float:
@@ -159,10 +167,10 @@ def _average_precision_of(maps: Path, run: Path) -> float:
     config, _ = build.load_model(run / "model")
     frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
     scores, labels = [], []
-    for frame in (frames[i] for i in range(len(frames))):
-        with h5py.File(maps / f"{frame.key}.hdf5") as file:
-            scores.append(file["value"][:][frame.label != 255])
-        labels.append(frame.label[frame.label != 255] == 254)
+    for each in (frames[i] for i in range(len(frames))):
+        with h5py.File(maps / f"{each.key}.hdf5") as file:
+            scores.append(file["value"][:][each.label != 255])
+        labels.append(each.label[each.label != 255] == 254)
     return float(average_precision_score(np.concatenate(labels), np.concatenate(scores)))
 
 
@@ -260,6 +268,34 @@ def test_frames_without_anomalies_have_miou_only(run: Path, tmp_path: Path, tiny
     listing = json.loads((tmp_path / "sets/plain/frames.json").read_text())
     assert listing["kept"] and all("ap" not in frame and "miou" in frame for frame in listing["frames"])
     assert "| plain | 3 |" in (tmp_path / "results.md").read_text()
+
+
+def test_results_are_broken_down_by_category_and_folder(tmp_path: Path) -> None:
+    samples: list[SourceSample] = []
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        image, _ = made.frame(number)
+        label = np.ones(image.shape[:2], np.uint8)
+        label[5:15, 5:25] = 2 if number % 2 else 23
+        label[:3] = 0
+        key = f"{'day' if number < 4 else 'night'}/{number:04d}"
+        samples.append(SourceSample(key, made.encoded(image), "png", made.encoded(label)))
+        scores = generator.normal(2.0 * (label > 1) + (label == 23), 1.0).astype(np.float32)
+        (tmp_path / "maps" / key).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "maps" / f"{key}.npy", scores)
+    write_shards(samples, tmp_path / "laf", dataset="lost_and_found", split="test", label_format="lost_and_found_ids",
+                 samples_per_shard=4, workers=1)  # fmt: skip
+    done = _mgcda("--maps", tmp_path / "maps", "--data", f"laf={tmp_path}/laf", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    row = json.loads((tmp_path / "out/results.json").read_text())["sets"]["laf"]
+    assert set(row["categories"]) == {"emotional hazards", "standard objects"}
+    assert row["categories"]["emotional hazards"]["anomaly_pixels"] == 3 * 200
+    assert (
+        row["categories"]["emotional hazards"]["auroc"] > row["auroc"] > row["categories"]["standard objects"]["auroc"]
+    )
+    assert {name: group["frames"] for name, group in row["groups"].items()} == {"day": 4, "night": 2}
+    text = (tmp_path / "out/results.md").read_text()
+    assert "| laf | maps | emotional hazards | 3 | 600 |" in text and "| laf | maps | night | 2 | 400 |" in text
 
 
 def test_a_model_of_another_class_space_is_measured_in_its_own(tmp_path: Path, tiny_shards: Path) -> None:
