@@ -71,6 +71,8 @@ class _Evaluation:
 class _Frames(list[Frame]):
     """What `evaluate_set` needs of `EvaluationFrames`."""
 
+    categories = None
+
     @property
     def keys(self) -> list[str]:
         return [frame.key for frame in self]
