@@ -149,7 +149,7 @@ def tables() -> str:
 # ---------------------------------------------------------------------------------------------- gloo, on this machine
 
 
-def _timed(call: Callable[[], object], rounds: int = 30) -> float:
+def _timed(call: Callable[[], object], rounds: int = 100) -> float:
     """Lower quartile, after a warm-up: others use this machine too."""
     times: list[float] = []
     for _ in range(rounds + 5):
@@ -178,20 +178,32 @@ def _measure(rank: int, size: int, port: int, results: mp.SimpleQueue[list[tuple
         value = torch.zeros(max(num_bytes // FLOAT, 1))
         return _timed(lambda: dist.all_reduce(value))
 
-    # α from a tiny message, β from a large one, each by the formula; then other sizes are predicted.
-    small, large = 1024, 4 * 2**20
-    alpha = add(small) / (2 * (size - 1))
-    beta = max(gather(large) - (size - 1) * alpha, 1e-9) / (large * (size - 1) / size)
+    # α from a tiny sum, β from the slope between two gathers; other sizes and collectives are predicted.
+    alpha = add(1024) / (2 * (size - 1))
+    few, many = 2**20, 8 * 2**20
+    beta = (gather(many) - gather(few)) / ((many - few) * (size - 1) / size)
     method = Method(images_per_rank=8 // size, num_classes=7)
-    rows, gradient = method.rows_bytes(size), 4 * 4_000_000
-    found = [
-        ("α, µs", alpha * 1e6, math.nan),
-        ("β, ns per KiB", beta * 1024e9, math.nan),
-        ("counts", add(method.counts_bytes(size)) * 1e3, 2e3 * gather_s(method.counts_bytes(size), size, alpha, beta)),
-        ("rows, forward", gather(rows) * 1e3, 1e3 * gather_s(rows, size, alpha, beta)),
-        ("rows, backward", reduce_scatter(rows) * 1e3, 1e3 * gather_s(rows, size, alpha, beta)),
-        ("gradients of 4 M parameters", add(gradient) * 1e3, 2e3 * gather_s(gradient, size, alpha, beta)),
-    ]
+    counts, rows, gradient = method.counts_bytes(size), method.rows_bytes(size), FLOAT * 4_000_000
+
+    def step() -> None:
+        dist.all_reduce(torch.zeros(counts // FLOAT))
+        everywhere = torch.zeros(rows // FLOAT // size * size)
+        mine = everywhere[: len(everywhere) // size].clone()
+        dist.all_gather_single(everywhere, mine)
+        dist.all_reduce(torch.zeros(method.values_bytes() // FLOAT))
+        dist.reduce_scatter_single(mine, everywhere)
+        dist.all_reduce(torch.zeros(gradient // FLOAT))
+
+    predicted = {
+        "counts": 2 * gather_s(counts, size, alpha, beta),
+        "rows, forward": gather_s(rows, size, alpha, beta),
+        "rows, backward": gather_s(rows, size, alpha, beta),
+        "gradients of 4 M parameters": 2 * gather_s(gradient, size, alpha, beta),
+    }
+    predicted["one step, all five"] = sum(predicted.values()) + 2 * gather_s(method.values_bytes(), size, alpha, beta)
+    measured = [add(counts), gather(rows), reduce_scatter(rows), add(gradient), _timed(step)]
+    found = [("α, µs", alpha * 1e6, math.nan), ("β, ns per KiB", beta * 1024e9, math.nan)]
+    found += [(name, m * 1e3, p * 1e3) for m, (name, p) in zip(measured, predicted.items(), strict=True)]
     if rank == 0:
         results.put(found)
     dist.destroy_process_group()
