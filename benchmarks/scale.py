@@ -103,10 +103,13 @@ def terms_s(method: Method, parameters: int, zero_stage: int, num_ranks: int, ne
     """Seconds per step and component, as if nothing overlapped; gradients and parameters in bf16."""
     alpha, beta = network.link(num_ranks)
     gradient = parameters * HALF
+    # Counted in tests/training/test_engine.py: stages 1 and 2 sum with an all-reduce and gather what they have updated,
+    # stage 3 scatters the sums and gathers the parameters for both passes.
     reduction = (
-        sum_s(gradient, num_ranks, alpha, beta)
-        if zero_stage == 0
-        else (2 if zero_stage < 3 else 3) * gather_s(gradient, num_ranks, alpha, beta)
+        3 * gather_s(gradient, num_ranks, alpha, beta)
+        if zero_stage == 3
+        else sum_s(gradient, num_ranks, alpha, beta)
+        + (gather_s(gradient, num_ranks, alpha, beta) if zero_stage else 0.0)
     )
     return {
         "gradients": reduction,

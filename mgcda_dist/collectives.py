@@ -6,6 +6,7 @@ lacks is zeros under a mask. The account counts calls and payload bytes per labe
 
 from __future__ import annotations
 
+import pickle
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,6 +114,18 @@ class Collectives:
             return value
         self.account.add(label, value)
         return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
+
+    def gather_objects(self, value: Any, label: str) -> list[Any]:
+        """What every rank has, in rank order: picklable, of any size; for what is sent once and not at every step."""
+        if self.size == 1:
+            return [value]
+        # Pickled here, so that the account knows the size.
+        mine = pickle.dumps(value)
+        self.account.calls[label] += 1
+        self.account.num_bytes[label] += len(mine)
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, mine, group=self.group)
+        return [pickle.loads(theirs) for theirs in everyone]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Collectives:
         # Process groups cannot be copied; a copied module talks over the same group.

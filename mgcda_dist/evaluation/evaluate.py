@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from mgcda_dist.batch import ANOMALY, VOID
@@ -282,11 +281,7 @@ def _ahead(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Fram
 
 def _merge(mine: Any, world: Collectives) -> None:
     """Add what the other ranks hold; pictures and tables of any size, once per set."""
-    if world.size == 1:
-        return
-    everyone: list[Any] = [None] * world.size
-    dist.all_gather_object(everyone, mine, group=world.group)
-    for rank, theirs in enumerate(everyone):
+    for rank, theirs in enumerate(world.gather_objects(mine, "evaluation")):
         if rank != world.rank:
             mine.merge(theirs)
 

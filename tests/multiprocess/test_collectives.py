@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.multiprocess.scenarios import BATCH, SCENARIOS
-from tests.multiprocess.worlds import Results, judged, rows_of
+from tests.multiprocess.worlds import EVALUATED_FRAMES, Results, judged, rows_of
+from tests.support.evaluations import evaluate_drawn
 from tests.support.tiny import NUM_DOMAINS
 
 SIZES = (2, 3, 4)
@@ -80,3 +81,16 @@ def test_the_account_follows_the_formula(worlds: list[Results], name: str, size:
         assert dict(account.num_bytes) == {
             label: micros * FLOAT64 * number for label, number in expected.items() if number
         }
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_evaluation_merges_to_what_one_process_finds(worlds: list[Results], size: int):
+    alone = evaluate_drawn("drawn", 1.0, EVALUATED_FRAMES, with_anomalies=True)
+    for rank in range(size):
+        result, num_bytes = worlds[rank].evaluations[size]
+        assert result.pixel == alone.pixel
+        assert result.frames == alone.frames
+        assert [kept.frame for kept in result.kept] == [kept.frame for kept in alone.kept]
+        # Two int64 per row and table, at most one row per pixel; pictures of four kept frames; some numbers.
+        frames, pixels = len(range(rank, EVALUATED_FRAMES, size)), 64 * 96
+        assert num_bytes < 2 * 16 * frames * pixels + 4 * 8 * pixels + 20_000

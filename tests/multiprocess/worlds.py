@@ -17,12 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mgcda_dist.collectives import Collectives
+from mgcda_dist.evaluation.results import SetResult
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
+from tests.support.evaluations import evaluate_drawn
 from tests.support.tiny import QueueLayout
 
-__all__ = ["RESUME_AT", "Results", "everything"]
+__all__ = ["EVALUATED_FRAMES", "RESUME_AT", "Results", "everything"]
 
 RESUME_AT = 2
+EVALUATED_FRAMES = 7
 _COLLECTIVES = [
     "all_reduce", "all_gather", "all_gather_single", "all_gather_into_tensor", "all_gather_object", "reduce",
     "reduce_scatter", "reduce_scatter_single", "reduce_scatter_tensor", "broadcast", "broadcast_object_list",
@@ -40,6 +43,7 @@ class Results:
         calls: W → collectives that a step really called, per name.
         gathers: W → (gathered rows, gradient, the rows this rank gave, all rows).
         sums: W → what came out of two sums, waited for in the other order.
+        evaluations: W → results of some frames, and the bytes this rank sent for them.
     """
 
     records: dict[tuple[str, int], Record] = field(default_factory=dict)
@@ -47,6 +51,7 @@ class Results:
     calls: dict[int, Counter[str]] = field(default_factory=dict)
     gathers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     sums: dict[int, list[float]] = field(default_factory=dict)
+    evaluations: dict[int, tuple[SetResult, int]] = field(default_factory=dict)
 
 
 def everything() -> Results:
@@ -65,6 +70,9 @@ def everything() -> Results:
         results.calls[size] = calls
         results.gathers[size] = _gather(rank, size, group)
         results.sums[size] = _two_sums(rank, group)
+        world = Collectives(group)
+        result = evaluate_drawn("drawn", 1.0, EVALUATED_FRAMES, with_anomalies=True, world=world)
+        results.evaluations[size] = result, world.account.num_bytes["evaluation"]
 
     # Law 4: two steps on two ranks, then the rest at every world size.
     for layout in get_args(QueueLayout):

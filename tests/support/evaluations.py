@@ -19,7 +19,7 @@ from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
 from mgcda_dist.label_values import ANOMALY, VOID
 
-__all__ = ["write_evaluated_run"]
+__all__ = ["evaluate_drawn", "write_evaluated_run"]
 
 CLASSES = ("road", "sky")
 STAGES = ("stride16", "embedding")
@@ -49,7 +49,7 @@ def write_evaluated_run(
     (folder / "events.jsonl").write_text(
         json.dumps({"time": 1.7e9, "kind": "note", "text": f"{name} has something to say"}) + "\n"
     )
-    results = [_evaluated("seen", skill, frames, with_anomalies=True), _evaluated("plain", skill, 3, False)]
+    results = [evaluate_drawn("seen", skill, frames, with_anomalies=True), evaluate_drawn("plain", skill, 3, False)]
     evaluation = _Evaluation(results, Subject(name, "model", "e" * 64, "drawn", CLASSES))
     write_evaluation(cast(Evaluation, evaluation), folder / "evaluation")
     (folder / "results.json").write_text((folder / "evaluation" / "results.json").read_text())
@@ -78,18 +78,21 @@ class _Frames(list[Frame]):
         return [frame.key for frame in self]
 
 
-def _evaluated(name: str, skill: float, count: int, with_anomalies: bool) -> SetResult:
+def evaluate_drawn(
+    name: str, skill: float, count: int, with_anomalies: bool, world: Collectives | None = None
+) -> SetResult:
+    """Results of `count` drawn frames, the same for every world."""
     frames = _Frames(_frame(index, with_anomalies) for index in range(count))
-    noise = np.random.default_rng(1)
 
     def score(frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        noise = np.random.default_rng(int(frame.key.split()[-1]))
         coarse = noise.standard_normal((8, 12)).repeat(8, axis=0).repeat(8, axis=1)
         values = coarse + (frame.label == ANOMALY) * skill * noise.uniform(0.3, 1.2)
         return values.astype(np.float32), np.where(frame.label == 1, 1, 0).astype(np.uint8)
 
     facts = {"dataset": "drawn", "split": name, "manifest_digest": "d" * 64}
     return evaluate_set(score, cast(EvaluationFrames, frames), name=name, num_classes=len(CLASSES),
-                        world=Collectives(), options=SetOptions(kept_frames=2), facts=facts)  # fmt: skip
+                        world=world or Collectives(), options=SetOptions(kept_frames=2), facts=facts)  # fmt: skip
 
 
 def _frame(index: int, with_anomalies: bool) -> Frame:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mgcda_dist.batch import Batch
 from mgcda_dist.collectives import Collectives
@@ -31,6 +35,20 @@ CASES: list[tuple[str, int, int, QueueLayout]] = [
     ("bf16", 2, 1, "sharded"),
 ]
 """(optimiser, ZeRO stage, accumulation, layout of the memory); `bf16` is AdamW with bf16 parameters."""
+
+
+class Sent(TorchDispatchMode):
+    """Bytes of the largest tensor of every collective, whoever calls it: {name: [bytes, …]}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes: dict[str, list[int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            sizes = [x.numel() * x.element_size() for x in tree_leaves(args) if isinstance(x, Tensor)]
+            self.num_bytes.setdefault(func._opname.strip("_"), []).append(max(sizes, default=0))
+        return func(*args, **(kwargs or {}))
 
 
 def train_cases(folder: str) -> list[dict[str, Any]]:
@@ -61,24 +79,35 @@ def _train(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout, f
     engine = _engine(kind, zero_stage, accumulation, layout)
     losses: list[float] = []
     anchors: list[list[int]] = []
+    sent = Sent()
     for step in range(STEPS):
         if step == STEPS // 2:
             engine.save(folder)
             engine = _engine(kind, zero_stage, accumulation, layout)
             engine.load(folder)
         whole = tiny_batch(step, _BATCH)
+        counted = sent if step == STEPS - 1 else nullcontext()
         for micro in range(accumulation):
             slots = slots_of(world.rank, world.size, accumulation, micro, _BATCH)
             own = slice(slots.start, slots.stop)
             batch = Batch(whole.image[own], whole.label[own], whole.domain[own], whole.slot[own], step)
-            outcome = engine.forward(batch, step / STEPS)
-            terms = outcome.terms()
-            engine.backward(outcome.loss)
-            engine.step(1.0)
-            engine.model.commit(outcome)
+            with counted:
+                outcome = engine.forward(batch, step / STEPS)
+                terms = outcome.terms()
+                engine.backward(outcome.loss)
+                engine.step(1.0)
+                engine.model.commit(outcome)
             losses.append(terms["loss/total"])
             assert outcome.sample is not None
             anchors.append(outcome.sample.rows.id.tolist())
     assert engine.model.cacl is not None
-    queue = engine.model.cacl.queue
-    return {"losses": losses, "anchors": anchors, "types": queue.types.tolist(), "steps": queue.steps.tolist()}
+    queue, account = engine.model.cacl.queue, engine.model.collectives.account
+    return {
+        "losses": losses,
+        "anchors": anchors,
+        "types": queue.types.tolist(),
+        "steps": queue.steps.tolist(),
+        "sent": sent.num_bytes,
+        "rows": account.num_bytes["cacl_rows_backward"] // max(account.calls["cacl_rows_backward"], 1),
+        "parameters": sum(getattr(x, "ds_numel", x.numel()) for x in engine.model.parameters()),
+    }

@@ -42,3 +42,31 @@ def test_the_stage_of_zero_does_not_change_the_numbers(seen: dict[int, list[list
     }
     for losses in by_stage.values():
         assert losses == pytest.approx(by_stage[0], rel=1e-5)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join(map(str, case)) for case in CASES])
+def test_the_engine_sends_what_the_page_on_scale_says(seen: dict[int, list[list[dict[str, Any]]]], case: int) -> None:
+    kind, stage, micros, layout = CASES[case]
+    for rank in (0, 1):
+        found = seen[2][rank][case]
+        gradient = found["parameters"] * (2 if kind == "bf16" else 4)
+        padded = pytest.approx(gradient, abs=64)  # to a multiple of the ranks
+        sent: dict[str, list[int]] = {name: list(sizes) for name, sizes in found["sent"].items()}
+        reductions = [size for size in sent["allreduce"] if size >= gradient]
+        # Besides the gradients: two small sums a micro-batch, two more of a sharded memory, and DeepSpeed's norm.
+        small = len(sent["allreduce"]) - len(reductions)
+        assert small == micros * (4 if layout == "sharded" else 2) + (2 if kind == "bf16" else 1)
+        # Of the rows of CACL, one gather and one scatter a micro-batch; the others are DeepSpeed's.
+        gathers, scatters = (
+            [x for x in sent[f"{n}_base"] if x != found["rows"]] for n in ("allgather", "reduce_scatter")
+        )
+        assert len(sent["allgather_base"]) - len(gathers) == len(sent["reduce_scatter_base"]) - len(scatters) == micros
+        if stage == 3:
+            assert reductions == []
+            assert scatters == [padded] * micros
+            assert gradient <= sum(gathers) <= micros * 2 * gradient + 64 * len(gathers)
+        else:
+            assert reductions == [gradient] * (micros if stage == 2 else 1)
+            assert scatters == []
+            assert gathers == ([padded] if stage else [])
