@@ -76,11 +76,12 @@ def config_check(
         build.check_model(loaded.config)
         _check_data(loaded, samples=True)
     c = loaded.config
+    workers, accumulation = c.scaling.workers, c.engine.accumulation
+    share = "…" if workers == "auto" else c.data.global_batch // (workers * accumulation)
     typer.echo(
-        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {c.scaling.workers} "
-        f"workers × "
-        f"{c.data.global_batch // (c.scaling.workers * c.engine.accumulation)} images × {c.engine.accumulation} "
-        f"micro-batches, {c.optim.steps} steps, ZeRO {c.engine.zero_stage}, {c.engine.precision}"
+        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {workers} workers × "
+        f"{share} images × {accumulation} micro-batches, {c.optim.steps} steps, ZeRO {c.engine.zero_stage}, "
+        f"{c.engine.precision}"
     )
 
 

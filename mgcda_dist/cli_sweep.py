@@ -160,7 +160,7 @@ def _resources() -> Resources:
         from mgcda_dist.training.sweep import local_resources
 
         return local_resources()
-    from mgcda_dist.training.ray_trainer import cluster_resources
+    from mgcda_dist.training.ray_cluster import cluster_resources
 
     return cluster_resources()
 

@@ -20,6 +20,7 @@ from mgcda_dist.cli_evaluate import show_results
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
+from mgcda_dist.training.scaling import is_open, resolve
 from mgcda_dist.training.tail import Tail
 
 __all__ = ["run_training"]
@@ -36,6 +37,10 @@ def run_training(config: Config) -> int:
     from mgcda_dist import build
 
     console = Console(highlight=False, markup=False)
+    if is_open(config):
+        from mgcda_dist.training.ray_cluster import node_resources
+
+        config = resolve(config, node_resources())
     run = RunFolder(config)
     with run.locked():
         build.check_model(config)

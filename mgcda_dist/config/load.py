@@ -224,7 +224,7 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
             text = item["msg"].removeprefix("Value error, ")
             path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
         else:
-            text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'])}"
+            text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
         messages.append((loaded.where(*path), text))
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 __all__ = [
     "CLASS_SPACES",
@@ -19,6 +19,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DomainConfig",
+    "ElasticConfig",
     "EngineConfig",
     "EvaluationConfig",
     "EvaluationSetConfig",
@@ -308,16 +309,56 @@ class EngineConfig(Section):
     )
 
 
-class ScalingConfig(Section):
-    """Ray Train workers."""
+class ElasticConfig(Section):
+    """Fewest and most workers of a run that goes on with the nodes there are."""
 
-    workers: Count = 1
-    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
-    cpus_per_worker: Positive = 1
-    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    min: Count
+    max: Count
+
+
+def _number_or_auto(least: int) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"neither a whole number from {least} on nor `auto`")
+        return value
+
+    return BeforeValidator(check)
+
+
+class ScalingConfig(Section):
+    """Ray Train workers. What is `auto` becomes a number when the cluster is known: `training.scaling`."""
+
+    workers: Annotated[int | Literal["auto"], _number_or_auto(1)] = Field(
+        default=1, description="auto: as many as find a place and can share the global batch"
+    )
+    gpus_per_worker: Annotated[int | Literal["auto"], _number_or_auto(0)] = Field(
+        default=0, description="auto: 1 where the cluster has GPUs, else 0"
+    )
+    cpus_per_worker: Positive = Field(default=1, description="also the threads of a worker: torch takes no more")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        default="PACK", description="workers on few nodes or on many; STRICT_: on one node, or one worker a node"
+    )
+    elastic: ElasticConfig | None = Field(
+        default=None, description="go on with fewer workers when a node is lost, with more when one joins; null: never"
+    )
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@-]+$")] | None = Field(
+        default=None, description="network interface of gloo and NCCL; null: the one that has the node's Ray address"
+    )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         default=3, description="restarts of the worker group; -1: no bound"
     )
+
+    @property
+    def num_workers(self) -> int:
+        """`workers` as a number."""
+        assert self.workers != "auto", "resolved before anything asks"
+        return self.workers
+
+    @property
+    def num_gpus(self) -> int:
+        """`gpus_per_worker` as a number."""
+        assert self.gpus_per_worker != "auto", "resolved before anything asks"
+        return self.gpus_per_worker
 
 
 class CheckpointConfig(Section):
@@ -432,14 +473,7 @@ class Config(Section):
             if sets.count(name) > 1:
                 raise ValueError(f"evaluation.sets: two sets are named {name!r}")
         self._check_pastes()
-        shares = self.scaling.workers * self.engine.accumulation
-        if self.data.global_batch % shares:
-            batch = self.data.global_batch
-            near = f"{batch - batch % shares or shares} or {batch + shares - batch % shares}"
-            raise ValueError(
-                f"data.domains: {batch} images per step cannot be shared by {self.scaling.workers} workers × "
-                f"{self.engine.accumulation} micro-batches; make the per_step values add up to {near}"
-            )
+        self._check_shares()
         if self.mdat.enabled and len(names) < 2:
             raise ValueError(
                 "mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false"
@@ -465,6 +499,33 @@ class Config(Section):
             if stages.count(stage) > 1:
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self
+
+    def _check_shares(self) -> None:
+        """Global batch = workers × images × accumulation: say what would fit where it does not."""
+        elastic, accumulation, batch = self.scaling.elastic, self.engine.accumulation, self.data.global_batch
+        if elastic is not None and elastic.min > elastic.max:
+            raise ValueError(f"scaling.elastic: min {elastic.min} is over max {elastic.max}")
+        workers = 1 if self.scaling.workers == "auto" else self.scaling.workers
+        shares = workers * accumulation
+        if batch % shares == 0:
+            return
+        fitting = [n for n in range(1, batch + 1) if batch % (n * accumulation) == 0]
+        below, above = (
+            max((n for n in fitting if n < workers), default=0),
+            next((n for n in fitting if n > workers), 0),
+        )
+        remedies = [f"scaling.workers={' or '.join(str(n) for n in (below, above) if n)}"] if fitting else []
+        if batch % workers == 0:
+            parts = batch // workers
+            near = min((n for n in range(1, parts + 1) if parts % n == 0), key=lambda n: (abs(n - accumulation), n))
+            remedies.append(f"engine.accumulation={near}")
+        sums = f"{batch - batch % shares or shares} or {batch + shares - batch % shares}"
+        remedies.append(f"per_step values that add up to {sums}")
+        per_domain = " + ".join(f"{domain.name} {domain.per_step}" for domain in self.data.domains)
+        raise ValueError(
+            f"data.domains: {batch} images per step ({per_domain}) cannot be shared by {workers} workers × "
+            f"{accumulation} micro-batches; choose {', or '.join(remedies)}"
+        )
 
     def _check_pastes(self) -> None:
         ranges = {"data.augment.scale": self.data.augment.scale}

@@ -23,7 +23,7 @@ def describe(
         results: the content of `results.json`; None before the end.
     """
     scaling, model = config.scaling, config.model
-    workers = f"{scaling.workers} worker{'s' if scaling.workers > 1 else ''}"
+    workers = f"{scaling.num_workers} worker{'s' if scaling.num_workers > 1 else ''}"
     lines = [
         f"**{_method(config)}** with seed {config.seed}: `{model.backbone}` ({model.weights}), {config.optim.steps} "
         f"steps of {config.data.global_batch} images on {workers}, DeepSpeed ZeRO {config.engine.zero_stage}, "

@@ -1,19 +1,18 @@
-"""Ray Train: starts the workers, restarts them after a fault. Only here: Ray."""
+"""Ray Train: starts the workers, restarts them after a fault."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import ConfigError, MgcdaError, TransientError
-from mgcda_dist.training.sweep import Resources
+from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.training.ray_cluster import prepare_environment, start_ray
 
-__all__ = ["cluster_resources", "launch"]
+__all__ = ["launch"]
 
 
 def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] | None = None) -> None:
@@ -31,11 +30,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     Raises:
         MgcdaError: the error a worker raised, or what Ray said.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
-    # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    prepare_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -44,8 +39,8 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
     if not ray.is_initialized():
-        _start_ray(config)
-    gpus = scaling.gpus_per_worker
+        start_ray(config)
+    gpus = scaling.num_gpus
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={
@@ -55,7 +50,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             "fatal": str(fatal),
         },
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers,
+            num_workers=scaling.num_workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
             placement_strategy=scaling.placement,
@@ -74,39 +69,6 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
         raise _in_our_words(error, run_root) from error
     if fatal.is_file():
         raise MgcdaError(*json.loads(fatal.read_text(encoding="utf-8")))
-
-
-def cluster_resources() -> Resources:
-    """What the cluster of `RAY_ADDRESS` has in all; connects and disconnects."""
-    import ray
-
-    ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
-    try:
-        found = ray.cluster_resources()
-    finally:
-        ray.shutdown()
-    return Resources(found.get("CPU", 0.0), int(found.get("GPU", 0)), local=False)
-
-
-def _start_ray(config: Config) -> None:
-    import ray
-    import torch
-
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address:
-        ray.init(address=address, **options)
-        return
-    wanted, present = config.scaling.workers * config.scaling.gpus_per_worker, torch.cuda.device_count()
-    if wanted > present:
-        # Ray would wait for them for ever.
-        raise ConfigError(
-            "scaling.gpus_per_worker",
-            f"{config.scaling.workers} workers need {wanted:g} GPUs; this machine has {present}",
-            "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
-        )
-    cpus = max(os.cpu_count() or 1, round(config.scaling.workers * config.scaling.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
 
 
 def _on_worker(arguments: dict[str, Any]) -> None:

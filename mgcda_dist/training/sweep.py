@@ -6,6 +6,7 @@ checkpoint is continued, any other is started. So a sweep that was stopped in an
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.training.run_folder import RunFolder, differing_keys, flatten
+from mgcda_dist.training.scaling import is_open
 from mgcda_dist.training.tail import Tail
 
 __all__ = ["Ended", "Resources", "Runner", "Running", "is_finished", "local_resources"]
@@ -188,7 +190,9 @@ class Runner:
 
 def _needs(config: Config) -> tuple[float, int]:
     scaling = config.scaling
-    return scaling.workers * scaling.cpus_per_worker, int(scaling.workers * scaling.gpus_per_worker)
+    if is_open(config):
+        return math.inf, sys.maxsize  # it takes what there is, so nothing else runs beside it
+    return scaling.num_workers * scaling.cpus_per_worker, scaling.num_workers * scaling.num_gpus
 
 
 def _visible_gpus() -> list[str]:

@@ -203,7 +203,7 @@ def _barrier() -> None:
 def _device(config: Config) -> torch.device:
     """The GPU this worker was given; alone, without workers, any GPU there is."""
     # Ray leaves a machine's GPUs visible to workers that asked for none.
-    given = config.scaling.gpus_per_worker > 0 or not dist.is_initialized()
+    given = config.scaling.num_gpus > 0 or not dist.is_initialized()
     if not (given and torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

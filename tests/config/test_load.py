@@ -39,7 +39,7 @@ def good(tmp_path: Path) -> Path:
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     config = load_config(path).config
     assert path.read_text().startswith("# ")
-    assert config.data.global_batch % config.scaling.workers == 0
+    assert config.data.global_batch % config.scaling.num_workers == 0
 
 
 def test_ablation_rows_differ_in_the_two_switches_only() -> None:
@@ -100,7 +100,13 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
     ("override", "says"),
     [
         ("mdat.smoothing.epsilon=0.4", "over the cap 0.250"),
-        ("scaling.workers=3", "make the per_step values add up to 6 or 9"),
+        ("scaling.workers=3", "choose scaling.workers=2 or 4, or per_step values that add up to 6 or 9"),
+        (
+            "engine.accumulation=3",
+            "(a 4 + b 4) cannot be shared by 1 workers × 3 micro-batches; choose engine.accumulation=2",
+        ),
+        ("scaling.workers=many", "scaling.workers = 'many': neither a whole number from 1 on nor `auto`"),
+        ("scaling.elastic={min: 3, max: 2}", "scaling.elastic: min 3 is over max 2"),
         ("data.domains.7.per_step=1", "no item of a list with 2 items"),
         ("optim.steps", "not of the form key=value"),
         ("engine.zero_stage=4", "engine.zero_stage = 4"),

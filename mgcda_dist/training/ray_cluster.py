@@ -1,0 +1,73 @@
+"""Connects to the cluster of `RAY_ADDRESS`, or to a one-node Ray on this machine; says what its nodes have."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.training.scaling import NodeResources
+from mgcda_dist.training.sweep import Resources
+
+__all__ = ["cluster_resources", "node_resources", "prepare_environment", "start_ray"]
+
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+
+
+def prepare_environment() -> None:
+    """Ray's settings that must stand before it is imported."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def start_ray(config: Config) -> None:
+    """Connect to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else start a one-node Ray.
+
+    Raises:
+        ConfigError: this machine has not the GPUs that the configuration asks for; Ray would wait for them for ever.
+    """
+    import ray
+    import torch
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, **QUIET)
+        return
+    scaling = config.scaling
+    wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
+    if wanted > present:
+        raise ConfigError(
+            "scaling.gpus_per_worker",
+            f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
+            "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
+        )
+    cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
+
+
+def node_resources() -> list[NodeResources]:
+    """What Ray may use of each living node of the cluster of `RAY_ADDRESS`, else of this machine."""
+    if not os.environ.get("RAY_ADDRESS"):
+        import torch
+
+        return [NodeResources(len(os.sched_getaffinity(0)), torch.cuda.device_count())]
+    prepare_environment()
+    import ray
+
+    ray.init(address=os.environ["RAY_ADDRESS"], **QUIET)
+    try:
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+    return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
+
+
+def cluster_resources() -> Resources:
+    """What the cluster of `RAY_ADDRESS` has in all."""
+    nodes = node_resources()
+    return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local=False)

@@ -1,0 +1,65 @@
+"""What `auto` in the section `scaling` becomes on the nodes there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["NodeResources", "is_open", "resolve"]
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """What Ray may use of one node."""
+
+    cpus: float
+    gpus: int
+
+
+def is_open(config: Config) -> bool:
+    """Whether something is `auto`."""
+    return "auto" in (config.scaling.workers, config.scaling.gpus_per_worker)
+
+
+def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
+    """The configuration with numbers where it says `auto`.
+
+    A worker gets one GPU where there are any. There are as many workers as find their processors and GPUs, under the
+    placement that is asked for, and of these the largest number that shares the global batch evenly.
+
+    Raises:
+        ConfigError: not even one worker finds a place.
+    """
+    scaling, gpus = config.scaling, config.scaling.gpus_per_worker
+    if gpus == "auto":
+        gpus = int(any(node.gpus for node in nodes))
+    workers = scaling.workers
+    if workers == "auto":
+        places = [_places(node, scaling.cpus_per_worker, gpus) for node in nodes]
+        match scaling.placement:
+            case "STRICT_PACK":
+                room = max(places, default=0)
+            case "STRICT_SPREAD":
+                room = sum(1 for number in places if number)
+            case _:
+                room = sum(places)
+        if not room:
+            raise ConfigError(
+                "scaling.workers",
+                f"auto, but no node has {scaling.cpus_per_worker:g} processors and {gpus} GPUs for one worker: "
+                + ", ".join(f"{node.cpus:g} and {node.gpus}" for node in nodes),
+                "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
+            )
+        batch, accumulation = config.data.global_batch, config.engine.accumulation
+        workers = next((n for n in range(room, 0, -1) if batch % (n * accumulation) == 0), 1)
+    update = scaling.model_copy(update={"workers": workers, "gpus_per_worker": gpus})
+    # Validated: what cannot be shared is explained as if the number had been written.
+    return Config.model_validate(config.model_copy(update={"scaling": update}).model_dump())
+
+
+def _places(node: NodeResources, cpus_per_worker: float, gpus_per_worker: int) -> int:
+    places = int(node.cpus // cpus_per_worker)
+    return min(places, node.gpus // gpus_per_worker) if gpus_per_worker else places
