@@ -383,6 +383,9 @@ class TrackingConfig(Section):
     preview_frames: Annotated[int, Field(ge=0)] = Field(
         default=3, description="frames of the first evaluation set that are drawn at every checkpoint; 0: none"
     )
+    alignment_steps: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="global batches whose pixels are drawn in the picture of the domain gap; 0: no picture"
+    )
 
 
 class EvaluationSetConfig(Section):

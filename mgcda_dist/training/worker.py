@@ -22,6 +22,7 @@ from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.tracking.tracker import Tracker
+from mgcda_dist.training.alignment import draw_alignment
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
 from mgcda_dist.training.loop import Hooks, fit
@@ -136,7 +137,12 @@ def _conclude(
     numbers = {f"eval/{r.name}/{key}": value for r in evaluation.results for key, value in r.metrics().items()}
     tracker.log_metrics(numbers, config.optim.steps)
     tracker.log_artifact(run.evaluation, "evaluation")
-    for picture in [*draw_results(evaluation, run.pictures), draw_history(run, config)]:
+    pictures = [*draw_results(evaluation, run.pictures), draw_history(run, config)]
+    if config.tracking.alignment_steps:
+        gap = draw_alignment(config, run.model, run.pictures / "alignment.png", device)
+        tracker.log_metrics(gap, config.optim.steps)
+        pictures.append(run.pictures / "alignment.png")
+    for picture in pictures:
         tracker.log_picture(picture.name, picture)
     tracker.log_artifact(run.model / "model.safetensors")
     tracker.log_artifact(run.model / "model.json")
