@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +39,19 @@ __all__ = [
 
 def segmenter(config: Config, weights: str | None = None) -> nn.Module:
     """The bare network of a configuration; `weights` overrides where its backbone starts from."""
-    from mgcda_dist.models.backbone import timm_backbone
-    from mgcda_dist.models.decoder import Decoder
-    from mgcda_dist.models.segmenter import Segmenter
+    from mgcda_dist.models.exported import bare_segmenter
 
+    return bare_segmenter(**_architecture(config), weights=weights or config.model.weights, seed=config.seed)
+
+
+def _architecture(config: Config) -> dict[str, Any]:
     model = config.model
-    backbone = timm_backbone(model.backbone, weights or model.weights, model.norm, seed=config.seed)
-    decoder = Decoder(backbone.channels, len(config.data.class_names), model.decoder_channels, seed=config.seed)
-    return Segmenter(backbone, decoder, backbone.mean, backbone.std)
+    return {
+        "backbone": model.backbone,
+        "norm": model.norm,
+        "decoder_channels": model.decoder_channels,
+        "num_classes": len(config.data.class_names),
+    }
 
 
 def check_model(config: Config) -> None:
@@ -280,31 +284,29 @@ def _paste(section: PasteConfig | None, data: DataConfig) -> PasteSource | None:
 
 
 def save_model(config: Config, network: nn.Module, folder: Path) -> None:
-    """Write the bare segmenter: `model.safetensors` and the configuration needed to rebuild it."""
-    from safetensors.torch import save_file
+    """Write the bare segmenter: `model.safetensors`, and `model.json` with all that is needed to rebuild and use it."""
+    from mgcda_dist.models.exported import save_segmenter
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "model.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    facts = {
+        "name": config.name,
+        "architecture": _architecture(config),
+        "class_names": list(config.data.class_names),
+        "score": config.model.score,
+        "height_px": config.evaluation.height_px,
+        "config": config.model_dump(mode="json"),
+    }
+    save_segmenter(network, facts, folder)
 
 
 def load_model(folder: Path) -> tuple[Config, nn.Module]:
     """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from mgcda_dist.models.exported import load_segmenter, read_facts
 
+    facts = read_facts(folder)
     try:
-        config = Config.model_validate(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        config = Config.model_validate(facts["config"])
+    except (KeyError, ValueError) as error:
         raise CheckpointError(
             str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
         ) from None
-    network = segmenter(config, weights="none")
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        problem = f"its tensors do not fit its model.json: {error}"
-        raise CheckpointError(str(folder), problem, "export it again, or use another checkpoint") from None
-    return config, network.eval()
+    return config, load_segmenter(folder)[1]

@@ -1,12 +1,21 @@
-"""OpenCV on 8-bit pictures, typed: one rule of resizing for frames, crops and objects."""
+"""OpenCV on 8-bit pictures, typed: one rule of resizing for frames, crops and objects.
+
+Where a model is only used, OpenCV may be missing: images are then resized by the same rule without it, within one grey
+level where both sides shrink or both grow.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+try:
+    import cv2
+except ImportError:
+    cv2: Any = None
 
 __all__ = ["Pixels", "as_pixels", "flipped", "resized", "resized_label"]
 
@@ -24,6 +33,8 @@ def resized(image: Pixels, height: int, width: int) -> Pixels:
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
+    if cv2 is None:
+        return _averaged(image, height, width) if shrinks else _interpolated(image, height, width)
     return as_pixels(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
@@ -37,4 +48,23 @@ def resized_label(label: Pixels, height: int, width: int) -> Pixels:
 
 def flipped(image: Pixels) -> Pixels:
     """Mirrored left to right."""
-    return as_pixels(cv2.flip(image, 1))
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def _interpolated(image: Pixels, height: int, width: int) -> Pixels:
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _averaged(image: Pixels, height: int, width: int) -> Pixels:
+    """Means over areas; Pillow's box filter takes whole pixels only."""
+    rows, columns = _overlaps(image.shape[0], height), _overlaps(image.shape[1], width)
+    mean = np.tensordot(columns, np.tensordot(rows, image.astype(np.float32), (1, 0)), (1, 1))
+    return np.rint(mean.swapaxes(0, 1)).astype(np.uint8)
+
+
+def _overlaps(source: int, target: int) -> NDArray[np.float32]:
+    """target×source: which share of each target pixel lies in each source pixel."""
+    edges = np.arange(target + 1) * (source / target)
+    pixels = np.arange(source)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (overlap.clip(0) * (target / source)).astype(np.float32)

@@ -17,13 +17,13 @@ from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config, DataConfig, EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.components import TRACKS
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.submission import Layout, submission
 from mgcda_dist.evaluation.views import Views, score_map
+from mgcda_dist.models.exported import digest_of
 from mgcda_dist.models.scores import ScoreKind, anomaly_score
 
 __all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
@@ -85,12 +85,7 @@ class EvaluationJob(BaseModel):
         if self.kind == "maps":
             frames = {entry.name: _frames(self, entry) for entry in self.section.sets}
             return self.model_copy(update={"digest": _chosen_maps(self, frames)[0].digest()})
-        path = Path(self.path) / "model.safetensors"
-        try:
-            with path.open("rb") as file:
-                return self.model_copy(update={"digest": hashlib.file_digest(file, "sha256").hexdigest()})
-        except OSError as error:
-            raise CheckpointError(str(path), f"cannot be read: {error.strerror}", "export the model again") from None
+        return self.model_copy(update={"digest": digest_of(Path(self.path))})
 
     def identity(self) -> str:
         """Equal for evaluations that must give equal numbers: same weights or maps, data, and options.

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config, EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.data.shards.remote import is_url
-from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.submission import Layout
+from mgcda_dist.models.exported import model_folder
 
 __all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
 
@@ -60,7 +61,7 @@ def model_request(
         CheckpointError: no model there.
         ConfigError: no set to evaluate, or an option that cannot be.
     """
-    folder = _model_folder(path)
+    folder = model_folder(path, _near(path))
     config, _ = build.load_model(folder)
     given = {key: value for key, value in options.items() if value is not None}
     score = given.pop("score", config.model.score)
@@ -181,18 +182,6 @@ def _section(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(key, f"{first['input']!r}: {first['msg']}") from None
-
-
-def _model_folder(path: Path) -> Path:
-    places = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
-    folder = next((place for place in places if (place / "model.json").is_file()), None)
-    if folder is None:
-        raise CheckpointError(
-            str(path),
-            "holds no trained model" if path.exists() else "does not exist",
-            _near(path) or "give a run folder (runs/NAME), one of its checkpoints, or a model folder",
-        )
-    return folder
 
 
 def _run_of(model: Path) -> tuple[Path, str]:

@@ -75,3 +75,18 @@ def test_the_method_needs_torch_and_nothing_else_of_the_stack() -> None:
 def test_the_configuration_needs_no_torch() -> None:
     packages = _packages_after_importing(*_with_submodules(("config", "errors")))
     assert not packages & (SLOW_VENDORS | {"torch"})
+
+
+def test_the_use_of_a_model_needs_nothing_of_its_training() -> None:
+    packages = _packages_after_importing("mgcda_dist.inference.model")
+    assert not packages & {
+        "deepspeed",
+        "matplotlib",
+        "mlflow",
+        "pandas",
+        "pydantic",
+        "ray",
+        "scipy",
+        "webdataset",
+        "yaml",
+    }

@@ -1,0 +1,109 @@
+"""An exported model, ready to score images.
+
+model = load_exported("runs/demo/model")
+scores, classes = model.predict(image)  # H×W×3 uint8 RGB
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mgcda_dist.data.pixels import resized
+from mgcda_dist.evaluation.views import Views, score_map
+from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
+from mgcda_dist.models.scores import ScoreKind, anomaly_score
+
+__all__ = ["ExportedModel", "load_exported"]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A bare network and what is known of it.
+
+    Attributes:
+        folder: where it was read from.
+        network: N×3×H×W (uint8, or floats in 0…255, RGB; any H, W) → `Prediction`, in evaluation mode.
+        facts: content of `model.json`.
+        device: where the network is.
+    """
+
+    folder: Path
+    network: nn.Module
+    facts: dict[str, Any]
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self.facts.get("name", self.folder.name))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Inlier classes in the order of the logits."""
+        return tuple(self.facts["class_names"])
+
+    @property
+    def score(self) -> ScoreKind:
+        """Anomaly score that the run was evaluated with."""
+        return self.facts["score"]
+
+    @property
+    def height_px(self) -> int | None:
+        """Height of the network's input that the run was evaluated with; None: the frame's own."""
+        return self.facts["height_px"]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return digest_of(self.folder)
+
+    def predict(
+        self, image: NDArray[np.uint8], *, height_px: int | None = None, views: Views | None = None, blur: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Anomaly scores and classes of an image, as `mgcda evaluate` computes them.
+
+        Args:
+            image: H×W×3, RGB.
+            height_px: height of the network's input, 0 for the image's own; None: as the run was evaluated.
+            views: scales, flip and sliding window; None: the whole image once.
+            blur: 7×7, σ = 1 blur of the score map.
+
+        Returns:
+            Scores H×W float32, higher is more anomalous; classes H×W uint8, index into `class_names`.
+        """
+        size = image.shape[0], image.shape[1]
+        height = self.height_px if height_px is None else height_px
+        shown = resized(image, height, max(1, round(size[1] * height / size[0]))) if height else image
+        return score_map(
+            self.network,
+            shown,
+            size,
+            score=partial(anomaly_score, kind=self.score),
+            views=views or Views(),
+            blur=blur,
+            device=self.device,
+        )
+
+
+def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> ExportedModel:
+    """Load a model strictly into the bare network.
+
+    Args:
+        folder: an exported model, a run folder, or a checkpoint.
+        device: where to put the network.
+
+    Raises:
+        CheckpointError: nothing there, damaged files, or tensors that do not fit.
+    """
+    place = model_folder(Path(folder))
+    facts, network = load_segmenter(place)
+    where = torch.device(device)
+    return ExportedModel(place, network.to(where), facts, where)

@@ -1,0 +1,118 @@
+"""An exported model in use: the same scores as the evaluation's, and nothing of the training needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mgcda_dist import build
+from mgcda_dist.config.schema import Config
+from mgcda_dist.data import pixels
+from mgcda_dist.errors import CheckpointError
+from mgcda_dist.evaluation.views import Views, score_map
+from mgcda_dist.inference.model import load_exported
+from mgcda_dist.models.scores import energy
+from tests.support.exported import NEEDED, write_run
+
+_BLOCKED = """
+import sys
+sys.modules |= dict.fromkeys({missing})  # none of them can be imported
+import numpy as np
+from mgcda_dist.inference.model import load_exported
+scores, classes = load_exported(sys.argv[1]).predict(np.load(sys.argv[2]))
+np.save(sys.argv[3], scores)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def _image(height: int = 50, width: int = 70) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_scores_are_those_of_the_network(run: Path) -> None:
+    model = load_exported(run)
+    scores, classes = model.predict(_image(), height_px=0)
+    _, network = build.load_model(run / "model")
+    expected, predicted = score_map(network, _image(), (50, 70), score=energy)
+    assert np.array_equal(scores, expected)
+    assert np.array_equal(classes, predicted)
+    assert model.name == "tiny" and model.class_names[0] == "road" and len(model.digest) == 64
+
+
+def test_the_run_s_height_is_used_and_the_result_has_the_image_s_size(run: Path) -> None:
+    model = load_exported(run / "model")
+    assert model.height_px == 32
+    scores, _ = model.predict(_image())
+    shown = pixels.resized(_image(), 32, 45)
+    assert np.array_equal(scores, score_map(model.network, shown, (50, 70), score=energy)[0])
+    assert scores.shape == (50, 70)
+    assert not np.array_equal(scores, model.predict(_image(), views=Views(flip=True))[0])
+
+
+def test_only_torch_timm_and_what_they_bring_are_needed(run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", _image())
+    stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "pydantic", "ray", "scipy", "typer", "webdataset"}
+    assert not stack & NEEDED
+    done = subprocess.run(
+        [sys.executable, "-c", _BLOCKED.format(missing=stack), run, tmp_path / "image.npy", tmp_path / "scores.npy"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # Images are resized within a grey level of OpenCV.
+    expected = load_exported(run).predict(_image())[0]
+    assert np.load(tmp_path / "scores.npy") == pytest.approx(expected, abs=0.02 * float(np.ptp(expected)))
+
+
+@pytest.mark.parametrize("size", [(25, 35), (31, 43), (49, 69), (80, 112), (125, 175)])
+def test_without_opencv_images_are_resized_by_the_same_rule(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    ours = pixels.resized(_image(), *size).astype(int)
+    monkeypatch.setattr(pixels, "cv2", None)
+    assert np.abs(pixels.resized(_image(), *size).astype(int) - ours).max() <= 1
+
+
+def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_exported(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="holds no trained model"):
+        load_exported(tmp_path)
+    folder = write_run(tmp_path / "damaged") / "model"
+    content = json.loads((folder / "model.json").read_text())
+    content["architecture"]["num_classes"] = 3
+    (folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_exported(folder)
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="not an exported model"):
+        load_exported(folder)
+    (folder / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not an exported model"):
+        load_exported(folder)
+
+
+def test_loading_leaves_the_global_generator_alone(run: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    load_exported(run)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_files_may_be_read_as_the_umask_says(run: Path) -> None:
+    modes = {path.stat().st_mode for path in (run / "model").iterdir()}
+    assert len(modes) == 1 and {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
+
+
+def test_the_configuration_comes_back(run: Path) -> None:
+    assert isinstance(build.load_model(run / "model")[0], Config)
