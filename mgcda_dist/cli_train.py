@@ -77,11 +77,18 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         console.print(f"report     {run.report}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
     if tracking is not None:
-        # Without an activated environment the command is not on the path.
-        beside = Path(sys.executable).with_name("mlflow")
-        command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
-        console.print(f"MLflow     {command} ui --backend-store-uri {tracking}", soft_wrap=True)
+        console.print(f"MLflow     {_mlflow_command(tracking)}", soft_wrap=True)
     return 0
+
+
+def _mlflow_command(uri: str) -> str:
+    """What shows the record: a server's address, or the command for a database."""
+    if uri.startswith(("http:", "https:")):
+        return uri
+    # Without an activated environment the command is not on the path.
+    beside = Path(sys.executable).with_name("mlflow")
+    command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
+    return f"{command} ui --backend-store-uri {uri}"
 
 
 def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Console) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-__all__ = ["MlflowTracker", "connect", "end_run", "quiet"]
+__all__ = ["MlflowTracker", "connect", "end_run", "quiet", "system_monitor"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -265,13 +265,7 @@ class MlflowTracker:
         return client.create_run(experiment_id, run_name=run_name)
 
     def _start_monitor(self) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        resume = self.run_id == self._continues
-        self._monitor = SystemMetricsMonitor(
-            self._id(), resume_logging=resume, node_id=self._node_id, tracking_uri=self.uri
-        )
-        self._monitor.start()
+        self._monitor = system_monitor(self.uri, self._id(), self._node_id, resume=self.run_id == self._continues)
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -341,6 +335,24 @@ class MlflowTracker:
         if self.run_id is None:
             raise RuntimeError("there is no MLflow run")
         return self.run_id
+
+
+def system_monitor(uri: str, run_id: str, node_id: str | None, *, resume: bool) -> Any:
+    """A thread that samples this node's CPU, memory, disk, network and GPUs into a run; call `finish` on it.
+
+    Args:
+        uri: tracking server or database.
+        run_id: run that receives `system/NODE/…`.
+        node_id: the NODE; None: without one.
+        resume: go on after the newest sample that the run has.
+    """
+    with quiet():
+        _import_quietly()
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run_id, resume_logging=resume, node_id=node_id, tracking_uri=uri)
+    monitor.start()
+    return monitor
 
 
 def end_run(uri: str, run_id: str, status: Status) -> None:

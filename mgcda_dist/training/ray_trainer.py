@@ -10,6 +10,7 @@ from typing import Any
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.training.interface import choose_interface
 from mgcda_dist.training.ray_cluster import prepare_environment, start_ray
 
 __all__ = ["launch"]
@@ -33,7 +34,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     prepare_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     scaling = config.scaling
     fatal = run_root / "logs" / "fatal.json"
@@ -61,7 +62,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             storage_path=str(run_root / "ray"),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
         ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=_torch_config("nccl" if gpus else "gloo", scaling.interface),
     )
     try:
         trainer.fit()
@@ -69,6 +70,29 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
         raise _in_our_words(error, run_root) from error
     if fatal.is_file():
         raise MgcdaError(*json.loads(fatal.read_text(encoding="utf-8")))
+
+
+def _torch_config(backend: str, interface: str | None) -> Any:
+    """Ray's set-up of the process group, once every worker knows its network interface."""
+    from ray.train.torch import TorchConfig
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            class Backend(super().backend_cls):
+                def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+                    worker_group.execute(_prepare_worker, interface)
+                    super().on_start(worker_group, backend_config)
+
+            return Backend
+
+    return Config(backend=backend)
+
+
+def _prepare_worker(interface: str | None) -> None:
+    import ray
+
+    choose_interface(interface, ray.util.get_node_ip_address())
 
 
 def _on_worker(arguments: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
-from mgcda_dist.tracking.tracker import Tracker
+from mgcda_dist.tracking.node_monitor import NodeMonitor
+from mgcda_dist.tracking.tracker import Tracker, Trackers
 from mgcda_dist.training.alignment import draw_alignment
 from mgcda_dist.training.checkpoint import CheckpointStore, verify
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
@@ -30,7 +31,7 @@ from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.preview import draw_preview
 from mgcda_dist.training.records import describe_results, open_trackers
 from mgcda_dist.training.report import draw_report
-from mgcda_dist.training.run_folder import RunFolder
+from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 from mgcda_dist.training.state import TrainState
 
 __all__ = ["evaluate", "train"]
@@ -42,9 +43,12 @@ def train(config: Config) -> None:
     leads = world.rank == 0
     with _logs(run.logs / f"worker-{world.rank}.log"):
         device = _device(config)
+        workers = _workers(world)
         if leads:
-            text = f"building {config.model.backbone} with {len(config.data.domains)} domains"
-            run.say("phase", text, host=platform.node(), process=os.getpid())
+            nodes = len({worker["host"] for worker in workers})
+            where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
+            text = f"building {config.model.backbone} with {len(config.data.domains)} domains{where}"
+            run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
         model = build.mgcda(config, world)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
@@ -72,6 +76,8 @@ def train(config: Config) -> None:
                 run.say("note", text)
 
         tracker = open_trackers(config, run, state.step, leads=leads, say=say)
+        if world.size > 1:
+            tracker = _with_node_monitor(tracker, config, run)
 
         def log(step: int, metrics: dict[str, float]) -> None:
             tracker.log_metrics(metrics, step)
@@ -152,6 +158,33 @@ def _conclude(
     describe_results(config, run, tracker, evaluation.as_json())
     # Last: whoever watches takes this file as the end of the run.
     write_json(run.results, evaluation.as_json())
+
+
+def _workers(world: Collectives) -> list[dict[str, Any]]:
+    """Where each rank is, and what it uses there."""
+    own = {
+        "host": platform.node(),
+        "node": int(os.environ.get("NODE_RANK", "0")),
+        "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
+        "threads": torch.get_num_threads(),
+    }
+    found: list[dict[str, Any]] = [own] * world.size
+    if dist.is_initialized():
+        dist.all_gather_object(found, own)
+    return found
+
+
+def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Tracker:
+    """The same, or on the first worker of a node without rank 0 one that samples this node into rank 0's run."""
+    leads = dist.get_rank() == 0
+    run_id = [run.run_id_file.read_text(encoding="utf-8").strip() if leads and run.run_id_file.is_file() else ""]
+    dist.broadcast_object_list(run_id, src=0)
+    uri = mlflow_uri(config)
+    first_of_another_node = os.environ.get("LOCAL_RANK") == "0" and os.environ.get("NODE_RANK", "0") != "0"
+    if not (run_id[0] and uri and config.tracking.system_metrics and first_of_another_node):
+        return tracker
+    # Over a network file system several nodes would spoil a database file.
+    return tracker if uri.startswith("sqlite:") else Trackers([NodeMonitor(uri, run_id[0], platform.node())])
 
 
 def _save(

@@ -1,0 +1,140 @@
+"""A cluster of two nodes, each in its own network, behind a token: `ray job submit` as the README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.nodes import Nodes
+from tests.cluster.test_train import CONFIG
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+STEPS = 30
+SECRETS = {
+    "MLFLOW_TRACKING_USERNAME": "somebody",
+    "MLFLOW_TRACKING_PASSWORD": "planted-password-of-mlflow",
+    "AWS_ACCESS_KEY_ID": "PLANTEDACCESSKEY",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-s3",
+}
+
+
+@dataclass
+class Place:
+    """A running cluster, a clean checkout, and an MLflow server that both nodes reach."""
+
+    nodes: Nodes
+    checkout: Path
+    folder: Path
+    mlflow: str
+
+    def submit(self, name: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        submit = ["ray", "job", "submit", "--address", self.nodes.dashboard, "--submission-id", name]
+        submit += ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *command]
+        return self.nodes.run(submit, cwd=self.checkout, env=self.nodes.environment(**environment))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Iterator[Place]:
+    folder = Path(os.path.realpath(tmp_path_factory.mktemp("n")))
+    checkout = _clean_checkout(folder / "checkout")
+    text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
+    (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
+    (folder / "elsewhere").mkdir()
+    # A node sees the secrets of its environment, as a pod does.
+    on_nodes = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
+    with Nodes(folder, env=on_nodes, head_env=on_nodes) as nodes:
+        port = 5000 if nodes.isolated else nodes.free_port()
+        uri = f"http://{nodes.addresses[0]}:{port}"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+        command += ["--artifacts-destination", f"file://{folder}/store"]
+        with (folder / "mlflow.log").open("ab") as log:
+            nodes.start(command, stdout=log, stderr=log)
+        yield Place(nodes, checkout, folder, uri)
+
+
+def _clean_checkout(folder: Path) -> Path:
+    """The files that git knows, and beside them what must not travel."""
+    listing = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    for name in (".venv/lib/heavy.so", "shards/demo/0.tar", "runs/two/checkpoints/x.pt", ".env", ".git/objects/pack"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(os.urandom(3_000_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Place) -> subprocess.CompletedProcess[str]:
+    """A run submitted as the README says, one worker a node."""
+    return place.submit(
+        "two-1", "mgcda", "train", "configs/two.yaml", "scaling.workers=2", "scaling.placement=STRICT_SPREAD",
+        "engine.zero_stage=2", f"optim.steps={STEPS}", f"tracking.mlflow_uri={place.mlflow}",
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+def test_a_submitted_job_trains_over_two_nodes(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "2 workers on 2 nodes" in trained.stdout or not place.nodes.isolated
+    assert f"step {STEPS}/{STEPS}" in trained.stdout, "the log streams to the client"
+    run = place.folder / "runs/two"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    workers = next(event["workers"] for event in events if "workers" in event)
+    assert [worker["node"] for worker in workers] == [0, 1]
+    assert [worker["threads"] for worker in workers] == [1, 1]
+    assert {worker["interface"] for worker in workers} == {"eth0" if place.nodes.isolated else "lo"}
+    results = json.loads((run / "results.json").read_text())
+    assert results["sets"]["unseen"]["frames"] == 2
+
+
+@pytest.mark.timeout(300)
+def test_the_server_has_the_run_and_both_nodes(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
+    run_id = (place.folder / "runs/two/mlflow_run_id").read_text().strip()
+    with urllib.request.urlopen(f"{place.mlflow}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=20) as answer:
+        run = json.load(answer)["run"]
+    assert run["info"]["status"] == "FINISHED"
+    metrics = {metric["key"] for metric in run["data"]["metrics"]}
+    assert {"loss/total", "eval/unseen/ap"} <= metrics
+    nodes = {name.split("/")[1] for name in metrics if name.startswith("system/")}
+    assert nodes == ({"mgcda-node0", "mgcda-node1"} if place.nodes.isolated else {os.uname().nodename})
+    assert list((place.folder / "store").rglob("report.html")), "artifacts went through the server"
+
+
+@pytest.mark.timeout(300)
+def test_only_code_and_configurations_travel(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
+    (package,) = (place.folder / "ray").glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    travelled = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    assert {"mgcda_dist/mgcda.py", "configs/two.yaml", "constraints.txt"} <= travelled
+    assert not {path for path in travelled if path.startswith((".venv", ".git/", "shards", "runs", "tests", ".env"))}
+    assert sum((package / path).stat().st_size for path in travelled) < 3_000_000
+
+
+@pytest.mark.timeout(300)
+def test_no_secret_is_written_down(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
+    """In the run's folder, MLflow's database and files, the job's log and Ray's own logs."""
+    planted = {name: value.encode() for name, value in SECRETS.items() if value != "somebody"}
+    planted["the token"] = place.nodes.token.encode()
+    shown = (trained.stdout + trained.stderr).encode()
+    assert not [name for name, secret in planted.items() if secret in shown]
+    searched = 0
+    for path in place.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and not path.is_relative_to(place.checkout):
+            content = path.read_bytes()
+            searched += 1
+            for name, secret in planted.items():
+                assert secret not in content, f"{name} stands in {path}"
+    assert searched > 50
