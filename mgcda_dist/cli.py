@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mgcda_dist.cli_compare import compare
+from mgcda_dist.cli_doctor import doctor
 from mgcda_dist.cli_evaluate import evaluate
 from mgcda_dist.cli_report import report
 from mgcda_dist.cli_shards import shards_app
@@ -54,6 +55,7 @@ app.command()(evaluate)
 
 app.command()(compare)
 app.command()(sweep)
+app.command()(doctor)
 
 
 app.command()(report)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths"]
+__all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]
 
 _Path = tuple[str | int, ...]
 
@@ -38,7 +38,7 @@ class LoadedConfig:
         """Raise `ConfigError`, naming all, for local shard folders without a manifest and a missing file of weights."""
         problems: list[tuple[_Path, str]] = [
             (path, f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)")
-            for path, folder in _shard_folders(self.config)
+            for path, folder in shard_folders(self.config)
             if "://" not in folder and not (Path(folder) / "manifest.json").is_file()
         ]
         remedy = (
@@ -87,7 +87,7 @@ def resolve_paths(config: Config) -> Config:
     """The same configuration with absolute local paths: workers run in other directories."""
     data = config.model_dump()
     data["runs"] = _absolute(data["runs"])
-    for path, folder in _shard_folders(config):
+    for path, folder in shard_folders(config):
         parent: Any = data
         for part in path[:-1]:
             parent = parent[part]
@@ -103,7 +103,8 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 
 
-def _shard_folders(config: Config) -> list[tuple[_Path, str]]:
+def shard_folders(config: Config) -> list[tuple[_Path, str]]:
+    """Every folder of shards that a run reads, with the key that names it."""
     found: list[tuple[_Path, str]] = []
     for i, domain in enumerate(config.data.domains):
         found.append((("data", "domains", i, "shards"), domain.shards))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["NodeResources", "is_open", "resolve"]
+__all__ = ["NodeResources", "is_open", "places", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,7 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
         gpus = int(any(node.gpus for node in nodes))
     workers = scaling.workers
     if workers == "auto":
-        places = [_places(node, scaling.cpus_per_worker, gpus) for node in nodes]
-        match scaling.placement:
-            case "STRICT_PACK":
-                room = max(places, default=0)
-            case "STRICT_SPREAD":
-                room = sum(1 for number in places if number)
-            case _:
-                room = sum(places)
+        room = places(nodes, scaling.cpus_per_worker, gpus, scaling.placement)
         if not room:
             raise ConfigError(
                 "scaling.workers",
@@ -60,6 +53,15 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     return Config.model_validate(config.model_copy(update={"scaling": update}).model_dump())
 
 
-def _places(node: NodeResources, cpus_per_worker: float, gpus_per_worker: int) -> int:
-    places = int(node.cpus // cpus_per_worker)
-    return min(places, node.gpus // gpus_per_worker) if gpus_per_worker else places
+def places(nodes: Sequence[NodeResources], cpus_per_worker: float, gpus_per_worker: int, placement: str) -> int:
+    """How many workers find their processors and GPUs under a placement."""
+    on_each = [int(node.cpus // cpus_per_worker) for node in nodes]
+    if gpus_per_worker:
+        on_each = [min(n, node.gpus // gpus_per_worker) for n, node in zip(on_each, nodes, strict=True)]
+    match placement:
+        case "STRICT_PACK":
+            return max(on_each, default=0)
+        case "STRICT_SPREAD":
+            return sum(1 for number in on_each if number)
+        case _:
+            return sum(on_each)

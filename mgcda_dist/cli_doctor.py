@@ -1,0 +1,45 @@
+"""`mgcda doctor`: looks at the cluster, or this machine, before hours are spent on it. Imports lazily."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["doctor"]
+
+_EXIT_PROBLEMS = 1
+_STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
+
+
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="the run that is planned; without it less can be said")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes, as for train")
+    ] = None,
+    benchmark: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="how long the workers send to each other; 0: not at all")
+    ] = 5.0,
+) -> None:
+    """Look at every node of the cluster of RAY_ADDRESS, or at this machine; exit code 1 if the run would fail."""
+    from rich.console import Console
+
+    from mgcda_dist.config.load import load_config
+    from mgcda_dist.doctor.examine import examine
+
+    loaded = load_config(config, overrides).config if config is not None else None
+    console = Console(highlight=False, markup=False)
+    problems = notes = 0
+    for finding in examine(loaded, benchmark_s=benchmark):
+        problems, notes = problems + (finding.level == "problem"), notes + (finding.level == "note")
+        console.print(finding.level.ljust(8), style=_STYLES[finding.level], end="")
+        console.print(f" {finding.subject:<12} {finding.text}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"{'':22}→ {finding.remedy}", soft_wrap=True)
+    if problems:
+        console.print(f"\n{problems} problem{'s' if problems > 1 else ''}: the run would fail.")
+        raise typer.Exit(_EXIT_PROBLEMS)
+    console.print("\nNothing stands in the way." + (f" {notes} notes above." if notes else ""))

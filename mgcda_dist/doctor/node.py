@@ -1,0 +1,176 @@
+"""What one node says about itself. Standard library only: it travels by value, also to nodes that lack the package."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Node"]
+
+_MAX_SHARDS_LOOKED_AT = 1000
+
+
+class Node:
+    """Examines the machine that it is on; every answer is plain data.
+
+    Args:
+        address: under which Ray knows the node.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def facts(self, packages: list[str]) -> dict[str, Any]:
+        """Host, interpreter, versions of packages (None: not installed), digest of our code, GPUs, disk, memory."""
+        shared = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
+        return {
+            "host": platform.node(),
+            "address": self.address,
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in packages},
+            "code": _code_digest(),
+            "executable": sys.executable,
+            "gpus": _gpus(),
+            "torch_sees_gpus": _torch_sees_gpus(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "shm_free_bytes": shared.free if shared else 0,
+            "tmp_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
+            "authentication": os.environ.get("RAY_AUTH_MODE", ""),
+        }
+
+    def now(self) -> float:
+        """Seconds since the epoch, by this node's clock."""
+        return time.time()
+
+    def shards(self, folders: dict[str, str]) -> dict[str, dict[str, Any]]:
+        """Per key: `digest` and `num_samples` of the shards in that folder, or `problem`."""
+        return {key: _shards(folder) for key, folder in folders.items()}
+
+    def leave_mark(self, storage: str, name: str) -> dict[str, Any]:
+        """Write a small file into the run's storage: `free_bytes` there, or `problem`."""
+        try:
+            Path(storage).mkdir(parents=True, exist_ok=True)
+            (Path(storage) / name).write_text(self.address, encoding="utf-8")
+            return {"free_bytes": shutil.disk_usage(storage).free}
+        except OSError as error:
+            return {"problem": f"cannot write to {storage}: {error.strerror}"}
+
+    def marks(self, storage: str, prefix: str) -> list[str]:
+        """Names of the files of that prefix in the run's storage, as this node sees it."""
+        try:
+            return [name for name in os.listdir(storage) if name.startswith(prefix)]  # listing refreshes NFS's view
+        except OSError:
+            return []
+
+    def remove_mark(self, storage: str, name: str) -> None:
+        """Remove what `leave_mark` wrote."""
+        (Path(storage) / name).unlink(missing_ok=True)
+
+    def mlflow(self, uri: str) -> str:
+        """What keeps this node from the tracking server; empty: nothing."""
+        request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+        user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+        if user:
+            request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+        elif token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                json.load(answer)
+        except urllib.error.HTTPError as error:
+            return f"answers {error.code} {error.reason}"
+        except (OSError, ValueError) as error:
+            return str(getattr(error, "reason", error))
+        return ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _code_digest() -> str | None:
+    """SHA-256 over our package's sources, their names included; None: the package is not there."""
+    spec = find_spec("mgcda_dist")
+    if spec is None or not spec.origin:
+        return None
+    root, digest = Path(spec.origin).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _gpus() -> list[str]:
+    """`name, driver version, memory` of each GPU, as the driver's own tool says."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _torch_sees_gpus() -> int | None:
+    """How many GPUs torch can use in a process to which Ray hides none; None: there is no driver, so nobody asked."""
+    if not os.path.exists("/proc/driver/nvidia/version"):
+        return None
+    code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    visible = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=visible, capture_output=True, text=True, timeout=120, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return int(done.stdout.split()[-1])
+
+
+def _shards(folder: str) -> dict[str, Any]:
+    if "://" in folder:
+        return _remote_shards(folder)
+    import numpy as np
+
+    root = Path(folder)
+    try:
+        manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+        table = np.load(root / "shards.npy", mmap_mode="r", allow_pickle=False)
+        # All of a small set, some of every part of a large one.
+        for row in table[:: max(1, len(table) // _MAX_SHARDS_LOOKED_AT)]:
+            path = root / row["name"].decode()
+            size = path.stat().st_size
+            if size != int(row["num_bytes"]):
+                return {"problem": f"{path} has {size} bytes, and should have {int(row['num_bytes'])}"}
+        with open(root / table[-1]["name"].decode(), "rb") as tar:
+            tar.read(512)
+    except FileNotFoundError as error:
+        return {"problem": f"there is no {error.filename}"}
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        return {"problem": f"{folder} cannot be read: {error}"}
+    return {"digest": manifest["digest"], "num_samples": manifest["num_samples"]}
+
+
+def _remote_shards(url: str) -> dict[str, Any]:
+    try:
+        from mgcda_dist.data.shards.manifest import Manifest
+
+        manifest = Manifest.open(url)
+    except Exception as error:  # a store's client raises what it likes
+        return {"problem": str(error).splitlines()[0]}
+    return {"digest": manifest.digest, "num_samples": manifest.num_samples}
