@@ -57,7 +57,12 @@ class Cluster:
         # By value: a node with an older version of the package, or without it, can still be asked.
         for module in (node, benchmark, interface):
             cloudpickle.register_pickle_by_value(module)
-        alive = [entry for entry in ray.nodes() if entry["Alive"]]
+        own = ray.util.get_node_ip_address()
+        # Ours first: it is what the others are compared with.
+        alive = sorted(
+            (entry for entry in ray.nodes() if entry["Alive"]),
+            key=lambda entry: (entry["NodeManagerAddress"] != own, entry["NodeManagerAddress"]),
+        )
         self.resources = [
             NodeResources(entry["Resources"].get("CPU", 0.0), int(entry["Resources"].get("GPU", 0))) for entry in alive
         ]

@@ -36,6 +36,7 @@ class Nodes:
         num_cpus: that Ray may use of each node.
         seen: on node 1, folder → folder that lies in its place there. Needs namespaces.
         head_env, env: further environment of node 0, and of node 1.
+        isolated: whether in namespaces; None: if this process may make some.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class Nodes:
         seen: Mapping[Path, Path] | None = None,
         head_env: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
+        isolated: bool | None = None,
     ) -> None:
         self.folder, self.token = folder, secrets.token_hex(32)
-        self.isolated = os.geteuid() == 0
+        self.isolated = os.geteuid() == 0 if isolated is None else isolated
         self._num_cpus, self._seen, self._env = num_cpus, dict(seen or {}), (dict(head_env or {}), dict(env or {}))
         self._started: list[subprocess.Popen[str]] = []
         key = f"{os.getpid():x}"

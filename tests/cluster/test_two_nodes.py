@@ -50,10 +50,16 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Iterat
     checkout = _clean_checkout(folder / "checkout")
     text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
     (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
-    (folder / "elsewhere").mkdir()
+    # In this folder node 1 sees another one, which is empty: storage that is not shared.
+    shutil.copytree(tiny_shards / "render_b", folder / "private" / "render_b")
+    (folder / "empty").mkdir()
+    other = folder / "other" / "timm-0.9.0.dist-info" / "METADATA"
+    other.parent.mkdir(parents=True)
+    other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.9.0\n")
     # A node sees the secrets of its environment, as a pod does.
-    on_nodes = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
-    with Nodes(folder, env=on_nodes, head_env=on_nodes) as nodes:
+    common = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
+    seen, env = {folder / "private": folder / "empty"}, common | {"PYTHONPATH": str(other.parents[1])}
+    with Nodes(folder, seen=seen, head_env=common, env=env) as nodes:
         port = 5000 if nodes.isolated else nodes.free_port()
         uri = f"http://{nodes.addresses[0]}:{port}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
@@ -138,3 +144,36 @@ def test_no_secret_is_written_down(place: Place, trained: subprocess.CompletedPr
             for name, secret in planted.items():
                 assert secret not in content, f"{name} stands in {path}"
     assert searched > 50
+
+
+@pytest.mark.timeout(300)
+def test_the_doctor_names_the_node_that_differs(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
+    """Node 1 has another timm, lacks one folder of shards, and does not share the folder of runs."""
+    if not place.nodes.isolated:
+        pytest.skip("a node with folders of its own needs namespaces: run as root")
+    private = place.folder / "private"
+    done = place.submit(
+        "doctor-1", "mgcda", "doctor", "--benchmark", "1", "configs/two.yaml", "scaling.workers=2",
+        "scaling.placement=STRICT_SPREAD", f"data.domains.1.shards={private}/render_b/train", f"runs={private}/runs",
+        f"tracking.mlflow_uri={place.mlflow}",
+    )  # fmt: skip
+    head, second = place.nodes.addresses
+    said = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "note ", "problem "))]
+    found = {tuple(line.split(maxsplit=2)[:2]): line.split(maxsplit=2)[2] for line in said}
+    assert done.returncode != 0 and "4 problems: the run would fail" in done.stdout, done.stdout + done.stderr
+    assert found["problem", "versions"].startswith(f"{second} (mgcda-node1): timm 0.9.0 (on {head} (mgcda-node0): 1.")
+    missing = f"{second}: data.domains.1.shards: there is no {private}/render_b/train/manifest.json"
+    assert found["problem", "shards"] == missing
+    for one, other in ((head, second), (second, head)):
+        assert f"{one} does not see in {private}/runs what {other} wrote there" in done.stdout
+    assert found["ok", "mlflow"] == f"{place.mlflow} answers every node"
+    assert found["ok", "collectives"].startswith("2 workers on 2 nodes, gloo over eth0, 1 thread each")
+    assert found["ok", "ray"].startswith("2 nodes") and found["ok", "clocks"] and found["ok", "memory"]
+    assert not list((private / "runs").glob(".mgcda-doctor*")), "it leaves no mark"
+
+
+def test_a_wrong_token_is_called_that(place: Place) -> None:
+    env = place.nodes.environment(RAY_ADDRESS=place.nodes.address, RAY_AUTH_TOKEN="0" * 64)
+    done = place.nodes.run(["mgcda", "doctor"], env=env)
+    assert done.returncode == 1
+    assert f"problem  ray          {place.nodes.address} refuses the token" in done.stdout
