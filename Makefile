@@ -46,6 +46,10 @@ test: $(DEV_READY) ## Run the whole test suite
 test-fast: $(DEV_READY) ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
 
+.PHONY: test-cluster
+test-cluster: $(DEV_READY) ## Run the tests of the cluster at length: two nodes (as root: in namespaces), MLflow's stores
+	@$(BIN)/python -m pytest tests/cluster -m "extended or cluster" $(PYTEST_ARGS)
+
 ##@ Checks
 .PHONY: lint
 lint: $(DEV_READY) ## Check style and format (ruff)
