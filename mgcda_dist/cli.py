@@ -11,6 +11,7 @@ import typer
 from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_doctor import doctor
 from mgcda_dist.cli_evaluate import evaluate
+from mgcda_dist.cli_export import export
 from mgcda_dist.cli_report import report
 from mgcda_dist.cli_shards import shards_app
 from mgcda_dist.cli_sweep import sweep
@@ -51,6 +52,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 app.command()(evaluate)
+app.command()(export)
 
 
 app.command()(compare)

@@ -1,0 +1,122 @@
+"""The model card: what a model is, what it was trained on, what it reached, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist.inference.model import ExportedModel
+
+__all__ = ["model_card"]
+
+_LOADING = {
+    "model.safetensors": """\
+```python
+from mgcda_dist.inference.model import load_exported  # needs torch and timm only
+
+scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB; higher score: more anomalous
+```""",
+    "model.pt2": """\
+```python
+import torch
+
+network = torch.export.load("model.pt2").module()  # needs torch only
+score, classes = network(image)  # N×3×H×W uint8 RGB, any N, H, W
+```""",
+    "model.onnx": """\
+```python
+import onnxruntime
+
+score, classes = onnxruntime.InferenceSession("model.onnx").run(None, {{"image": image}})  # N×3×H×W uint8 RGB
+```""",
+}
+
+
+def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        model: the model.
+        files: names of the files beside the card.
+        run: folder of the run, for what it recorded; None: unknown.
+    """
+    config: dict[str, Any] = model.facts["config"]
+    parts = [
+        "---\nlibrary_name: mgcda_dist\npipeline_tag: image-segmentation\n"
+        "tags: [anomaly-segmentation, autonomous-driving, out-of-distribution]\n---",
+        f"# {model.name}",
+        f"Road anomaly segmentation: a `{config['model']['backbone']}` with a light decoder. Every pixel gets one of "
+        f"{len(model.class_names)} classes ({', '.join(model.class_names)}) and an anomaly score (`{model.score}`; "
+        "higher is more anomalous).",
+        "## Use\n\n" + "\n\n".join(text.format(folder=".") for name, text in _LOADING.items() if name in files),
+        _input(model),
+        _training(config, run),
+        _results(run),
+        "## Limits\n\nThe score ranks pixels; it is no probability, and a threshold holds for data like that it was "
+        "chosen on. Anomalies like those of the training are found best. Not tested for use in a vehicle.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _input(model: ExportedModel) -> str:
+    height = f"resized to a height of {model.height_px} pixels" if model.height_px else "at their own size"
+    return (
+        "Images are RGB, 0…255; the network normalises them itself. The results below were measured with frames "
+        f"{height}; all files but `model.safetensors` take the image as it is.\n\nWeights: SHA-256 `{model.digest}`."
+    )
+
+
+def _training(config: dict[str, Any], run: Path | None) -> str:
+    facts, manifests = _read(run, "provenance.json"), _read(run, "manifests.json")
+    method = [name.upper() for name in ("mdat", "cacl") if config[name]["enabled"]]
+    lines = [
+        f"- Method: {' and '.join(method) if method else 'no MDAT, no CACL'}; of both, nothing is left in the model.",
+        f"- {config['optim']['steps']} steps of {sum(d['per_step'] for d in config['data']['domains'])} crops of "
+        f"{config['data']['crop_px'][1]}×{config['data']['crop_px'][0]} pixels, seed {config['seed']}; the backbone's "
+        f"weights: `{config['model']['weights']}`.",
+    ]
+    for domain in config["data"]["domains"]:
+        data = manifests.get(f"train/{domain['name']}", {})
+        what = (
+            f"{data['dataset']}/{data['split']}, {data['samples']} samples, digest `{data['digest'][:12]}`"
+            if data
+            else "?"
+        )
+        also = ", without labels" if not domain["labelled"] else ", with pasted objects" if domain["paste"] else ""
+        lines.append(f"- Domain `{domain['name']}`: {what}{also}.")
+    if "mlflow.source.git.commit" in facts:
+        clean = "" if facts.get("mgcda.git_clean") == "true" else ", with changes"
+        lines.append(
+            f"- Code: commit `{facts['mlflow.source.git.commit'][:12]}`{clean}, version {facts.get('mgcda.version')}."
+        )
+    lines.append(
+        "- The licences of the data sets decide what the weights may be used for; shards/README.md lists them."
+    )
+    return "## Training\n\n" + "\n".join(lines)
+
+
+def _results(run: Path | None) -> str:
+    results = _read(run, "results.json")
+    if not results.get("sets"):
+        return ""
+    head = "| set | frames | AP | AUROC | FPR95 | mIoU |\n|---|---:|---:|---:|---:|---:|"
+    rows = [
+        f"| {name} | {row['frames']} | "
+        + " | ".join(
+            f"{100 * row[key]:.2f}" if row.get(key) is not None else "–" for key in ("ap", "auroc", "fpr95", "miou")
+        )
+        + " |"
+        for name, row in results["sets"].items()
+    ]
+    height, score = results["height_px"] or "as is", results["score"]
+    about = f"Per cent, convention `{results['convention']}`, height {height}, score `{score}`."
+    return "## Results\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
+
+
+def _read(run: Path | None, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads((run / name).read_text(encoding="utf-8")) if run else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,173 @@
+"""An exported model as one graph from image to score map: `torch.export` and ONNX, for images of any size."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mgcda_dist.batch import Prediction
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.models.scores import ScoreKind, anomaly_score
+
+__all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output", "write_onnx", "write_program"]
+
+_EXAMPLE_SIZE = 70, 90
+_CHECKED_SIZES = ((1, 101, 67), (2, 64, 64), (1, 227, 320))
+"""Batch, height, width: not the example's, and not multiples of the network's stride."""
+
+
+class ScoreNetwork(nn.Module):
+    """Image in, scores and classes at the image's own size out.
+
+    Args:
+        network: N×3×H×W → `Prediction`.
+        score: anomaly score.
+        stride: of the logits.
+    """
+
+    def __init__(self, network: nn.Module, score: ScoreKind, stride: int) -> None:
+        super().__init__()
+        self.network, self.stride = network, stride
+        self.score: ScoreKind = score
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """N×3×H×W uint8, RGB → scores N×H×W float32, classes N×H×W uint8."""
+        prediction: Prediction = self.network(image)
+        logits = prediction.logits.float()
+        # The grid of the logits ends beyond an image that the stride does not divide. Rows are picked and not sliced:
+        # a slice would fix, at the sizes of the example, which images need no cut.
+        grid = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
+        rows, columns = (torch.arange(n, device=image.device) for n in image.shape[2:])
+        full = grid.index_select(2, rows).index_select(3, columns)
+        return anomaly_score(full, self.score), full.argmax(dim=1).to(torch.uint8)
+
+
+def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
+    """The graph of image → (score, classes), any batch size, height and width.
+
+    Raises:
+        MgcdaError: the network cannot be traced.
+    """
+    example = _example(model)
+    sizes = {"image": {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
+    with torch.no_grad():
+        try:
+            return torch.export.export(_with_scores(model), (example,), dynamic_shapes=sizes)
+        except Exception as error:  # the tracer raises what the network's code makes it raise
+            raise MgcdaError(
+                str(model.folder),
+                f"torch.export cannot trace {type(model.network).__name__}: {str(error).splitlines()[0]}",
+                "export with --format safetensors, which every network has",
+            ) from error
+
+
+def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a `.pt2` file: `torch.export.load(path).module()(image)` needs torch alone."""
+    temporary = path.with_name(f".{path.name}.tmp.pt2")
+    torch.export.save(program, temporary)
+    os.replace(temporary, path)
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write an ONNX file: input `image`, outputs `score` and `classes`.
+
+    Raises:
+        MgcdaError: the packages for it are missing, or an operation has no counterpart.
+    """
+    try:
+        import onnxruntime  # noqa: F401  # for the check that follows: better said now than after a minute
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MgcdaError("--format onnx", f"{error.name} is not installed", "pip install 'mgcda-dist[onnx]'") from None
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _quiet():
+        try:
+            written = torch.onnx.export(
+                program, dynamo=True, input_names=["image"], output_names=["score", "classes"], verbose=False
+            )
+        except Exception as error:
+            raise MgcdaError(
+                str(path),
+                f"ONNX cannot express the network: {str(error).splitlines()[0]}",
+                "leave onnx out of --format",
+            ) from error
+        assert written is not None
+        written.save(temporary)
+    os.replace(temporary, path)
+
+
+def largest_difference(model: ExportedModel, path: Path) -> float:
+    """Largest difference of a score between the file and the network, over several sizes of random images.
+
+    Raises:
+        MgcdaError: another shape or type, or classes that differ where the scores do not tie.
+    """
+    run = program_output(path)
+    network = _with_scores(model)
+    largest = 0.0
+    for index, (batch, height, width) in enumerate(_CHECKED_SIZES):
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (batch, 3, height, width)).astype(np.uint8)
+        with torch.no_grad():
+            score, classes = (x.cpu().numpy() for x in network(torch.from_numpy(image).to(model.device)))
+        found_score, found_classes = run(image)
+        if found_score.shape != score.shape or found_classes.dtype != classes.dtype:
+            raise MgcdaError(str(path), f"gives {found_score.shape} for an image of {width}×{height}", "report this")
+        if (found_classes != classes).mean() > 1e-3:
+            raise MgcdaError(str(path), "predicts other classes than the network", "report this")
+        largest = max(largest, float(np.abs(found_score - score).max()))
+    return largest
+
+
+def program_output(path: Path) -> Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]:
+    """What a written file computes: uint8 image N×3×H×W → (score, classes), as NumPy arrays."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda image: [np.asarray(x) for x in session.run(["score", "classes"], {"image": image})]
+    module = torch.export.load(path).module()
+
+    def run(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        with torch.no_grad():
+            return [x.numpy() for x in module(torch.from_numpy(image))]
+
+    return run
+
+
+def _example(model: ExportedModel) -> Tensor:
+    return torch.zeros(2, 3, *_EXAMPLE_SIZE, dtype=torch.uint8, device=model.device)
+
+
+@torch.no_grad()
+def _with_scores(model: ExportedModel) -> ScoreNetwork:
+    stride = -(-_EXAMPLE_SIZE[0] // model.network(_example(model)).logits.shape[2])
+    return ScoreNetwork(model.network, model.score, stride).eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own insides."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,116 @@
+"""Proof that an exported model is the bare network and nothing else (law 5): tensors, parameters, operations, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.models.exported import bare_segmenter
+
+__all__ = ["Fact", "proofs"]
+
+_TURNS = 15
+_LATENCY_TOLERANCE = 1.1
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that was checked.
+
+    Attributes:
+        name: what.
+        holds: whether it is so.
+        found: in words, with figures.
+    """
+
+    name: str
+    holds: bool
+    found: str
+
+
+def proofs(model: ExportedModel, size: tuple[int, int]) -> list[Fact]:
+    """Compare with the baseline: the same architecture built anew, as it is without MDAT and CACL.
+
+    Args:
+        model: strictly loaded already.
+        size: height and width of the image that FLOPs and latency are counted for, pixels.
+
+    Returns:
+        Tensors, parameters, FLOPs, operations and latency.
+    """
+    with torch.random.fork_rng(devices=[]):
+        baseline = bare_segmenter(**model.facts["architecture"]).to(model.device).eval()
+    image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.device)
+    tensors, expected = (set(network.state_dict()) for network in (model.network, baseline))
+    parameters, baseline_parameters = (sum(x.numel() for x in n.parameters()) for n in (model.network, baseline))
+    (flops, calls), (baseline_flops, baseline_calls) = (_counted(n, image) for n in (model.network, baseline))
+    ratio, milliseconds = _latency(model.network, baseline, image)
+    where = f"at {size[1]}×{size[0]}"
+    return [
+        Fact(
+            "tensors",
+            tensors == expected,
+            f"{len(tensors)}, strictly loaded; those of the bare network and no other"
+            if tensors == expected
+            else f"not of the bare network: {', '.join(sorted(tensors ^ expected)[:3])}",
+        ),
+        Fact("parameters", parameters == baseline_parameters, f"{parameters:,}, baseline {baseline_parameters:,}"),
+        Fact(
+            "operations",
+            calls == baseline_calls,
+            f"{sum(calls.values())} calls, baseline {sum(baseline_calls.values())}",
+        ),
+        Fact("FLOPs", flops == baseline_flops, f"{flops / 1e9:.3f} G {where}, baseline {baseline_flops / 1e9:.3f} G"),
+        Fact("latency", ratio < _LATENCY_TOLERANCE, f"{milliseconds:.1f} ms {where}, {ratio:.2f} of the baseline's"),
+    ]
+
+
+@torch.no_grad()
+def _counted(network: nn.Module, image: torch.Tensor) -> tuple[int, dict[str, int]]:
+    """FLOPs, and how often each operation runs."""
+    calls = _Calls()
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    with calls:
+        network(image)
+    return counter.get_total_flops(), calls.count
+
+
+class _Calls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[str(func)] = self.count.get(str(func), 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def _latency(network: nn.Module, baseline: nn.Module, image: torch.Tensor) -> tuple[float, float]:
+    """Median ratio of neighbouring turns, and median of the network's own times in ms."""
+    own: list[float] = []
+    ratios: list[float] = []
+    for turn in range(_WARM_UP + _TURNS):
+        first, second = _time(network, image), _time(baseline, image)
+        if turn >= _WARM_UP:
+            own.append(first)
+            ratios.append(first / second)
+    return statistics.median(ratios), 1e3 * statistics.median(own)
+
+
+def _time(network: nn.Module, image: torch.Tensor) -> float:
+    start = time.perf_counter()
+    network(image)
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
+    return time.perf_counter() - start

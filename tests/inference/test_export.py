@@ -1,0 +1,145 @@
+"""`mgcda export`: every file gives the network's scores, alone; what is wrong is said, and nothing half is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from mgcda_dist.cli import app
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.inference.formats import program_output
+from mgcda_dist.inference.model import load_exported
+from mgcda_dist.models.exported import bare_segmenter
+from tests.support.exported import write_run
+
+_TORCH_ALONE = """
+import sys
+sys.modules |= dict.fromkeys(("mgcda_dist", "timm", "torchvision"))
+import numpy as np, torch
+score, classes = torch.export.load(sys.argv[1]).module()(torch.from_numpy(np.load(sys.argv[2])))
+np.save(sys.argv[3], score.detach().numpy())
+"""
+
+
+def _export(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["export", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("runs") / "tiny")
+    (folder / "config.yaml").write_text("name: tiny\n")
+    numbers = {"ap": 0.5, "auroc": 0.75, "fpr95": 0.25, "miou": None, "frames": 3}
+    results = {"convention": "pooled", "score": "energy", "height_px": 32, "sets": {"unseen": numbers}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> tuple[Path, Result]:
+    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    out = run.parent / "exported"
+    return out, _export(run, out, "--format", "safetensors,torch,onnx", "--size", "64x96")
+
+
+def _image() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (2, 3, 45, 61)).astype(np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], run: Path) -> None:
+    out, result = exported
+    assert result.exit_code == 0, result.output
+    names = {"README.md", "model.json", "model.onnx", "model.pt2", "model.safetensors"}
+    assert {path.name for path in out.iterdir()} == names
+    model = load_exported(run)
+    assert load_exported(out).digest == model.digest
+    image = _image()
+    for name in ("model.pt2", "model.onnx"):
+        score, classes = program_output(out / name)(image)
+        for index in range(len(image)):
+            expected, predicted = model.predict(np.ascontiguousarray(image[index].transpose(1, 2, 0)), height_px=0)
+            assert score[index] == pytest.approx(expected, abs=1e-4)
+            assert (classes[index] == predicted).mean() > 0.999
+    # The proof: every line of it holds.
+    assert "NO" not in result.output and result.output.count("│ ok │") == 8
+
+
+@pytest.mark.slow
+def test_the_graph_needs_torch_alone(exported: tuple[Path, Result], tmp_path: Path) -> None:
+    out, _ = exported
+    np.save(tmp_path / "image.npy", _image())
+    done = subprocess.run(
+        [sys.executable, "-c", _TORCH_ALONE, out / "model.pt2", tmp_path / "image.npy", tmp_path / "score.npy"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "score.npy") == pytest.approx(program_output(out / "model.onnx")(_image())[0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_card_says_how_it_was_made_and_what_it_reached(exported: tuple[Path, Result]) -> None:
+    card = (exported[0] / "README.md").read_text()
+    for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 75.00 | 25.00 | – |", "convention `pooled`",
+                 "torch.export.load", "InferenceSession", load_exported(exported[0]).digest):  # fmt: skip
+        assert text in card
+
+
+@pytest.mark.slow
+def test_an_export_is_replaced_when_asked_only(exported: tuple[Path, Result], run: Path) -> None:
+    out, _ = exported
+    refused = _export(run, out, "--format", "safetensors", "--no-verify")
+    assert isinstance(refused.exception, MgcdaError) and "exists already" in str(refused.exception)
+    assert (out / "model.onnx").is_file()
+    copy = out.with_name("again")
+    assert _export(out, copy, "--format", "safetensors", "--size", "64x96").exit_code == 0
+    assert _export(run, copy, "--format", "safetensors", "--no-verify", "--overwrite").exit_code == 0
+    assert {path.name for path in copy.iterdir()} == {"README.md", "model.json", "model.safetensors"}
+
+
+def test_what_is_more_than_the_bare_network_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "tiny") / "model"
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"cacl.queue": tensors["mean"].clone()}, folder / "model.safetensors")
+    result = _export(folder, tmp_path / "out")
+    assert isinstance(result.exception, MgcdaError) and "cacl.queue" in str(result.exception)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_the_proof_notices_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mgcda_dist.inference import proof
+
+    model = load_exported(write_run(tmp_path / "tiny"))
+    assert all(fact.holds for fact in proof.proofs(model, (32, 32)) if fact.name != "latency")
+    wider = {"decoder_channels": 24}
+    monkeypatch.setattr(proof, "bare_segmenter", lambda **given: bare_segmenter(**(given | wider)))
+    failed = {fact.name for fact in proof.proofs(model, (32, 32)) if not fact.holds}
+    assert {"parameters", "FLOPs"} <= failed
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--format", "safetensor"], "did you mean safetensors"),
+        (["--size", "big"], "no size"),
+        (["--size", "0x64"], "no size"),
+    ],
+)
+def test_wrong_options_say_what_to_do(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    result = _export(run, tmp_path / "out", *words)
+    assert isinstance(result.exception, MgcdaError) and says in str(result.exception)
+
+
+def test_other_peoples_folders_are_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important")
+    result = _export(run, tmp_path, "--overwrite")
+    assert isinstance(result.exception, MgcdaError) and "no exported model" in str(result.exception)
+    assert (tmp_path / "thesis.tex").is_file()
