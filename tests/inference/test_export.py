@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_the_proof_notices_another_network(monkeypatch: pytest.MonkeyPatch, tmp_
 
     model = load_exported(write_run(tmp_path / "tiny"))
     assert all(fact.holds for fact in proof.proofs(model, (32, 32)) if fact.name != "latency")
-    wider = {"decoder_channels": 24}
-    monkeypatch.setattr(proof, "bare_segmenter", lambda **given: bare_segmenter(**(given | wider)))
+    wider: dict[str, Any] = {"decoder_channels": 24}
+    monkeypatch.setattr(proof, "bare_segmenter", lambda **given: bare_segmenter(**{**given, **wider}))
     failed = {fact.name for fact in proof.proofs(model, (32, 32)) if not fact.holds}
     assert {"parameters", "FLOPs"} <= failed
 
