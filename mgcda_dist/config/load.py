@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mgcda_dist.config.schema import Config
+from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
 __all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]
@@ -179,7 +179,8 @@ def _merge(below: Any, above: Any) -> Any:
 
 
 def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None:
-    where = f"command line, {override!r}"
+    shown = PASSWORD.sub(r"\1:…", override)
+    where = f"command line, {shown!r}"
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(where, "not of the form key=value", "write for example optim.steps=100")

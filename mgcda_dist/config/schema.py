@@ -6,6 +6,7 @@ neither the paper nor another source gives and that was chosen here.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -49,6 +50,9 @@ ROAD_NAMES = ("road", "drivable", "drivable_area")
 
 NO_CLASS = ("normal", "anomaly", "void")
 """What a pixel can be besides a class: evaluated as normal and never trained; anomaly; neither trained nor judged."""
+
+PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+"""User and password in a URL."""
 
 KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -477,6 +481,7 @@ class Config(Section):
                 raise ValueError(f"evaluation.sets: two sets are named {name!r}")
         self._check_pastes()
         self._check_shares()
+        _refuse_passwords(self.model_dump())
         if self.mdat.enabled and len(names) < 2:
             raise ValueError(
                 "mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false"
@@ -550,6 +555,22 @@ class Config(Section):
         for key, (low, high) in ranges.items():
             if low > high:
                 raise ValueError(f"{key}: {low} is over {high}; the smaller one comes first")
+
+
+def _refuse_passwords(value: Any, key: str = "") -> None:
+    """Raise ValueError for a URL with a password: a configuration is written to the run's folder and to MLflow."""
+    if isinstance(value, dict):
+        for name, below in value.items():  # pyright: ignore[reportUnknownVariableType]
+            _refuse_passwords(below, f"{key}.{name}" if key else str(name))  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(value, list | tuple):
+        for index, below in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            _refuse_passwords(below, f"{key}.{index}")
+    elif isinstance(value, str) and PASSWORD.search(value):
+        raise ValueError(
+            f"{key}: the address holds a password, which would be written down with the configuration; set it in the "
+            "environment of the nodes: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD, "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
 
 
 def _check_class_space(space: ClassSpaceConfig) -> None:

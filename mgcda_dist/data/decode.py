@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mgcda_dist.data.pixels import Pixels, as_pixels
-from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.encode import MAX_PIXELS, decode_ids
 from mgcda_dist.errors import SampleError
 
 __all__ = ["MAX_PIXELS", "decode_cutout", "decode_image", "decode_label"]
-
-MAX_PIXELS = 2**26
-"""Largest frame that is decoded: 67 million pixels, 8192×8192."""
 
 _REMEDY = "run `mgcda shards verify` on the folder; write the shards again from an intact source"
 # Turning by EXIF would part an image from its label, which carries no such mark.

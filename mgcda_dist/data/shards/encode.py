@@ -19,10 +19,13 @@ from PIL import Image
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.errors import ShardError
 
-__all__ = ["EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
+__all__ = ["MAX_PIXELS", "EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
 
 _SKIP = "--skip KEY leaves the sample out"
 _REPLACE = f"replace the file; {_SKIP}"
+
+MAX_PIXELS = 2**26
+"""Largest frame that is decoded: 67 million pixels, 8192×8192."""
 
 ImageFormat = Literal["jpg", "png", "webp"]
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
@@ -88,16 +91,19 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
 
 
 def image_size(image: bytes, where: str) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone.
+    """Height and width in pixels, from the header alone: nothing is decoded that claims more than `MAX_PIXELS`.
 
     Raises:
-        ShardError: no image that can be read.
+        ShardError: no image that can be read, or one over the bound.
     """
     try:
         with Image.open(io.BytesIO(image)) as header:
-            return header.height, header.width
+            height, width = header.height, header.width
     except Exception as error:  # PIL raises a dozen kinds for damaged headers
         raise ShardError(where, f"not a readable image ({error})", _REPLACE) from error
+    if height * width > MAX_PIXELS:
+        raise ShardError(where, f"it claims {width}×{height} pixels, over the bound of {MAX_PIXELS}", _REPLACE)
+    return height, width
 
 
 def decode_ids(label: bytes, where: str) -> np.ndarray:
@@ -109,6 +115,7 @@ def decode_ids(label: bytes, where: str) -> np.ndarray:
         ShardError: damaged, colours, or ids over 255.
     """
     try:
+        image_size(label, where)
         if _is_plain(label):
             ids = cv2.imdecode(np.frombuffer(label, np.uint8), cv2.IMREAD_UNCHANGED)
         else:
@@ -149,6 +156,7 @@ def _is_plain(label: bytes) -> bool:
 def _decode(sample: SourceSample) -> np.ndarray:
     # Labels follow the stored pixels, so a camera's orientation tag must not turn the image.
     keep_alpha = sample.image_ext in ("png", "webp")
+    image_size(sample.image, sample.key)
     flags = cv2.IMREAD_UNCHANGED if keep_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), flags)
     if image is None:

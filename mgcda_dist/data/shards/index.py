@@ -127,6 +127,9 @@ def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 stem, dot, extension = name.partition(".")
                 if not member.isreg() or not dot or not stem:
                     continue
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    problem = f"the member {member.name!r} leads out of the archive"
+                    raise ShardError(str(path), problem, "pack it again with plain names, or do not trust it")
                 key = f"{folder}/{stem}" if folder else stem
                 parts = groups.setdefault(key.removeprefix("./"), {})
                 if extension.lower() in parts:

@@ -124,8 +124,7 @@ class Manifest:
         Raises:
             ShardError, TransientError: it cannot be fetched.
         """
-        row = self.table[shard]
-        name = row["name"].decode()
+        row, name = self.table[shard], self._name(shard)
         if self.remote:
             return self.remote.fetch(name, sha256=row["sha256"].tobytes(), num_bytes=int(row["num_bytes"]))
         return self.folder / name
@@ -136,7 +135,7 @@ class Manifest:
         Raises:
             ShardError: the table is missing, damaged, or has another number of rows than the manifest says.
         """
-        path = index_path(self.folder / self.table[shard]["name"].decode())
+        path = index_path(self.folder / self._name(shard))
         if self.remote:
             self.remote.fetch(path.name)
         index = load_table(
@@ -146,6 +145,15 @@ class Manifest:
         if len(index) != expected:
             raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
         return index
+
+    def _name(self, shard: int) -> str:
+        name = self.table[shard]["name"].decode()
+        if Path(name).name != name:
+            # Of a foreign table: it would lead out of the folder, and a mirror would write there.
+            raise ShardError(
+                str(self.folder / SHARD_TABLE), f"the shard name {name!r} is a path", "do not trust this set"
+            )
+        return name
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map would carry the whole table into every loader worker.

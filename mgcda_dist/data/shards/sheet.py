@@ -14,7 +14,7 @@ import numpy as np
 
 from mgcda_dist.data.colours import UNKNOWN, Colour, class_colours
 from mgcda_dist.data.labels import NORMAL, shown_by
-from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ShardError
 from mgcda_dist.randomness import numpy_generator
@@ -57,6 +57,8 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
             encoded = file.read(int(row["image_bytes"]))
             file.seek(int(row["label_offset"]))
             label = file.read(int(row["label_bytes"]))
+        if encoded:
+            image_size(encoded, f"{path}: {key}")
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
         if image is None:
             raise ShardError(f"{path}: {key}", "the image cannot be decoded", "run `mgcda shards verify`")

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from mgcda_dist.data.labels import known_ids, void_ids
-from mgcda_dist.data.shards.encode import decode_ids
+from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.sources import SOURCES
@@ -219,6 +219,11 @@ def _check_sample(
 
     start, size = int(row["image_offset"]), int(row["image_bytes"])
     encoded = data[start : start + size]
+    try:
+        image_size(encoded, key)
+    except ShardError as error:
+        yield problem(f"the image cannot be decoded: {error.problem}", _COPY)
+        return
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         yield problem("the image cannot be decoded", _COPY)
