@@ -52,6 +52,9 @@ def write(
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
     skip: Annotated[list[str] | None, typer.Option(help="key of a sample to leave out; repeat for several")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="pattern of the keys to write, like 'Seq05VD_*'; repeat for several")
+    ] = None,
     coarse: Annotated[bool, typer.Option("--coarse", help="cityscapes: coarse labels instead of fine ones")] = False,
     label_format: Annotated[
         str | None, typer.Option(help="raw ids of the labels (plain, lost_and_found, carla, idd, mapillary)")
@@ -78,13 +81,16 @@ def write(
     chosen = {name: value for name, value in given.items() if value is not None}
     _refuse_foreign(reader, chosen)
     opened = reader.open(source, split, **chosen)
-    samples = opened.samples.without(skip or [])
+    samples = opened.samples.matching(only) if only else opened.samples
+    samples = samples.without(skip or [])
     options = EncodeOptions(resize_height, image_format, quality)
     provenance = {
         "source": str(source),
         "url": reader.url,
         "licence": reader.licence,
-        "selection": chosen | ({"skip": sorted(set(skip))} if skip else {}),
+        "selection": chosen
+        | ({"only": sorted(set(only))} if only else {})
+        | ({"skip": sorted(set(skip))} if skip else {}),
         **opened.facts,
     }
     with _bar(f"{dataset} {split}", len(samples)) as advance:

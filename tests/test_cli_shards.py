@@ -157,6 +157,16 @@ def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None
     assert manifest.num_samples == 11 and manifest.provenance["selection"] == {"skip": ["f03"]}
 
 
+def test_samples_can_be_chosen_by_a_pattern(dataset: Path, tmp_path: Path) -> None:
+    command = ("write", "camvid", dataset, "out", "--only")
+    strange = mgcda(*command, "drive*", cwd=tmp_path)
+    assert strange.returncode == 2 and "no sample has a key like drive*\n  → keys look like f00" in strange.stderr
+    assert mgcda(*command, "f0[0-2]", "--only", "f1*", "--skip", "f01", cwd=tmp_path).returncode == 0
+    manifest = Manifest.open(tmp_path / "out")
+    assert [key.decode() for key in manifest.shard_index(0)["key"]] == ["f00", "f02", "f10", "f11"]
+    assert manifest.provenance["selection"] == {"only": ["f0[0-2]", "f1*"], "skip": ["f01"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

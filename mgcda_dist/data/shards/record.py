@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,19 @@ class LazySamples:
     def loaders(self) -> Iterator[Callable[[], SourceSample]]:
         """One function per sample that reads it."""
         return (partial(self._load, item) for item in self._items)
+
+    def matching(self, patterns: Collection[str]) -> LazySamples:
+        """The samples whose key matches one of the shell patterns (`*`, `?`, `[…]`; `*` passes slashes).
+
+        Raises:
+            ShardError: no key matches one of the patterns.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(item.key, pattern) for item in self._items):
+                first = next((item.key for item in self._items), "")
+                raise ShardError("--only", f"no sample has a key like {pattern}", f"keys look like {first}")
+        kept = [item for item in self._items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
+        return LazySamples(kept, self._load)
 
     def without(self, keys: Collection[str]) -> LazySamples:
         """The same samples but those with these keys.
