@@ -38,6 +38,15 @@ small-real-shards: $(DEMO_READY) ## DATA=FOLDER: write the shards of configs/sma
 	@$(BIN)/mgcda shards write road_anomaly "$(DATA)/road_anomaly" shards/road_anomaly/test --split test
 	@$(BIN)/mgcda shards write lost_and_found "$(DATA)/lost_and_found" shards/lost_and_found/test --split test
 
+# What validates and what tests share no drive, and no photo that objects are cut from.
+.PHONY: benchmark-shards
+benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of configs/benchmark
+	@$(BIN)/mgcda shards write camvid "$(DATA)/camvid" shards/benchmark/camvid_test --split test --only 'Seq05VD_*'
+	@$(BIN)/mgcda shards write idd_lite "$(DATA)/idd20k_lite" shards/benchmark/idd_validation --split val --only '*[02468]/*'
+	@$(BIN)/mgcda shards write idd_lite "$(DATA)/idd20k_lite" shards/benchmark/idd_test --split val --only '*[13579]/*'
+	@$(BIN)/mgcda shards write coco "$(DATA)/coco" shards/benchmark/objects_validation --split val --only '*[02468]_*'
+	@$(BIN)/mgcda shards write coco "$(DATA)/coco" shards/benchmark/objects_test --split val --only '*[13579]_*'
+
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

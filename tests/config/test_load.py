@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mgcda_dist.config.load import dump_config, load_config
+from mgcda_dist.config.sweep import is_sweep_file, load_sweep, plan_runs
 from mgcda_dist.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -37,14 +38,14 @@ def good(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
-    config = load_config(path).config
     assert path.read_text().startswith("# ")
-    assert config.data.global_batch % config.scaling.num_workers == 0
+    configs = [run.config for run in plan_runs(load_sweep(path))] if is_sweep_file(path) else [load_config(path).config]
+    assert all(config.data.global_batch % config.scaling.num_workers == 0 for config in configs)
 
 
-def test_ablation_rows_differ_in_the_two_switches_only() -> None:
+def test_rows_of_the_benchmark_differ_in_the_two_switches_only() -> None:
     rows = {
-        row: load_config(CONFIGS / "ablation" / f"{row}.yaml").config for row in ("baseline", "mdat", "cacl", "full")
+        row: load_config(CONFIGS / "benchmark" / f"{row}.yaml").config for row in ("baseline", "mdat", "cacl", "full")
     }
     switches = {row: (config.mdat.enabled, config.cacl.enabled) for row, config in rows.items()}
     assert switches == {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True), "full": (True, True)}
