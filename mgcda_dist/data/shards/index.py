@@ -7,7 +7,6 @@ are not changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
+from mgcda_dist.data.shards.members import category_of
 from mgcda_dist.data.shards.tables import SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
@@ -99,22 +99,13 @@ def _index_tar(path: Path, extensions: Extensions) -> _Indexed:
     with path.open("rb") as file:
         for key, members in _groups(path).items():
             row = _sample_row(path, key, members, extensions)
-            rows.append(row._replace(category=_category(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
+            rows.append(row._replace(category=category_of(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
             if rows[-1].label_bytes:
                 label = os.pread(file.fileno(), rows[-1].label_bytes, rows[-1].label_offset)
                 histogram += np.bincount(decode_ids(label, f"{path}: {key}").ravel(), minlength=256)
         digest = hashlib.file_digest(file, "sha256").digest()
     save_table(sample_table(rows), index_path(path))
     return _Indexed(ShardRow(path.name, len(rows), path.stat().st_size, digest), histogram)
-
-
-def _category(meta: bytes) -> str:
-    """What a sample's JSON calls the category of its object; nothing where it says nothing."""
-    try:
-        content = json.loads(meta) if meta else {}
-    except ValueError:
-        return ""
-    return str(content.get("category", "")) if isinstance(content, dict) else ""
 
 
 def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:

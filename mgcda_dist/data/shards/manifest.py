@@ -144,15 +144,21 @@ class Manifest:
         expected = int(self.shard_sizes[shard])
         if len(index) != expected:
             raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
+        try:
+            b"\n".join(index["key"].tolist()).decode()
+        except UnicodeDecodeError as error:
+            raise ShardError(str(path), f"a damaged key ({error})", _WRITE) from error
         return index
 
     def _name(self, shard: int) -> str:
-        name = self.table[shard]["name"].decode()
+        where, raw = str(self.folder / SHARD_TABLE), self.table[shard]["name"]
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError as error:
+            raise ShardError(where, f"the shard name {raw!r} is no file name", _WRITE) from error
         if Path(name).name != name:
             # Of a foreign table: it would lead out of the folder, and a mirror would write there.
-            raise ShardError(
-                str(self.folder / SHARD_TABLE), f"the shard name {name!r} is a path", "do not trust this set"
-            )
+            raise ShardError(where, f"the shard name {name!r} is a path", "do not trust this set")
         return name
 
     def __getstate__(self) -> dict[str, Any]:

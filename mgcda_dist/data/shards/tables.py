@@ -121,7 +121,7 @@ def load_table(path: Path, columns: Sequence[str], *, mapped: bool) -> np.ndarra
         table = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ShardError(str(path), "no such file", _REMEDY) from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header NumPy raises whatever its parser stumbles over
         raise ShardError(str(path), f"not a readable NumPy table ({error})", _REMEDY) from error
     missing = [name for name in columns if name not in (table.dtype.names or ())]
     if missing:

@@ -1,7 +1,7 @@
 """Is this shard folder what its manifest says, and fit for training? Every doubt as one problem with a remedy.
 
 Files first (missing, cut off, altered), then the tar's own headers against the sample table, then every image
-and label.
+and label, and what the labels add up to.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from mgcda_dist.data.labels import known_ids, void_ids
 from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
+from mgcda_dist.data.shards.members import members_of, rows_astray
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ShardError
 
@@ -42,10 +42,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a folder's check found, and what its images look like, to compare it with other folders."""
+    """What a folder's check found, and what its images look like, to compare it with other folders.
+
+    Attributes:
+        problems: what is wrong.
+        fingerprints: of the images that could be decoded.
+        histogram: int64[256], pixels per raw id over the labels that could be decoded.
+    """
 
     problems: list[Problem]
     fingerprints: list[Fingerprint]
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ def verify_shards(
         ShardError: the manifest or shard table itself cannot be read.
     """
     manifest = Manifest.open(folder)
-    problems = _table_problems(manifest, partial=partial)
+    table_problems, problems = _table_problems(manifest, partial=partial), list[Problem]()
+    histogram = np.zeros(256, np.int64)
     limits = _Limits.of(manifest.label_format)
     fingerprints: list[Fingerprint] = []
     keys: set[bytes] = set()
@@ -97,10 +105,13 @@ def verify_shards(
         for shard, found in enumerate(pool.map(check, range(manifest.num_shards))):
             problems += found.problems
             fingerprints += found.fingerprints
+            histogram += found.histogram
             problems += _twice(manifest, shard, keys)
             if progress is not None:
                 progress(int(manifest.shard_sizes[shard]))
-    return Verified(problems, fingerprints)
+    if contents and not problems:  # a label that is lost or unreadable is missing in the sum, and is named already
+        table_problems += _histogram_problems(manifest, histogram)
+    return Verified(table_problems + problems, fingerprints, histogram)
 
 
 def shared_images(first: Verified, second: Verified) -> Iterator[Problem]:
@@ -118,6 +129,10 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
     if total != manifest.num_samples:
         why = f"the shard table counts {total} samples, the manifest {manifest.num_samples}"
         problems.append(Problem("shards.npy", "", why, _COPY))
+    num_bytes = int(manifest.table["num_bytes"].sum(dtype=np.int64))
+    if num_bytes != manifest.num_bytes:
+        why = f"the shard table counts {num_bytes} bytes, the manifest {manifest.num_bytes}"
+        problems.append(Problem("shards.npy", "", why, _COPY))
     digest = manifest_digest(manifest.table, manifest.kind, manifest.dataset, manifest.split, manifest.label_format)
     if digest != manifest.digest:
         problems.append(Problem("shards.npy", "", "the shard table does not have the manifest's digest", _COPY))
@@ -130,7 +145,29 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
         problems.append(
             Problem("manifest.json", "", why, "complete the source and write again; --partial accepts a part")
         )
-    return problems
+    return problems + list(_strays(manifest))
+
+
+def _strays(manifest: Manifest) -> Iterator[Problem]:
+    """Tar files that lie in a local folder uncounted: other WebDataset readers would read them, too."""
+    if manifest.remote:
+        return
+    counted = set(manifest.table["name"].tolist())
+    for path in sorted(manifest.folder.glob("*.tar")):
+        if path.name.encode() not in counted:
+            remedy = "remove it, or index the folder again with `mgcda shards index --overwrite`"
+            yield Problem(path.name, "", "it lies here, but is not in the shard table", remedy)
+
+
+def _histogram_problems(manifest: Manifest, found: np.ndarray) -> Iterator[Problem]:
+    counted = np.zeros(256, np.int64)
+    for raw, count in manifest.label_histogram.items():
+        counted[raw % 256] = count
+    differing = np.flatnonzero(counted != found)
+    if len(differing):
+        listing = ", ".join(map(str, differing[:8])) + (" …" if len(differing) > 8 else "")
+        why = f"the labels hold other ids, or other numbers of pixels, than the manifest counts: {listing}"
+        yield Problem("manifest.json", "", why, _COPY)
 
 
 def _twice(manifest: Manifest, shard: int, seen: set[bytes]) -> Iterator[Problem]:
@@ -151,7 +188,8 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
     try:
         path = manifest.shard_path(shard)
     except ShardError as error:
-        return Verified([Problem(manifest.table[shard]["name"].decode(), "", error.problem, error.remedy)], [])
+        name = manifest.table[shard]["name"].decode(errors="replace")
+        return Verified([Problem(name, "", error.problem, error.remedy)], [])
     if not path.is_file():
         return Verified([Problem(path.name, "", "the file is missing", _COPY)], [])
     try:
@@ -173,12 +211,12 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
                 problems.append(Problem(path.name, "", f"too long: {size} bytes instead of {expected}", _COPY))
             elif hashlib.sha256(data).digest() != manifest.table[shard]["sha256"].tobytes():
                 problems.append(Problem(path.name, "", "altered: the checksum is not the manifest's", _COPY))
-            problems += _tar_problems(path, index)
-        fingerprints: list[Fingerprint] = []
+            problems += _tar_problems(path, index, data)
+        found = Verified(problems, [])
         if limits is not None:
             for sample in index:
-                problems += _check_sample(manifest, path.name, sample, data, limits, fingerprints)
-    return Verified(problems, fingerprints)
+                problems += _check_sample(manifest, path.name, sample, data, limits, found)
+    return found
 
 
 def _ends(index: np.ndarray) -> np.ndarray:
@@ -191,27 +229,20 @@ def _from(samples: np.ndarray) -> str:
     return f", from {samples[0]['key'].decode()} on" if len(samples) else ""
 
 
-def _tar_problems(path: Path, index: np.ndarray) -> Iterator[Problem]:
-    """Do the tar's own headers and the sample table name the same bytes? At most one problem."""
-    members: dict[tuple[int, int], str] = {}
-    broken = ""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                members[member.offset_data, member.size] = member.name
-    except (tarfile.TarError, OSError, EOFError) as error:
-        broken = f"not a whole tar file ({error}); "
-    places = zip(index["image_offset"].tolist(), index["image_bytes"].tolist(), strict=True)
-    keys = (key.decode() + "." for key in index["key"].tolist())
-    astray = index[[not members.get(place, "").startswith(key) for place, key in zip(places, keys, strict=True)]]
+def _tar_problems(path: Path, index: np.ndarray, data: mmap.mmap) -> Iterator[Problem]:
+    """At most one problem: the tar file is broken, or its headers and the sample table disagree."""
+    members, broken = members_of(path)
+    astray = rows_astray(index, members, data)
     if len(astray) or broken:
-        why = f"{broken}{len(astray)} of its {len(index)} samples are not where the sample table says"
+        why = f"{broken}; " if broken else ""
+        why += f"{len(astray)} of its {len(index)} samples are not where the sample table says"
         yield Problem(path.name, "", why + _from(astray), _COPY)
 
 
 def _check_sample(
-    manifest: Manifest, shard: str, row: np.void, data: mmap.mmap, limits: _Limits, fingerprints: list[Fingerprint]
+    manifest: Manifest, shard: str, row: np.void, data: mmap.mmap, limits: _Limits, found: Verified
 ) -> Iterator[Problem]:
+    """What is wrong with one sample; its fingerprint and the ids of its label are added to `found`."""
     key = row["key"].decode()
 
     def problem(why: str, remedy: str) -> Problem:
@@ -231,18 +262,21 @@ def _check_sample(
     if manifest.kind == "objects":
         if image.ndim != 3 or image.shape[2] != 4 or not (image[..., 3] > 127).any():
             yield problem("no alpha, or nothing visible: not an object", "write object shards from a source of objects")
-        fingerprints.append(fingerprint(manifest, key, encoded, None))
+        found.fingerprints.append(fingerprint(manifest, key, encoded, None))
         return
-    fingerprints.append(fingerprint(manifest, key, encoded, image))
+    found.fingerprints.append(fingerprint(manifest, key, encoded, image))
     start, size = int(row["label_offset"]), int(row["label_bytes"])
     if size:
-        yield from (problem(*pair) for pair in _label_problems(data[start : start + size], image.shape[:2], limits))
+        whys = _label_problems(data[start : start + size], image.shape[:2], limits, found.histogram)
+        yield from (problem(*pair) for pair in whys)
     elif manifest.label_histogram:  # others have labels
         yield problem("no label", "complete the labels and write again, or write the folder with --unlabelled")
 
 
-def _label_problems(label: bytes, image_px: tuple[int, ...], limits: _Limits) -> Iterator[tuple[str, str]]:
-    """Why a label is unfit, and what to do."""
+def _label_problems(
+    label: bytes, image_px: tuple[int, ...], limits: _Limits, histogram: np.ndarray
+) -> Iterator[tuple[str, str]]:
+    """Why a label is unfit, and what to do; its ids are added to the histogram."""
     try:
         ids = decode_ids(label, "label")
     except ShardError as error:
@@ -255,6 +289,7 @@ def _label_problems(label: bytes, image_px: tuple[int, ...], limits: _Limits) ->
             "write again from matching pairs",
         )
     counts = np.bincount(ids.ravel(), minlength=256)
+    histogram += counts
     unknown = np.flatnonzero((counts > 0) & ~limits.known)
     if len(unknown):
         share = counts[unknown].sum() / ids.size

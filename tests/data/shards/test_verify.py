@@ -99,6 +99,95 @@ def test_damaged_files(folder: Path, damage: Callable[[Path], object], whys: lis
     assert {problem.shard for problem in problems} == {"shard-000001.tar"}
 
 
+def swap_labels(index: np.ndarray) -> None:
+    for field in ("label_offset", "label_bytes"):
+        index[field][[0, 1]] = index[field][[1, 0]]
+
+
+def set_field(field: str, value: object) -> Callable[[np.ndarray], None]:
+    def alter(index: np.ndarray) -> None:
+        index[field][1] = value
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("alter", "lost"),
+    [
+        (swap_labels, 2),
+        (set_field("label_offset", 2**63), 1),
+        (set_field("label_bytes", 1), 1),
+        (set_field("meta_offset", 8), 1),
+        (set_field("meta_bytes", 0), 1),
+        (set_field("image_ext", b"jpg"), 1),
+        (set_field("category", b"sheep"), 1),
+        (set_field("key", b"frame5"), 1),
+    ],
+)
+def test_sample_tables_that_name_other_bytes(tmp_path: Path, alter: Callable[[np.ndarray], None], lost: int) -> None:
+    """The tables have no checksum of their own: the tar's headers and members are what they are held against."""
+    samples = [replace(frame(i), meta={"category": "cow", "photo": f"{i}"}) for i in range(6)]
+    write_shards(samples, tmp_path / "a", dataset="toy", split="train", label_format="road8", samples_per_shard=3)
+    index = Manifest.open(tmp_path / "a").shard_index(1)
+    alter(index)
+    np.save(tmp_path / "a" / "shard-000001.idx.npy", index)
+    problems = verify_shards(tmp_path / "a").problems
+    assert f"{lost} of its 3 samples are not where the sample table says" in problems[0].why
+    assert {problem.shard for problem in problems} == {"shard-000001.tar"}
+
+
+@pytest.mark.parametrize("damage", [(20, b"(("), (-200, b"\xb0\xb1"), (0, b"PK"), (8, b"\xff\xff")])
+def test_sample_tables_of_garbage(folder: Path, damage: tuple[int, bytes]) -> None:
+    place, garbage = damage
+    path = folder / "shard-000001.idx.npy"
+    data = bytearray(path.read_bytes())
+    if place < 0:  # within the key of the first sample
+        place = data.index(b"frame3")
+    data[place : place + len(garbage)] = garbage
+    path.write_bytes(data)
+    problems = verify_shards(folder).problems
+    assert problems and {problem.shard for problem in problems} == {"shard-000001.tar"}
+    assert "sample table" in problems[0].why
+
+
+def test_a_shard_table_of_garbage(folder: Path) -> None:
+    table = Manifest.open(folder).table.copy()
+    table["name"][1] = b"shard-\xff\xfe.tar"
+    np.save(folder / "shards.npy", table)
+    whys = [problem.why for problem in verify_shards(folder).problems]
+    assert any("digest" in why for why in whys) and any("is no file name" in why for why in whys)
+
+
+def test_names_of_members_may_start_with_a_dot(tmp_path: Path) -> None:
+    """As `tar -cf a.tar .` writes them."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    samples = [frame(i) for i in range(3)]
+    plain_tar(folder / "a.tar", {f"./{s.key}.{s.image_ext}": s.image for s in samples}
+              | {f"./{s.key}.label.png": s.label for s in samples if s.label})  # fmt: skip
+    index_shards(folder, dataset="toy", split="train", label_format="road8")
+    assert verify_shards(folder).problems == []
+
+
+def test_shards_that_nobody_counts(folder: Path) -> None:
+    (folder / "shard-000007.tar").write_bytes((folder / "shard-000000.tar").read_bytes())
+    problems = verify_shards(folder).problems
+    assert [problem.shard for problem in problems] == ["shard-000007.tar"]
+    assert "not in the shard table" in problems[0].why
+
+
+def test_sums_that_do_not_match(folder: Path) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    histogram = content["label_histogram"] | {"3": content["label_histogram"]["3"] - 5, "9": 5}
+    (folder / "manifest.json").write_text(json.dumps(content | {"num_bytes": 1, "label_histogram": histogram}))
+    whys = [problem.why for problem in verify_shards(folder).problems]
+    assert whys == [
+        f"the shard table counts {content['num_bytes']} bytes, the manifest 1",
+        "the labels hold other ids, or other numbers of pixels, than the manifest counts: 3, 9",
+    ]
+    assert len(verify_shards(folder, contents=False).problems) == 1, "nothing is decoded, nothing is counted"
+
+
 def test_counts_that_do_not_match(folder: Path) -> None:
     np.save(folder / "shard-000001.idx.npy", Manifest.open(folder).shard_index(1)[:2])
     text = (folder / "manifest.json").read_text()

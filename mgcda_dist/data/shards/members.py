@@ -1,0 +1,68 @@
+"""Do the headers of a tar file and its sample table name the same bytes?
+
+Sample tables have no checksum of their own; the tar file has, so its headers are what a table is held against.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from mmap import mmap
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["category_of", "members_of", "rows_astray"]
+
+
+def members_of(path: Path) -> tuple[dict[tuple[int, int], str], str]:
+    """The members of a tar file: (offset of the bytes, their number) → name; and what is wrong with the file, or ""."""
+    members: dict[tuple[int, int], str] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                members[member.offset_data, member.size] = member.name.removeprefix("./")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        return members, f"not a whole tar file ({error})"
+    return members, ""
+
+
+def rows_astray(index: np.ndarray, members: dict[tuple[int, int], str], data: mmap) -> np.ndarray:
+    """The rows of a sample table that name a place where no such member of their sample lies.
+
+    Args:
+        index: the sample table.
+        members: from `members_of`.
+        data: the tar file, to compare the category with what the sample's JSON says.
+    """
+    return index[[not _in_place(row, members, data) for row in index]]
+
+
+def _in_place(row: np.void, members: dict[tuple[int, int], str], data: mmap) -> bool:
+    columns = row.dtype.names or ()
+    places = {
+        part: (int(row[f"{part}_offset"]), int(row[f"{part}_bytes"]))
+        for part in ("image", "label", "meta")
+        if f"{part}_offset" in columns and f"{part}_bytes" in columns
+    }
+    names = {part: members.get(place, "") for part, place in places.items() if place != (0, 0)}
+    extension, prefix = row["image_ext"].decode(errors="replace"), row["key"].decode() + "."
+    endings = {"image": (".jpg", ".jpeg") if extension == "jpg" else (f".{extension}",), "meta": (".json",)}
+    if "image" not in names or len(set(names.values())) < len(names):
+        return False
+    for part, name in names.items():
+        if not name.startswith(prefix) or not name.lower().endswith(endings.get(part, "")):
+            return False
+    if "category" not in columns or "meta" not in names:
+        return True
+    start, size = places["meta"]
+    return category_of(bytes(data[start : start + size])).encode() == row["category"]
+
+
+def category_of(meta: bytes) -> str:
+    """What a sample's JSON calls the category of its object; nothing where it says nothing."""
+    try:
+        content = json.loads(meta) if meta else {}
+    except ValueError:
+        return ""
+    return str(content.get("category", "")) if isinstance(content, dict) else ""
