@@ -24,6 +24,7 @@ import yaml
 
 from mgcda_dist.cli import app, main
 from mgcda_dist.cli_shards import _refuse_foreign
+from mgcda_dist.data.labels import LABEL_FORMATS
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.sources import SOURCES
 from tests.data.shards.test_sources_fishyscapes import static
@@ -298,6 +299,8 @@ def test_the_readme_has_a_line_for_every_dataset() -> None:
     for name, line in lines.items():
         source = SOURCES[name]
         assert line.count(" | ") == 5 and (source.url in line or name == "plain")
+        labels = set(re.findall(r"`([^`]+)`", line.split(" | ")[2]))
+        assert labels & set(LABEL_FORMATS) or source.kind == "objects", name
         for split, count in source.counts.items():
             assert f"{split} {count}" in line, name
 

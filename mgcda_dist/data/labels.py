@@ -132,6 +132,8 @@ FORMATS: dict[str, dict[int, str]] = {
     "mapillary_v12": dict(enumerate(_MAPILLARY_V12)),
     "mapillary_v20": dict(enumerate(_MAPILLARY_V20)),
     "cityscapes_ids": {raw % 256: name for raw, name in _CITYSCAPES.items()},
+    # Playing for Data, whose number plates have an id of their own.
+    "gta5_ids": {raw: name for raw, name in _CITYSCAPES.items() if raw >= 0} | {34: "license plate"},
     "cityscapes_train_ids": dict(enumerate(_CITYSCAPES_TRAIN)) | {255: "void"},
     # CARLA 0.9.0 … 0.9.13; the older 0.8 has the first 13 only and calls the sky "none" (0).
     "carla_ids": dict(enumerate(_CARLA)),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mgcda_dist.cli_shards import DATASETS
-from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids
+from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids, lookup_table
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
@@ -71,7 +71,7 @@ LAYOUTS = {
         "01_Hanns/s_00",
     ),
     "road_anomaly": ("frames/{}.webp", "frames/{}.labels/labels_semantic.png", "road_anomaly", "s_00"),
-    "gta5": ("images/{}.png", "labels/{}.png", "cityscapes_ids", "s_00"),
+    "gta5": ("images/{}.png", "labels/{}.png", "gta5_ids", "s_00"),
     "plain": ("train/images/x/{}.jpeg", "train/labels/x/{}_labelIds.png", "binary", "x/s_00"),
     "carla": ("images/train/{}.jpg", "labels/train/{}.png", "carla_ids", "s_00"),
 }
@@ -98,6 +98,18 @@ def test_official_layouts(tmp_path: Path, dataset: str) -> None:
     manifest = write_shards(SOURCES[dataset].open(tmp_path, "train").samples, tmp_path / "shards", dataset="toy",
                             split="train", label_format=label_format)  # fmt: skip
     assert manifest.num_samples == 3
+
+
+def test_gta5_counts_number_plates_on(tmp_path: Path) -> None:
+    """Cityscapes gives them -1, Playing for Data 34; in all else the ids are the same."""
+    put(tmp_path / "images" / "00001.png", image())
+    put(tmp_path / "labels" / "00001.png", label(7, 26, 34))
+    write_shards(SOURCES["gta5"].open(tmp_path, "train").samples, tmp_path / "shards", dataset="gta5", split="train",
+                 label_format="gta5_ids")  # fmt: skip
+    assert verify_shards(tmp_path / "shards").problems == []
+    table, of_cityscapes = lookup_table("gta5_ids", "cityscapes19"), lookup_table("cityscapes_ids", "cityscapes19")
+    assert table[34] == 255 and (table == of_cityscapes).all()
+    assert known_ids("gta5_ids") - known_ids("cityscapes_ids") == {34}
 
 
 def test_missing_folders_say_what_is_expected(tmp_path: Path) -> None:

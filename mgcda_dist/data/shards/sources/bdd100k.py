@@ -31,7 +31,7 @@ BDD100K = Source(
     layout=_LAYOUT,
     splits=("train", "val", "test"),
     url="http://bdd-data.berkeley.edu",
-    licence="BSD 3-Clause",
+    licence="education, research and not-for-profit (doc.bdd100k.com/license.html)",
     counts={"train": 7000, "val": 1000, "test": 2000},
 )
 """Labels are Cityscapes train ids. The test split has none: write it with --unlabelled."""

@@ -51,7 +51,7 @@ def _label_of(stem: str, folder: Path, endings: tuple[str, ...]) -> Path:
 
 
 def _open_gta5(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
-    return open_plain(folder, split, label_format="cityscapes_ids", unlabelled=unlabelled)
+    return open_plain(folder, split, label_format="gta5_ids", unlabelled=unlabelled)
 
 
 def _open_road_anomaly(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
@@ -76,7 +76,7 @@ PLAIN = Source(
 GTA5 = Source(
     "gta5",
     _open_gta5,
-    layout="images/NAME.png and labels/NAME.png (Cityscapes label ids)",
+    layout="images/NAME.png and labels/NAME.png (Cityscapes label ids, and 34)",
     splits=("train",),
     url="https://download.visinf.tu-darmstadt.de/data/from_games",
     licence="research and education",
