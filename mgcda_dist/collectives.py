@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +22,34 @@ __all__ = ["Account", "Collectives", "PendingGather", "PendingSum", "global_mean
 
 @dataclass
 class Account:
-    """Calls and payload bytes that one rank handed to collectives, per label."""
+    """Calls and payload bytes that one rank handed to collectives, per label, and the one that it waits in.
+
+    Attributes:
+        calls, num_bytes: per label.
+        waits: how often this rank has waited for the others.
+        waiting: label of the collective it waits in at this moment; empty: none. A watchdog reads it from another
+            thread.
+    """
 
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     num_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    waits: int = 0
+    waiting: str = ""
 
     def add(self, label: str, tensor: Tensor) -> None:
         """Book one collective with `tensor` as this rank's payload."""
         self.calls[label] += 1
         self.num_bytes[label] += tensor.numel() * tensor.element_size()
+
+    @contextmanager
+    def waits_in(self, label: str) -> Generator[None]:
+        """Say that this rank waits for the others, and in which collective."""
+        self.waits += 1
+        self.waiting = label
+        try:
+            yield
+        finally:
+            self.waiting = ""
 
 
 @dataclass
@@ -37,11 +58,14 @@ class PendingSum:
 
     _value: Tensor
     _work: dist.Work | None
+    _account: Account = field(default_factory=Account)
+    _label: str = ""
 
     def wait(self) -> Tensor:
         """The sum over ranks; blocks until it has arrived."""
         if self._work is not None:
-            self._work.wait()
+            with self._account.waits_in(self._label):
+                self._work.wait()
             self._work = None
         return self._value
 
@@ -88,7 +112,8 @@ class Collectives:
         if self.size == 1:
             return PendingSum(total, None)
         self.account.add(label, total)
-        return PendingSum(total, dist.all_reduce(total, group=self.group, async_op=True))
+        work = dist.all_reduce(total, group=self.group, async_op=True)
+        return PendingSum(total, work, self.account, label)
 
     def start_gather(self, rows: Tensor, label: str) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
@@ -124,7 +149,8 @@ class Collectives:
         self.account.calls[label] += 1
         self.account.num_bytes[label] += len(mine)
         everyone: list[Any] = [None] * self.size
-        dist.all_gather_object(everyone, mine, group=self.group)
+        with self.account.waits_in(label):
+            dist.all_gather_object(everyone, mine, group=self.group)
         return [pickle.loads(theirs) for theirs in everyone]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Collectives:
@@ -146,10 +172,11 @@ class _StartGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         pending: PendingGather = ctx.pending
-        work, own = pending.work, pending.gradient
-        if work is None or own is None:
+        work, own, collectives = pending.work, pending.gradient, pending.collectives
+        if work is None or own is None or collectives is None:
             raise RuntimeError("the gathered rows were used without `wait`")
-        work.wait()
+        with collectives.account.waits_in(f"{pending.label}_backward"):
+            work.wait()
         return own, None, None, None
 
 
@@ -159,8 +186,9 @@ class _WaitGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
         ctx.pending = pending
-        if pending.work is not None:
-            pending.work.wait()
+        if pending.work is not None and pending.collectives is not None:
+            with pending.collectives.account.waits_in(pending.label):
+                pending.work.wait()
         return gathered.view_as(gathered)
 
     @staticmethod
@@ -184,7 +212,8 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, collectives: Collectives, label: str) -> Tensor:
         ctx.collectives, ctx.label = collectives, label
         total = value.clone()
-        dist.all_reduce(total, group=collectives.group)
+        with collectives.account.waits_in(label):
+            dist.all_reduce(total, group=collectives.group)
         return total
 
     @staticmethod
@@ -192,7 +221,8 @@ class _Sum(torch.autograd.Function):
         collectives: Collectives = ctx.collectives
         grad = grad_outputs[0].clone()
         collectives.account.add(f"{ctx.label}_backward", grad)
-        dist.all_reduce(grad, group=collectives.group)
+        with collectives.account.waits_in(f"{ctx.label}_backward"):
+            dist.all_reduce(grad, group=collectives.group)
         return grad, None, None
 
 
