@@ -15,6 +15,7 @@ from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.schedule import rate_factor
 from mgcda_dist.training.state import TrainState
+from mgcda_dist.training.watchdog import Progress, Wish, agreed
 
 __all__ = ["Hooks", "fit"]
 
@@ -31,17 +32,19 @@ class Hooks:
         say: a sentence for the user.
         say_everywhere: the same, from any rank.
         checkpoint: write one now; a collective.
-        stop_requested: whether this rank was asked to stop.
+        wish: what was asked of this rank.
+        progress: where this rank is, for the watchdog.
     """
 
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
     say_everywhere: Callable[[str], None]
     checkpoint: Callable[[], None]
-    stop_requested: Callable[[], bool]
+    wish: Callable[[], Wish]
+    progress: Progress
 
 
-def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks) -> bool:
+def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks) -> Wish:
     """Train from `state.step` to the last step.
 
     Args:
@@ -52,7 +55,7 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         hooks: logging, checkpoints and the wish to stop.
 
     Returns:
-        True when the last step was reached, False when all ranks agreed to stop before.
+        The wish that ended it, on which all ranks have agreed; `Wish.NONE`: the last step was reached.
     """
     optim, watch, clock = config.optim, HealthWatch(config), _Clock(config.data.global_batch)
     skipped_in_a_row = 0
@@ -61,22 +64,26 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         log_now = step % config.tracking.log_every_steps == 0 or step == optim.steps - 1
         outcomes: list[Outcome] = []
         samples: tuple[str, ...] = ()
-        finite, stop = True, False
+        finite, wish = True, Wish.NONE
         for _ in range(config.engine.accumulation):
+            hooks.progress.enter("loader", step)
             with clock.waiting():
                 batch = next(batches)
             samples = batch.keys
             for sentence in batch.bad:
                 hooks.say_everywhere(f"another sample stands in: {sentence}")
-            outcome = engine.forward(batch, progress, signal=float(hooks.stop_requested()))
+            hooks.progress.enter("forward", step)
+            outcome = engine.forward(batch, progress, signal=hooks.wish().signal)
             # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
             terms = outcome.terms()
-            stop = stop or terms["signal"] > 0
+            wish = max(wish, agreed(terms["signal"]))
             _count_bad_samples(state, int(terms["data/bad_samples"]), config)
             finite = finite and math.isfinite(terms["loss/total"])
             if not finite:
                 break
+            hooks.progress.enter("backward", step)
             engine.backward(outcome.loss)
+            hooks.progress.enter("optimizer", step)
             engine.step(rate_factor(progress, optim.schedule, optim.warmup))
             engine.model.commit(outcome)
             outcomes.append(outcome)
@@ -97,11 +104,12 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             hooks.log(step, metrics)
             for sentence in watch.read(step, metrics):
                 hooks.say(sentence)
-        if stop or (state.step % config.checkpoint.every_steps == 0 and state.step < optim.steps):
+        if wish or (state.step % config.checkpoint.every_steps == 0 and state.step < optim.steps):
+            hooks.progress.enter("checkpoint", step)
             hooks.checkpoint()
-        if stop:
-            return False
-    return True
+        if wish:
+            return wish
+    return Wish.NONE
 
 
 def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
