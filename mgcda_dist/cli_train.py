@@ -18,15 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mgcda_dist.cli_evaluate import show_results
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import MgcdaError, NodesLostError
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
-from mgcda_dist.training.scaling import is_open, resolve
+from mgcda_dist.training.scaling import is_open, resolve, wanted
 from mgcda_dist.training.tail import Tail
 
 __all__ = ["run_training"]
 
 EXIT_STOPPED = 3
-"""Exit code of a run that was asked to stop and left a checkpoint."""
+"""Exit code of a run that was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint."""
+EXIT_NODES_LOST = 4
+"""Exit code of a run whose nodes were taken away for longer than it may wait; the checkpoint is there."""
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
 _WAIT_WORTH_A_WORD_S = 90.0
@@ -55,7 +57,8 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
 
     run.results.unlink(missing_ok=True)
     tracking = mlflow_uri(config)
-    console.print(f"{config.name}  {config.scaling.workers} Ray Train workers, DeepSpeed ZeRO "
+    workers = " or ".join(map(str, wanted(config).numbers))
+    console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
     try:
@@ -63,8 +66,12 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     except BaseException as error:
         from mgcda_dist.training.records import end_record
 
-        end_record(config, run, "FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
+        gone = isinstance(error, NodesLostError) or not isinstance(error, Exception)
+        end_record(config, run, "KILLED" if gone else "FAILED")
+        if not isinstance(error, NodesLostError):
+            raise
+        console.print(f"stopped: {error}", soft_wrap=True)
+        return EXIT_NODES_LOST
     if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True

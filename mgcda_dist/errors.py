@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "MgcdaError", "SampleError", "ShardError", "TransientError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "LeavingError",
+    "MgcdaError",
+    "NodesLostError",
+    "SampleError",
+    "ShardError",
+    "TransientError",
+]
 
 
 class MgcdaError(ValueError):
@@ -37,6 +46,14 @@ class SampleError(ShardError):
 
 class TransientError(MgcdaError):
     """A fault that may pass: a restart from the last checkpoint is worth trying."""
+
+
+class LeavingError(TransientError):
+    """No fault: the workers were asked to leave, have written a checkpoint, and start again elsewhere."""
+
+
+class NodesLostError(MgcdaError):
+    """Nodes that the run needs are gone and none has come in their place; the checkpoint is there."""
 
 
 class CheckpointError(MgcdaError):

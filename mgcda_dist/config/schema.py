@@ -314,10 +314,17 @@ class EngineConfig(Section):
 
 
 class ElasticConfig(Section):
-    """Fewest and most workers of a run that goes on with the nodes there are."""
+    """Fewest and most workers of a run that goes on with the nodes there are; `scaling.workers` is not used then."""
 
     min: Count
     max: Count
+    every_s: Positive = Field(
+        default=60, description="how often to look whether more workers find a place; Ray Train's"
+    )
+
+    def numbers(self, global_batch: int, accumulation: int) -> tuple[int, ...]:
+        """The numbers of workers from `min` to `max` that share the global batch evenly, ascending."""
+        return tuple(n for n in range(self.min, self.max + 1) if global_batch % (n * accumulation) == 0)
 
 
 def _number_or_auto(least: int) -> BeforeValidator:
@@ -349,7 +356,15 @@ class ScalingConfig(Section):
         default=None, description="network interface of gloo and NCCL; null: the one that has the node's Ray address"
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
-        default=3, description="restarts of the worker group; -1: no bound"
+        default=3, description="restarts of the worker group without a new checkpoint between them; -1: no bound"
+    )
+    hang_timeout_s: Positive = Field(
+        default=300,
+        description="a worker that does not answer, or does not move in a step, for so long is killed and the group "
+        "starts again; more than the slowest step and checkpoint take",
+    )
+    node_wait_s: Positive = Field(
+        default=300, description="how long to wait for nodes that were lost, before the run ends with exit code 4"
     )
 
     @property
@@ -513,6 +528,12 @@ class Config(Section):
         elastic, accumulation, batch = self.scaling.elastic, self.engine.accumulation, self.data.global_batch
         if elastic is not None and elastic.min > elastic.max:
             raise ValueError(f"scaling.elastic: min {elastic.min} is over max {elastic.max}")
+        if elastic is not None and not elastic.numbers(batch, accumulation):
+            fitting = [str(n) for n in range(1, batch + 1) if batch % (n * accumulation) == 0]
+            raise ValueError(
+                f"scaling.elastic: no number of workers from {elastic.min} to {elastic.max} shares {batch} images × "
+                f"{accumulation} micro-batches evenly; {', '.join(fitting) or 'none at all'} would"
+            )
         workers = 1 if self.scaling.workers == "auto" else self.scaling.workers
         shares = workers * accumulation
         if batch % shares == 0:

@@ -19,7 +19,9 @@ QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 def prepare_environment() -> None:
     """Ray's settings that must stand before it is imported."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    # How long a group waits for its places before the number of workers is thought over: a node may be gone.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -39,14 +41,19 @@ def start_ray(config: Config) -> None:
         ray.init(address=address, **QUIET)
         return
     scaling = config.scaling
-    wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
+    workers = (
+        min(scaling.elastic.numbers(config.data.global_batch, config.engine.accumulation))
+        if scaling.elastic
+        else scaling.num_workers
+    )
+    wanted, present = workers * scaling.num_gpus, torch.cuda.device_count()
     if wanted > present:
         raise ConfigError(
             "scaling.gpus_per_worker",
-            f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
+            f"{workers} workers need {wanted:g} GPUs; this machine has {present}",
             "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
         )
-    cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
+    cpus = max(os.cpu_count() or 1, round(workers * scaling.cpus_per_worker))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
 
 

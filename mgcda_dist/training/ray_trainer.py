@@ -1,17 +1,24 @@
-"""Ray Train: starts the workers, restarts them after a fault."""
+"""Ray Train: starts the workers; how they are started again after a fault is told by `training.ray_recovery`."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.training.checkpoint import CheckpointStore
 from mgcda_dist.training.interface import choose_interface
 from mgcda_dist.training.ray_cluster import prepare_environment, start_ray
+from mgcda_dist.training.run_folder import append_event
+from mgcda_dist.training.scaling import wanted
+from mgcda_dist.training.watchdog import PROGRESS
 
 __all__ = ["launch"]
 
@@ -23,26 +30,43 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     Ray's own local mode keeps no barriers.
 
     Args:
-        config: the configuration; its `scaling` section says how many workers.
-        run_root: folder for Ray Train's own records, on storage that all nodes see.
+        config: the configuration; its `scaling` section says how many workers, and how long to wait for whom.
+        run_root: folder for Ray Train's own records and the events, on storage that all nodes see.
         task: name of a function in `training.worker` with signature (config, **arguments).
         arguments: further arguments, picklable.
 
     Raises:
+        NodesLostError: the nodes that are left have no place for the workers.
         MgcdaError: the error a worker raised, or what Ray said.
     """
     prepare_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    scaling = config.scaling
+    from mgcda_dist.training.ray_recovery import (
+        FittingScalingPolicy,
+        Lookout,
+        PatientFailurePolicy,
+        RecoveringTrainer,
+    )
+
+    scaling, numbers = config.scaling, wanted(config)
+    run_root.mkdir(parents=True, exist_ok=True)
+    say = partial(append_event, run_root / "events.jsonl")
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
     if not ray.is_initialized():
         start_ray(config)
     gpus = scaling.num_gpus
-    trainer = TorchTrainer(
+    elastic = (numbers.numbers[0], numbers.numbers[-1])
+    scaling_config = ScalingConfig(
+        num_workers=elastic if scaling.elastic else scaling.num_workers,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        placement_strategy=scaling.placement,
+    )
+    failure_config = FailureConfig(max_failures=scaling.max_failures)
+    trainer = RecoveringTrainer(
         _on_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
@@ -50,19 +74,28 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             "arguments": arguments or {},
             "fatal": str(fatal),
         },
-        scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
-            placement_strategy=scaling.placement,
-        ),
+        scaling_config=scaling_config,
         run_config=RunConfig(
             # A fresh name each time: Ray would silently resume its own records, and checkpoints are ours.
             name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(run_root / "ray"),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            failure_config=failure_config,
+            callbacks=[Lookout(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
         ),
         torch_config=_torch_config("nccl" if gpus else "gloo", scaling.interface),
+        scaling_policy=FittingScalingPolicy(
+            scaling_config,
+            numbers,
+            node_wait_s=scaling.node_wait_s,
+            every_s=scaling.elastic.every_s if scaling.elastic else float("inf"),
+            say=say,
+        ),
+        failure_policy=PatientFailurePolicy(
+            failure_config,
+            newest_step=partial(_newest_step, run_root / "checkpoints"),
+            is_fatal=fatal.is_file,
+            say=say,
+        ),
     )
     try:
         trainer.fit()
@@ -84,6 +117,10 @@ def _torch_config(backend: str, interface: str | None) -> Any:
                     worker_group.execute(_prepare_worker, interface)
                     super().on_start(worker_group, backend_config)
 
+                def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+                    # The processes end next; a group that has lost a rank would be waited for in vain.
+                    del worker_group, backend_config
+
             return Backend
 
     return Config(backend=backend)
@@ -93,6 +130,18 @@ def _prepare_worker(interface: str | None) -> None:
     import ray
 
     choose_interface(interface, ray.util.get_node_ip_address())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    """A worker that somebody ends (a scheduler, a node that shuts down) leaves with a checkpoint."""
+    del signum, frame
+    PROGRESS.ask_to_leave("a worker was sent SIGTERM")
+
+
+def _newest_step(checkpoints: Path) -> int:
+    return max(CheckpointStore(checkpoints, keep=1).steps(), default=-1)
 
 
 def _on_worker(arguments: dict[str, Any]) -> None:
@@ -119,6 +168,8 @@ def _on_worker(arguments: dict[str, Any]) -> None:
 
 def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:
     """The first error of ours that a worker raised, else Ray's, with where to read on."""
+    if isinstance(failure := getattr(error, "controller_failure", None), MgcdaError):
+        return failure
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
         cause: BaseException | None = failure

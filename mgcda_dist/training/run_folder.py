@@ -19,7 +19,7 @@ from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["RunFolder", "differing_keys", "flatten", "locked", "mlflow_uri"]
+__all__ = ["RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
          "data.loader_timeout_s", "data.max_bad_samples", "data.on_bad_sample", "data.pin_memory",
@@ -116,9 +116,7 @@ class RunFolder:
 
     def say(self, kind: str, text: str, **facts: Any) -> None:
         """Append an event for the user; whoever watches the run shows it."""
-        line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
-        with self.events.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_event(self.events, kind, text, **facts)
 
     def command(self) -> str:
         """The command that launched the run last; empty if it was not launched by a command."""
@@ -127,6 +125,13 @@ class RunFolder:
         lines = self.events.read_text(encoding="utf-8").splitlines()
         launches = (json.loads(line) for line in reversed(lines) if '"kind": "launch"' in line)
         return next((str(event["command"]) for event in launches), "")
+
+
+def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
+    """Append a line to an events file; several processes may do so at once."""
+    line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 @contextmanager

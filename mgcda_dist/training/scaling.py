@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["NodeResources", "is_open", "places", "resolve"]
+__all__ = ["NodeResources", "Wanted", "is_open", "places", "resolve", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,54 @@ class NodeResources:
 
     cpus: float
     gpus: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many workers a run may have, and what each of them needs.
+
+    Attributes:
+        numbers: ascending; those that share the global batch evenly.
+        cpus, gpus: of one worker.
+        placement: strategy of Ray's.
+    """
+
+    numbers: tuple[int, ...]
+    cpus: float
+    gpus: int
+    placement: str
+
+    def places(self, nodes: Sequence[NodeResources]) -> int:
+        """How many workers find a place on these nodes."""
+        return places(nodes, self.cpus, self.gpus, self.placement)
+
+    def fitting(self, room: int) -> int:
+        """The largest number that is not over `room`; 0: none."""
+        return max((number for number in self.numbers if number <= room), default=0)
+
+    def largest(self, nodes: Sequence[NodeResources]) -> int:
+        """The largest number that finds a place on these nodes; 0: none."""
+        return self.fitting(self.places(nodes))
+
+    def in_words(self, nodes: Sequence[NodeResources]) -> str:
+        """What there is, against what is needed."""
+        each = f"{self.cpus:g} processors" + (f" and {self.gpus} GPUs" if self.gpus else "")
+        strategy = "" if self.placement == "PACK" else f", {self.placement}"
+        least = f"{self.numbers[0]} workers" if self.numbers[0] > 1 else "a worker"
+        return (
+            f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with room for {self.places(nodes)} workers "
+            f"({each} each{strategy}), where {least} must find a place"
+        )
+
+
+def wanted(config: Config) -> Wanted:
+    """The numbers of workers that the configuration allows; `scaling.elastic` stands before `scaling.workers`."""
+    scaling, batch = config.scaling, config.data.global_batch
+    if scaling.elastic is None:
+        numbers = (scaling.num_workers,)
+    else:
+        numbers = scaling.elastic.numbers(batch, config.engine.accumulation)
+    return Wanted(numbers, scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
 
 
 def is_open(config: Config) -> bool:

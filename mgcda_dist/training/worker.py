@@ -18,6 +18,7 @@ import torch.distributed as dist
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
@@ -33,6 +34,7 @@ from mgcda_dist.training.records import describe_results, open_trackers
 from mgcda_dist.training.report import draw_report
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 from mgcda_dist.training.state import TrainState
+from mgcda_dist.training.watchdog import PROGRESS, Wish
 
 __all__ = ["evaluate", "train"]
 
@@ -49,6 +51,7 @@ def train(config: Config) -> None:
             where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
             text = f"building {config.model.backbone} with {len(config.data.domains)} domains{where}"
             run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
+        PROGRESS.account = world.account
         model = build.mgcda(config, world)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
@@ -89,14 +92,19 @@ def train(config: Config) -> None:
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
-        hooks = Hooks(
-            log, say, partial(run.say, "note"), checkpoint, stop_requested=lambda: leads and run.stop_file.exists()
-        )
-        status = "FAILED"
+        def wish() -> Wish:
+            return Wish.STOP if leads and run.stop_file.exists() else PROGRESS.wish
+
+        hooks = Hooks(log, say, partial(run.say, "note"), checkpoint, wish, PROGRESS)
+        status, ended_by = "FAILED", Wish.NONE
         try:
-            finished = state.step >= config.optim.steps or fit(engine, iter(loader), state, config, hooks)
+            if state.step < config.optim.steps:
+                ended_by = fit(engine, iter(loader), state, config, hooks)
+            PROGRESS.enter("", state.step)
             status = "KILLED"
-            if finished:
+            if ended_by == Wish.LEAVE:
+                raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
+            if ended_by == Wish.NONE:
                 # Decided by what every rank knows: their views of a shared folder may differ for a moment.
                 if state.step > start_step:
                     checkpoint()
@@ -164,6 +172,7 @@ def _workers(world: Collectives) -> list[dict[str, Any]]:
     """Where each rank is, and what it uses there."""
     own = {
         "host": platform.node(),
+        "process": os.getpid(),
         "node": int(os.environ.get("NODE_RANK", "0")),
         "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
         "threads": torch.get_num_threads(),

@@ -8,7 +8,7 @@ import pytest
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.training.scaling import NodeResources, resolve
+from mgcda_dist.training.scaling import NodeResources, resolve, wanted
 
 
 def _config(**scaling: Any) -> Config:
@@ -52,3 +52,16 @@ def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
 def test_a_number_that_does_not_share_the_batch_is_explained() -> None:
     with pytest.raises(ValueError, match=r"24 images per step \(a 16 \+ b 8\).*scaling.workers=4 or 6"):
         _config(workers=5)
+
+
+def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None:
+    found = wanted(_config(workers=1, gpus_per_worker=0, elastic={"min": 2, "max": 7}))
+    assert found.numbers == (2, 3, 4, 6)
+    assert [found.largest([NodeResources(cpus, 0)]) for cpus in (1, 2, 5, 6, 100)] == [0, 2, 4, 6, 6]
+    assert found.in_words([NodeResources(1, 0)]) == (
+        "1 node with room for 1 workers (1 processors each), where 2 workers must find a place"
+    )
+    with pytest.raises(
+        ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batches evenly"
+    ):
+        _config(workers=1, elastic={"min": 9, "max": 11})

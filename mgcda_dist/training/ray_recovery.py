@@ -1,0 +1,272 @@
+"""How a run on Ray Train recovers: how many workers the next attempt has, what counts as a failure, and who hangs.
+
+Ray Train restarts and resizes the group of workers; these are the three places where it lets itself be told how. All
+three run in its controller, beside the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray._private.state import state
+from ray.exceptions import RayActorError, RayError
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+
+from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, TransientError
+from mgcda_dist.training.scaling import NodeResources, Wanted
+from mgcda_dist.training.watchdog import Watchdog, ask_to_leave, report
+
+__all__ = ["FittingScalingPolicy", "Lookout", "PatientFailurePolicy", "RecoveringTrainer", "living_nodes"]
+
+_LOG = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0
+_SETTLE_S = 10.0
+Say = Callable[..., None]
+"""(kind, text, **facts): an event for the user."""
+
+
+def living_nodes() -> list[NodeResources]:
+    """The nodes that Ray may still place workers on: alive, and not about to be taken away."""
+    leaving = state.get_draining_nodes()
+    found = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
+    return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
+
+
+class RecoveringTrainer(TorchTrainer):
+    """Ray's trainer with policies of ours in the place of its own two."""
+
+    def __init__(
+        self, *args: Any, scaling_policy: ScalingPolicy, failure_policy: DefaultFailurePolicy, **kw: Any
+    ) -> None:
+        super().__init__(*args, **kw)
+        self._policies = {"scaling_policy": scaling_policy, "failure_policy": failure_policy}
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        return super()._initialize_and_run_controller(**(controller_init_kwargs | self._policies))
+
+
+class FittingScalingPolicy(ScalingPolicy):
+    """As many workers as find a place, out of the numbers that share the global batch; waits where none does.
+
+    Ray's own elastic policy takes any number between the bounds. It also resizes by killing: here the workers are asked
+    to leave with a checkpoint, so that no step is lost.
+
+    Args:
+        scaling_config: Ray's, with the bounds.
+        wanted: the numbers of workers that are possible, and what a worker needs.
+        node_wait_s: how long to wait for nodes that were lost.
+        every_s: how often to look whether more workers find a place.
+        say: tells the user.
+    """
+
+    def __init__(
+        self, scaling_config: ScalingConfig, wanted: Wanted, *, node_wait_s: float, every_s: float, say: Say
+    ) -> None:
+        super().__init__(scaling_config)
+        self._wanted, self._node_wait_s, self._every_s, self._say = wanted, node_wait_s, every_s, say
+        self._has_run, self._asked, self._told = False, False, False
+        self._waiting_since: float | None = None
+        self._looked_at = time.monotonic()
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._wanted.numbers[-1]
+
+    def make_decision_for_non_running_worker_group(self) -> NoopDecision | ResizeDecision:
+        """The largest number that finds a place.
+
+        Raises:
+            NodesLostError: none does, for longer than the run may wait for nodes that it had.
+        """
+        self._maybe_send_resource_request()
+        now = time.monotonic()
+        nodes = living_nodes()
+        found = self._wanted.largest(nodes)
+        self._waiting_since = self._waiting_since or now
+        waited = now - self._waiting_since
+        if found and len(self._wanted.numbers) > 1:
+            # What the last attempt held is given back a moment later; what others hold is not.
+            free = self._wanted.fitting(self._free_places())
+            found = found if free >= found or waited < _SETTLE_S else free
+            if free < found:
+                time.sleep(0.5)
+                return NoopDecision()
+        if found:
+            self._has_run, self._asked, self._told, self._waiting_since = True, False, False, None
+            self._looked_at = now
+            return ResizeDecision(num_workers=found, resources_per_worker=self._resources())
+        if self._has_run and waited > self._node_wait_s:
+            raise NodesLostError(
+                "the cluster",
+                f"{self._wanted.in_words(nodes)}, and nothing better came within scaling.node_wait_s="
+                f"{self._node_wait_s:g} s",
+                "the same command goes on from the last checkpoint when there are nodes; with scaling.elastic a run "
+                "goes on with fewer",
+            )
+        if self._has_run and not self._told:
+            self._told = True
+            self._say("note", f"waiting for nodes: {self._wanted.in_words(nodes)}")
+        time.sleep(0.5)  # Ray asks again at once
+        return NoopDecision()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
+        """Never resizes at once; where more workers find a place, asks those there are to leave."""
+        del worker_group_status
+        self._maybe_send_resource_request()
+        now, current = time.monotonic(), worker_group_state.num_workers
+        if len(self._wanted.numbers) == 1 or self._asked or now - self._looked_at < self._every_s:
+            return NoopDecision()
+        self._looked_at = now
+        possible = self._wanted.fitting(min(current + self._free_places(), self._wanted.places(living_nodes())))
+        if possible > current:
+            self._asked = True
+            reason = f"{possible} workers find a place now instead of {current}"
+            self._say("note", f"{reason}: a checkpoint, then on with {possible}")
+            _ask_to_leave(worker_group_state.workers, reason)
+        return NoopDecision()
+
+    def _resources(self) -> dict[str, float]:
+        resources: Any = self.scaling_config._resources_per_worker_not_none
+        return {name: float(amount) for name, amount in resources.items()}
+
+    def _free_places(self) -> int:
+        """Workers whose processors and GPUs nobody uses at this moment."""
+        free = ray.available_resources()
+        return int(min(free.get(name, 0.0) // amount for name, amount in self._resources().items() if amount))
+
+
+class PatientFailurePolicy(DefaultFailurePolicy):
+    """Counts failures in a row: a checkpoint between two of them shows that the run gets on.
+
+    Args:
+        failure_config: Ray's; `max_failures` is the bound.
+        newest_step: step of the newest checkpoint; -1: none.
+        is_fatal: whether an error of ours has ended the run, which would only happen again.
+        say: tells the user.
+    """
+
+    def __init__(
+        self, failure_config: Any, *, newest_step: Callable[[], int], is_fatal: Callable[[], bool], say: Say
+    ) -> None:
+        super().__init__(failure_config)
+        self._newest_step, self._is_fatal, self._say = newest_step, is_fatal, say
+        self._step_at_failure = -1
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Start again, or give up."""
+        error = training_failed_error
+        cause = getattr(error, "controller_failure", error)
+        if self._is_fatal() or (isinstance(cause, MgcdaError) and not isinstance(cause, LeavingError)):
+            return FailureDecision.RAISE
+        failures = getattr(error, "worker_failures", {})
+        left = next((failure for failure in failures.values() if isinstance(failure, LeavingError)), None)
+        if left is not None:
+            self._say(
+                "restart", f"{left.problem}: the workers leave with a checkpoint, and start again", reason="leave"
+            )
+            return FailureDecision.RETRY
+        newest = self._newest_step()
+        if newest > self._step_at_failure:
+            self._step_at_failure, self._worker_group_failures = newest, 0
+        if isinstance(error, ControllerError) and not self._is_retryable_error(error):
+            # E.g. a worker was lost while the others joined the process group.
+            error = WorkerGroupError(str(cause), {})
+        decision = super().make_decision(error)
+        if isinstance(error, WorkerGroupError | PreemptionError):
+            allowed = self.failure_config.max_failures
+            bound = "" if allowed < 0 else f" ({self._worker_group_failures} of {allowed} without a new checkpoint)"
+            then = f"starting again{bound}" if decision == FailureDecision.RETRY else f"giving up{bound}"
+            self._say("restart", f"{describe_failure(error, failures)}: {then}", reason="fault")
+        return decision
+
+
+class Lookout(WorkerGroupCallback):
+    """Looks after the running workers: kills the one that hangs, and lets them leave a node that is taken away.
+
+    Args:
+        hang_timeout_s: of the watchdog.
+        say: tells the user.
+    """
+
+    def __init__(self, hang_timeout_s: float, say: Say) -> None:
+        self._hang_timeout_s, self._say = hang_timeout_s, say
+        self._workers: Sequence[Any] = ()
+        self._asked: dict[Any, int] = {}
+        self._looked_at, self._warned = 0.0, False
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Look after a new group."""
+        self._workers = worker_group.get_workers()
+        self._watchdog = Watchdog(len(self._workers), self._hang_timeout_s)
+        self._asked, self._warned = {}, False
+
+    def before_worker_group_shutdown(self, worker_group: Any) -> None:
+        """Look away."""
+        del worker_group
+        self._workers, self._asked = (), {}
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called by the controller several times a second."""
+        preemption = worker_group_status.get_preemption_info()
+        if preemption is not None and not self._warned:
+            self._warned = True
+            self._warn(preemption)
+        if worker_group_status.errors or time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        hang = self._watchdog.look(self._answers())
+        if hang is not None:
+            worker = self._workers[hang.rank]
+            where = f"{worker.metadata.hostname}, process {worker.metadata.pid}"
+            self._say("hang", f"{hang.text}. Killing rank {hang.rank} ({where})", rank=hang.rank)
+            ray.kill(worker.actor)
+
+    def _answers(self) -> dict[int, Any]:
+        """Reports that have arrived since the last look; asks again whoever has answered."""
+        done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        answers: dict[int, Any] = {}
+        for reference in done:
+            rank = self._asked.pop(reference)
+            try:
+                answers[rank] = ray.get(reference)
+            except RayError:
+                continue  # it is dead: the controller finds that out by itself
+        pending = set(self._asked.values())
+        for rank, worker in enumerate(self._workers):
+            if rank not in pending:
+                self._asked[worker.execute_async(report)] = rank
+        return answers
+
+    def _warn(self, preemption: Any) -> None:
+        ranks = ", ".join(map(str, preemption.preempted_ranks))
+        until = preemption.deadline_ms
+        left = f" in {max(0.0, until / 1000 - time.time()):.0f} s" if until else ""
+        reason = f"the node of rank {ranks} is taken away{left}"
+        self._say("preemption", f"{reason}: a checkpoint, then on without it", ranks=preemption.preempted_ranks)
+        _ask_to_leave(self._workers, reason)
+
+
+def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
+    """What ended the workers, in one line: who died, else an error of ours, else the first one."""
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    dead = [str(rank) for rank, cause in sorted(causes.items()) if isinstance(cause, RayActorError)]
+    if dead:
+        return f"rank {', '.join(dead)} died"
+    ours = [cause for cause in causes.values() if isinstance(cause, TransientError)]
+    rank, first = next(iter(causes.items()))
+    return f"{ours[0].where}: {ours[0].problem}" if ours else f"rank {rank} ended with {type(first).__name__}: {first}"
+
+
+def _ask_to_leave(workers: Sequence[Any], reason: str) -> None:
+    for worker in workers:
+        worker.execute_async(ask_to_leave, reason)
