@@ -8,7 +8,7 @@ time only: at 8000×4000 pixels and 19 classes they would take 2.4 GB.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ from mgcda_dist.data.pixels import Pixels, flipped, resized
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.models.outlier_losses import covered
 
-__all__ = ["Views", "score_map"]
+__all__ = ["Views", "score_map", "score_maps"]
 
 _STRIP_ELEMENTS = {"cpu": 1 << 20}
 _STRIP_ELEMENTS_ELSEWHERE = 1 << 24
@@ -60,7 +60,6 @@ class _Seen:
     mirrored: bool
 
 
-@torch.no_grad()
 def score_map(
     network: nn.Module,
     image: Pixels,
@@ -85,7 +84,34 @@ def score_map(
     Returns:
         Scores H×W float32; predicted classes H×W uint8.
     """
-    seen = [_look(network, image, scale, mirrored, views, device) for scale, mirrored in _each(views)]
+    return score_maps(network, [image], size, score=score, views=views, blur=blur, device=device)[0]
+
+
+@torch.no_grad()
+def score_maps(
+    network: nn.Module,
+    images: Sequence[Pixels],
+    size: tuple[int, int],
+    *,
+    score: Callable[[Tensor], Tensor],
+    views: Views = Views(),
+    blur: bool = False,
+    device: torch.device | str = "cpu",
+) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Anomaly scores and predicted classes of frames of one size, which the network sees together.
+
+    Args:
+        network, size, score, views, blur, device: as of `score_map`.
+        images: N of h×w×3.
+    """
+    looks = [_look(network, images, scale, mirrored, views, device) for scale, mirrored in _each(views)]
+    return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
+
+
+def _scored(
+    seen: Sequence[_Seen], size: tuple[int, int], score: Callable[[Tensor], Tensor], blur: bool
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Scores and classes of one frame from what the network returned for each of its views."""
     scores = torch.empty(size, dtype=torch.float32, device=seen[0].logits.device)
     predicted = torch.empty(size, dtype=torch.uint8, device=scores.device)
     elements = _STRIP_ELEMENTS.get(scores.device.type, _STRIP_ELEMENTS_ELSEWHERE)
@@ -107,23 +133,23 @@ def _each(views: Views) -> list[tuple[float, bool]]:
 
 
 def _look(
-    network: nn.Module, image: Pixels, scale: float, mirrored: bool, views: Views, device: torch.device | str
-) -> _Seen:
-    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
-    shown = resized(image, height, width)
-    pixels = torch.as_tensor(flipped(shown) if mirrored else shown).permute(2, 0, 1).unsqueeze(0)
+    network: nn.Module, images: Sequence[Pixels], scale: float, mirrored: bool, views: Views, device: torch.device | str
+) -> list[_Seen]:
+    height, width = (max(1, round(scale * length)) for length in images[0].shape[:2])
+    shown = [resized(image, height, width) for image in images]
+    pixels = torch.stack([torch.as_tensor(flipped(each) if mirrored else each).permute(2, 0, 1) for each in shown])
     if views.window_px is None or (height <= views.window_px[0] and width <= views.window_px[1]):
         prediction: Prediction = network(pixels.to(device))
-        logits = prediction.logits[0].float()
+        logits = prediction.logits.float()
     else:
         logits = _slide(network, pixels, views.window_px, views.window_overlap, device)
-    return _Seen(logits, height, width, mirrored)
+    return [_Seen(each, height, width, mirrored) for each in logits]
 
 
 def _slide(
     network: nn.Module, pixels: Tensor, window_px: tuple[int, int], overlap: float, device: torch.device | str
 ) -> Tensor:
-    """Coarse logits C×⌈H/s⌉×⌈W/s⌉ of pixels 1×3×H×W, seen through windows; s is the network's stride."""
+    """Coarse logits N×C×⌈H/s⌉×⌈W/s⌉ of pixels N×3×H×W, seen through windows; s is the network's stride."""
     full = pixels.shape[2], pixels.shape[3]
     # Never larger than the image, up to the alignment: the rest would be padding.
     window = [min(w, _up(n, _ALIGNMENT_PX)) for w, n in zip(window_px, full, strict=True)]
@@ -135,18 +161,18 @@ def _slide(
             part = pixels[:, :, top : top + window[0], left : left + window[1]].to(device).float()
             padding = (0, window[1] - part.shape[3], 0, window[0] - part.shape[2])
             prediction: Prediction = network(F.pad(part, padding, mode="replicate") if any(padding) else part)
-            logits = prediction.logits[0].float()
+            logits = prediction.logits.float()
             if total is None or weight is None:
                 stride = _stride(logits, window)
                 grid = [(_up(n, s)) // s for n, s in zip(full, stride, strict=True)]
-                total = logits.new_zeros(logits.shape[0], grid[0], grid[1])
+                total = logits.new_zeros(*logits.shape[:2], grid[0], grid[1])
                 weight = logits.new_zeros(grid[0], grid[1])
             row, column = top // stride[0], left // stride[1]
-            height, width = min(logits.shape[1], total.shape[1] - row), min(logits.shape[2], total.shape[2] - column)
+            height, width = min(logits.shape[2], total.shape[2] - row), min(logits.shape[3], total.shape[3] - column)
             taper = (
-                _taper(logits.shape[1], logits.device)[:height, None] * _taper(logits.shape[2], logits.device)[:width]
+                _taper(logits.shape[2], logits.device)[:height, None] * _taper(logits.shape[3], logits.device)[:width]
             )
-            total[:, row : row + height, column : column + width] += logits[:, :height, :width] * taper
+            total[:, :, row : row + height, column : column + width] += logits[:, :, :height, :width] * taper
             weight[row : row + height, column : column + width] += taper
     assert total is not None and weight is not None
     return total / weight
@@ -161,12 +187,12 @@ def _origins(full: int, window: int, overlap: float) -> list[int]:
 
 
 def _stride(logits: Tensor, window: list[int]) -> tuple[int, int]:
-    strides = [pixels // cells for pixels, cells in zip(window, logits.shape[1:], strict=True)]
-    for pixels, cells, stride in zip(window, logits.shape[1:], strides, strict=True):
+    strides = [pixels // cells for pixels, cells in zip(window, logits.shape[2:], strict=True)]
+    for pixels, cells, stride in zip(window, logits.shape[2:], strides, strict=True):
         if cells * stride != pixels or _ALIGNMENT_PX % stride:
             raise MgcdaError(
                 "sliding window",
-                f"a window of {window[1]}×{window[0]} pixels gives logits of {logits.shape[2]}×{logits.shape[1]}: its "
+                f"a window of {window[1]}×{window[0]} pixels gives logits of {logits.shape[3]}×{logits.shape[2]}: its "
                 f"sides must be multiples of the network's stride, and the stride a divisor of {_ALIGNMENT_PX}",
                 "give a window whose sides are multiples of 32",
             )
