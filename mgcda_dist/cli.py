@@ -12,6 +12,7 @@ from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_doctor import doctor
 from mgcda_dist.cli_evaluate import evaluate
 from mgcda_dist.cli_export import export
+from mgcda_dist.cli_predict import predict
 from mgcda_dist.cli_report import report
 from mgcda_dist.cli_shards import shards_app
 from mgcda_dist.cli_sweep import sweep
@@ -53,6 +54,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 app.command()(evaluate)
 app.command()(export)
+app.command()(predict)
 
 
 app.command()(compare)

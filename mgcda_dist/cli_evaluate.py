@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mgcda_dist.cli_values import numbers_of, size_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -120,9 +122,9 @@ def evaluate(
     of_network = {
         "score": score,
         "height_px": height,
-        "scales": _numbers(scales, "--scales"),
+        "scales": numbers_of(scales, "--scales") if scales is not None else None,
         "flip": flip,
-        "window_px": _size(window),
+        "window_px": size_of(window, "--window", "1024x1024") if window is not None else None,
         "window_overlap": overlap,
         "blur": blur,
     }
@@ -213,28 +215,6 @@ def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given and not has_models:
         raise ConfigError(given[0], "says how a network is run, but only score maps are evaluated", "leave it out")
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    from mgcda_dist.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(option, f"{text!r} is no list of numbers", "write for example 0.75,1,1.25") from None
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from mgcda_dist.errors import ConfigError
-
-    if text is None:
-        return None
-    height, _, width = text.lower().replace("×", "x").partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ConfigError("--window", f"{text!r} is no size", "height x width, for example 1024x1024")
-    return int(height), int(width)
 
 
 def show_results(every: list[dict[str, Any]], console: Console) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.cli_values import names_of, size_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -38,9 +40,10 @@ def export(
     from mgcda_dist.inference.card import model_card
     from mgcda_dist.inference.formats import as_program, write_onnx, write_program
     from mgcda_dist.inference.model import load_exported
+    from mgcda_dist.inference.operating import operating_points, run_folder
     from mgcda_dist.models.exported import save_segmenter
 
-    wanted, image = _formats(formats), _size(size)
+    wanted, image = names_of(formats, "--format", list(_FORMATS)), size_of(size, "--size", "512x1024")
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     _check_free(out, overwrite)
@@ -50,7 +53,8 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_segmenter(model.network, {k: v for k, v in model.facts.items() if k != "format"}, partial)
+        facts = {k: v for k, v in model.facts.items() if k != "format"}
+        save_segmenter(model.network, facts | {"operating_points": operating_points(model)}, partial)
         if set(wanted) & {"torch", "onnx"}:
             with errors.status("tracing the network"):
                 program = as_program(model)
@@ -60,7 +64,7 @@ def export(
                 with errors.status("translating to ONNX"):
                     write_onnx(program, partial / "model.onnx")
         files = [_FORMATS[name] for name in ("safetensors", *(name for name in wanted if name != "safetensors"))]
-        run = _run_folder(model.folder)
+        run = run_folder(model.folder)
         (partial / "README.md").write_text(model_card(model, files, run), encoding="utf-8")
         if verify:
             _verify(load_exported(partial), model, [partial / name for name in files[1:]], image, console, errors)
@@ -110,34 +114,6 @@ def _verify(
         raise MgcdaError(str(model.folder), f"the export is not the bare network: {', '.join(failed)}", remedy)
 
 
-def _formats(text: str) -> list[str]:
-    from difflib import get_close_matches
-
-    from mgcda_dist.errors import MgcdaError
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in _FORMATS:
-            near = get_close_matches(name, _FORMATS, n=1)
-            raise MgcdaError(
-                "--format",
-                f"unknown format {name!r}",
-                f"did you mean {near[0]}?" if near else f"one of {', '.join(_FORMATS)}",
-            )
-    return list(dict.fromkeys(names))
-
-
-def _size(text: str) -> tuple[int, int]:
-    import re
-
-    from mgcda_dist.errors import MgcdaError
-
-    found = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
-    if found is None or not min(int(x) for x in found.groups()):
-        raise MgcdaError("--size", f"{text!r} is no size", "height and width, for example --size 512x1024")
-    return int(found[1]), int(found[2])
-
-
 def _check_free(out: Path, overwrite: bool) -> None:
     from mgcda_dist.errors import MgcdaError
 
@@ -147,9 +123,3 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise MgcdaError(str(out), "exists and is no exported model", "give another folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise MgcdaError(str(out), "exists already", "give another folder, or --overwrite")
-
-
-def _run_folder(model: Path) -> Path | None:
-    """The run that a model folder lies in: `RUN/model`, or `RUN/checkpoints/step-…/model`."""
-    places = [model.parent, *model.parents[2:3]]
-    return next((place for place in places if (place / "config.yaml").is_file()), None)

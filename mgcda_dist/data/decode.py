@@ -26,14 +26,19 @@ _REMEDY = "run `mgcda shards verify` on the folder; write the shards again from 
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_image(data: bytes, where: str) -> Pixels:
-    """An encoded frame (JPEG, PNG, WebP) as H×W×3 RGB, uint8. Alpha is dropped, EXIF orientation is ignored.
+def decode_image(data: bytes, where: str, *, upright: bool = False) -> Pixels:
+    """An encoded frame (JPEG, PNG, WebP …) as H×W×3 RGB, uint8. Alpha is dropped, 16 bits become 8.
+
+    Args:
+        data: the file.
+        where: shard and key, or path.
+        upright: turn it as its EXIF mark says, which is ignored otherwise.
 
     Raises:
         SampleError: damaged or too large.
     """
     _check_header(data, where, "image")
-    return _decode(data, _COLOUR, where, "image")
+    return _decode(data, cv2.IMREAD_COLOR_RGB if upright else _COLOUR, where, "image")
 
 
 def decode_label(data: bytes, lut: NDArray[np.uint8], where: str) -> Pixels:

@@ -3,6 +3,7 @@
 `.npy`, `.npz`, `.h5` / `.hdf5` (one array, or several that are each named as a frame), `.tif` / `.tiff`, `.png` (8 or
 16 bits, grey). A map belongs to the frame whose key is its path in the folder without the suffix, or, where that is
 clear, to the frame whose key ends with its name; endings that benchmarks add (`_anomaly`, `_score` …) may stand.
+A `.png` of `mgcda predict` holds the ends of its range, and is read as the scores it was written from.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mgcda_dist.errors import ConfigError, MgcdaError
 
-__all__ = ["MapFile", "ScoreMaps", "h5py_module"]
+__all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
+
+LOW_KEY, HIGH_KEY = "mgcda score low", "mgcda score high"
+"""Text in a 16-bit PNG: the scores that 0 and 65535 stand for."""
 
 _PICTURES = (".tif", ".tiff", ".png")
 _ARCHIVES = (".npz", ".h5", ".hdf5")
 _SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
+_NO_MAPS = ("_segmentation", ".overlay")
+"""What lies beside maps: the predicted classes of a submission to Fishyscapes, the pictures of `mgcda predict`."""
 _ENDING = re.compile(r"[_.-](anomaly|score|scores|anomaly_score|uncertainty|heatmap|leftImg8bit|rgb)$")
 
 
@@ -147,8 +154,7 @@ def _listed(root: Path) -> dict[str, MapFile]:
         return {member or root.stem: MapFile(root, member) for member in _members(root)}
     maps: dict[str, MapFile] = {}
     for path in sorted(root.rglob("*")):
-        # A submission to Fishyscapes has the predicted classes beside the scores.
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or path.stem.endswith("_segmentation"):
+        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or path.stem.endswith(_NO_MAPS):
             continue
         stem = path.relative_to(root).with_suffix("").as_posix()
         for member in _members(path):
@@ -229,12 +235,24 @@ def _read(file: MapFile) -> NDArray[Any]:
         if suffix in _ARCHIVES:
             return _read_hdf5(file)
         pixels = cv2.imread(str(file.path), cv2.IMREAD_UNCHANGED)
+        if pixels is not None and suffix == ".png" and pixels.dtype == np.uint16:
+            return _in_its_range(pixels, file.path)
     except (OSError, ValueError, EOFError, IndexError, cv2.error) as error:
         raise MgcdaError(str(file), f"cannot be read: {error}", "is the file whole?") from None
     if pixels is None:
         remedy = "is the file whole? TIFF must hold float32, float64, or integers of 8 or 16 bits"
         raise MgcdaError(str(file), "cannot be decoded", remedy)
     return pixels
+
+
+def _in_its_range(levels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """The scores that the levels of a 16-bit picture stand for, where it says so."""
+    with Image.open(path) as picture:
+        text = picture.info
+    if LOW_KEY not in text or HIGH_KEY not in text:
+        return levels
+    low, high = float(text[LOW_KEY]), float(text[HIGH_KEY])
+    return low + levels.astype(np.float64) * ((high - low) / 65535)
 
 
 def _read_hdf5(file: MapFile) -> NDArray[Any]:

@@ -6,6 +6,7 @@ scores, classes = model.predict(image)  # H×W×3 uint8 RGB
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mgcda_dist.data.pixels import resized
-from mgcda_dist.evaluation.views import Views, score_map
+from mgcda_dist.evaluation.views import Views, score_maps
 from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
 from mgcda_dist.models.scores import ScoreKind, anomaly_score
 
@@ -79,14 +80,32 @@ class ExportedModel:
         Returns:
             Scores H×W float32, higher is more anomalous; classes H×W uint8, index into `class_names`.
         """
-        size = image.shape[0], image.shape[1]
+        return self.predict_batch([image], height_px=height_px, views=views, blur=blur)[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        score: ScoreKind | None = None,
+        height_px: int | None = None,
+        views: Views | None = None,
+        blur: bool = False,
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+        """`predict` of images of one size, which the network sees together.
+
+        Args:
+            images: N of H×W×3, RGB.
+            score: another anomaly score than the run was evaluated with.
+            height_px, views, blur: as of `predict`.
+        """
+        size = images[0].shape[0], images[0].shape[1]
         height = self.height_px if height_px is None else height_px
-        shown = resized(image, height, max(1, round(size[1] * height / size[0]))) if height else image
-        return score_map(
+        width = max(1, round(size[1] * height / size[0])) if height else 0
+        return score_maps(
             self.network,
-            shown,
+            [resized(image, height, width) if height else image for image in images],
             size,
-            score=partial(anomaly_score, kind=self.score),
+            score=partial(anomaly_score, kind=score or self.score),
             views=views or Views(),
             blur=blur,
             device=self.device,

@@ -1,0 +1,75 @@
+"""Values of options that are more than one word: sizes, lists of numbers, lists of names, devices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from mgcda_dist.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["device_of", "names_of", "numbers_of", "size_of"]
+
+
+def numbers_of(text: str, option: str) -> list[float]:
+    """`0.75,1,1.25`.
+
+    Raises:
+        ConfigError: not numbers.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(option, f"{text!r} is no list of numbers", "write for example 0.75,1,1.25") from None
+
+
+def size_of(text: str, option: str, example: str) -> tuple[int, int]:
+    """`512x1024`: height, width.
+
+    Raises:
+        ConfigError: not two numbers above 0.
+    """
+    found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip().lower())
+    if found is None or not min(int(x) for x in found.groups()):
+        raise ConfigError(option, f"{text!r} is no size", f"height x width in pixels, for example {option} {example}")
+    return int(found[1]), int(found[2])
+
+
+def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """`a,b`: each of `known`, once, in the order given.
+
+    Raises:
+        ConfigError: another name, or none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+            raise ConfigError(option, f"unknown name {name!r}", remedy)
+    if not names:
+        raise ConfigError(option, "names nothing", f"some of {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def device_of(text: str) -> torch.device:
+    """`auto` (the first GPU, if there is one), or what PyTorch calls a device: `cpu`, `cuda:1`, `mps`.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    import torch
+
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        problem = f"{text!r} cannot be used: {str(error).splitlines()[0]}"
+        raise ConfigError("--device", problem, "give cpu, cuda, cuda:1 …, or auto") from None
+    return device

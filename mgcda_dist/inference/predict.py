@@ -1,0 +1,404 @@
+"""Predicting on many images and videos: read ahead, through the network in batches, written behind, in bounded memory.
+
+At any moment a few frames exist, however many there are. An input whose record has the same settings and the same file
+is not predicted again, so the same command resumes. One that cannot be read is reported, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mgcda_dist import __version__
+from mgcda_dist.data.pixels import Pixels
+from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
+from mgcda_dist.evaluation.views import Views
+from mgcda_dist.inference.anomalies import find_anomalies
+from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.inference.operating import Threshold
+from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, put, write_image
+from mgcda_dist.inference.overlay import Legend, overlay
+from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
+from mgcda_dist.models.scores import ScoreKind
+
+__all__ = ["PredictOptions", "Predicted", "Progress", "free_for", "predict", "prediction_id"]
+
+_T = TypeVar("_T")
+
+Progress = Callable[[str, int, int], None]
+"""Receives the name of an input, the frames of it that are done, and its frames in all (0: unknown)."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted, and what is written.
+
+    Attributes:
+        score: anomaly score.
+        height_px: of the network's input; 0: the frame's own.
+        threshold: of anomalies, with its origin.
+        min_area_px: smaller anomalies are left out.
+        views: scales, flip, sliding window.
+        blur: 7×7, σ = 1 blur of the score map.
+        shown_range: scores that the colours stand for; None: the range of the first frame.
+        outputs: what is written beside the records.
+        batch: frames that the network sees together.
+        every: of so many frames of a video, the first.
+        codec: of videos.
+    """
+
+    score: ScoreKind
+    height_px: int
+    threshold: Threshold
+    min_area_px: int = 50
+    views: Views = field(default_factory=Views)
+    blur: bool = False
+    shown_range: tuple[float, float] | None = None
+    outputs: tuple[Output, ...] = ("overlay",)
+    batch: int = 1
+    every: int = 1
+    codec: Codec = "vp9"
+
+    def as_json(self) -> dict[str, Any]:
+        """What the results depend on, as plain values. Not the batch, which changes nothing but rounding."""
+        threshold = {"threshold": self.threshold.value, "threshold_source": self.threshold.source}
+        own = ("score", "height_px", "min_area_px", "blur", "shown_range", "outputs", "every", "codec")
+        return threshold | {name: getattr(self, name) for name in own} | asdict(self.views)
+
+
+@dataclass
+class Predicted:
+    """What became of the inputs.
+
+    Attributes:
+        done: one summary per input, in order: `input`, `name`, `kind`, `record`, `max_score`, `anomalies`.
+        failed: `input` and `problem` of each that could not be read.
+        resumed: how many of `done` were there already.
+        frames: frames predicted now.
+    """
+
+    done: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    failed: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    resumed: int = 0
+    frames: int = 0
+
+
+def prediction_id(model: ExportedModel, options: PredictOptions) -> str:
+    """Equal for predictions that give equal results for one input: same weights, same settings."""
+    content = json.dumps([model.digest, options.as_json()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def free_for(out: Path, identity: str, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        ConfigError: results of another model or of other settings, or a folder that is no folder of predictions.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError("--out", f"{out} is a file", "give a folder")
+    if overwrite or not out.exists() or not any(out.iterdir()):
+        return
+    before = _read_record(out / RECORD)
+    if before is None:
+        raise ConfigError("--out", f"{out} holds other files", "give another folder, or --overwrite to write into it")
+    if before.get("prediction_id") != identity:
+        problem = f"{out} holds predictions of another model or with other settings"
+        raise ConfigError("--out", problem, "give another folder, or --overwrite")
+
+
+def predict(
+    model: ExportedModel,
+    sources: Sequence[Source],
+    out: Path,
+    options: PredictOptions,
+    progress: Progress | None = None,
+) -> Predicted:
+    """Predict every source; results are below `out`, and `predictions.json` there says what they are.
+
+    Args:
+        model: on its device.
+        sources: from `find_sources`.
+        out: folder of results, made if need be; check it with `free_for`.
+        options: what to predict and write.
+        progress: told of every frame.
+
+    Raises:
+        MgcdaError: what concerns all inputs: the window does not fit the network, the memory of the device is full.
+        OSError: a result cannot be written.
+    """
+    run = _Run(model, out, options, progress or (lambda name, done, total: None))
+    run.record(complete=False)
+    todo: list[Source] = []
+    for source in sources:
+        if not run.resumed(source):
+            todo.append(source)
+    run.images([source for source in todo if not source.is_video])
+    for source in todo:
+        if source.is_video:
+            run.video(source)
+    order = {str(source.path.absolute()): index for index, source in enumerate(sources)}
+    run.result.done.sort(key=lambda each: order[each["input"]])
+    run.record(complete=True)
+    return run.result
+
+
+class _Run:
+    def __init__(self, model: ExportedModel, out: Path, options: PredictOptions, progress: Progress) -> None:
+        self.model, self.out, self.options, self.progress = model, out, options, progress
+        self.id = prediction_id(model, options)
+        self.result = Predicted()
+        before = _read_record(out / RECORD) or {}
+        # A prediction that goes on keeps the colours it began with.
+        kept = before.get("drawn_range") if before.get("prediction_id") == self.id else None
+        self.shown_range = options.shown_range or (kept and (float(kept[0]), float(kept[1])))
+
+    def record(self, *, complete: bool) -> None:
+        """Write `predictions.json`."""
+        content = {
+            "prediction_id": self.id,
+            "complete": complete,
+            "model": {
+                "name": self.model.name,
+                "digest": self.model.digest,
+                "folder": str(self.model.folder.absolute()),
+            },
+            "settings": self.options.as_json(),
+            "drawn_range": self.shown_range,
+            "tool_version": __version__,
+            "inputs": self.result.done,
+            "failed": self.result.failed,
+        }
+        put(self.out / RECORD, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def resumed(self, source: Source) -> bool:
+        """Whether the source's results are there already; then they are counted."""
+        content = _read_record(self.out / f"{source.name}.json")
+        if content is None or content.get("prediction_id") != self.id or content.get("input") != _facts(source.path):
+            return False
+        files = [each if isinstance(each, str) else each["file"] for each in content["files"].values()]
+        if not all((self.out / file).is_file() for file in files):
+            return False
+        self.result.resumed += 1
+        self._done(source, content)
+        frames = content.get("num_frames", 1)
+        self.progress(source.name, frames, frames)
+        return True
+
+    def images(self, sources: Sequence[Source]) -> None:
+        """Predict images, those of one size together."""
+
+        def readable() -> Iterator[tuple[Source, Pixels]]:
+            for source, image in _ahead(map(_read, sources), 2 * self.options.batch):
+                if isinstance(image, SampleError):
+                    self._failed(source, image)
+                else:
+                    yield source, image
+
+        with _Behind(2 * self.options.batch) as behind:
+            for source, image, score in self._scores(readable()):
+                self._see_range(score)
+                behind.do(partial(self._image, source, image, score))
+
+    def _image(self, source: Source, image: Pixels, score: NDArray[np.float32]) -> None:
+        if not np.isfinite(score).all():
+            self._failed(source, SampleError(str(source.path), "the scores are NaN or infinite", ""))
+            return
+        result = self._result(image, score, source.name)
+        record = self._head(source) | {"width": image.shape[1], "height": image.shape[0]}
+        write_image(result, self.out, source.name, self.options.outputs, record)
+        self.result.frames += 1
+        self._done(source, record | result.as_json())
+        self.progress(source.name, 1, 1)
+
+    def video(self, source: Source) -> None:
+        """Predict a video, frame by frame."""
+        try:
+            frames = Video(source.path, self.options.every)
+        except SampleError as error:
+            self._failed(source, error)
+            return
+        options = self.options
+        record = self._head(source) | {"fps": frames.fps, "every": options.every}
+        output = VideoOutput(
+            self.out, source.name, record,
+            fps=frames.fps / options.every, codec=options.codec, outputs=options.outputs,
+        )  # fmt: skip
+        size = (0, 0)
+        try:
+            with _Behind(2 * options.batch) as behind:
+                for index, image, score in self._scores(_ahead(iter(frames), 2 * options.batch)):
+                    size = size if any(size) else (image.shape[1], image.shape[0])
+                    if size != (image.shape[1], image.shape[0]) or not np.isfinite(score).all():
+                        problem = f"frame {index} has another size, or scores that are NaN or infinite"
+                        raise SampleError(str(source.path), problem, "")
+                    self._see_range(score)
+                    behind.do(partial(self._frame, output, source, frames, index, image, score))
+            facts = {
+                "width": size[0],
+                "height": size[1],
+                "frames_read": frames.read,
+                "frames_announced": frames.announced,
+            }
+            output.close(facts)
+            self._done(source, record | facts | {"max_score": output.max_score, "num_anomalies": output.num_anomalies})
+        except SampleError as error:
+            self._failed(source, error)
+        finally:
+            frames.close()
+            output.discard()
+
+    def _frame(
+        self, output: VideoOutput, source: Source, video: Video, index: int, image: Pixels, score: NDArray[np.float32]
+    ) -> None:
+        time_s = index / video.fps
+        output.add(index, time_s, self._result(image, score, f"{source.name}   {time_s:.2f} s"))
+        self.result.frames += 1
+        self.progress(source.name, output.num_frames, video.num_frames)
+
+    def _scores(self, frames: Iterable[tuple[_T, Pixels]]) -> Iterator[tuple[_T, Pixels, NDArray[np.float32]]]:
+        """Each frame with its scores, seen in batches of one size."""
+        options = self.options
+        for batch in _batches(frames, options.batch):
+            try:
+                maps = self.model.predict_batch(
+                    [image for _, image in batch],
+                    score=options.score, height_px=options.height_px, views=options.views, blur=options.blur,
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                problem = f"the memory of {self.model.device} is full: {str(error).splitlines()[0]}"
+                remedy = "give --window, for example 512x1024, a smaller --batch, or --height"
+                raise MgcdaError("mgcda predict", problem, remedy) from None
+            for (tag, image), (score, _) in zip(batch, maps, strict=True):
+                yield tag, image, score
+
+    def _see_range(self, score: NDArray[np.float32]) -> None:
+        """The range of the first frame, where none is known; median and maximum, so that half of it stays clear."""
+        if self.shown_range is None and np.isfinite(score).all():
+            self.shown_range = float(np.median(score)), float(score.max())
+
+    def _result(self, image: Pixels, score: NDArray[np.float32], caption: str) -> FrameResult:
+        options, threshold = self.options, self.options.threshold
+        anomalies = mask = None
+        if threshold.value is not None:
+            anomalies, mask = find_anomalies(score, threshold.value, options.min_area_px)
+        picture = None
+        if "overlay" in options.outputs:
+            low, high = self.shown_range or (0.0, 1.0)
+            legend = Legend(options.score, low, high, threshold.value, threshold.source)
+            picture = overlay(image, score, legend, anomalies or (), mask, caption)
+        return FrameResult(score, anomalies, picture)
+
+    def _head(self, source: Source) -> dict[str, Any]:
+        return {"prediction_id": self.id, "input": _facts(source.path), "threshold": self.options.threshold.value}
+
+    def _done(self, source: Source, content: dict[str, Any]) -> None:
+        summary: dict[str, Any] = {
+            "input": str(source.path.absolute()),
+            "name": source.name,
+            "kind": "video" if source.is_video else "image",
+            "record": f"{source.name}.json",
+            "max_score": content["max_score"],
+        }
+        if self.options.threshold.value is not None:
+            anomalies = content["num_anomalies"] if source.is_video else len(content["anomalies"])
+            summary["anomalies"] = anomalies
+        self.result.done.append(summary)
+
+    def _failed(self, source: Source, error: SampleError) -> None:
+        self.result.failed.append({"input": str(source.path.absolute()), "problem": error.problem})
+        self.progress(source.name, 1, 1)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What tells a file from the one that a record was made of."""
+    try:
+        status = path.stat()
+    except OSError:
+        return {"path": str(path.absolute())}
+    return {"path": str(path.absolute()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _read(source: Source) -> tuple[Source, Pixels | SampleError]:
+    try:
+        return source, read_image(source.path)
+    except SampleError as error:
+        return source, error
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _batches(frames: Iterable[tuple[_T, Pixels]], size: int) -> Iterator[list[tuple[_T, Pixels]]]:
+    """Neighbours of one size, at most `size` of them."""
+    batch: list[tuple[_T, Pixels]] = []
+    for frame in frames:
+        if batch and (len(batch) == size or frame[1].shape != batch[0][1].shape):
+            yield batch
+            batch = []
+        batch.append(frame)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+_END: Any = object()
+
+
+def _ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
+    """The same items, the next `count` made in a thread meanwhile."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        pending = deque(reader.submit(next, items, _END) for _ in range(count))
+        try:
+            while True:
+                item = pending.popleft().result()
+                if item is _END:
+                    return
+                pending.append(reader.submit(next, items, _END))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _Behind:
+    """Does work in a thread, in order, at most `count` pieces late; its errors appear here."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(1, "write")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do it later."""
+        while len(self._pending) >= self._count:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(work))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self._pending and kind is None:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,94 @@
+"""Thresholds have an origin: an evaluation of these very weights, with the settings that the prediction uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mgcda_dist.cli import app
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.inference.model import load_exported
+from mgcda_dist.inference.operating import choose_threshold, operating_points
+from tests.support.exported import write_run
+
+_SETTINGS = {"score": "energy", "height_px": 32, "scales": [1.0], "flip": False, "window_px": None,
+             "window_overlap": None, "blur": False}  # fmt: skip
+
+
+def _evaluated(folder: Path, digest: str, **rows: dict[str, Any]) -> None:
+    """The evaluation folder of a run, as far as thresholds are read from it."""
+    curves = {
+        "threshold": [None, -1.0, -2.0, -3.0, -4.0],
+        "recall": [0, 0.3, 0.9, 0.96, 1],
+        "fpr": [0, 0, 0.02, 0.2, 1],
+    }
+    curves["threshold"][0] = 1e9
+    sets = {name: {"dataset": name, "split": "test", **row} for name, row in rows.items()}
+    content = _SETTINGS | {"convention": "pooled", "subject": {"digest": digest}, "sets": sets}
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    for name in rows:
+        (folder / "sets" / name).mkdir(parents=True)
+        (folder / "sets" / name / "curves.json").write_text(json.dumps(curves))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = write_run(tmp_path / "runs" / "tiny")
+    (folder / "config.yaml").write_text("name: tiny\n")
+    real, pasted = {"thresholds": {"best_f1": -2.0}}, {"thresholds": {"best_f1": -2.5}, "paste": {"objects": "x"}}
+    _evaluated(folder / "evaluation", load_exported(folder).digest, real=real, closed={}, val=pasted)
+    return folder
+
+
+def test_the_validation_set_comes_before_test_sets(run: Path) -> None:
+    points = operating_points(load_exported(run))
+    assert [(point["set"], point["pasted"]) for point in points] == [("val", True), ("real", False)]
+    chosen = choose_threshold(points, None, _SETTINGS)
+    assert (chosen.value, chosen.source, chosen.doubt) == (-2.5, "best F1 on val", "")
+    assert chosen.shown_range == (-3.0, -1.0)
+    assert choose_threshold(points, "best_f1:real", _SETTINGS).value == -2.0
+    assert choose_threshold(points, "recall95:real", _SETTINGS).value == -3.0
+    assert choose_threshold(points, "-7.5", _SETTINGS).value == -7.5
+
+
+def test_a_threshold_of_another_score_is_none(run: Path) -> None:
+    points = operating_points(load_exported(run))
+    other = _SETTINGS | {"score": "msp"}
+    assert choose_threshold(points, None, other).value is None
+    with pytest.raises(ConfigError, match="with score msp"):
+        choose_threshold(points, "best_f1", other)
+    assert "height_px" in choose_threshold(points, None, _SETTINGS | {"height_px": None}).doubt
+    with pytest.raises(ConfigError, match="known sets: real, val"):
+        choose_threshold(points, "best_f1:moon", _SETTINGS)
+
+
+def test_an_evaluation_of_other_weights_says_nothing(run: Path) -> None:
+    content = json.loads((run / "evaluation" / "results.json").read_text())
+    content["subject"]["digest"] = "0" * 64
+    (run / "evaluation" / "results.json").write_text(json.dumps(content))
+    assert operating_points(load_exported(run)) == []
+
+
+def test_an_export_carries_its_thresholds_along(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["export", str(run), str(tmp_path / "out"), "--format", "safetensors", "--no-verify"]
+    )
+    assert done.exit_code == 0, done.output
+    exported = load_exported(tmp_path / "out")
+    assert operating_points(exported) == operating_points(load_exported(run)) != []
+    from PIL import Image
+
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "out"), str(tmp_path / "a.png"), "-o", str(tmp_path / "p"), "-w", "none"]
+    )
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "p" / "predictions.json").read_text())["settings"]
+    assert (settings["threshold"], settings["threshold_source"]) == (-2.5, "best F1 on val")
+    assert settings["shown_range"] == [-3.0, -1.0]

@@ -1,0 +1,323 @@
+"""`mgcda predict`: what it leaves, what it says of inputs that cannot be read, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mgcda_dist.cli import app
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.evaluation.score_maps import ScoreMaps
+from mgcda_dist.evaluation.views import Views
+from mgcda_dist.inference import predict as module
+from mgcda_dist.inference.model import load_exported
+from tests.support.exported import NEEDED, write_run
+
+_BLOCKED = """
+import sys
+sys.modules |= dict.fromkeys({missing})  # none of them can be imported
+from mgcda_dist.cli import app
+app(sys.argv[1:])
+"""
+
+
+def _predict(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words)])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _picture(path: Path, seed: int = 0, size: tuple[int, int] = (50, 71)) -> np.ndarray:
+    """A PNG of smooth random colours, as RGB."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    pixels = np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def _video(path: Path, num_frames: int = 7, fps: float = 5.0) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc("M", "J", "P", "G"), fps, (72, 50))
+    assert writer.isOpened()
+    for index in range(num_frames):
+        frame = np.full((50, 72, 3), 90, np.uint8)
+        frame[10:30, 8 * index : 8 * index + 16] = (0, 0, 255)
+        writer.write(frame)
+    writer.release()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def middle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """A score that about half of the pixels reach."""
+    pixels = _picture(tmp_path_factory.mktemp("one") / "a.png")
+    return float(np.median(load_exported(run).predict(pixels)[0]))
+
+
+def test_maps_pictures_and_records_of_a_folder(run: Path, middle: float, tmp_path: Path) -> None:
+    images = {name: _picture(tmp_path / "in" / f"{name}.png", i) for i, name in enumerate(("a", "deep/b", "deep/c"))}
+    out = tmp_path / "out"
+    result = _predict(
+        run, tmp_path / "in", "-o", out, "-w", "overlay,npy,png", f"--threshold={middle}", "--min-area", "9"
+    )
+    assert result.exit_code == 0, result.output
+    endings = ("json", "overlay.png", "score.npy", "score.png")
+    expected = {f"{name}.{ending}" for name in images for ending in endings} | {"predictions.json"}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == expected
+    summary = _json(out / "predictions.json")
+    assert summary["complete"] and not summary["failed"]
+    assert [each["name"] for each in summary["inputs"]] == list(images)
+    assert summary["settings"]["threshold"] == middle and summary["settings"]["threshold_source"] == "given"
+    model = load_exported(run)
+    for each, (name, pixels) in zip(summary["inputs"], images.items(), strict=True):
+        score = model.predict(pixels)[0]
+        half = np.load(out / f"{name}.score.npy")
+        assert half.dtype == np.float16 and np.array_equal(half, score.astype(np.float16))
+        record = _json(out / f"{name}.json")
+        assert (record["width"], record["height"]) == (71, 50)
+        assert each["anomalies"] == len(record["anomalies"]) > 0
+        levels = np.asarray(Image.open(out / f"{name}.score.png")).astype(np.float64)
+        low, high = record["files"]["png"]["low"], record["files"]["png"]["high"]
+        assert low + levels * (high - low) / 65535 == pytest.approx(score, abs=(high - low) / 65535)
+        for anomaly in record["anomalies"]:
+            left, top, width, height = anomaly["box"]
+            inside = score[top : top + height, left : left + width]
+            assert anomaly["area_px"] >= 9 and middle <= anomaly["score"] <= anomaly["max_score"]
+            assert anomaly["max_score"] == pytest.approx(float(inside.max()), rel=1e-4) or inside.max() > middle
+        shown = np.asarray(Image.open(out / f"{name}.overlay.png"))
+        # Seven times as large, with a legend below it; sides are even.
+        assert shown.shape[0] > 350 and shown.shape[1] == 498 and shown.shape[0] % 2 == 0
+
+
+def test_written_maps_are_read_as_maps(run: Path, tmp_path: Path) -> None:
+    """What is predicted can be evaluated, overlays beside it or not: 16-bit pictures stand for their scores."""
+    pixels = _picture(tmp_path / "in" / "a.png")
+    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out", "-w", "overlay,png").exit_code == 0
+    score = load_exported(run).predict(pixels)[0]
+    maps = ScoreMaps(tmp_path / "out")
+    read = maps.read(maps.choose("set", ["a"])["a"], (50, 71))
+    maps.refuse_unused()
+    assert read == pytest.approx(score, abs=float(np.ptp(score)) / 65535)
+
+
+def test_a_constant_map_survives_its_16_bit_picture(tmp_path: Path) -> None:
+    from mgcda_dist.inference.outputs import write_maps
+
+    write_maps(np.full((4, 5), -3.25, np.float32), tmp_path, "a", ["png"])
+    maps = ScoreMaps(tmp_path)
+    assert np.array_equal(maps.read(maps.choose("s", ["a"])["a"], (4, 5)), np.full((4, 5), -3.25))
+
+
+def test_scores_beyond_float16_are_refused_not_made_infinite(tmp_path: Path) -> None:
+    from mgcda_dist.inference.outputs import write_maps
+
+    with pytest.raises(MgcdaError, match="write png"):
+        write_maps(np.full((4, 5), 7e4, np.float32), tmp_path, "a", ["npy"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_read_is_skipped_and_reported(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    _picture(folder / "good.png")
+    whole = (folder / "good.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.mp4").write_text("no video")
+    result = _predict(run, folder, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    failed = _json(tmp_path / "out" / "predictions.json")["failed"]
+    assert {Path(each["input"]).name for each in failed} == {"cut.png", "empty.png", "text.jpg", "text.mp4"}
+    for name in ("cut.png", "empty.png", "text.jpg", "text.mp4"):
+        assert f"{folder / name}: " in result.output
+    assert "verify" not in result.output  # a remedy for shards is none for images
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"good.json", "good.overlay.png", "predictions.json"}
+
+
+def test_the_same_command_goes_on_where_it_stopped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(4):
+        _picture(tmp_path / "in" / f"{index}.png", index)
+    out = tmp_path / "out"
+
+    def stops(result: Any, *given: Any) -> None:
+        if given[1] >= "2":  # the next one may be under way already
+            raise KeyboardInterrupt
+        write(result, *given)
+
+    write = module.write_image
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_image", stops)
+        assert _predict(run, tmp_path / "in", "-o", out).exit_code != 0
+    assert _json(out / "predictions.json")["complete"] is False
+    assert (out / "1.json").exists() and not (out / "2.json").exists()
+    drawn = {name: (out / name).stat().st_mtime_ns for name in ("0.overlay.png", "1.overlay.png")}
+    colours = json.loads((out / "0.json").read_text())
+    assert colours["files"] == {"overlay": "0.overlay.png"}
+    _picture(tmp_path / "in" / "1.png", seed=9)  # changed meanwhile
+    result = _predict(run, tmp_path / "in", "-o", out)
+    assert result.exit_code == 0 and "(1 of them before)" in result.output
+    assert (out / "0.overlay.png").stat().st_mtime_ns == drawn["0.overlay.png"]
+    assert (out / "1.overlay.png").stat().st_mtime_ns != drawn["1.overlay.png"]
+    assert _json(out / "predictions.json")["complete"] is True
+    # A file that somebody removed is made again.
+    (out / "3.overlay.png").unlink()
+    assert "(3 of them before)" in _predict(run, tmp_path / "in", "-o", out).output
+    assert (out / "3.overlay.png").exists()
+
+
+def test_colours_stay_when_a_prediction_goes_on(run: Path, tmp_path: Path) -> None:
+    """Without a known range the first frame's is used; a second call does not begin with another one."""
+    _picture(tmp_path / "in" / "b.png", 1)
+    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    before = _json(tmp_path / "out" / "predictions.json")["drawn_range"]
+    _picture(tmp_path / "in" / "a.png", 2)
+    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    assert _json(tmp_path / "out" / "predictions.json")["drawn_range"] == before
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    assert _predict(run, tmp_path / "in", "-o", out).exit_code == 0
+    other = _predict(run, tmp_path / "in", "-o", out, "--score", "msp")
+    assert isinstance(other.exception, ConfigError) and "other settings" in str(other.exception)
+    assert _predict(run, tmp_path / "in", "-o", out, "--score", "msp", "--overwrite").exit_code == 0
+    assert _json(out / "predictions.json")["settings"]["score"] == "msp"
+    inputs = _predict(run, tmp_path / "in", "-o", tmp_path / "in")
+    assert isinstance(inputs.exception, ConfigError) and "is an input" in str(inputs.exception)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("important")
+    foreign = _predict(run, tmp_path / "in", "-o", tmp_path / "thesis")
+    assert isinstance(foreign.exception, ConfigError) and "other files" in str(foreign.exception)
+
+
+def test_a_video_becomes_a_video(run: Path, middle: float, tmp_path: Path) -> None:
+    _video(tmp_path / "clip.avi")
+    out = tmp_path / "out"
+    words = (tmp_path / "clip.avi", "-o", out, "-w", "overlay,npy", f"--threshold={middle}", "--every", "2")
+    result = _predict(run, *words, "--batch", "3")
+    assert result.exit_code == 0, result.output
+    record = _json(out / "clip.json")
+    assert [frame["frame"] for frame in record["frames"]] == [0, 2, 4, 6]
+    assert [frame["time_s"] for frame in record["frames"]] == pytest.approx([0, 0.4, 0.8, 1.2])
+    assert (record["width"], record["height"], record["frames_read"], record["num_frames"]) == (72, 50, 7, 4)
+    assert record["num_anomalies"] == sum(len(frame["anomalies"]) for frame in record["frames"])
+    maps = sorted(path.name for path in (out / "clip").iterdir())
+    assert maps == [f"{index:06d}.score.npy" for index in (0, 2, 4, 6)]
+    written = cv2.VideoCapture(str(out / "clip.overlay.mp4"))
+    assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and written.get(cv2.CAP_PROP_FPS) == pytest.approx(2.5)
+    assert written.get(cv2.CAP_PROP_FRAME_WIDTH) == 504 and written.read()[0]
+    written.release()
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    assert "(1 of them before)" in _predict(run, *words).output
+
+
+@pytest.mark.parametrize("codec", ["vp9", "mpeg4"])
+def test_videos_of_both_codecs_can_be_read(run: Path, tmp_path: Path, codec: str) -> None:
+    _video(tmp_path / "clip.avi", 3)
+    assert _predict(run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--codec", codec).exit_code == 0
+    frames = cv2.VideoCapture(str(tmp_path / "out" / "clip.overlay.mp4"))
+    assert [frames.read()[0] for _ in range(4)] == [True, True, True, False]
+    frames.release()
+
+
+def test_batches_and_windows_change_nothing_but_rounding(run: Path, tmp_path: Path) -> None:
+    images = [_picture(tmp_path / f"{i}.png", i, size=(70, 101)) for i in range(2)]
+    model = load_exported(run)
+    for views in (Views(window_px=(64, 64)), Views(scales=(0.5,), flip=True)):
+        together = model.predict_batch(images, height_px=0, views=views)
+        for image, (score, classes) in zip(images, together, strict=True):
+            expected, predicted = model.predict(image, height_px=0, views=views)
+            assert score == pytest.approx(expected, abs=1e-4)
+            assert (classes == predicted).mean() > 0.999
+
+
+def test_names_are_stable_where_files_are_called_alike(run: Path, tmp_path: Path) -> None:
+    from mgcda_dist.inference.sources import find_sources
+
+    for name in ("one/a/x.png", "one/x.png", "one/x.jpg", "one/.hidden.png", "two/one/x.png", "two/one/X.webp"):
+        _picture(tmp_path / name)
+    _picture(tmp_path / "one" / "old" / "x.png")
+    (tmp_path / "one" / "old" / "predictions.json").write_text("{}")  # results are no inputs
+    os.symlink(tmp_path / "one", tmp_path / "one" / "a" / "loop")
+    os.symlink(tmp_path / "one" / "x.png", tmp_path / "one" / "z.png")
+
+    def names(*inputs: str) -> list[str]:
+        return [source.name for source in find_sources([tmp_path / each for each in inputs], tmp_path / "out")]
+
+    assert names("one") == ["x_jpg", "x_png", "a/x"]
+    assert names("one/x.png") == ["x"]
+    assert names("one", "two/one") == ["one/x_jpg", "one/x_png", "one/a/x", "one-2/X_webp", "one-2/x_png"]
+    assert names("one/x.png", "one/a/x.png") == ["x_png", "x_png-2"]
+    with pytest.raises(ConfigError, match="does not exist"):
+        names("three")
+    (tmp_path / "three").mkdir()
+    with pytest.raises(ConfigError, match="no image and no video"):
+        names("three")
+
+
+def test_photographs_are_turned_upright(run: Path, tmp_path: Path) -> None:
+    pixels = _picture(tmp_path / "a.png", size=(40, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    assert _predict(run, tmp_path / "turned.jpg", "-o", tmp_path / "out", "-w", "npy").exit_code == 0
+    record = _json(tmp_path / "out" / "turned.json")
+    assert (record["width"], record["height"]) == (40, 60)
+    assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--threshold", "high"], "no threshold"),
+        (["--threshold", "nan"], "finite"),
+        (["--threshold", "best_f1:moon"], "not evaluated on that set"),
+        (["--write", "overlays"], "did you mean overlay"),
+        (["--range", "3,1"], "no range"),
+        (["--device", "tpu9"], "cannot be used"),
+        (["--device", "cuda:77"], "cannot be used"),
+        (["--window", "100"], "no size"),
+    ],
+)
+def test_wrong_options_say_what_to_do(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    _picture(tmp_path / "a.png")
+    result = _predict(run, tmp_path / "a.png", "-o", tmp_path / "out", *words)
+    assert isinstance(result.exception, ConfigError) and says in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_torch_timm_and_the_light_libraries_suffice(run: Path, middle: float, tmp_path: Path) -> None:
+    """The command itself, images and a video, on a machine without anything that only training needs."""
+    _picture(tmp_path / "in" / "a.png")
+    _video(tmp_path / "in" / "clip.avi", 2)
+    training = {
+        "aiohttp", "deepspeed", "fsspec", "h5py", "jinja2", "matplotlib", "mlflow", "onnxruntime", "onnxscript",
+        "pandas", "psutil", "ray", "scipy", "sklearn", "webdataset", "yaml",
+    }  # fmt: skip
+    assert not training & (NEEDED | {"cv2", "pydantic", "rich", "typer"})  # pydantic is typer's
+    words = ["predict", str(run), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-w", "overlay,npy,png"]
+    done = subprocess.run(
+        [sys.executable, "-c", _BLOCKED.format(missing=training), *words, f"--threshold={middle}"],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "a.overlay.png").exists() and (tmp_path / "out" / "clip.overlay.mp4").exists()
