@@ -247,29 +247,26 @@ def _parent_run(
 ) -> Iterator[MlflowTracker | None]:
     """The MLflow run that the sweep's runs appear under, continued by its id; ended whatever happens."""
     from mgcda_dist.reports.runs import SWEEP_TAG
+    from mgcda_dist.tracking.jsonl import METRICS, JsonlTracker
     from mgcda_dist.tracking.mlflow import MlflowTracker
     from mgcda_dist.tracking.provenance import provenance_tags
     from mgcda_dist.training.run_folder import mlflow_uri
 
-    uri, id_file = mlflow_uri(first.config), folder / "mlflow_run_id"
+    uri = mlflow_uri(first.config)
     if uri is None:
         yield None
         return
-
-    def keep(run_id: str) -> None:
-        id_file.write_text(f"{run_id}\n", encoding="utf-8")
-
     tags = provenance_tags(Path(__file__).parent) | {SWEEP_TAG: wanted.name, "mgcda.run_folder": str(folder)}
     tracker = MlflowTracker(
+        JsonlTracker(folder / METRICS),
         uri,
         first.config.tracking.experiment,
         wanted.name,
-        run_id=id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else None,
         tags=tags | {"mlflow.note.content": _note(wanted, overrides, {}, "")},
-        on_start=keep,
         warn=lambda text: console.print(text, soft_wrap=True),
     )
     tracker.log_params({"sweep": {"rows": list(wanted.rows), "seeds": wanted.seeds, "set": wanted.set | {}}})
+    tracker.start()
     try:
         yield tracker
     except BaseException as error:

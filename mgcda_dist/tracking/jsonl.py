@@ -1,7 +1,22 @@
-"""The record that is always there: one JSON line per logged step, cut back to the resumed step after a restart.
+"""The record that is always there, in two files: everything else that shows a run, MLflow too, is filled from it.
 
-A line is `{"step": 120, "time": 1750000000.123, "metrics": {"loss/total": 0.71, …}}`; time is seconds since 1970.
-Numbers that JSON does not have are written as the strings "NaN", "Infinity", "-Infinity", which `float` reads back.
+`metrics.jsonl` has one line per logged step, cut back to the resumed step after a restart:
+
+    {"step": 120, "time": 1750000000.123, "metrics": {"loss/total": 0.71, …}}
+
+`record.jsonl` has one line per other call, in their order:
+
+    {"time": …, "call": "start", "experiment": "mgcda", "name": "demo", "uri": "http://mlflow:5000"}
+    {"time": …, "call": "params", "params": {"optim.steps": "100", …}}
+    {"time": …, "call": "tags", "tags": {"mgcda.seed": "0", …}}
+    {"time": …, "call": "dataset", "name": …, "digest": …, "source": …, "context": …}
+    {"time": …, "call": "artifact", "path": "evaluation", "folder": "evaluation"}
+    {"time": …, "call": "picture", "name": "preview_val", "path": "pictures/steps/…", "step": 100}
+    {"time": …, "call": "model", "path": "model", "register_as": null}
+    {"time": …, "call": "end", "status": "FINISHED"}
+
+Time is seconds since 1970; paths below the record's folder are relative to it, so that a run can be moved. Numbers that
+JSON does not have are written as the strings "NaN", "Infinity", "-Infinity", which `float` reads back.
 """
 
 from __future__ import annotations
@@ -9,33 +24,42 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.tracking.params import flat_params
 from mgcda_dist.tracking.tracker import Status
 
-__all__ = ["JsonlTracker", "read_history", "read_lines"]
+__all__ = ["CALLS", "METRICS", "JsonlTracker", "add_end", "read_calls", "read_history", "read_lines", "read_lines_from"]
+
+METRICS, CALLS = "metrics.jsonl", "record.jsonl"
 
 
 class JsonlTracker:
-    """Appends metrics to a file; everything else is already a file in the run folder and is not repeated.
+    """Appends metrics to one file and all other calls to another beside it.
 
     Args:
-        path: the file; its folder is made. An existing file is continued.
+        path: the file for metrics; its folder, which is the record's, is made. Existing files are continued.
         start_step: first step that will be logged. Lines of an earlier attempt with this step or a later one are
             removed, and so is a line that a crash left half written, by replacing the file in one piece.
     """
 
     def __init__(self, path: Path, start_step: int = 0) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.folder = path, path.parent.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
         _cut_back(path, start_step)
         self._file = path.open("a", encoding="utf-8")
 
+    def log_start(self, experiment: str, run_name: str, uri: str | None) -> None:
+        """Note where, and under which names, a tracking server shall have the run; `uri` None: nowhere, for now."""
+        self._call("start", experiment=experiment, name=run_name, uri=uri)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Nothing: config.yaml in the run folder says it."""
+        """Note the parameters, flattened to dotted keys."""
+        self._call("params", params=flat_params(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Append one line."""
@@ -45,32 +69,92 @@ class JsonlTracker:
         self._file.flush()
 
     def log_picture(self, name: str, path: Path, step: int | None = None) -> None:
-        """Nothing: the picture is a file."""
+        """Note the picture. One of a series is copied to `pictures/steps/`: the next may replace its file."""
+        if step is not None:
+            kept = self.folder / "pictures" / "steps" / f"{Path(name).stem.replace('/', '~')}-{step:08d}{path.suffix}"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            path = Path(shutil.copyfile(path, kept))
+        self._call("picture", name=name, path=self._relative(path), step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing: the artifact is a file."""
+        """Note the file, or folder of files."""
+        self._call("artifact", path=self._relative(path), folder=folder)
+
+    def log_model(self, path: Path, register_as: str | None = None) -> None:
+        """Note the model's folder."""
+        self._call("model", path=self._relative(path), register_as=register_as)
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Nothing: manifests lie beside their shards."""
+        """Note the data; the manifests lie beside their shards."""
+        self._call("dataset", name=name, digest=digest, source=source, context=context)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Nothing."""
+        """Note the tags."""
+        self._call("tags", tags=dict(tags))
 
     def close(self, status: Status) -> None:
-        """Close the file."""
+        """Note the end, and close the file of metrics."""
+        add_end(self.folder, status)
         self._file.close()
+
+    def _call(self, call: str, **facts: Any) -> None:
+        _append_call(self.folder, call, facts)
+
+    def _relative(self, path: Path) -> str:
+        place = path.absolute()
+        return str(place.relative_to(self.folder) if place.is_relative_to(self.folder) else place)
+
+
+def add_end(folder: Path, status: Status, time_s: float | None = None) -> None:
+    """Note how, and when if not now, the run recorded in `folder` ended."""
+    _append_call(folder, "end", {"status": status} | ({} if time_s is None else {"time": time_s}))
+
+
+def _append_call(folder: Path, call: str, facts: Mapping[str, Any]) -> None:
+    line = json.dumps({"time": round(time.time(), 3), "call": call} | dict(facts), ensure_ascii=False)
+    with (folder / CALLS).open("a+b") as file:
+        # A crash may have left half a line, which must not swallow this one.
+        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+
+
+def read_calls(folder: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(position after it in bytes, call) of the calls recorded in a folder from byte `start` on."""
+    path = folder / CALLS
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            start += len(line)
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:  # torn by a crash; what it held was logged again by the restart
+                continue
+            if isinstance(record, dict) and "call" in record:
+                yield start, record
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, float, dict[str, float]]]:
     """(step, time in s, metrics) of every whole line; a file that does not exist has none."""
+    for _, step, time_s, metrics in read_lines_from(path, 0):
+        yield step, time_s, metrics
+
+
+def read_lines_from(path: Path, start: int) -> Iterator[tuple[int, int, float, dict[str, float]]]:
+    """(position after it in bytes, step, time in s, metrics) of every whole line from byte `start` on."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
+        file.seek(start)
         for line in file:
-            record = _parse(line)
+            start += len(line)
+            record = _parse(line.decode("utf-8", errors="replace"))
             if record is not None:
                 metrics = {name: float(value) for name, value in record["metrics"].items()}
-                yield int(record["step"]), float(record["time"]), metrics
+                yield start, int(record["step"]), float(record["time"]), metrics
 
 
 def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:

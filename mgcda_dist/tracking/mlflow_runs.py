@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.tracking.mlflow import connect, quiet
+from mgcda_dist.tracking.mlflow_client import connect, quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

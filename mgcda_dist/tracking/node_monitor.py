@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mgcda_dist.tracking.mlflow import system_monitor
+from mgcda_dist.tracking.mlflow_client import reason
+from mgcda_dist.tracking.mlflow_system import SystemMonitor
 from mgcda_dist.tracking.tracker import Status
 
 __all__ = ["NodeMonitor"]
+
+_LOG = logging.getLogger(__name__)
+_LOOK_AGAIN_S = 30.0
+_FINISH_S = 10.0
 
 
 class NodeMonitor:
@@ -22,18 +29,35 @@ class NodeMonitor:
     """
 
     def __init__(self, uri: str, run_id: str, node_id: str) -> None:
-        self._uri, self._run_id, self._node_id = uri, run_id, node_id
-        self._monitor: Any = None
+        self._monitor = SystemMonitor(uri, run_id, node_id)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Start with the first ones: the loader's processes exist by then, and are not forked beside a thread."""
-        if self._monitor is None:
-            self._monitor = system_monitor(self._uri, self._run_id, self._node_id, resume=True)
+        if self._thread is None:
+            # A thread of its own asks the server: a step waits for none.
+            self._thread = threading.Thread(target=self._keep_going, name="node-monitor", daemon=True)
+            self._thread.start()
 
     def close(self, status: Status) -> None:
-        """End the sampling; the run is rank 0's to end."""
-        if self._monitor is not None:
-            self._monitor.finish()
+        """End the sampling; the run is rank 0's to end. Waits at most 10 s."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(_FINISH_S)
+
+    def _keep_going(self) -> None:
+        said = False
+        while True:
+            try:
+                self._monitor.keep_going()
+            except Exception as error:  # whatever MLflow raises: a node without samples is no reason to stop
+                if not said:
+                    _LOG.warning("no system metrics of this node: %s", reason(error))
+                said = True
+            if self._stopping.wait(_LOOK_AGAIN_S):
+                self._monitor.finish()
+                return
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Rank 0 does."""
@@ -42,6 +66,9 @@ class NodeMonitor:
         """Rank 0 does."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Rank 0 does."""
+
+    def log_model(self, path: Path, register_as: str | None = None) -> None:
         """Rank 0 does."""
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:

@@ -34,6 +34,10 @@ class Tracker(Protocol):
         """Record a file, or a folder of files."""
         ...
 
+    def log_model(self, path: Path, register_as: str | None = None) -> None:
+        """Record a folder with an exported model, on demand also as the next version of a registered one."""
+        ...
+
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Record what data the run reads: name, content digest, path or URL, and its use (`training`, `evaluation`)."""
         ...
@@ -76,6 +80,10 @@ class Trackers:
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """See `Tracker`."""
         self._each(lambda part: part.log_artifact(path, folder))
+
+    def log_model(self, path: Path, register_as: str | None = None) -> None:
+        """See `Tracker`."""
+        self._each(lambda part: part.log_model(path, register_as))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """See `Tracker`."""

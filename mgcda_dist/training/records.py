@@ -11,7 +11,8 @@ from typing import Any
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
 from mgcda_dist.tracking.jsonl import JsonlTracker
-from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
+from mgcda_dist.tracking.mlflow import MlflowTracker
+from mgcda_dist.tracking.mlflow_sync import end_run
 from mgcda_dist.tracking.provenance import provenance_tags
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
 from mgcda_dist.training.description import describe, run_tags
@@ -36,7 +37,7 @@ def open_trackers(
     """
     if not leads:
         return Trackers([])
-    trackers = Trackers([JsonlTracker(run.metrics, start_step), *_mlflow(config, run, say)], warn=say)
+    trackers = Trackers([_tracker(config, run, start_step, say)], warn=say)
     try:
         _log_start(config, run, trackers)
     except BaseException:
@@ -53,32 +54,30 @@ def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: 
 
 def end_record(config: Config, run: RunFolder, status: Status) -> None:
     """End the record of a run whose workers can no longer do it; one that has ended keeps its status."""
-    uri = mlflow_uri(config)
-    if uri is not None and run.run_id_file.is_file():
-        end_run(uri, run.run_id_file.read_text(encoding="utf-8").strip(), status)
+    end_run(run.root, status, lambda text: run.say("note", text))
 
 
-def _mlflow(config: Config, run: RunFolder, say: Callable[[str], None]) -> list[Tracker]:
+def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
     tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
     run.provenance.write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    uri = mlflow_uri(config)
-    if uri is None:
-        return []
-    parent = config.tracking.parent_run
+    parent, uri = config.tracking.parent_run, mlflow_uri(config)
     tags |= run_tags(config) | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {})
-    return [
-        MlflowTracker(
-            uri,
-            config.tracking.experiment,
-            config.name,
-            run_id=run.run_id_file.read_text(encoding="utf-8").strip() if run.run_id_file.is_file() else None,
-            tags=tags,
-            system_metrics=config.tracking.system_metrics,
-            node_id=platform.node(),
-            on_start=run.keep_mlflow_run_id,
-            warn=say,
-        )
-    ]
+    record = JsonlTracker(run.metrics, start_step)
+    if uri is None:
+        # As complete as any other: `mgcda sync` may bring it to a server one day.
+        record.log_start(config.tracking.experiment, config.name, None)
+        record.set_tags(tags)
+        return record
+    return MlflowTracker(
+        record,
+        uri,
+        config.tracking.experiment,
+        config.name,
+        tags=tags,
+        system_metrics=config.tracking.system_metrics,
+        node_id=platform.node(),
+        warn=say,
+    )
 
 
 def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:

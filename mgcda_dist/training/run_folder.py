@@ -41,6 +41,7 @@ class RunFolder:
         self.provenance = self.root / "provenance.json"
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.jsonl"
+        self.record = self.root / "record.jsonl"
         self.events = self.root / "events.jsonl"
         self.model = self.root / "model"
         self.pictures = self.root / "pictures"
@@ -105,14 +106,11 @@ class RunFolder:
         self.stop_file.unlink(missing_ok=True)
         if not has_checkpoint:
             # It starts over, maybe with another configuration: the record of the attempt before is not continued.
-            self.run_id_file.unlink(missing_ok=True)
+            for file in (self.run_id_file, self.record, self.record.with_name("mlflow.json")):
+                file.unlink(missing_ok=True)
         temporary = self.config_file.with_suffix(".tmp")
         temporary.write_text(dump_config(config), encoding="utf-8")
         os.replace(temporary, self.config_file)
-
-    def keep_mlflow_run_id(self, run_id: str) -> None:
-        """Remember the MLflow run, so that every restart continues it."""
-        self.run_id_file.write_text(run_id + "\n", encoding="utf-8")
 
     def say(self, kind: str, text: str, **facts: Any) -> None:
         """Append an event for the user; whoever watches the run shows it."""

@@ -12,8 +12,8 @@ import yaml
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.reports.runs import SWEEP_TAG, RunRecord, find_runs
-from mgcda_dist.tracking.mlflow import MlflowTracker
 from tests.support.runs import write_evaluation, write_run
+from tests.support.tracked import tracked
 
 Found = tuple[list[RunRecord], list[str]]
 
@@ -24,13 +24,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("compare") / "runs"
     before = dict(os.environ)
     uri = f"sqlite:///{folder}/mlflow.db"
-    sweep = MlflowTracker(uri, "roads", "sweep", tags={SWEEP_TAG: "sweep"})
+    sweep = tracked(folder.parent / "sweep", uri, "roads", "sweep", tags={SWEEP_TAG: "sweep"})
     sweep.close("FINISHED")
     here = write_run(folder / "here")
     away = write_run(folder.parent / "elsewhere" / "away", skill=3.0, seed=1)
     for run in (here, away):
         tags = {"mgcda.run_folder": str(run), "mlflow.parentRunId": str(sweep.run_id)}
-        tracker = MlflowTracker(uri, "roads", run.name, tags=tags)
+        tracker = tracked(run, uri, "roads", run.name, tags=tags)
         config = yaml.safe_load((run / "config.yaml").read_text())
         tracker.log_params({key: value for key, value in config.items() if key != "name"})
         tracker.log_artifact(run / "evaluation", "evaluation")
@@ -38,10 +38,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for step in (0, 5, 10, 15):
             tracker.log_metrics({"loss/total": 2.0 - 0.05 * step, "eval/road/ap": 0.5}, step)
         tracker.close("FINISHED")
-        (run / "mlflow_run_id").write_text(f"{tracker.run_id}\n")
         assert tracker.num_failures == 0
     away.rename(folder.parent / "moved")
-    MlflowTracker(uri, "roads", "broken").close("FAILED")
+    tracked(folder.parent / "broken", uri, "roads", "broken").close("FAILED")
     yield folder
     for name in os.environ.keys() - before.keys():
         del os.environ[name]

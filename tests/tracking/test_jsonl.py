@@ -36,7 +36,7 @@ def test_resume_removes_the_steps_that_come_again(tmp_path: Path) -> None:
     write(path, range(10))
     write(path, range(6, 12), start_step=6)
     assert [step for step, _, _ in read_lines(path)] == list(range(12))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "record.jsonl"]
 
 
 def test_a_half_written_last_line_is_removed(tmp_path: Path) -> None:

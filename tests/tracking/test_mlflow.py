@@ -1,5 +1,6 @@
 """Against a real MLflow on sqlite."""
 
+import json
 import logging
 import os
 import subprocess
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
+from mgcda_dist.tracking.mlflow_sync import end_run
+from tests.support.tracked import tracked
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,10 @@ def picture(path: Path) -> Path:
 
 
 def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    started: list[str] = []
-    tracker = MlflowTracker(uri, "demo", "full-seed0", tags={"git": "abc"}, on_start=started.append)
-    assert started == [tracker.run_id]
+    run_folder = tmp_path / "full"
+    tracker = tracked(run_folder, uri, "demo", "full-seed0", tags={"git": "abc"})
+    run_id = str(tracker.run_id)
+    assert (run_folder / "mlflow_run_id").read_text().strip() == run_id
     tracker.log_params(
         {"optim": {"steps": 100, "lr": 1e-3}, "domains": [{"name": "a"}, {"name": "b"}], "crop": [64, 64]}
     )
@@ -56,8 +59,11 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     for step in range(3):
         tracker.log_metrics({"loss/total": 1.0 - 0.1 * step, "mdat/stride16/accuracy": 0.5, "bad": float("nan")}, step)
     tracker.log_picture("panel", picture(tmp_path / "p.png"))
-    tracker.log_picture("panel", picture(tmp_path / "p.png"), step=2)
-    tracker.log_artifact(tmp_path)
+    for step in (1, 2):
+        tracker.log_picture("panel", picture(tmp_path / "p.png"), step=step)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text("a")
+    tracker.log_artifact(tmp_path / "more")
     tracker.close("FINISHED")
     assert tracker.num_failures == 0
     assert capfd.readouterr() == ("", "")
@@ -65,69 +71,84 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    run = client.get_run(started[0])
+    run = client.get_run(run_id)
     assert run.info.run_name == "full-seed0" and run.info.status == "FINISHED"
     assert run.data.params["optim.steps"] == "100" and run.data.params["domains.1.name"] == "b"
     assert run.data.params["crop"] == "64, 64" and run.data.params["odd_key"] == "True"
     assert len(run.data.params["long"]) == 6000
     assert run.data.tags["git"] == "abc"
-    history = client.get_metric_history(started[0], "loss/total")
+    history = client.get_metric_history(run_id, "loss/total")
     assert [(m.step, round(m.value, 6)) for m in history] == [(0, 1.0), (1, 0.9), (2, 0.8)]
     assert run.inputs is not None and run.inputs.dataset_inputs[0].dataset.name == "camvid/train"
-    names = {artifact.path for artifact in client.list_artifacts(started[0])}
-    assert {"datasets", "pictures", "images", "manifest.json"} <= names
-    assert [a.path for a in client.list_artifacts(started[0], "pictures")] == ["pictures/panel.png"]
+    names = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert names == {"datasets", "pictures", "images", "a.txt"}
+    assert [a.path for a in client.list_artifacts(run_id, "pictures")] == ["pictures/panel.png"]
     where = Path(uri.removeprefix("sqlite:///")).parent
     assert {path.name for path in where.iterdir()} == {"mlflow.db", "mlartifacts"}
 
 
-def test_resume_continues_the_run_without_duplicates(uri: str, client: Any) -> None:
-    first = MlflowTracker(uri, "resume", "run")
+def test_resume_continues_the_run_without_duplicates(uri: str, client: Any, tmp_path: Path) -> None:
+    first = tracked(tmp_path, uri, "resume", "run")
     first.log_params({"steps": 100, "workers": 2})
     for step in range(0, 60, 10):
-        first.log_metrics({"loss": float(step), "eval/ap": 0.5}, step)
+        first.log_metrics({"loss": float(step), "time/step_s": 1.0, "eval/ap": 0.5}, step)
+    picture(tmp_path / "p.png")
+    first.log_picture("preview", tmp_path / "p.png", step=50)
     first.close("KILLED")
     assert client.get_run(first.run_id).info.status == "KILLED"
 
-    second = MlflowTracker(uri, "resume", "other name", run_id=first.run_id)
+    second = tracked(tmp_path, uri, "resume", "other name", start_step=30)
     assert second.run_id == first.run_id
     assert client.get_run(first.run_id).info.status == "RUNNING"
     second.log_params({"steps": 100, "workers": 4, "new": 1})
-    for step in range(30, 80, 10):  # resumed at 30: 30, 40 and 50 come again
-        second.log_metrics({"loss": float(step), "late": 1.0}, step)
-    second.log_metrics({"eval/ap": 0.7}, 50)  # another value of a logged step is news
+    for step in range(30, 80, 10):  # resumed at 30: 30, 40 and 50 come again, and take another time
+        second.log_metrics({"loss": float(step), "time/step_s": 2.0, "late": 1.0}, step)
+    second.log_picture("preview", tmp_path / "p.png", step=50)
+    second.log_metrics({"eval/ap": 0.7}, 50)  # the network was evaluated again: another value is news
     second.close("FINISHED")
     assert second.num_failures == 0
 
-    steps = [(m.step, m.value) for m in client.get_metric_history(first.run_id, "loss")]
-    assert steps == [(step, float(step)) for step in range(0, 80, 10)]
+    assert [(m.step, m.value) for m in client.get_metric_history(first.run_id, "loss")] == [
+        (step, float(step)) for step in range(0, 80, 10)
+    ]
+    assert [m.step for m in client.get_metric_history(first.run_id, "time/step_s")] == list(range(0, 80, 10))
     assert [m.step for m in client.get_metric_history(first.run_id, "late")] == [30, 40, 50, 60, 70]
     run = client.get_run(first.run_id)
     assert run.data.metrics["eval/ap"] == 0.7
     assert run.data.params == {"steps": "100", "workers": "2", "new": "1"}
     assert run.data.tags["mgcda.changed_params"] == "workers: 2 → 4"
     assert run.info.run_name == "run" and run.info.status == "FINISHED"
+    pictures = [file.path for file in client.list_artifacts(first.run_id, "images") if file.path.endswith(".png")]
+    assert len(pictures) == 1 and pictures[0].startswith("images/preview+step+50+")
 
 
-def test_a_run_that_is_gone_is_replaced(uri: str, client: Any) -> None:
-    lost = MlflowTracker(uri, "gone", "run", run_id="0123456789abcdef0123456789abcdef")
+def test_a_run_that_is_gone_is_replaced(uri: str, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef\n")
+    lost = tracked(tmp_path, uri, "gone", "run")
     assert lost.run_id is not None and lost.run_id != "0123456789abcdef0123456789abcdef"
+    lost.log_params({"a": 1})
+    lost.log_metrics({"loss": 1.0}, 0)
     lost.close("FINISHED")
     client.delete_run(lost.run_id)
-    again = MlflowTracker(uri, "gone", "run", run_id=lost.run_id)
+    again = tracked(tmp_path, uri, "gone", "run", start_step=1)
     assert again.run_id != lost.run_id and again.num_failures == 0
     again.close("FINISHED")
+    found = client.get_run(again.run_id).data
+    assert found.params == {"a": "1"} and found.metrics == {"loss": 1.0}, "it has all of the record"
 
 
-def test_logging_does_not_wait_for_the_database(uri: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = MlflowTracker(uri, "async", "run")
-    log_batch, slow = tracker._client.log_batch, threading.Event()  # type: ignore[union-attr]
+def test_logging_does_not_wait_for_the_database(
+    uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tracker = tracked(tmp_path, uri, "async", "run")
+    store: Any = tracker._delivery._client  # type: ignore[union-attr]
+    log_batch, slow = store.log_batch, threading.Event()
 
     def delayed(*args: Any, **kwargs: Any) -> Any:
         slow.wait(5)
         return log_batch(*args, **kwargs)
 
-    monkeypatch.setattr(tracker._client, "log_batch", delayed)
+    monkeypatch.setattr(store, "log_batch", delayed)
     start = time.perf_counter()
     for step in range(500):
         tracker.log_metrics({f"m{i}": 1.0 for i in range(20)}, step)
@@ -137,20 +158,24 @@ def test_logging_does_not_wait_for_the_database(uri: str, client: Any, monkeypat
     assert len(client.get_metric_history(tracker.run_id, "m7")) == 500
 
 
-def test_an_outage_is_said_once_and_nothing_is_lost(uri: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_said_and_nothing_is_lost_or_doubled(
+    uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     said: list[str] = []
-    tracker = MlflowTracker(uri, "outage", "run", warn=said.append)
-    log_batch, down = tracker._client.log_batch, threading.Event()  # type: ignore[union-attr]
+    tracker = tracked(tmp_path, uri, "outage", "run", warn=said.append)
+    store: Any = tracker._delivery._client  # type: ignore[union-attr]
+    log_batch, down = store.log_batch, threading.Event()
     down.set()
 
     def flaky(*args: Any, **kwargs: Any) -> Any:
         if down.is_set():
+            log_batch(*args, **kwargs)  # it arrived, and the answer was lost
             raise ConnectionError("server is away\ndetails")
         return log_batch(*args, **kwargs)
 
-    monkeypatch.setattr(tracker._client, "log_batch", flaky)
+    monkeypatch.setattr(store, "log_batch", flaky)
     tracker.log_metrics({"loss": 1.0}, 0)
-    tracker.log_artifact(Path("/does/not/exist"))
+    tracker.set_tags({"mgcda.health.data": "slow"})
     deadline = time.monotonic() + 10
     while tracker.num_failures < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -158,53 +183,78 @@ def test_an_outage_is_said_once_and_nothing_is_lost(uri: str, client: Any, monke
     tracker.log_metrics({"loss": 2.0}, 1)
     tracker.close("FINISHED")
     assert [m.value for m in client.get_metric_history(tracker.run_id, "loss")] == [1.0, 2.0]
-    assert len(said) == 1 and "(server is away)" in said[0] and "training goes on" in said[0]
+    run = client.get_run(tracker.run_id)
+    assert run.data.tags["mgcda.health.data"] == "slow" and run.info.status == "FINISHED"
+    assert len(said) == 2 and "(server is away)" in said[0] and "training goes on" in said[0]
+    assert "takes the record again" in said[1]
 
 
-def test_a_server_that_never_was_costs_nothing_but_the_record(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+def test_what_mlflow_refuses_is_named_and_holds_up_nothing(
+    uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with caplog.at_level(logging.WARNING, logger="mgcda_dist"):
-        tracker = MlflowTracker("http://127.0.0.1:9", "x", "y", on_start=pytest.fail)
-    assert tracker.run_id is None and len(caplog.records) == 1
-    tracker.log_params({"a": 1})
-    tracker.log_metrics({"a": 1.0}, 0)
-    tracker.log_artifact(tmp_path)
-    tracker.set_tags({"a": "b"})
-    tracker.close("FAILED")
-    assert len(caplog.records) == 1
+    said: list[str] = []
+    tracker = tracked(tmp_path, uri, "refused", "run", warn=said.append)
 
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("too large")
 
-def test_system_metrics_of_this_node(uri: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    tracker = MlflowTracker(uri, "system", "run", system_metrics=True, node_id="node0")
-    tracker.log_metrics({"loss": 1.0}, 0)
-    time.sleep(1.0)
-    start = time.perf_counter()
+    monkeypatch.setattr(tracker._delivery._client, "log_inputs", refuse)  # type: ignore[union-attr]
+    tracker.log_artifact(Path("/does/not/exist"))
+    tracker.log_dataset("huge", "0", "/shards", "training")
+    tracker.set_tags({"after": "yes"})
     tracker.close("FINISHED")
-    assert time.perf_counter() - start < 5
-    names = client.get_run(tracker.run_id).data.metrics
-    assert "system/node0/cpu_utilization_percentage" in names and tracker.num_failures == 0
+    assert client.get_run(tracker.run_id).data.tags["after"] == "yes"
+    assert any("lacks the artifact /does/not/exist" in text for text in said)
+    assert any("lacks the dataset huge: too large" in text for text in said)
+
+
+def test_a_server_that_never_was_costs_nothing_but_the_record(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    with caplog.at_level(logging.WARNING, logger="mgcda_dist"):
+        tracker = tracked(tmp_path, "http://127.0.0.1:9", "x", "y", close_timeout_s=1.0)
+        assert tracker.run_id is None and len(caplog.records) == 1
+        tracker.log_params({"a": 1})
+        tracker.log_metrics({"a": 1.0}, 0)
+        tracker.log_artifact(tmp_path)
+        tracker.set_tags({"a": "b"})
+        tracker.close("FAILED")
+    assert time.perf_counter() - start < 10
+    assert len(caplog.records) == 2 and f"`mgcda sync {tmp_path}`" in caplog.records[1].message
+
+
+def test_system_metrics_of_this_node(uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    tracker = tracked(tmp_path, uri, "system", "run", system_metrics=True, node_id="node0")
+    tracker.log_metrics({"loss": 1.0}, 0)
+    deadline = time.monotonic() + 30
+    while "system/node0/cpu_utilization_percentage" not in client.get_run(tracker.run_id).data.metrics:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    tracker.close("FINISHED")
+    assert tracker.num_failures == 0
     assert not [thread.name for thread in threading.enumerate() if "SystemMetrics" in thread.name]
 
 
-def test_experiments_are_shared_and_restored(uri: str, client: Any) -> None:
-    one, two = MlflowTracker(uri, "shared", "a"), MlflowTracker(uri, "shared", "b")
+def test_experiments_are_shared_and_restored(uri: str, client: Any, tmp_path: Path) -> None:
+    one, two = tracked(tmp_path / "a", uri, "shared", "a"), tracked(tmp_path / "b", uri, "shared", "b")
     one.close("FINISHED")
     two.close("FINISHED")
     experiment = client.get_experiment_by_name("shared")
     assert len(client.search_runs([experiment.experiment_id])) == 2
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "eval/SET" in experiment.tags["mlflow.note.content"]
     client.delete_experiment(experiment.experiment_id)
-    three = MlflowTracker(uri, "shared", "c")
+    three = tracked(tmp_path / "c", uri, "shared", "c")
     three.close("FINISHED")
     assert three.num_failures == 0 and three.run_id is not None
 
 
 _START = """
 import sys
-from mgcda_dist.tracking.mlflow import MlflowTracker, end_run
-tracker = MlflowTracker(sys.argv[1], "race", "run")
+from pathlib import Path
+from mgcda_dist.tracking.jsonl import JsonlTracker
+from mgcda_dist.tracking.mlflow import MlflowTracker
+tracker = MlflowTracker(JsonlTracker(Path(sys.argv[2])), sys.argv[1], "race", "run")
 tracker.log_metrics({"loss": 1.0}, 0)
 tracker.close("FINISHED")
 sys.exit(tracker.num_failures)
@@ -214,22 +264,25 @@ sys.exit(tracker.num_failures)
 @pytest.mark.slow
 def test_runs_that_start_together_share_a_new_database(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _START, f"sqlite:///{tmp_path}/new/mlflow.db"]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    runs = [
+        subprocess.Popen([*command, f"{tmp_path}/{i}/metrics.jsonl"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True)
+        for i in range(2)
+    ]  # fmt: skip
     said = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert said == ["", ""]
 
 
-def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any) -> None:
-    left = MlflowTracker(uri, "left", "run")
+def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any, tmp_path: Path) -> None:
+    left = tracked(tmp_path, uri, "left", "run")
+    left.log_params({"a": 1})
     assert left.run_id is not None and client.get_run(left.run_id).info.status == "RUNNING"
-    end_run(uri, left.run_id, "FAILED")
-    assert client.get_run(left.run_id).info.status == "FAILED"
-    end_run(uri, left.run_id, "KILLED")
+    left._record._file.close()  # its process is gone
+    end_run(tmp_path, "FAILED", pytest.fail)
+    run = client.get_run(left.run_id)
+    assert run.info.status == "FAILED" and run.data.params == {"a": "1"}, "and has what was not delivered yet"
+    end_run(tmp_path, "KILLED", pytest.fail)
     assert client.get_run(left.run_id).info.status == "FAILED", "it had ended"
-
-
-def test_an_experiment_says_what_it_holds(uri: str, client: Any) -> None:
-    MlflowTracker(uri, "kind", "run").close("FINISHED")
-    tags = client.get_experiment_by_name("kind").tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development" and "eval/SET" in tags["mlflow.note.content"]
+    ends = [line for line in (tmp_path / "record.jsonl").read_text().splitlines() if json.loads(line)["call"] == "end"]
+    assert len(ends) == 1

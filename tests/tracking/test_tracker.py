@@ -20,6 +20,7 @@ def everything(tracker: Tracker, path: Path) -> None:
     tracker.log_metrics({"loss": 1.0}, 0)
     tracker.log_picture("panel", path)
     tracker.log_artifact(path)
+    tracker.log_model(path)
     tracker.log_dataset("camvid", "abc", "/data", "training")
     tracker.set_tags({"a": "b"})
     tracker.close("FINISHED")
@@ -32,7 +33,7 @@ def test_a_failing_tracker_is_counted_said_once_and_stops_nobody(
     trackers = Trackers([broken, JsonlTracker(tmp_path / "metrics.jsonl")])
     with caplog.at_level(logging.WARNING):
         everything(trackers, tmp_path / "absent.png")
-    assert trackers.num_failures == 7
+    assert trackers.num_failures == 8
     assert [record.message for record in caplog.records] == [
         "Broken failed and is not complete: OSError: no space left on device"
     ]

@@ -1,0 +1,135 @@
+"""A quiet client of MLflow that gives up in time, and what MLflow allows in names and texts."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import socket
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = [
+    "artifact_location", "check_reachable", "clean_name", "connect", "impatient", "quiet", "reason", "shortened",
+]  # fmt: skip
+
+_PROBE_S = 5.0
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a tracking server, or of an sqlite database, whose tables are made or brought up to date."""
+    with quiet():
+        _import_quietly()
+        return _client(uri)
+
+
+def check_reachable(uri: str) -> None:
+    """Raise OSError within 5 s if nothing listens at the address of a server; files are always reachable."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    port = parts.port or _PORTS.get(scheme)
+    if parts.hostname is None or port is None:
+        return
+    if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return  # only the proxy can reach it
+    socket.create_connection((parts.hostname, port), timeout=_PROBE_S).close()
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """MLflow's requests are tried once, for 10 s; else a server that hangs would hold up a run's start for minutes."""
+    before = {name: os.environ.get(name) for name in _IMPATIENT}
+    os.environ.update(_IMPATIENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of SQLAlchemy and pydantic, while MLflow defines its tables and asks them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def artifact_location(uri: str) -> str | None:
+    """Beside an sqlite database: MLflow's default is relative to the working directory, which Ray changes."""
+    if not uri.startswith("sqlite:////"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+
+
+def clean_name(text: str) -> str:
+    """What MLflow allows in keys, at most 250 characters; everything else becomes an underscore."""
+    return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)[:250]
+
+
+def shortened(value: object, length: int) -> str:
+    """The text of a value, cut to what MLflow stores."""
+    text = str(value)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _import_quietly() -> None:
+    """Import MLflow without telemetry, and keep it and its database layer from talking in a normal run."""
+    settings: Mapping[str, str] = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        # What waits is tried again anyway, after a pause; MLflow's own 7 retries of 120 s would only hide an outage.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import mlflow.tracking  # noqa: F401
+
+    for name, level in (("mlflow", logging.ERROR), ("alembic", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    if not uri.startswith("sqlite:////"):
+        return MlflowClient(tracking_uri=uri)
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        return MlflowClient(tracking_uri=uri)  # makes the tables of a new database, or brings them up to date
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Runs that start together must not make the tables together: SQLite would keep half of each attempt."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,325 @@
+"""Brings a record (tracking.jsonl) into an MLflow run: each line once, in order, however often it is interrupted.
+
+A metric carries the time at which it was recorded, and MLflow keeps one entry per key, step, time and value: what is
+sent again because an answer was lost is no second one. As all is sent in order, the newest step that a run has of a key
+says where to go on. How far the other calls have come stands in `mlflow.json` beside the record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
+from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+__all__ = ["Delivery", "Ledger", "open_run"]
+
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # else MLflow's pages offer traces and prompts first
+    "mlflow.note.content": "Road anomaly segmentation with mgcda. `eval/SET/…` are results, as fractions; the rest is "
+    "training. A run's description holds its method, data and results; a sweep's holds the table over its runs.",
+}
+_PARENT = "mlflow.parentRunId"
+_RESULTS = ("eval/", "align/", "sweep/")
+"""Metrics whose newest value counts: a trained network may be evaluated again. All others are logged once per step."""
+_BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits per request
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 5000, 36
+_MAX_ATTEMPTS = 3
+
+
+class Ledger:
+    """Which MLflow run a record has been brought to, and how far: `mlflow.json`, and the id alone in `mlflow_run_id`.
+
+    Args:
+        folder: of the record.
+        uri: the tracking server; every server has an entry of its own.
+    """
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self._file, self._id_file, self._uri = folder / "mlflow.json", folder / "mlflow_run_id", uri
+        entry = self._read().get(uri, {})
+        self.run_id: str | None = entry.get("run_id")
+        self.position = int(entry.get("position", 0))
+        self.is_sure = self.run_id is not None
+        if self.run_id is None and self._id_file.is_file():
+            # The same server under another address, maybe: a database that was moved together with its runs.
+            self.run_id = self._id_file.read_text(encoding="utf-8").strip() or None
+
+    def begin(self, run_id: str, *, main: bool) -> None:
+        """Take down a run; `main`: it is the one that the record belongs to, and not a further copy."""
+        if run_id != self.run_id:
+            self.position = 0
+        self.run_id = run_id
+        if main or not self._id_file.is_file():
+            _replace(self._id_file, run_id + "\n")
+        self.advance(self.position)
+
+    def advance(self, position: int) -> None:
+        """Take down that all calls before a byte of the record are delivered."""
+        self.position = position
+        with suppress(OSError):  # a full disk: calls that are delivered twice do no harm
+            content = self._read() | {self._uri: {"run_id": self.run_id, "position": position}}
+            _replace(self._file, json.dumps(content, indent=1) + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def open_run(
+    client: MlflowClient, uri: str, run_id: str | None, experiment: str, start: Mapping[str, Any]
+) -> tuple[Run, bool]:
+    """The run with this id, or a new one if there is none, or it was deleted; and whether it is new.
+
+    Args:
+        client: of the server.
+        uri: of the server; decides where artifacts lie.
+        run_id: run to continue.
+        experiment: of a new run; made when absent.
+        start: `run_name`, `start_time` in ms and `tags` of a new run.
+    """
+    found = None if run_id is None else _existing(client, run_id)
+    if found is not None:
+        return found, False
+    return client.create_run(_experiment(client, uri, experiment), **start), True
+
+
+def _existing(client: MlflowClient, run_id: str) -> Run | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifact_location(uri), tags=_EXPERIMENT_TAGS)
+        except MlflowException:  # another run has just made it
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+class Delivery:
+    """One record, one run.
+
+    Args:
+        client: of the server.
+        uri: of the server.
+        folder: of the record.
+        ledger: says how far the calls have come.
+        run: receives them.
+        warn: receives a sentence about a call that MLflow refuses; it is left out.
+    """
+
+    def __init__(
+        self, client: MlflowClient, uri: str, folder: Path, ledger: Ledger, run: Run, warn: Callable[[str], None]
+    ) -> None:
+        self.run_id: str = run.info.run_id
+        self._client, self._uri, self._folder, self._ledger, self._run = client, uri, folder, ledger, run
+        self._warn = warn
+        self._params = dict(run.data.params)
+        # The newest value of every metric: what the server sends with a run, so one request for all keys.
+        newest = getattr(run.data, "_metric_objs", [])
+        self._newest: dict[str, tuple[int, float]] = {metric.key: (metric.step, metric.value) for metric in newest}
+        self._position = 0
+        self._failed_at, self._attempts = -1, 0
+
+    def metrics(self) -> int:
+        """Deliver the metrics that wait; returns how many there were. Raises whatever MLflow raises."""
+        sent = 0
+        while True:
+            waiting, position = self._waiting()
+            for start in range(0, len(waiting), _BATCH_METRICS):
+                batch = waiting[start : start + _BATCH_METRICS]
+                self._client.log_batch(self.run_id, metrics=batch)
+                self._newest |= {metric.key: (metric.step, metric.value) for metric in batch}
+                sent += len(batch)
+            if position == self._position:
+                return sent
+            self._position = position
+
+    def calls(self) -> int:
+        """Deliver the other calls that wait; returns how many there were.
+
+        Raises whatever MLflow raises, unless it is the call that is at fault: a file that is gone, or something that a
+        server which answers otherwise has refused three times.
+        """
+        sent = 0
+        for position, call in read_calls(self._folder, self._ledger.position):
+            try:
+                self._perform(call, position)
+                sent += 1
+            except Exception as error:
+                if not self._is_hopeless(error, position):
+                    raise
+                what = call.get("path") or call.get("name") or ""
+                self._warn(f"MLflow at {self._uri} lacks the {call['call']} {what}: {reason(error)}")
+            self._ledger.advance(position)
+        return sent
+
+    def left(self) -> tuple[int, int]:
+        """How many metrics and other calls are not delivered."""
+        lines = read_lines_from(self._folder / METRICS, self._position)
+        return sum(len(metrics) for _, _, _, metrics in lines), sum(
+            1 for _ in read_calls(self._folder, self._ledger.position)
+        )
+
+    def _waiting(self) -> tuple[list[Metric], int]:
+        """At least a request full of metrics, if there are so many; and the position after them."""
+        from mlflow.entities import Metric
+
+        found: list[Metric] = []
+        position = self._position
+        for after, step, time_s, metrics in read_lines_from(self._folder / METRICS, self._position):
+            position = after
+            for name, value in metrics.items():
+                key = clean_name(name)
+                if not self._is_logged(key, step, value):
+                    found.append(Metric(key, value, round(1000 * time_s), step))
+            if len(found) >= _BATCH_METRICS:
+                break
+        return found, position
+
+    def _is_logged(self, key: str, step: int, value: float) -> bool:
+        newest = self._newest.get(key)
+        if newest is None or step > newest[0]:
+            return False
+        same = value == newest[1] or (math.isnan(value) and math.isnan(newest[1]))
+        return step < newest[0] or same or not key.startswith(_RESULTS)
+
+    def _is_hopeless(self, error: Exception, position: int) -> bool:
+        if isinstance(error, FileNotFoundError):
+            return True
+        self._attempts = self._attempts + 1 if position == self._failed_at else 1
+        self._failed_at = position
+        if self._attempts < _MAX_ATTEMPTS:
+            return False
+        try:
+            self._client.get_run(self.run_id)
+        except Exception:  # it is away: what waits is not to blame
+            return False
+        return True
+
+    # --------------------------------------------------------------------------------------------------------- calls
+
+    def _perform(self, call: Mapping[str, Any], position: int) -> None:
+        match call["call"]:
+            case "params":
+                self._log_params(call["params"])
+            case "tags":
+                self._set_tags(call["tags"])
+            case "dataset":
+                self._log_dataset(call)
+            case "artifact":
+                path = self._path(call)
+                log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+                log(self.run_id, str(path), call["folder"] or None)
+            case "picture":
+                self._log_picture(call)
+            case "model":
+                from mgcda_dist.tracking.mlflow_model import log_model
+
+                log_model(self._client, self._run, self._path(call), call["register_as"])
+            case "end" if position == (self._folder / CALLS).stat().st_size:
+                self._client.set_terminated(self.run_id, call["status"], round(1000 * call["time"]))
+            case _:  # the start, and the end of an attempt that another has followed
+                pass
+
+    def _path(self, call: Mapping[str, Any]) -> Path:
+        path = self._folder / call["path"]
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there any more")
+        return path
+
+    def _log_params(self, params: Mapping[str, str]) -> None:
+        """A run that is continued keeps the values it started with: MLflow changes none."""
+        from mlflow.entities import Param
+
+        texts = {clean_name(key): shortened(value, _PARAM_LENGTH) for key, value in params.items()}
+        known = self._params
+        changed = [f"{key}: {known[key]} → {new}" for key, new in texts.items() if known.get(key, new) != new]
+        pending = [Param(key, value) for key, value in texts.items() if key not in known]
+        for start in range(0, len(pending), _BATCH_PARAMS):
+            batch = pending[start : start + _BATCH_PARAMS]
+            self._client.log_batch(self.run_id, params=batch)
+            known.update({param.key: param.value for param in batch})
+        if changed:
+            self._set_tags({"mgcda.changed_params": "; ".join(changed)})
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if "mgcda.run_folder" in tags:
+            tags = dict(tags) | {"mgcda.run_folder": str(self._folder)}  # it may have moved
+            parent = Ledger(self._folder.parent, self._uri)
+            if parent.is_sure:  # a sweep's run, which this one was not told while the server was away
+                tags |= {_PARENT: str(parent.run_id)}
+            elif _PARENT in tags and _existing(self._client, tags[_PARENT]) is None:  # it is on another server
+                tags = {key: value for key, value in tags.items() if key != _PARENT}
+        pending = [RunTag(clean_name(key), shortened(value, _TAG_LENGTH)) for key, value in tags.items()]
+        self._client.log_batch(self.run_id, tags=pending)
+
+    def _log_dataset(self, call: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=call["name"],
+            digest=call["digest"][:_DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": call["source"]}),
+        )
+        tags = [InputTag("mlflow.data.context", call["context"])]
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+
+    def _log_picture(self, call: Mapping[str, Any]) -> None:
+        path, name, step = self._path(call), call["name"], call["step"]
+        if step is None:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / (name if Path(name).suffix else name + path.suffix)
+                shutil.copyfile(path, copy)
+                self._client.log_artifact(self.run_id, str(copy), "pictures")
+            return
+        key = clean_name(Path(name).stem)
+        # MLflow's names, old and new; a picture that a restarted run draws again is there already.
+        there = re.compile(rf"images/{re.escape(key.replace('/', '~'))}[%+]step[%+]{step}[%+]")
+        if any(there.match(file.path) for file in self._client.list_artifacts(self.run_id, "images")):
+            return
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self._client.log_image(self.run_id, image, key=key, step=step, timestamp=round(1000 * call["time"]))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
