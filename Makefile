@@ -56,8 +56,8 @@ test-fast: $(DEV_READY) ## Run the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
 
 .PHONY: test-cluster
-test-cluster: $(DEV_READY) ## Run the tests of the cluster at length: two nodes (as root: in namespaces), MLflow's stores
-	@$(BIN)/python -m pytest tests/cluster -m "extended or cluster" $(PYTEST_ARGS)
+test-cluster: $(DEV_READY) ## Run what takes minutes: two nodes (as root: in namespaces), MLflow served and in a browser
+	@$(BIN)/python -m pytest tests -m "extended or cluster" $(PYTEST_ARGS)
 
 ##@ Checks
 .PHONY: lint

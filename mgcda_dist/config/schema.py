@@ -396,6 +396,9 @@ class TrackingConfig(Section):
     mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
     experiment: str = "mgcda"
     parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
+    register_model: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = Field(
+        default=None, description="registered model of MLflow that gets the trained network as its next version"
+    )
     log_every_steps: Count = 10
     system_metrics: bool = True
     report: bool = Field(default=True, description="write report.html at the end, and log it under report/")

@@ -158,8 +158,7 @@ def _conclude(
         pictures.append(run.pictures / "alignment.png")
     for picture in pictures:
         tracker.log_picture(picture.name, picture)
-    tracker.log_artifact(run.model / "model.safetensors")
-    tracker.log_artifact(run.model / "model.json")
+    tracker.log_model(run.model, config.tracking.register_model)
     report = draw_report(run) if config.tracking.report else None
     if report is not None:
         tracker.log_artifact(report, "report")

@@ -172,8 +172,9 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     assert wanted <= set(run.data.metrics)
     assert run.data.params["mdat.smoothing.mode"] == "adaptive_stage"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "manifests.json", "model.safetensors", "pictures", "report"} <= artifacts
+    assert {"config.yaml", "manifests.json", "pictures", "report"} <= artifacts
     assert run.inputs is not None and len(run.inputs.dataset_inputs) >= 5
+    assert run.outputs is not None and len(run.outputs.model_outputs) == 1
 
 
 @pytest.mark.timeout(900)
