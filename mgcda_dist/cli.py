@@ -16,6 +16,7 @@ from mgcda_dist.cli_predict import predict
 from mgcda_dist.cli_report import report
 from mgcda_dist.cli_shards import shards_app
 from mgcda_dist.cli_sweep import sweep
+from mgcda_dist.cli_sync import sync
 
 if TYPE_CHECKING:
     from mgcda_dist.config.load import LoadedConfig
@@ -60,6 +61,7 @@ app.command()(predict)
 app.command()(compare)
 app.command()(sweep)
 app.command()(doctor)
+app.command()(sync)
 
 
 app.command()(report)

@@ -1,71 +1,35 @@
-"""Against a real MLflow server on this machine: records, artifacts through its proxy, reading back, an outage."""
+"""Against a real MLflow server on this machine: records, artifacts through its proxy, outages, `mgcda sync`."""
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from mgcda_dist.cli import app
 from mgcda_dist.reports.compare import compare
 from mgcda_dist.reports.runs import find_runs
-from mgcda_dist.tracking.mlflow import MlflowTracker
 from mgcda_dist.tracking.mlflow_runs import MlflowStore
+from tests.support.mlflow_server import MlflowServer
 from tests.support.runs import write_run
+from tests.support.tracked import tracked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-class Server:
-    """`mlflow server` in a process group of its own, with a database and a folder for artifacts."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", f"file://{self.folder}/store"]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                    assert answer.status == 200
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                log = (self.folder / "server.log").read_text()
-                assert self._process.poll() is None and time.monotonic() < deadline, log
-                time.sleep(0.2)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     before = dict(os.environ)
     # An outage is noticed at once; MLflow itself would try for a while.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    server = Server(tmp_path_factory.mktemp("server"))
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     server.stop()
@@ -73,11 +37,34 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         del os.environ[name]
 
 
-def test_a_run_through_the_server_and_back(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def contents(server: MlflowServer, run_id: str) -> tuple[Any, ...]:
+    """All that a run has, in comparable form."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    run = client.get_run(run_id)
+    steps = {key: [(m.step, m.timestamp) for m in client.get_metric_history(run_id, key)] for key in run.data.metrics}
+    places = ["", "images", "pictures"]
+    files = sorted(file.path for place in places for file in client.list_artifacts(run_id, place))
+    inputs = [entry.dataset.name for entry in run.inputs.dataset_inputs] if run.inputs is not None else []
+    return steps, dict(run.data.params), dict(run.data.tags), files, inputs, run.info.status, run.info.end_time
+
+
+def test_a_run_through_the_server_and_back(
+    server: MlflowServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "p.png")
     for name, skill in (("baseline", 2.0), ("full", 2.5)):
         run = write_run(tmp_path / name, skill=skill)
-        tracker = MlflowTracker(server.uri, "roads", name, tags={"mgcda.run_folder": str(run)})
+        (run / "metrics.jsonl").unlink()
+        tracker = tracked(run, server.uri, "roads", name, tags={"mgcda.run_folder": str(run)})
         tracker.log_params({"mdat": {"enabled": name == "full"}, "seed": 0})
         tracker.log_dataset("train/camvid", "c" * 64, "/shards/camvid", "training")
         for step in range(3):
@@ -102,24 +89,108 @@ def test_a_run_through_the_server_and_back(server: Server, tmp_path: Path, capfd
     assert capfd.readouterr() == ("", "")
 
 
-def test_training_outlives_an_outage_and_the_record_catches_up(server: Server) -> None:
+def test_training_outlives_an_outage_and_the_record_catches_up(server: MlflowServer, tmp_path: Path) -> None:
     said: list[str] = []
-    tracker = MlflowTracker(server.uri, "outage", "run", warn=said.append)
+    tracker = tracked(tmp_path / "run", server.uri, "outage", "run", warn=said.append)
+    run_id = str(tracker.run_id)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "p.png")
     tracker.log_metrics({"loss/total": 1.0}, 0)
-    deadline = time.monotonic() + 30
-    while not MlflowStore(server.uri).history(str(tracker.run_id)):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for(lambda: bool(MlflowStore(server.uri).history(run_id)))
     server.stop()
     start = time.perf_counter()
     for step in range(1, 5):
         tracker.log_metrics({"loss/total": 1.0}, step)
+    tracker.set_tags({"mgcda.health.data": "waits for data"})
+    tracker.log_picture("preview", tmp_path / "p.png", 4)
     assert time.perf_counter() - start < 0.5, "no step waits for a server"
-    while not said:
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.1)
+    wait_for(lambda: tracker.num_failures >= 3)  # longer than what MLflow itself retries, and than three attempts
     server.start()
     tracker.close("FINISHED")
-    store = MlflowStore(server.uri)
-    assert store.history(str(tracker.run_id))["loss/total"][0] == [0, 1, 2, 3, 4]
-    assert store.run(str(tracker.run_id)) is not None and len(said) == 1
+    steps, _, tags, files, _, status, _ = contents(server, run_id)
+    assert [step for step, _ in steps["loss/total"]] == [0, 1, 2, 3, 4]
+    assert tags["mgcda.health.data"] == "waits for data" and status == "FINISHED"
+    assert len([file for file in files if file.startswith("images/preview+step+4+") and file.endswith("png")]) == 1
+    assert len(said) == 2 and "does not take the record" in said[0] and "again" in said[1]
+
+
+def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowServer, tmp_path: Path) -> None:
+    """Gone in mid-run; restarted without it; synchronised when it is back; and again, which adds nothing."""
+    run = tmp_path / "run"
+    said: list[str] = []
+    tracker = tracked(run, server.uri, "sync", "run", warn=said.append, close_timeout_s=0.5)
+    run_id = str(tracker.run_id)
+    for step in range(3):
+        tracker.log_metrics({"loss/total": float(step), "time/step_s": 1.0}, step)
+    wait_for(lambda: len(MlflowStore(server.uri).history(run_id).get("loss/total", [[]])[0]) == 3)
+    server.stop()
+    for step in range(3, 6):
+        tracker.log_metrics({"loss/total": float(step), "time/step_s": 1.0}, step)
+    tracker.close("KILLED")
+    again = tracked(run, server.uri, "sync", "run", start_step=2, warn=said.append, close_timeout_s=0.5)
+    assert again.run_id is None
+    for step in range(2, 8):
+        again.log_metrics({"loss/total": float(step), "time/step_s": 2.0}, step)
+    again.log_params({"seed": 1})
+    again.log_dataset("train/a", "0" * 64, "/shards/a", "training")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run / "p.png")
+    again.log_picture("preview", run / "p.png", 6)
+    again.log_picture("panel.png", run / "p.png")
+    again.close("FINISHED")
+    assert f"`mgcda sync {run}`" in said[-1]
+    server.start()
+
+    done = CliRunner().invoke(app, ["sync", str(run)])
+    assert done.exit_code == 0, done.output
+    assert "run: 10 metrics, " in done.output.replace("\n", " ") and run_id in done.output
+    found = contents(server, run_id)
+    assert {key: [step for step, _ in entries] for key, entries in found[0].items()} == {
+        "loss/total": list(range(8)),
+        "time/step_s": list(range(8)),
+    }
+    assert found[1] == {"seed": "1"} and found[4] == ["train/a"] and found[5] == "FINISHED"
+    assert "pictures/panel.png" in found[3]
+    (run / "mlflow.json").unlink()  # even where nobody knows how far it had come
+    for expected in ("other entries", "nothing was missing"):
+        repeated = CliRunner().invoke(app, ["sync", str(run)])
+        assert repeated.exit_code == 0 and expected in repeated.output
+        assert contents(server, run_id) == found
+
+
+def test_a_run_that_never_reached_mlflow_gets_one(server: MlflowServer, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    for folder in (sweep, sweep / "child"):
+        tags = {"mgcda.run_folder": str(folder)}
+        tracker = tracked(folder, "http://127.0.0.1:9", "never", folder.name, tags=tags, close_timeout_s=0.1)
+        tracker.log_metrics({"loss/total": 1.0}, 0)
+        if folder == sweep:
+            tracker.close("FINISHED")  # the child's machine died
+    wrong = CliRunner().invoke(app, ["sync", str(sweep)])
+    assert wrong.exit_code == 2 and wrong.output.count("is the server running?") == 2
+    done = CliRunner().invoke(app, ["sync", str(sweep), "--mlflow-uri", server.uri])
+    assert done.exit_code == 0 and done.output.count("→  new run") == 2, done.output
+    parent, child = ((folder / "mlflow_run_id").read_text().strip() for folder in (sweep, sweep / "child"))
+    assert contents(server, parent)[5] == "FINISHED" and contents(server, child)[5] == "KILLED"
+    assert contents(server, child)[2]["mlflow.parentRunId"] == parent
+    again = CliRunner().invoke(app, ["sync", str(sweep), "--mlflow-uri", server.uri])
+    assert again.output.count("nothing was missing") == 2
+    tracker._record._file.close()
+
+
+def test_a_server_that_hangs_holds_up_the_start_for_a_bounded_time(server: MlflowServer, tmp_path: Path) -> None:
+    server.freeze()
+    try:
+        start = time.perf_counter()
+        tracker = tracked(tmp_path, server.uri, "hangs", "run", warn=lambda text: None, close_timeout_s=1.0)
+        assert tracker.run_id is None and time.perf_counter() - start < 30
+    finally:
+        server.thaw()
+    tracker.log_metrics({"loss/total": 1.0}, 0)
+    wait_for(lambda: tracker.run_id is not None)
+    tracker.close("FINISHED")
+
+
+def test_what_cannot_be_synchronised_is_said(tmp_path: Path) -> None:
+    nothing = CliRunner().invoke(app, ["sync", str(tmp_path)])
+    assert nothing.exit_code == 1 and "holds no record of a run" in str(nothing.exception)
+    secret = CliRunner().invoke(app, ["sync", str(tmp_path), "--mlflow-uri", "http://me:secret@host"])
+    assert secret.exit_code == 1 and "MLFLOW_TRACKING_PASSWORD" in str(secret.exception)
