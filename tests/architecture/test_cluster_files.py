@@ -99,6 +99,9 @@ def test_ray_up_accepts_its_file() -> None:
     assert config["head_node_type"] in config["available_node_types"]
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
     assert IMAGE.match(config["docker"]["image"])
+    for kind in config["available_node_types"].values():
+        # Left out, or `latest_dlami`: Ray's default, Ubuntu 18.04 with a driver that CUDA 13 does not run on.
+        assert kind["node_config"]["ImageId"].startswith("ami-")
 
 
 def _ray_up() -> dict[str, Any]:
