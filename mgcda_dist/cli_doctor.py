@@ -42,4 +42,4 @@ def doctor(
     if problems:
         console.print(f"\n{problems} problem{'s' if problems > 1 else ''}: the run would fail.")
         raise typer.Exit(_EXIT_PROBLEMS)
-    console.print("\nNothing stands in the way." + (f" {notes} notes above." if notes else ""))
+    console.print("\nNothing stands in the way." + (f" Notes above: {notes}." if notes else ""))

@@ -60,25 +60,29 @@ class Node:
         """Per key: `digest` and `num_samples` of the shards in that folder, or `problem`."""
         return {key: _shards(folder) for key, folder in folders.items()}
 
-    def leave_mark(self, storage: str, name: str) -> dict[str, Any]:
-        """Write a small file into the run's storage: `free_bytes` there, or `problem`."""
+    def leave_mark(self, storage: str, prefix: str) -> dict[str, Any]:
+        """Write a small file, named after this node, into the run's storage: `free_bytes` there, or `problem`."""
         try:
             Path(storage).mkdir(parents=True, exist_ok=True)
-            (Path(storage) / name).write_text(self.address, encoding="utf-8")
+            self._mark(storage, prefix).write_text(self.address, encoding="utf-8")
             return {"free_bytes": shutil.disk_usage(storage).free}
         except OSError as error:
             return {"problem": f"cannot write to {storage}: {error.strerror}"}
 
     def marks(self, storage: str, prefix: str) -> list[str]:
-        """Names of the files of that prefix in the run's storage, as this node sees it."""
+        """Addresses of the nodes whose marks this one sees in the run's storage."""
         try:
-            return [name for name in os.listdir(storage) if name.startswith(prefix)]  # listing refreshes NFS's view
+            names = os.listdir(storage)  # listing refreshes NFS's view
         except OSError:
             return []
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
-    def remove_mark(self, storage: str, name: str) -> None:
+    def remove_mark(self, storage: str, prefix: str) -> None:
         """Remove what `leave_mark` wrote."""
-        (Path(storage) / name).unlink(missing_ok=True)
+        self._mark(storage, prefix).unlink(missing_ok=True)
+
+    def _mark(self, storage: str, prefix: str) -> Path:
+        return Path(storage) / f"{prefix}{self.address}"
 
     def mlflow(self, uri: str) -> str:
         """What keeps this node from the tracking server; empty: nothing."""

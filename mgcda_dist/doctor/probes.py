@@ -10,46 +10,25 @@ from typing import Any
 
 from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
+from mgcda_dist.errors import MgcdaError
 from mgcda_dist.training import interface
-from mgcda_dist.training.ray_cluster import QUIET, prepare_environment
+from mgcda_dist.training.ray_cluster import QUIET, connect, prepare_environment
 from mgcda_dist.training.scaling import NodeResources
 
-__all__ = ["Cluster", "NodeProbe", "connected"]
+__all__ = ["Cluster", "connected"]
 
 _ANSWER_S = 180.0
 """A node may have to unpack the code and start Python first."""
 
 
-class NodeProbe:
-    """A `Node` on another machine: its methods by name."""
-
-    def __init__(self, address: str, actor: Any) -> None:
-        self.address = address
-        self._actor = actor
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """The node's answer.
-
-        Raises:
-            RuntimeError: it does not answer.
-        """
-        return _get(getattr(self._actor, method).remote(*arguments))
-
-    def clock_offset_s(self) -> float:
-        """How far its clock is ahead of ours; of three questions the one that took least."""
-        best = (float("inf"), 0.0)
-        for _ in range(3):
-            before = time.time()
-            theirs = self.ask("now")
-            after = time.time()
-            best = min(best, (after - before, theirs - (before + after) / 2))
-        return best[1]
-
-
 class Cluster:
-    """The living nodes of a cluster that this process is connected to."""
+    """The living nodes of a cluster that this process is connected to, each with a `Node` on it.
 
-    def __init__(self) -> None:
+    Args:
+        address: what was connected to; None: a Ray of this machine's own.
+    """
+
+    def __init__(self, address: str | None) -> None:
         import ray
         from ray import cloudpickle
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -66,16 +45,50 @@ class Cluster:
         self.resources = [
             NodeResources(entry["Resources"].get("CPU", 0.0), int(entry["Resources"].get("GPU", 0))) for entry in alive
         ]
+        self.address = address
+        self.silent: dict[str, str] = {}
+        """Nodes that did not answer, and why; nobody asks them again."""
         examine: Any = ray.remote(num_cpus=0, max_restarts=0)(node.Node)
-        self.nodes = [
-            NodeProbe(
-                entry["NodeManagerAddress"],
-                examine.options(scheduling_strategy=NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)).remote(
-                    entry["NodeManagerAddress"]
-                ),
-            )
+        self._nodes: dict[str, Any] = {
+            entry["NodeManagerAddress"]: examine.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+            ).remote(entry["NodeManagerAddress"])
             for entry in alive
-        ]
+        }
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of the nodes that answer, ours first."""
+        return list(self._nodes)
+
+    def ask(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """The answers of all nodes, by address. All are asked at once; who does not answer is asked no more."""
+        pending = {address: getattr(asked, method).remote(*arguments) for address, asked in self._nodes.items()}
+        answers, deadline = {}, time.monotonic() + _ANSWER_S
+        for address, answer in pending.items():
+            try:
+                answers[address] = _get(answer, max(deadline - time.monotonic(), 0.1))
+            except RuntimeError as error:
+                self.silent[address] = str(error)
+                del self._nodes[address]
+        return answers
+
+    def clock_offsets_s(self) -> dict[str, float]:
+        """How far each node's clock is ahead of ours; of three questions the one that took least."""
+        best: dict[str, tuple[float, float]] = {}
+        for _ in range(3):
+            for address, asked in list(self._nodes.items()):
+                before = time.time()
+                try:
+                    theirs = _get(asked.now.remote())
+                except RuntimeError as error:
+                    self.silent[address] = str(error)
+                    del self._nodes[address]
+                    continue
+                after = time.time()
+                found = (after - before, theirs - (before + after) / 2)
+                best[address] = min(best.get(address, found), found)
+        return {address: offset for address, (_, offset) in best.items()}
 
     def measure(
         self, num_workers: int, cpus: float, gpus: int, placement: str, interface: str | None, seconds: float
@@ -141,14 +154,17 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, **QUIET)
+            connect(address)
         else:
             ray.init(address="local", num_cpus=max(os.cpu_count() or 1, round(cpus)), include_dashboard=False, **QUIET)
+    except MgcdaError as error:
+        yield Finding("problem", "ray", error.problem, error.remedy)
+        return
     except Exception as error:
         yield _why_not(address or "this machine", error)
         return
     try:
-        yield Cluster()
+        yield Cluster(address)
     finally:
         ray.shutdown()
 
@@ -178,12 +194,12 @@ def _why_not(address: str, error: Exception) -> Finding:
     )
 
 
-def _get(pending: Any) -> Any:
+def _get(pending: Any, timeout_s: float = _ANSWER_S) -> Any:
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
     try:
-        return ray.get(pending, timeout=_ANSWER_S)
+        return ray.get(pending, timeout=timeout_s)
     except GetTimeoutError:
         raise RuntimeError(f"no answer within {_ANSWER_S:g} s") from None
     except RayError as error:

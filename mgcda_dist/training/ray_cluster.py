@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 from mgcda_dist.config.schema import Config
@@ -11,9 +12,10 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.training.scaling import NodeResources
 from mgcda_dist.training.sweep import Resources
 
-__all__ = ["cluster_resources", "node_resources", "prepare_environment", "start_ray"]
+__all__ = ["cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_KNOCK_S = 10.0
 
 
 def prepare_environment() -> None:
@@ -27,18 +29,40 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+def connect(address: str) -> None:
+    """Connect to the cluster at `HOST:PORT`, or whatever else Ray takes: `auto`, `ray://…`.
+
+    Raises:
+        ConfigError: nobody answers there. Ray itself would try for many minutes.
+    """
+    import ray
+
+    remedy = "from outside of the cluster: `ray job submit --address http://HEAD:8265 … -- mgcda …`; on a node: auto"
+    if address.startswith(("http:", "https:")):
+        raise ConfigError("RAY_ADDRESS", f"{address} takes jobs, and no programs", remedy)
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError("RAY_ADDRESS", f"nobody answers at {address}: {reason}", remedy) from None
+    ray.init(address=address, **QUIET)
+
+
 def start_ray(config: Config) -> None:
     """Connect to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else start a one-node Ray.
 
     Raises:
         ConfigError: this machine has not the GPUs that the configuration asks for; Ray would wait for them for ever.
+            Or nobody answers at the address.
     """
     import ray
     import torch
 
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, **QUIET)
+        connect(address)
         return
     scaling = config.scaling
     workers = (
@@ -66,7 +90,7 @@ def node_resources() -> list[NodeResources]:
     prepare_environment()
     import ray
 
-    ray.init(address=os.environ["RAY_ADDRESS"], **QUIET)
+    connect(os.environ["RAY_ADDRESS"])
     try:
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
