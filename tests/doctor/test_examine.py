@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mgcda_dist.doctor import judge
+from mgcda_dist.doctor import examine, judge
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node
 from tests.cluster.test_train import CONFIG
@@ -59,6 +59,17 @@ def test_little_shared_memory_and_a_full_disk_are_problems(facts: dict[str, Any]
     memory, disk = _said(judge.memory([tight], None))
     assert memory[0] == "problem" and "1 MiB of shared memory" in memory[2]
     assert disk[0] == "problem" and "1 MiB left for Ray's session" in disk[2]
+
+
+def test_a_clock_that_is_off_is_named_with_its_sign() -> None:
+    class Clocks:
+        def __init__(self, **offsets_s: float) -> None:
+            self.clock_offsets_s = lambda: offsets_s
+
+    ((level, subject, text),) = _said(examine._clocks(Clocks(a=0.0004, b=-2.5)))  # pyright: ignore[reportArgumentType]
+    assert (level, subject, text) == ("note", "clocks", "b is -2.5 s off")
+    ((level, _, text),) = _said(examine._clocks(Clocks(a=0.0004, b=-0.0002)))  # pyright: ignore[reportArgumentType]
+    assert (level, text) == ("ok", "at most 0.4 ms apart")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk: run as root")
