@@ -98,6 +98,7 @@ def _miou(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((confusion.diag() / union.clamp(min=1)).mean())
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_network_trained_on_one_domain_loses_on_another() -> None:
     """The domain gap as a number: mIoU on the domain of training, and on three others with the very same scenes."""
     with torch.random.fork_rng():
