@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +11,30 @@ from torch import Tensor, nn
 
 from mgcda_dist.batch import Prediction
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.backbone import without_dropout
+from mgcda_dist.models.frame import cropped, normalised, padded
+from mgcda_dist.models.laws import check_laws, freeze_unused, without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.taps import Layout, Taps, find_places, layout_of, run_tapped, shown
 
-__all__ = ["AdaptedSegmenter", "wrap"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "LogitKind", "adapt", "wrap"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LogitKind = Literal["pixel", "mask"]
+"""`pixel`: logits of a per-pixel classifier. `mask`: logarithms of class scores that masks add up to (Mask2Former)."""
+
+_WHERE = "model.taps"
 
 
 class AdaptedSegmenter(nn.Module):
     """A network with chosen layers tapped; see `wrap`.
 
     Attributes:
+        network: the network itself, of its own class.
         stage_channels: channels of every entry of `Prediction.stages`: the tapped stages, and `embedding`.
+        backbone: path, within this module, of what starts from pretrained weights; empty: nothing does.
+        logit_kind: what the logits are.
+        abstains: the last logit is that of abstention; it is cut off in evaluation mode.
+        example_size: height and width of an image that the network takes, pixels.
     """
 
     mean: Tensor
@@ -30,92 +43,134 @@ class AdaptedSegmenter(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        stages: dict[str, str],
-        logits: str,
-        embedding: str,
-        mean: Sequence[float],
-        std: Sequence[float],
+        taps: Taps,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        multiple_px: int = 32,
+        logit_kind: LogitKind = "pixel",
+        abstains: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.taps = {
-            **{f"stage:{name}": path for name, path in stages.items()},
-            "logits": logits,
-            "embedding": embedding,
-        }
+        self.network, self.multiple_px, self.abstains = network, multiple_px, abstains
+        self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-        known = dict(network.named_modules())
-        for path in self.taps.values():
-            if path not in known:
-                near = (
-                    ", ".join(p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2])
-                    or "see named_modules()"
-                )
-                raise ConfigError("adapter", f"{type(network).__name__} has no module {path!r}", f"candidates: {near}")
-        self.stage_channels = self._probe()
+        self.places = find_places(network, taps, _WHERE)
+        if taps.backbone and taps.backbone not in dict(network.named_modules()):
+            children = ", ".join(name for name, _ in network.named_children())
+            raise ConfigError(f"{_WHERE}.backbone", f"no module {taps.backbone!r}", f"it has {children}")
+        self.backbone = f"network.{taps.backbone}" if taps.backbone else ""
+        self.layouts, self.stage_channels, self.num_logits, self.example_size = self._probe()
 
     def forward(self, image: Tensor) -> Prediction:
-        """N×3×H×W, uint8 or floating point in 0…255 -> Prediction; the embedding is resized to the logits."""
-        compute = torch.promote_types(self.mean.dtype, torch.float32)
-        mean, std = (x.to(compute).view(1, 3, 1, 1) for x in (self.mean, self.std))
+        """Predict.
+
+        Args:
+            image: N×3×H×W, RGB, uint8 or floating point in 0…255; any H and W.
+
+        Returns:
+            Prediction in the dtype of the parameters. Logits are N×C×⌈H/s⌉×⌈W/s⌉ with the stride s of the tapped layer,
+            the embedding is resized to them; what padding added is cut off again.
+        """
+        height, width = image.shape[2], image.shape[3]
         dtype = next(self.network.parameters()).dtype
-        tapped = self._run(((image.to(compute) / 255 - mean) / std).to(dtype))
-        logits, embedding = tapped.pop("logits"), tapped.pop("embedding")
-        if embedding.shape[2:] != logits.shape[2:]:
+        pixels = padded(normalised(image, self.mean, self.std, dtype), self.multiple_px)
+        tapped = run_tapped(self.network, self.places, pixels)
+        maps = {name: self.layouts[name].as_map(x, pixels.shape[2]) for name, x in tapped.items()}
+        logits, embedding = maps.pop("logits"), maps.pop("embedding")
+        stride = self.layouts["logits"].stride
+        if self.layouts["embedding"].stride != stride:
             embedding = F.interpolate(embedding, size=logits.shape[2:], mode="bilinear", align_corners=False)
-        stages = {name.removeprefix("stage:"): x for name, x in tapped.items()}
-        return Prediction(logits, {**stages, "embedding": embedding}, embedding)
+        embedding = cropped(embedding, height, width, stride)
+        stages = {name: self._on_image(name, x, height, width) for name, x in maps.items()}
+        if self.abstains and not self.training:
+            logits = logits[:, :-1]
+        return Prediction(cropped(logits, height, width, stride), {**stages, "embedding": embedding}, embedding)
 
-    def _run(self, image: Tensor) -> dict[str, Tensor]:
-        # Hooks live for one call: nothing is left behind to copy, pickle or export.
-        tapped: dict[str, Tensor] = {}
+    def _on_image(self, name: str, x: Tensor, height: int, width: int) -> Tensor:
+        stride = self.layouts[name].stride
+        return cropped(x, height, width, stride) if stride else x
 
-        def tap(name: str) -> Any:
-            def store(module: nn.Module, inputs: object, output: Tensor) -> None:
-                tapped[name] = output
-
-            return store
-
-        handles = [self.network.get_submodule(p).register_forward_hook(tap(n)) for n, p in self.taps.items()]
-        try:
-            self.network(image)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return tapped
-
-    def _probe(self) -> dict[str, int]:
-        training = self.network.training
-        with torch.no_grad():
-            stages = self.eval()(torch.zeros(1, 3, 64, 64, device=next(self.network.parameters()).device)).stages
+    @torch.no_grad()
+    def _probe(self) -> tuple[dict[str, Layout], dict[str, int], int, tuple[int, int]]:
+        """Layouts, channels of the stages, number of logits, and the smallest of some sizes that the network takes."""
+        training, device = self.training, next(self.network.parameters()).device
+        self.eval()
+        part = -(-32 // self.multiple_px) * self.multiple_px
+        for times in (1, 2, 4):
+            size = 2 * part * times, 3 * part * times
+            try:
+                tapped = run_tapped(self.network, self.places, torch.zeros(1, 3, *size, device=device))
+                break
+            except ConfigError:
+                raise
+            except Exception as error:  # networks raise every kind
+                failure = error
+        else:
+            raise ConfigError(
+                "model.network",
+                f"{type(self.network).__name__} does not take images of {size[0]}×{size[1]}: {failure}",
+                f"say what its sides must be multiples of: multiple_px, now {self.multiple_px}",
+            )
         self.train(training)
-        return {name: int(x.shape[1]) for name, x in stages.items()}
+        missing = sorted(set(self.places) - set(tapped))
+        if missing:
+            raise ConfigError(_WHERE, f"{missing[0]}: that layer does not run in a forward pass", "tap one that does")
+        layouts = {name: layout_of(x, size, name, whole=name == "logits") for name, x in tapped.items()}
+        channels = {name: int(layouts[name].as_map(x, size[0]).shape[1]) for name, x in tapped.items()}
+        stages = {name: channels[name] for name in tapped if name not in ("logits", "embedding")}
+        names = {name.removeprefix("stage:"): number for name, number in stages.items()}
+        if tapped["embedding"].shape[1] == 3 and tapped["embedding"].shape[2:] == size:
+            raise ConfigError(f"{_WHERE}.embedding", f"is the image, {shown(tapped['embedding'])}", "name a layer")
+        # From here on stages go by their own names.
+        self.places = {name.removeprefix("stage:"): place for name, place in self.places.items()}
+        layouts = {name.removeprefix("stage:"): layout for name, layout in layouts.items()}
+        return layouts, {**names, "embedding": channels["embedding"]}, channels["logits"], size
 
 
 def wrap(
     network: nn.Module,
     *,
-    stages: dict[str, str],
-    logits: str,
-    embedding: str,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
+    stages: Mapping[str, str],
+    logits: str | Callable[[Any], Tensor],
+    embedding: str | None = None,
+    backbone: str = "",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     norm: NormMode = "frozen",
+    multiple_px: int = 32,
 ) -> AdaptedSegmenter:
     """`network` as a segmenter that MGCDA can train. The network itself is used, not a copy.
 
-    Dropout is switched off and batch normalisation treated as `norm` says, as the laws of the distributed form ask.
+    Dropout is switched off, batch normalisation treated as `norm` says, and parameters that no tapped output depends
+    on are frozen, as the laws of the distributed form ask. A network that breaks one of them all the same is refused.
+
+    A path is that of a module in `named_modules`, whose output is tapped; `encoder[3]` or `backbone[out]` is an entry
+    of an output that is a list or a mapping; `""` is the network itself. What is tapped may be N×c×h×w, N×h×w×c, or
+    tokens N×L×c, class tokens first.
 
     Args:
         network: any network that takes normalised N×3×H×W images.
-        stages: stage name -> path of the module (as in `named_modules`) whose output it is; N×c×h'×w' tensors.
-        logits: path of the module that outputs the inlier logits, before any upsampling.
-        embedding: path of the module whose output in front of the classifier is contrasted.
+        stages: stage name → path.
+        logits: path of the inlier logits, best before any upsampling; or a function of the network's own output.
+        embedding: path of the features that are contrasted; None: what the logits' layer is given.
+        backbone: path of the part that starts from pretrained weights and gets their learning rate.
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
+        multiple_px: images are padded to multiples of it.
 
     Raises:
-        ConfigError: a path that the network does not have.
+        ConfigError: a path that the network does not have or whose output is no map; a network that breaks a law.
     """
-    return AdaptedSegmenter(convert_norm(without_dropout(network), norm), stages, logits, embedding, mean, std)
+    taps = Taps(stages, logits, embedding, backbone)
+    segmenter = adapt(convert_norm(network, norm), taps, norm, mean=mean, std=std, multiple_px=multiple_px)
+    freeze_unused(segmenter, ["logits", *segmenter.stage_channels], segmenter.example_size)
+    return segmenter
+
+
+def adapt(network: nn.Module, taps: Taps, norm: NormMode, **options: Any) -> AdaptedSegmenter:
+    """An `AdaptedSegmenter` that keeps the laws; batch normalisation has been converted. `options` are the class's."""
+    segmenter = AdaptedSegmenter(without_dropout(network), taps, **options)
+    check_laws(segmenter, norm, segmenter.example_size, type(network).__name__)
+    return segmenter

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.laws import without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
 from mgcda_dist.models.seeded import seeded
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
-__all__ = ["STRIDES", "Backbone", "check_backbone", "timm_backbone", "without_dropout"]
+__all__ = ["STRIDES", "Backbone", "check_backbone", "pixel_statistics", "timm_backbone"]
 
 STRIDES = (4, 8, 16, 32)
 """Strides a pyramid may have; a stage's name is `stride` and its number."""
@@ -60,15 +61,11 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
     Raises:
         ConfigError: unknown name, a network without a pyramid, weights that are missing or do not fit.
     """
-    import timm
-
     check_backbone(name, weights)
     with seeded(seed, "backbone", name):
         network = _create(name, pretrained=weights == "hub")
     load_backbone_weights(network, name, weights)
-    cfg = timm.get_pretrained_cfg(name)
-    mean, std = (cfg.mean, cfg.std) if cfg is not None else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    backbone = Backbone(convert_norm(without_dropout(network), norm), tuple(mean), tuple(std))
+    backbone = Backbone(convert_norm(without_dropout(network), norm), *pixel_statistics(name))
     if not backbone.channels:
         raise ConfigError(
             "model.backbone",
@@ -77,6 +74,14 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
         )
     _check_sizes(backbone, name)
     return backbone
+
+
+def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """RGB mean and deviation that the weights of timm's `name` were trained with, in units of 0…1."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    return ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if cfg is None else (tuple(cfg.mean), tuple(cfg.std))
 
 
 def check_backbone(name: str, weights: str = "none") -> None:
@@ -126,13 +131,3 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         remedy = "choose another network; ResNet, EfficientNet, ConvNeXt and Swin families work"
         problem = f"{name!r} cannot be used as a feature pyramid: {type(error).__name__}: {error}"
         raise ConfigError("model.backbone", problem, remedy) from error
-
-
-def without_dropout(network: nn.Module) -> nn.Module:
-    """`network` with dropout and stochastic depth switched off, in place."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
-            module.p = 0.0
-        if hasattr(module, "drop_prob"):  # timm's DropPath and DropBlock
-            module.drop_prob = 0.0  # pyright: ignore[reportArgumentType]
-    return network

@@ -7,6 +7,7 @@ asked for by name, `local`.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Literal, get_args
 
 import torch
@@ -57,10 +58,10 @@ def num_groups(channels: int) -> int:
     return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
 
 
-def convert_norm(module: nn.Module, mode: NormMode) -> nn.Module:
+def convert_norm(module: nn.Module, mode: NormMode, kept: Container[int] = ()) -> nn.Module:
     """`module` with its batch normalisation layers (timm's BatchNormAct2d too) treated as `mode` says.
 
-    Weights are kept: load them first. Conversion draws no random number.
+    Weights are kept: load them first. Conversion draws no random number. Modules with an id in `kept` stay as they are.
 
     Raises:
         ConfigError: `sync` without a GPU, or an unknown mode.
@@ -82,7 +83,8 @@ def convert_norm(module: nn.Module, mode: NormMode) -> nn.Module:
     if isinstance(module, BatchNorm):
         return FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
     for name, child in module.named_children():
-        setattr(module, name, convert_norm(child, mode))
+        if id(child) not in kept:
+            setattr(module, name, convert_norm(child, mode, kept))
     return module
 
 

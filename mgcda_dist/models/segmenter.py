@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_dist.batch import Prediction
+from mgcda_dist.models.adapters import LogitKind
+from mgcda_dist.models.frame import cropped, normalised, padded
 
 __all__ = ["Segmenter"]
 
@@ -23,16 +24,30 @@ class Segmenter(nn.Module):
             `channels: dict[str, int]`.
         decoder: that dict -> (logits, embedding), both at stride 4, with an attribute `channels: int` (D).
         mean, std: RGB statistics of the backbone's weights, in units of 0…1.
+        abstains: the decoder's last logit is that of abstention; it is cut off in evaluation mode.
 
     Attributes:
         stage_channels: channels of every entry of `Prediction.stages`: the backbone's, and `embedding`.
+        logit_kind: what the logits are; see `adapters.LogitKind`.
+        example_size: height and width of an image that the network takes, pixels.
     """
 
     mean: Tensor
     std: Tensor
+    logit_kind: LogitKind = "pixel"
+    example_size = 64, 96
 
-    def __init__(self, backbone: nn.Module, decoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        decoder: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        abstains: bool = False,
+    ) -> None:
         super().__init__()
+        self.abstains = abstains
         self.backbone, self.decoder = backbone, decoder
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
@@ -51,30 +66,11 @@ class Segmenter(nn.Module):
             N×c×⌈H/S⌉×⌈W/S⌉. What padding added is cut off again.
         """
         height, width = image.shape[2], image.shape[3]
-        stages = self.backbone(self._pad(self._normalise(image)))
-        logits, embedding = self.decoder(stages)
-        stages = {name: _crop(x, height, width, int(name.removeprefix("stride"))) for name, x in stages.items()}
-        embedding = _crop(embedding, height, width, 4)
-        return Prediction(_crop(logits, height, width, 4), {**stages, "embedding": embedding}, embedding)
-
-    def _normalise(self, image: Tensor) -> Tensor:
-        # In single precision at least: an engine may hold the parameters in bf16.
-        compute = torch.promote_types(self.mean.dtype, torch.float32)
-        mean, std = (x.to(compute).view(1, 3, 1, 1) for x in (self.mean, self.std))
         dtype = next(self.decoder.parameters()).dtype
-        return ((image.to(compute) / 255 - mean) / std).to(dtype)
-
-    def _pad(self, image: Tensor) -> Tensor:
-        bottom, right = -image.shape[2] % _PYRAMID_PX, -image.shape[3] % _PYRAMID_PX
-        # While exporting, sizes may be symbols: pad by zero rather than branch on them.
-        if torch.compiler.is_exporting() or bottom or right:
-            return F.pad(image, (0, right, 0, bottom), mode="replicate")
-        return image
-
-
-def _crop(x: Tensor, height: int, width: int, stride: int) -> Tensor:
-    if torch.compiler.is_exporting():
-        # A slice would fix, at the sizes of the example, which images need no cut; picking rows asks nothing.
-        rows, columns = (torch.arange((n + stride - 1) // stride, device=x.device) for n in (height, width))
-        return x.index_select(2, rows).index_select(3, columns)
-    return x[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+        stages = self.backbone(padded(normalised(image, self.mean, self.std, dtype), _PYRAMID_PX))
+        logits, embedding = self.decoder(stages)
+        if self.abstains and not self.training:
+            logits = logits[:, :-1]
+        stages = {name: cropped(x, height, width, int(name.removeprefix("stride"))) for name, x in stages.items()}
+        embedding = cropped(embedding, height, width, 4)
+        return Prediction(cropped(logits, height, width, 4), {**stages, "embedding": embedding}, embedding)

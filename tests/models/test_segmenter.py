@@ -9,6 +9,7 @@ from torch import nn
 
 from mgcda_dist.models.backbone import timm_backbone
 from mgcda_dist.models.decoder import Decoder
+from mgcda_dist.models.frame import normalised
 from mgcda_dist.models.segmenter import Segmenter
 
 
@@ -80,9 +81,9 @@ def test_half_precision_parameters_with_single_precision_buffers():
 def test_normalisation_uses_the_weights_statistics():
     segmenter = build()
     grey = torch.full((1, 3, 32, 32), 127.5)
-    normalised = segmenter._normalise(grey)
+    found = normalised(grey, segmenter.mean, segmenter.std, torch.float32)
     expected = (0.5 - torch.tensor(segmenter.backbone.mean)) / torch.tensor(segmenter.backbone.std)
-    torch.testing.assert_close(normalised[0, :, 0, 0], expected)
+    torch.testing.assert_close(found[0, :, 0, 0], expected)
 
 
 def test_images_of_a_batch_do_not_meet():

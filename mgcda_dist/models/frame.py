@@ -1,0 +1,40 @@
+"""What every segmenter does around its network: normalise the image, pad it, cut off what padding added."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["cropped", "normalised", "padded"]
+
+
+def normalised(image: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """(image/255 - mean)/std, N×3×H×W.
+
+    Args:
+        image: N×3×H×W, uint8 or floating point in 0…255.
+        mean, std: 3, in units of 0…1; computed in their type, single precision at least.
+        dtype: of the result: that of the network's parameters, which an engine may hold in bf16.
+    """
+    compute = torch.promote_types(mean.dtype, torch.float32)
+    mean, std = (x.to(compute).view(1, 3, 1, 1) for x in (mean, std))
+    return ((image.to(compute) / 255 - mean) / std).to(dtype)
+
+
+def padded(image: Tensor, multiple_px: int) -> Tensor:
+    """`image` with its last rows and columns repeated until both sides are multiples of `multiple_px`."""
+    bottom, right = -image.shape[2] % multiple_px, -image.shape[3] % multiple_px
+    # While exporting, sizes may be symbols: pad by zero rather than branch on them.
+    if torch.compiler.is_exporting() or bottom or right:
+        return F.pad(image, (0, right, 0, bottom), mode="replicate")
+    return image
+
+
+def cropped(x: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """The first ⌈height/stride⌉ rows and ⌈width/stride⌉ columns of N×c×h×w: what lies on the image."""
+    if torch.compiler.is_exporting():
+        # A slice would fix, at the sizes of the example, which images need no cut; picking rows asks nothing.
+        rows, columns = (torch.arange((n + stride - 1) // stride, device=x.device) for n in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
