@@ -175,6 +175,8 @@ class MGCDA(nn.Module):
         if logits.shape[2:] != prediction.embedding.shape[2:]:
             grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
             raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
+        assert self.cacl is not None
+        logits = logits[:, : self.cacl.budget.num_classes]  # without abstention's, which some losses train
         return describe_pixels(batch.label, logits, self.score(logits), unlabelled_confidence)
 
     def commit(self, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ logits to the labels with `upsample`, or the labels to the logits with `label_at
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -43,16 +44,23 @@ def energy_hinge(logits: Tensor, label: Tensor, inlier_energy: float, outlier_en
     return _hinge(energy(logits), label, logits.shape[1], inlier_energy, outlier_energy)
 
 
-def rba_hinge(logits: Tensor, label: Tensor, inlier_score: float, outlier_score: float) -> PixelSums:
+def rba_hinge(
+    logits: Tensor,
+    label: Tensor,
+    inlier_score: float,
+    outlier_score: float,
+    score: Callable[[Tensor], Tensor] = rba,
+) -> PixelSums:
     """relu(S - s_in)² on inliers, relu(s_out - S)² on anomalies with S = -Σ_k σ(L_k) (RbA, arXiv 2211.14293).
 
     Args:
         logits: N×C×h×w.
         label: N×h×w.
-        inlier_score: s_in in (-C, 0); RbA itself penalises anomalies only, which s_in = 0 gives.
+        inlier_score: s_in in (-C, 0]; RbA itself penalises anomalies only, which s_in = 0 gives.
         outlier_score: s_out in (-C, 0).
+        score: S: `rba` for logits of pixels, `rba_mask` for those of a mask network.
     """
-    return _hinge(rba(logits), label, logits.shape[1], inlier_score, outlier_score)
+    return _hinge(score(logits), label, logits.shape[1], inlier_score, outlier_score)
 
 
 def entropy(logits: Tensor, label: Tensor) -> PixelSums:

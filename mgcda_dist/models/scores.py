@@ -6,7 +6,7 @@ L is the vector of C inlier logits of a pixel, p = softmax(L).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,10 +19,11 @@ __all__ = [
     "max_logit",
     "msp",
     "rba",
+    "rba_mask",
     "standardized_max_logit",
 ]
 
-ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba"]
+ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask"]
 
 
 def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
@@ -38,8 +39,10 @@ def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
             return energy(logits)
         case "rba":
             return rba(logits)
+        case "rba_mask":
+            return rba_mask(logits)
         case _:
-            raise ValueError(f"unknown anomaly score {kind!r}: one of msp, max_logit, entropy, energy, rba")
+            raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(get_args(ScoreKind))}")
 
 
 def msp(logits: Tensor) -> Tensor:
@@ -69,6 +72,11 @@ def rba(logits: Tensor) -> Tensor:
     σ is the logistic function: unlike the class scores of a mask network, a pixel's logits take both signs.
     """
     return -torch.sigmoid(_wide(logits)).sum(dim=1)
+
+
+def rba_mask(logits: Tensor) -> Tensor:
+    """-Σ_k tanh(S_k), in (-C, 0]: RbA as published, from a mask network's class scores S_k = e^{L_k} ≥ 0."""
+    return -torch.tanh(_wide(logits).exp()).sum(dim=1)
 
 
 def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
