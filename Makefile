@@ -111,7 +111,7 @@ $(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) with the tools for tests: some minutes and 7 GB the first time"
-	@$(INSTALL) '.[demo,dev,maps,remote]'
+	@$(INSTALL) '.[demo,dev,maps,networks,remote]'
 	@touch $(DEMO_READY) $@
 
 $(DEMO_SHARDS): | $(DEMO_READY)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mgcda_dist.data.frames import EvaluationFrames
     from mgcda_dist.data.loader import StreamLoader
     from mgcda_dist.data.paste import PasteSource
+    from mgcda_dist.models.adapters import AdaptedSegmenter, LogitKind
+    from mgcda_dist.models.segmenter import Segmenter
 
 __all__ = [
     "check_model",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 
-def segmenter(config: Config, weights: str | None = None) -> nn.Module:
+def segmenter(config: Config, weights: str | None = None) -> Segmenter | AdaptedSegmenter:
     """The bare network of a configuration; `weights` overrides where its backbone starts from."""
     from mgcda_dist.models.exported import bare_segmenter
 
@@ -46,29 +48,78 @@ def segmenter(config: Config, weights: str | None = None) -> nn.Module:
 
 def _architecture(config: Config) -> dict[str, Any]:
     model = config.model
-    return {
-        "backbone": model.backbone,
+    common: dict[str, Any] = {
         "norm": model.norm,
-        "decoder_channels": model.decoder_channels,
         "num_classes": len(config.data.class_names),
+        "abstains": config.loss.outlier == "abstention",
     }
+    if model.network is None:
+        return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
+    from mgcda_dist.models.networks import settled_arguments
+
+    network = {
+        "name": model.network,
+        "arguments": settled_arguments(model.network, model.arguments),
+        "taps": model.taps.model_dump(mode="json", exclude_none=True) if model.taps else None,
+        "head_norm": model.head_norm,
+    }
+    return {"network": network, **common}
 
 
 def check_model(config: Config) -> None:
-    """Raise `ConfigError` for a backbone or weights that do not exist; imports timm, builds nothing."""
+    """Raise `ConfigError` for a network or weights that do not exist, or losses and scores that do not suit it.
+
+    A timm backbone is looked up by name; a whole network is made once and thrown away, which finds wrong layers too.
+    """
     from mgcda_dist.models.backbone import check_backbone
 
-    check_backbone(config.model.backbone, config.model.weights)
+    if config.model.backbone is not None:
+        check_backbone(config.model.backbone, config.model.weights)
+        _check_pairs(config, "pixel")
+        return
+    network = segmenter(config)
+    _check_stages(config, network)
+    _check_pairs(config, network.logit_kind)
+
+
+def _check_pairs(config: Config, logits: LogitKind) -> None:
+    from mgcda_dist.models.pairs import check_loss, check_score
+
+    check_loss(config.loss.outlier, logits, config.loss.inlier_energy)
+    check_score(config.model.score, logits, config.loss.outlier)
+
+
+def _check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+    if not config.mdat.enabled:
+        return
+    for stage in config.mdat.stages:
+        if stage.name not in network.stage_channels:
+            raise ConfigError(
+                "mdat.stages",
+                f"{config.model.shown!r} has no stage {stage.name!r}",
+                f"it has {', '.join(network.stage_channels)}",
+            )
+
+
+def _trained_outputs(config: Config) -> list[str]:
+    """What of a prediction the losses read: parameters that nothing of it depends on would get no gradient."""
+    names = {"logits"} | ({"embedding"} if config.cacl.enabled else set())
+    names |= {stage.name for stage in config.mdat.stages} if config.mdat.enabled else set()
+    return sorted(names)
 
 
 def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
+    from mgcda_dist.models.laws import freeze_unused
     from mgcda_dist.models.scores import anomaly_score
     from mgcda_dist.models.seeded import seeded
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)
-    channels: dict[str, int] = network.stage_channels  # pyright: ignore[reportAssignmentType]
+    _check_pairs(config, network.logit_kind)
+    _check_stages(config, network)
+    freeze_unused(network, _trained_outputs(config), network.example_size)
+    channels = network.stage_channels
     num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
     mdat = cacl = None
     if config.mdat.enabled:
@@ -87,6 +138,9 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
             outlier_weight=loss.outlier_weight,
             inlier_energy=loss.inlier_energy,
             outlier_energy=loss.outlier_energy,
+            inlier_rba=loss.inlier_rba,
+            outlier_rba=loss.outlier_rba,
+            of_masks=network.logit_kind == "mask",
         ),
         partial(anomaly_score, kind=config.model.score),
         mdat=mdat,
@@ -102,13 +156,6 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
 
 def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:
     section = config.mdat
-    for stage in section.stages:
-        if stage.name not in channels:
-            raise ConfigError(
-                "mdat.stages",
-                f"backbone {config.model.backbone!r} has no stage {stage.name!r}",
-                f"it has {', '.join(channels)}",
-            )
     return MDAT(
         {stage.name: channels[stage.name] for stage in section.stages},
         num_domains,
@@ -159,11 +206,13 @@ def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
         "heads": config.optim.lr_heads,
         "discriminators": config.optim.lr_discriminators,
     }
+    backbone: str = model.segmenter.backbone if isinstance(model.segmenter.backbone, str) else "backbone"
+    pretrained = f"segmenter.{backbone}." if backbone else "nothing."
     grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        group = "discriminators" if name.startswith("mdat.") else "backbone" if ".backbone." in name else "heads"
+        group = "discriminators" if name.startswith("mdat.") else "backbone" if name.startswith(pretrained) else "heads"
         grouped.setdefault((group, parameter.ndim > 1), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {

@@ -91,7 +91,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path, tiny_shards: Path) -> None:
-    with pytest.raises(ConfigError, match="'stride4', 'stride8', 'stride16', 'stride32' or 'embedding'"):
+    with pytest.raises(ConfigError, match="'stride64' in a backbone; it has some of stride4, stride8"):
         _config(tmp_path, tiny_shards, "mdat.stages=[{name: stride64}]")
 
 

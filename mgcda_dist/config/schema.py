@@ -32,6 +32,7 @@ __all__ = [
     "SegmentationLossConfig",
     "SmoothingConfig",
     "StageConfig",
+    "TapsConfig",
     "TrackingConfig",
 ]
 
@@ -45,6 +46,9 @@ CLASS_SPACES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of the inlier classes of each class space; the position is the train id."""
 
+BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
+"""Stages that a timm backbone with the light decoder may have."""
+
 ROAD_NAMES = ("road", "drivable", "drivable_area")
 """Classes that objects stand on unless the class space says otherwise."""
 
@@ -54,6 +58,8 @@ NO_CLASS = ("normal", "anomaly", "void")
 PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 """User and password in a URL."""
 
+StageName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Triple = tuple[float, float, float]
 KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -194,9 +200,7 @@ class DataConfig(Section):
 class StageConfig(Section):
     """A network stage that gets a discriminator."""
 
-    name: Literal["stride4", "stride8", "stride16", "stride32", "embedding"] = Field(
-        description="a stage of the backbone by its stride, or the decoder's embedding"
-    )
+    name: StageName = Field(description="stride4 … stride32: of the backbone; a name of model.taps.stages; embedding")
     weight: NonNegative = 1.0
 
 
@@ -263,18 +267,51 @@ class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
     enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
-    outlier: Literal["energy_hinge", "entropy", "none"] = "energy_hinge"
+    outlier: Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"] = Field(
+        default="energy_hinge",
+        description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy",
+    )
     outlier_weight: NonNegative = Field(
         default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
     )
     inlier_energy: float = Field(default=-8.0, description="m_in of energy_hinge; ours")
     outlier_energy: float = Field(default=-3.0, description="m_out of energy_hinge; ours")
+    inlier_rba: float = Field(default=-0.9, description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours")
+    outlier_rba: float = Field(default=-0.1, description="s_out of rba_hinge, in (-C, 0); ours")
+
+
+class TapsConfig(Section):
+    """Layers of a network by path, as in `named_modules`; `path[3]`, `path[name]`: an entry of what the layer outputs.
+
+    For `model.network`; null: as the network's own file says.
+    """
+
+    stages: dict[StageName, str] | None = Field(default=None, description="stage name → path, for mdat.stages")
+    logits: str | None = Field(default=None, description="path of the inlier logits, best before any upsampling")
+    embedding: str | None = Field(default=None, description="path of what is contrasted; null: what `logits` is given")
+    backbone: str | None = Field(default=None, description="path of what learns with optim.lr_backbone")
+    mean: Triple | None = Field(
+        default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
+    )
+    std: Triple | None = Field(
+        default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
+    )
+    multiple_px: Count | None = Field(default=None, description="images are padded to multiples of it; null: 32")
 
 
 class ModelConfig(Section):
-    """Any timm backbone with a light decoder."""
+    """Any timm backbone with a light decoder, or a whole network of another library or of one's own."""
 
-    backbone: str = Field(description="timm model name")
+    backbone: str | None = Field(default=None, description="timm model name; null: see `network`")
+    network: (
+        Annotated[str, Field(pattern=r"^((torchvision|smp|transformers):[A-Za-z0-9_]+|python:[\w.]+:\w+)$")] | None
+    ) = Field(
+        default=None,
+        description="torchvision:NAME, smp:NAME, transformers:NAME, or python:MODULE:FUNCTION: "
+        "that module is imported, and FUNCTION(num_classes=C, **arguments) called",
+    )
+    arguments: dict[str, Any] = Field(default={}, description="of the network's constructor")
+    taps: TapsConfig | None = None
     weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+)$")] = Field(
         default="none",
         description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
@@ -283,9 +320,35 @@ class ModelConfig(Section):
         default="frozen",
         description="batch norm of the backbone; `local` breaks world-size invariance and must be asked for",
     )
-    decoder_channels: Count = Field(default=96, description="D; ours")
-    score: Literal["msp", "max_logit", "entropy", "energy"] = Field(default="energy", description="anomaly score")
+    head_norm: Literal["frozen", "sync", "group", "local"] | None = Field(
+        default=None,
+        description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
+    )
+    decoder_channels: Count = Field(default=96, description="D of the decoder that a backbone gets; ours")
+    score: Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask"] = Field(
+        default="energy", description="anomaly score"
+    )
     compile: bool = Field(default=False, description="torch.compile of the segmenter")
+
+    @property
+    def shown(self) -> str:
+        """The network's name, for messages."""
+        return self.network or self.backbone or "?"
+
+    @model_validator(mode="after")
+    def _one_network(self) -> ModelConfig:
+        if (self.backbone is None) == (self.network is None):
+            raise ValueError(
+                "backbone: give either a timm backbone, which gets a light decoder, or a whole network as `network`"
+                + (": both are there" if self.backbone else "")
+            )
+        foreign = {"arguments": self.arguments, "taps": self.taps, "head_norm": self.head_norm}
+        for name, value in foreign.items():
+            if self.network is None and value:
+                raise ValueError(f"{name}: is for `network`; a backbone takes none")
+        if self.compile and self.network:
+            raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
+        return self
 
 
 class OptimConfig(Section):
@@ -521,7 +584,12 @@ class Config(Section):
                 "memory (e^{-2/T}) leave single precision; raise it, or set cacl.queue_layout=replicated"
             )
         stages = [stage.name for stage in self.mdat.stages]
-        for stage in stages:
+        for i, stage in enumerate(stages):
+            if self.model.backbone is not None and stage not in BACKBONE_STAGES:
+                raise ValueError(
+                    f"mdat.stages.{i}.name: no stage {stage!r} in a backbone; it has some of "
+                    f"{', '.join(BACKBONE_STAGES)}"
+                )
             if stages.count(stage) > 1:
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self

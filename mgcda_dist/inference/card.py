@@ -42,11 +42,13 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         run: folder of the run, for what it recorded; None: unknown.
     """
     config: dict[str, Any] = model.facts["config"]
+    section = config["model"]
+    network = f"`{section['network']}`" if section.get("network") else f"a `{section['backbone']}` with a light decoder"
     parts = [
         "---\nlibrary_name: mgcda_dist\npipeline_tag: image-segmentation\n"
         "tags: [anomaly-segmentation, autonomous-driving, out-of-distribution]\n---",
         f"# {model.name}",
-        f"Road anomaly segmentation: a `{config['model']['backbone']}` with a light decoder. Every pixel gets one of "
+        f"Road anomaly segmentation: {network}. Every pixel gets one of "
         f"{len(model.class_names)} classes ({', '.join(model.class_names)}) and an anomaly score (`{model.score}`; "
         "higher is more anomalous).",
         "## Use\n\n" + "\n\n".join(text.format(folder=".") for name, text in _LOADING.items() if name in files),

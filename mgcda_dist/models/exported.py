@@ -3,7 +3,8 @@
 `model.json` says what the network is and what it expects:
 
     format        "mgcda-segmenter/1"
-    architecture  backbone, norm, decoder_channels, num_classes: what `bare_segmenter` builds
+    architecture  what `bare_segmenter` builds: backbone and decoder_channels, or network (name,
+                  arguments, taps, head_norm); norm, num_classes, abstains
     class_names   inlier classes in the order of the logits
     score         anomaly score that the evaluation used
     height_px     height that frames were resized to, or null
@@ -15,14 +16,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from mgcda_dist.errors import CheckpointError
+from mgcda_dist.models.norm import NormMode
 from mgcda_dist.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from mgcda_dist.models.adapters import AdaptedSegmenter
 
 __all__ = ["FORMAT", "bare_segmenter", "digest_of", "load_segmenter", "model_folder", "read_facts", "save_segmenter"]
 
@@ -31,15 +37,29 @@ _REMEDY = "give a run folder, a checkpoint, or its `model` folder"
 
 
 def bare_segmenter(
-    backbone: str, *, norm: str, decoder_channels: int, num_classes: int, weights: str = "none", seed: int = 0
-) -> Segmenter:
-    """timm's `backbone` and the light decoder; see `timm_backbone` and `Decoder`."""
+    backbone: str | None = None,
+    *,
+    norm: NormMode,
+    num_classes: int,
+    decoder_channels: int = 96,
+    network: Mapping[str, Any] | None = None,
+    abstains: bool = False,
+    weights: str = "none",
+    seed: int = 0,
+) -> Segmenter | AdaptedSegmenter:
+    """timm's `backbone` and the light decoder, or `network`: fields of `named_segmenter`."""
+    if network is not None:
+        from mgcda_dist.models.networks import named_segmenter
+
+        common: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "abstains": abstains}
+        return named_segmenter(**network, **common, weights=weights, seed=seed)
     from mgcda_dist.models.backbone import timm_backbone
     from mgcda_dist.models.decoder import Decoder
 
-    features = timm_backbone(backbone, weights, norm, seed=seed)  # pyright: ignore[reportArgumentType]
-    decoder = Decoder(features.channels, num_classes, decoder_channels, seed=seed)
-    return Segmenter(features, decoder, features.mean, features.std)
+    assert backbone is not None
+    features = timm_backbone(backbone, weights, norm, seed=seed)
+    decoder = Decoder(features.channels, num_classes + abstains, decoder_channels, seed=seed)
+    return Segmenter(features, decoder, features.mean, features.std, abstains=abstains)
 
 
 def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> None:
@@ -47,7 +67,13 @@ def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> N
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    written_already: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        # The format knows no shared memory: tied weights are written under each of their names.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
+        written_already.add(tensor.data_ptr())
     written = folder / ".model.json.tmp"
     written.write_text(json.dumps({"format": FORMAT} | facts, indent=1) + "\n", encoding="utf-8")
     temporary = folder / ".model.safetensors.tmp"
@@ -77,6 +103,7 @@ def load_segmenter(folder: Path) -> tuple[dict[str, Any], nn.Module]:
 
     Raises:
         CheckpointError: missing or damaged files, or tensors that do not fit.
+        ConfigError: a network whose code is not here, or not trusted: see `foreign_python`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -89,6 +116,11 @@ def load_segmenter(folder: Path) -> tuple[dict[str, Any], nn.Module]:
         raise CheckpointError(str(folder), "model.json does not say what the network is", _REMEDY) from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
+    name = str((architecture.get("network") or {}).get("name", ""))
+    if name.startswith("python:"):
+        from mgcda_dist.models.foreign_python import check_trusted
+
+        check_trusted(name)
     with torch.random.fork_rng(devices=[]):
         network = bare_segmenter(**architecture)
     try:

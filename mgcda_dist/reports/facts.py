@@ -131,7 +131,11 @@ def _method(params: dict[str, str]) -> str:
 
 
 def _network(params: dict[str, str]) -> str:
-    names = ("model.backbone", "model.weights", "model.score")
+    names = (
+        "model.network" if params.get("model.network", "None") != "None" else "model.backbone",
+        "model.weights",
+        "model.score",
+    )
     words = [params.get(name, "") for name in names]
     labels = ("{}", "weights {}", "score {}")
     return ", ".join(label.format(word) for label, word in zip(labels, words, strict=True) if word)

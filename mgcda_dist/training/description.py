@@ -25,7 +25,7 @@ def describe(
     scaling, model = config.scaling, config.model
     workers = f"{scaling.num_workers} worker{'s' if scaling.num_workers > 1 else ''}"
     lines = [
-        f"**{_method(config)}** with seed {config.seed}: `{model.backbone}` ({model.weights}), {config.optim.steps} "
+        f"**{_method(config)}** with seed {config.seed}: `{model.shown}` ({model.weights}), {config.optim.steps} "
         f"steps of {config.data.global_batch} images on {workers}, DeepSpeed ZeRO {config.engine.zero_stage}, "
         f"{config.engine.precision}.",
         "",

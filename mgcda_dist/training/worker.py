@@ -49,7 +49,7 @@ def train(config: Config) -> None:
         if leads:
             nodes = len({worker["host"] for worker in workers})
             where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
-            text = f"building {config.model.backbone} with {len(config.data.domains)} domains{where}"
+            text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
             run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
         PROGRESS.account = world.account
         model = build.mgcda(config, world)

@@ -1,0 +1,64 @@
+"""Networks of your own: a function that the configuration names is imported and called.
+
+That runs code. A configuration is its author's own word, so training trusts it; a model file may come from anybody, so
+what it names is imported only if this process trained it, or if `MGCDA_TRUST_CODE` lists the module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.foreign import Foreign
+
+__all__ = ["TRUST", "check_trusted", "make"]
+
+TRUST = "MGCDA_TRUST_CODE"
+_trained: set[str] = set()
+
+
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+    """What `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`: a network, or a `Foreign`."""
+    if hub:
+        raise ConfigError("model.weights", "'hub' is not for python:", "load them in your function, or file:PATH")
+    made = _function(name)(num_classes=num_logits, **arguments)
+    _trained.add(name)
+    if isinstance(made, Foreign):
+        return made
+    if isinstance(made, nn.Module):
+        return Foreign(made, None)
+    raise ConfigError("model.network", f"{name} returned a {type(made).__name__}", "return a torch.nn.Module")
+
+
+def check_trusted(name: str) -> None:
+    """Raise `ConfigError` if `python:MODULE:FUNCTION`, found in a model file, may not be imported."""
+    function = name.removeprefix("python:")
+    module = function.partition(":")[0]
+    listed = [each.strip() for each in os.environ.get(TRUST, "").split(",") if each.strip()]
+    if function not in _trained and module not in listed:
+        raise ConfigError(
+            "model.network",
+            f"the model is made by code, {name}, and a model file may come from anybody",
+            f"if you trust {module}, set {TRUST}={module} in the environment",
+        )
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            "model.network",
+            f"cannot import {module_name!r}: {error}",
+            "workers must find it: install the package, or set PYTHONPATH to an absolute path",
+        ) from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError("model.network", f"{module_name} has no function {function_name!r}", "python:MODULE:FUNCTION")
+    return function

@@ -1,0 +1,71 @@
+"""segmentation-models-pytorch: DeepLabV3+, UPerNet, FPN, SegFormer's head, U-Nets and others on any of its encoders."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
+from mgcda_dist.models.backbone import pixel_statistics
+from mgcda_dist.models.foreign import Foreign, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.taps import Taps
+from mgcda_dist.models.weights import check_weights, load_backbone_weights
+
+__all__ = ["make"]
+
+_SETTLED = {
+    "classes": "data.class_space",
+    "in_channels": "nothing: images are RGB",
+    "encoder_weights": "model.weights",
+    "activation": "nothing: the logits are trained",
+    "aux_params": "nothing: images have no labels of their own",
+}
+
+
+_ENCODER_ARGUMENTS = ("dynamic_img_size", "img_size", "strict_img_size")
+"""What timm's transformers take besides; the library hands them on."""
+
+
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+    """The architecture `name` (`unet`, `deeplabv3plus`, `upernet`, `fpn`, `segformer`, …; case does not matter).
+
+    `encoder_name` is one of the library's, or `tu-NAME` for timm's `NAME`. Logits and embedding are those in front of
+    the head's upsampling.
+    """
+    smp = needs("segmentation_models_pytorch", "segmentation-models-pytorch")
+    name = choose(name.lower(), smp.MODEL_ARCHITECTURES_MAPPING, "segmentation-models-pytorch")
+    refuse_arguments(arguments, _SETTLED)
+    taken = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[name].__init__).parameters
+    only_known(arguments, {*taken, *_ENCODER_ARGUMENTS} - {"self", "kwargs", *_SETTLED})
+    encoder = str(arguments.get("encoder_name", "resnet34"))
+    timm_name = encoder.removeprefix("tu-") if encoder.startswith("tu-") else None
+    if name == "dpt":
+        arguments = {"dynamic_img_size": True} | arguments
+    try:
+        made = {"encoder_weights": "imagenet" if hub else None, "in_channels": 3, "classes": num_logits} | arguments
+        network = smp.create_model(name, **made)
+    except (OSError, RuntimeError) as error:
+        if not hub:
+            raise
+        remedy = "check the network connection, or use model.weights=file:PATH with a downloaded file"
+        raise ConfigError("model.weights", f"cannot fetch weights of {encoder!r}: {error}", remedy) from error
+    if name == "dpt":
+        last = len(network.encoder.out_channels) - 1
+        taps = Taps({"stride16": f"encoder[0][{last}]"}, "segmentation_head", "decoder", "encoder")
+    else:
+        widths = list(network.encoder.out_channels)
+        stages = {f"stride{2**i}": f"encoder[{i}]" for i in range(2, len(widths)) if widths[i]}
+        taps = Taps(stages, "segmentation_head.0", None, "encoder")
+
+    def load(weights: str) -> bool:
+        if not weights.startswith("package:"):
+            return False
+        if timm_name is None:
+            raise ConfigError("model.weights", f"{encoder!r} is none of timm", "model.arguments.encoder_name=tu-NAME")
+        check_weights(timm_name, weights)
+        load_backbone_weights(network.encoder.model, timm_name, weights)
+        return True
+
+    mean, std = pixel_statistics(timm_name) if timm_name else (IMAGENET_MEAN, IMAGENET_STD)
+    return Foreign(network, taps, mean, std, load=load)

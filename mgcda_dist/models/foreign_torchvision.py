@@ -1,0 +1,40 @@
+"""Torchvision's segmentation networks: FCN and DeepLabV3 on ResNets, DeepLabV3 and LR-ASPP on MobileNetV3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.foreign import Foreign, choose, refuse_arguments
+from mgcda_dist.models.taps import Taps
+
+__all__ = ["make"]
+
+_RESNET = {"stride4": "layer1", "stride8": "layer2", "stride16": "layer3", "stride32": "layer4"}
+_MOBILENET = {"stride4": "3", "stride8": "6", "stride16": "12", "stride32": "15"}
+"""Last block of each stage: the stride after it, without dilation."""
+
+
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+    """The network `name` of `torchvision.models.segmentation`.
+
+    Its logits are tapped in front of the last upsampling. DeepLabV3's and FCN's `aux_loss` head is no part of what is
+    trained; with `aux_loss: true` its parameters are there, frozen, so that published checkpoints load.
+    """
+    from torchvision import models
+
+    choose(name, models.list_models(module=models.segmentation), "torchvision")
+    refuse_arguments(arguments, {"num_classes": "data.class_space", "weights": "model.weights",
+                                 "weights_backbone": "model.weights"})  # fmt: skip
+    try:
+        network = models.get_model(
+            name, weights=None, weights_backbone="DEFAULT" if hub else None, num_classes=num_logits, **arguments
+        )
+    except OSError as error:
+        remedy = "check the network connection, or use model.weights=file:PATH with a downloaded file"
+        raise ConfigError("model.weights", f"cannot fetch weights of {name!r}'s backbone: {error}", remedy) from error
+    stages = {stage: f"backbone.{path}" for stage, path in (_MOBILENET if "mobilenet" in name else _RESNET).items()}
+    if name.startswith("lraspp"):
+        # Two classifiers are added: their sum is the head's output, and no layer is in front of both.
+        return Foreign(network, Taps(stages, "classifier", "classifier.cbr", "backbone"))
+    return Foreign(network, Taps(stages, "classifier.4", "classifier.3", "backbone"))

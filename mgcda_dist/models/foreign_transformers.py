@@ -1,0 +1,113 @@
+"""Hugging Face transformers: SegFormer and Mask2Former from a configuration; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.foreign import Foreign, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.taps import Taps
+
+__all__ = ["class_scores", "make", "settled"]
+
+_CLASSES = {
+    "segformer": ("SegformerConfig", "SegformerForSemanticSegmentation"),
+    "mask2former": ("Mask2FormerConfig", "Mask2FormerForUniversalSegmentation"),
+}
+_STAGES = ("stride4", "stride8", "stride16", "stride32")
+_FLOOR = 1e-6
+
+
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+    """`segformer` or `mask2former`.
+
+    Args:
+        name: of the network.
+        arguments: fields of the library's configuration of it; `config: PATH` takes a `config.json`, or the folder of
+            one, as a start.
+        num_logits: classes.
+        hub: refused: give the folder of a downloaded model as `model.weights=file:FOLDER`.
+    """
+    library = needs("transformers", "transformers")
+    choose(name, _CLASSES, "transformers")
+    refuse_arguments(arguments, {"num_labels": "data.class_space", "id2label": "data.class_space",
+                                 "label2id": "data.class_space"})  # fmt: skip
+    if hub:
+        raise ConfigError(
+            "model.weights", "no 'hub' for transformers", "model.weights=file:FOLDER, saved or downloaded"
+        )
+    config_class, network_class = (getattr(library, each) for each in _CLASSES[name])
+    known = {name for name in config_class().to_dict() if name not in ("id2label", "label2id", "transformers_version")}
+    only_known(arguments, known | {"config"})
+    fields = {k: x for k, x in settled(arguments).items() if k not in ("id2label", "label2id", "num_labels")}
+    config = config_class.from_dict(fields)
+    config.num_labels = num_logits
+    network: nn.Module = network_class(config)
+
+    def load(weights: str) -> bool:
+        folder = Path(weights.removeprefix("file:"))
+        if not weights.startswith("file:") or not folder.is_dir():
+            return False
+        _load_folder(network, network_class, config, folder)
+        return True
+
+    if name == "segformer":
+        stages = {stage: f"segformer.stages.{i}" for i, stage in zip(range(len(config.depths)), _STAGES, strict=False)}
+        return Foreign(network, Taps(stages, "decode_head.classifier", None, "segformer"), load=load)
+    pixels = "model.pixel_level_module"
+    stages = {stage: f"{pixels}.encoder[feature_maps][{i}]" for i, stage in enumerate(_STAGES)}
+    taps = Taps(stages, class_scores, f"{pixels}.decoder[mask_features]", f"{pixels}.encoder")
+    return Foreign(network, taps, logit_kind="mask", load=load)
+
+
+def class_scores(output: Any) -> Tensor:
+    """Per-pixel log class scores of a mask classifier: L_k(p) = log( Σ_q P_q(k) · σ(m_q(p)) + 1e-6 ), N×C×h×w.
+
+    P_q is the softmax of query q over C classes and "no object", whose column is left out; m_q are its mask logits. The
+    sum is the semantic inference of MaskFormer (arXiv 2107.06278, section 3.4) and Mask2Former (arXiv 2112.01527). Of
+    its logarithm, softmax is the sum's share of a class, so cross-entropy is its negative log-likelihood, and energy
+    -log Σ_k is high where no mask of any class claims the pixel, the idea of RbA (arXiv 2211.14293).
+
+    Args:
+        output: with `class_queries_logits` N×Q×(C+1) and `masks_queries_logits` N×Q×h×w.
+    """
+    classes, masks = output["class_queries_logits"], output["masks_queries_logits"]
+    wide = torch.promote_types(classes.dtype, torch.float32)
+    shares = classes.to(wide).softmax(dim=2)[:, :, :-1]
+    return torch.log(torch.einsum("nqc,nqhw->nchw", shares, masks.to(wide).sigmoid()) + _FLOOR)
+
+
+def settled(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with the content of a `config` file in place of its name."""
+    given = dict(arguments)
+    source = given.pop("config", None)
+    if source is None:
+        return given
+    path = Path(source)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("model.arguments.config", f"cannot read {path}: {error}", "give a config.json") from None
+    return {k: x for k, x in content.items() if k not in ("id2label", "label2id", "architectures")} | given
+
+
+def _load_folder(network: nn.Module, network_class: Any, config: Any, folder: Path) -> None:
+    """What `save_pretrained` wrote, or a download; the library renames what older versions called otherwise."""
+    loaded, report = network_class.from_pretrained(
+        folder, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    absent = [key for key in report["missing_keys"] if "class_predictor" not in key and "classifier" not in key]
+    if absent:
+        raise ConfigError(
+            "model.weights",
+            f"{folder} does not fit: {len(absent)} tensors are missing, first {', '.join(sorted(absent)[:3])}",
+            "give model.arguments.config the same folder",
+        )
+    network.load_state_dict(loaded.state_dict(), strict=True)

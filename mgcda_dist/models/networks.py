@@ -1,0 +1,187 @@
+"""Networks by name: `torchvision:…`, `smp:…`, `transformers:…`, or a function of your own, `python:module:function`.
+
+Each library has a file that knows its networks' layers; this one makes them equal on every rank, gives them their
+weights and wraps them. Stages of the shipped networks are called by the stride that they have in the backbone as
+published, `stride4` … `stride32`: a network that dilates its last stages instead of striding keeps the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.models.adapters import AdaptedSegmenter, adapt
+from mgcda_dist.models.foreign import Foreign
+from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.seeded import seeded
+from mgcda_dist.models.taps import Taps
+from mgcda_dist.models.weights import read_state
+
+__all__ = ["named_segmenter", "settled_arguments"]
+
+_WHERE = "model.network"
+_LIBRARIES = "torchvision:NAME, smp:NAME, transformers:NAME or python:MODULE:FUNCTION"
+
+
+def named_segmenter(
+    name: str,
+    *,
+    num_classes: int,
+    arguments: Mapping[str, Any] | None = None,
+    taps: Mapping[str, Any] | None = None,
+    norm: NormMode = "frozen",
+    head_norm: NormMode | None = None,
+    weights: str = "none",
+    seed: int = 0,
+    abstains: bool = False,
+) -> AdaptedSegmenter:
+    """The network called `name`, wrapped.
+
+    Args:
+        name: library and network.
+        num_classes: C, without abstention.
+        arguments: of the network's constructor, besides the number of classes.
+        taps: fields of `Taps`, and `mean`, `std`, `multiple_px`; for a network of your own, or instead of ours.
+        norm: treatment of batch normalisation.
+        head_norm: treatment outside of the backbone; None: the same.
+        weights: `none`; `hub` (the library downloads its backbone's); `file:PATH` with the state dict of the network
+            or of its backbone; `package:NAME` for a timm backbone.
+        seed: of the initial parameters.
+        abstains: the network gets one logit more, for abstention.
+
+    Raises:
+        ConfigError: an unknown or missing library, network, argument, layer or file, or a network that breaks a law.
+    """
+    num_logits = num_classes + abstains
+    with seeded(seed, "network", name):
+        foreign = _made(name, dict(arguments or {}), num_logits, hub=weights == "hub")
+    if taps:
+        foreign = _tapped(foreign, dict(taps))
+    if foreign.taps is None:
+        raise ConfigError("model.taps", f"{name} does not say where its logits are", "give model.taps, or a Foreign")
+    if foreign.logit_kind == "mask" and abstains:
+        raise ConfigError(
+            "loss.outlier",
+            f"'abstention' needs one more logit per pixel, but {name} classifies masks",
+            "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
+        )
+    _load(foreign, foreign.taps, weights)
+    network = _normalised(foreign.network, foreign.taps.backbone, norm, head_norm or norm)
+    segmenter = adapt(
+        network,
+        foreign.taps,
+        norm if head_norm in (None, norm) else "local",
+        mean=foreign.mean,
+        std=foreign.std,
+        multiple_px=foreign.multiple_px,
+        logit_kind=foreign.logit_kind,
+        abstains=abstains,
+    )
+    if segmenter.num_logits != num_logits:
+        raise ConfigError(
+            "model.taps.logits",
+            f"{segmenter.num_logits} channels, but {num_logits} are needed"
+            + (f": {num_classes} classes and abstention" if abstains else ", one for each class"),
+            "tap the classifier's output; a function of your own is given num_classes and must use it",
+        )
+    return segmenter
+
+
+def settled_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that do not depend on this machine's files: what an exported model writes down."""
+    if name.partition(":")[0] == "transformers":
+        from mgcda_dist.models.foreign_transformers import settled
+
+        return settled(arguments)
+    return dict(arguments)
+
+
+def _made(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -> Foreign:
+    library, _, rest = name.partition(":")
+    match library:
+        case "torchvision":
+            from mgcda_dist.models.foreign_torchvision import make
+        case "smp":
+            from mgcda_dist.models.foreign_smp import make
+        case "transformers":
+            from mgcda_dist.models.foreign_transformers import make
+        case "python":
+            from mgcda_dist.models.foreign_python import make
+        case _:
+            raise ConfigError(_WHERE, f"unknown library {library!r}", f"give {_LIBRARIES}")
+    try:
+        return make(rest, arguments, num_logits, hub)
+    except ConfigError:
+        raise
+    except Exception as error:  # constructors raise every kind
+        raise ConfigError(
+            "model.arguments", f"{name} cannot be made: {type(error).__name__}: {error}", "see the library's own page"
+        ) from error
+
+
+def _tapped(foreign: Foreign, given: dict[str, Any]) -> Foreign:
+    """With the taps and statistics of the configuration; what it leaves out stays as it is."""
+    own = dataclasses.asdict(foreign.taps) if foreign.taps else {"stages": {}, "logits": ""}
+    given = {key: value for key, value in given.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(Taps)}
+    taps = Taps(**(own | {key: given[key] for key in fields & set(given)}))
+    if foreign.taps is None and "logits" not in given:
+        raise ConfigError("model.taps.logits", "is missing", "name the layer that outputs the logits")
+    return dataclasses.replace(foreign, taps=taps, **{key: given[key] for key in set(given) - fields})
+
+
+def _normalised(network: nn.Module, backbone: str, norm: NormMode, head_norm: NormMode) -> nn.Module:
+    if norm == head_norm or not backbone:
+        return convert_norm(network, norm)
+    kept = {id(module) for module in network.get_submodule(backbone).modules()}
+    parent, _, leaf = backbone.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, convert_norm(network.get_submodule(backbone), norm))
+    kept |= {id(module) for module in network.get_submodule(backbone).modules()}
+    return convert_norm(network, head_norm, kept)
+
+
+def _load(foreign: Foreign, taps: Taps, weights: str) -> None:
+    kind, _, value = weights.partition(":")
+    if foreign.load is not None and foreign.load(weights):
+        return
+    if kind in ("none", "hub"):
+        return
+    if kind == "package":
+        raise ConfigError(
+            "model.weights", f"{value} holds a timm backbone's weights", "smp:NAME with encoder_name: tu-NAME"
+        )
+    _fill(foreign.network, taps, read_state(Path(value)), value)
+
+
+def _fill(network: nn.Module, taps: Taps, state: dict[str, Tensor], source: str) -> None:
+    """Whole networks strictly, but for a classifier of other classes; or a backbone alone, strictly."""
+    classifier = taps.logits.partition("[")[0] if isinstance(taps.logits, str) else ""
+    unfit = _unfit(network, state)
+    excused = [key for key in unfit if classifier and key.startswith(f"{classifier}.")]
+    if len(unfit) == len(excused):
+        network.load_state_dict({k: x for k, x in state.items() if k not in excused}, strict=False)
+        return
+    backbone = network.get_submodule(taps.backbone) if taps.backbone else None
+    also = _unfit(backbone, state) if backbone is not None else ["-"]
+    if backbone is not None and not also:
+        backbone.load_state_dict({k: x for k, x in state.items() if k in backbone.state_dict()}, strict=True)
+        return
+    found = f"of its tensors {len(unfit)} are missing or have another shape, first {', '.join(unfit[:3])}"
+    if backbone is not None:
+        found += f"; as its backbone {len(also)}, first {', '.join(also[:3])}"
+    raise ConfigError(
+        "model.weights", f"{source} does not fit {type(network).__name__}: {found}", "give weights of this very network"
+    )
+
+
+def _unfit(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    return [
+        key
+        for key, x in network.state_dict().items()
+        if (key not in state or state[key].shape != x.shape) and not key.endswith("num_batches_tracked")
+    ]

@@ -1,0 +1,285 @@
+"""Other libraries' networks by name: trained with both terms, exported, and loaded back into their own classes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist import build
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.inference.model import load_exported
+from mgcda_dist.models.laws import freeze_unused
+from mgcda_dist.models.networks import named_segmenter
+from tests.support.distributed import run_distributed
+from tests.support.foreign import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
+from tests.support.tiny import tiny_batch
+
+pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `networks`")
+pytest.importorskip("transformers", reason="needs the extra `networks`")
+
+
+def train(config: Config, steps: int = 2) -> tuple[build.MGCDA, list[dict[str, float]]]:
+    model = build.mgcda(config).train()
+    optimizer = build.optimizer(config, model)
+    terms: list[dict[str, float]] = []
+    for step in range(steps):
+        outcome = model(tiny_batch(step, 3, 64, 96), step / steps)
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        # Law 3: an engine waits for the gradient of each.
+        assert not [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
+        optimizer.step()
+        model.commit(outcome)
+        terms.append(outcome.terms())
+    return model, terms
+
+
+def original(name: str) -> nn.Module:
+    """The network made by its library alone."""
+    import segmentation_models_pytorch as smp
+    import transformers
+    from torchvision.models import get_model
+
+    network, arguments = NETWORKS[name]
+    library, _, architecture = network.partition(":")
+    match library:
+        case "torchvision":
+            return get_model(architecture, weights=None, weights_backbone=None, num_classes=3, **arguments)
+        case "smp":
+            more = {"dynamic_img_size": True} if architecture == "DPT" else {}
+            return smp.create_model(architecture, encoder_weights=None, classes=3, **arguments, **more)
+        case _:
+            kind = "Segformer" if architecture == "segformer" else "Mask2Former"
+            config = getattr(transformers, f"{kind}Config")(**copy.deepcopy(arguments), num_labels=3)
+            suffix = "ForSemanticSegmentation" if kind == "Segformer" else "ForUniversalSegmentation"
+            return getattr(transformers, kind + suffix)(config)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trained_exported_and_loaded_back_into_its_own_class(name: str, tmp_path: Path) -> None:
+    config = configuration(*NETWORKS[name])
+    before = {key: x.clone() for key, x in build.segmenter(config).state_dict().items()}
+    model, terms = train(config)
+    assert all(math.isfinite(value) for step in terms for value in step.values())
+    assert terms[0]["loss/mdat"] > 0 and terms[0]["loss/cacl"] > 0 and terms[0]["cacl/anchors"] > 0
+    after = model.segmenter.state_dict()
+    moved = [key for key, x in after.items() if not torch.equal(x, before[key])]
+    assert len(moved) > len(after) / 4 and not [key for key in moved if "running_" in key or "num_batches" in key]
+
+    build.save_model(config, model.segmenter, tmp_path / "model")
+    exported = load_exported(tmp_path / "model")
+    image = tiny_batch(7, 1, 90, 133).image
+    with torch.no_grad():
+        assert torch.equal(exported.network(image).logits, model.segmenter.eval()(image).logits)
+    scores, classes = exported.predict(image[0].permute(1, 2, 0).numpy())
+    assert scores.shape == classes.shape == (90, 133)
+
+    bare: nn.Module = exported.network.network  # pyright: ignore[reportAssignmentType]
+    own = original(name)
+    own.load_state_dict(bare.state_dict(), strict=True)
+    normalised = torch.linspace(-1, 1, 2 * 3 * 128 * 192).view(2, 3, 128, 192)
+    with torch.no_grad():
+        for x, y in zip(tensors(own.eval()(normalised)), tensors(bare.eval()(normalised)), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if hasattr(output, "values") else output
+    return [x for value in values if value is not None for x in tensors(value)]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one() -> None:
+    """Law 1 with real processes: the losses of three steps, and the weights after them, in float64."""
+    alone = train_on_ranks()
+    for rank in run_distributed(train_on_ranks, 2, timeout_s=240):
+        for name, (losses, weights) in alone.items():
+            assert rank[name][0] == pytest.approx(losses, rel=1e-9), name
+            torch.testing.assert_close(rank[name][1], weights, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = {"mdat": {"stages": [{"name": "middle"}, {"name": "embedding"}]}}
+    config = configuration(UNET, {"width": 12})
+    config = configuration(
+        UNET, {"width": 12}, model={"network": UNET, "arguments": {"width": 12}, "taps": UNET_TAPS}, **sections
+    )
+    build.check_model(config)
+    model, terms = train(config)
+    assert terms[1]["loss/total"] != terms[0]["loss/total"]
+    assert model.segmenter(tiny_batch(0, 3, 50, 70).image).logits.shape == (3, 3, 25, 35)
+    frozen = [name for name, x in model.segmenter.named_parameters() if not x.requires_grad]
+    assert frozen == ["network.auxiliary.weight", "network.auxiliary.bias"]
+    rates = {name: group["base_lr"] for group in build.optimizer(config, model).param_groups
+             for name, x in model.named_parameters() if any(x is y for y in group["params"])}  # fmt: skip
+    assert rates["segmenter.network.down.0.0.weight"] == config.optim.lr_backbone
+    assert rates["segmenter.network.head.weight"] == config.optim.lr_heads
+    build.save_model(config, model.segmenter, tmp_path)
+    UNet(3, 12).load_state_dict(load_exported(tmp_path).network.network.state_dict(), strict=True)  # pyright: ignore[reportArgumentType]
+
+    from mgcda_dist.models import foreign_python
+
+    monkeypatch.setattr(foreign_python, "_trained", set())  # as in a process that did not train it
+    with pytest.raises(ConfigError, match=r"may come from anybody[\s\S]*MGCDA_TRUST_CODE=tests\.support\.foreign"):
+        load_exported(tmp_path)
+    monkeypatch.setenv(foreign_python.TRUST, "tests.support.foreign")
+    load_exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"network": "torchvision:deeplabv3_resnet5"}, "nearest: deeplabv3_resnet50"),
+        ({"network": "smp:unt"}, "nearest: unet"),
+        ({"network": "transformers:segfomer"}, "nearest: segformer"),
+        ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
+        ({"network": "python:tests.support.foreign:mak"}, "no function 'mak'"),
+        ({"network": UNET}, "model.taps: .*does not say where its logits are"),
+        ({"network": UNET, "taps": UNET_TAPS | {"logits": "heads"}}, r"no module 'heads'[\s\S]*candidates: head"),
+        ({"network": UNET, "taps": UNET_TAPS | {"logits": "down.2"}}, "8 channels, but 3 are needed"),
+        ({"network": UNET, "taps": UNET_TAPS | {"logits": "[logits]", "embedding": "up.1"}},
+         r"no output \[logits\], but \[out\] 1×3×32×48"),
+        ({"network": "smp:fpn", "arguments": {"classes": 3}}, "model.arguments.classes: is decided elsewhere"),
+        ({"network": "smp:fpn", "arguments": {"encoder_nam": "x"}}, "no such argument\n.*did you mean encoder_name"),
+        ({"network": "smp:fpn", "arguments": {"encoder_name": "x"}}, "model.arguments: smp:fpn cannot be made"),
+        ({"network": "transformers:segformer", "arguments": {"depth": [1]}}, "did you mean depths"),
+        ({"network": "smp:fpn", "weights": "package:x"}, "is none of timm"),
+        ({"network": "transformers:segformer", "weights": "hub"}, "model.weights=file:FOLDER"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_a_remedy(change: dict[str, Any], says: str) -> None:
+    section = {"arguments": {}} | change
+    with pytest.raises(ConfigError, match=says):
+        build.check_model(configuration(change["network"], {}, model=section))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"network": "keras:unet"}, "should match pattern"),
+        ({"network": "smp:unet", "backbone": "resnet18"}, "both are there"),
+        ({}, "give either a timm backbone"),
+        ({"backbone": "resnet18", "taps": {"logits": "x"}}, "taps: is for `network`"),
+        ({"network": "smp:unet", "compile": True}, "torch.compile does not follow"),
+        ({"network": UNET, "taps": {"logit": "x"}}, "Extra inputs"),
+    ],
+)
+def test_the_configuration_is_strict(model: dict[str, Any], says: str) -> None:
+    content = configuration("smp:unet", {}).model_dump() | {"model": model}
+    with pytest.raises(ValueError, match=says):
+        Config.model_validate(content)
+
+
+def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mgcda-dist\[networks\]'"):
+        build.check_model(configuration("smp:unet", {}))
+
+
+@pytest.mark.parametrize(
+    ("network", "sections", "says"),
+    [
+        ("mask2former", {"loss": {"outlier": "abstention"}}, "classifies masks"),
+        ("mask2former", {"loss": {"inlier_energy": -8.0}}, "cannot be reached"),
+        ("mask2former", {"score": "rba"}, "use 'rba_mask'"),
+        ("segformer", {"score": "rba_mask"}, "these logits are per pixel"),
+        ("segformer", {"score": "rba"}, "leaves the level"),
+    ],
+)
+def test_impossible_pairs_are_refused_with_the_reason(network: str, sections: dict[str, Any], says: str) -> None:
+    sections = copy.deepcopy(sections)
+    name, arguments = NETWORKS[network]
+    model = {"network": name, "arguments": arguments} | (
+        {"score": sections.pop("score")} if "score" in sections else {}
+    )
+    with pytest.raises(ConfigError, match=says):
+        build.check_model(configuration(name, arguments, model=model, **sections))
+
+
+@pytest.mark.parametrize(
+    ("network", "outlier", "score"),
+    [
+        ("segformer", "abstention", "energy"),
+        ("segformer", "rba_hinge", "rba"),
+        ("mask2former", "rba_hinge", "rba_mask"),
+        ("fpn", "abstention", "msp"),
+        ("fpn", "entropy", "entropy"),
+    ],
+)
+def test_other_outlier_losses_lower_what_they_are_about(network: str, outlier: str, score: str, tmp_path: Path) -> None:
+    name, arguments = NETWORKS[network]
+    rates = {"steps": 8, "lr_backbone": 3e-3, "lr_heads": 3e-3}
+    config = configuration(name, arguments, model={"network": name, "arguments": arguments, "score": score},
+                           loss={"outlier": outlier, "outlier_weight": 1.0}, optim=rates)  # fmt: skip
+    model = build.mgcda(config).train()
+    optimizer = build.optimizer(config, model)
+    batch = tiny_batch(0, 3, 64, 96)
+    losses: list[float] = []
+    for _ in range(8):
+        outcome = model(batch, 0.5)
+        losses.append(outcome.terms()["loss/outlier"])
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    build.save_model(config, model.segmenter, tmp_path)
+    # Abstention's logit is for training: what is exported shows the classes.
+    assert load_exported(tmp_path).network(batch.image).logits.shape[1] == 3
+
+
+def test_weights_of_a_whole_network_of_other_classes_and_of_a_backbone(tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v3_large, segmentation
+
+    name = "torchvision:lraspp_mobilenet_v3_large"
+    whole = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19)
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "whole.pth")
+    loaded = named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/whole.pth").network
+    assert torch.equal(loaded.classifier.cbr[0].weight, whole.classifier.cbr[0].weight)  # pyright: ignore[reportArgumentType]
+    classifier = mobilenet_v3_large(weights=None)
+    torch.save({k.removeprefix("features."): x for k, x in classifier.state_dict().items()}, tmp_path / "backbone.pth")
+    loaded = named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/backbone.pth").network
+    assert torch.equal(loaded.backbone["3"].block[0][0].weight, classifier.features[3].block[0][0].weight)  # pyright: ignore[reportArgumentType]
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match=r"does not fit LRASPP: of its tensors \d+ are missing[\s\S]*as its backbone"):
+        named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/other.pth")
+
+
+def test_a_saved_transformers_folder_is_configuration_and_weights(tmp_path: Path) -> None:
+    saved = original("segformer")
+    saved.save_pretrained(tmp_path)  # pyright: ignore[reportArgumentType]
+    segmenter = named_segmenter("transformers:segformer", num_classes=5, arguments={"config": str(tmp_path)},
+                                weights=f"file:{tmp_path}")  # fmt: skip
+    theirs, ours = saved.state_dict(), segmenter.network.state_dict()
+    assert ours["decode_head.classifier.weight"].shape[0] == 5
+    same = [key for key, x in theirs.items() if torch.equal(x, ours[key])]
+    assert set(theirs) - set(same) <= {"decode_head.classifier.weight", "decode_head.classifier.bias"}
+
+
+def test_initialisation_is_a_function_of_the_seed() -> None:
+    first, again, other = (
+        named_segmenter(*["smp:fpn"], num_classes=3, arguments=NETWORKS["fpn"][1], seed=s) for s in (1, 1, 2)
+    )
+    assert all(torch.equal(x, y) for x, y in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not torch.equal(first.network.segmentation_head[0].weight, other.network.segmentation_head[0].weight)  # pyright: ignore[reportArgumentType]
+
+
+def test_heads_may_have_another_norm() -> None:
+    segmenter = named_segmenter("smp:fpn", num_classes=3, arguments=NETWORKS["fpn"][1], head_norm="group")
+    kinds = {
+        ("encoder" in name, type(x).__name__) for name, x in segmenter.named_modules() if "Norm" in type(x).__name__
+    }
+    assert (True, "FrozenBatchNorm") in kinds and not {k for at_encoder, k in kinds if not at_encoder} & {
+        "FrozenBatchNorm"
+    }
+    assert freeze_unused(segmenter, ["logits"]) == []

@@ -1,0 +1,131 @@
+"""Smallest networks of each library, as a configuration names them, and functions that a configuration may name."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist import build
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.config.schema import Config
+from tests.support.tiny import part_of, tiny_batch
+
+__all__ = ["NETWORKS", "UNET", "UNET_TAPS", "UNet", "configuration", "make_unet", "train_on_ranks"]
+
+_SEGFORMER: dict[str, Any] = {
+    "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}  # fmt: skip
+_MASK2FORMER: dict[str, Any] = {
+    "backbone_config": {
+        "model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+    "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 16, "dim_feedforward": 16,
+    "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 2, "num_queries": 12,
+}  # fmt: skip
+_RESNET, _VIT = {"encoder_name": "tu-test_resnet"}, {"encoder_name": "tu-test_vit"}
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fcn": ("torchvision:fcn_resnet50", {"aux_loss": True}),
+    "deeplabv3": ("torchvision:deeplabv3_mobilenet_v3_large", {"aux_loss": True}),
+    "lraspp": ("torchvision:lraspp_mobilenet_v3_large", {}),
+    "deeplabv3plus": ("smp:DeepLabV3Plus", _RESNET | {"decoder_channels": 32}),
+    "upernet": ("smp:UPerNet", {"encoder_name": "tu-test_convnext", "decoder_channels": 32}),
+    "fpn": ("smp:FPN", _RESNET | {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}),
+    "segformer_head": ("smp:Segformer", _RESNET | {"decoder_segmentation_channels": 32}),
+    "dpt": ("smp:DPT", _VIT),
+    "segformer": ("transformers:segformer", _SEGFORMER),
+    "mask2former": ("transformers:mask2former", _MASK2FORMER),
+}
+"""Name → `model.network`, `model.arguments`."""
+
+
+UNET = "python:tests.support.foreign:make_unet"
+UNET_TAPS = {"stages": {"middle": "down.1"}, "logits": "head", "backbone": "down", "multiple_px": 8}
+
+
+def configuration(network: str, arguments: dict[str, Any], **sections: dict[str, Any]) -> Config:
+    """A run of two labelled domains and an unlabelled one with every term on."""
+    domains = [{"name": name, "shards": f"shards/{name}", "per_step": 2} for name in "abc"]
+    content: dict[str, Any] = {
+        "name": "t",
+        "data": {
+            "class_space": {"names": ["road", "sky", "rest"], "ids": {"own": {0: "road", 1: "sky", 2: "rest"}}},
+            "crop_px": (64, 96),
+            "domains": domains,
+        },
+        "model": {"network": network, "arguments": arguments},
+        "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 4, "queue_rows": 32, "warmup": 0},
+        "optim": {"steps": 4},
+        "evaluation": {"height_px": 64},
+    }
+    if "mask2former" in network:
+        content["loss"] = {"inlier_energy": 0.1, "outlier_energy": 2.0}
+    for name, section in sections.items():
+        content[name] = content.get(name, {}) | section
+    return Config.model_validate(content)
+
+
+class UNet(nn.Module):
+    """A network of one's own, with what the laws forbid: BatchNorm, dropout, an auxiliary head."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([_block(3, width, 2), _block(width, width, 2), _block(width, width, 2)])
+        self.up = nn.ModuleList([_block(2 * width, width), _block(2 * width, width)])
+        self.drop = nn.Dropout2d(0.3)
+        self.head = nn.Conv2d(width, num_classes, 1)
+        self.auxiliary = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits at half the size, and the auxiliary ones."""
+        features: list[Tensor] = []
+        for block in self.down:
+            x = block(x)
+            features.append(x)
+        auxiliary = self.auxiliary(x)
+        for block, skip in zip(self.up, features[-2::-1], strict=True):
+            x = block(torch.cat([nn.functional.interpolate(x, scale_factor=2.0), skip], dim=1))
+        return {"out": self.head(self.drop(x)), "aux": auxiliary}
+
+
+def make_unet(num_classes: int, width: int = 8) -> nn.Module:
+    """What a configuration names as `python:tests.support.foreign:make_unet`."""
+    return UNet(num_classes, width)
+
+
+def train_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
+    """Three steps of this rank's part of a global batch of 4, per network: losses, and all weights afterwards."""
+    warnings.simplefilter("ignore")  # deprecations of the libraries; the suite's filters do not reach other processes
+    world = Collectives()
+    found: dict[str, tuple[list[float], Tensor]] = {}
+    for name in ("lraspp", "deeplabv3plus", "segformer", "mask2former", "unet"):
+        network, arguments = NETWORKS.get(name, (UNET, {}))
+        own = {"model": {"taps": UNET_TAPS}, "mdat": {"stages": [{"name": "middle"}, {"name": "embedding"}]}}
+        config = configuration(network, arguments, **(own if name == "unet" else {}))
+        model = build.mgcda(config, world).train().double()
+        parameters = [x for x in model.parameters() if x.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=0.01)
+        losses: list[float] = []
+        for step in range(3):
+            outcome = model(part_of(tiny_batch(step, 4, 64, 96), world.rank, world.size), step / 3)
+            optimizer.zero_grad()
+            outcome.loss.backward()
+            for parameter in parameters:
+                assert parameter.grad is not None
+                if world.size > 1:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= world.size
+            optimizer.step()
+            model.commit(outcome)
+            losses.append(outcome.terms()["loss/total"])
+        found[name] = losses, torch.cat([x.detach().flatten() for x in parameters])
+    return found
+
+
+def _block(given: int, width: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(given, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU())
