@@ -61,8 +61,8 @@ class ShardReader:
         shard = self._shards[number]
         key, image_offset, image_bytes, label_offset, label_bytes = shard.rows[index - int(self._ends[number])]
         where = f"{shard.path}: {key}"
-        image = _pread(shard.file, image_bytes, image_offset, where)
-        label = _pread(shard.file, label_bytes, label_offset, where) if label_bytes else None
+        image = _pread(shard, image_bytes, image_offset, where)
+        label = _pread(shard, label_bytes, label_offset, where) if label_bytes else None
         return EncodedSample(key, image, label, where)
 
     def fetch_ahead(self, index: int) -> None:
@@ -83,6 +83,7 @@ class _OpenShard(NamedTuple):
     """A shard's file descriptor and its index as plain tuples, which are read five times as fast as NumPy's rows."""
 
     file: int
+    num_bytes: int
     path: str
     rows: list[tuple[str, int, int, int, int]]
     """Per sample: key, image offset and bytes, label offset and bytes. Read from the end: row i - size is sample i."""
@@ -103,17 +104,19 @@ def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
     except OSError as error:
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
-    return _OpenShard(file, path, list(zip(keys, *numbers, strict=True)))
+    return _OpenShard(file, os.fstat(file).st_size, path, list(zip(keys, *numbers, strict=True)))
 
 
-def _pread(file: int, size: int, offset: int, where: str) -> bytes:
-    try:
-        data = os.pread(file, size, offset)
-    except OSError as error:
-        raise ShardError(where, f"cannot be read: {error.strerror}", "check the disk or mount") from error
-    if len(data) != size:
-        problem = f"the shard ends {size - len(data)} bytes before the sample does"
-        raise SampleError(
-            where, problem, "the shard is truncated: run `mgcda shards verify`, then write or copy it again"
-        )
-    return data
+def _pread(shard: _OpenShard, size: int, offset: int, where: str) -> bytes:
+    lacking = offset + size - shard.num_bytes  # asked before, since a damaged table may ask for gigabytes
+    if lacking <= 0:
+        try:
+            data = os.pread(shard.file, size, offset)
+        except OSError as error:
+            raise ShardError(where, f"cannot be read: {error.strerror}", "check the disk or mount") from error
+        if len(data) == size:
+            return data
+        lacking = size - len(data)
+    problem = f"the shard ends {lacking} bytes before the sample does"
+    remedy = "shard or sample table is damaged: run `mgcda shards verify`, then write or copy it again"
+    raise SampleError(where, problem, remedy)

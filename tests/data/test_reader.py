@@ -13,7 +13,7 @@ import pytest
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.recent import Recent
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import SampleError, ShardError
 from tests.support.shards import write_frames
 
 
@@ -86,6 +86,18 @@ def test_damage_is_named(tmp_path: Path):
     for index in (-1, 6):
         with pytest.raises(ShardError, match=f"sample {index} is not among its 6"):
             reader.read(index)
+
+
+@pytest.mark.parametrize(("field", "value"), [("label_offset", 2**63 + 5), ("image_bytes", 2**32 - 1)])
+def test_a_sample_table_that_points_beyond_its_shard_is_damage_too(tmp_path: Path, field: str, value: int):
+    manifest = write_frames(tmp_path / "astray", 3, per_shard=3)
+    index = manifest.shard_index(0)
+    index[field][1] = value
+    np.save(manifest.folder / "shard-000000.idx.npy", index)
+    reader = ShardReader(manifest)
+    assert reader.read(0).key == "astray-00000"
+    with pytest.raises(SampleError, match=r"astray-00001: the shard ends \d+ bytes before the sample"):
+        reader.read(1)
 
 
 def test_recent_forgets_what_was_not_used_for_longest():
