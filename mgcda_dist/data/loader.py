@@ -6,9 +6,11 @@ k)`, so it is the same bytes on any rank and in any process, after any resume.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -33,6 +35,7 @@ __all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
 
 _MAX_STAND_INS = 20
 _FETCH_AHEAD_STEPS = 32
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,3 +334,7 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     # Ctrl-C reaches the whole process group; the trainer decides when its loader processes end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # It has inherited the trainer's sockets: as long as it lives, other ranks do not see that the trainer is gone.
+        # PyTorch itself looks every five seconds; Linux ends a process with the thread that has started it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -242,6 +245,22 @@ def test_a_stuck_process_is_named(world: World):
     assert time.monotonic() - start < 30
 
 
+def test_a_killed_trainer_takes_its_loader_processes_with_it(world: World):
+    """As long as one of them lives, the sockets that it has inherited keep other ranks waiting."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    trainer = context.Process(target=_train_for_ever, args=(world.plain, writer))
+    trainer.start()
+    (loader,) = reader.recv()
+    assert trainer.pid is not None
+    os.kill(trainer.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    trainer.join()
+    while psutil.pid_exists(loader) and psutil.Process(loader).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - killed < 4, "PyTorch itself looks every five seconds"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_keeps_its_own_name(world: World, workers: int):
     with pytest.raises(ZeroDivisionError):
@@ -331,6 +350,13 @@ def _die() -> None:
 
 
 def _hang() -> None:
+    time.sleep(600)
+
+
+def _train_for_ever(manifest: Manifest, writer: Connection) -> None:
+    batches = iter(make_loader(_stream_of(manifest, num_steps=40), workers=1))
+    next(batches)
+    writer.send(_children())
     time.sleep(600)
 
 
