@@ -377,7 +377,7 @@ class EngineConfig(Section):
 
 
 class ElasticConfig(Section):
-    """Fewest and most workers of a run that goes on with the nodes there are; `scaling.workers` is not used then."""
+    """Fewest and most workers of a run that goes on with the nodes there are; stands before `scaling.workers`."""
 
     min: Count
     max: Count

@@ -65,19 +65,14 @@ def start_ray(config: Config) -> None:
         connect(address)
         return
     scaling = config.scaling
-    workers = (
-        min(scaling.elastic.numbers(config.data.global_batch, config.engine.accumulation))
-        if scaling.elastic
-        else scaling.num_workers
-    )
-    wanted, present = workers * scaling.num_gpus, torch.cuda.device_count()
+    wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
     if wanted > present:
         raise ConfigError(
             "scaling.gpus_per_worker",
-            f"{workers} workers need {wanted:g} GPUs; this machine has {present}",
+            f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
             "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
         )
-    cpus = max(os.cpu_count() or 1, round(workers * scaling.cpus_per_worker))
+    cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
 
 

@@ -1,37 +1,37 @@
-"""How a run on Ray Train recovers: how many workers the next attempt has, what counts as a failure, and who hangs.
+"""How a run on Ray Train recovers: how many workers the next attempt has, and what counts as a failure.
 
-Ray Train restarts and resizes the group of workers; these are the three places where it lets itself be told how. All
-three run in its controller, beside the driver.
+Ray Train restarts and resizes the group of workers; here it lets itself be told how. Both policies run in its
+controller, beside the driver.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray._private.state import state
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, TransientError
+from mgcda_dist.training.ray_lookout import Say, let_leave
 from mgcda_dist.training.scaling import NodeResources, Wanted
-from mgcda_dist.training.watchdog import Watchdog, ask_to_leave, report
 
-__all__ = ["FittingScalingPolicy", "Lookout", "PatientFailurePolicy", "RecoveringTrainer", "living_nodes"]
+__all__ = [
+    "FittingScalingPolicy",
+    "PatientFailurePolicy",
+    "RecoveringTrainer",
+    "describe_failure",
+    "living_nodes",
+]
 
-_LOG = logging.getLogger(__name__)
-_LOOK_EVERY_S = 1.0
 _SETTLE_S = 10.0
-Say = Callable[..., None]
-"""(kind, text, **facts): an event for the user."""
 
 
 def living_nodes() -> list[NodeResources]:
@@ -130,7 +130,7 @@ class FittingScalingPolicy(ScalingPolicy):
             self._asked = True
             reason = f"{possible} workers find a place now instead of {current}"
             self._say("note", f"{reason}: a checkpoint, then on with {possible}")
-            _ask_to_leave(worker_group_state.workers, reason)
+            let_leave(worker_group_state.workers, reason)
         return NoopDecision()
 
     def _resources(self) -> dict[str, float]:
@@ -188,85 +188,15 @@ class PatientFailurePolicy(DefaultFailurePolicy):
         return decision
 
 
-class Lookout(WorkerGroupCallback):
-    """Looks after the running workers: kills the one that hangs, and lets them leave a node that is taken away.
-
-    Args:
-        hang_timeout_s: of the watchdog.
-        say: tells the user.
-    """
-
-    def __init__(self, hang_timeout_s: float, say: Say) -> None:
-        self._hang_timeout_s, self._say = hang_timeout_s, say
-        self._workers: Sequence[Any] = ()
-        self._asked: dict[Any, int] = {}
-        self._looked_at, self._warned = 0.0, False
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        """Look after a new group."""
-        self._workers = worker_group.get_workers()
-        self._watchdog = Watchdog(len(self._workers), self._hang_timeout_s)
-        self._asked, self._warned = {}, False
-
-    def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """Look away."""
-        del worker_group
-        self._workers, self._asked = (), {}
-
-    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """Called by the controller several times a second."""
-        preemption = worker_group_status.get_preemption_info()
-        if preemption is not None and not self._warned:
-            self._warned = True
-            self._warn(preemption)
-        if worker_group_status.errors or time.monotonic() - self._looked_at < _LOOK_EVERY_S:
-            return
-        self._looked_at = time.monotonic()
-        hang = self._watchdog.look(self._answers())
-        if hang is not None:
-            worker = self._workers[hang.rank]
-            where = f"{worker.metadata.hostname}, process {worker.metadata.pid}"
-            self._say("hang", f"{hang.text}. Killing rank {hang.rank} ({where})", rank=hang.rank)
-            ray.kill(worker.actor)
-
-    def _answers(self) -> dict[int, Any]:
-        """Reports that have arrived since the last look; asks again whoever has answered."""
-        done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
-        answers: dict[int, Any] = {}
-        for reference in done:
-            rank = self._asked.pop(reference)
-            try:
-                answers[rank] = ray.get(reference)
-            except RayError:
-                continue  # it is dead: the controller finds that out by itself
-        pending = set(self._asked.values())
-        for rank, worker in enumerate(self._workers):
-            if rank not in pending:
-                self._asked[worker.execute_async(report)] = rank
-        return answers
-
-    def _warn(self, preemption: Any) -> None:
-        ranks = ", ".join(map(str, preemption.preempted_ranks))
-        until = preemption.deadline_ms
-        left = f" in {max(0.0, until / 1000 - time.time()):.0f} s" if until else ""
-        reason = f"the node of rank {ranks} is taken away{left}"
-        self._say("preemption", f"{reason}: a checkpoint, then on without it", ranks=preemption.preempted_ranks)
-        _ask_to_leave(self._workers, reason)
-
-
 def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
     """What ended the workers, in one line: who died, else an error of ours, else the first one."""
     if not failures:
         return str(error).strip().splitlines()[-1]
     causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
-    dead = [str(rank) for rank, cause in sorted(causes.items()) if isinstance(cause, RayActorError)]
+    dead = [str(rank) for rank, cause in sorted(causes.items()) if isinstance(cause, RayActorError | OutOfMemoryError)]
     if dead:
-        return f"rank {', '.join(dead)} died"
+        low = any("low on memory" in str(cause) for cause in causes.values())
+        return f"rank {', '.join(dead)} died" + (" because its node ran out of memory" if low else "")
     ours = [cause for cause in causes.values() if isinstance(cause, TransientError)]
     rank, first = next(iter(causes.items()))
     return f"{ours[0].where}: {ours[0].problem}" if ours else f"rank {rank} ended with {type(first).__name__}: {first}"
-
-
-def _ask_to_leave(workers: Sequence[Any], reason: str) -> None:
-    for worker in workers:
-        worker.execute_async(ask_to_leave, reason)

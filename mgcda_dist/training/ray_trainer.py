@@ -43,12 +43,8 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from mgcda_dist.training.ray_recovery import (
-        FittingScalingPolicy,
-        Lookout,
-        PatientFailurePolicy,
-        RecoveringTrainer,
-    )
+    from mgcda_dist.training.ray_lookout import Lookout
+    from mgcda_dist.training.ray_recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
 
     scaling, numbers = config.scaling, wanted(config)
     run_root.mkdir(parents=True, exist_ok=True)
@@ -177,7 +173,6 @@ def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:
             if isinstance(cause, MgcdaError):
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = str(next(iter(failures.values()), error)).strip().splitlines()
-    return MgcdaError(
-        "a training worker", f"ended with: {lines[-1] if lines else error!r}", f"the whole story is in {run_root}/logs"
-    )
+    from mgcda_dist.training.ray_recovery import describe_failure
+
+    return MgcdaError("training", describe_failure(error, failures), f"the whole story is in {run_root}/logs")

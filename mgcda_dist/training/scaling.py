@@ -68,15 +68,17 @@ def wanted(config: Config) -> Wanted:
 
 
 def is_open(config: Config) -> bool:
-    """Whether something is `auto`."""
-    return "auto" in (config.scaling.workers, config.scaling.gpus_per_worker)
+    """Whether something is `auto` or elastic."""
+    scaling = config.scaling
+    return scaling.elastic is not None or "auto" in (scaling.workers, scaling.gpus_per_worker)
 
 
 def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     """The configuration with numbers where it says `auto`.
 
     A worker gets one GPU where there are any. There are as many workers as find their processors and GPUs, under the
-    placement that is asked for, and of these the largest number that shares the global batch evenly.
+    placement that is asked for, and of these the largest number that shares the global batch evenly. Of an elastic run
+    it is the number that it starts with.
 
     Raises:
         ConfigError: not even one worker finds a place.
@@ -85,7 +87,11 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     if gpus == "auto":
         gpus = int(any(node.gpus for node in nodes))
     workers = scaling.workers
-    if workers == "auto":
+    if scaling.elastic is not None:
+        numbers = scaling.elastic.numbers(config.data.global_batch, config.engine.accumulation)
+        room = places(nodes, scaling.cpus_per_worker, gpus, scaling.placement)
+        workers = max((n for n in numbers if n <= room), default=numbers[0])
+    elif workers == "auto":
         room = places(nodes, scaling.cpus_per_worker, gpus, scaling.placement)
         if not room:
             raise ConfigError(

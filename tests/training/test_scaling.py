@@ -35,6 +35,8 @@ def _config(**scaling: Any) -> Config:
         ({"placement": "STRICT_PACK"}, [(48, 4), (48, 2)], 4, 1),
         ({"placement": "STRICT_SPREAD"}, [(48, 4), (48, 2), (0.5, 2)], 2, 1),
         ({"workers": 3}, [(2, 0)], 3, 0),  # a number stays
+        ({"elastic": {"min": 2, "max": 7}}, [(3, 0), (2, 0)], 4, 0),  # the number that it starts with
+        ({"elastic": {"min": 2, "max": 7}}, [(1, 0)], 2, 0),  # and waits for
     ],
 )
 def test_auto_becomes_a_number(
