@@ -53,6 +53,7 @@ class Nodes:
         self.isolated = os.geteuid() == 0 if isolated is None else isolated
         self._num_cpus, self._seen, self._env = num_cpus, dict(seen or {}), (dict(head_env or {}), dict(env or {}))
         self._started: list[subprocess.Popen[str]] = []
+        self._ray: dict[int, subprocess.Popen[str]] = {}
         key = f"{os.getpid():x}"
         self._spaces, self._bridge = [f"mgn{key}-{i}" for i in range(2)], f"mgb{key}"
         if self.isolated:
@@ -91,6 +92,29 @@ class Nodes:
         """Run a process on a node to its end."""
         options = {"env": self.environment(), "text": True, "timeout": 240} | options
         return subprocess.run(self._on(node, command), check=False, capture_output=True, **options)
+
+    def lose(self, node: int = 1) -> None:
+        """Kill everything on a node at once, as when its machine is gone."""
+        owned = [psutil.Process(pid) for pid in _pids_in(self._spaces[node])] if self.isolated else []
+        owned += _family(self._ray[node].pid)
+        for process in owned:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._ray[node].wait()
+
+    def join(self) -> None:
+        """Start node 1 again after it was lost or drained."""
+        self._start_node(1, [f"--address={self.address}"])
+        self._wait(2)
+
+    def node_id(self, node: int = 1) -> str:
+        """Ray's id of a living node."""
+        (found,) = (
+            n for n in self._summary() if n["raylet"].get("state") == "ALIVE" and n["ip"] == self.addresses[node]
+        )
+        return found["raylet"]["nodeId"]
 
     def free_port(self) -> int:
         """A port for a server of the test's; without namespaces they are everybody's."""
@@ -135,7 +159,7 @@ class Nodes:
         command += [f"--dashboard-agent-listen-port={_free_ports(1)[0]}"]
         env = self.environment(RAY_JOB_STOP_WAIT_TIME_S="60", **self._env[node])
         with (self.folder / f"node{node}.log").open("ab") as log:
-            self.start(command, node, stdout=log, stderr=log, env=env, cwd=self.folder)
+            self._ray[node] = self.start(command, node, stdout=log, stderr=log, env=env, cwd=self.folder)
 
     def _on(self, node: int, command: list[str]) -> list[str]:
         if not self.isolated:
@@ -161,20 +185,22 @@ class Nodes:
         deadline = time.monotonic() + 90
         while self._num_alive() < num_nodes:
             logs = "".join(path.read_text() for path in sorted(self.folder.glob("node*.log")))
-            assert all(process.poll() is None for process in self._started), logs
+            assert all(process.poll() is None for process in self._ray.values()), logs
             assert time.monotonic() < deadline, f"fewer than {num_nodes} nodes within 90 s\n{logs}"
             time.sleep(0.2)
 
     def _num_alive(self) -> int:
+        return sum(node["raylet"].get("state") == "ALIVE" for node in self._summary())
+
+    def _summary(self) -> list[dict[str, Any]]:
         request = urllib.request.Request(
             f"{self.dashboard}/nodes?view=summary", headers={"Authorization": f"Bearer {self.token}"}
         )
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
-                summary = json.load(answer)["data"]["summary"]
+                return json.load(answer)["data"]["summary"]
         except (urllib.error.URLError, OSError, KeyError):
-            return 0
-        return sum(node["raylet"].get("state") == "ALIVE" for node in summary)
+            return []
 
 
 def _family(pid: int) -> list[psutil.Process]:
