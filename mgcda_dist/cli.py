@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.cli_chaos import chaos
 from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_doctor import doctor
 from mgcda_dist.cli_evaluate import evaluate
@@ -62,6 +63,7 @@ app.command()(compare)
 app.command()(sweep)
 app.command()(doctor)
 app.command()(sync)
+app.command()(chaos)
 
 
 app.command()(report)

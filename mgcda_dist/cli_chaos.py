@@ -1,0 +1,82 @@
+"""`mgcda chaos`: hits a short training with faults, and says whether it ended as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mgcda_dist.chaos.run import ChaosResult
+    from mgcda_dist.config.load import LoadedConfig
+
+__all__ = ["chaos"]
+
+_DEFAULTS = {"tracking.log_every_steps": "1", "scaling.hang_timeout_s": "20", "checkpoint.keep": "3",
+             "data.loader_workers": "1", "checkpoint.resume": "auto"}  # fmt: skip
+"""Every step must be seen, and a frozen worker soon; what the user gives goes before."""
+
+
+def chaos(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a short run")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it")] = None,
+    seed: Annotated[int, typer.Option(help="of the schedule: equal seeds, equal faults at equal steps")] = 0,
+    faults: Annotated[int, typer.Option(min=1, help="how many")] = 12,
+    kinds: Annotated[str, typer.Option(help="comma-separated; empty: all kinds")] = "",
+) -> None:
+    """Train twice on this machine, once under faults, and compare the two ends; exit code 1 if a byte differs."""
+    from rich.console import Console
+
+    from mgcda_dist.chaos.run import run_chaos
+    from mgcda_dist.chaos.schedule import KINDS, schedule
+
+    console = Console(highlight=False, markup=False)
+    given = {word.partition("=")[0] for word in overrides or []}
+    words = [*(f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given), *(overrides or [])]
+    name = _load(config, words).config.name
+    runs = [[*words, f"name={name}-{kind}-{seed}"] for kind in ("calm", "chaos")]
+    calm, disturbed = ((_load(config, changes).config, [str(config), *changes]) for changes in runs)
+    scaling = calm[0].scaling
+    plan = schedule(
+        seed, faults, calm[0].optim.steps, scaling.num_workers, [k for k in kinds.split(",") if k] or tuple(KINDS)
+    )
+    for fault in plan:
+        console.print(f"planned: {fault.kind} at step {fault.at_step}, {fault.delay_s * 1000:.0f} ms later")
+    result = run_chaos(calm, disturbed, plan, seed, lambda text: console.print(text, soft_wrap=True))
+    folder = Path(disturbed[0].runs) / disturbed[0].name
+    result.save(folder / "chaos.json")
+    _show(result, console)
+    console.print(f"report     {folder / 'chaos.json'}", soft_wrap=True)
+    raise typer.Exit(0 if result.survived else 1)
+
+
+def _load(config: Path, words: list[str]) -> LoadedConfig:
+    from mgcda_dist.config.load import load_config
+
+    loaded = load_config(config, words)
+    loaded.check_files()
+    return loaded
+
+
+def _show(result: ChaosResult, console: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    assert isinstance(console, Console)
+    title = f"{len(result.faults)} faults, seed {result.seed}, {result.num_workers} workers, {result.num_steps} steps"
+    table = Table(title=title, title_justify="left")
+    for column in ("fault", "after step", "detected, s", "recovered, s", "on at step", "steps repeated"):
+        table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
+    for fault in result.faults:
+        seconds = [f"{s:.1f}" if s is not None else "–" for s in (fault.detected_s, fault.recovered_s)]
+        counts = [str(n) if n is not None else "–" for n in (fault.resumed_at, fault.repeated)]
+        table.add_row(fault.kind, str(fault.step), *seconds, *counts)
+    console.print(table)
+    console.print(f"undisturbed {result.calm_s:.0f} s, with the faults {result.disturbed_s:.0f} s")
+    if result.differences:
+        console.print(f"NOT as if nothing had happened: {'; '.join(result.differences)}", soft_wrap=True)
+    elif result.survived:
+        console.print("the end is that of the undisturbed run, byte for byte: checkpoint, model, results, histories")
+    else:
+        console.print("the end is that of the undisturbed run, but not every fault found something to hit")

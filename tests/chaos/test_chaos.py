@@ -1,0 +1,71 @@
+"""`mgcda chaos` as users run it: a real training is hit by real faults, and its end is that of the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgcda_dist.chaos.schedule import KINDS
+from mgcda_dist.config.schema import Config
+from mgcda_dist.training.run_folder import RunFolder
+from tests.cluster.test_train import CONFIG
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def _chaos(folder: Path, shards: Path, steps: int, *words: str) -> tuple[dict[str, Any], str]:
+    text = (
+        CONFIG.format(shards=shards)
+        .replace("steps: 20", f"steps: {steps}")
+        .replace("every_steps: 50", "every_steps: 4")
+    )
+    text = text.replace("tracking: {", "tracking: {report: false, alignment_steps: 0, preview_frames: 0, ")
+    (folder / "run.yaml").write_text("name: run\n" + text)
+    command = [
+        sys.executable,
+        "-m",
+        "mgcda_dist",
+        "chaos",
+        "run.yaml",
+        "scaling.workers=2",
+        f"runs={folder}/runs",
+        *words,
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=3000
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = (folder / "runs").glob("run-chaos-*/chaos.json")
+    return json.loads(report.read_text()), done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_a_frozen_worker_and_a_spoilt_checkpoint(tmp_path: Path, tiny_shards: Path) -> None:
+    words = ["tracking.mlflow_uri=none", "evaluation.sets=[]", "scaling.hang_timeout_s=12"]
+    words += ["--faults", "2", "--kinds", "freeze-worker,truncate-checkpoint"]
+    report, said = _chaos(tmp_path, tiny_shards, 24, *words)
+    assert report["survived"] and report["differences"] == []
+    assert "the end is that of the undisturbed run, byte for byte" in said
+    by_kind = {fault["kind"]: fault for fault in report["faults"]}
+    assert 12 <= by_kind["freeze-worker"]["detected_s"] < 12 + 30
+    assert by_kind["truncate-checkpoint"]["repeated"] >= 1, "it went back behind the checkpoint that was spoilt"
+    run = RunFolder(Config.model_construct(name="run-chaos-0", runs=str(tmp_path / "runs")))
+    hangs = [json.loads(line) for line in run.events.read_text().splitlines() if '"kind": "hang"' in line]
+    assert len(hangs) == 1 and "has not answered for" in hangs[0]["text"] and "of step" in hangs[0]["text"]
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(3600)
+def test_twelve_faults_of_all_kinds(tmp_path: Path, tiny_shards: Path) -> None:
+    report, _ = _chaos(tmp_path, tiny_shards, 60, "--seed", "1", "--faults", "12")
+    assert report["survived"] and report["differences"] == []
+    assert Counter(fault["kind"] for fault in report["faults"]).keys() == KINDS.keys()
+    assert all(fault["detected_s"] is not None for fault in report["faults"])
