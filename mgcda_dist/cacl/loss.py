@@ -53,7 +53,7 @@ class CACL(nn.Module):
         budget: how many pixels are sampled.
         selection: how positives and negatives are chosen.
         projection_dim: K.
-        temperature: T.
+        temperature: T; with a sharded memory in single precision at least 0.025, or e^{-2/T} leaves its range.
         queue_rows: memory rows per (domain, side).
         queue_shard: (rank, W) to shard the memory over ranks; None: replicated.
         unlabelled_confidence: see `sampler.describe_pixels`.

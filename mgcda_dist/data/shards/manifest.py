@@ -136,12 +136,19 @@ class Manifest:
             ShardError: the table is missing, damaged, or has another number of rows than the manifest says.
         """
         path = index_path(self.folder / self._name(shard))
-        if self.remote:
-            self.remote.fetch(path.name)
-        index = load_table(
-            path, ("key", "image_offset", "image_bytes", "image_ext", "label_offset", "label_bytes"), mapped=False
-        )
-        expected = int(self.shard_sizes[shard])
+        if not self.remote:
+            return self._load_index(path, int(self.shard_sizes[shard]))
+        self.remote.fetch(path.name)
+        try:
+            return self._load_index(path, int(self.shard_sizes[shard]))
+        except ShardError:  # no checksum says whether all of it has arrived
+            self.remote.fetch(path.name, fresh=True)
+            return self._load_index(path, int(self.shard_sizes[shard]))
+
+    @staticmethod
+    def _load_index(path: Path, expected: int) -> np.ndarray:
+        columns = ("key", "image_offset", "image_bytes", "image_ext", "label_offset", "label_bytes")
+        index = load_table(path, columns, mapped=False)
         if len(index) != expected:
             raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
         try:

@@ -196,6 +196,20 @@ def test_damage_on_the_server_is_an_error_of_its_shard(server: Nginx, local: Man
 
 
 @needs_nginx
+def test_a_sample_table_that_was_mirrored_in_pieces_is_fetched_again(server: Nginx, local: Manifest) -> None:
+    manifest = Manifest.open(f"{server.url}/frames")
+    expected = _all_samples(local)
+    assert _all_samples(manifest) == expected
+    table = manifest.folder / "shard-000001.idx.npy"
+    table.write_bytes(table.read_bytes()[:-40])
+    assert _all_samples(manifest) == expected
+    (local.folder / "shard-000002.idx.npy").write_bytes(b"no table")
+    (manifest.folder / "shard-000002.idx.npy").unlink()
+    with pytest.raises(ShardError, match=r"shard-000002\.idx\.npy: not a readable NumPy table"):
+        _all_samples(manifest)
+
+
+@needs_nginx
 def test_a_folder_that_is_not_there(server: Nginx) -> None:
     with pytest.raises(ShardError, match=r"elsewhere/manifest\.json: there is no such file"):
         Manifest.open(f"{server.url}/elsewhere")
