@@ -120,8 +120,14 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {}
     if name.startswith("swin"):
         options["strict_img_size"] = False  # any multiple of 32, not only the size of pretraining
-    elif name.startswith(("vit_", "deit", "beit", "eva", "test_vit")):
+    elif name.startswith(("vit_", "deit", "eva", "test_vit")):
         options["dynamic_img_size"] = True
+        if "patch14" in name:
+            # 14 does not divide the strides that labels, windows and pyramids are made for: patches of 16 instead, with
+            # as many of them in the native grid, so that position embeddings stay; see `weights.py` for the kernel.
+            cfg = timm.get_pretrained_cfg(name)
+            side = cfg.input_size[-1] if cfg is not None else 224
+            options |= {"patch_size": 16, "img_size": side // 14 * 16}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     except Exception as error:  # timm, its hub client and the networks raise every kind

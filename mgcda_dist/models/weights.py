@@ -120,7 +120,7 @@ def _fill(network: nn.Module, state: dict[str, Tensor], source: str, name: str) 
     state = {_canonical(key): x for key, x in state.items()}
     missing: list[str] = []
     for key, target in network.state_dict().items():
-        found = state.get(_canonical(key))
+        found = _resampled(state.get(_canonical(key)), key, target)
         if found is not None and found.shape == target.shape:
             target.copy_(found)  # state_dict shares memory with the network
         elif not key.endswith("num_batches_tracked"):  # absent from old files, and without effect
@@ -129,6 +129,17 @@ def _fill(network: nn.Module, state: dict[str, Tensor], source: str, name: str) 
     if missing:
         problem = f"{source} does not fit {name!r}: {len(missing)} tensors, first {', '.join(missing[:3])}"
         raise ConfigError(_WHERE, problem, "use weights that timm saved for this very network")
+
+
+def _resampled(found: Tensor | None, key: str, target: Tensor) -> Tensor | None:
+    """A patch embedding's kernel for patches of another size (FlexiViT, arXiv 2212.08013); anything else as it is."""
+    if found is None or not key.endswith("patch_embed.proj.weight") or found.shape[:2] != target.shape[:2]:
+        return found
+    if found.shape == target.shape:
+        return found
+    from timm.layers.patch_embed import resample_patch_embed
+
+    return resample_patch_embed(found, list(target.shape[2:]))
 
 
 def _canonical(key: str) -> str:

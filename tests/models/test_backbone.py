@@ -12,6 +12,8 @@ from torch import nn
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.backbone import timm_backbone
+from mgcda_dist.models.exported import bare_segmenter
+from mgcda_dist.models.laws import check_laws, freeze_unused
 from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
 
 FAMILIES = [
@@ -40,6 +42,31 @@ def test_windowed_transformers_are_turned_to_channels_first():
         "stride4": (96, 16, 24), "stride8": (192, 8, 12), "stride16": (384, 4, 6), "stride32": (768, 2, 3)
     }  # fmt: skip
     assert not any(getattr(module, "drop_prob", 0) for module in backbone.modules())
+
+
+def test_transformers_of_patch_14_get_patches_of_16(tmp_path):
+    """DINOv2's: the same position embeddings, and a kernel that sees an even patch as before."""
+    name = "vit_small_patch14_dinov2"
+    own = timm.create_model(name, num_classes=0)
+    save_file(own.state_dict(), tmp_path / "dino.safetensors")
+    backbone = timm_backbone(name, f"file:{tmp_path}/dino.safetensors").eval()
+    assert list(backbone.channels) == ["stride16"]
+    found = backbone.state_dict()
+    assert torch.equal(found["network.model.pos_embed"], own.pos_embed)
+    kernel = found["network.model.patch_embed.proj.weight"]
+    assert kernel.shape[2:] == (16, 16)
+    ours, theirs = kernel.sum(dim=(2, 3)), own.patch_embed.proj.weight.sum(dim=(2, 3))
+    torch.testing.assert_close(ours, theirs, rtol=0.2, atol=0.02)
+    with torch.no_grad():
+        assert backbone(torch.randn(1, 3, 64, 96))["stride16"].shape == (1, 384, 4, 6)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "swin_tiny_patch4_window7_224", "test_vit"])
+def test_every_parameter_is_used(name):
+    """Law 3, of the three kinds of backbones."""
+    segmenter = bare_segmenter(name, norm="frozen", num_classes=3, decoder_channels=16)
+    assert freeze_unused(segmenter, ["logits"]) == []
+    check_laws(segmenter, "frozen", (64, 96), name)
 
 
 def test_initialisation_is_a_function_of_the_seed_alone():
