@@ -52,10 +52,10 @@ def test_transformers_of_patch_14_get_patches_of_16(tmp_path):
     backbone = timm_backbone(name, f"file:{tmp_path}/dino.safetensors").eval()
     assert list(backbone.channels) == ["stride16"]
     found = backbone.state_dict()
-    assert torch.equal(found["network.model.pos_embed"], own.pos_embed)
+    assert torch.equal(found["network.model.pos_embed"], own.get_parameter("pos_embed"))
     kernel = found["network.model.patch_embed.proj.weight"]
     assert kernel.shape[2:] == (16, 16)
-    ours, theirs = kernel.sum(dim=(2, 3)), own.patch_embed.proj.weight.sum(dim=(2, 3))
+    ours, theirs = kernel.sum(dim=(2, 3)), own.get_parameter("patch_embed.proj.weight").sum(dim=(2, 3))
     torch.testing.assert_close(ours, theirs, rtol=0.2, atol=0.02)
     with torch.no_grad():
         assert backbone(torch.randn(1, 3, 64, 96))["stride16"].shape == (1, 384, 4, 6)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -54,7 +57,7 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vit = timm.create_model(
+        self.vit: Any = timm.create_model(
             "test_vit", num_classes=0, dynamic_img_size=True, drop_path_rate=0.5, drop_rate=0.5
         )
         self.head = nn.Linear(64, 3)
@@ -111,10 +114,10 @@ def test_channels_last_and_entries_of_lists() -> None:
 
 def test_numbers_that_modules_hand_to_functions_are_silenced() -> None:
     attention = nn.MultiheadAttention(8, 2, dropout=0.4)
-    attention.config = type("Settings", (), {})()  # pyright: ignore[reportArgumentType]
-    attention.config.layerdrop, attention.config.layers = 0.3, 2.0
+    settings = SimpleNamespace(layerdrop=0.3, layers=2.0)
+    attention.__dict__["config"] = settings
     without_dropout(attention)
-    assert attention.dropout == attention.config.layerdrop == 0.0 and attention.config.layers == 2.0
+    assert attention.dropout == settings.layerdrop == 0.0 and settings.layers == 2.0
 
 
 def test_what_no_output_depends_on_is_frozen_once() -> None:
