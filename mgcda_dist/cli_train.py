@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mgcda_dist.cli_evaluate import show_results
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import MgcdaError, NodesLostError
+from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 from mgcda_dist.training.scaling import is_open, resolve, wanted
 from mgcda_dist.training.tail import Tail
@@ -66,12 +66,13 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     except BaseException as error:
         from mgcda_dist.training.records import end_record
 
-        gone = isinstance(error, NodesLostError) or not isinstance(error, Exception)
-        end_record(config, run, "KILLED" if gone else "FAILED")
-        if not isinstance(error, NodesLostError):
+        failed = isinstance(error, Exception) and not isinstance(error, NodesLostError | StoppedError)
+        end_record(config, run, "FAILED" if failed else "KILLED")
+        if isinstance(error, NodesLostError):
+            console.print(f"stopped: {error}", soft_wrap=True)
+            return EXIT_NODES_LOST
+        if not isinstance(error, StoppedError):
             raise
-        console.print(f"stopped: {error}", soft_wrap=True)
-        return EXIT_NODES_LOST
     if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True

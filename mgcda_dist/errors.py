@@ -10,6 +10,7 @@ __all__ = [
     "NodesLostError",
     "SampleError",
     "ShardError",
+    "StoppedError",
     "TransientError",
 ]
 
@@ -54,6 +55,10 @@ class LeavingError(TransientError):
 
 class NodesLostError(MgcdaError):
     """Nodes that the run needs are gone and none has come in their place; the checkpoint is there."""
+
+
+class StoppedError(MgcdaError):
+    """The run was asked to stop while no worker was there to hear it; the last checkpoint counts."""
 
 
 class CheckpointError(MgcdaError):

@@ -15,6 +15,8 @@ __all__ = ["differences", "jsonl_history", "mlflow_history"]
 _OF_THE_RUN = ("checkpoint.json", "model.json")
 """Files that name the run, its configuration or the clock: never equal between two runs."""
 _OF_THE_CLOCK = ("time/", "system/")
+_ALARMS = "alarms"
+"""Of the state of the loop: which sentences were said; one of them is about the time that data takes."""
 
 
 def differences(calm: RunFolder, disturbed: RunFolder, uri: str | None) -> list[str]:
@@ -71,9 +73,15 @@ def _files(one: Path, other: Path) -> list[str]:
     return [
         f"{one.parent.name}/{one.name}/{name}"
         for name in compared
-        if not ((one / name).is_file() and (other / name).is_file())
-        or (one / name).read_bytes() != (other / name).read_bytes()
+        if not ((one / name).is_file() and (other / name).is_file()) or _content(one / name) != _content(other / name)
     ]
+
+
+def _content(path: Path) -> Any:
+    """Its bytes; of the state of the loop, all that does not depend on the clock."""
+    if path.name != "state.json":
+        return path.read_bytes()
+    return {key: value for key, value in json.loads(path.read_bytes()).items() if key != _ALARMS}
 
 
 def _first_difference(one: list[tuple[int, dict[str, float]]], other: list[tuple[int, dict[str, float]]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +20,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, TransientError
+from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 from mgcda_dist.training.ray_lookout import Say, let_leave
 from mgcda_dist.training.scaling import NodeResources, Wanted
 
@@ -65,13 +66,22 @@ class FittingScalingPolicy(ScalingPolicy):
         wanted: the numbers of workers that are possible, and what a worker needs.
         node_wait_s: how long to wait for nodes that were lost.
         every_s: how often to look whether more workers find a place.
+        stop_file: there, once the run was asked to stop.
         say: tells the user.
     """
 
     def __init__(
-        self, scaling_config: ScalingConfig, wanted: Wanted, *, node_wait_s: float, every_s: float, say: Say
+        self,
+        scaling_config: ScalingConfig,
+        wanted: Wanted,
+        *,
+        node_wait_s: float,
+        every_s: float,
+        stop_file: Path,
+        say: Say,
     ) -> None:
         super().__init__(scaling_config)
+        self._stop_file = stop_file
         self._wanted, self._node_wait_s, self._every_s, self._say = wanted, node_wait_s, every_s, say
         self._has_run, self._asked, self._told = False, False, False
         self._waiting_since: float | None = None
@@ -85,7 +95,10 @@ class FittingScalingPolicy(ScalingPolicy):
 
         Raises:
             NodesLostError: none does, for longer than the run may wait for nodes that it had.
+            StoppedError: no worker is there to hear that the run shall stop.
         """
+        if self._stop_file.exists():
+            raise StoppedError("the run", "was asked to stop while no worker was running")
         self._maybe_send_resource_request()
         now = time.monotonic()
         nodes = living_nodes()

@@ -37,6 +37,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
 
     Raises:
         NodesLostError: the nodes that are left have no place for the workers.
+        StoppedError: it was asked to stop while no worker was running.
         MgcdaError: the error a worker raised, or what Ray said.
     """
     prepare_environment()
@@ -84,6 +85,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             numbers,
             node_wait_s=scaling.node_wait_s,
             every_s=scaling.elastic.every_s if scaling.elastic else float("inf"),
+            stop_file=run_root / "stop",
             say=say,
         ),
         failure_policy=PatientFailurePolicy(
@@ -96,9 +98,15 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     try:
         trainer.fit()
     except Exception as error:
-        raise _in_our_words(error, run_root) from error
-    if fatal.is_file():
-        raise MgcdaError(*json.loads(fatal.read_text(encoding="utf-8")))
+        raise _written_down(fatal) or _in_our_words(error, run_root) from error
+    # Ranks that found it there have left quietly.
+    if said := _written_down(fatal):
+        raise said
+
+
+def _written_down(fatal: Path) -> MgcdaError | None:
+    """The error of ours that has ended the run; others are only what its end did to other ranks."""
+    return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
 
 
 def _torch_config(backend: str, interface: str | None) -> Any:

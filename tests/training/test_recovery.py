@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
-from ray.train import FailureConfig
+from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, TransientError
-from mgcda_dist.training.ray_recovery import PatientFailurePolicy, describe_failure
+from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
+from mgcda_dist.training.ray_recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
+from mgcda_dist.training.scaling import Wanted
 
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 
@@ -61,6 +63,22 @@ def test_what_would_only_happen_again_ends_the_run() -> None:
     )
     lost: Any = ControllerError(NodesLostError("the cluster", "no room"))
     assert _Run().policy.make_decision(lost) == FailureDecision.RAISE
+
+
+def test_a_wish_to_stop_is_heard_without_workers(tmp_path: Path) -> None:
+    policy = FittingScalingPolicy(
+        ScalingConfig(num_workers=2),
+        Wanted((2,), 1.0, 0, "PACK"),
+        node_wait_s=1.0,
+        every_s=1.0,
+        stop_file=tmp_path / "stop",
+        say=lambda *words, **facts: None,
+    )
+    (tmp_path / "stop").touch()
+    with pytest.raises(StoppedError, match="asked to stop while no worker was running"):
+        policy.make_decision_for_non_running_worker_group()
+    stopped: Any = ControllerError(StoppedError("the run", "…"))
+    assert _Run().policy.make_decision(stopped) == FailureDecision.RAISE
 
 
 def test_a_worker_that_is_lost_while_the_others_join_is_a_failure_like_others() -> None:
