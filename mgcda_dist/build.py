@@ -347,7 +347,7 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
     save_segmenter(network, facts, folder)
 
 
-def load_model(folder: Path) -> tuple[Config, nn.Module]:
+def load_model(folder: Path) -> tuple[Config, Segmenter | AdaptedSegmenter]:
     """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
     from mgcda_dist.models.exported import load_segmenter, read_facts
 

@@ -21,6 +21,7 @@ from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.submission import Layout
 from mgcda_dist.models.exported import model_folder
+from mgcda_dist.models.pairs import check_score
 
 __all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
 
@@ -62,9 +63,10 @@ def model_request(
         ConfigError: no set to evaluate, or an option that cannot be.
     """
     folder = model_folder(path, _near(path))
-    config, _ = build.load_model(folder)
+    config, network = build.load_model(folder)
     given = {key: value for key, value in options.items() if value is not None}
     score = given.pop("score", config.model.score)
+    check_score(score, network.logit_kind, config.loss.outlier)
     section = _section(config.evaluation, sets, given)
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")

@@ -98,7 +98,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def load_segmenter(folder: Path) -> tuple[dict[str, Any], nn.Module]:
+def load_segmenter(folder: Path) -> tuple[dict[str, Any], Segmenter | AdaptedSegmenter]:
     """The facts and the network, strictly loaded, on the CPU, in evaluation mode.
 
     Raises:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.evaluation.request import model_request
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.laws import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
@@ -41,7 +42,7 @@ def train(config: Config, steps: int = 2) -> tuple[build.MGCDA, list[dict[str, f
     return model, terms
 
 
-def original(name: str) -> nn.Module:
+def original(name: str) -> Any:
     """The network made by its library alone."""
     import segmentation_models_pytorch as smp
     import transformers
@@ -53,7 +54,7 @@ def original(name: str) -> nn.Module:
         case "torchvision":
             return get_model(architecture, weights=None, weights_backbone=None, num_classes=3, **arguments)
         case "smp":
-            more = {"dynamic_img_size": True} if architecture == "DPT" else {}
+            more: dict[str, Any] = {"dynamic_img_size": True} if architecture == "DPT" else {}
             return smp.create_model(architecture, encoder_weights=None, classes=3, **arguments, **more)
         case _:
             kind = "Segformer" if architecture == "segformer" else "Mask2Former"
@@ -124,7 +125,7 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
     assert rates["segmenter.network.down.0.0.weight"] == config.optim.lr_backbone
     assert rates["segmenter.network.head.weight"] == config.optim.lr_heads
     build.save_model(config, model.segmenter, tmp_path)
-    UNet(3, 12).load_state_dict(load_exported(tmp_path).network.network.state_dict(), strict=True)  # pyright: ignore[reportArgumentType]
+    UNet(3, 12).load_state_dict(load_exported(tmp_path).network.get_submodule("network").state_dict(), strict=True)
 
     from mgcda_dist.models import foreign_python
 
@@ -245,11 +246,13 @@ def test_weights_of_a_whole_network_of_other_classes_and_of_a_backbone(tmp_path:
     whole = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=19)
     torch.save({"state_dict": whole.state_dict()}, tmp_path / "whole.pth")
     loaded = named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/whole.pth").network
-    assert torch.equal(loaded.classifier.cbr[0].weight, whole.classifier.cbr[0].weight)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(loaded.state_dict()["classifier.cbr.0.weight"], whole.state_dict()["classifier.cbr.0.weight"])
     classifier = mobilenet_v3_large(weights=None)
     torch.save({k.removeprefix("features."): x for k, x in classifier.state_dict().items()}, tmp_path / "backbone.pth")
     loaded = named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/backbone.pth").network
-    assert torch.equal(loaded.backbone["3"].block[0][0].weight, classifier.features[3].block[0][0].weight)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(
+        loaded.state_dict()["backbone.3.block.0.0.weight"], classifier.state_dict()["features.3.block.0.0.weight"]
+    )
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match=r"does not fit LRASPP: of its tensors \d+ are missing[\s\S]*as its backbone"):
         named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/other.pth")
@@ -257,7 +260,7 @@ def test_weights_of_a_whole_network_of_other_classes_and_of_a_backbone(tmp_path:
 
 def test_a_saved_transformers_folder_is_configuration_and_weights(tmp_path: Path) -> None:
     saved = original("segformer")
-    saved.save_pretrained(tmp_path)  # pyright: ignore[reportArgumentType]
+    saved.save_pretrained(tmp_path)
     segmenter = named_segmenter("transformers:segformer", num_classes=5, arguments={"config": str(tmp_path)},
                                 weights=f"file:{tmp_path}")  # fmt: skip
     theirs, ours = saved.state_dict(), segmenter.network.state_dict()
@@ -268,10 +271,10 @@ def test_a_saved_transformers_folder_is_configuration_and_weights(tmp_path: Path
 
 def test_initialisation_is_a_function_of_the_seed() -> None:
     first, again, other = (
-        named_segmenter(*["smp:fpn"], num_classes=3, arguments=NETWORKS["fpn"][1], seed=s) for s in (1, 1, 2)
+        named_segmenter("smp:fpn", num_classes=3, arguments=NETWORKS["fpn"][1], seed=s) for s in (1, 1, 2)
     )
     assert all(torch.equal(x, y) for x, y in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    assert not torch.equal(first.network.segmentation_head[0].weight, other.network.segmentation_head[0].weight)  # pyright: ignore[reportArgumentType]
+    assert not torch.equal(*(each.state_dict()["network.segmentation_head.0.weight"] for each in (first, other)))
 
 
 def test_heads_may_have_another_norm() -> None:
@@ -283,3 +286,10 @@ def test_heads_may_have_another_norm() -> None:
         "FrozenBatchNorm"
     }
     assert freeze_unused(segmenter, ["logits"]) == []
+
+
+def test_a_score_that_the_model_has_no_logits_for_is_refused_at_evaluation(tmp_path: Path) -> None:
+    config = configuration(*NETWORKS["mask2former"])
+    build.save_model(config, build.segmenter(config), tmp_path / "model")
+    with pytest.raises(ConfigError, match="use 'rba_mask'"):
+        model_request(tmp_path, [], {"score": "rba"})
