@@ -619,8 +619,8 @@ class Config(Section):
             parts = batch // workers
             near = min((n for n in range(1, parts + 1) if parts % n == 0), key=lambda n: (abs(n - accumulation), n))
             remedies.append(f"engine.accumulation={near}")
-        sums = f"{batch - batch % shares or shares} or {batch + shares - batch % shares}"
-        remedies.append(f"per_step values that add up to {sums}")
+        sums = dict.fromkeys((batch - batch % shares or shares, batch + shares - batch % shares))
+        remedies.append(f"per_step values that add up to {' or '.join(map(str, sums))}")
         per_domain = " + ".join(f"{domain.name} {domain.per_step}" for domain in self.data.domains)
         raise ValueError(
             f"data.domains: {batch} images per step ({per_domain}) cannot be shared by {workers} workers × "

@@ -54,6 +54,8 @@ def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
 def test_a_number_that_does_not_share_the_batch_is_explained() -> None:
     with pytest.raises(ValueError, match=r"24 images per step \(a 16 \+ b 8\).*scaling.workers=4 or 6"):
         _config(workers=5)
+    with pytest.raises(ValueError, match=r"per_step values that add up to 48(?! or)"):
+        _config(workers=48)
 
 
 def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None:
