@@ -37,6 +37,7 @@ class Nodes:
         seen: on node 1, folder → folder that lies in its place there. Needs namespaces.
         head_env, env: further environment of node 0, and of node 1.
         isolated: whether in namespaces; None: if this process may make some.
+        ray: whether to start Ray on them; else they are empty, for a scheduler to do so.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class Nodes:
         head_env: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
         isolated: bool | None = None,
+        ray: bool = True,
     ) -> None:
         self.folder, self.token = folder, secrets.token_hex(32)
         self.isolated = os.geteuid() == 0 if isolated is None else isolated
+        self._starts_ray = ray
         self._num_cpus, self._seen, self._env = num_cpus, dict(seen or {}), (dict(head_env or {}), dict(env or {}))
         self._started: list[subprocess.Popen[str]] = []
         self._ray: dict[int, subprocess.Popen[str]] = {}
@@ -81,17 +84,27 @@ class Nodes:
         ours = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
         return kept | ours | {"COLUMNS": "160", "PYTHONDONTWRITEBYTECODE": "1"} | changes
 
+    def on(self, node: int, command: list[str]) -> list[str]:
+        """The command, wrapped so that it runs on a node, in its network, with its folders."""
+        if not self.isolated:
+            return command
+        mounts = self._seen.items() if node == 1 else ()
+        steps = [shlex.join(["mount", "--bind", str(there), str(here)]) for here, there in mounts]
+        # A host name of its own, which nothing resolves: as in a container, gloo gets nowhere with it.
+        steps += [f"hostname mgcda-node{node}", shlex.join(["exec", *command])]
+        return ["ip", "netns", "exec", self._spaces[node], "unshare", "--uts", "sh", "-ec", "\n".join(steps)]
+
     def start(self, command: list[str], node: int = 0, **options: Any) -> subprocess.Popen[str]:
-        """A process on a node, in its network, with its folders; it ends with the nodes at the latest."""
+        """A process on a node; it ends with the nodes at the latest."""
         options = {"env": self.environment(), "text": True, "start_new_session": True} | options
-        process = subprocess.Popen(self._on(node, command), **options)
+        process = subprocess.Popen(self.on(node, command), **options)
         self._started.append(process)
         return process
 
     def run(self, command: list[str], node: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a process on a node to its end."""
         options = {"env": self.environment(), "text": True, "timeout": 240} | options
-        return subprocess.run(self._on(node, command), check=False, capture_output=True, **options)
+        return subprocess.run(self.on(node, command), check=False, capture_output=True, **options)
 
     def lose(self, node: int = 1) -> None:
         """Kill everything on a node at once, as when its machine is gone."""
@@ -124,6 +137,8 @@ class Nodes:
         try:
             if self.isolated:
                 self._make_network()
+            if not self._starts_ray:
+                return self
             head = ["--head", f"--port={self.ports['gcs']}", f"--dashboard-port={self.ports['dashboard']}"]
             head += [f"--dashboard-host={self.addresses[0]}", f"--temp-dir={self.folder / 'ray'}"]
             self._start_node(0, head)
@@ -157,18 +172,11 @@ class Nodes:
         command = [str(_BIN / "ray"), "start", "--block", f"--node-ip-address={self.addresses[node]}", *arguments]
         command += [f"--num-cpus={self._num_cpus}", "--object-store-memory=100000000", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={_free_ports(1)[0]}"]
-        env = self.environment(RAY_JOB_STOP_WAIT_TIME_S="60", **self._env[node])
+        # The memory of the machine is everybody's: what others take is no reason to kill workers here.
+        changes = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_memory_monitor_refresh_ms": "0"} | self._env[node]
+        env = self.environment(**changes)
         with (self.folder / f"node{node}.log").open("ab") as log:
             self._ray[node] = self.start(command, node, stdout=log, stderr=log, env=env, cwd=self.folder)
-
-    def _on(self, node: int, command: list[str]) -> list[str]:
-        if not self.isolated:
-            return command
-        mounts = self._seen.items() if node == 1 else ()
-        steps = [shlex.join(["mount", "--bind", str(there), str(here)]) for here, there in mounts]
-        # A host name of its own, which nothing resolves: as in a container, gloo gets nowhere with it.
-        steps += [f"hostname mgcda-node{node}", shlex.join(["exec", *command])]
-        return ["ip", "netns", "exec", self._spaces[node], "unshare", "--uts", "sh", "-ec", "\n".join(steps)]
 
     def _make_network(self) -> None:
         steps = [f"link add {self._bridge} type bridge", f"link set {self._bridge} up"]
