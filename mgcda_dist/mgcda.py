@@ -9,6 +9,8 @@ sum over the anchors where the memory is sharded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,6 +24,9 @@ from mgcda_dist.mdat.loss import MDAT
 from mgcda_dist.mdat.reversal import reversal_strength
 
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
+
+
+_NO_SIGNALS: Mapping[str, float] = MappingProxyType({})
 
 
 class SegmentationLoss(Protocol):
@@ -100,14 +105,15 @@ class MGCDA(nn.Module):
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.collectives = collectives or Collectives()
 
-    def forward(self, batch: Batch, progress: float, signal: float = 0.0) -> Outcome:
+    def forward(self, batch: Batch, progress: float, signals: Mapping[str, float] = _NO_SIGNALS) -> Outcome:
         """Losses of one micro-batch. Every rank runs every branch (law 3).
 
         Args:
             batch: this rank's slice.
             progress: p in [0, 1].
-            signal: a number that is averaged over ranks with the values, under the name `signal`: the trainer's
-                wish to stop, so that agreeing on it costs no collective of its own.
+            signals: numbers that are averaged over ranks with the values, as `signal/NAME`: the trainer's wish to stop,
+                or that its part of a checkpoint is written, so that agreeing costs no collective of its own. The
+                names are the same on every rank.
         """
         num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
         prediction: Prediction = self.segmenter(batch.image)
@@ -163,8 +169,8 @@ class MGCDA(nn.Module):
 
         # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
         terms["loss/total"] = loss
-        terms["signal"] = loss.new_tensor(signal)
         terms["data/bad_samples"] = loss.new_tensor(float(len(batch.bad) * num_ranks))
+        terms |= {f"signal/{name}": loss.new_tensor(signal) for name, signal in signals.items()}
         logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
         values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
         return Outcome(loss, batch.step, tuple(terms), values, stage_counts, sample)

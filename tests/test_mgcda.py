@@ -83,7 +83,6 @@ class ReferenceStep:
             "loss/cacl": cacl,
             "cacl/anchors": anchors,
             "loss/total": terms[0] + outlier + 0.5 * mdat.loss + 0.1 * cacl,
-            "signal": 0.0,
             "data/bad_samples": 0.0,
         }
 
@@ -212,7 +211,7 @@ def test_terms_that_are_off_leave_no_trace(with_mdat: bool, with_cacl: bool):
 
 
 def test_the_signal_is_the_mean_over_ranks():
-    assert tiny_mgcda()(tiny_batch(0), 0.1, signal=0.25).terms()["signal"] == 0.25
+    assert tiny_mgcda()(tiny_batch(0), 0.1, {"stop": 0.25}).terms()["signal/stop"] == 0.25
 
 
 # ----------------------------------------------------------------------------------------------------- state and purity

@@ -80,7 +80,7 @@ def play(
         for micro in range(scenario.accumulation):
             batch = part_of(part_of(whole, micro, scenario.accumulation), rank, size)
             _be_late(scenario, rank, size)
-            outcome = model(batch, progress, signal=float(rank))
+            outcome = model(batch, progress, {"rank": float(rank)})
             _be_late(scenario, rank, size)
             (outcome.loss / scenario.accumulation).backward()
             record.terms.append(outcome.terms())

@@ -31,7 +31,7 @@ def compare(found: Record, expected: Record, tolerance: float, gradient_toleranc
     gradient_tolerance = gradient_tolerance or tolerance
     assert len(found.terms) == len(expected.terms)
     for here, there in zip(found.terms, expected.terms, strict=True):
-        compared = {name: value for name, value in there.items() if name != "signal"}
+        compared = {name: value for name, value in there.items() if name != "signal/rank"}
         assert {name: here[name] for name in compared} == pytest.approx(
             compared, rel=tolerance, abs=tolerance, nan_ok=True
         )
@@ -114,7 +114,7 @@ def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results],
 def test_the_signal_is_the_mean_over_ranks(worlds: list[Results], size: int):
     for rank in range(size):
         for terms in worlds[rank].records["adaptive_stage", size].terms:
-            assert terms["signal"] == pytest.approx(sum(range(size)) / size, abs=1e-12)
+            assert terms["signal/rank"] == pytest.approx(sum(range(size)) / size, abs=1e-12)
 
 
 # ------------------------------------------------------------------------------------- the hard cases are what they say
