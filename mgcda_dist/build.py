@@ -32,6 +32,7 @@ __all__ = [
     "load_model",
     "manifests",
     "mgcda",
+    "model_text",
     "optimizer",
     "save_model",
     "segmenter",
@@ -305,6 +306,10 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
     folders |= {f"paste/{d.name}": d.paste.objects for d in config.data.domains if d.paste}
     folders |= {f"eval/{entry.name}": entry.shards for entry in config.evaluation.sets}
     folders |= {f"eval_paste/{entry.name}": entry.paste.objects for entry in config.evaluation.sets if entry.paste}
+    if config.checkpoint.best is not None:
+        entry = config.checkpoint.best.set
+        folders[f"eval_validation/{entry.name}"] = entry.shards
+        folders |= {f"eval_validation_paste/{entry.name}": entry.paste.objects} if entry.paste else {}
     found = {name: open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()}
     return {
         name: {
@@ -336,7 +341,18 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
     """Write the bare segmenter: `model.safetensors`, and `model.json` with all that is needed to rebuild and use it."""
     from mgcda_dist.models.exported import save_segmenter
 
-    facts = {
+    save_segmenter(network, _model_facts(config), folder)
+
+
+def model_text(config: Config) -> str:
+    """The content of `model.json`, as `save_model` writes it."""
+    from mgcda_dist.models.exported import facts_text
+
+    return facts_text(_model_facts(config))
+
+
+def _model_facts(config: Config) -> dict[str, Any]:
+    return {
         "name": config.name,
         "architecture": _architecture(config),
         "class_names": list(config.data.class_names),
@@ -344,7 +360,6 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
         "height_px": config.evaluation.height_px,
         "config": config.model_dump(mode="json"),
     }
-    save_segmenter(network, facts, folder)
 
 
 def load_model(folder: Path) -> tuple[Config, Segmenter | AdaptedSegmenter]:

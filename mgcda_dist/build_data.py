@@ -21,6 +21,7 @@ from mgcda_dist.label_values import ANOMALY, INLIER, VOID
 __all__ = ["DataProblem", "check_data", "class_space", "label_pixels", "label_table", "open_shards", "road_ids"]
 
 _NO_CLASS = {"normal": INLIER, "anomaly": ANOMALY, "void": VOID}
+_VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
 _Path = tuple[str | int, ...]
 
 
@@ -118,6 +119,12 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
             training[manifest.digest] = entry.name
             if entry.labelled and not any(train_id < INLIER for train_id in pixels):
                 warnings.append(f"domain {entry.name}: no pixel of its labels is of any class")
+        elif path[0] == "checkpoint" and (manifest.digest in training or manifest.split == "test"):
+            use = training.get(manifest.digest)
+            problem = f"domain {use} trains on it" if use else f"{manifest.place} is a test split ({manifest.dataset})"
+            problems.append(
+                DataProblem((*path, "shards"), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
+            )
         elif manifest.digest in training:
             warnings.append(f"set {entry.name} is what domain {training[manifest.digest]} trains on")
         elif not pixels:
@@ -155,6 +162,8 @@ def _entries(config: Config) -> Iterator[tuple[_Path, DomainConfig | EvaluationS
         yield ("data", "domains", i), domain
     for i, entry in enumerate(config.evaluation.sets):
         yield ("evaluation", "sets", i), entry
+    if config.checkpoint.best is not None:
+        yield ("checkpoint", "best", "set"), config.checkpoint.best.set
 
 
 def _try_frame(manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mgcda_dist.config.schema import PASSWORD, Config
+from mgcda_dist.config.schema import PASSWORD, Config, EvaluationSetConfig
 from mgcda_dist.errors import ConfigError
 
 __all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]
@@ -110,10 +110,15 @@ def shard_folders(config: Config) -> list[tuple[_Path, str]]:
         found.append((("data", "domains", i, "shards"), domain.shards))
         if domain.paste:
             found.append((("data", "domains", i, "paste", "objects"), domain.paste.objects))
-    for i, entry in enumerate(config.evaluation.sets):
-        found.append((("evaluation", "sets", i, "shards"), entry.shards))
+    sets: list[tuple[_Path, EvaluationSetConfig]] = [
+        (("evaluation", "sets", i), entry) for i, entry in enumerate(config.evaluation.sets)
+    ]
+    if config.checkpoint.best is not None:
+        sets.append((("checkpoint", "best", "set"), config.checkpoint.best.set))
+    for path, entry in sets:
+        found.append(((*path, "shards"), entry.shards))
         if entry.paste:
-            found.append((("evaluation", "sets", i, "paste", "objects"), entry.paste.objects))
+            found.append(((*path, "paste", "objects"), entry.paste.objects))
     return found
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 __all__ = [
     "CLASS_SPACES",
     "AugmentConfig",
+    "BestConfig",
     "CaclConfig",
     "CheckpointConfig",
     "ClassSpaceConfig",
@@ -364,6 +365,9 @@ class OptimConfig(Section):
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Probability = Field(default=0.03, description="share of training with linearly rising rate")
     clip_norm: NonNegative = Field(default=5.0, description="global gradient norm; 0: no clipping")
+    max_skipped_in_a_row: Count = Field(
+        default=5, description="steps without a finite loss and gradient that are skipped before the run stops; ours"
+    )
 
 
 class EngineConfig(Section):
@@ -443,11 +447,33 @@ class ScalingConfig(Section):
         return self.gpus_per_worker
 
 
+class EvaluationSetConfig(Section):
+    """One evaluation set."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    shards: str
+    paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
+    max_frames: Count | None = Field(default=None, description="first frames only; null: all")
+
+
+class BestConfig(Section):
+    """The validation that every checkpoint is measured by, and that chooses the best one."""
+
+    set: EvaluationSetConfig = Field(description="frames that are neither trained on nor of a test split")
+    metric: Literal["ap", "auroc", "fpr95", "miou"] = Field(
+        default="ap", description="pooled over pixels; of fpr95 the lowest is the best, of the others the highest"
+    )
+
+
 class CheckpointConfig(Section):
-    """When to write checkpoints, and how many stay."""
+    """When to write checkpoints, and which stay."""
 
     every_steps: Count = 200
-    keep: Count = 2
+    keep: Count = Field(default=2, description="of the newest; the best one stays besides")
+    asynchronous: bool = Field(default=True, description="write while training goes on, from a copy in host memory")
+    best: BestConfig | None = Field(
+        default=None, description="keep the best checkpoint, and take its network as the run's; null: the last"
+    )
     resume: Literal["auto", "never", "must"] = Field(
         default="auto", description="what to do when the run folder has a checkpoint"
     )
@@ -471,15 +497,6 @@ class TrackingConfig(Section):
     alignment_steps: Annotated[int, Field(ge=0)] = Field(
         default=3, description="global batches whose pixels are drawn in the picture of the domain gap; 0: no picture"
     )
-
-
-class EvaluationSetConfig(Section):
-    """One evaluation set."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    shards: str
-    paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
-    max_frames: Count | None = Field(default=None, description="first frames only; null: all")
 
 
 class EvaluationConfig(Section):

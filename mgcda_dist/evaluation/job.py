@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
@@ -122,21 +123,35 @@ class EvaluationJob(BaseModel):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, and what it was."""
+    """What an evaluation found, and what it was; `selection`: which validation chose the model, if one did."""
 
     results: list[SetResult]
     subject: Subject
     job: EvaluationJob
+    selection: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content of `results.json`."""
-        return results_json(self.results, self.subject, self.job.settings()) | {"evaluation_id": self.job.identity()}
+        results = results_json(self.results, self.subject, self.job.settings())
+        chosen = {"selection": self.selection} if self.selection else {}
+        return results | {"evaluation_id": self.job.identity()} | chosen
 
 
 def run_job(
-    job: EvaluationJob, world: Collectives, device: torch.device, progress: EvaluationProgress | None = None
+    job: EvaluationJob,
+    world: Collectives,
+    device: torch.device,
+    progress: EvaluationProgress | None = None,
+    network: nn.Module | None = None,
 ) -> Evaluation:
     """Evaluate; all ranks get the merged results.
+
+    Args:
+        job: what is evaluated on what.
+        world: the ranks, which share the frames.
+        device: where to run the network.
+        progress: told the set's name, frames done and frames in all.
+        network: in evaluation mode, on `device`, instead of the one in `job.path`; `job.digest` names it.
 
     Raises:
         MgcdaError: a model, set, frame or map that cannot be used.
@@ -149,7 +164,7 @@ def run_job(
     else:
         space = data.class_space if isinstance(data.class_space, str) else "own"
         subject = Subject(job.name, "model", job.digest, space, data.class_names)
-        scorers = dict.fromkeys(frames, _network_scorer(job, device))
+        scorers = dict.fromkeys(frames, _network_scorer(job, device, network))
     options = SetOptions(
         conventions=section.conventions,
         components=None if section.components == "none" else TRACKS[section.components],
@@ -187,11 +202,10 @@ def _frames(job: EvaluationJob, entry: EvaluationSetConfig) -> EvaluationFrames:
     return build.evaluation_frames(entry, job.data, job.section.height_px, job.seed)
 
 
-def _network_scorer(job: EvaluationJob, device: torch.device) -> Scorer:
+def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module | None) -> Scorer:
     section, kind = job.section, job.score
     assert kind != AS_GIVEN
-    _, network = build.load_model(Path(job.path))
-    network = network.to(device).eval()
+    network = given or build.load_model(Path(job.path))[1].to(device).eval()
     views = Views(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
 
     def score(frame: Frame) -> Scored:

@@ -30,7 +30,16 @@ from mgcda_dist.models.segmenter import Segmenter
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
 
-__all__ = ["FORMAT", "bare_segmenter", "digest_of", "load_segmenter", "model_folder", "read_facts", "save_segmenter"]
+__all__ = [
+    "FORMAT",
+    "bare_segmenter",
+    "digest_of",
+    "facts_text",
+    "load_segmenter",
+    "model_folder",
+    "read_facts",
+    "save_segmenter",
+]
 
 FORMAT = "mgcda-segmenter/1"
 _REMEDY = "give a run folder, a checkpoint, or its `model` folder"
@@ -75,12 +84,17 @@ def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> N
         tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
         written_already.add(tensor.data_ptr())
     written = folder / ".model.json.tmp"
-    written.write_text(json.dumps({"format": FORMAT} | facts, indent=1) + "\n", encoding="utf-8")
+    written.write_text(facts_text(facts), encoding="utf-8")
     temporary = folder / ".model.safetensors.tmp"
     save_file(tensors, temporary)
     temporary.chmod(written.stat().st_mode)  # safetensors lets the owner alone read it
     os.replace(temporary, folder / "model.safetensors")
     os.replace(written, folder / "model.json")
+
+
+def facts_text(facts: dict[str, Any]) -> str:
+    """The content of `model.json`."""
+    return json.dumps({"format": FORMAT} | facts, indent=1) + "\n"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

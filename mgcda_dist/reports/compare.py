@@ -41,7 +41,7 @@ _NOT_COMPARED = re.compile(
 _NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")
 """Shown where it differs, but the same experiment: the method gives the same result at every world size."""
 _NO_OPTION = frozenset(
-    {"sets", "convention", "conventions", "subject", "tool_version", "interval_level", "evaluation_id"}
+    {"sets", "convention", "conventions", "subject", "tool_version", "interval_level", "evaluation_id", "selection"}
 )
 """What `results.json` holds beside the numbers and is no option of the evaluation."""
 _RESAMPLED = "pooled"

@@ -94,6 +94,7 @@ def _facts(run: RunRecord) -> dict[str, str]:
         facts["training"] = _training(params)
         facts["seed"] = params.get("seed", "")
         facts["workers"] = _workers(params)
+    facts["network of"] = _selection(run)
     facts["machine"] = ", ".join(part for part in (tags.get("mgcda.host", ""), tags.get("mgcda.hardware", "")) if part)
     facts["time"] = _time(run)
     facts["code"] = _code(tags)
@@ -128,6 +129,20 @@ def _method(params: dict[str, str]) -> str:
         parts.append(f"{name.upper()}{weight}" if on else f"no {name.upper()}")
     outlier = params.get("loss.outlier")
     return ", ".join([*([f"outlier term {outlier}"] if outlier else []), *parts])
+
+
+def _selection(run: RunRecord) -> str:
+    """Which step's network it is, and what chose it."""
+    folder = run.evaluation
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8")) if folder is not None else {}
+    except (OSError, ValueError):
+        return ""
+    chosen = results.get("selection") if isinstance(results, dict) else None
+    if not isinstance(chosen, dict):
+        return ""
+    value = f"{100 * float(chosen['value']):.2f} %"
+    return f"step {chosen['step']}, chosen by validation: {chosen['metric']} {value} on {chosen['set']}"
 
 
 def _network(params: dict[str, str]) -> str:

@@ -284,7 +284,7 @@ def _settings(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet
     for run, each in found:
         options = {k: v for k, v in runs[run].results.items() if isinstance(v, str | int | float | bool | list | None)}
         options |= {k: each.row[k] for k in ("convention", "score", "blur", "height_px") if k in each.row}
-        left_out = ("evaluation_id", "tool_version", "interval_level", "conventions")
+        left_out = ("evaluation_id", "selection", "tool_version", "interval_level", "conventions")
         words = [
             f"{name.removesuffix('_px').replace('_', ' ')} {_plain(value)}{' px' if name.endswith('_px') else ''}"
             for name, value in options.items()

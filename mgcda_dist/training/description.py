@@ -46,6 +46,10 @@ def describe(
         for name, row in results["sets"].items():
             numbers = [f"{100 * row[key]:.2f}" if key in row else "–" for key in shown]
             lines.append(f"| {name} | {row['frames']} | {' | '.join(numbers)} |")
+        chosen = results.get("selection")
+        if chosen is not None:
+            how = f"{chosen['metric']} = {100 * chosen['value']:.2f} % on {chosen['set']}"
+            lines += ["", f"The network is that of step {chosen['step']}, chosen by validation: {how}."]
     return "\n".join(lines) + "\n"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
@@ -15,13 +17,13 @@ __all__ = ["draw_preview"]
 
 
 def draw_preview(
-    config: Config, model: Path, step: int, folder: Path, world: Collectives, device: torch.device
+    config: Config, network: Callable[[], nn.Module], step: int, folder: Path, world: Collectives, device: torch.device
 ) -> Path | None:
-    """Draw the panel of a model's first frames; a collective, because the ranks share the frames.
+    """Draw the panel of a network's first frames; a collective, because the ranks share the frames.
 
     Args:
         config: of the run; `tracking.preview_frames` says how many frames.
-        model: folder of an exported model that all ranks see.
+        network: gives it as training has it after `step` steps, in evaluation mode on `device`.
         step: shown in the title.
         folder: receives `preview_SET.png`; the next preview replaces it.
         world: the ranks.
@@ -35,8 +37,8 @@ def draw_preview(
         return None
     entry = sets[0].model_copy(update={"max_frames": min(num_frames, sets[0].max_frames or num_frames)})
     section = config.evaluation.model_copy(update={"sets": [entry], "panel_frames": num_frames, "kept_frames": 0})
-    job = EvaluationJob.of_model(config.model_copy(update={"evaluation": section}), model)
-    evaluation = run_job(job, world, device)
+    job = EvaluationJob.of_model(config.model_copy(update={"evaluation": section}), folder)
+    evaluation = run_job(job.model_copy(update={"digest": f"step {step}"}), world, device, network=network())
     if world.rank != 0:
         return None
     folder.mkdir(parents=True, exist_ok=True)
