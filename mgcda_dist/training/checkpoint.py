@@ -1,4 +1,11 @@
-"""Checkpoints: written beside, verified, then renamed; every rank its own files; the last K stay."""
+"""Checkpoints on disk: written beside, digested, then renamed; the newest K stay, and the best one.
+
+    FOLDER/step-00000200/checkpoint.json   facts (step, world size, versions, configuration), and every file's digest
+    FOLDER/step-00000200/…                 what the ranks wrote, each its own files
+    FOLDER/.writing-00000200-TOKEN/        one that is not sealed yet; `rank-00000.json` once a rank's files are whole
+
+Sealing is one rename: a checkpoint is there with all its files, or it is not there.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +14,19 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from mgcda_dist.errors import CheckpointError
 
-__all__ = ["CheckpointStore"]
+__all__ = ["CheckpointStore", "Files", "verify"]
 
 _LOG = logging.getLogger(__name__)
+_REMEDY = "use the checkpoint before"
+
+Files = Mapping[str, Callable[[Path], object]]
+"""What a rank writes: relative name → what writes it at the path it is given."""
 
 
 class CheckpointStore:
@@ -24,40 +34,73 @@ class CheckpointStore:
 
     Args:
         folder: on storage that all ranks see.
-        keep: how many stay.
-        rank: this rank.
+        keep: how many of the newest stay; the best one, where checkpoints carry a validation, stays besides.
     """
 
-    def __init__(self, folder: Path, keep: int, rank: int = 0) -> None:
-        self.folder, self.keep, self.rank = folder, keep, rank
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
 
-    def begin(self, step: int) -> Path:
-        """A folder to write into, empty, seen by all ranks; call on every rank."""
-        path = self.folder / f".writing-{step:08d}"
-        if self.rank == 0:
-            # Whatever an interrupted attempt has left, also of another step.
-            for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*")]:
-                shutil.rmtree(left, ignore_errors=True)
-            path.mkdir(parents=True)
-        _barrier()
+    def clear(self) -> None:
+        """Remove what an attempt that is over has left half written; for one process, before anybody writes."""
+        for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*")]:
+            shutil.rmtree(left, ignore_errors=True)
+
+    def place(self, step: int, token: str) -> Path:
+        """Where the checkpoint of a step lies until it is sealed.
+
+        A token per attempt: a worker of an attempt before, cut off and believed dead, cannot write into it.
+        """
+        return self.folder / f".writing-{step:08d}-{token}"
+
+    def write(self, place: Path, files: Files, rank: int) -> None:
+        """Write one rank's files, on disk when this returns, and the record that they are whole.
+
+        Raises:
+            OSError: a full disk, a folder that is gone; what this rank has written is removed again.
+        """
+        digests: dict[str, str] = {}
+        try:
+            place.mkdir(parents=True, exist_ok=True)  # not every rank has files
+            for name, write in files.items():
+                path = place / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path)
+                _to_disk(path)
+                digests[name] = _digest(path)
+            _write_json(place / f"rank-{rank:05d}.json", digests)
+        except BaseException:
+            for name in files:
+                (place / name).unlink(missing_ok=True)
+            raise
+
+    def seal(self, place: Path, num_ranks: int, facts: Mapping[str, Any]) -> Path:
+        """Turn what all ranks have written into the checkpoint of `facts["step"]`, and drop old ones; for one process.
+
+        Raises:
+            OSError: a full disk, a folder that is gone.
+        """
+        path = self.path(facts["step"])
+        records = [place / f"rank-{rank:05d}.json" for rank in range(num_ranks)]
+        files: dict[str, str] = {}
+        for record in records:
+            files |= json.loads(record.read_text(encoding="utf-8"))
+        _write_json(place / "checkpoint.json", {**facts, "files": dict(sorted(files.items()))})
+        for record in records:
+            record.unlink()
+        # Only a damaged one can be in the way: a step that is sealed is not written again.
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(place, path)
+        _to_disk(self.folder)
+        self._drop_old()
         return path
 
-    def finish(self, step: int, facts: dict[str, Any]) -> Path:
-        """Seal what all ranks have written: list and digest the files, rename, drop the oldest."""
-        _barrier()
-        path = self.folder / f"step-{step:08d}"
-        if self.rank == 0:
-            written = self.folder / f".writing-{step:08d}"
-            files = {str(f.relative_to(written)): _digest(f) for f in sorted(written.rglob("*")) if f.is_file()}
-            (written / "checkpoint.json").write_text(
-                json.dumps({"step": step, **facts, "files": files}, indent=1) + "\n", encoding="utf-8"
-            )
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(written, path)
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self.folder / f"step-{old:08d}", ignore_errors=True)
-        _barrier()
-        return path
+    def discard(self, place: Path) -> None:
+        """Remove what was written at a place."""
+        shutil.rmtree(place, ignore_errors=True)
+
+    def path(self, step: int) -> Path:
+        """Where the sealed checkpoint of a step lies."""
+        return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
         """Steps with a sealed checkpoint, ascending."""
@@ -68,33 +111,67 @@ class CheckpointStore:
     def newest(self) -> Path | None:
         """The newest checkpoint whose files are whole; damaged ones are reported and passed over."""
         for step in reversed(self.steps()):
-            path = self.folder / f"step-{step:08d}"
             try:
-                verify(path)
+                verify(self.path(step))
             except CheckpointError as error:
                 _LOG.warning("%s", error)
                 continue
-            return path
+            return self.path(step)
         return None
 
+    def best(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and validation of the best sealed checkpoint, by the measure of the newest; the earliest of equals."""
+        found: list[tuple[int, dict[str, Any]]] = []
+        for step in self.steps():
+            try:
+                validation = _facts(self.path(step)).get("validation")
+            except CheckpointError:
+                continue
+            if validation is not None:
+                found.append((step, validation))
+        if not found:
+            return None
+        measure = [found[-1][1][key] for key in ("set", "metric")]
+        comparable = [each for each in found if [each[1][key] for key in ("set", "metric")] == measure]
+        sign = 1.0 if found[-1][1]["better"] == "higher" else -1.0
+        return max(comparable, key=lambda each: sign * each[1]["value"])  # the first of equals
 
-def verify(path: Path) -> dict[str, Any]:
-    """The facts of a checkpoint, after its files were checked.
+    def _drop_old(self) -> None:
+        best = self.best()
+        for step in self.steps()[: -self.keep]:
+            if best is None or step != best[0]:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+
+def verify(path: Path, *, files: bool = True) -> dict[str, Any]:
+    """The facts of a checkpoint, after its files were checked (or without a look at them).
 
     Raises:
         CheckpointError: it is not a checkpoint, or a file is missing or differs.
     """
-    try:
-        facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), f"no readable checkpoint.json: {error}", "use another checkpoint") from None
-    for name, digest in facts["files"].items():
+    facts = _facts(path)
+    for name, digest in facts["files"].items() if files else ():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(str(path), f"file {name} is missing", "use the checkpoint before")
+            raise CheckpointError(str(path), f"file {name} is missing", _REMEDY)
         if _digest(file) != digest:
-            raise CheckpointError(str(path), f"file {name} is damaged (digest differs)", "use the checkpoint before")
+            raise CheckpointError(str(path), f"file {name} is damaged (digest differs)", _REMEDY)
     return facts
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        if not isinstance(facts["files"], dict):
+            raise TypeError("`files` is no mapping")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(str(path), f"no readable checkpoint.json: {error}", _REMEDY) from None
+    return facts
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _to_disk(path)
 
 
 def _digest(path: Path) -> str:
@@ -102,6 +179,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+def _to_disk(path: Path) -> None:
+    """Wait until a file's or folder's content would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,142 @@
+"""How long a step waits for a checkpoint, against the time that writing it takes; two ranks, per ZeRO stage.
+
+    python benchmarks/checkpoint.py [--width 1536] [--turns 5] [--folder FOLDER]
+
+A toy network of 9·width² parameters with AdamW, gloo on processors. Per turn: a step, then the snapshot and `start`,
+which is all that a step waits for, then steps until the checkpoint is sealed. What is compared lies in one turn; the
+page takes medians over the turns. The write is from `start` to sealed: serialised, on disk (fsync), digested, renamed.
+`alone` is a turn in which nothing else runs while it is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mgcda_dist.collectives import Collectives
+from mgcda_dist.mgcda import MGCDA
+from mgcda_dist.models.scores import energy
+from mgcda_dist.models.segmentation_loss import segmentation_loss
+from mgcda_dist.training.checkpoint import CheckpointStore
+from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.snapshot import Copied
+
+IMAGES = 4
+
+
+def _engine(width: int, stage: int, world: Collectives) -> DeepSpeedEngine:
+    from examples.single_process import Network
+
+    torch.manual_seed(0)
+    model = MGCDA(Network(width), segmentation_loss("energy_hinge"), energy, collectives=world)  # type: ignore[arg-type]
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-4, "base_lr": 1e-4}]
+    config = deepspeed_config(
+        micro_batch=IMAGES // world.size, accumulation=1, zero_stage=stage, precision="fp32", clip_norm=5.0
+    )  # fmt: skip
+    return DeepSpeedEngine(model, torch.optim.AdamW(groups), config, torch.device("cpu"))
+
+
+class _Bench:
+    def __init__(self, width: int, stage: int, folder: Path) -> None:
+        self.world, self.number = Collectives(), 0
+        self.engine = _engine(width, stage, self.world)
+        self.store = CheckpointStore(folder / f"zero{stage}", keep=1)
+        self.writer = CheckpointWriter(self.store, self.world, print)
+        self.earlier: dict[str, Copied] = {}
+
+    def step(self) -> float:
+        """One training step, in seconds."""
+        from examples.single_process import batch
+
+        start = time.perf_counter()
+        own = batch(self.number, self.world.rank, self.world.size, images=IMAGES)
+        outcome = self.engine.forward(own, 0.5, self.writer.signals())
+        terms = outcome.terms()
+        written, failed = (round(terms[f"signal/{name}"] * self.world.size) for name in ("written", "failed"))
+        self.writer.settle(written, failed)
+        self.engine.backward(outcome.loss)
+        self.engine.step(1.0)
+        self.number += 1
+        return time.perf_counter() - start
+
+    def turn(self, *, steps: bool) -> dict[str, float]:
+        """A checkpoint, with training steps beside its writing or without."""
+        alone = min(self.step() for _ in range(2))
+        dist.barrier()
+        begin = time.perf_counter()
+        self.earlier = self.engine.snapshot(self.earlier)
+        self.writer.start(self.earlier, {"step": self.number})
+        blocked, beside = time.perf_counter() - begin, list[float]()
+        begin = time.perf_counter()
+        saved = self.store.path(self.number)
+        while steps:
+            beside.append(self.step())
+            # The ranks see the new folder at different moments; they leave together.
+            if any(self.world.gather_objects(saved.exists(), "seen")):
+                break
+        self.writer.flush()
+        found = {"blocked": blocked, "write": time.perf_counter() - begin, "step": alone}
+        return found | ({"beside": statistics.mean(beside)} if beside else {})
+
+    def num_bytes(self) -> int:
+        """On disk, of all ranks."""
+        newest = self.store.newest()
+        assert newest is not None
+        return sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+
+
+def _rank(rank: int, folder: str, width: int, turns: int, results: Any) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for stage in (0, 1, 2, 3):
+        bench = _Bench(width, stage, Path(folder))
+        bench.turn(steps=False)  # the first one allocates
+        quiet = [bench.turn(steps=False) for _ in range(turns)]
+        busy = [bench.turn(steps=True) for _ in range(turns)]
+        if rank == 0:
+            results.put((stage, bench.num_bytes(), quiet, busy))
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def _median(turns: list[dict[str, float]], above: str, below: str) -> float:
+    return statistics.median(turn[above] / turn[below] for turn in turns if below in turn and above in turn)
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=1536)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to write; default: the folder for temporary files"
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        results = mp.get_context("spawn").SimpleQueue()
+        mp.spawn(_rank, (folder, options.width, options.turns, results), nprocs=2)
+        print("| ZeRO | MB on disk | blocked / write, alone | … beside steps | blocked / step | step beside / step |")
+        print("|---:|---:|---:|---:|---:|---:|")
+        while not results.empty():
+            stage, num_bytes, quiet, busy = results.get()
+            cells = [_median(quiet, "blocked", "write"), _median(busy, "blocked", "write")]
+            shares = [f"{100 * cell:.1f} %" for cell in cells]
+            factors = [f"{_median(busy, 'blocked', 'step'):.2f}", f"{_median(busy, 'beside', 'step'):.2f}"]
+            print(f"| {stage} | {num_bytes / 1e6:.0f} | {' | '.join(shares + factors)} |")
+
+
+if __name__ == "__main__":
+    main()
