@@ -43,7 +43,13 @@ Overrides = Annotated[
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    override_config: Annotated[
+        bool, typer.Option("--override-config", help="resume with changed keys, where the checkpoint fits them")
+    ] = False,
+) -> None:
     """Train, evaluate and report one run; the same command resumes it."""
     from mgcda_dist.cli_train import run_training
     from mgcda_dist.config.load import load_config
@@ -51,7 +57,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     loaded = load_config(config, overrides)
     loaded.check_files()
     _check_data(loaded)
-    raise typer.Exit(run_training(loaded.config))
+    raise typer.Exit(run_training(loaded.config, override=override_config))
 
 
 app.command()(evaluate)

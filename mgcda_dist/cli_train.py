@@ -34,8 +34,8 @@ _PLAIN_LINE_EVERY_S = 10.0
 _WAIT_WORTH_A_WORD_S = 90.0
 
 
-def run_training(config: Config) -> int:
-    """Train; returns the exit code."""
+def run_training(config: Config, *, override: bool = False) -> int:
+    """Train; returns the exit code. `override`: go on with a configuration that differs, where the state fits it."""
     from mgcda_dist import build
 
     console = Console(highlight=False, markup=False)
@@ -46,7 +46,7 @@ def run_training(config: Config) -> int:
     run = RunFolder(config)
     with run.locked():
         build.check_model(config)
-        run.prepare(config, build.manifests(config))
+        run.prepare(config, build.manifests(config), override=override)
         command = shlex.join(["mgcda", *sys.argv[1:]])
         run.say("launch", f"launched: {command}", command=command)
         return _run_training(config, run, console)

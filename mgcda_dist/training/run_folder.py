@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
@@ -21,10 +22,25 @@ from mgcda_dist.errors import ConfigError
 
 __all__ = ["RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
+_LOG = logging.getLogger(__name__)
+
 _SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
          "data.loader_timeout_s", "data.max_bad_samples", "data.on_bad_sample", "data.pin_memory",
-         "model.compile")  # fmt: skip
+         "model.compile", "optim.max_skipped_in_a_row")  # fmt: skip
 """Keys that may change on resume: they do not touch what is learned. Folders may move: their digests are compared."""
+
+_FITTING = re.compile(
+    r"""optim\.(steps|lr_.*|weight_decay|momentum|schedule|warmup|clip_norm)
+    |loss\..*
+    |mdat\.(weight|warmup|lambda_max|mask_anomalies|smoothing\..*|stages\.\d+\.weight)
+    |cacl\.(weight|warmup|temperature|anomaly_pixels|inlier_pixels|hard_fraction|image_aware|num_positives|num_negatives
+        |hard_negative_fraction|cross_domain|unlabelled_confidence)
+    |data\.(crop_px\.\d|augment\..*|domains\.\d+\.(per_step|labelled|paste.*))
+    |model\.score
+    |engine\.accumulation""",
+    re.VERBOSE,
+)
+"""Keys that change what is learned, but not the shape or meaning of any state: `--override-config` lets them."""
 
 
 class RunFolder:
@@ -62,12 +78,15 @@ class RunFolder:
         with locked(self.root, "the run is going on already", "wait for it, or choose another name=…"):
             yield
 
-    def prepare(self, config: Config, manifests: dict[str, dict[str, Any]] | None = None) -> None:
+    def prepare(
+        self, config: Config, manifests: dict[str, dict[str, Any]] | None = None, *, override: bool = False
+    ) -> None:
         """Create the folder, or agree to continue it.
 
         Args:
             config: the run's configuration.
             manifests: what it reads, from `build.manifests`; compared with what an earlier launch read.
+            override: continue with another configuration, if every state fits it; the change is an event of the run.
 
         Raises:
             ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration changed in a way
@@ -82,16 +101,9 @@ class RunFolder:
                 f"is `never`, but {self.root} holds a run already",
                 "choose another name=…, or checkpoint.resume=auto to continue it",
             )
-        if has_checkpoint and self.config_file.is_file():
-            before = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-            differing = differing_keys(before, config.model_dump(mode="json"))
-            if differing:
-                listing = "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
-                raise ConfigError(
-                    str(self.config_file),
-                    f"the run was started with another configuration ({listing})",
-                    "choose another name=… for the new configuration, or remove the folder to start over",
-                )
+        before = self._config_so_far() if has_checkpoint else None
+        if before is not None:
+            self._compare(before, config.model_dump(mode="json"), override=override)
         if has_checkpoint and manifests is not None and self.manifests.is_file():
             earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
             for name, facts in manifests.items():
@@ -112,6 +124,40 @@ class RunFolder:
         temporary.write_text(dump_config(config), encoding="utf-8")
         os.replace(temporary, self.config_file)
 
+    def _config_so_far(self) -> dict[str, Any] | None:
+        """What the newest checkpoint was trained with; of one that does not say it, what the run was launched with."""
+        for path in sorted(self.checkpoints.glob("step-*/checkpoint.json"), reverse=True):
+            try:
+                config = json.loads(path.read_text(encoding="utf-8")).get("config")
+            except (OSError, ValueError, AttributeError):
+                continue  # damaged: the worker reports it and takes the one before
+            if isinstance(config, dict):
+                return config
+        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) if self.config_file.is_file() else None
+
+    def _compare(self, before: dict[str, Any], now: dict[str, Any], *, override: bool) -> None:
+        differing = differing_keys(before, now)
+        if not differing:
+            return
+        where = str(self.config_file)
+        refused = {key: change for key, change in differing.items() if not _FITTING.fullmatch(key)}
+        if override and refused:
+            raise ConfigError(
+                where,
+                f"--override-config cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
+                "mean something else",
+                "choose another name=… for the new configuration",
+            )
+        if not override:
+            way_on = "" if refused else ", or go on with it: --override-config"
+            raise ConfigError(
+                where,
+                f"the run was started with another configuration ({_listing(differing)})",
+                f"choose another name=… for the new configuration, or remove the folder to start over{way_on}",
+            )
+        changes = {key: list(change) for key, change in sorted(differing.items())}
+        self.say("override", f"goes on with another configuration: {_listing(differing)}", changes=changes)
+
     def say(self, kind: str, text: str, **facts: Any) -> None:
         """Append an event for the user; whoever watches the run shows it."""
         append_event(self.events, kind, text, **facts)
@@ -125,11 +171,18 @@ class RunFolder:
         return next((str(event["command"]) for event in launches), "")
 
 
+def _listing(differing: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
+
+
 def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
-    """Append a line to an events file; several processes may do so at once."""
+    """Append a line to an events file; several processes may do so at once. A full disk does not end a run here."""
     line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        _LOG.warning("not in %s (%s): %s", path, error.strerror, line)
 
 
 @contextmanager

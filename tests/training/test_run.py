@@ -1,14 +1,14 @@
-"""The run folder, the schedule, and the health sentences."""
+"""The run folder and the schedule."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.run_folder import RunFolder, differing_keys, mlflow_uri
 from mgcda_dist.training.schedule import rate_factor
 
@@ -42,6 +42,51 @@ def test_a_run_is_continued_unless_what_it_learns_changed(config: Config) -> Non
     run.prepare(_changed(config, scaling={"workers": 2}, tracking={"experiment": "other"}))
     with pytest.raises(ConfigError, match=r"mdat\.weight: 0\.5 → 0\.9"):
         run.prepare(_changed(config, mdat={"weight": 0.9}))
+
+
+def test_a_changed_configuration_is_taken_over_where_the_state_fits_it(config: Config) -> None:
+    run = _with_checkpoint(config)
+    fitting = _changed(config, mdat={"weight": 0.9}, optim={"lr_heads": 0.01, "steps": 2000})
+    with pytest.raises(ConfigError, match=r"(?s)mdat\.weight: 0\.5 → 0\.9.*--override-config"):
+        run.prepare(fitting)
+    run.prepare(fitting, override=True)
+    (event,) = (json.loads(line) for line in run.events.read_text().splitlines())
+    assert event["kind"] == "override"
+    assert event["changes"] == {"mdat.weight": [0.5, 0.9], "optim.lr_heads": [0.001, 0.01], "optim.steps": [1000, 2000]}
+    # Now this is the run's: nothing more is said.
+    run.prepare(fitting)
+    assert len(run.events.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "key"),
+    [
+        ("cacl", {"queue_rows": 512}, "cacl.queue_rows"),
+        ("model", {"backbone": "y"}, "model.backbone"),
+        ("mdat", {"stages": [{"name": "stride8"}, {"name": "embedding"}]}, "mdat.stages.0.name"),
+        ("data", {"class_space": "road8"}, "data.class_space"),
+        ("engine", {"zero_stage": 2}, "engine.zero_stage"),
+        ("optim", {"optimizer": "sgd"}, "optim.optimizer"),
+    ],
+)
+def test_what_the_state_would_not_fit_is_refused(
+    config: Config, section: str, values: dict[str, object], key: str
+) -> None:
+    run = _with_checkpoint(config)
+    changed = _changed(config, **{section: values, "loss": {"outlier_weight": 0.2}})
+    with pytest.raises(ConfigError, match="--override-config cannot change") as error:
+        run.prepare(changed, override=True)
+    assert key in error.value.problem and "outlier_weight" not in error.value.problem
+    assert not run.events.exists()
+
+
+def test_the_newest_checkpoint_says_what_the_run_was_trained_with(config: Config) -> None:
+    run = _with_checkpoint(config)
+    trained = _changed(config, mdat={"weight": 0.9}).model_dump(mode="json")
+    (run.checkpoints / "step-00000005" / "checkpoint.json").write_text(json.dumps({"config": trained}))
+    # config.yaml is that of a launch that never came to a checkpoint.
+    with pytest.raises(ConfigError, match=r"mdat\.weight: 0\.9 → 0\.5"):
+        run.prepare(config)
 
 
 def test_resume_never_and_must(config: Config) -> None:
@@ -82,16 +127,3 @@ def test_schedules() -> None:
         rates = [rate_factor(i / 100, schedule, 0.1) for i in range(101)]  # type: ignore[arg-type]
         assert 0 < rates[0] < 0.02 and rates[10] == pytest.approx(1.0) and rates[-1] == pytest.approx(end)
         assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_health_speaks_once_and_names_the_key(config: Config) -> None:
-    watch = HealthWatch(config)
-    dead = {"mdat/stride16/accuracy": 0.5, "mdat/embedding/accuracy": 0.9}
-    assert watch.read(10, dead) == []
-    (sentence,) = watch.read(400, dead)
-    assert "stride16 has never left chance (0.50 against 0.50)" in sentence and "optim.lr_discriminators" in sentence
-    assert watch.read(410, dead) == []
-    strong = watch.read(950, {"mdat/embedding/accuracy": 0.99, "cacl/anchors": 0.0, "time/data_wait_share": 0.5})
-    assert len(strong) == 3
-    for key in ("mdat.lambda_max", "cacl.anomaly_pixels", "data.loader_workers"):
-        assert key in " ".join(strong)
