@@ -1,55 +1,162 @@
-"""Health in words: what the signals mean and which key to look at; each sentence is said once."""
+"""Health in words: what the signals of a run mean and which key to look at; each alarm is raised once in a run.
+
+An alarm needs evidence over a while, never one step: windows are counted in steps (loss and gradient norm, which are
+seen at every step) or in readings (what is logged). The numbers at the top are ours, chosen so that the recorded runs
+of the tests raise nothing.
+"""
 
 from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
 
 from mgcda_dist.config.schema import Config
 
 __all__ = ["HealthWatch"]
 
+_WINDOW = 50
+"""Steps whose median is what is normal at present."""
+_STEEP = 10.0
+"""The gradient norm explodes when several steps in a row are this many times its median …"""
+_STEEP_STEPS = 3
+_SPIKE = 3.0
+"""The loss spikes when several steps in a row are this many times its median, and out of its usual range …"""
+_SPIKE_STEPS = 3
+_SPIKE_SPREADS = 10.0
+"""… by this many times the median distance from the median."""
+_READINGS = 5
+"""Logged steps in a row after which a standing state is a fault: no anchors, a still queue, waiting for data."""
+_DATA_WAIT = 0.2
+"""Share of the time."""
+
 
 class HealthWatch:
-    """Reads the metrics of logged steps.
+    """Reads what a run measures.
 
     Args:
         config: of the run.
+        raised: names of alarms that were raised before; they are not raised again.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, raised: Sequence[str] = ()) -> None:
         self._config = config
-        self._said: set[str] = set()
+        self._raised = set(raised)
         self._peak_accuracy: dict[str, float] = {}
+        self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
+        self._without_anchors = self._waiting = self._still = 0
+        self._last_reading: tuple[int, float] | None = None
+        self._seen: dict[str, str] = {}
 
-    def read(self, step: int, metrics: dict[str, float]) -> list[str]:
-        """Sentences that have become true at this step and were not said before."""
-        progress = step / self._config.optim.steps
-        found: dict[str, str] = {}
+    def see(self, step: int, loss: float, gradient_norm: float) -> None:
+        """Look at every step.
+
+        Args:
+            step: its number.
+            loss: total, over all ranks; not finite in a step that was refused.
+            gradient_norm: global, before clipping; not finite in a step that was refused.
+        """
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            return  # such steps are refused, counted and said where it happens
+        norm, usual_norm = self._norms.add(gradient_norm)
+        if usual_norm is not None and norm > _STEEP * usual_norm.median:
+            self._seen["gradient_norm"] = (
+                f"the gradient norm has exploded: {norm:.3g}, against {usual_norm.median:.3g} over the {_WINDOW} steps "
+                f"before; look at optim.lr_heads, optim.lr_backbone, optim.warmup, and optim.clip_norm"
+            )
+        lowest, usual = self._losses.add(loss)
+        if usual is not None and lowest > max(_SPIKE * usual.median, usual.median + _SPIKE_SPREADS * usual.spread):
+            self._seen["loss_spike"] = (
+                f"the loss has spiked to {lowest:.3g}, from {usual.median:.3g} over the {_WINDOW} steps before; look "
+                "at optim.lr_heads, optim.lr_backbone and optim.clip_norm; the checkpoint before it is in checkpoints/"
+            )
+
+    def read(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
+        """Alarms that have become true and were not raised before, from what is logged: name → sentence."""
+        found = (
+            self._seen | self._discriminators(step, metrics) | self._memory(step, metrics) | self._data(step, metrics)
+        )
+        self._seen = {}
+        new = {name: text for name, text in found.items() if name not in self._raised}
+        self._raised.update(new)
+        return {name: f"step {step}: {text}" for name, text in new.items()}
+
+    def _discriminators(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
+        progress, found = step / self._config.optim.steps, dict[str, str]()
+        chance = 1.0 / len(self._config.data.domains)
         for stage in self._config.mdat.stages if self._config.mdat.enabled else []:
             accuracy = metrics.get(f"mdat/{stage.name}/accuracy")
             if accuracy is None:
                 continue
-            chance = 1.0 / len(self._config.data.domains)
             peak = self._peak_accuracy[stage.name] = max(accuracy, self._peak_accuracy.get(stage.name, 0.0))
             # A running mean with momentum 0.95 says little before a hundred steps.
             if step >= 100 and progress > 0.3 and peak < chance + 0.1 * (1 - chance):
-                found[f"dead {stage.name}"] = (
+                found[f"dead_discriminator.{stage.name}"] = (
                     f"the discriminator of {stage.name} has never left chance ({accuracy:.2f} against {chance:.2f}): "
                     "it teaches nothing; look at optim.lr_discriminators, mdat.channels, mdat.smoothing.epsilon"
                 )
             if progress > 0.9 and accuracy > 1 - 0.1 * (1 - chance):
-                found[f"strong {stage.name}"] = (
+                found[f"strong_discriminator.{stage.name}"] = (
                     f"the discriminator of {stage.name} still tells all domains apart at the end ({accuracy:.2f}): the "
                     "features were not aligned; raise mdat.lambda_max or mdat.weight"
                 )
-        if self._config.cacl.enabled and progress > 0.1 and metrics.get("cacl/anchors", 1.0) == 0:
-            found["anchors"] = (
-                "CACL has found no anchor in this step: are there anomalies in the stream? look at "
-                "data.domains.*.paste and cacl.anomaly_pixels"
+        return found
+
+    def _memory(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
+        cacl, found = self._config.cacl, dict[str, str]()
+        if not cacl.enabled:
+            return found
+        anchors, age = metrics.get("cacl/anchors"), metrics.get("cacl/queue_age_steps")
+        if anchors is not None:
+            self._without_anchors = self._without_anchors + 1 if anchors == 0 else 0
+        if self._without_anchors >= _READINGS:
+            found["no_anchors"] = (
+                f"CACL has found no anchor in the last {_READINGS} logged steps: are there anomalies, in more than one "
+                "image, in the stream? look at data.domains.*.paste and cacl.anomaly_pixels"
             )
-        if metrics.get("time/data_wait_share", 0.0) > 0.2 and step > 0:
-            found["data"] = (
-                f"{metrics['time/data_wait_share']:.0%} of the time is spent waiting for data: "
-                "raise data.loader_workers"
+        if age is not None:
+            if self._last_reading is not None and age > 0:
+                steps, aged = step - self._last_reading[0], age - self._last_reading[1]
+                # Rows that nobody replaces grow older by one step in each step.
+                self._still = self._still + 1 if steps > 0 and aged >= steps - 1e-3 * max(age, 1.0) else 0
+            self._last_reading = step, age
+        if self._still >= _READINGS:
+            found["still_queue"] = (
+                f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} steps): no "
+                "pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.domains.*.labelled"
             )
-        new = {key: text for key, text in found.items() if key not in self._said}
-        self._said.update(new)
-        return [f"step {step}: {text}" for text in new.values()]
+        return found
+
+    def _data(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
+        share = metrics.get("time/data_wait_share")
+        if share is None or step == 0:
+            return {}
+        self._waiting = self._waiting + 1 if share > _DATA_WAIT else 0
+        if self._waiting < _READINGS:
+            return {}
+        return {"data_wait": f"{share:.0%} of the time is spent waiting for data: raise data.loader_workers"}
+
+
+class _Usual:
+    """What is normal: the median of a window, and the median distance from it."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.median = statistics.median(values)
+        self.spread = statistics.median(abs(value - self.median) for value in values)
+
+
+class _Series:
+    """A window of what was, and the newest values beside it, which must not make themselves normal."""
+
+    def __init__(self, num_newest: int) -> None:
+        self._newest: deque[float] = deque(maxlen=num_newest)
+        self._window: deque[float] = deque(maxlen=_WINDOW)
+
+    def add(self, value: float) -> tuple[float, _Usual | None]:
+        """The lowest of the newest values, and what was normal before them; None until there is a whole window."""
+        if len(self._newest) == self._newest.maxlen:
+            self._window.append(self._newest[0])
+        self._newest.append(value)
+        usual = _Usual(self._window) if len(self._window) == self._window.maxlen else None
+        return min(self._newest), usual

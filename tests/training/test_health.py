@@ -1,0 +1,96 @@
+"""Health in words: each alarm on a series of numbers that shows it, none on a run that went well."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.training.health import HealthWatch
+
+STEPS = 1000
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    domains = [{"name": name, "shards": str(tmp_path / name), "per_step": 2} for name in "ab"]
+    data = {"class_space": "idd7", "crop_px": (64, 64), "domains": domains}
+    return Config.model_validate(
+        {"name": "r", "runs": str(tmp_path), "data": data, "model": {"backbone": "x"}, "optim": {"steps": STEPS}}
+    )
+
+
+def _healthy(step: int) -> dict[str, float]:
+    """What a run logs when all is well: losses fall, with noise; the queue turns over."""
+    noise = random.Random(step)
+    return {
+        "loss/total": 8.0 * math.exp(-step / 200) + 1.0 + noise.gauss(0, 0.1),
+        "norm": (5.0 * math.exp(-step / 200) + 1.0) * math.exp(noise.gauss(0, 0.4)),
+        "mdat/stride16/accuracy": 0.7,
+        "mdat/embedding/accuracy": 0.75,
+        "cacl/anchors": 30.0,
+        "cacl/queue_age_steps": min(step / 2, 20.0) + noise.random(),
+        "time/data_wait_share": 0.05,
+    }
+
+
+def _alarms(config: Config, change: Callable[[int, dict[str, float]], object], every: int = 10) -> dict[str, str]:
+    watch, found = HealthWatch(config), dict[str, str]()
+    for step in range(STEPS):
+        metrics = _healthy(step)
+        change(step, metrics)
+        watch.see(step, metrics["loss/total"], metrics.pop("norm"))
+        if step % every == 0:
+            new = watch.read(step, metrics)
+            assert not found.keys() & new.keys(), "said twice"
+            found |= new
+    return found
+
+
+def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[int, dict[str, float]], object]:
+    return lambda step, metrics: metrics.update({name: value}) if first <= step < last else None
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (_set("mdat/stride16/accuracy", 0.52, 0), "dead_discriminator.stride16", "optim.lr_discriminators"),
+        (_set("mdat/embedding/accuracy", 0.99, 500), "strong_discriminator.embedding", "mdat.lambda_max"),
+        (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
+        (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 9)}), "still_queue", "cacl.inlier_pixels"),
+        (_set("norm", 80.0, 500, 503), "gradient_norm", "optim.clip_norm"),
+        (_set("loss/total", 20.0, 500, 504), "loss_spike", "optim.lr_heads"),
+        (_set("time/data_wait_share", 0.5, 300), "data_wait", "data.loader_workers"),
+    ],
+)  # fmt: skip
+def test_each_alarm_is_raised_once_and_names_the_key(
+    config: Config, change: Callable[[int, dict[str, float]], object], name: str, words: str
+) -> None:
+    found = _alarms(config, change)
+    assert list(found) == [name]
+    assert words in found[name] and found[name].startswith("step ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step, metrics: None,
+        _set("norm", 1000.0, 500, 501),  # one step: clipping has it
+        _set("loss/total", 30.0, 500, 502),
+        _set("cacl/anchors", 0.0, 500, 530),  # three readings
+        _set("time/data_wait_share", 0.9, 0, 30),  # the loader starts
+        _set("loss/total", math.nan, 500, 600),  # refused steps are said where they are refused
+        _set("mdat/stride16/accuracy", 0.52, 300),  # it was better once
+    ],
+)
+def test_nothing_is_said_without_evidence(config: Config, change: Callable[[int, dict[str, float]], object]) -> None:
+    assert _alarms(config, change) == {}
+
+
+def test_a_restart_does_not_say_it_again(config: Config) -> None:
+    watch = HealthWatch(config, raised=["data_wait"])
+    assert all(watch.read(step, {"time/data_wait_share": 0.9}) == {} for step in range(10, 100, 10))
