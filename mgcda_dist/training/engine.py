@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mgcda_dist.batch import Batch
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.mgcda import MGCDA, Outcome
+from mgcda_dist.training.snapshot import Copied, write_state, write_tensors
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
 _TAG = "engine"
+_NOWHERE = "checkpoint"  # a folder that is never made
 
 
 def deepspeed_config(
@@ -77,27 +82,64 @@ class DeepSpeedEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.model, self.device = model, device
         _broadcast_buffers(model, device)
-        self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._zero_stage = int(config["zero_optimization"]["stage"])
+        self._engine_checks = self._zero_stage > 0 or bool(config["bf16"]["enabled"])
+        self._clip_norm = float(config["gradient_clipping"])
+        if not self._engine_checks:
+            # There DeepSpeed clips without looking, and stumbles where no parameter has a gradient.
+            config = {**config, "gradient_clipping": 0.0}
+        self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self._zero_stage == 3:
+            _clear_padding(self._engine.optimizer)
+        self._norm, self._is_first_of_step = 0.0, True
+        self._statistics: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: Batch, progress: float, signal: float = 0.0) -> Outcome:
+    def forward(self, batch: Batch, progress: float, signals: Mapping[str, float] | None = None) -> Outcome:
         """Losses of one micro-batch."""
-        return self._engine(batch.to(self.device), progress, signal)
+        if self._is_first_of_step:
+            self._statistics = _statistics(self.model)
+            self._is_first_of_step = False
+        return self._engine(batch.to(self.device), progress, signals or {})
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's share."""
         self._engine.backward(loss)
 
     def step(self, rate: float) -> None:
-        """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates."""
+        """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates.
+
+        A gradient that is not finite is refused, on all ranks: parameters, optimiser state and the running statistics
+        of normalisation stay as they were, and `gradient_norm` is infinite.
+        """
         for group in self._groups():
             group["lr"] = group["base_lr"] * rate
+        self._is_first_of_step = self._engine.is_gradient_accumulation_boundary()
+        if self._is_first_of_step and not self._engine_checks:
+            self._norm = self._clip_or_drop()
         self._engine.step()
+        if self._is_first_of_step and self.gradient_norm() == math.inf:
+            for buffer, before in self._statistics:
+                buffer.copy_(before)
 
-    def gradient_norm(self) -> float | None:
-        """Global gradient norm of the last optimiser step, before clipping; None where the engine does not tell."""
-        norm = self._engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+    def _clip_or_drop(self) -> float:
+        """The norm of the gradients, which are reduced already, so that every rank finds the same."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if bool(norm.isfinite()):
+            if self._clip_norm > 0:
+                clip_grads_with_norm_(parameters, self._clip_norm, norm)
+            return float(norm)
+        for parameter in parameters:
+            parameter.grad = None  # without gradients torch's optimisers do nothing
+        return math.inf
+
+    def gradient_norm(self) -> float:
+        """Global gradient norm of the last optimiser step, before clipping; infinite when the step was refused."""
+        if not self._engine_checks:
+            return self._norm
+        # From the sum over ranks that clipping needs; DeepSpeed looks at it before it touches a parameter.
+        norm = float(self._engine.get_global_grad_norm())  # pyright: ignore[reportArgumentType]
+        return norm if math.isfinite(norm) and norm >= 0 else math.inf
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate per parameter group."""
@@ -106,10 +148,29 @@ class DeepSpeedEngine:
     def _groups(self) -> list[dict[str, Any]]:
         return self._optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
+    def snapshot(self, earlier: Mapping[str, Copied] | None = None) -> dict[str, Copied]:
+        """What this rank would save of model, optimiser and buffers, as copies of its own in host memory; a collective.
+
+        Args:
+            earlier: a snapshot that is written; its memory is taken over.
+
+        Returns:
+            Relative file name → what writes it. Nothing has touched a disk yet: `save_checkpoint` fails on one rank and
+            leaves the others waiting where a disk is full, and writes while the step waits.
+        """
+        states: dict[str, Copied] = {}
+        with _collecting(self._engine, states, earlier or {}):
+            self._engine.save_checkpoint(_NOWHERE, tag=_TAG, save_latest=False)
+        buffers = {name: Copied(write_tensors, state, (earlier or {}).get(name)) for name, state in self._buffers()}
+        return states | buffers
+
     def save(self, folder: Path) -> None:
-        """Write model, optimiser and buffers; every rank writes its own files."""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        self._save_buffers(folder)
+        """Write model, optimiser and buffers; every rank its own files, and all of them are there on return."""
+        for name, write in self.snapshot().items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write(folder / name)
+        if dist.is_initialized():
+            dist.barrier()
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote at the same world size, or with ZeRO 0; else what `to_universal` made of it.
@@ -130,17 +191,14 @@ class DeepSpeedEngine:
                 state["step"] = state["step"].clone()
         self._load_buffers(folder)
 
-    def _save_buffers(self, folder: Path) -> None:
+    def _buffers(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         # Files of our own: DeepSpeed's universal form loads parameters only, and knows no state that differs by rank.
-        from safetensors.torch import save_file
-
         world = self.model.collectives
         if world.rank == 0:
-            buffers = {name: tensor.detach().cpu().contiguous() for name, tensor in self._shared_buffers().items()}
-            save_file(buffers, folder / "buffers.safetensors")
+            yield "buffers.safetensors", self._shared_buffers()
         if self.model.cacl is not None and self.model.cacl.queue.is_sharded:
-            file = folder / f"memory-{world.rank:05d}-of-{world.size:05d}.safetensors"
-            save_file(self.model.cacl.queue.shard_state(), file)
+            name = f"memory-{world.rank:05d}-of-{world.size:05d}.safetensors"
+            yield name, self.model.cacl.queue.shard_state()
 
     def _load_buffers(self, folder: Path) -> None:
         from safetensors import SafetensorError
@@ -174,6 +232,29 @@ class DeepSpeedEngine:
             yield self.model
 
 
+@contextmanager
+def _collecting(engine: Any, files: dict[str, Copied], earlier: Mapping[str, Copied]) -> Iterator[None]:
+    """Let DeepSpeed's `save_checkpoint` hand over copies instead of writing, through its own seam for such engines."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class Collector(TorchCheckpointEngine):
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            pass
+
+        def save(self, state_dict: Mapping[str, Any], path: str) -> None:
+            name = os.path.relpath(path, _NOWHERE)
+            files[name] = Copied(write_state, state_dict, earlier.get(name))
+
+    before = engine.checkpoint_engine
+    engine.checkpoint_engine = Collector()
+    # A script beside each checkpoint that turns it into weights; `model/` has them already.
+    engine._copy_recovery_script = lambda save_path: None
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine = before
+
+
 def to_universal(source: Path, target: Path) -> None:
     """Convert what `save` wrote with ZeRO 1 to 3 into a form that loads at any number of ranks; for one process.
 
@@ -193,10 +274,29 @@ def to_universal(source: Path, target: Path) -> None:
         shutil.copy2(file, target / file.name)
 
 
+@torch.no_grad()
+def _clear_padding(optimizer: Any) -> None:
+    """ZeRO 3 fills up slices to equal length with whatever memory holds; equal runs shall have equal checkpoints."""
+    rank = dist.get_rank()
+    for parameters, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        start = 0
+        for parameter in parameters:
+            length = parameter.ds_tensor.numel()
+            valid = min(max(parameter.ds_numel - rank * length, 0), length)
+            parameter.ds_tensor[valid:] = 0
+            flat[start + valid : start + length] = 0
+            start += length
+
+
+def _statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Running statistics that a forward pass moves, each with a copy; frozen and group norm have none."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    moving = [b for m in norms if m.track_running_stats for b in m.buffers(recurse=False)]
+    return [(buffer, buffer.clone()) for buffer in moving]
+
+
 def _broadcast_buffers(model: nn.Module, device: torch.device) -> None:
     """Start every rank from rank 0's buffers: DeepSpeed synchronises parameters only."""
-    import torch.distributed as dist
-
     if not dist.is_initialized():
         return
     for buffer in model.buffers():

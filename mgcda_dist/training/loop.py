@@ -1,4 +1,4 @@
-"""The training loop, on one page: read, forward, agree, backward, step, commit, log, checkpoint."""
+"""The training loop, on one page: read, forward, agree, backward, step, accept or refuse, log, checkpoint."""
 
 from __future__ import annotations
 
@@ -19,28 +19,39 @@ from mgcda_dist.training.watchdog import Progress, Wish, agreed
 
 __all__ = ["Hooks", "fit"]
 
-_MAX_SKIPPED_IN_A_ROW = 5
-_CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, in a run of another name=…"
+_CALMER = (
+    "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm: with --override-config, or under another name=…"
+)
 
 
 @dataclass
 class Hooks:
-    """What the loop tells the outside.
+    """What the loop tells the outside, and asks it.
 
     Attributes:
         log: metrics of a step; called on every rank with equal losses.
         say: a sentence for the user.
         say_everywhere: the same, from any rank.
-        checkpoint: write one now; a collective.
+        alarm: a name and a sentence about the health of the run.
         wish: what was asked of this rank.
+        signals: more numbers of this rank that every micro-batch adds up over ranks.
+        agreed: told their sums, which are equal on every rank.
+        validate: numbers on the validation set, for the step just done; a collective.
+        checkpoint: begin to write one that carries these numbers; a collective.
+        last_good: which checkpoint to go back to, in words; a collective.
         progress: where this rank is, for the watchdog.
     """
 
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
     say_everywhere: Callable[[str], None]
-    checkpoint: Callable[[], None]
+    alarm: Callable[[str, str], None]
     wish: Callable[[], Wish]
+    signals: Callable[[], dict[str, float]]
+    agreed: Callable[[dict[str, int]], None]
+    validate: Callable[[], dict[str, float]]
+    checkpoint: Callable[[dict[str, float]], None]
+    last_good: Callable[[], str]
     progress: Progress
 
 
@@ -57,56 +68,57 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
     Returns:
         The wish that ended it, on which all ranks have agreed; `Wish.NONE`: the last step was reached.
     """
-    optim, watch, clock = config.optim, HealthWatch(config), _Clock(config.data.global_batch)
-    skipped_in_a_row = 0
+    optim, watch, clock = config.optim, HealthWatch(config, state.alarms), _Clock(config.data.global_batch)
     while state.step < optim.steps:
         step, progress = state.step, state.step / optim.steps
-        log_now = step % config.tracking.log_every_steps == 0 or step == optim.steps - 1
+        last, due = step + 1 == optim.steps, (step + 1) % config.checkpoint.every_steps == 0
         outcomes: list[Outcome] = []
-        samples: tuple[str, ...] = ()
-        finite, wish = True, Wish.NONE
+        samples: list[str] = []
+        wish = Wish.NONE
         for _ in range(config.engine.accumulation):
             hooks.progress.enter("loader", step)
             with clock.waiting():
                 batch = next(batches)
-            samples = batch.keys
+            samples += batch.keys
             for sentence in batch.bad:
                 hooks.say_everywhere(f"another sample stands in: {sentence}")
             hooks.progress.enter("forward", step)
-            outcome = engine.forward(batch, progress, signal=hooks.wish().signal)
+            outcome = engine.forward(batch, progress, {"wish": hooks.wish().signal, **hooks.signals()})
             # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
             terms = outcome.terms()
-            wish = max(wish, agreed(terms["signal"]))
+            wish = max(wish, agreed(terms["signal/wish"]))
+            hooks.agreed(_signals(terms, engine.model.collectives.size))
             _count_bad_samples(state, int(terms["data/bad_samples"]), config)
-            finite = finite and math.isfinite(terms["loss/total"])
-            if not finite:
-                break
+            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
+            is_finite = math.isfinite(terms["loss/total"])
             hooks.progress.enter("backward", step)
-            engine.backward(outcome.loss)
+            engine.backward(outcome.loss if is_finite else outcome.loss * math.nan)
             hooks.progress.enter("optimizer", step)
             engine.step(rate_factor(progress, optim.schedule, optim.warmup))
-            engine.model.commit(outcome)
             outcomes.append(outcome)
-        state.step += 1
-        skipped_in_a_row = 0 if finite else _refuse(state, samples, skipped_in_a_row, config, hooks)
+        norm, losses = engine.gradient_norm(), _mean_terms(outcomes)
+        accepted = math.isfinite(norm)
+        if accepted:
+            for outcome in outcomes:
+                engine.model.commit(outcome)
+        state.count(accepted)
         clock.tick()
-        norm = engine.gradient_norm() if finite else None
-        if norm is not None and not math.isfinite(norm):
-            # The parameters have taken this gradient already; a checkpoint of them must not be sealed.
-            raise MgcdaError(f"step {step}", "the gradient is not finite", _CALMER)
-        if finite and log_now:
-            metrics = _mean_terms(outcomes) | engine.model.health(outcomes[-1], progress) | engine.learning_rates()
-            metrics |= {
-                "train/skipped_steps": state.skipped_steps,
-                "data/bad_samples": state.bad_samples,
-            } | clock.read()
-            metrics |= {} if norm is None else {"train/gradient_norm": norm}
+        if not accepted:
+            _refuse(engine, losses["loss/total"], samples, state, config, hooks)
+        watch.see(step, losses["loss/total"], norm)
+        hooks.progress.enter("validation", step)
+        numbers = hooks.validate() if due or last else {}
+        if accepted and (numbers or last or step % config.tracking.log_every_steps == 0):
+            metrics = losses | engine.model.health(outcomes[-1], progress) | engine.learning_rates() | numbers
+            metrics |= {"train/gradient_norm": norm, "train/skipped_steps": state.skipped_steps}
+            metrics |= {"data/bad_samples": state.bad_samples} | clock.read()
             hooks.log(step, metrics)
-            for sentence in watch.read(step, metrics):
-                hooks.say(sentence)
-        if wish or (state.step % config.checkpoint.every_steps == 0 and state.step < optim.steps):
+            for name, sentence in watch.read(step, metrics).items():
+                state.alarms.append(name)
+                hooks.alarm(name, sentence)
+        if wish or due or last:
             hooks.progress.enter("checkpoint", step)
-            hooks.checkpoint()
+            hooks.checkpoint(numbers)
         if wish:
             return wish
     return Wish.NONE
@@ -124,24 +136,34 @@ def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
         )
 
 
-def _refuse(state: TrainState, keys: tuple[str, ...], in_a_row: int, config: Config, hooks: Hooks) -> int:
-    """Count a step whose loss is not finite; stop after several in a row."""
-    state.skipped_steps += 1
-    samples = ", ".join(keys) or "unknown"
-    if in_a_row + 1 >= _MAX_SKIPPED_IN_A_ROW or config.engine.accumulation > 1:
-        raise MgcdaError(
-            f"step {state.step - 1}",
-            f"the loss is not finite ({in_a_row + 1} steps in a row); this rank's samples: {samples}",
-            _CALMER,
-        )
-    hooks.say(f"step {state.step - 1}: the loss is not finite, the step is skipped (samples: {samples})")
-    return in_a_row + 1
+def _refuse(
+    engine: DeepSpeedEngine, loss: float, samples: list[str], state: TrainState, config: Config, hooks: Hooks
+) -> None:
+    """Say which samples gave a step that no rank has taken; stop after several in a row."""
+    what = "gradient" if math.isfinite(loss) else "loss"
+    of_ranks = engine.model.collectives.gather_objects(samples, "refused")
+    listing = "; ".join(f"rank {rank}: {', '.join(keys) or 'unknown'}" for rank, keys in enumerate(of_ranks))
+    if state.skipped_in_a_row < config.optim.max_skipped_in_a_row:
+        hooks.say(f"step {state.step - 1}: the {what} is not finite, the step is skipped on all ranks ({listing})")
+        return
+    raise MgcdaError(
+        f"step {state.step - 1}",
+        f"the {what} is not finite, {state.skipped_in_a_row} steps in a row (optim.max_skipped_in_a_row). "
+        f"Samples: {listing}. {hooks.last_good()}",
+        f"look at these samples; {_CALMER}",
+    )
+
+
+def _signals(terms: dict[str, float], num_ranks: int) -> dict[str, int]:
+    """Sums of the signals; the terms are means over ranks."""
+    prefix = "signal/"
+    return {k.removeprefix(prefix): round(v * num_ranks) for k, v in terms.items() if k.startswith(prefix)}
 
 
 def _mean_terms(outcomes: list[Outcome]) -> dict[str, float]:
     """Terms of the step: the mean over its micro-batches."""
     all_terms = [outcome.terms() for outcome in outcomes]
-    names = [name for name in all_terms[0] if name not in ("signal", "data/bad_samples")]
+    names = [name for name in all_terms[0] if not name.startswith("signal/") and name != "data/bad_samples"]
     return {name: sum(terms[name] for terms in all_terms) / len(all_terms) for name in names}
 
 

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,25 @@ import torch.distributed as dist
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import LeavingError
+from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.tracking.node_monitor import NodeMonitor
 from mgcda_dist.tracking.tracker import Tracker, Trackers
 from mgcda_dist.training.alignment import draw_alignment
-from mgcda_dist.training.checkpoint import CheckpointStore, verify
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
+from mgcda_dist.training.checkpoint import CheckpointStore
+from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.preview import draw_preview
 from mgcda_dist.training.records import describe_results, open_trackers
 from mgcda_dist.training.report import draw_report
 from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
+from mgcda_dist.training.saver import Saver, find, keep_model, resume
 from mgcda_dist.training.state import TrainState
+from mgcda_dist.training.validation import Validation
 from mgcda_dist.training.watchdog import PROGRESS, Wish
 
 __all__ = ["evaluate", "train"]
@@ -54,9 +57,8 @@ def train(config: Config) -> None:
         PROGRESS.account = world.account
         model = build.mgcda(config, world)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
-        store = CheckpointStore(run.checkpoints, config.checkpoint.keep, world.rank)
-        found = _newest(store, world)
-        convert = found is not None and _needs_conversion(found, world)
+        store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
+        found = find(store, world)
         engine = DeepSpeedEngine(
             model,
             build.optimizer(config, model),
@@ -66,18 +68,20 @@ def train(config: Config) -> None:
                 zero_stage=config.engine.zero_stage,
                 precision=config.engine.precision,
                 clip_norm=config.optim.clip_norm,
-                load_universal=convert,
+                load_universal=found is not None and found.convert,
             ),
             device,
         )
-        state = TrainState() if found is None else _resume(engine, found, world, run, convert=convert)
-        start_step = state.step
-        loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
 
         def say(text: str) -> None:
             if leads:
                 run.say("note", text)
 
+        state = TrainState() if found is None else resume(engine, found, world, say)
+        writer = CheckpointWriter(store, world, say)
+        saver = Saver(engine, writer, config, world)
+        validation = Validation(engine, config, world, device)
+        loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
         tracker = open_trackers(config, run, state.step, leads=leads, say=say)
         if world.size > 1:
             tracker = _with_node_monitor(tracker, config, run)
@@ -85,30 +89,53 @@ def train(config: Config) -> None:
         def log(step: int, metrics: dict[str, float]) -> None:
             tracker.log_metrics(metrics, step)
 
-        def checkpoint() -> None:
-            saved = _save(engine, store, state, config, world)
+        def alarm(name: str, text: str) -> None:
+            say(text)
+            tracker.set_tags({f"health.{name}": text})
+
+        def checkpoint(numbers: dict[str, float]) -> None:
+            saver.start(state, numbers)
+            PROGRESS.enter("preview", state.step)
             if state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps:
-                picture = draw_preview(config, saved / "model", state.step, run.pictures, world, device)
+                picture = draw_preview(config, validation.network, state.step, run.pictures, world, device)
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
         def wish() -> Wish:
             return Wish.STOP if leads and run.stop_file.exists() else PROGRESS.wish
 
-        hooks = Hooks(log, say, partial(run.say, "note"), checkpoint, wish, PROGRESS)
+        hooks = Hooks(
+            log=log,
+            say=say,
+            say_everywhere=partial(run.say, "note"),
+            alarm=alarm,
+            wish=wish,
+            signals=writer.signals,
+            agreed=lambda sums: writer.settle(sums["written"], sums["failed"]),
+            validate=lambda: validation.measure(state.step),
+            checkpoint=checkpoint,
+            last_good=writer.last_good,
+            progress=PROGRESS,
+        )
         status, ended_by = "FAILED", Wish.NONE
         try:
             if state.step < config.optim.steps:
                 ended_by = fit(engine, iter(loader), state, config, hooks)
             PROGRESS.enter("", state.step)
             status = "KILLED"
+            sealed = writer.flush()
             if ended_by == Wish.LEAVE:
                 raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
+            if ended_by == Wish.STOP and not sealed:
+                raise CheckpointError(
+                    str(run.checkpoints),
+                    f"stopped at step {state.step}, whose checkpoint could not be written. {writer.last_good()}",
+                    "events.jsonl says why; the same command goes on from the last good one",
+                )
             if ended_by == Wish.NONE:
-                # Decided by what every rank knows: their views of a shared folder may differ for a moment.
-                if state.step > start_step:
-                    checkpoint()
-                _conclude(engine, config, run, world, device, tracker)
+                with engine.whole_parameters() as whole:
+                    chosen = keep_model(config, run, store, whole, world)
+                _conclude(config, run, world, device, tracker, chosen)
                 status = "FINISHED"
         finally:
             tracker.close(status)
@@ -133,18 +160,19 @@ def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: Eva
 
 
 def _conclude(
-    engine: DeepSpeedEngine, config: Config, run: RunFolder, world: Collectives, device: torch.device, tracker: Tracker
+    config: Config,
+    run: RunFolder,
+    world: Collectives,
+    device: torch.device,
+    tracker: Tracker,
+    chosen: dict[str, Any] | None,
 ) -> None:
-    """Save the bare segmenter, evaluate it, log the numbers and the pictures."""
+    """Evaluate the bare segmenter of the run, log the numbers and the pictures."""
     leads = world.rank == 0
-    with engine.whole_parameters() as model:
-        if leads:
-            build.save_model(config, model.segmenter, run.model)  # pyright: ignore[reportArgumentType]
-    _barrier()
     if leads and config.evaluation.sets:
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
-    evaluation = run_job(EvaluationJob.of_model(config, run.model), world, device)
+    evaluation = replace(run_job(EvaluationJob.of_model(config, run.model), world, device), selection=chosen)
     if not leads:
         return
     write_evaluation(evaluation, run.evaluation)
@@ -193,58 +221,6 @@ def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Trac
         return tracker
     # Over a network file system several nodes would spoil a database file.
     return tracker if uri.startswith("sqlite:") else Trackers([NodeMonitor(uri, run_id[0], platform.node())])
-
-
-def _save(
-    engine: DeepSpeedEngine, store: CheckpointStore, state: TrainState, config: Config, world: Collectives
-) -> Path:
-    folder = store.begin(state.step)
-    engine.save(folder)
-    with engine.whole_parameters() as model:
-        if world.rank == 0:
-            build.save_model(config, model.segmenter, folder / "model")  # pyright: ignore[reportArgumentType]
-    if world.rank == 0:
-        state.save(folder / "state.json")
-    return store.finish(state.step, {"world_size": world.size, "zero_stage": config.engine.zero_stage})
-
-
-def _newest(store: CheckpointStore, world: Collectives) -> Path | None:
-    """The newest whole checkpoint; rank 0 chooses, so that all ranks load the same one."""
-    chosen = [str(store.newest() or "")] if world.rank == 0 else [""]
-    if dist.is_initialized():
-        dist.broadcast_object_list(chosen, src=0)
-    return Path(chosen[0]) if chosen[0] else None
-
-
-def _needs_conversion(folder: Path, world: Collectives) -> bool:
-    """Whether another number of ranks has written slices of the optimiser's state."""
-    facts = verify(folder)
-    return facts["zero_stage"] > 0 and facts["world_size"] != world.size
-
-
-def _resume(engine: DeepSpeedEngine, folder: Path, world: Collectives, run: RunFolder, *, convert: bool) -> TrainState:
-    """Load a checkpoint, converted where another number of ranks wrote it."""
-    source, state = folder, TrainState.load(folder / "state.json")
-    if convert:
-        source = folder.with_name(f".converted-{state.step:08d}")
-        if world.rank == 0:
-            run.say("note", f"converting the checkpoint of step {state.step} for {world.size} workers")
-            shutil.rmtree(source, ignore_errors=True)
-            to_universal(folder, source)
-        _barrier()
-    engine.load(source)
-    if convert:
-        _barrier()
-        if world.rank == 0:
-            shutil.rmtree(source, ignore_errors=True)
-    if world.rank == 0:
-        run.say("note", f"resuming at step {state.step} from {folder}")
-    return state
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def _device(config: Config) -> torch.device:
