@@ -21,6 +21,7 @@ CASES: list[tuple[str, int, QueueLayout]] = [
     ("fp32", 0, "replicated"),
     ("fp32", 1, "sharded"),
     ("bf16", 2, "replicated"),
+    ("fp32", 2, "sharded"),
     ("fp32", 3, "sharded"),
 ]
 """(precision, ZeRO stage, layout of the memory); always AdamW."""
