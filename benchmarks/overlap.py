@@ -2,8 +2,8 @@
 
     python benchmarks/overlap.py [--out docs/pictures/overlap.png] [--trace FOLDER]
 
-A toy network with both alignments, plain gradient averaging, gloo on processors. With --trace the Chrome
-traces are kept, one per rank.
+A toy network with both alignments, plain gradient averaging, gloo on processors. It also prints how long CACL's rows
+travel, and for how much of that nothing is computed. With --trace the Chrome traces are kept, one per rank.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from mgcda_dist.batch import Batch
 from mgcda_dist.cacl import CACL, Budget, Selection
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.mdat import MDAT
@@ -27,9 +29,16 @@ from mgcda_dist.mgcda import MGCDA
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 
-CLASSES, DOMAINS, IMAGES = 3, 3, 12
-LANES = ("forward", "discriminators", "contrast", "backward", "collectives")
-COLOURS = ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#AA3377")
+CLASSES, DOMAINS, IMAGES, STEPS, ENLARGED = 3, 3, 12, 4, 4
+LANES = {
+    "forward": "#4477AA", "discriminators": "#66CCEE", "contrast": "#228833", "backward": "#CCBB44",
+    "gradients": "#BBBBBB", "rows travel": "#AA3377", "waits for rows": "#000000", "sums travel": "#EE6677",
+}  # fmt: skip
+"""Lane → colour."""
+WAITS = ("_WaitGather", "_StartGatherBackward")
+"""What the profiler calls the forward and the backward pass of waiting for rows, see `mgcda_dist.collectives`."""
+Spans = dict[str, list[tuple[float, float]]]
+"""Lane → (start, duration), ms."""
 
 
 def _train(rank: int, size: int, port: int, folder: str) -> None:
@@ -38,30 +47,25 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
     from examples.single_process import Network, batch
 
     torch.manual_seed(0)
-    mdat = MDAT({"early": 64, "late": 64}, DOMAINS, channels=64)
+    mdat = MDAT({"early": 64, "late": 64}, DOMAINS, channels=128)
     cacl = CACL(64, DOMAINS, Budget(CLASSES, 64, 32, 0.5, True), Selection(32, 512, 0.5, True), queue_rows=512)
     model = MGCDA(
         Network(64), segmentation_loss("energy_hinge"), energy, mdat=mdat, cacl=cacl, collectives=Collectives()
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    _name(mdat, "discriminators")
-    share = cacl.share
-
-    def named_share(*arguments: Any) -> Any:
-        with record_function("contrast"):
-            return share(*arguments)
-
-    cacl.share = named_share
+    _name(mdat, "forward", "discriminators")
+    _name(cacl, "share", "contrast")
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for step in range(4):
-            own = batch(step, rank, size, images=IMAGES)
+        for step in range(STEPS):
+            own = _enlarged(batch(step, rank, size, images=IMAGES))
             dist.barrier()
             with record_function("forward"):
-                outcome = model(own, progress=step / 4)
+                outcome = model(own, progress=step / STEPS)
                 outcome.terms()
             optimizer.zero_grad()
             with record_function("backward"):
                 outcome.loss.backward()
+            with record_function("gradients"):
                 for parameter in model.parameters():
                     dist.all_reduce(parameter.grad)
             optimizer.step()
@@ -70,39 +74,59 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def _name(module: torch.nn.Module, name: str) -> None:
-    forward = module.forward
+def _enlarged(batch: Batch) -> Batch:
+    """Frames of 128×192: of a thumbnail the discriminators would be done before anything can travel."""
+    image = batch.image.repeat_interleave(ENLARGED, dim=2).repeat_interleave(ENLARGED, dim=3)
+    label = batch.label.repeat_interleave(ENLARGED, dim=1).repeat_interleave(ENLARGED, dim=2)
+    return replace(batch, image=image, label=label)
+
+
+def _name(module: torch.nn.Module, method: str, name: str) -> None:
+    original = getattr(module, method)
 
     def named(*arguments: Any) -> Any:
         with record_function(name):
-            return forward(*arguments)
+            return original(*arguments)
 
-    module.forward = named
+    setattr(module, method, named)
 
 
-def _last_step(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Spans (start, duration; ms) per lane of the last step, from its first event."""
+def _last_step(path: Path) -> Spans:
+    """Spans per lane of the last step, from its first event."""
     events = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("ph") == "X"]
-    start = max(e["ts"] for e in events if e["name"] == "forward")
-    lanes: dict[str, list[tuple[float, float]]] = {lane: [] for lane in LANES}
+    began = {name: max(e["ts"] for e in events if e["name"] == name) for name in ("forward", "backward", "gradients")}
+    lanes: Spans = {lane: [] for lane in LANES}
     for event in events:
-        name = event["name"]
-        lane = name if name in LANES else "collectives" if name.startswith("gloo:") else None
-        if lane and event["ts"] >= start:
-            lanes[lane].append(((event["ts"] - start) / 1e3, event["dur"] / 1e3))
+        name, start = event["name"], event["ts"]
+        if start < began["forward"]:
+            continue
+        if name.startswith("gloo:"):
+            # gloo makes a reduce-scatter of an all-reduce; in the backward pass there is no other.
+            rows = name == "gloo:all_gather" or began["backward"] < start < began["gradients"]
+            name = "rows travel" if rows else "sums travel"
+        elif name in WAITS:
+            name = "waits for rows"
+        if name in lanes:
+            lanes[name].append(((start - began["forward"]) / 1e3, event["dur"] / 1e3))
     return lanes
 
 
-def _draw(ranks: list[dict[str, list[tuple[float, float]]]], out: Path) -> None:
+def _waited(lanes: Spans) -> str:
+    """How long the rows are on their way, and for how much of that nothing else is computed."""
+    travels, waits = (sum(duration for _, duration in lanes[lane]) for lane in ("rows travel", "waits for rows"))
+    return f"rows travel for {travels:.1f} ms, {waits:.1f} ms of them nothing is computed"
+
+
+def _draw(ranks: list[Spans], out: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 5.6), layout="constrained")
     labels: list[str] = []
     for rank, lanes in enumerate(ranks):
-        for lane, colour in zip(LANES, COLOURS, strict=True):
+        for lane, colour in LANES.items():
             row = len(labels)
             axes.broken_barh(lanes[lane], (row - 0.4, 0.8), facecolor=colour, edgecolor="white", linewidth=0.5)
             labels.append(f"rank {rank}: {lane}")
@@ -127,7 +151,10 @@ def main() -> None:
         folder = arguments.trace or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         mp.spawn(_train, (2, port, str(folder)), 2)
-        _draw([_last_step(folder / f"rank-{rank}.json") for rank in range(2)], arguments.out)
+        ranks = [_last_step(folder / f"rank-{rank}.json") for rank in range(2)]
+        for rank, lanes in enumerate(ranks):
+            print(f"rank {rank}: {_waited(lanes)}")
+        _draw(ranks, arguments.out)
 
 
 if __name__ == "__main__":

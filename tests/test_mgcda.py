@@ -22,6 +22,8 @@ from tests.multiprocess.scenarios import pasted_on_unlabelled
 from tests.support import reference
 from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, tiny_batch, tiny_mgcda
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
 
 

@@ -16,6 +16,8 @@ from mgcda_dist.randomness import stream_key
 from tests.support import reference
 
 ANOMALY_TYPE, DOMAINS, DIM = 3, 3, 5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEP = 2
 ALONE = Collectives()
 

@@ -13,6 +13,8 @@ from tests.support import reference
 
 DOMAINS, CLASSES, DIM = 3, 2, 4
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def rows_of(kinds: list[tuple[int, int]], seed: int) -> tuple[Rows, Tensor]:
     """Rows of the given (type, domain), and their embeddings."""

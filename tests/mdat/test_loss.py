@@ -16,6 +16,8 @@ from mgcda_dist.mdat.loss import alignable
 from mgcda_dist.mdat.reversal import reversal_strength
 from tests.support import reference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
 CHANNELS = {"middle": 4, "last": 3}
 

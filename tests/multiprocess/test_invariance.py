@@ -17,6 +17,8 @@ import torch
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
 from tests.multiprocess.worlds import RESUME_AT, Results
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = (2, 3, 4)
 
 
@@ -97,10 +99,15 @@ def test_the_layout_of_the_memory_changes_nothing():
     compare(sharded, replace(replicated, state=state), 1e-9)
 
 
+@cache
+def _undisturbed(layout: str) -> Record:
+    return play(Scenario({"queue_layout": layout}, steps=RESUME_AT + 2))
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layout", ["replicated", "sharded"])
 def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], layout: str, size: int):
-    whole = play(Scenario({"queue_layout": layout}, steps=RESUME_AT + 2))
+    whole = _undisturbed(layout)
     for rank in range(size):
         resumed = worlds[rank].resumed[layout, size]
         rest = Record(

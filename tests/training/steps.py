@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,11 +20,13 @@ from mgcda_dist.data.plan import slots_of
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from tests.support.tiny import QueueLayout, tiny_batch, tiny_mgcda
 
-__all__ = ["CASES", "STEPS", "train_cases"]
+__all__ = ["CASES", "COMBINATIONS", "STEPS", "Case", "train_cases"]
 
 STEPS = 20
 _BATCH = 8
-CASES: list[tuple[str, int, int, QueueLayout]] = [
+Case = tuple[str, int, int, QueueLayout]
+"""(optimiser, ZeRO stage, accumulation, layout of the memory); `bf16` is AdamW with bf16 parameters."""
+CASES: list[Case] = [
     ("sgd", 0, 1, "replicated"),
     ("adamw", 0, 2, "sharded"),
     ("sgd", 1, 2, "replicated"),
@@ -34,7 +37,15 @@ CASES: list[tuple[str, int, int, QueueLayout]] = [
     ("adamw", 3, 1, "replicated"),
     ("bf16", 2, 1, "sharded"),
 ]
-"""(optimiser, ZeRO stage, accumulation, layout of the memory); `bf16` is AdamW with bf16 parameters."""
+"""Every pair of choices is there; seconds, for every run of the suite."""
+COMBINATIONS: list[Case] = [
+    (kind, stage, accumulation, layout)
+    for kind in ("sgd", "adamw")
+    for stage in range(4)
+    for accumulation in (1, 2)
+    for layout in get_args(QueueLayout)
+]
+"""All of them; minutes."""
 
 
 class Sent(TorchDispatchMode):
@@ -51,13 +62,13 @@ class Sent(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def train_cases(folder: str) -> list[dict[str, Any]]:
+def train_cases(folder: str, cases: Sequence[Case] = CASES) -> list[dict[str, Any]]:
     """What this rank saw in each case: losses and the memory; with half-way a new engine that loads a checkpoint."""
     # DeepSpeed's and torch's own deprecations; the suite's filters do not reach spawned processes.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(Collectives().rank)  # set by Ray Train and by DeepSpeed's own launcher
-    return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in CASES]
+    return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in cases]
 
 
 def _engine(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout) -> DeepSpeedEngine:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.distributed import run_distributed
-from tests.training.steps import CASES, train_cases
+from tests.training.steps import CASES, COMBINATIONS, train_cases
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,20 @@ def test_more_ranks_train_as_one(seen: dict[int, list[list[dict[str, Any]]]], ca
     assert first["losses"] == pytest.approx(alone["losses"], rel=_TOLERANCE[kind])
     if kind != "bf16":
         assert all(first[name] == alone[name] for name in ("anchors", "types", "steps"))
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(3600)
+def test_every_combination_trains_as_one_rank_does(tmp_path: Path) -> None:
+    """ZeRO 0 … 3 × accumulation 1, 2 × layout of the memory × SGD, AdamW, on two and on four ranks."""
+    alone, *others = (
+        run_distributed(train_cases, size, str(tmp_path / f"w{size}"), COMBINATIONS, timeout_s=1200) for size in SIZES
+    )
+    for everyone in others:
+        for found in everyone:
+            for case, here, there in zip(COMBINATIONS, found, alone[0], strict=True):
+                assert here["losses"] == pytest.approx(there["losses"], rel=_TOLERANCE[case[0]]), case
+                assert all(here[name] == there[name] for name in ("anchors", "types", "steps")), case
 
 
 @pytest.mark.timeout(600)

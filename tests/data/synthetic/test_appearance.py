@@ -78,8 +78,8 @@ def _network() -> nn.Module:
         return nn.Sequential(convolution, nn.GroupNorm(8, outputs), nn.ReLU(inplace=True))
 
     return nn.Sequential(
-        block(3, 24, 2), block(24, 48, 2), block(48, 64), block(64, 64, dilation=2), block(64, 64, dilation=4),
-        block(64, 64, dilation=8), nn.Conv2d(64, NUM_CLASSES, 1),
+        block(3, 16, 2), block(16, 32, 2), block(32, 32), block(32, 32, dilation=2), block(32, 32, dilation=4),
+        nn.Conv2d(32, NUM_CLASSES, 1),
     )  # fmt: skip
 
 
@@ -98,24 +98,24 @@ def _miou(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((confusion.diag() / union.clamp(min=1)).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_network_trained_on_one_domain_loses_on_another() -> None:
     """The domain gap as a number: mIoU on the domain of training, and on three others with the very same scenes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = _network()
-    images, labels = _samples("render_a", [scene(1, index, SIZE) for index in range(96)], 1)
-    steps, generator = 220, torch_generator(0, "order")
-    optimiser = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, steps)
+    images, labels = _samples("render_a", [scene(1, index, SIZE) for index in range(64)], 1)
+    steps, generator = 160, torch_generator(0, "order")
+    optimiser = torch.optim.AdamW(network.parameters(), 8e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 8e-3, steps)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (6,), generator=generator)
+        chosen = torch.randint(len(images), (4,), generator=generator)
         loss = functional.cross_entropy(_logits(network, images[chosen]), labels[chosen], ignore_index=255)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    held_out = [scene(2, index, SIZE) for index in range(24)]
+    held_out = [scene(2, index, SIZE) for index in range(16)]
     names = ("render_a", "render_b", "real_day", "real_dusk")
     miou = {name: _miou(network, *_samples(name, held_out, 2)) for name in names}
     print("mIoU of a network trained on render_a:", {name: round(value, 3) for name, value in miou.items()})
