@@ -11,6 +11,8 @@ DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 DEMO_SHARDS := shards/demo/.complete
 PYTEST_ARGS ?=
+# Two files at a time; tests of one file share what they have set up.
+TWO_FILES := -n 2 --dist loadfile
 
 # The first Python that is new enough and can make a virtual environment.
 FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
@@ -49,11 +51,11 @@ benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of
 
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(TWO_FILES) $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV_READY) ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not cluster" $(TWO_FILES) $(PYTEST_ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(DEV_READY) ## Run what takes minutes: two nodes (as root: in namespaces), MLflow served and in a browser

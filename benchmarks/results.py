@@ -1,0 +1,127 @@
+"""The page of results: what the sweep of configs/benchmark/grid.yaml gave, read from the records of its runs.
+
+    python benchmarks/results.py --runs runs --sweep benchmark --notes benchmarks/results_notes.md
+
+Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
+record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from mgcda_dist.reports.compare import compare
+from mgcda_dist.reports.runs import RunRecord, find_runs
+from mgcda_dist.reports.tables import markdown
+
+ROOT = Path(__file__).parents[1]
+MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
+REFERENCE_OF_PARTS = "full"
+
+PUBLISHED = """\
+| method | network, input | RoadAnomaly AP ↑ / FPR95 ↓ | Fishyscapes Lost&Found val AP ↑ / FPR95 ↓ |
+|---|---|---:|---:|
+| PEBAL (arXiv 2111.12264) | DeepLabV3+ WideResNet38, full resolution | 45.10 / 44.58 | 58.81 / 4.77 |
+| RPL+CoroCL (arXiv 2211.14512) | DeepLabV3+ WideResNet38, full resolution | 71.61 / 17.74 | 70.61 / – |
+| MultiShiftSeg | DeepLabV3+, full resolution | 74.60 / 16.08 | – |
+| Mask2Anomaly | Mask2Former, full resolution | 79.70 / 13.45 | – |
+| RbA (arXiv 2211.14293) | Mask2Former Swin-L, full resolution | 90.28 / 4.92 | 80.35 / 4.58 |
+| DetSeg-R+UNO | Swin-L, full resolution | 94.63 / 1.86 | 87.01 / 1.95 |"""
+
+
+def main() -> None:
+    """Write the page and copy its pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
+    parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
+    parser.add_argument("--sweep", default="benchmark", help="name of the sweep in MLflow")
+    parser.add_argument("--notes", type=Path, default=ROOT / "benchmarks" / "results_notes.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    arguments = parser.parse_args()
+    records, notes = find_runs([arguments.sweep], runs=arguments.runs, mlflow_uri=arguments.mlflow)
+    pictures = copy_pictures(records, arguments.out.parent / "pictures")
+    text = page(records, notes, arguments.notes.read_text(encoding="utf-8"), pictures)
+    arguments.out.write_text(text, encoding="utf-8")
+    print(arguments.out)
+
+
+def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pictures: dict[str, str]) -> str:
+    """The page as Markdown."""
+    main_rows = [record for record in records if row_of(record) in MAIN_ROWS]
+    parts = [record for record in records if row_of(record) not in MAIN_ROWS]
+    first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
+    sections = [
+        f"# Results of the small benchmark, {date.today():%-d %B %Y}",
+        "Written by `python benchmarks/results.py` from the records of `mgcda sweep configs/benchmark/grid.yaml`: "
+        "EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled IDD-Lite. "
+        "Percent; intervals over images and seeds (95 %, bootstrap); `▲` and `▼` mark significant differences.",
+        "`validation_…` are the sets that settings were chosen on; all others are test sets.",
+        "## The method against the same network without it",
+        markdown(compare(main_rows, reference=first.name)),
+    ]
+    if parts:
+        full = [record for record in main_rows if row_of(record) == REFERENCE_OF_PARTS]
+        # Parts have one seed: against the row they belong to under the same one.
+        same_seed = [record for record in full if record.params.get("seed") in {r.params.get("seed") for r in parts}]
+        sections += ["## The parts", markdown(compare([*same_seed, *parts], reference=same_seed[0].name))]
+    sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
+    sections += ["## What helped, and what did not", own_words.strip()]
+    sections += ["## The runs", runs_table(records)]
+    if notes:
+        sections.append("\n".join(f"- {note}" for note in notes))
+    sections += [
+        "## Published numbers, theirs",
+        "On all 60 frames of RoadAnomaly, with networks that are 10 to 50 times as large, trained at full resolution "
+        "on Cityscapes and COCO. For orientation: no comparison.",
+        PUBLISHED,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def row_of(record: RunRecord) -> str:
+    """Row of the sweep: the name without its seed."""
+    return record.name.rpartition("-s")[0] or record.name
+
+
+def runs_table(records: Sequence[RunRecord]) -> str:
+    """One line per run: seed, steps, time, machine, commit, command."""
+    lines = [
+        "| run | seed | steps | minutes | machine | commit | command |",
+        "|---|---:|---:|---:|---|---|---|",
+    ]
+    for record in records:
+        known = record.started_s is not None and record.ended_s is not None
+        minutes = (record.ended_s - record.started_s) / 60 if known else math.nan  # pyright: ignore[reportOptionalOperand]
+        tags, params = record.tags, record.params
+        commit = tags.get("mlflow.source.git.commit", "")[:9]
+        commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
+        command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml seed={params.get('seed')}`"
+        if row_of(record) not in MAIN_ROWS:
+            command = "row of grid.yaml"
+        lines.append(
+            f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
+            f"| {tags.get('mgcda.hardware', '–')} | {commit} | {command} |"
+        )
+    return "\n".join(lines)
+
+
+def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:
+    """Copy the domain gap and the panel of the first run of the full method; returns titles and paths."""
+    full = next((record for record in records if row_of(record) == REFERENCE_OF_PARTS), None)
+    wanted = {"The domain gap before and after": "alignment.png", "Discriminators against chance": "history.png"}
+    found: dict[str, str] = {}
+    for title, name in wanted.items():
+        source = full.file(f"pictures/{name}") if full is not None else None
+        if source is not None:
+            shutil.copyfile(source, folder / f"results-{name}")
+            found[title] = f"pictures/results-{name}"
+    return found
+
+
+if __name__ == "__main__":
+    main()
