@@ -227,3 +227,18 @@ def test_config_check_names_every_problem_at_once(
                                                 "own_b": dict.fromkeys((0, 3, 7, 9), "rest")}}  # fmt: skip
     code, said = check(f"data.class_space={json.dumps(every)}")
     assert code == 0 and said.startswith("warning: no anomaly in training")
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"), [("real_day/test", "is a test split"), ("render_a/train", "domain a trains on it")]
+)
+def test_no_model_is_chosen_on_test_or_training_frames(
+    tmp_path: Path, tiny_shards: Path, shards: str, says: str
+) -> None:
+    plain = config(tmp_path, {"a": {"shards": f"{tiny_shards}/render_a/train"}}, class_space="road8")
+    best = {"set": {"name": "chosen_on", "shards": f"{tiny_shards}/{shards}"}}
+    problems, _ = check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))
+    assert [problem.path for problem in problems] == [("checkpoint", "best", "set", "shards")]
+    assert says in problems[0].problem and "no model can be chosen on chosen_on" in problems[0].problem
+    best["set"]["shards"] = f"{tiny_shards}/real_day/val"
+    assert check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))[0] == []
