@@ -186,11 +186,12 @@ def _conclude(
         pictures.append(run.pictures / "alignment.png")
     for picture in pictures:
         tracker.log_picture(picture.name, picture)
+    describe_results(config, run, tracker, evaluation.as_json())
+    # After the description, which a registered version takes over.
     tracker.log_model(run.model, config.tracking.register_model)
     report = draw_report(run) if config.tracking.report else None
     if report is not None:
         tracker.log_artifact(report, "report")
-    describe_results(config, run, tracker, evaluation.as_json())
     # Last: whoever watches takes this file as the end of the run.
     write_json(run.results, evaluation.as_json())
 
