@@ -69,7 +69,9 @@ def test_numbers_written_in_two_ways_are_equal_and_workers_make_no_group(tmp_pat
 
 def test_one_run_each_is_the_paired_bootstrap(runs: Path) -> None:
     one, two = runs / "base-s0", runs / "full-s0"
-    (road,) = compare(_records(one, two), replicates=200).sets
+    comparison = compare(_records(one, two), replicates=200)
+    (road,) = comparison.sets
+    assert [note for note in comparison.notes if note.startswith("Few frames: road (12).")]
     expected = paired_bootstrap(_tables(one), _tables(two), replicates=200)
     alone = bootstrap(_tables(one), replicates=200)
     for metric in ("ap", "auroc", "fpr95"):
