@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from mgcda_dist.reports.html import write_report
 from mgcda_dist.reports.runs import find_runs
+from tests.support.browser import open_chromium
 from tests.support.evaluations import write_evaluated_run
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
-)  # fmt: skip
 PANE = ".viewer[data-gallery='0'] .pane[data-run='0'] "
 
 
@@ -39,15 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    driver, binary = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if driver is None or binary is None:
-        pytest.skip("no browser: install chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser = open_chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.quit()
 
