@@ -59,7 +59,8 @@ def mlflow_history(store: MlflowStore, run: RunFolder) -> dict[str, tuple[list[i
 
 def _results(run: RunFolder) -> dict[str, Any]:
     """What the evaluation found, without the run's name."""
-    return json.loads(run.results.read_text(encoding="utf-8")) | {"name": ""}
+    found = json.loads(run.results.read_text(encoding="utf-8"))
+    return found | {"subject": {key: value for key, value in found["subject"].items() if key != "name"}}
 
 
 def _last_checkpoint(run: RunFolder) -> Path:
