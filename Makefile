@@ -113,7 +113,7 @@ $(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) with the tools for tests: some minutes and 7 GB the first time"
-	@$(INSTALL) '.[demo,dev,maps,networks,remote]'
+	@$(INSTALL) '.[demo,dev,maps,networks,onnx,remote]'
 	@touch $(DEMO_READY) $@
 
 $(DEMO_SHARDS): | $(DEMO_READY)

@@ -8,6 +8,8 @@ Each frame is reduced to ranked rows (`mgcda_dist.evaluation.ranks`), and rows a
 - so the pooled curve's rates are off by at most FPR · 2⁻¹³ and 2⁻¹⁵. That moves AP by at most ¼ (2⁻¹³ + 2⁻¹⁵), AUROC by
   at most ½ (2⁻¹³ + 2⁻¹⁵), and FPR95 by at most FPR95 · 2⁻¹³ + slope · 2⁻¹⁵, before chunks and frames cancel, as they
   do: the tests see 1e-5 and less;
+- scores in double precision that agree to 13 decimal digits count as equal, which shows where a float64 sigmoid is
+  saturated: such scores tie, as they do in float32 (`ExactPixelMetrics` keeps them apart);
 - rows beyond `max_rows` are joined. That costs less than the above again, unless the frames share no scale at all.
 
 The state is a function of the set of frames: world size, order and grouping do not change one bit of it.

@@ -30,7 +30,8 @@ Ints = NDArray[np.int64]
 _Number = TypeVar("_Number", np.int64, np.floating)
 
 KEY_BITS = 56
-"""Leaves of the tree: float64 without its 8 lowest mantissa bits. Every float32 is a leaf of its own."""
+"""Leaves of the tree: float64 without its 8 lowest mantissa bits. Every float32 is a leaf of its own, but scores in
+double precision that differ by less than 2⁻⁴⁴ of themselves are one."""
 SCALE_BITS = 6
 NO_SHIFT = -KEY_BITS - 1
 """The shift at which no row moves."""
@@ -142,8 +143,8 @@ def code_score(codes: Ints) -> NDArray[np.float64]:
     bits = key.astype(np.uint64) << np.uint64(64 - KEY_BITS)
     top = np.uint64(1 << 63)
     # Undo `_key`. The bits it cut off are zero, so that a truncated score is not above its pixels.
-    negative = ~bits & ~np.uint64((1 << (64 - KEY_BITS)) - 1)
-    return np.where(bits >= top, bits ^ top, negative).view(np.float64)
+    score = np.where(bits >= top, bits ^ top, _negated(bits)).view(np.float64)
+    return np.maximum(score, -np.finfo(np.float64).max)  # the bits next below the lowest number mean -∞
 
 
 def code_is_tied(codes: Ints) -> NDArray[np.bool_]:
@@ -152,10 +153,15 @@ def code_is_tied(codes: Ints) -> NDArray[np.bool_]:
 
 
 def _key(scores: Floats) -> Ints:
-    # IEEE 754 orders as integers once negative numbers are flipped; + 0.0 turns -0.0 into 0.0.
+    # IEEE 754 orders as integers once negative numbers are negated; + 0.0 turns -0.0 into 0.0. Not flipped: then the
+    # zeros at the end of a float32 would become ones, and cutting bits off would move negative scores up, not down.
     bits = (scores.astype(np.float64) + 0.0).view(np.uint64)
-    ordered = np.where(bits >> np.uint64(63) == 1, ~bits, bits | np.uint64(1 << 63))
+    ordered = np.where(bits >> np.uint64(63) == 1, _negated(bits), bits | np.uint64(1 << 63))
     return (ordered >> np.uint64(64 - KEY_BITS)).astype(np.int64)
+
+
+def _negated(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return ~bits + np.uint64(1)
 
 
 def _outside_ties(scores: Floats, cuts: Ints) -> Ints:

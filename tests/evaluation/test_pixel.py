@@ -132,6 +132,17 @@ def test_rare_anomalies_and_void() -> None:
         assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-5), metric
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("unit", [1e30, 0.1, 1e-45])
+def test_the_threshold_of_the_best_f1_reaches_it_in_double_precision(unit: float, sign: int) -> None:
+    score = sign * unit * np.array([1.0, 2, 3, 4, 5, 6, 7, 8])
+    anomaly = np.array([0, 0, 1, 0, 0, 1, 1, 0], np.bool_)
+    result = counted([(score, anomaly)]).result()
+    marked = score >= result.best_f1_threshold
+    f1 = 2 * np.count_nonzero(marked & anomaly) / (np.count_nonzero(marked) + np.count_nonzero(anomaly))
+    assert f1 == pytest.approx(result.best_f1)
+
+
 def test_tensors_of_any_float_type_are_counted() -> None:
     score, label = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, 254], [255, 254]], dtype=torch.uint8)
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):

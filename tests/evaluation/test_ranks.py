@@ -37,6 +37,16 @@ def test_rows_keep_order_ties_and_exact_scores(values: np.ndarray) -> None:
 
 
 @settings(deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_row_never_stands_above_the_score_it_was_made_of(value: float) -> None:
+    """Else `score >= threshold` would miss the very pixels whose score the threshold is."""
+    codes, _ = chunks(np.array([value]), np.zeros(1, np.int64))
+    found = float(code_score(codes)[0])
+    assert found <= value
+    assert found == pytest.approx(value, rel=2.0**-44, abs=256 * 5e-324)
+
+
+@settings(deadline=None)
 @given(
     hnp.arrays(np.float64, st.integers(1, 300), elements=st.floats(-1e3, 1e3) | st.sampled_from([0.0, 1.0, 2.5])),
     st.integers(1, 50),
