@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.inference.operating import CRITERIA, operating_points
 
 __all__ = ["model_card"]
 
@@ -16,7 +17,9 @@ _LOADING = {
 from mgcda_dist.inference.model import load_exported  # needs torch and timm only
 
 scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB; higher score: more anomalous
-```""",
+```
+
+`mgcda predict {folder} IMAGES… VIDEO…` writes overlays, score maps and the anomalies as JSON.""",
     "model.pt2": """\
 ```python
 import torch
@@ -53,8 +56,9 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         "higher is more anomalous).",
         "## Use\n\n" + "\n\n".join(text.format(folder=".") for name, text in _LOADING.items() if name in files),
         _input(model),
-        _training(config, run),
-        _results(run),
+        _training(model, config, run),
+        _results(model, run),
+        _thresholds(model),
         "## Limits\n\nThe score ranks pixels; it is no probability, and a threshold holds for data like that it was "
         "chosen on. Anomalies like those of the training are found best. Not tested for use in a vehicle.",
     ]
@@ -69,12 +73,15 @@ def _input(model: ExportedModel) -> str:
     )
 
 
-def _training(config: dict[str, Any], run: Path | None) -> str:
+def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
     facts, manifests = _read(run, "provenance.json"), _read(run, "manifests.json")
+    checkpoint = model.folder.absolute().parent
+    part = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
+    of = f"Checkpoint after {part} of " if part else ""
     method = [name.upper() for name in ("mdat", "cacl") if config[name]["enabled"]]
     lines = [
         f"- Method: {' and '.join(method) if method else 'no MDAT, no CACL'}; of both, nothing is left in the model.",
-        f"- {config['optim']['steps']} steps of {sum(d['per_step'] for d in config['data']['domains'])} crops of "
+        f"- {of}{config['optim']['steps']} steps of {sum(d['per_step'] for d in config['data']['domains'])} crops of "
         f"{config['data']['crop_px'][1]}×{config['data']['crop_px'][0]} pixels, seed {config['seed']}; the backbone's "
         f"weights: `{config['model']['weights']}`.",
     ]
@@ -98,9 +105,10 @@ def _training(config: dict[str, Any], run: Path | None) -> str:
     return "## Training\n\n" + "\n".join(lines)
 
 
-def _results(run: Path | None) -> str:
+def _results(model: ExportedModel, run: Path | None) -> str:
     results = _read(run, "results.json")
-    if not results.get("sets"):
+    # A run's results are those of its last step, not of every checkpoint that may be exported.
+    if not results.get("sets") or results.get("subject", {}).get("digest") != model.digest:
         return ""
     head = "| set | frames | AP | AUROC | FPR95 | mIoU |\n|---|---:|---:|---:|---:|---:|"
     rows = [
@@ -114,6 +122,20 @@ def _results(run: Path | None) -> str:
     height, score = results["height_px"] or "as is", results["score"]
     about = f"Per cent, convention `{results['convention']}`, height {height}, score `{score}`."
     return "## Results\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
+
+
+def _thresholds(model: ExportedModel) -> str:
+    rows = [
+        f"| {point['set']} | {'pasted objects' if point['pasted'] else 'as it is'} | "
+        + " | ".join(f"{point['thresholds'][key]:.4g}" if key in point["thresholds"] else "–" for key in CRITERIA)
+        + " |"
+        for point in operating_points(model)
+    ]
+    if not rows:
+        return ""
+    head = "| set | anomalies | " + " | ".join(CRITERIA.values()) + " |\n|---|---|" + "---:|" * len(CRITERIA)
+    about = "Scores from which on a pixel is taken for an anomaly; the first is what `mgcda predict` uses by default."
+    return "## Thresholds\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
 
 
 def _read(run: Path | None, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mgcda_dist.batch import Prediction
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.models.backbone import fixed_padding
 from mgcda_dist.models.scores import ScoreKind, anomaly_score
 
 __all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output", "write_onnx", "write_program"]
@@ -62,7 +63,7 @@ def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
     """
     example = _example(model)
     sizes = {"image": {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
-    with torch.no_grad():
+    with torch.no_grad(), fixed_padding(model.network):
         try:
             return torch.export.export(_with_scores(model), (example,), dynamic_shapes=sizes)
         except Exception as error:  # the tracer raises what the network's code makes it raise

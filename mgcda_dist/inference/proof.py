@@ -97,20 +97,25 @@ class _Calls(TorchDispatchMode):
 
 @torch.no_grad()
 def _latency(network: nn.Module, baseline: nn.Module, image: torch.Tensor) -> tuple[float, float]:
-    """Median ratio of neighbouring turns, and median of the network's own times in ms."""
+    """Median ratio of neighbouring turns, and median of the network's own times in ms.
+
+    On a CPU the ratio is of processor time, which other programs on the machine disturb less.
+    """
     own: list[float] = []
     ratios: list[float] = []
     for turn in range(_WARM_UP + _TURNS):
-        first, second = _time(network, image), _time(baseline, image)
+        (elapsed, first), (_, second) = _time(network, image), _time(baseline, image)
         if turn >= _WARM_UP:
-            own.append(first)
+            own.append(elapsed)
             ratios.append(first / second)
     return statistics.median(ratios), 1e3 * statistics.median(own)
 
 
-def _time(network: nn.Module, image: torch.Tensor) -> float:
-    start = time.perf_counter()
+def _time(network: nn.Module, image: torch.Tensor) -> tuple[float, float]:
+    """Seconds of one call: elapsed, and those to compare."""
+    start, start_processor = time.perf_counter(), time.process_time()
     network(image)
     if image.is_cuda:
         torch.cuda.synchronize(image.device)
-    return time.perf_counter() - start
+    elapsed, processor = time.perf_counter() - start, time.process_time() - start_processor
+    return elapsed, elapsed if image.is_cuda else processor

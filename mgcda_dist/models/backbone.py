@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
@@ -14,7 +18,7 @@ from mgcda_dist.models.norm import NormMode, convert_norm
 from mgcda_dist.models.seeded import seeded
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
-__all__ = ["STRIDES", "Backbone", "check_backbone", "pixel_statistics", "timm_backbone"]
+__all__ = ["STRIDES", "Backbone", "check_backbone", "fixed_padding", "pixel_statistics", "timm_backbone"]
 
 STRIDES = (4, 8, 16, 32)
 """Strides a pyramid may have; a stage's name is `stride` and its number."""
@@ -96,6 +100,35 @@ def check_backbone(name: str, weights: str = "none") -> None:
             f"nearest: {', '.join(near)}" if near else "`timm.list_models()` names all of them",
         )
     check_weights(name, weights)
+
+
+@contextmanager
+def fixed_padding(network: nn.Module) -> Iterator[None]:
+    """Within, convolutions with TensorFlow's `same` padding pad by constants.
+
+    timm computes that padding from the size of every input: with symbols for sizes, as in an export, the expressions
+    grow with each layer, and tracing an EfficientNet takes longer than anybody waits. Where the stride divides the
+    size, as it does everywhere in images whose sides are multiples of 32, it comes to constants.
+    """
+    from timm.layers.conv2d_same import Conv2dSame
+
+    changed = [module for module in network.modules() if isinstance(module, Conv2dSame)]
+    for module in changed:
+        module.forward = partial(_padded_by_constants, module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _padded_by_constants(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    sides: list[int] = []  # left, right, top, bottom
+    for axis in (1, 0):
+        reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1) + 1
+        total = max(reach - convolution.stride[axis], 0)
+        sides += [total // 2, total - total // 2]
+    return nn.Conv2d.forward(convolution, F.pad(x, sides))
 
 
 def _check_sizes(backbone: Backbone, name: str) -> None:

@@ -82,6 +82,8 @@ def test_an_export_carries_its_thresholds_along(run: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     exported = load_exported(tmp_path / "out")
     assert operating_points(exported) == operating_points(load_exported(run)) != []
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| val | pasted objects | -2.5 | -3 |" in card and "| real | as it is | -2 | -3 |" in card
     from PIL import Image
 
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.backbone import timm_backbone
+from mgcda_dist.models.backbone import fixed_padding, timm_backbone
 from mgcda_dist.models.exported import bare_segmenter
 from mgcda_dist.models.laws import check_laws, freeze_unused
 from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
@@ -241,3 +241,16 @@ def test_synchronised_norm_needs_a_gpu():
 def test_unknown_norm_is_named():
     with pytest.raises(ConfigError, match="'layer'"):
         timm_backbone("test_resnet", norm="layer")  # pyright: ignore[reportArgumentType]
+
+
+def test_padding_by_constants_is_the_same_padding() -> None:
+    network = timm_backbone("tf_efficientnet_lite0", seed=1).eval()
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(image)
+        with fixed_padding(network):
+            found = network(image)
+        again = network(image)
+    for stage, x in expected.items():
+        assert torch.equal(found[stage], x) and torch.equal(again[stage], x)
+    assert not [module for module in network.modules() if "forward" in vars(module)]
