@@ -1,4 +1,4 @@
-"""Score maps in the layouts that benchmarks take; docs/evaluate.md has the sources.
+"""Score maps in the layouts that benchmarks take; docs/use.md has the sources.
 
 `fishyscapes`: what a submitted container must leave in /output: `DDDD_anomaly.npy` and, from a network that knows the
 classes of Cityscapes, `DDDD_segmentation.npy`, at the image's size; DDDD is the number the image's name begins with.
