@@ -122,7 +122,7 @@ def fixed_padding(network: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def _padded_by_constants(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def _padded_by_constants(convolution: Any, x: Tensor) -> Tensor:
     sides: list[int] = []  # left, right, top, bottom
     for axis in (1, 0):
         reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1) + 1
