@@ -24,8 +24,8 @@ def normalised(image: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> 
 
 def padded(image: Tensor, multiple_px: int) -> Tensor:
     """`image` with its last rows and columns repeated until both sides are multiples of `multiple_px`."""
-    # Written so that sizes which are symbols become 32 · n: halves of that stay simple, those of a remainder do not. And
-    # without negative numbers: ONNX rounds their quotients towards zero.
+    # Written so that sizes which are symbols become 32 · n: halves of that stay simple, those of a remainder do not.
+    # And without negative numbers: ONNX rounds their quotients towards zero.
     bottom, right = ((n + multiple_px - 1) // multiple_px * multiple_px - n for n in image.shape[2:])
     # While exporting, sizes may be symbols: pad by zero rather than branch on them.
     if torch.compiler.is_exporting() or bottom or right:
