@@ -32,8 +32,6 @@ __all__ = [
     "living_nodes",
 ]
 
-_SETTLE_S = 10.0
-
 
 def living_nodes() -> list[NodeResources]:
     """The nodes that Ray may still place workers on: alive, and not about to be taken away."""
@@ -83,7 +81,7 @@ class FittingScalingPolicy(ScalingPolicy):
         super().__init__(scaling_config)
         self._stop_file = stop_file
         self._wanted, self._node_wait_s, self._every_s, self._say = wanted, node_wait_s, every_s, say
-        self._has_run, self._asked, self._told = False, False, False
+        self._has_run, self._asked, self._told, self._in_vain = False, False, False, False
         self._waiting_since: float | None = None
         self._looked_at = time.monotonic()
 
@@ -105,16 +103,13 @@ class FittingScalingPolicy(ScalingPolicy):
         found = self._wanted.largest(nodes)
         self._waiting_since = self._waiting_since or now
         waited = now - self._waiting_since
-        if found and len(self._wanted.numbers) > 1:
-            # What the last attempt held is given back a moment later; what others hold is not.
-            free = self._wanted.fitting(self._free_places())
-            found = found if free >= found or waited < _SETTLE_S else free
-            if free < found:
-                time.sleep(0.5)
-                return NoopDecision()
+        if self._in_vain:
+            # The last attempt found no place: a node is gone without Ray knowing yet, or others use it. Only now, when
+            # nothing is held any more, does what is free tell how many do; before, the last workers still hold theirs.
+            found = self._wanted.fitting(min(found, self._free_places())) or found
         if found:
             self._has_run, self._asked, self._told, self._waiting_since = True, False, False, None
-            self._looked_at = now
+            self._looked_at, self._in_vain = now, True
             return ResizeDecision(num_workers=found, resources_per_worker=self._resources())
         if self._has_run and waited > self._node_wait_s:
             raise NodesLostError(
@@ -133,6 +128,7 @@ class FittingScalingPolicy(ScalingPolicy):
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
         """Never resizes at once; where more workers find a place, asks those there are to leave."""
         del worker_group_status
+        self._in_vain = False
         self._maybe_send_resource_request()
         now, current = time.monotonic(), worker_group_state.num_workers
         if len(self._wanted.numbers) == 1 or self._asked or now - self._looked_at < self._every_s:

@@ -10,11 +10,12 @@ from ray.exceptions import ActorDiedError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 from mgcda_dist.training.ray_recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
-from mgcda_dist.training.scaling import Wanted
+from mgcda_dist.training.scaling import NodeResources, Wanted
 
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 
@@ -100,3 +101,33 @@ def test_a_worker_that_is_lost_while_the_others_join_is_a_failure_like_others() 
 )  # fmt: skip
 def test_what_ended_the_workers_is_one_line(failures: dict[int, Exception], words: str) -> None:
     assert describe_failure(RuntimeError("…"), failures) == words
+
+
+def _elastic(monkeypatch: pytest.MonkeyPatch, folder: Path, *, cpus: list[float], free: int) -> FittingScalingPolicy:
+    """For 2, 3, 4 or 6 workers, on nodes with these processors, of which `free` are not in use at this moment."""
+    policy = FittingScalingPolicy(
+        ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 1}),
+        Wanted((2, 3, 4, 6), 1.0, 0, "PACK"),
+        node_wait_s=1.0,
+        every_s=0.0,
+        stop_file=folder / "stop",
+        say=lambda *words, **facts: None,
+    )
+    nodes = [NodeResources(number, 0) for number in cpus]
+    monkeypatch.setattr("mgcda_dist.training.ray_recovery.living_nodes", lambda: nodes)
+    monkeypatch.setattr(policy, "_free_places", lambda: free)
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    return policy
+
+
+def test_what_a_failed_attempt_still_holds_is_the_runs_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray asks for the next number of workers before it lets go of the last attempt's processors."""
+    policy = _elastic(monkeypatch, tmp_path, cpus=[3, 2], free=0)
+    assert policy.make_decision_for_non_running_worker_group() == ResizeDecision(4, {"CPU": 1.0})
+
+
+def test_an_attempt_that_found_no_place_is_made_smaller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A node that is gone without Ray knowing, or another run on the cluster."""
+    policy = _elastic(monkeypatch, tmp_path, cpus=[3, 3], free=3)
+    decisions = [policy.make_decision_for_non_running_worker_group() for _ in range(2)]
+    assert decisions == [ResizeDecision(6, {"CPU": 1.0}), ResizeDecision(3, {"CPU": 1.0})]
