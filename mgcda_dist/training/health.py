@@ -1,8 +1,8 @@
 """Health in words: what the signals of a run mean and which key to look at; each alarm is raised once in a run.
 
 An alarm needs evidence over a while, never one step: windows are counted in steps (loss and gradient norm, which are
-seen at every step) or in readings (what is logged). The numbers at the top are ours, chosen so that the recorded runs
-of the tests raise nothing.
+seen at every step) or in readings (what is logged). The numbers at the top are ours; the tests try
+them on made series only.
 """
 
 from __future__ import annotations
