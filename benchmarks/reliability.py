@@ -46,7 +46,7 @@ def fault_table(results: Iterable[dict[str, Any]]) -> list[str]:
     by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         for fault in result["faults"]:
-            by_kind[fault["kind"]].append(fault | {"equal": result["equal"]})
+            by_kind[fault["kind"]].append({"equal": result.get("equal")} | fault)
     lines = [
         "| fault | times | survived | detected, s | back at work, s | steps done again | end equal |",
         "|---|---:|---|---:|---:|---:|---|",
@@ -96,7 +96,7 @@ def _duration(seconds: float) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A result of `mgcda chaos`, or the record of the tests on two nodes."""
     result = json.loads(path.read_text(encoding="utf-8"))
-    if "equal" not in result:
+    if "differences" in result:
         result["equal"] = "bytes" if not result["differences"] else "NO"
     return result
 

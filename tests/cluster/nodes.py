@@ -54,6 +54,13 @@ class Nodes:
         self.folder, self.token = folder, secrets.token_hex(32)
         self.isolated = os.geteuid() == 0 if isolated is None else isolated
         self._starts_ray = ray
+        if ray and self.isolated:
+            # A node that joins clears what it takes for old files of its own; in one folder for both it would be the
+            # working directory of a job that runs on the other.
+            own = {folder / "ray": folder / "ray-of-node-1"}
+            for path in (*own, *own.values()):
+                path.mkdir(parents=True, exist_ok=True)
+            seen = own | dict(seen or {})
         self._num_cpus, self._seen, self._env = num_cpus, dict(seen or {}), (dict(head_env or {}), dict(env or {}))
         self._started: list[subprocess.Popen[str]] = []
         self._ray: dict[int, subprocess.Popen[str]] = {}
@@ -124,10 +131,14 @@ class Nodes:
 
     def node_id(self, node: int = 1) -> str:
         """Ray's id of a living node."""
-        (found,) = (
-            n for n in self._summary() if n["raylet"].get("state") == "ALIVE" and n["ip"] == self.addresses[node]
-        )
-        return found["raylet"]["nodeId"]
+        # The dashboard does not always answer in time on a busy machine.
+        deadline, address = time.monotonic() + 60, self.addresses[node]
+        while True:
+            alive = [n for n in self._summary() if n["raylet"].get("state") == "ALIVE" and n["ip"] == address]
+            if len(alive) == 1:
+                return alive[0]["raylet"]["nodeId"]
+            assert time.monotonic() < deadline, f"Ray knows {len(alive)} living nodes at {address}"
+            time.sleep(0.5)
 
     def free_port(self) -> int:
         """A port for a server of the test's; without namespaces they are everybody's."""

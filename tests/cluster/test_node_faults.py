@@ -122,7 +122,9 @@ def test_an_elastic_run_goes_on_with_fewer_and_grows_again(place: Place, undistu
     assert [len(workers) for workers in groups(run)] == [2, 1, 2, 1], out
     before, found = histories(undisturbed), histories(run)
     assert [step for step, _ in found] == [step for step, _ in before]
-    for (step, one), (_, other) in zip(before[:60], found[:60], strict=True):
+    # As long as law 1 speaks of: at the first step after the change the losses agree to rounding (2e-8 where this was
+    # written), and training multiplies that by ten in some five steps, at any number of workers.
+    for (step, one), (_, other) in zip(before[:20], found[:20], strict=True):
         for term in ("loss/seg", "loss/mdat", "loss/cacl", "loss/total"):
             assert other[term] == pytest.approx(one[term], rel=1e-4), (step, term)
     for fault in (lost, grown, drained):
