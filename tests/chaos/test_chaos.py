@@ -17,7 +17,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.training.run_folder import RunFolder
 from tests.cluster.test_train import CONFIG
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.extended, pytest.mark.cluster]
 
 
 def _chaos(folder: Path, shards: Path, steps: int, *words: str) -> tuple[dict[str, Any], str]:
@@ -62,7 +62,6 @@ def test_a_frozen_worker_and_a_spoilt_checkpoint(tmp_path: Path, tiny_shards: Pa
     assert len(hangs) == 1 and "has not answered for" in hangs[0]["text"] and "of step" in hangs[0]["text"]
 
 
-@pytest.mark.extended
 @pytest.mark.timeout(3600)
 def test_twelve_faults_of_all_kinds(tmp_path: Path, tiny_shards: Path) -> None:
     report, _ = _chaos(tmp_path, tiny_shards, 60, "--seed", "1", "--faults", "12")

@@ -17,15 +17,24 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
-__all__ = ["Nodes"]
+__all__ = ["Nodes", "short_folder"]
 
 _BIN = Path(sys.executable).parent
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder for `Nodes`: in pytest's own, when files run side by side, Ray's sockets get paths that are too long."""
+    with TemporaryDirectory(prefix="mg", ignore_cleanup_errors=True) as name:
+        yield Path(os.path.realpath(name))
 
 
 class Nodes:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mgcda_dist.tracking.jsonl import read_history
-from tests.cluster.nodes import Nodes
+from tests.cluster.nodes import Nodes, short_folder
 from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
 
@@ -93,11 +93,11 @@ class Slurm:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Iterator[Slurm]:
-    folder = Path(os.path.realpath(tmp_path_factory.mktemp("s")))
-    (folder / "two.yaml").write_text(f"name: other\n{CONFIG.format(shards=tiny_shards)}")
-    with Nodes(folder, ray=False) as nodes:
-        yield Slurm(nodes, folder)
+def slurm(tiny_shards: Path) -> Iterator[Slurm]:
+    with short_folder() as folder:
+        (folder / "two.yaml").write_text(f"name: other\n{CONFIG.format(shards=tiny_shards)}")
+        with Nodes(folder, ray=False) as nodes:
+            yield Slurm(nodes, folder)
 
 
 def test_the_notice_leaves_a_checkpoint_and_the_job_that_comes_back_finishes(slurm: Slurm) -> None:

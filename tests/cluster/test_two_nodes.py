@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Nodes
+from tests.cluster.nodes import Nodes, short_folder
 from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
 
@@ -45,29 +45,29 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Iterator[Place]:
-    folder = Path(os.path.realpath(tmp_path_factory.mktemp("n")))
-    checkout = _clean_checkout(folder / "checkout")
-    text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
-    (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
-    # In this folder node 1 sees another one, which is empty: storage that is not shared.
-    shutil.copytree(tiny_shards / "render_b", folder / "private" / "render_b")
-    (folder / "empty").mkdir()
-    other = folder / "other" / "timm-0.9.0.dist-info" / "METADATA"
-    other.parent.mkdir(parents=True)
-    other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.9.0\n")
-    # A node sees the secrets of its environment, as a pod does.
-    common = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
-    seen, env = {folder / "private": folder / "empty"}, common | {"PYTHONPATH": str(other.parents[1])}
-    with Nodes(folder, seen=seen, head_env=common, env=env) as nodes:
-        port = 5000 if nodes.isolated else nodes.free_port()
-        uri = f"http://{nodes.addresses[0]}:{port}"
-        command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-        command += ["--artifacts-destination", f"file://{folder}/store"]
-        with (folder / "mlflow.log").open("ab") as log:
-            nodes.start(command, stdout=log, stderr=log)
-        yield Place(nodes, checkout, folder, uri)
+def place(tiny_shards: Path) -> Iterator[Place]:
+    with short_folder() as folder:
+        checkout = _clean_checkout(folder / "checkout")
+        text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
+        (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
+        # In this folder node 1 sees another one, which is empty: storage that is not shared.
+        shutil.copytree(tiny_shards / "render_b", folder / "private" / "render_b")
+        (folder / "empty").mkdir()
+        other = folder / "other" / "timm-0.9.0.dist-info" / "METADATA"
+        other.parent.mkdir(parents=True)
+        other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.9.0\n")
+        # A node sees the secrets of its environment, as a pod does.
+        common = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
+        seen, env = {folder / "private": folder / "empty"}, common | {"PYTHONPATH": str(other.parents[1])}
+        with Nodes(folder, seen=seen, head_env=common, env=env) as nodes:
+            port = 5000 if nodes.isolated else nodes.free_port()
+            uri = f"http://{nodes.addresses[0]}:{port}"
+            command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
+            command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+            command += ["--artifacts-destination", f"file://{folder}/store"]
+            with (folder / "mlflow.log").open("ab") as log:
+                nodes.start(command, stdout=log, stderr=log)
+            yield Place(nodes, checkout, folder, uri)
 
 
 def _clean_checkout(folder: Path) -> Path:
