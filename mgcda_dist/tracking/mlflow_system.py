@@ -24,7 +24,7 @@ class SystemMonitor:
 
     def keep_going(self) -> None:
         """Start the sampling, or start it again: MLflow's thread ends for good when a server does not answer once."""
-        if self._monitor is not None and self._thread_lives():
+        if self._monitor is not None and self._lives(self._monitor):
             return
         connect(self._uri)
         with quiet():
@@ -39,10 +39,18 @@ class SystemMonitor:
 
     def finish(self) -> None:
         """Write the last samples, and end the sampling."""
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
+        monitor, self._monitor = self._monitor, None
+        if monitor is None:
+            return
+        answers = self._lives(monitor)
+        monitor.finish()
+        if answers:
+            # MLflow drops what it has sampled since it wrote last: of a run of seconds that is everything.
+            monitor.collect_metrics()
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
 
-    def _thread_lives(self) -> bool:
-        thread = getattr(self._monitor, "_process", None)
+    @staticmethod
+    def _lives(monitor: Any) -> bool:
+        thread = getattr(monitor, "_process", None)
         return thread is not None and thread.is_alive()

@@ -49,15 +49,18 @@ class NodeMonitor:
     def _keep_going(self) -> None:
         said = False
         while True:
+            stopping = self._stopping.is_set()
             try:
                 self._monitor.keep_going()
+                if stopping:
+                    self._monitor.finish()
             except Exception as error:  # whatever MLflow raises: a node without samples is no reason to stop
                 if not said:
                     _LOG.warning("no system metrics of this node: %s", reason(error))
                 said = True
-            if self._stopping.wait(_LOOK_AGAIN_S):
-                self._monitor.finish()
+            if stopping:
                 return
+            self._stopping.wait(_LOOK_AGAIN_S)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Rank 0 does."""
