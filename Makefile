@@ -11,8 +11,8 @@ DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 DEMO_SHARDS := shards/demo/.complete
 PYTEST_ARGS ?=
-# Two files at a time; tests of one file share what they have set up.
-TWO_FILES := -n 2 --dist loadfile
+# Two files at a time, in order: tests of one file share what they set up, and those that wait most come early.
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough and can make a virtual environment.
 FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
