@@ -14,7 +14,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.errors import ShardError
@@ -90,6 +90,13 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
     return EncodedSample(sample.key, image, image_ext, label, meta, histogram, str(sample.meta.get("category", "")))
 
 
+def _said(error: Exception) -> str:
+    """What was found, without a second remedy and without the address of the buffer that PIL has read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known format"
+    return error.problem if isinstance(error, ShardError) else str(error)
+
+
 def image_size(image: bytes, where: str) -> tuple[int, int]:
     """Height and width in pixels, from the header alone: nothing is decoded that claims more than `MAX_PIXELS`.
 
@@ -100,7 +107,7 @@ def image_size(image: bytes, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as header:
             height, width = header.height, header.width
     except Exception as error:  # PIL raises a dozen kinds for damaged headers
-        raise ShardError(where, f"not a readable image ({error})", _REPLACE) from error
+        raise ShardError(where, f"not a readable image ({_said(error)})", _REPLACE) from error
     if height * width > MAX_PIXELS:
         raise ShardError(where, f"it claims {width}×{height} pixels, over the bound of {MAX_PIXELS}", _REPLACE)
     return height, width
@@ -122,7 +129,7 @@ def decode_ids(label: bytes, where: str) -> np.ndarray:
             with Image.open(io.BytesIO(label)) as picture:
                 ids = np.asarray(picture)
     except Exception as error:  # PIL and OpenCV raise a dozen kinds for damaged files
-        raise ShardError(where, f"the label is not a readable PNG ({error})", _REPLACE) from error
+        raise ShardError(where, f"the label is not a readable PNG ({_said(error)})", _REPLACE) from error
     if ids is None:
         raise ShardError(where, "the label is not a readable PNG", _REPLACE)
     if ids.ndim == 3:
