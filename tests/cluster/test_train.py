@@ -15,6 +15,7 @@ import pytest
 
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.tracking.jsonl import read_history
+from tests.support.watched import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -199,6 +200,7 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
     )
     run = folder / "runs/killed"
     _wait_for_lines(run / "metrics.jsonl", 8, process)
+    wait_for((run / "checkpoints/step-00000005").is_dir, "the checkpoint of step 5, which is written behind the steps")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     leader = next(event["process"] for event in events if "process" in event)
     os.kill(leader, signal.SIGKILL)

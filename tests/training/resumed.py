@@ -16,6 +16,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.training import worker
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.run_folder import RunFolder
+from tests.support.watched import wait_for
 
 __all__ = ["CASES", "KILLED_AT", "STEPS", "config_of", "run_all", "run_and_be_killed"]
 
@@ -78,6 +79,8 @@ def run_and_be_killed(runs: str, shards: str) -> None:
         def end(engine: DeepSpeedEngine, batch: Batch, *rest: Any, stage: int = stage) -> Any:
             if batch.step == KILLED_AT:
                 if stage == max(CASES):
+                    checkpoint = Path(runs) / f"zero{stage}/checkpoints/step-00000003"
+                    wait_for(checkpoint.is_dir, f"{checkpoint}, which is written behind the steps")
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise Interrupted
             return forward(engine, batch, *rest)
