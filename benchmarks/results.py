@@ -1,6 +1,6 @@
-"""The page of results: what the sweep of configs/benchmark/grid.yaml gave, read from the records of its runs.
+"""The page of results: what the sweeps of configs/benchmark gave, read from the records of its runs.
 
-    python benchmarks/results.py --runs runs --sweep benchmark --notes benchmarks/results_notes.md
+    python benchmarks/results.py --runs runs --sweep benchmark benchmark_parts --notes benchmarks/results_notes.md
 
 Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
 record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is.
@@ -39,11 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
     parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
-    parser.add_argument("--sweep", default="benchmark", help="name of the sweep in MLflow")
+    parser.add_argument(
+        "--sweep", nargs="+", default=["benchmark"], help="names of the sweeps in MLflow, such as benchmark_parts"
+    )
     parser.add_argument("--notes", type=Path, default=ROOT / "benchmarks" / "results_notes.md")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     arguments = parser.parse_args()
-    records, notes = find_runs([arguments.sweep], runs=arguments.runs, mlflow_uri=arguments.mlflow)
+    records, notes = find_runs(arguments.sweep, runs=arguments.runs, mlflow_uri=arguments.mlflow)
     pictures = copy_pictures(records, arguments.out.parent / "pictures")
     text = page(records, notes, arguments.notes.read_text(encoding="utf-8"), pictures)
     arguments.out.write_text(text, encoding="utf-8")
@@ -57,9 +59,9 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
     first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
     sections = [
         f"# Results of the small benchmark, {date.today():%-d %B %Y}",
-        "Written by `python benchmarks/results.py` from the records of `mgcda sweep configs/benchmark/grid.yaml`: "
-        "EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled IDD-Lite. "
-        "Percent; intervals over images and seeds (95 %, bootstrap); `▲` and `▼` mark significant differences.",
+        "Written by `python benchmarks/results.py` from the records of `mgcda sweep configs/benchmark/grid.yaml` and "
+        "`parts.yaml`: EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled "
+        "IDD-Lite. Percent; intervals over images and seeds (95 %, bootstrap); `▲`, `▼`: significant differences.",
         "`validation_…` are the sets that settings were chosen on; all others are test sets.",
         "## The method against the same network without it",
         markdown(compare(main_rows, reference=first.name)),
@@ -102,7 +104,7 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
         command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml seed={params.get('seed')}`"
         if row_of(record) not in MAIN_ROWS:
-            command = "row of grid.yaml"
+            command = "row of parts.yaml"
         lines.append(
             f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
             f"| {tags.get('mgcda.hardware', '–')} | {commit} | {command} |"

@@ -81,3 +81,13 @@ def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
         plan_runs(sweep_of_configs([folder / "base.yaml"]), ["seed=3"])
     with pytest.raises(ConfigError, match="two configurations are named 'base'"):
         sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])
+
+
+@pytest.mark.parametrize("file", ["grid.yaml", "parts.yaml"])
+def test_the_small_benchmark_can_be_planned(file: str) -> None:
+    sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / file)
+    runs = plan_runs(sweep)
+    assert {run.row for run in runs} == set(sweep.rows)
+    switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
+    alone = {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True)}
+    assert switches == {row: alone.get(row, (True, True)) for row in sweep.rows}
