@@ -26,7 +26,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from mgcda_dist.tracking.tracker import Status
 __all__ = ["CALLS", "METRICS", "JsonlTracker", "add_end", "read_calls", "read_history", "read_lines", "read_lines_from"]
 
 METRICS, CALLS = "metrics.jsonl", "record.jsonl"
+_OF_A_STEP = {"step", "time", "metrics"}
 
 
 class JsonlTracker:
@@ -120,21 +121,8 @@ def _append_call(folder: Path, call: str, facts: Mapping[str, Any]) -> None:
 
 def read_calls(folder: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """(position after it in bytes, call) of the calls recorded in a folder from byte `start` on."""
-    path = folder / CALLS
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        file.seek(start)
-        for line in file:
-            start += len(line)
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except ValueError:  # torn by a crash; what it held was logged again by the restart
-                continue
-            if isinstance(record, dict) and "call" in record:
-                yield start, record
+    # What a torn line held was logged again by the restart.
+    return _records(folder / CALLS, start, {"call"})
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, float, dict[str, float]]]:
@@ -145,16 +133,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, float, dict[str, float]]]:
 
 def read_lines_from(path: Path, start: int) -> Iterator[tuple[int, int, float, dict[str, float]]]:
     """(position after it in bytes, step, time in s, metrics) of every whole line from byte `start` on."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        file.seek(start)
-        for line in file:
-            start += len(line)
-            record = _parse(line.decode("utf-8", errors="replace"))
-            if record is not None:
-                metrics = {name: float(value) for name, value in record["metrics"].items()}
-                yield start, int(record["step"]), float(record["time"]), metrics
+    for after, record in _records(path, start, _OF_A_STEP):
+        metrics = {name: float(value) for name, value in record["metrics"].items()}
+        yield after, int(record["step"]), float(record["time"]), metrics
 
 
 def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -168,14 +149,27 @@ def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     return history
 
 
+def _records(path: Path, start: int, keys: Set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(position after it in bytes, record) of every whole line with these keys from byte `start` on; no file, none."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            start += len(line)
+            record = _parse(line, keys)
+            if record is not None:
+                yield start, record
+
+
 def _cut_back(path: Path, start_step: int) -> None:
     if not path.is_file():
         return
     temporary = path.with_name(path.name + ".tmp")
     complete = True
-    with path.open(encoding="utf-8") as old, temporary.open("w", encoding="utf-8") as new:
+    with path.open("rb") as old, temporary.open("wb") as new:
         for line in old:
-            record = _parse(line)
+            record = _parse(line, _OF_A_STEP)
             if record is not None and record["step"] < start_step:
                 new.write(line)
             else:
@@ -188,16 +182,15 @@ def _cut_back(path: Path, start_step: int) -> None:
         os.replace(temporary, path)
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: bytes, keys: Set[str]) -> dict[str, Any] | None:
     # A line without its newline was cut off, even if what is there happens to be JSON.
-    if not line.endswith("\n"):
+    if not line.endswith(b"\n"):
         return None
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no UTF-8
         return None
-    whole = isinstance(record, dict) and record.keys() >= {"step", "time", "metrics"}
-    return record if whole else None
+    return record if isinstance(record, dict) and record.keys() >= keys else None
 
 
 def _json_number(value: float) -> float | str:
