@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mgcda_dist.tracking.jsonl import read_history
-from tests.cluster.test_two_nodes import Place, place  # noqa: F401
+from tests.cluster.conftest import Place
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -25,7 +25,7 @@ def _wait_for_steps(metrics: Path, count: int) -> None:
         time.sleep(0.2)
 
 
-def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_when_submitted_again(place: Place) -> None:  # noqa: F811
+def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_when_submitted_again(place: Place) -> None:
     nodes, run = place.nodes, place.folder / "runs/long"
     submit = ["ray", "job", "submit", "--address", nodes.dashboard, "--submission-id", "long-1", "--no-wait"]
     submit += ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *TRAIN]
@@ -46,7 +46,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_when_submitted_again(plac
     assert read_history(run / "metrics.jsonl")["loss/total"][0] == list(range(STEPS))
 
 
-def test_an_evaluation_of_its_own_spreads_over_both_nodes(place: Place) -> None:  # noqa: F811
+def test_an_evaluation_of_its_own_spreads_over_both_nodes(place: Place) -> None:
     done = place.submit("evaluate-1", "mgcda", "evaluate", f"{place.folder}/runs/long", "--workers", "2",
                         "--out", f"{place.folder}/runs/again")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -54,6 +54,6 @@ def test_an_evaluation_of_its_own_spreads_over_both_nodes(place: Place) -> None:
     assert again["sets"] == first["sets"]
 
 
-def test_a_mistake_ends_the_job_with_the_message(place: Place) -> None:  # noqa: F811
+def test_a_mistake_ends_the_job_with_the_message(place: Place) -> None:
     done = place.submit("typo-1", "mgcda", "train", "configs/two.yaml", "optim.stepz=3")
     assert done.returncode != 0 and "did you mean 'optim.steps'" in done.stdout and "Traceback" not in done.stdout

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_two_nodes import Place, place  # noqa: F401
+from tests.cluster.conftest import Place
 from tests.support.watched import cost, events, groups, histories, last_step, left_behind, wait_for
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -26,7 +26,7 @@ TRAIN = ("mgcda", "train", "configs/two.yaml", "tracking.mlflow_uri=none", "trac
 SPREAD = ("scaling.workers=2", "scaling.placement=STRICT_SPREAD")
 
 
-def _begin(place: Place, name: str, *words: str) -> tuple[Path, subprocess.Popen[str]]:  # noqa: F811
+def _begin(place: Place, name: str, *words: str) -> tuple[Path, subprocess.Popen[str]]:
     submit = ["ray", "job", "submit", "--address", place.nodes.dashboard, "--working-dir", "."]
     submit += ["--runtime-env", "cluster/runtime_env.yaml", "--", *TRAIN, f"name={name}", *words]
     process = place.nodes.start(submit, cwd=place.checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -47,7 +47,7 @@ def _record(fault: dict[str, Any]) -> None:
         file.write_text(json.dumps({"faults": [*faults, fault]}, indent=1) + "\n")
 
 
-def _drain(place: Place, grace_s: int) -> None:  # noqa: F811
+def _drain(place: Place, grace_s: int) -> None:
     drain = ["ray", "drain-node", "--address", place.nodes.address, "--node-id", place.nodes.node_id(1)]
     drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     done = place.nodes.run([*drain, "--deadline-remaining-seconds", str(grace_s)])
@@ -55,7 +55,7 @@ def _drain(place: Place, grace_s: int) -> None:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def undisturbed(place: Place) -> Path:  # noqa: F811
+def undisturbed(place: Place) -> Path:
     run, process = _begin(place, "calm", *SPREAD)
     out = _end(process)
     assert process.returncode == 0, out
@@ -63,7 +63,7 @@ def undisturbed(place: Place) -> Path:  # noqa: F811
 
 
 def test_a_drained_node_is_left_in_time_and_the_same_command_ends_as_the_undisturbed_run(
-    place: Place,  # noqa: F811
+    place: Place,
     undisturbed: Path,
 ) -> None:
     no_regular_ones = "checkpoint.every_steps=100000"
@@ -88,7 +88,7 @@ def test_a_drained_node_is_left_in_time_and_the_same_command_ends_as_the_undistu
     assert left_behind(run, STEPS) == left_behind(undisturbed, STEPS)
 
 
-def test_a_lost_node_that_comes_back_is_waited_for(place: Place, undisturbed: Path) -> None:  # noqa: F811
+def test_a_lost_node_that_comes_back_is_waited_for(place: Place, undisturbed: Path) -> None:
     run, process = _begin(place, "lost", *SPREAD)
     wait_for(lambda: last_step(run) >= 14, "training")
     begun = time.time()
@@ -103,7 +103,7 @@ def test_a_lost_node_that_comes_back_is_waited_for(place: Place, undisturbed: Pa
     _record(found | {"equal": "bytes"})
 
 
-def test_an_elastic_run_goes_on_with_fewer_and_grows_again(place: Place, undisturbed: Path) -> None:  # noqa: F811
+def test_an_elastic_run_goes_on_with_fewer_and_grows_again(place: Place, undisturbed: Path) -> None:
     run, process = _begin(place, "elastic", "scaling.elastic={min: 1, max: 2, every_s: 2}")
     wait_for(lambda: last_step(run) >= 14, "training")
     begun = time.time()

@@ -4,83 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Nodes, short_folder
-from tests.cluster.test_train import CONFIG
-from tests.conftest import REPOSITORY
+from tests.cluster.conftest import SECRETS, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 STEPS = 30
-SECRETS = {
-    "MLFLOW_TRACKING_USERNAME": "somebody",
-    "MLFLOW_TRACKING_PASSWORD": "planted-password-of-mlflow",
-    "AWS_ACCESS_KEY_ID": "PLANTEDACCESSKEY",
-    "AWS_SECRET_ACCESS_KEY": "planted-secret-key-of-s3",
-}
-
-
-@dataclass
-class Place:
-    """A running cluster, a clean checkout, and an MLflow server that both nodes reach."""
-
-    nodes: Nodes
-    checkout: Path
-    folder: Path
-    mlflow: str
-
-    def submit(self, name: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        submit = ["ray", "job", "submit", "--address", self.nodes.dashboard, "--submission-id", name]
-        submit += ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *command]
-        return self.nodes.run(submit, cwd=self.checkout, env=self.nodes.environment(**environment))
-
-
-@pytest.fixture(scope="module")
-def place(tiny_shards: Path) -> Iterator[Place]:
-    with short_folder() as folder:
-        checkout = _clean_checkout(folder / "checkout")
-        text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
-        (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
-        # In this folder node 1 sees another one, which is empty: storage that is not shared.
-        shutil.copytree(tiny_shards / "render_b", folder / "private" / "render_b")
-        (folder / "empty").mkdir()
-        other = folder / "other" / "timm-0.9.0.dist-info" / "METADATA"
-        other.parent.mkdir(parents=True)
-        other.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.9.0\n")
-        # A node sees the secrets of its environment, as a pod does.
-        common = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
-        seen, env = {folder / "private": folder / "empty"}, common | {"PYTHONPATH": str(other.parents[1])}
-        with Nodes(folder, seen=seen, head_env=common, env=env) as nodes:
-            port = 5000 if nodes.isolated else nodes.free_port()
-            uri = f"http://{nodes.addresses[0]}:{port}"
-            command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
-            command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-            command += ["--artifacts-destination", f"file://{folder}/store"]
-            with (folder / "mlflow.log").open("ab") as log:
-                nodes.start(command, stdout=log, stderr=log)
-            yield Place(nodes, checkout, folder, uri)
-
-
-def _clean_checkout(folder: Path) -> Path:
-    """The files that git knows, and beside them what must not travel."""
-    listing = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
-    for name in (".venv/lib/heavy.so", "shards/demo/0.tar", "runs/two/checkpoints/x.pt", ".env", ".git/objects/pack"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(os.urandom(3_000_000))
-    return folder
 
 
 @pytest.fixture(scope="module")
