@@ -101,28 +101,40 @@ class RunFolder:
                 f"is `never`, but {self.root} holds a run already",
                 "choose another name=…, or checkpoint.resume=auto to continue it",
             )
-        before = self._config_so_far() if has_checkpoint else None
-        if before is not None:
-            self._compare(before, config.model_dump(mode="json"), override=override)
-        if has_checkpoint and manifests is not None and self.manifests.is_file():
-            earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
-            for name, facts in manifests.items():
-                if not name.startswith("eval") and name in earlier and earlier[name]["digest"] != facts["digest"]:
-                    raise ConfigError(
-                        facts["folder"],
-                        f"the shards of {name} are not those the run started with",
-                        "choose another name=… to train on the new shards, or bring the old ones back",
-                    )
+        before, now = self._config_so_far(), config.model_dump(mode="json")
+        if has_checkpoint and before is not None:
+            self._compare(before, now, override=override)
+        other = self._other_shards(manifests or {})
+        if has_checkpoint and other:
+            raise ConfigError(
+                (manifests or {})[other]["folder"],
+                f"the shards of {other} are not those the run started with",
+                "choose another name=… to train on the new shards, or bring the old ones back",
+            )
         for folder in (self.root, self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
-        if not has_checkpoint:
-            # It starts over, maybe with another configuration: the record of the attempt before is not continued.
+        is_another = before is None or other is not None or bool(differing_keys(before, now))
+        if not has_checkpoint and is_another:
+            # Another run under this name, of which nothing is left: its record is not continued. One that was killed
+            # before its first checkpoint and starts over stays the same run.
             for file in (self.run_id_file, self.record, self.record.with_name("mlflow.json")):
                 file.unlink(missing_ok=True)
         temporary = self.config_file.with_suffix(".tmp")
         temporary.write_text(dump_config(config), encoding="utf-8")
         os.replace(temporary, self.config_file)
+
+    def _other_shards(self, manifests: dict[str, dict[str, Any]]) -> str | None:
+        """The first of what the run learns from that is not what an earlier launch read; None: all is as it was."""
+        if not self.manifests.is_file():
+            return None
+        earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
+        changed = (
+            name
+            for name, facts in manifests.items()
+            if not name.startswith("eval") and name in earlier and earlier[name]["digest"] != facts["digest"]
+        )
+        return next(changed, None)
 
     def _config_so_far(self) -> dict[str, Any] | None:
         """What the newest checkpoint was trained with; of one that does not say it, what the run was launched with."""

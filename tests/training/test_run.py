@@ -98,6 +98,30 @@ def test_resume_never_and_must(config: Config) -> None:
         run.prepare(_changed(config, checkpoint={"resume": "never"}))
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_stays_the_same_run(config: Config) -> None:
+    run = RunFolder(config)
+    shards = {"train/a": {"folder": "a", "digest": "1"}, "eval/c": {"folder": "c", "digest": "2"}}
+    kept = (run.run_id_file, run.record, run.root / "mlflow.json")
+
+    def launch(config: Config, manifests: dict[str, dict[str, str]]) -> list[bool]:
+        run.prepare(config, manifests)
+        return [path.exists() for path in kept]
+
+    launch(config, shards)
+    for path in kept:
+        path.write_text("of the first launch\n")
+    run.manifests.write_text(json.dumps(shards))
+    faster = _changed(config, scaling={"workers": 2})
+    assert launch(faster, shards) == [True, True, True]
+    assert launch(faster, shards | {"eval/c": {"folder": "c", "digest": "3"}}) == [True, True, True]
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards) == [False, False, False]
+    for path in kept:
+        path.write_text("of the next run\n")
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards | {"train/a": {"folder": "a", "digest": "4"}}) == [
+        False, False, False,
+    ]  # fmt: skip
+
+
 def test_the_newest_command_is_remembered(config: Config) -> None:
     run = RunFolder(config)
     assert run.command() == ""
