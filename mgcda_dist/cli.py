@@ -83,6 +83,7 @@ def config_check(
 ) -> None:
     """Say whether a configuration can run; exit code 2 if not."""
     from mgcda_dist.config.load import load_config
+    from mgcda_dist.training.scaling import shares_in_words
 
     loaded = load_config(config, overrides)
     if files:
@@ -92,12 +93,9 @@ def config_check(
         build.check_model(loaded.config)
         _check_data(loaded, samples=True)
     c = loaded.config
-    workers, accumulation = c.scaling.workers, c.engine.accumulation
-    share = "…" if workers == "auto" else c.data.global_batch // (workers * accumulation)
     typer.echo(
-        f"{config}: ok. {len(c.data.domains)} domains, {c.data.global_batch} images per step = {workers} workers × "
-        f"{share} images × {accumulation} micro-batches, {c.optim.steps} steps, ZeRO {c.engine.zero_stage}, "
-        f"{c.engine.precision}"
+        f"{config}: ok. {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
+        f"ZeRO {c.engine.zero_stage}, {c.engine.precision}"
     )
 
 

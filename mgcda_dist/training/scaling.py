@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["NodeResources", "Wanted", "is_open", "places", "resolve", "wanted"]
+__all__ = ["NodeResources", "Wanted", "is_open", "places", "resolve", "shares_in_words", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,24 @@ def wanted(config: Config) -> Wanted:
     else:
         numbers = scaling.elastic.numbers(batch, config.engine.accumulation)
     return Wanted(numbers, scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+
+
+def shares_in_words(config: Config) -> str:
+    """How workers share the images of a step, `12 images per step = 2 workers × …`; what is open is said in words."""
+    scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
+    if scaling.elastic is not None:
+        numbers, key = scaling.elastic.numbers(batch, accumulation), "scaling.elastic"
+    elif scaling.workers == "auto":
+        numbers = tuple(n for n in range(1, batch + 1) if batch % (n * accumulation) == 0)
+        key = "scaling.workers=auto"
+    else:
+        share = batch // (scaling.workers * accumulation)
+        return f"{batch} images per step = {scaling.workers} workers × {share} images × {accumulation} micro-batches"
+    listing = " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
+    return (
+        f"{batch} images per step, shared in {accumulation} micro-batches by {listing} workers: the most that find a "
+        f"place on the cluster ({key})"
+    )
 
 
 def is_open(config: Config) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.training.scaling import NodeResources, resolve, wanted
+from mgcda_dist.training.scaling import NodeResources, resolve, shares_in_words, wanted
 
 
 def _config(**scaling: Any) -> Config:
@@ -69,3 +69,23 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
         ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batches evenly"
     ):
         _config(workers=1, elastic={"min": 9, "max": 11})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"workers": 4}, "24 images per step = 4 workers × 6 images × 1 micro-batches"),
+        (
+            {"workers": "auto"},
+            "24 images per step, shared in 1 micro-batches by 1, 2, 3, 4, 6, 8, 12 or 24 workers: the most that find "
+            "a place on the cluster (scaling.workers=auto)",
+        ),
+        (
+            {"elastic": {"min": 3, "max": 5}},
+            "24 images per step, shared in 1 micro-batches by 3 or 4 workers: the most that find a place on the "
+            "cluster (scaling.elastic)",
+        ),
+    ],
+)
+def test_it_says_how_the_images_of_a_step_are_shared(scaling: dict[str, Any], words: str) -> None:
+    assert shares_in_words(_config(**scaling)) == words
