@@ -164,7 +164,8 @@ class MGCDA(nn.Module):
             sample = self.cacl.receive(pending_rows, self.collectives)
             first_slot = batch.slot[0] - rank * n
             terms["loss/cacl"], anchors = self.cacl.share(sample, batch.step, first_slot, self.collectives)
-            terms["cacl/anchors"] = anchors.to(loss.dtype)
+            # Every rank knows the number. One says it: W-ths of it add up to 56.00000000000001.
+            terms["cacl/anchors"] = anchors.to(torch.float64) * (num_ranks if rank == 0 else 0)
             loss = loss + self.cacl_weight * ramp(progress, self.cacl_warmup) * terms["loss/cacl"]
 
         # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.

@@ -14,8 +14,11 @@ from functools import cache
 import pytest
 import torch
 
+from mgcda_dist.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
 from tests.multiprocess.worlds import RESUME_AT, Results
+from tests.support.distributed import run_distributed
+from tests.support.tiny import part_of, tiny_batch, tiny_mgcda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -136,6 +139,21 @@ def test_anchors_without_a_positive_are_not_counted():
     others = [terms["cacl/anchors"] for terms in without_memory.terms]
     assert others[0] == anchors[0] < sampled[0], "no positive in the batch, nor in an empty memory"
     assert anchors[2] > others[2], "its positive is the anomaly of an earlier step"
+
+
+def numbers_of_anchors() -> list[float]:
+    world = Collectives()
+    model = tiny_mgcda(collectives=world)
+    batches = (part_of(tiny_batch(step, 7), world.rank, world.size) for step in range(12))
+    return [model(batch, 0.5).terms()["cacl/anchors"] for batch in batches]
+
+
+def test_the_number_of_anchors_is_a_whole_one():
+    """At seven processes; sevenths add up to 38.00000000000001. Up to five processes hide it."""
+    expected = numbers_of_anchors()
+    assert len(set(expected)) > 2
+    for found in run_distributed(numbers_of_anchors, 7, timeout_s=240.0):
+        assert found == expected
 
 
 def test_nothing_to_contrast():
