@@ -81,6 +81,24 @@ def check_model(config: Config) -> None:
     network = segmenter(config)
     _check_stages(config, network)
     _check_pairs(config, network.logit_kind)
+    _check_crop(config, network)
+
+
+def _check_crop(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+    """Try a crop that is smaller than the image the network was tried with: some pool away more than it has."""
+    height, width = config.data.crop_px
+    enough = network.example_size
+    if height >= enough[0] and width >= enough[1]:
+        return
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, height, width))
+    except Exception as error:  # networks raise every kind
+        raise ConfigError(
+            "data.crop_px",
+            f"{config.model.shown!r} does not take crops of {height}×{width}: {error}",
+            f"{enough[0]}×{enough[1]} and more work",
+        ) from error
 
 
 def _check_pairs(config: Config, logits: LogitKind) -> None:

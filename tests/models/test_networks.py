@@ -188,6 +188,18 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         build.check_model(configuration("smp:unet", {}))
 
 
+def test_a_crop_that_a_network_pools_away_is_refused_before_the_training() -> None:
+    name, arguments = "smp:PAN", {"encoder_name": "resnet18", "decoder_channels": 16}
+    config = configuration(name, arguments)
+    with pytest.raises(
+        ConfigError, match=r"'smp:PAN' does not take crops of 64×96: (?s:.*)128×192 and more work"
+    ) as error:
+        build.check_model(config)
+    assert error.value.where == "data.crop_px"
+    large = config.data.model_copy(update={"crop_px": (128, 192)})
+    build.check_model(config.model_copy(update={"data": large}))
+
+
 @pytest.mark.parametrize(
     ("network", "sections", "says"),
     [
