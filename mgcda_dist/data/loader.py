@@ -244,14 +244,20 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         pids: dict[int, int] = {}
-        deliveries = iter(self._loader)
+        index, deliveries = 0, None
         try:
+            deliveries = iter(self._loader)
             for index in range(len(self)):
                 delivery = self._next(deliveries, index, pids)
                 pids[delivery.worker] = delivery.pid
                 if delivery.error is not None:
                     raise delivery.error
                 yield delivery.unpacked()
+        except RuntimeError as error:
+            # In a main thread PyTorch raises this from a signal handler: anywhere, and not only while we wait.
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise self._lost(index, pids, str(error)) from None
         finally:
             # An iterator that waits for the garbage collector, e.g. in the frames of a traceback, would keep its
             # processes, and would fail loudly in every process forked meanwhile.

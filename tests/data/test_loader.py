@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+import mgcda_dist.data.loader as loader_module
 from mgcda_dist.batch import ANOMALY, VOID, Batch
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
 from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
@@ -23,7 +24,7 @@ from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import DomainPlan, Plan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
 from tests.support.shards import LUT, write_frames, write_objects
 
 CROP = (32, 48)
@@ -234,6 +235,22 @@ def test_a_dead_process_is_named(world: World):
     with pytest.raises(
         MgcdaError, match=r"loader process [01] of 2 \(pid .*\): died while step \d+, micro-batch 0, was due"
     ):
+        list(loader)
+
+
+def test_a_process_that_dies_while_nobody_waits_for_it_is_named(world: World, monkeypatch: pytest.MonkeyPatch):
+    """In a main thread PyTorch says so from a signal handler, whatever we are doing then."""
+    widen = loader_module._with_long_labels  # pyright: ignore[reportPrivateUsage]
+
+    def slow(batch: Batch) -> Batch:
+        for process in multiprocessing.active_children():
+            process.kill()
+        time.sleep(10)  # the signal ends it
+        return widen(batch)
+
+    loader = make_loader(_stream_of(world.plain, num_steps=40), workers=1)
+    monkeypatch.setattr(loader_module, "_with_long_labels", slow)
+    with pytest.raises(TransientError, match=r"loader process 0 of 1 \(pid \d+\): died while step 0, micro-batch 0"):
         list(loader)
 
 
