@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mgcda_dist.models.exported import digest_of
 from mgcda_dist.tracking.jsonl import read_lines
@@ -45,6 +47,17 @@ def test_the_last_checkpoints_have_the_same_bytes(folders: list[Path], stage: in
     assert {"state.json", "buffers.safetensors", "model/model.safetensors"} < names
     assert any(name.startswith("engine/") for name in names)
     assert any(name.startswith("memory-") for name in names) == (CASES[stage]["cacl"]["queue_layout"] == "sharded")
+
+
+def test_the_running_statistics_of_batch_norm_go_on(folders: list[Path]) -> None:
+    """They are buffers: that their bytes are equal is seen above, and here, that they are not where they began."""
+    (stage,) = (stage for stage, case in CASES.items() if "model" in case)
+    whole, resumed = (load_file(folder / f"zero{stage}/model/model.safetensors") for folder in folders)
+    counted = [name for name in whole if name.endswith("num_batches_tracked")]
+    assert counted and all(resumed[name] == whole[name] == STEPS for name in counted)
+    for name in counted:
+        mean = name.replace("num_batches_tracked", "running_mean")
+        assert resumed[mean].abs().sum() > 0 and torch.equal(resumed[mean], whole[mean]), mean
 
 
 def test_the_best_checkpoint_is_kept_and_gives_the_model(folders: list[Path]) -> None:
