@@ -148,6 +148,7 @@ def numbers_of_anchors() -> list[float]:
     return [model(batch, 0.5).terms()["cacl/anchors"] for batch in batches]
 
 
+@pytest.mark.slow
 def test_the_number_of_anchors_is_a_whole_one():
     """At seven processes; sevenths add up to 38.00000000000001. Up to five processes hide it."""
     expected = numbers_of_anchors()
