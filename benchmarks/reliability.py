@@ -124,9 +124,11 @@ def main() -> None:
     ]
     tables = "\n".join(lines)
     text = PAGE.read_text(encoding="utf-8")
-    text = re.sub(
-        r"(<!-- tables -->\n).*(\n<!-- end -->)", lambda m: f"{m[1]}\n{tables}\n{m[2]}", text, flags=re.DOTALL
+    text, num_places = re.subn(
+        r"(<!-- tables -->\n).*(<!-- end -->)", lambda m: f"{m[1]}\n{tables}\n\n{m[2]}", text, flags=re.DOTALL
     )
+    if num_places != 1:
+        raise SystemExit(f"{PAGE}: {num_places} places for tables, where one is needed")
     PAGE.write_text(text, encoding="utf-8")
     print(tables)
 

@@ -40,6 +40,17 @@ def _anchor(heading: str) -> str:
     return words.replace(" ", "-")
 
 
+def test_the_tables_that_programs_write_are_there() -> None:
+    parts = [
+        (path, part)
+        for path in DOCUMENTS
+        for part in re.findall(r"<!-- tables -->(.*?)<!-- end -->", path.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert {_name(path) for path, _ in parts} == {"docs/reliability.md", "docs/scale.md"}
+    for path, part in parts:
+        assert part.count("\n|") > 3, f"{_name(path)} has no table where its program should have written one"
+
+
 def test_the_map_of_equations_names_what_exists() -> None:
     table = [
         line for line in (ROOT / "docs" / "equations.md").read_text(encoding="utf-8").splitlines() if "](../" in line
