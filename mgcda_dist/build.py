@@ -13,7 +13,9 @@ from torch import nn
 from mgcda_dist.build_data import label_table, open_shards, road_ids
 from mgcda_dist.cacl import CACL, Budget, Selection
 from mgcda_dist.collectives import Collectives
-from mgcda_dist.config.schema import Config, DataConfig, EvaluationSetConfig, PasteConfig
+from mgcda_dist.config.data import DataConfig, PasteConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.label_values import ANOMALY, VOID
 from mgcda_dist.mdat import MDAT, LabelSmoothing

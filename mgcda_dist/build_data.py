@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.config.schema import CLASS_SPACES, Config, DataConfig, DomainConfig, EvaluationSetConfig
+from mgcda_dist.config.data import CLASS_SPACES, DataConfig, DomainConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
 from mgcda_dist.data.labels import ClassSpace, lookup_table, mapped_ids
 from mgcda_dist.data.reader import ShardReader

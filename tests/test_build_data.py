@@ -19,7 +19,8 @@ from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.build_data import check_data, label_pixels, open_shards
 from mgcda_dist.cli import main
 from mgcda_dist.config.load import load_config
-from mgcda_dist.config.schema import Config, EvaluationSetConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.data.paste import PasteSource
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.write import write_shards

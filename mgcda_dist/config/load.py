@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mgcda_dist.config.schema import PASSWORD, Config, EvaluationSetConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
 __all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]

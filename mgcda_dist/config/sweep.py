@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from mgcda_dist.config.fields import Section
 from mgcda_dist.config.load import load_config
-from mgcda_dist.config.schema import Config, Section
+from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
 __all__ = ["PlannedRun", "Sweep", "SweepRow", "is_sweep_file", "load_sweep", "plan_runs", "sweep_of_configs"]

@@ -15,7 +15,9 @@ from torch import nn
 
 from mgcda_dist import build
 from mgcda_dist.collectives import Collectives
-from mgcda_dist.config.schema import Config, DataConfig, EvaluationConfig, EvaluationSetConfig
+from mgcda_dist.config.data import DataConfig
+from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.evaluation.components import TRACKS

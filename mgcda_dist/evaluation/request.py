@@ -14,7 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config, EvaluationConfig, EvaluationSetConfig
+from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.folder import RESULTS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mgcda_dist.batch import ANOMALY, INLIER, VOID
-from mgcda_dist.config.schema import CLASS_SPACES
+from mgcda_dist.config.data import CLASS_SPACES
 from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
 from mgcda_dist.errors import ConfigError
 

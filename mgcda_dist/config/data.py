@@ -1,0 +1,162 @@
+"""Sections of what is streamed: classes, domains, pasted objects, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section
+
+__all__ = [
+    "CLASS_SPACES",
+    "NO_CLASS",
+    "ROAD_NAMES",
+    "AugmentConfig",
+    "ClassSpaceConfig",
+    "DataConfig",
+    "DomainConfig",
+    "PasteConfig",
+]
+
+CLASS_SPACES: dict[str, tuple[str, ...]] = {
+    "road8": ("road", "pavement", "building", "vegetation", "sky", "vehicle", "person", "pole_sign"),
+    "idd7": ("drivable", "non_drivable", "living_thing", "vehicle", "roadside_object", "far_object", "sky"),
+    "cityscapes19": (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic_light", "traffic_sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+}  # fmt: skip
+"""Names of the inlier classes of each class space; the position is the train id."""
+
+ROAD_NAMES = ("road", "drivable", "drivable_area")
+"""Classes that objects stand on unless the class space says otherwise."""
+
+NO_CLASS = ("normal", "anomaly", "void")
+"""What a pixel can be besides a class: evaluated as normal and never trained; anomaly; neither trained nor judged."""
+
+KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
+
+
+class PasteConfig(Section):
+    """AnomalyMix: objects pasted while streaming, labelled as anomaly (PEBAL, arXiv 2111.12264, section 3)."""
+
+    objects: str = Field(description="folder of object shards (kind `objects`)")
+    probability: Probability = Field(default=1.0, description="share of images that get objects; ours")
+    include: list[str] = Field(default=[], description="categories of objects to paste; empty: all")
+    exclude: list[str] = Field(default=[], description="categories of objects never to paste")
+    min_objects: Count = 1
+    max_objects: Count = Field(default=2, description="objects per image, drawn from min_objects … max_objects; ours")
+    scale: tuple[Positive, Positive] = Field(
+        default=(0.08, 0.6), description="longer side of an object as a share of the crop's shorter side; ours"
+    )
+    flip: Probability = Field(default=0.5, description="chance of a horizontal flip")
+    colour_match: Probability = Field(
+        default=0.5, description="chance that an object takes the scene's brightness; ours"
+    )
+    border: Literal["hard", "feather", "poisson"] = Field(
+        default="feather",
+        description="hard: as cut; feather: fades over feather_px; poisson: and has the scene's colours at its outline",
+    )
+    feather_px: NonNegative = Field(default=1.0, description="width of the faded border, pixels; ours")
+    placement: Literal["anywhere", "road"] = Field(default="anywhere", description="where the object's foot may stand")
+
+
+class DomainConfig(Section):
+    """One domain: a set of shards that contributes a fixed number of images to every global batch."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    shards: str = Field(description="folder of frame shards, with its manifest")
+    per_step: Count = Field(description="images of this domain in every global batch")
+    labelled: bool = Field(
+        default=True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn"
+    )
+    paste: PasteConfig | None = Field(default=None, description="objects to paste; null: none")
+
+
+class AugmentConfig(Section):
+    """Random geometry and colour, keyed by (seed, step, slot)."""
+
+    scale: tuple[Positive, Positive] = Field(
+        default=(0.5, 2.0), description="resize factor before cropping; DeepLab practice"
+    )
+    reference_height_px: Count | None = Field(
+        default=None, description="every frame is first brought to this height; null: as is"
+    )
+    flip: Probability = 0.5
+    brightness: NonNegative = Field(default=0.3, description="± share, as torchvision ColorJitter")
+    contrast: NonNegative = 0.3
+    saturation: NonNegative = 0.3
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    blur: Probability = Field(default=0.1, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours")
+
+
+class ClassSpaceConfig(Section):
+    """Classes of one's own: their names, and where each comes from.
+
+    Wherever a class is named, `normal`, `anomaly` and `void` may stand, too.
+    """
+
+    names: Annotated[list[str], Field(min_length=1, max_length=253)] = Field(
+        description="the classes; the position is the train id"
+    )
+    based_on: KnownClassSpace | None = Field(
+        default=None, description="a known class space, whose label formats can then all be read"
+    )
+    map: dict[str, str] = Field(
+        default={}, description="class of `based_on` → class here; one that has its name here needs no entry"
+    )
+    ids: dict[str, dict[Annotated[int, Field(ge=0, le=255)], str]] = Field(
+        default={},
+        description="label format → raw id → class here; before `based_on`. An id that is not listed is unknown",
+    )
+    road: list[str] = Field(
+        default=[], description="classes that objects stand on; empty: those called road or drivable"
+    )
+
+
+def _kind_of_class_space(value: Any) -> str:
+    return "own" if isinstance(value, (dict, ClassSpaceConfig)) else "known"
+
+
+class DataConfig(Section):
+    """What is streamed and how."""
+
+    class_space: Annotated[
+        Annotated[KnownClassSpace, Tag("known")] | Annotated[ClassSpaceConfig, Tag("own")],
+        Discriminator(_kind_of_class_space),
+    ] = Field(description="a known class space, or classes of one's own")
+    crop_px: tuple[Count, Count] = Field(description="height, width of the training crop, pixels")
+    domains: Annotated[list[DomainConfig], Field(min_length=1)]
+    augment: AugmentConfig = AugmentConfig()
+    window_shards: Count = Field(default=8, description="shards that are shuffled together, sample by sample")
+    loader_workers: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="loader processes per rank; 0: in the trainer"
+    )
+    prefetch_steps: Count = Field(default=4, description="batches a loader process prepares ahead")
+    loader_timeout_s: Positive = Field(
+        default=120.0, description="longest wait for a batch before the loader process is reported as stuck, seconds"
+    )
+    on_bad_sample: Literal["error", "skip"] = Field(
+        default="error",
+        description="a damaged image or label ends the run, or another sample of its domain stands in for it: counted, "
+        "logged, and the same one at every number of workers",
+    )
+    max_bad_samples: Count = Field(default=100, description="`skip` ends the run when more were met, over all epochs")
+    pin_memory: bool = Field(default=False, description="page-locked host memory; for GPUs")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Inlier class names in train-id order."""
+        return CLASS_SPACES[self.class_space] if isinstance(self.class_space, str) else tuple(self.class_space.names)
+
+    @property
+    def road_classes(self) -> tuple[str, ...]:
+        """The classes that objects stand on."""
+        given = [] if isinstance(self.class_space, str) else self.class_space.road
+        return tuple(given) or tuple(name for name in self.class_names if name in ROAD_NAMES)
+
+    @property
+    def global_batch(self) -> int:
+        """Images per step over all ranks and domains."""
+        return sum(domain.per_step for domain in self.domains)

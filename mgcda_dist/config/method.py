@@ -1,0 +1,195 @@
+"""Sections of what is learned, and how: the terms of the loss, the network, the optimiser."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section, StageName, Triple
+
+__all__ = [
+    "BACKBONE_STAGES",
+    "CaclConfig",
+    "MdatConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "SegmentationLossConfig",
+    "SmoothingConfig",
+    "StageConfig",
+    "TapsConfig",
+]
+
+BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
+"""Stages that a timm backbone with the light decoder may have."""
+
+
+class StageConfig(Section):
+    """A network stage that gets a discriminator."""
+
+    name: StageName = Field(description="stride4 … stride32: of the backbone; a name of model.taps.stages; embedding")
+    weight: NonNegative = 1.0
+
+
+class SmoothingConfig(Section):
+    """Dynamic label smoothing of the discriminator's target (method: MDAT)."""
+
+    mode: Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"] = "adaptive_stage"
+    epsilon: Probability = Field(
+        default=0.2, description="constant: ε; annealed and adaptive_stage: ε_max; adaptive_sample: α. ours"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.95, description="of the running accuracy A_s; ours")
+
+
+class MdatConfig(Section):
+    """Scene level: multi-source domain adversarial training."""
+
+    enabled: bool = True
+    weight: NonNegative = Field(default=0.5, description="α of the total loss; ours")
+    warmup: Probability = Field(default=0.0, description="share of training over which α rises linearly")
+    lambda_max: NonNegative = Field(default=0.1, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours")
+    stages: Annotated[list[StageConfig], Field(min_length=1)] = Field(
+        default=[StageConfig(name="stride16"), StageConfig(name="embedding")]
+    )
+    channels: Count = Field(default=64, description="width of a discriminator; ours")
+    smoothing: SmoothingConfig = SmoothingConfig()
+    mask_anomalies: bool = Field(
+        default=True, description="pasted anomalies and void pixels do not reach the discriminators"
+    )
+
+
+class CaclConfig(Section):
+    """Sample level: cross-domain anomaly-aware contrastive learning."""
+
+    enabled: bool = True
+    weight: NonNegative = Field(default=0.1, description="β of the total loss; ours")
+    warmup: Probability = Field(default=0.1, description="share of training over which β rises linearly; ours")
+    temperature: Positive = Field(default=0.1, description="T; supervised contrastive learning (arXiv 2004.11362)")
+    projection_dim: Count = Field(default=128, description="K; MoCo (arXiv 1911.05722)")
+    anomaly_pixels: Count = Field(default=32, description="anomaly pixels sampled per image; ours")
+    inlier_pixels: Count = Field(default=8, description="pixels sampled per inlier class and image; ours")
+    hard_fraction: Probability = Field(default=0.5, description="share drawn from the hardest; ours")
+    image_aware: bool = Field(default=True, description="harder images get a larger share of the step's budget")
+    num_positives: Count = Field(default=32, description="positives per anchor, other domains first; ours")
+    num_negatives: Count = Field(default=512, description="negatives per anchor; ours")
+    hard_negative_fraction: Probability = Field(
+        default=0.5, description="share of the negatives that are the most difficult; the rest is random. ours"
+    )
+    cross_domain: bool = Field(default=True, description="false: positives from the same domain first (ablation)")
+    queue_rows: Annotated[int, Field(ge=0)] = Field(
+        default=256, description="memory rows per (domain, side) ring; 0: no memory"
+    )
+    queue_layout: Literal["replicated", "sharded"] = Field(
+        default="replicated",
+        description="every rank holds all rows, or a W-th of them; same loss. Sharded pays from some 100 MB of rows on",
+    )
+    unlabelled_confidence: Probability | None = Field(
+        default=None,
+        description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
+    )
+
+
+class SegmentationLossConfig(Section):
+    """Cross-entropy and the outlier exposure term."""
+
+    enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
+    outlier: Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"] = Field(
+        default="energy_hinge",
+        description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy",
+    )
+    outlier_weight: NonNegative = Field(
+        default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
+    )
+    inlier_energy: float = Field(default=-8.0, description="m_in of energy_hinge; ours")
+    outlier_energy: float = Field(default=-3.0, description="m_out of energy_hinge; ours")
+    inlier_rba: float = Field(default=-0.9, description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours")
+    outlier_rba: float = Field(default=-0.1, description="s_out of rba_hinge, in (-C, 0); ours")
+
+
+class TapsConfig(Section):
+    """Layers of a network by path, as in `named_modules`; `path[3]`, `path[name]`: an entry of what the layer outputs.
+
+    For `model.network`; null: as the network's own file says.
+    """
+
+    stages: dict[StageName, str] | None = Field(default=None, description="stage name → path, for mdat.stages")
+    logits: str | None = Field(default=None, description="path of the inlier logits, best before any upsampling")
+    embedding: str | None = Field(default=None, description="path of what is contrasted; null: what `logits` is given")
+    backbone: str | None = Field(default=None, description="path of what learns with optim.lr_backbone")
+    mean: Triple | None = Field(
+        default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
+    )
+    std: Triple | None = Field(
+        default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
+    )
+    multiple_px: Count | None = Field(default=None, description="images are padded to multiples of it; null: 32")
+
+
+class ModelConfig(Section):
+    """Any timm backbone with a light decoder, or a whole network of another library or of one's own."""
+
+    backbone: str | None = Field(default=None, description="timm model name; null: see `network`")
+    network: (
+        Annotated[str, Field(pattern=r"^((torchvision|smp|transformers):[A-Za-z0-9_]+|python:[\w.]+:\w+)$")] | None
+    ) = Field(
+        default=None,
+        description="torchvision:NAME, smp:NAME, transformers:NAME, or python:MODULE:FUNCTION: "
+        "that module is imported, and FUNCTION(num_classes=C, **arguments) called",
+    )
+    arguments: dict[str, Any] = Field(default={}, description="of the network's constructor")
+    taps: TapsConfig | None = None
+    weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+)$")] = Field(
+        default="none",
+        description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
+    )
+    norm: Literal["frozen", "sync", "group", "local"] = Field(
+        default="frozen",
+        description="batch norm of the backbone; `local` breaks world-size invariance and must be asked for",
+    )
+    head_norm: Literal["frozen", "sync", "group", "local"] | None = Field(
+        default=None,
+        description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
+    )
+    decoder_channels: Count = Field(default=96, description="D of the decoder that a backbone gets; ours")
+    score: Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask"] = Field(
+        default="energy", description="anomaly score"
+    )
+    compile: bool = Field(default=False, description="torch.compile of the segmenter")
+
+    @property
+    def shown(self) -> str:
+        """The network's name, for messages."""
+        return self.network or self.backbone or "?"
+
+    @model_validator(mode="after")
+    def _one_network(self) -> ModelConfig:
+        if (self.backbone is None) == (self.network is None):
+            raise ValueError(
+                "backbone: give either a timm backbone, which gets a light decoder, or a whole network as `network`"
+                + (": both are there" if self.backbone else "")
+            )
+        foreign = {"arguments": self.arguments, "taps": self.taps, "head_norm": self.head_norm}
+        for name, value in foreign.items():
+            if self.network is None and value:
+                raise ValueError(f"{name}: is for `network`; a backbone takes none")
+        if self.compile and self.network:
+            raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
+        return self
+
+
+class OptimConfig(Section):
+    """AdamW (or SGD), one learning rate per group, one schedule."""
+
+    steps: Count
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr_backbone: Positive = 1e-4
+    lr_heads: Positive = 1e-3
+    lr_discriminators: Positive = 1e-3
+    weight_decay: NonNegative = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="sgd only")
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    warmup: Probability = Field(default=0.03, description="share of training with linearly rising rate")
+    clip_norm: NonNegative = Field(default=5.0, description="global gradient norm; 0: no clipping")
+    max_skipped_in_a_row: Count = Field(
+        default=5, description="steps without a finite loss and gradient that are skipped before the run stops; ours"
+    )

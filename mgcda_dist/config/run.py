@@ -1,0 +1,184 @@
+"""Sections of how a run is carried out and judged: engine, workers, checkpoints, tracking, evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from mgcda_dist.config.data import PasteConfig
+from mgcda_dist.config.fields import Count, Positive, Section
+
+__all__ = [
+    "BestConfig",
+    "CheckpointConfig",
+    "ElasticConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "EvaluationSetConfig",
+    "ScalingConfig",
+    "TrackingConfig",
+]
+
+
+class EngineConfig(Section):
+    """DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulation: Count = Field(
+        default=1, description="micro-batches per step; each contrasts within itself and the memory"
+    )
+
+
+class ElasticConfig(Section):
+    """Fewest and most workers of a run that goes on with the nodes there are; stands before `scaling.workers`."""
+
+    min: Count
+    max: Count
+    every_s: Positive = Field(
+        default=60, description="how often to look whether more workers find a place; Ray Train's"
+    )
+
+    def numbers(self, global_batch: int, accumulation: int) -> tuple[int, ...]:
+        """The numbers of workers from `min` to `max` that share the global batch evenly, ascending."""
+        return tuple(n for n in range(self.min, self.max + 1) if global_batch % (n * accumulation) == 0)
+
+
+def _number_or_auto(least: int) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"neither a whole number from {least} on nor `auto`")
+        return value
+
+    return BeforeValidator(check)
+
+
+class ScalingConfig(Section):
+    """Ray Train workers. What is `auto` becomes a number when the cluster is known: `training.scaling`."""
+
+    workers: Annotated[int | Literal["auto"], _number_or_auto(1)] = Field(
+        default=1, description="auto: as many as find a place and can share the global batch"
+    )
+    gpus_per_worker: Annotated[int | Literal["auto"], _number_or_auto(0)] = Field(
+        default=0, description="auto: 1 where the cluster has GPUs, else 0"
+    )
+    cpus_per_worker: Positive = Field(default=1, description="also the threads of a worker: torch takes no more")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        default="PACK", description="workers on few nodes or on many; STRICT_: on one node, or one worker a node"
+    )
+    elastic: ElasticConfig | None = Field(
+        default=None, description="go on with fewer workers when a node is lost, with more when one joins; null: never"
+    )
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@-]+$")] | None = Field(
+        default=None, description="network interface of gloo and NCCL; null: the one that has the node's Ray address"
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        default=3, description="restarts of the worker group without a new checkpoint between them; -1: no bound"
+    )
+    hang_timeout_s: Positive = Field(
+        default=300,
+        description="a worker that does not answer, or does not move in a step, for so long is killed and the group "
+        "starts again; more than the slowest step and checkpoint take",
+    )
+    node_wait_s: Positive = Field(
+        default=300, description="how long to wait for nodes that were lost, before the run ends with exit code 4"
+    )
+
+    @property
+    def num_workers(self) -> int:
+        """`workers` as a number."""
+        assert self.workers != "auto", "resolved before anything asks"
+        return self.workers
+
+    @property
+    def num_gpus(self) -> int:
+        """`gpus_per_worker` as a number."""
+        assert self.gpus_per_worker != "auto", "resolved before anything asks"
+        return self.gpus_per_worker
+
+
+class EvaluationSetConfig(Section):
+    """One evaluation set."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    shards: str
+    paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
+    max_frames: Count | None = Field(default=None, description="first frames only; null: all")
+
+
+class BestConfig(Section):
+    """The validation that every checkpoint is measured by, and that chooses the best one."""
+
+    set: EvaluationSetConfig = Field(description="frames that are neither trained on nor of a test split")
+    metric: Literal["ap", "auroc", "fpr95", "miou"] = Field(
+        default="ap", description="pooled over pixels; of fpr95 the lowest is the best, of the others the highest"
+    )
+
+
+class CheckpointConfig(Section):
+    """When to write checkpoints, and which stay."""
+
+    every_steps: Count = 200
+    keep: Count = Field(default=2, description="of the newest; the best one stays besides")
+    asynchronous: bool = Field(default=True, description="write while training goes on, from a copy in host memory")
+    best: BestConfig | None = Field(
+        default=None, description="keep the best checkpoint, and take its network as the run's; null: the last"
+    )
+    resume: Literal["auto", "never", "must"] = Field(
+        default="auto", description="what to do when the run folder has a checkpoint"
+    )
+
+
+class TrackingConfig(Section):
+    """MLflow, and what is logged how often."""
+
+    mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
+    experiment: str = "mgcda"
+    parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
+    register_model: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = Field(
+        default=None, description="registered model of MLflow that gets the trained network as its next version"
+    )
+    log_every_steps: Count = 10
+    system_metrics: bool = True
+    report: bool = Field(default=True, description="write report.html at the end, and log it under report/")
+    preview_frames: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="frames of the first evaluation set that are drawn at every checkpoint; 0: none"
+    )
+    alignment_steps: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="global batches whose pixels are drawn in the picture of the domain gap; 0: no picture"
+    )
+
+
+class EvaluationConfig(Section):
+    """What is evaluated at the end of training and by `mgcda evaluate`."""
+
+    sets: list[EvaluationSetConfig] = Field(default=[])
+    height_px: Count | None = Field(
+        default=None, description="frames are resized to this height for the network; null: as is"
+    )
+    blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
+    scales: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[1.0], description="factors on the network's input size; logits are averaged over them"
+    )
+    flip: bool = Field(default=False, description="average logits over the frame and its mirror image, too")
+    window_px: tuple[Count, Count] | None = Field(
+        default=None, description="height, width of a sliding window for frames larger than memory; null: whole frames"
+    )
+    window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25, description="share of a window that its neighbour covers too, at least; ours"
+    )
+    conventions: Annotated[
+        list[Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]], Field(min_length=1)
+    ] = Field(default=["pooled"], description="how frames are pooled; the first is the one that tables show")
+    components: Literal["none", "anomaly", "obstacle"] = Field(
+        default="none", description="component metrics of SMIYC with the sizes of this track; reads every frame twice"
+    )
+    instances: bool = Field(default=False, description="instance AP of OoDIS; reads every frame twice")
+    threshold: float | None = Field(
+        default=None, description="score that separates anomalies for components; null: best F1 on the same set"
+    )
+    panel_frames: Annotated[int, Field(ge=0)] = Field(default=6, description="frames shown in the panel of pictures")
+    kept_frames: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="pictures of this many worst and as many best frames are kept per set"
+    )
