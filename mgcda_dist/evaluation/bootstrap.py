@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, best_f1, fpr_at_tpr
 from mgcda_dist.evaluation.pixel import merge_rows, split_scores
-from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, distinct, inlier_cuts
+from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 from mgcda_dist.randomness import numpy_generator
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class ImageTables:
     def save(self, path: Path) -> None:
         """Write all tables to an .npz file, so that runs can be compared later."""
         parts = [part for key in self.keys for part in self._tables[key]]
-        sizes = np.array([part[0].size for part in parts], np.int64)
-        codes, counts = (np.concatenate([np.zeros(0, np.int64), *(part[i] for part in parts)]) for i in range(2))
+        sizes = np.array([counts.size for _, counts in parts], np.int64)
+        codes, counts = _concatenate(parts)
         with path.open("wb") as file:
             np.savez_compressed(file, keys=np.array(self.keys, np.str_), sizes=sizes, codes=codes, counts=counts)
 
@@ -127,11 +128,11 @@ class ImageTables:
         edges = _bin_edges(counts.anomaly, counts.inlier)
         tied = np.logical_and.reduceat(counts.tied, edges) & (np.diff(edges, append=counts.tied.size) == 1)
         # merge_rows has one row per node, highest first: find each image's rows there, then their bins.
-        nodes = distinct(np.concatenate([inlier[0], anomaly[0]]) >> 6)
+        places = iter(tree.places([codes for rows in every for codes, _ in rows]))
         tables = np.zeros((2, len(every), edges.size))
         for image, rows in enumerate(every):
-            for side, (codes, values) in enumerate(rows):
-                row = nodes.size - 1 - np.searchsorted(nodes, codes >> 6)
+            for side, (_, values) in enumerate(rows):
+                row = counts.threshold.size - 1 - next(places)
                 np.add.at(tables[side, image], np.searchsorted(edges, row, side="right") - 1, values)
         return tables[1], tables[0], tied
 
@@ -222,8 +223,7 @@ def _metrics(binned: tuple[Floats, Floats, NDArray[np.bool_]], weights: Floats) 
 
 def _concatenate(rows: Iterable[Rows]) -> Rows:
     pairs = list(rows)
-    codes, counts = (np.concatenate([np.zeros(0, np.int64), *(pair[i] for pair in pairs)]) for i in range(2))
-    return codes, counts
+    return tree.joined([codes for codes, _ in pairs]), np.concatenate([np.zeros(0, np.int64), *(n for _, n in pairs)])
 
 
 def _bin_edges(anomaly: Ints, inlier: Ints) -> Ints:

@@ -8,8 +8,6 @@ Each frame is reduced to ranked rows (`mgcda_dist.evaluation.ranks`), and rows a
 - so the pooled curve's rates are off by at most FPR · 2⁻¹³ and 2⁻¹⁵. That moves AP by at most ¼ (2⁻¹³ + 2⁻¹⁵), AUROC by
   at most ½ (2⁻¹³ + 2⁻¹⁵), and FPR95 by at most FPR95 · 2⁻¹³ + slope · 2⁻¹⁵, before chunks and frames cancel, as they
   do: the tests see 1e-5 and less;
-- scores in double precision that agree to 13 decimal digits count as equal, which shows where a float64 sigmoid is
-  saturated: such scores tie, as they do in float32 (`ExactPixelMetrics` keeps them apart);
 - rows beyond `max_rows` are joined. That costs less than the above again, unless the frames share no scale at all.
 
 The state is a function of the set of frames: world size, order and grouping do not change one bit of it.
@@ -24,8 +22,9 @@ from numpy.typing import NDArray
 
 from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics, RankedCounts, curve_points, pixel_metrics
-from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, code_is_tied, code_score, inlier_cuts
+from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, inlier_cuts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,13 +35,15 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 _INLIER, _ANOMALY, _FRAMES = 1, 2, 3  # what a row of the state is
+_KIND_BITS = 2
 
 
 class PixelHistogram:
     """Streaming pixel metrics of anomaly scores, pooled over all valid pixels of all frames.
 
     Args:
-        max_rows: rows kept per class (16 bytes each, and several times that while adding).
+        max_rows: rows kept per class (16 bytes each, 24 for scores that need all of their double precision, and several
+            times that while adding).
         per_octave: inlier chunks per doubling of the rank, see the module's bound.
         parts: anomaly chunks per frame.
         skip_empty: leave out frames without an anomaly pixel (the `skip_empty` convention).
@@ -88,7 +89,7 @@ class PixelHistogram:
         self.num_frames += other.num_frames
 
     def state(self) -> Ints:
-        """All that was counted, as R×3 int64 rows (kind, code, count).
+        """All that was counted, as R×3 int64 rows (kind, code, count); a wide code's second number is in `kind`.
 
         States merge by concatenation along the first axis; rows of zeros are padding, so that ranks may gather their
         states with any fixed number of rows.
@@ -97,7 +98,8 @@ class PixelHistogram:
         for kind, table in ((_INLIER, self._inlier), (_ANOMALY, self._anomaly)):
             codes, counts = table.rows()
             parts.append(np.array([[-kind, table.shift, 0]], np.int64))
-            parts.append(np.stack([np.full(codes.size, kind), codes, counts], axis=1))
+            first, second = (codes[:, 0], codes[:, 1]) if codes.ndim == 2 else (codes, np.zeros_like(codes))
+            parts.append(np.stack([(second << _KIND_BITS) | kind, first, counts], axis=1))
         return np.concatenate(parts)
 
     @classmethod
@@ -110,9 +112,13 @@ class PixelHistogram:
         kinds = state[:, 0]
         histogram.num_frames = int(state[kinds == _FRAMES, 2].sum())
         for kind, table in ((_INLIER, histogram._inlier), (_ANOMALY, histogram._anomaly)):
-            rows, shifts = state[kinds == kind], state[kinds == -kind, 1]
-            if shifts.size:
-                table.add(rows[:, 1], rows[:, 2], int(shifts.max()))
+            shifts = state[kinds == -kind, 1]
+            rows = state[(kinds > 0) & (kinds & ((1 << _KIND_BITS) - 1) == kind)]
+            second = rows[:, 0] >> _KIND_BITS
+            for of_it, wide in ((second == 0, False), (second > 0, True)):
+                codes = np.stack([rows[of_it, 1], second[of_it]], axis=1) if wide else rows[of_it, 1]
+                if codes.size:
+                    table.add(codes, rows[of_it, 2], int(shifts.max()))
         return histogram
 
     def counts(self) -> RankedCounts:
@@ -185,22 +191,21 @@ def refuse_non_finite(scores: NDArray[np.generic], where: str) -> None:
 
 def merge_rows(inlier: tuple[Ints, Ints], anomaly: tuple[Ints, Ints]) -> RankedCounts:
     """One ranked table of both classes from their rows (codes, counts)."""
-    codes = np.concatenate([inlier[0], anomaly[0]])
-    order = np.argsort(codes)[::-1]
+    codes = tree.joined([inlier[0], anomaly[0]])
+    order = tree.order(codes)[::-1]
     codes = codes[order]
-    is_anomaly = (np.arange(codes.size) >= inlier[0].size)[order]
+    is_anomaly = (np.arange(order.size) >= len(inlier[0]))[order]
     counts = np.concatenate([inlier[1], anomaly[1]])[order]
-    score = code_score(codes)
+    score, tied = tree.code_score(codes), tree.code_is_tied(codes)
     # Rows of one node stand at one place in the order, whatever their scale.
-    node = codes >> 6
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, codes.size), np.bool_), node[1:] != node[:-1]]))
+    first = np.flatnonzero(tree.first_of_node(codes))
     if not first.size:
-        return RankedCounts(score, counts, counts, code_is_tied(codes))
+        return RankedCounts(score, counts, counts, tied)
     return RankedCounts(
         threshold=score[first],
         anomaly=np.add.reduceat(np.where(is_anomaly, counts, 0), first),
         inlier=np.add.reduceat(np.where(is_anomaly, 0, counts), first),
-        tied=np.logical_or.reduceat(code_is_tied(codes), first),
+        tied=np.logical_or.reduceat(tied, first),
     )
 
 

@@ -13,7 +13,8 @@ When a sum outgrows its bound, rows move up the tree, each relative to its own `
 in its frame), by the same number of levels `shift`: dense and sparse regions lose equally. Moving rows up only ever
 joins them, so the smallest sufficient shift is a function of the multiset of frames alone, and so is the table.
 
-A row's code is one int64: node (57 bits, in-order numbering) << 6 | scale (0 … 56).
+`mgcda_dist.evaluation.codes` writes node and scale as numbers: one int64, or two where scores in double precision use
+their last 8 bits.
 """
 
 from __future__ import annotations
@@ -23,22 +24,18 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RankTable", "anomaly_cuts", "chunks", "code_is_tied", "code_score", "distinct", "inlier_cuts"]
+from mgcda_dist.evaluation import codes as tree
+
+__all__ = ["RankTable", "anomaly_cuts", "chunks", "distinct", "inlier_cuts"]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 _Number = TypeVar("_Number", np.int64, np.floating)
 
-KEY_BITS = 56
-"""Leaves of the tree: float64 without its 8 lowest mantissa bits. Every float32 is a leaf of its own, but scores in
-double precision that differ by less than 2⁻⁴⁴ of themselves are one."""
-SCALE_BITS = 6
-NO_SHIFT = -KEY_BITS - 1
+NO_SHIFT = -tree.WIDE_BITS - 1
 """The shift at which no row moves."""
 NEIGHBOURS = 4
 """Chunks on one side that make a row's neighbourhood."""
-TIE_SHIFT = 24
-"""The shift from which on heavy ties move too: sooner, none would meet another, but anomalies would leave inliers."""
 TOP_RANKS = 128
 """Ranks from the top that are joined more reluctantly than their neighbourhood would allow."""
 
@@ -61,7 +58,7 @@ class RankTable:
         """Add rows (of one frame, or of another table with its shift)."""
         self.shift = max(self.shift, shift)
         self._waiting.append((codes, counts))
-        if sum(rows.size for rows, _ in self._waiting) > self.max_rows:
+        if sum(len(codes) for codes, _ in self._waiting) > self.max_rows:
             self._settle()
 
     def rows(self) -> tuple[Ints, Ints]:
@@ -72,27 +69,30 @@ class RankTable:
     def _settle(self) -> None:
         if not self._waiting:
             return
-        codes = np.concatenate([self._codes, *(codes for codes, _ in self._waiting)])
+        codes = tree.joined([self._codes, *(codes for codes, _ in self._waiting)])
         counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
         self._waiting = []
-        codes, counts = _sum_equal(_move_up(codes, self.shift), counts)
-        if codes.size > self.max_rows:
+        codes, counts = _sum_equal(self._moved(codes, self.shift), counts)
+        if len(codes) > self.max_rows:
             self.shift = self._sufficient_shift(codes)
-            codes, counts = _sum_equal(_move_up(codes, self.shift), counts)
+            codes, counts = _sum_equal(self._moved(codes, self.shift), counts)
         self._codes, self._counts = codes, counts
 
     def _sufficient_shift(self, codes: Ints) -> int:
         def fits(shift: int) -> bool:
-            return distinct(_move_up(codes, shift)).size <= self.max_rows
+            return tree.num_distinct(self._moved(codes, shift)) <= self.max_rows
 
         # At `high` every row reaches the root, one per scale. One more level is the usual answer after the first time.
-        low, high = self.shift, KEY_BITS
+        low, high = self.shift, tree.WIDE_BITS
         if low > NO_SHIFT and fits(low + 1):
             return low + 1
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(middle) else (middle, high)
         return high
+
+    def _moved(self, codes: Ints, shift: int) -> Ints:
+        return codes if shift == NO_SHIFT else tree.ancestors(codes, shift)
 
 
 def inlier_cuts(num: int, per_octave: int) -> Ints:
@@ -123,45 +123,16 @@ def chunks(scores: Floats, cuts: Ints) -> tuple[Ints, Ints]:
         cuts: ranks where chunks begin, the first one 0.
 
     Returns:
-        codes and counts of the rows, ascending in score.
+        codes and counts (R int64) of the rows, ascending in score.
     """
     starts = _outside_ties(scores, cuts)
     counts = np.diff(starts, append=scores.size)
-    low, high = _key(scores[starts]), _key(scores[starts + counts - 1])
-    level = _bit_length(low ^ high)
-    node = (low >> level << (level + 1)) | (np.int64(1) << level)
-    scale = _bit_length(_neighbourhood(low, high))
+    low, high = tree.keys(scores[starts]), tree.keys(scores[starts + counts - 1])
+    scale = tree.bit_length(_neighbourhood(low, high))
     # The neighbours of rank 3 are a large share of what ranks above it: near the top the scale follows the rank.
-    scale = np.maximum(scale - _bit_length(TOP_RANKS // (scores.size - starts)), 1)
+    scale = np.maximum(scale - tree.bit_length(TOP_RANKS // (scores.size - starts)), 1)
     scale[(low == high) & (counts >= 4 * _mean_size(starts, cuts))] = 0  # a heavy tie: a point at any zoom
-    return (node << SCALE_BITS) | scale, counts
-
-
-def code_score(codes: Ints) -> NDArray[np.float64]:
-    """The score a row stands at: the shared score of a tie, else the middle of the node's interval."""
-    key = codes >> (SCALE_BITS + 1)
-    bits = key.astype(np.uint64) << np.uint64(64 - KEY_BITS)
-    top = np.uint64(1 << 63)
-    # Undo `_key`. The bits it cut off are zero, so that a truncated score is not above its pixels.
-    score = np.where(bits >= top, bits ^ top, _negated(bits)).view(np.float64)
-    return np.maximum(score, -np.finfo(np.float64).max)  # the bits next below the lowest number mean -∞
-
-
-def code_is_tied(codes: Ints) -> NDArray[np.bool_]:
-    """Whether a row's pixels share one score."""
-    return ((codes >> SCALE_BITS) & 1 == 1) | (codes & ((1 << SCALE_BITS) - 1) == 0)
-
-
-def _key(scores: Floats) -> Ints:
-    # IEEE 754 orders as integers once negative numbers are negated; + 0.0 turns -0.0 into 0.0. Not flipped: then the
-    # zeros at the end of a float32 would become ones, and cutting bits off would move negative scores up, not down.
-    bits = (scores.astype(np.float64) + 0.0).view(np.uint64)
-    ordered = np.where(bits >> np.uint64(63) == 1, _negated(bits), bits | np.uint64(1 << 63))
-    return (ordered >> np.uint64(64 - KEY_BITS)).astype(np.int64)
-
-
-def _negated(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return ~bits + np.uint64(1)
+    return tree.codes_between(low, high, scale), counts
 
 
 def _outside_ties(scores: Floats, cuts: Ints) -> Ints:
@@ -178,12 +149,12 @@ def _outside_ties(scores: Floats, cuts: Ints) -> Ints:
     return merged[merged < scores.size]
 
 
-def _neighbourhood(low: Ints, high: Ints) -> Ints:
+def _neighbourhood(low: tree.Keys, high: tree.Keys) -> tree.Keys:
     # The narrower side: at the edge of a cluster the gap to the next cluster says nothing.
     if low.size <= NEIGHBOURS:
         return np.full(low.size, high[-1] - low[0])
     span = high[NEIGHBOURS:] - low[:-NEIGHBOURS]
-    unknown = np.full(NEIGHBOURS, np.iinfo(np.int64).max)
+    unknown = np.full(NEIGHBOURS, np.iinfo(np.uint64).max)
     return np.minimum(np.concatenate([unknown, span]), np.concatenate([span, unknown]))
 
 
@@ -193,22 +164,6 @@ def _mean_size(starts: Ints, cuts: Ints) -> Ints:
     return sizes[np.clip(np.searchsorted(cuts, starts, side="right") - 1, 0, sizes.size - 1)]
 
 
-def _bit_length(values: Ints) -> Ints:
-    # Clearing the bit below the leading one keeps float64 from rounding up to the next power of two.
-    exponents = np.frexp((values & ~(values >> 1)).astype(np.float64))[1]
-    return exponents.astype(np.int64)
-
-
-def _move_up(codes: Ints, shift: int) -> Ints:
-    if shift == NO_SHIFT:
-        return codes
-    node, scale = codes >> SCALE_BITS, codes & ((1 << SCALE_BITS) - 1)
-    level = np.clip(np.where((scale == 0) & (shift < TIE_SHIFT), 0, scale + shift), 0, KEY_BITS)
-    bit = np.int64(1) << level
-    moved = (node >> (level + 1) << (level + 1)) | bit
-    return (np.where(node & (bit - 1) != 0, moved, node) << SCALE_BITS) | scale
-
-
 def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
     """The values without repetition, ascending; NumPy's own `unique` hashes, which takes many times as long."""
     values = np.sort(values)
@@ -216,7 +171,7 @@ def distinct(values: NDArray[_Number]) -> NDArray[_Number]:
 
 
 def _sum_equal(codes: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    order = np.argsort(codes)
+    order = tree.order(codes)
     codes, counts = codes[order], counts[order]
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, codes.size), np.bool_), codes[1:] != codes[:-1]]))
+    first = np.flatnonzero(tree.starts_of_equal(codes))
     return codes[first], np.add.reduceat(counts, first) if first.size else counts

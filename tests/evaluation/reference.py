@@ -45,6 +45,9 @@ SCORES: dict[str, Callable[[Floats, int], Floats]] = {
     "saturated sigmoid": lambda x, f: _sigmoid(10 * x),
     "narrow": lambda x, f: (1 + 1e-6 * x).astype(np.float32),
     "narrow float64": lambda x, f: 1 + 1e-9 * x,
+    "agreeing to 14 digits": lambda x, f: 0.5 + 1e-14 * x,
+    "agreeing to 14 digits, with ties": lambda x, f: -0.5 - 1e-14 * np.round(8 * np.clip(x, -2, 3)),
+    "saturated float64 sigmoid": lambda x, f: 1.0 / (1.0 + np.exp(-12.0 * x)),
     "top of the range": lambda x, f: (0.999 + 0.001 * _sigmoid(x)).astype(np.float32),
     "denormal": lambda x, f: (1e-38 * x).astype(np.float32),
     "huge": lambda x, f: 1e300 * x,
@@ -55,6 +58,7 @@ SCORES: dict[str, Callable[[Floats, int], Floats]] = {
     "clipped": lambda x, f: np.clip(x, -0.9123, 1.2345).astype(np.float32),
     "clipped below zero": lambda x, f: np.minimum(x - 5, -4.1).astype(np.float32),
     "two scales": lambda x, f: np.where(np.sin(1e5 * x) > 0, np.exp(8 * x), 1 + 1e-5 * x).astype(np.float32),
+    "single and double precision": lambda x, f: (x if f % 2 else 0.1 * x).astype(np.float64 if f % 3 else np.float32),
     "each frame its own scale": lambda x, f: (x * 10.0 ** (f - 4)).astype(np.float32),
 }
 

@@ -44,6 +44,26 @@ def test_replicates_equal_exact_metrics_of_the_drawn_images() -> None:
         assert found[name].high == pytest.approx(np.quantile(values, 0.95), abs=2e-3)
 
 
+def test_scores_that_need_all_of_their_double_precision_are_told_apart(tmp_path: Path) -> None:
+    frames = {
+        key: (
+            0.5 + 1e-14 * score.astype(np.float64) if index else score,
+            anomaly,
+        )  # the first image is in single precision
+        for index, (key, (score, anomaly)) in enumerate(images(6).items())
+    }
+    wide = tables(frames)
+    wide.save(tmp_path / "tables.npz")
+    pooled = sklearn_metrics(
+        np.concatenate([score for score, _ in frames.values()]),
+        np.concatenate([anomaly for _, anomaly in frames.values()]),
+    )
+    for found in (wide, ImageTables.load(tmp_path / "tables.npz")):
+        values = bootstrap(found, replicates=3)
+        for name in METRICS:
+            assert values[name].value == pytest.approx(pooled[name], abs=1e-3)
+
+
 def test_intervals_do_not_depend_on_world_size_and_narrow_with_images() -> None:
     frames = images(30)
     whole = bootstrap(tables(frames), replicates=200)

@@ -37,7 +37,10 @@ def test_equals_sklearn_whatever_the_scores(name: str) -> None:
         assert getattr(result, metric) == pytest.approx(expected[metric], abs=1e-4), metric
 
 
-@pytest.mark.parametrize("name", ["normal", "saturated sigmoid", "clipped", "two scales"])
+@pytest.mark.parametrize(
+    "name",
+    ["normal", "saturated sigmoid", "clipped", "two scales", "agreeing to 14 digits", "saturated float64 sigmoid"],
+)
 def test_joined_rows_still_equal_sklearn(name: str) -> None:
     frames = adversarial_frames(name, pixels=100_000)
     histogram = counted(frames, max_rows=1 << 16)
@@ -59,7 +62,9 @@ def test_a_tie_of_anomalies_and_inliers_stays_one_when_rows_are_joined() -> None
         assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-3), metric
 
 
-@pytest.mark.parametrize("name", ["normal", "clipped", "each frame its own scale"])
+@pytest.mark.parametrize(
+    "name", ["normal", "clipped", "each frame its own scale", "agreeing to 14 digits", "single and double precision"]
+)
 @pytest.mark.parametrize("max_rows", [1 << 19, 1 << 12])
 def test_the_state_does_not_depend_on_world_size_order_or_grouping(name: str, max_rows: int) -> None:
     frames = adversarial_frames(name, pixels=20_000, num_frames=12)
