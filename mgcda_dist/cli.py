@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.cli_calibrate import calibrate
 from mgcda_dist.cli_chaos import chaos
 from mgcda_dist.cli_compare import compare
 from mgcda_dist.cli_doctor import doctor
@@ -61,6 +62,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(export)
 app.command()(predict)
 

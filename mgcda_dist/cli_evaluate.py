@@ -49,7 +49,7 @@ def evaluate(
         int, typer.Option(min=1, help="processes that share a model's frames")
     ] = 1,
     score: Annotated[
-        Literal["msp", "max_logit", "entropy", "energy", "rba"] | None,
+        Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
         typer.Option(help="anomaly score; default: as the run"),
     ] = None,
     height: Annotated[

@@ -38,7 +38,7 @@ def predict(
     ] = None,
     min_area: Annotated[int, typer.Option(min=1, help="smaller anomalies are left out, pixels")] = 50,
     score: Annotated[
-        Literal["msp", "max_logit", "entropy", "energy", "rba"] | None,
+        Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
         typer.Option(help="anomaly score; default: as the run"),
     ] = None,
     height: Annotated[
@@ -78,6 +78,7 @@ def predict(
     from mgcda_dist.inference.model import load_exported
     from mgcda_dist.inference.outputs import OUTPUTS
     from mgcda_dist.inference.sources import find_sources
+    from mgcda_dist.models.pairs import check_statistics
 
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
@@ -89,6 +90,7 @@ def predict(
     ends = _range(shown)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
+    check_statistics(score or network.score, network.facts, network.folder)
     out = out or Path("predictions") / network.name
     sources = find_sources(inputs, out)
     options = _options(network, threshold, errors, {

@@ -151,7 +151,7 @@ class ModelConfig(Section):
         description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
     )
     decoder_channels: Count = Field(default=96, description="D of the decoder that a backbone gets; ours")
-    score: Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask"] = Field(
+    score: Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] = Field(
         default="energy", description="anomaly score"
     )
     compile: bool = Field(default=False, description="torch.compile of the segmenter")
@@ -172,6 +172,12 @@ class ModelConfig(Section):
         for name, value in foreign.items():
             if self.network is None and value:
                 raise ValueError(f"{name}: is for `network`; a backbone takes none")
+        if self.score == "standardized_max_logit":
+            raise ValueError(
+                "score: 'standardized_max_logit' needs statistics of the trained network, and training scores pixels "
+                "from its first step on; train with another one, then: mgcda calibrate RUN, mgcda evaluate RUN --score "
+                "standardized_max_logit"
+            )
         if self.compile and self.network:
             raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
         return self

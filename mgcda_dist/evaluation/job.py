@@ -26,8 +26,8 @@ from mgcda_dist.evaluation.results import SetResult, Subject, results_json
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.submission import Layout, submission
 from mgcda_dist.evaluation.views import Views, score_map
-from mgcda_dist.models.exported import digest_of
-from mgcda_dist.models.scores import ScoreKind, anomaly_score
+from mgcda_dist.models.exported import digest_of, read_facts
+from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
 
 __all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
 
@@ -100,6 +100,12 @@ class EvaluationJob(BaseModel):
         content = [self.with_digest().digest, self.settings(), self.seed, sets]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    def class_statistics(self) -> ClassStatistics | None:
+        """What `standardized_max_logit` standardizes with; None for every other score."""
+        if self.score != "standardized_max_logit":
+            return None
+        return ClassStatistics.of_facts(read_facts(Path(self.path)))
+
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on beside model and data, as `results.json` shows it."""
         section = self.section
@@ -113,6 +119,8 @@ class EvaluationJob(BaseModel):
         }
         if self.kind == "maps":
             return shown | {"resize_maps": self.resize_maps}
+        if statistics := self.class_statistics():
+            shown["class_statistics"] = {"mean": statistics.mean, "var": statistics.var}
         return shown | {
             "blur": section.blur,
             "height_px": section.height_px,
@@ -208,6 +216,7 @@ def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module |
     section, kind = job.section, job.score
     assert kind != AS_GIVEN
     network = given or build.load_model(Path(job.path))[1].to(device).eval()
+    of_logits = scorer(kind, job.class_statistics())
     views = Views(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
 
     def score(frame: Frame) -> Scored:
@@ -215,7 +224,7 @@ def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module |
             network,
             frame.image,
             (frame.label.shape[0], frame.label.shape[1]),
-            score=lambda logits: anomaly_score(logits, kind),
+            score=of_logits,
             views=views,
             blur=section.blur,
             device=device,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import nn
 from mgcda_dist.data.pixels import resized
 from mgcda_dist.evaluation.views import Views, score_maps
 from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
-from mgcda_dist.models.scores import ScoreKind, anomaly_score
+from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
 
 __all__ = ["ExportedModel", "load_exported"]
 
@@ -105,7 +104,7 @@ class ExportedModel:
             self.network,
             [resized(image, height, width) if height else image for image in images],
             size,
-            score=partial(anomaly_score, kind=score or self.score),
+            score=scorer(score or self.score, ClassStatistics.of_facts(self.facts)),
             views=views or Views(),
             blur=blur,
             device=self.device,

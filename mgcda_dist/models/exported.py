@@ -9,6 +9,7 @@
     score         anomaly score that the evaluation used
     height_px     height that frames were resized to, or null
     config        the whole configuration of the run
+    class_statistics  of the maximum logit, once `mgcda calibrate` has measured them
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "load_segmenter",
     "model_folder",
     "read_facts",
+    "save_facts",
     "save_segmenter",
 ]
 
@@ -89,6 +91,13 @@ def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> N
     save_file(tensors, temporary)
     temporary.chmod(written.stat().st_mode)  # safetensors lets the owner alone read it
     os.replace(temporary, folder / "model.safetensors")
+    os.replace(written, folder / "model.json")
+
+
+def save_facts(facts: dict[str, Any], folder: Path) -> None:
+    """Write `model.json` anew, whole or not at all."""
+    written = folder / ".model.json.tmp"
+    written.write_text(facts_text(facts), encoding="utf-8")
     os.replace(written, folder / "model.json")
 
 

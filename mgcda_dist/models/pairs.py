@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import LogitKind
-from mgcda_dist.models.scores import ScoreKind
+from mgcda_dist.models.scores import ClassStatistics, ScoreKind
 from mgcda_dist.models.segmentation_loss import OutlierKind
 
-__all__ = ["check_loss", "check_score"]
+__all__ = ["check_loss", "check_score", "check_statistics"]
 
 _MASS = 1.0
 """Largest sum of class scores that a mask network is taught on a pixel: one mask of one class."""
@@ -34,6 +37,23 @@ def check_score(score: ScoreKind, logits: LogitKind, outlier: OutlierKind) -> No
             f"'rba' adds up σ(L_k), but cross-entropy (loss.outlier={outlier}) leaves the level of a pixel's logits "
             "free: adding a constant to all changes the score and not the loss",
             "train with loss.outlier=rba_hinge, which fixes the level, or use another score",
+        )
+
+
+def check_statistics(score: ScoreKind, facts: Mapping[str, Any], folder: Path) -> None:
+    """Raise `ConfigError` for a score whose class statistics an exported model does not have.
+
+    Args:
+        score: wanted.
+        facts: content of `model.json`.
+        folder: of the model, for the message.
+    """
+    if score == "standardized_max_logit" and ClassStatistics.of_facts(facts) is None:
+        raise ConfigError(
+            f"--score, {folder}",
+            "'standardized_max_logit' needs the mean and variance of each class's maximum logit, which nobody has "
+            "measured for this model",
+            f"first: mgcda calibrate {folder} --data SHARDS, with frames that it was trained on",
         )
 
 

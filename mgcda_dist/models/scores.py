@@ -6,12 +6,16 @@ L is the vector of C inlier logits of a pixel, p = softmax(L).
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "ClassStatistics",
     "ScoreKind",
     "anomaly_score",
     "energy",
@@ -20,14 +24,45 @@ __all__ = [
     "msp",
     "rba",
     "rba_mask",
+    "scorer",
     "standardized_max_logit",
 ]
 
-ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask"]
+ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"]
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Mean and variance of the maximum logit over training pixels predicted as each of the C classes."""
+
+    mean: tuple[float, ...]
+    var: tuple[float, ...]
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> ClassStatistics | None:
+        """Those that `mgcda calibrate` has left in a model's `model.json`; None: it has not."""
+        found = facts.get("class_statistics")
+        return None if found is None else cls(tuple(found["mean"]), tuple(found["var"]))
+
+
+def scorer(kind: ScoreKind, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:
+    """The score named `kind` as a function of the logits; `standardized_max_logit` needs the statistics.
+
+    Raises:
+        ValueError: an unknown score, or one without its statistics.
+    """
+    if kind != "standardized_max_logit":
+        return partial(anomaly_score, kind=kind)
+    if statistics is None:
+        raise ValueError("standardized_max_logit needs class statistics of the maximum logit: mgcda calibrate")
+    return partial(standardized_max_logit, mean=torch.tensor(statistics.mean), var=torch.tensor(statistics.var))
 
 
 def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
-    """The score named `kind`: logits N×C×h×w of any float dtype -> N×h×w, float32 (float64 for float64 logits)."""
+    """The score named `kind`: logits N×C×h×w of any float dtype -> N×h×w, float32 (float64 for float64 logits).
+
+    For `standardized_max_logit`, which needs more than logits, see `scorer`.
+    """
     match kind:
         case "msp":
             return msp(logits)
@@ -41,6 +76,8 @@ def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
             return rba(logits)
         case "rba_mask":
             return rba_mask(logits)
+        case "standardized_max_logit":
+            raise ValueError("standardized_max_logit needs class statistics of the maximum logit: use `scorer`")
         case _:
             raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(get_args(ScoreKind))}")
 
