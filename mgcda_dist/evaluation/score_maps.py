@@ -228,7 +228,7 @@ def _read(file: MapFile) -> NDArray[Any]:
     suffix = file.path.suffix.lower()
     try:
         if suffix == ".npy":
-            return np.load(file.path, allow_pickle=False)
+            return np.load(file.path, mmap_mode="r", allow_pickle=False)  # a map must be as large as its header says
         if suffix == ".npz":
             with np.load(file.path, allow_pickle=False) as archive:
                 return archive[file.member or archive.files[0]]
@@ -237,7 +237,7 @@ def _read(file: MapFile) -> NDArray[Any]:
         pixels = cv2.imread(str(file.path), cv2.IMREAD_UNCHANGED)
         if pixels is not None and suffix == ".png" and pixels.dtype == np.uint16:
             return _in_its_range(pixels, file.path)
-    except (OSError, ValueError, EOFError, IndexError, cv2.error) as error:
+    except (OSError, ValueError, EOFError, IndexError, OverflowError, MemoryError, cv2.error) as error:
         raise MgcdaError(str(file), f"cannot be read: {error}", "is the file whole?") from None
     if pixels is None:
         remedy = "is the file whole? TIFF must hold float32, float64, or integers of 8 or 16 bits"

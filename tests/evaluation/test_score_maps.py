@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,21 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, mess
     with pytest.raises(MgcdaError, match=message) as caught:
         _first_map(tmp_path)
     assert name in caught.value.where
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_header_that_claims_more_than_memory_holds_is_named(tmp_path: Path, suffix: str) -> None:
+    forged = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 24, 1 << 24)}
+    np.lib.format.write_array_header_1_0(forged, header)
+    if suffix == ".npy":
+        (tmp_path / "a.npy").write_bytes(forged.getvalue() + bytes(64))
+    else:
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("a.npy", forged.getvalue() + bytes(64))
+    with pytest.raises(MgcdaError, match="cannot be read") as caught:
+        _first_map(tmp_path)
+    assert f"a{suffix}" in caught.value.where
 
 
 def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
