@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
     from mgcda_dist.evaluation.request import EvaluationRequest
 
-__all__ = ["evaluate", "show_results"]
+__all__ = ["Height", "Score", "Window", "evaluate", "show_results"]
 
 _CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
+
+Score = Annotated[
+    Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
+    typer.Option(help="anomaly score; default: as the run"),
+]
+Height = Annotated[
+    int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
+]
+Window = Annotated[str | None, typer.Option(metavar="HxW", help="sliding window, for frames larger than memory")]
 
 
 def evaluate(
@@ -48,14 +57,8 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, help="processes that share a model's frames")
     ] = 1,
-    score: Annotated[
-        Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
-        typer.Option(help="anomaly score; default: as the run"),
-    ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run"),
-    ] = None,
+    score: Score = None,
+    height: Height = None,
     scales: Annotated[
         str | None,
         typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25"),
@@ -63,10 +66,7 @@ def evaluate(
     flip: Annotated[
         bool | None, typer.Option(help="average with the mirrored frame")
     ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="sliding window, for frames larger than memory"),
-    ] = None,
+    window: Window = None,
     overlap: Annotated[
         float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")
     ] = None,

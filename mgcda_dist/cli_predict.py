@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mgcda_dist.cli_evaluate import Height, Score, Window
 from mgcda_dist.cli_values import device_of, names_of, numbers_of, size_of
 
 if TYPE_CHECKING:
@@ -37,21 +38,13 @@ def predict(
                      help="score from which on a pixel is an anomaly; default: best F1 where the model was evaluated"),
     ] = None,
     min_area: Annotated[int, typer.Option(min=1, help="smaller anomalies are left out, pixels")] = 50,
-    score: Annotated[
-        Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
-        typer.Option(help="anomaly score; default: as the run"),
-    ] = None,
-    height: Annotated[
-        int | None,
-        typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run"),
-    ] = None,
+    score: Score = None,
+    height: Height = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25")
     ] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored frame")] = False,
-    window: Annotated[
-        str | None, typer.Option(metavar="HxW", help="sliding window, for frames larger than memory")
-    ] = None,
+    window: Window = None,
     overlap: Annotated[float, typer.Option(min=0, max=0.95, help="share of windows that overlaps")] = 0.25,
     blur: Annotated[bool, typer.Option("--blur", help="7×7, σ = 1 blur of the score map")] = False,
     shown: Annotated[
