@@ -10,7 +10,7 @@ import pytest
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.training.run_folder import RunFolder, differing_keys, mlflow_uri
-from mgcda_dist.training.schedule import rate_factor
+from mgcda_dist.training.schedule import Schedule, rate_factor
 
 
 @pytest.fixture
@@ -147,7 +147,8 @@ def test_where_mlflow_writes(config: Config) -> None:
 
 
 def test_schedules() -> None:
-    for schedule, end in (("poly", 0.0), ("cosine", 0.0), ("constant", 1.0)):
-        rates = [rate_factor(i / 100, schedule, 0.1) for i in range(101)]  # type: ignore[arg-type]
+    ends: dict[Schedule, float] = {"poly": 0.0, "cosine": 0.0, "constant": 1.0}
+    for schedule, end in ends.items():
+        rates = [rate_factor(i / 100, schedule, 0.1) for i in range(101)]
         assert 0 < rates[0] < 0.02 and rates[10] == pytest.approx(1.0) and rates[-1] == pytest.approx(end)
         assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
