@@ -85,21 +85,16 @@ def order(codes: Ints) -> Ints:
     return np.lexsort((codes[:, 1], codes[:, 0])) if codes.ndim == 2 else np.argsort(codes)
 
 
-def starts_of_equal(codes: Ints) -> NDArray[np.bool_]:
-    """Of codes in order: which differ from the one before."""
-    return _differs(codes)
-
-
 def num_distinct(codes: Ints) -> int:
     """How many different codes there are."""
-    return int(np.count_nonzero(_differs(codes[order(codes)] if codes.ndim == 2 else np.sort(codes))))
+    return int(np.count_nonzero(starts_of_equal(codes[order(codes)] if codes.ndim == 2 else np.sort(codes))))
 
 
 def first_of_node(codes: Ints) -> NDArray[np.bool_]:
     """Of codes in order: which stand at another node than the one before, whatever their scale."""
     if codes.ndim == 2:
-        return _differs(codes[:, 0]) | _differs(codes[:, 1] >> _WIDE_SCALE)
-    return _differs(codes >> _NARROW_SCALE)
+        return starts_of_equal(codes[:, 0]) | starts_of_equal(codes[:, 1] >> _WIDE_SCALE)
+    return starts_of_equal(codes >> _NARROW_SCALE)
 
 
 def places(every: Sequence[Ints]) -> list[Ints]:
@@ -172,10 +167,11 @@ def _raised(node: Ints, level: Ints) -> Ints:
     return np.where(node & (bit - 1) != 0, moved, node)
 
 
-def _differs(values: Ints) -> NDArray[np.bool_]:
-    first = np.ones(len(values), np.bool_)
-    changes = values[1:] != values[:-1]
-    first[1:] = changes.any(axis=1) if values.ndim == 2 else changes
+def starts_of_equal(codes: Ints) -> NDArray[np.bool_]:
+    """Of codes in order: which differ from the one before."""
+    first = np.ones(len(codes), np.bool_)
+    changes = codes[1:] != codes[:-1]
+    first[1:] = changes.any(axis=1) if codes.ndim == 2 else changes
     return first
 
 
