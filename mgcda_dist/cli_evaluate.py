@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mgcda_dist.evaluation.request import EvaluationRequest
 
-__all__ = ["Height", "Score", "Window", "evaluate", "show_results"]
+__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
 
 _CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
 
@@ -26,7 +26,14 @@ Score = Annotated[
 Height = Annotated[
     int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
 ]
+Scales = Annotated[
+    str | None,
+    typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25; default: as the run"),
+]
+Flip = Annotated[bool | None, typer.Option(help="average with the mirrored frame; default: as the run")]
 Window = Annotated[str | None, typer.Option(metavar="HxW", help="sliding window, for frames larger than memory")]
+Overlap = Annotated[float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")]
+Blur = Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")]
 
 
 def evaluate(
@@ -59,20 +66,11 @@ def evaluate(
     ] = 1,
     score: Score = None,
     height: Height = None,
-    scales: Annotated[
-        str | None,
-        typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25"),
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option(help="average with the mirrored frame")
-    ] = None,
+    scales: Scales = None,
+    flip: Flip = None,
     window: Window = None,
-    overlap: Annotated[
-        float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")
-    ] = None,
-    blur: Annotated[
-        bool | None, typer.Option(help="7×7, σ = 1 blur of the score map")
-    ] = None,
+    overlap: Overlap = None,
+    blur: Blur = None,
     convention: Annotated[
         str | None,
         typer.Option(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mgcda_dist.cli_evaluate import Height, Score, Window
+from mgcda_dist.cli_evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
 from mgcda_dist.cli_values import device_of, names_of, numbers_of, size_of
 
 if TYPE_CHECKING:
@@ -40,13 +41,11 @@ def predict(
     min_area: Annotated[int, typer.Option(min=1, help="smaller anomalies are left out, pixels")] = 50,
     score: Score = None,
     height: Height = None,
-    scales: Annotated[
-        str, typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25")
-    ] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="average with the mirrored frame")] = False,
+    scales: Scales = None,
+    flip: Flip = None,
     window: Window = None,
-    overlap: Annotated[float, typer.Option(min=0, max=0.95, help="share of windows that overlaps")] = 0.25,
-    blur: Annotated[bool, typer.Option("--blur", help="7×7, σ = 1 blur of the score map")] = False,
+    overlap: Overlap = None,
+    blur: Blur = None,
     shown: Annotated[
         str | None, typer.Option("--range", metavar="LOW,HIGH", help="scores that the colours of overlays stand for")
     ] = None,
@@ -66,7 +65,6 @@ def predict(
     """
     from rich.console import Console
 
-    from mgcda_dist.evaluation.views import Views
     from mgcda_dist.inference import predict as work
     from mgcda_dist.inference.model import load_exported
     from mgcda_dist.inference.outputs import OUTPUTS
@@ -76,10 +74,12 @@ def predict(
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     outputs: Any = tuple(names_of(write, "--write", OUTPUTS)) if write != "none" else ()
-    views = Views(
-        tuple(numbers_of(scales, "--scales")), flip,
-        size_of(window, "--window", "512x1024") if window is not None else None, overlap,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
+        "flip": flip,
+        "window_px": size_of(window, "--window", "512x1024") if window is not None else None,
+        "window_overlap": overlap,
+    }
     ends = _range(shown)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
@@ -88,8 +88,9 @@ def predict(
     sources = find_sources(inputs, out)
     options = _options(network, threshold, errors, {
         "score": score or network.score, "height_px": height if height is not None else network.height_px or 0,
-        "views": views, "blur": blur, "shown_range": ends, "min_area_px": min_area, "outputs": outputs,
-        "batch": batch, "every": every, "codec": codec,
+        "views": replace(network.views, **{name: value for name, value in given.items() if value is not None}),
+        "blur": network.blur if blur is None else blur, "shown_range": ends,
+        "min_area_px": min_area, "outputs": outputs, "batch": batch, "every": every, "codec": codec,
     })  # fmt: skip
     work.free_for(out, work.prediction_id(network, options), overwrite=overwrite)
     predicted = _predict(network, sources, out, options, console)

@@ -120,7 +120,9 @@ def _results(model: ExportedModel, run: Path | None) -> str:
         for name, row in results["sets"].items()
     ]
     height, score = results["height_px"] or "as is", results["score"]
-    about = f"Per cent, convention `{results['convention']}`, height {height}, score `{score}`."
+    seen = f", mean over scales {', '.join(f'{scale:g}' for scale in model.views.scales)}"
+    seen = (seen if model.views.scales != (1.0,) else "") + (", mirrored too" if model.views.flip else "")
+    about = f"Per cent, convention `{results['convention']}`, height {height}, score `{score}`{seen}."
     return "## Results\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
 
 

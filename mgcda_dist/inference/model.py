@@ -61,20 +61,44 @@ class ExportedModel:
         return self.facts["height_px"]
 
     @property
+    def views(self) -> Views:
+        """Scales, flip and sliding window that the run was evaluated with."""
+        section = self._evaluation
+        window = section.get("window_px")
+        return Views(
+            tuple(section.get("scales", Views.scales)), section.get("flip", Views.flip),
+            (window[0], window[1]) if window else None, section.get("window_overlap", Views.window_overlap),
+        )  # fmt: skip
+
+    @property
+    def blur(self) -> bool:
+        """Whether the run was evaluated with blurred score maps."""
+        return self._evaluation.get("blur", False)
+
+    @property
+    def _evaluation(self) -> dict[str, Any]:
+        return self.facts.get("config", {}).get("evaluation", {})
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the weights."""
         return digest_of(self.folder)
 
     def predict(
-        self, image: NDArray[np.uint8], *, height_px: int | None = None, views: Views | None = None, blur: bool = False
+        self,
+        image: NDArray[np.uint8],
+        *,
+        height_px: int | None = None,
+        views: Views | None = None,
+        blur: bool | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Anomaly scores and classes of an image, as `mgcda evaluate` computes them.
 
         Args:
             image: H×W×3, RGB.
             height_px: height of the network's input, 0 for the image's own; None: as the run was evaluated.
-            views: scales, flip and sliding window; None: the whole image once.
-            blur: 7×7, σ = 1 blur of the score map.
+            views: scales, flip and sliding window, `Views()` for the whole image once; None: as the run was evaluated.
+            blur: 7×7, σ = 1 blur of the score map; None: as the run was evaluated.
 
         Returns:
             Scores H×W float32, higher is more anomalous; classes H×W uint8, index into `class_names`.
@@ -88,7 +112,7 @@ class ExportedModel:
         score: ScoreKind | None = None,
         height_px: int | None = None,
         views: Views | None = None,
-        blur: bool = False,
+        blur: bool | None = None,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
         """`predict` of images of one size, which the network sees together.
 
@@ -105,8 +129,8 @@ class ExportedModel:
             [resized(image, height, width) if height else image for image in images],
             size,
             score=scorer(score or self.score, ClassStatistics.of_facts(self.facts)),
-            views=views or Views(),
-            blur=blur,
+            views=views or self.views,
+            blur=self.blur if blur is None else blur,
             device=self.device,
         )
 

@@ -59,6 +59,18 @@ def test_the_run_s_height_is_used_and_the_result_has_the_image_s_size(run: Path)
     assert not np.array_equal(scores, model.predict(_image(), views=Views(flip=True))[0])
 
 
+def test_the_run_s_views_are_used_unless_others_are_asked_for(tmp_path: Path) -> None:
+    options = {"scales": [0.5, 1.0], "flip": True, "window_px": [64, 64], "window_overlap": 0.5, "blur": True}
+    model = load_exported(write_run(tmp_path / "averaging", options))
+    views = Views((0.5, 1.0), True, (64, 64), 0.5)
+    assert model.views == views and model.blur
+    scores, _ = model.predict(_image(90, 110), height_px=0)
+    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, views=views, blur=True)[0]
+    assert np.array_equal(scores, shown)
+    once, _ = model.predict(_image(), height_px=0, views=Views(), blur=False)
+    assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=energy)[0])
+
+
 def test_only_torch_timm_and_what_they_bring_are_needed(run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", _image())
     stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "pydantic", "ray", "scipy", "typer", "webdataset"}

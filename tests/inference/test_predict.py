@@ -192,6 +192,20 @@ def test_colours_stay_when_a_prediction_goes_on(run: Path, tmp_path: Path) -> No
     assert _json(tmp_path / "out" / "predictions.json")["drawn_range"] == before
 
 
+def test_frames_are_shown_as_the_run_was_evaluated_unless_asked_otherwise(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "averaging", {"scales": [0.5, 1.0], "flip": True})
+    pixels = _picture(tmp_path / "a.png")
+    assert _predict(run, tmp_path / "a.png", "-o", tmp_path / "as", "-w", "npy").exit_code == 0
+    settings = _json(tmp_path / "as" / "predictions.json")["settings"]
+    assert (settings["scales"], settings["flip"], settings["height_px"]) == ([0.5, 1.0], True, 32)
+    score, _ = load_exported(run).predict(pixels)
+    assert np.array_equal(np.load(tmp_path / "as" / "a.score.npy"), score.astype(np.float16))
+    words = ("-o", tmp_path / "once", "-w", "none", "--scales", "1", "--no-flip")
+    assert _predict(run, tmp_path / "a.png", *words).exit_code == 0
+    settings = _json(tmp_path / "once" / "predictions.json")["settings"]
+    assert (settings["scales"], settings["flip"]) == ([1.0], False)
+
+
 def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "a.png")
     out = tmp_path / "out"

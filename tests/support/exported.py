@@ -14,7 +14,7 @@ NEEDED = {"PIL", "numpy", "safetensors", "timm", "torch", "torchvision"}
 """Packages that an exported model needs; the rest of the stack is for training."""
 
 
-def write_run(folder: Path, **model: Any) -> Path:
+def write_run(folder: Path, evaluation: dict[str, Any] | None = None, **model: Any) -> Path:
     """A run folder whose `model/` holds timm's smallest network with random weights."""
     config = Config.model_validate(
         {
@@ -27,7 +27,7 @@ def write_run(folder: Path, **model: Any) -> Path:
             "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16} | model,
             "mdat": {"enabled": False},
             "optim": {"steps": 1},
-            "evaluation": {"height_px": 32},
+            "evaluation": {"height_px": 32} | (evaluation or {}),
         }
     )
     build.save_model(config, build.segmenter(config), folder / "model")
