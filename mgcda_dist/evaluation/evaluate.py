@@ -7,9 +7,7 @@ best F1 on the same frames, they are scored a second time.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.collectives import Collectives
+from mgcda_dist.data.ahead import ahead
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.evaluation.bootstrap import Interval, bootstrap
 from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
@@ -262,21 +261,8 @@ def _grouped(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _ahead(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
-    """The frames in order, the next ones being decoded meanwhile: OpenCV lets other threads run."""
-    with ThreadPoolExecutor(1, thread_name_prefix="frames") as pool:
-        waiting: deque[tuple[int, Future[Frame]]] = deque()
-        try:
-            for index in indices:
-                waiting.append((index, pool.submit(frames.__getitem__, index)))
-                if len(waiting) > _AHEAD:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    """The frames in order, the next ones being decoded meanwhile."""
+    return ahead(((index, frames[index]) for index in indices), _AHEAD)
 
 
 def _merge(mine: Any, world: Collectives) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist import __version__
+from mgcda_dist.data.ahead import ahead
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.views import Views
@@ -29,6 +28,7 @@ from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
 from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, put, write_image
 from mgcda_dist.inference.overlay import Legend, overlay
+from mgcda_dist.inference.pipeline import Behind, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
 from mgcda_dist.models.scores import ScoreKind
 
@@ -200,13 +200,13 @@ class _Run:
         """Predict images, those of one size together."""
 
         def readable() -> Iterator[tuple[Source, Pixels]]:
-            for source, image in _ahead(map(_read, sources), 2 * self.options.batch):
+            for source, image in ahead(map(_read, sources), 2 * self.options.batch):
                 if isinstance(image, SampleError):
                     self._failed(source, image)
                 else:
                     yield source, image
 
-        with _Behind(2 * self.options.batch) as behind:
+        with Behind(2 * self.options.batch) as behind:
             for source, image, score in self._scores(readable()):
                 self._see_range(score)
                 behind.do(partial(self._image, source, image, score))
@@ -237,8 +237,8 @@ class _Run:
         )  # fmt: skip
         size = (0, 0)
         try:
-            with _Behind(2 * options.batch) as behind:
-                for index, image, score in self._scores(_ahead(iter(frames), 2 * options.batch)):
+            with Behind(2 * options.batch) as behind:
+                for index, image, score in self._scores(ahead(iter(frames), 2 * options.batch)):
                     size = size if any(size) else (image.shape[1], image.shape[0])
                     if size != (image.shape[1], image.shape[0]) or not np.isfinite(score).all():
                         problem = f"frame {index} has another size, or scores that are NaN or infinite"
@@ -270,7 +270,7 @@ class _Run:
     def _scores(self, frames: Iterable[tuple[_T, Pixels]]) -> Iterator[tuple[_T, Pixels, NDArray[np.float32]]]:
         """Each frame with its scores, seen in batches of one size."""
         options = self.options
-        for batch in _batches(frames, options.batch):
+        for batch in batches(frames, options.batch):
             try:
                 maps = self.model.predict_batch(
                     [image for _, image in batch],
@@ -343,62 +343,3 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _batches(frames: Iterable[tuple[_T, Pixels]], size: int) -> Iterator[list[tuple[_T, Pixels]]]:
-    """Neighbours of one size, at most `size` of them."""
-    batch: list[tuple[_T, Pixels]] = []
-    for frame in frames:
-        if batch and (len(batch) == size or frame[1].shape != batch[0][1].shape):
-            yield batch
-            batch = []
-        batch.append(frame)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-_END: Any = object()
-
-
-def _ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
-    """The same items, the next `count` made in a thread meanwhile."""
-    with ThreadPoolExecutor(1, "read") as reader:
-        pending = deque(reader.submit(next, items, _END) for _ in range(count))
-        try:
-            while True:
-                item = pending.popleft().result()
-                if item is _END:
-                    return
-                pending.append(reader.submit(next, items, _END))
-                yield item
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-class _Behind:
-    """Does work in a thread, in order, at most `count` pieces late; its errors appear here."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool = ThreadPoolExecutor(1, "write")
-        self._pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _Behind:
-        return self
-
-    def do(self, work: Callable[[], None]) -> None:
-        """Do it later."""
-        while len(self._pending) >= self._count:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(work))
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            while self._pending and kind is None:
-                self._pending.popleft().result()
-        finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
