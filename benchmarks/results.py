@@ -45,7 +45,10 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, default=ROOT / "benchmarks" / "results_notes.md")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     arguments = parser.parse_args()
-    records, notes = find_runs(arguments.sweep, runs=arguments.runs, mlflow_uri=arguments.mlflow)
+    # By its id in MLflow, which knows when a run began and ended; by name the folder of the sweep would come first.
+    ids = [arguments.runs / name / "mlflow_run_id" for name in arguments.sweep]
+    words = [file.read_text().strip() if file.is_file() else file.parent.name for file in ids]
+    records, notes = find_runs(words, runs=arguments.runs, mlflow_uri=arguments.mlflow)
     pictures = copy_pictures(records, arguments.out.parent / "pictures")
     text = page(records, notes, arguments.notes.read_text(encoding="utf-8"), pictures)
     arguments.out.write_text(text, encoding="utf-8")
@@ -97,8 +100,8 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         "|---|---:|---:|---:|---|---|---|",
     ]
     for record in records:
-        known = record.started_s is not None and record.ended_s is not None
-        minutes = (record.ended_s - record.started_s) / 60 if known else math.nan  # pyright: ignore[reportOptionalOperand]
+        began, ended = record.started_s, record.ended_s
+        minutes = (ended - began) / 60 if began is not None and ended is not None else math.nan
         tags, params = record.tags, record.params
         commit = tags.get("mlflow.source.git.commit", "")[:9]
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"

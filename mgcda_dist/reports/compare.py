@@ -151,7 +151,7 @@ def compare(
     """Compare runs on every evaluation set that any of them has.
 
     Args:
-        records: at least one run.
+        records: at least one run; those without results are left out, and a note names them.
         reference: name of the group, or of one of its runs, that the others are compared with; default: the first.
         metrics: names to show, of those in `results.json`; default: ap, fpr95, auroc, miou where they exist.
         replicates: draws of the bootstrap.
@@ -162,13 +162,17 @@ def compare(
     Raises:
         MgcdaError: no such reference or metric, or no run with results.
     """
+    left_out = [record.name for record in records if not record.results.get("sets")]
+    if len(left_out) == len(records):
+        problem = "none of the runs has results"
+        raise MgcdaError(", ".join(left_out), problem, "let them finish, or `mgcda evaluate` them")
+    records = [record for record in records if record.results.get("sets")]
     groups = group_runs(records)
     base = _reference(groups, reference)
     comparison = Comparison(groups, base.name, differing_params(groups), [], [], replicates, level, seed)
-    names = list(dict.fromkeys(name for record in records for name in record.results.get("sets", {})))
-    if not names:
-        problem = "none of the runs has results"
-        raise MgcdaError(", ".join(r.name for r in records), problem, "let them finish, or `mgcda evaluate` them")
+    if left_out:
+        comparison.notes.append(f"Left out, no results yet: {', '.join(left_out)}.")
+    names = list(dict.fromkeys(name for record in records for name in record.results["sets"]))
     available = {
         m for r in records for s in r.results.get("sets", {}).values() for m in s if m != "frames" and _is_number(s[m])
     }

@@ -156,6 +156,18 @@ def test_without_frames_there_are_values_and_no_verdicts(tmp_path: Path) -> None
     assert json.loads(text)["sets"]["road"]["differences"]["b"]["ap"]["p_value"] is None
 
 
+def test_a_run_that_is_still_going_on_is_left_out_and_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"base-s{seed}", seed=seed, lr=1)
+        write_run(tmp_path / f"full-s{seed}", seed=seed, lr=2)
+    for file in ("evaluation/results.json", "results.json"):
+        (tmp_path / "full-s2" / file).unlink()
+    result = compare(_records(tmp_path), replicates=100)
+    assert [(group.name, group.seeds) for group in result.groups] == [("base", ("0", "1", "2")), ("full", ("0", "1"))]
+    assert result.sets[0].differences["full"]["ap"].verdict != "not tested"
+    assert "Left out, no results yet: full-s2." in result.notes
+
+
 def test_sets_that_one_run_lacks_and_training_data_that_differs_are_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", lr=1)
     b = write_run(tmp_path / "b", lr=2)
