@@ -144,6 +144,8 @@ def _strip(width: int, unit: float, legend: Legend, caption: str, num_anomalies:
     words = f"anomaly score: {legend.score}"
     if legend.threshold is not None:
         words += f",  threshold {_number(legend.threshold)}" + (f" ({legend.source})" if legend.source else "")
+    if _width(words, size) > width - x - pad:
+        words = words.removeprefix("anomaly score: ")  # where the threshold came from matters more
     _write(strip, _fitting(words, size, width - x - pad), (x, above), size, _INK)
     count = f"{num_anomalies} {'anomaly' if num_anomalies == 1 else 'anomalies'}"
     below = "   ".join(part for part in (count if legend.threshold is not None else "", caption) if part)
