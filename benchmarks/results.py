@@ -57,7 +57,7 @@ def main() -> None:
 
 def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pictures: dict[str, str]) -> str:
     """The page as Markdown."""
-    main_rows = [record for record in records if row_of(record) in MAIN_ROWS]
+    main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
     parts = [record for record in records if row_of(record) not in MAIN_ROWS]
     first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
     sections = [
@@ -76,7 +76,7 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
         sections += ["## The parts", markdown(compare([*same_seed, *parts], reference=same_seed[0].name))]
     sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
     sections += ["## What helped, and what did not", own_words.strip()]
-    sections += ["## The runs", runs_table(records)]
+    sections += ["## The runs", "Minutes with the evaluation, two runs side by side.", runs_table(records)]
     if notes:
         sections.append("\n".join(f"- {note}" for note in notes))
     sections += [
