@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+
+from PIL import Image
 
 from mgcda_dist.reports.compare import compare
 from mgcda_dist.reports.runs import RunRecord, find_runs
@@ -62,10 +63,11 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
     first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
     sections = [
         f"# Results of the small benchmark, {date.today():%-d %B %Y}",
-        "Written by `python benchmarks/results.py` from the records of `mgcda sweep configs/benchmark/grid.yaml` and "
-        "`parts.yaml`: EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled "
+        "Written by `python benchmarks/results.py` from the records of the runs of configs/benchmark in MLflow: "
+        "EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled "
         "IDD-Lite. Percent; intervals over images and seeds (95 %, bootstrap); `▲`, `▼`: significant differences.",
-        "`validation_…` are the sets that settings were chosen on; all others are test sets.",
+        "`validation_…` were there to choose settings on, all others are test sets; what was in sight when settings "
+        "were chosen stands under the tables.",
         "## The method against the same network without it",
         markdown(compare(main_rows, reference=first.name)),
     ]
@@ -105,7 +107,8 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         tags, params = record.tags, record.params
         commit = tags.get("mlflow.source.git.commit", "")[:9]
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
-        command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml seed={params.get('seed')}`"
+        switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
+        command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
         if row_of(record) not in MAIN_ROWS:
             command = "row of parts.yaml"
         lines.append(
@@ -123,7 +126,8 @@ def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:
     for title, name in wanted.items():
         source = full.file(f"pictures/{name}") if full is not None else None
         if source is not None:
-            shutil.copyfile(source, folder / f"results-{name}")
+            # Charts have few colours: a palette of them is a third of the bytes.
+            Image.open(source).convert("RGB").quantize(256).save(folder / f"results-{name}", optimize=True)
             found[title] = f"pictures/results-{name}"
     return found
 
