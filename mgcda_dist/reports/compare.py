@@ -166,6 +166,8 @@ def compare(
     if len(left_out) == len(records):
         problem = "none of the runs has results"
         raise MgcdaError(", ".join(left_out), problem, "let them finish, or `mgcda evaluate` them")
+    if reference in left_out:
+        raise MgcdaError("reference", f"{reference} has no results yet", "let it finish, or name another run")
     records = [record for record in records if record.results.get("sets")]
     groups = group_runs(records)
     base = _reference(groups, reference)

@@ -166,6 +166,8 @@ def test_a_run_that_is_still_going_on_is_left_out_and_named(tmp_path: Path) -> N
     assert [(group.name, group.seeds) for group in result.groups] == [("base", ("0", "1", "2")), ("full", ("0", "1"))]
     assert result.sets[0].differences["full"]["ap"].verdict != "not tested"
     assert "Left out, no results yet: full-s2." in result.notes
+    with pytest.raises(MgcdaError, match="full-s2 has no results yet\n  → let it finish, or name another run"):
+        compare(_records(tmp_path), reference="full-s2")
 
 
 def test_sets_that_one_run_lacks_and_training_data_that_differs_are_said(tmp_path: Path) -> None:
