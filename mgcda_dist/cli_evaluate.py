@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mgcda_dist.cli_values import numbers_of, size_of
+from mgcda_dist.cli_values import numbers_of, window_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ Scales = Annotated[
     typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25; default: as the run"),
 ]
 Flip = Annotated[bool | None, typer.Option(help="average with the mirrored frame; default: as the run")]
-Window = Annotated[str | None, typer.Option(metavar="HxW", help="sliding window, for frames larger than memory")]
+Window = Annotated[str | None, typer.Option(metavar="HxW|none", help="sliding window, for frames larger than memory")]
 Overlap = Annotated[float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")]
 Blur = Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")]
 
@@ -122,7 +122,7 @@ def evaluate(
         "height_px": height,
         "scales": numbers_of(scales, "--scales") if scales is not None else None,
         "flip": flip,
-        "window_px": size_of(window, "--window", "1024x1024") if window is not None else None,
+        "window_px": window_of(window, "1024x1024") if window is not None else None,
         "window_overlap": overlap,
         "blur": blur,
     }

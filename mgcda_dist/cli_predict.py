@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mgcda_dist.cli_evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
-from mgcda_dist.cli_values import device_of, names_of, numbers_of, size_of
+from mgcda_dist.cli_values import device_of, names_of, numbers_of, window_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,18 +77,19 @@ def predict(
     given: dict[str, Any] = {
         "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
         "flip": flip,
-        "window_px": size_of(window, "--window", "512x1024") if window is not None else None,
+        "window_px": window_of(window, "512x1024") if window is not None else None,
         "window_overlap": overlap,
     }
     ends = _range(shown)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
     check_statistics(score or network.score, network.facts, network.folder)
+    views = replace(network.views, **{name: value for name, value in given.items() if value is not None})
     out = out or Path("predictions") / network.name
     sources = find_sources(inputs, out)
     options = _options(network, threshold, errors, {
         "score": score or network.score, "height_px": height if height is not None else network.height_px or 0,
-        "views": replace(network.views, **{name: value for name, value in given.items() if value is not None}),
+        "views": replace(views, window_px=views.window_px or None),
         "blur": network.blur if blur is None else blur, "shown_range": ends,
         "min_area_px": min_area, "outputs": outputs, "batch": batch, "every": every, "codec": codec,
     })  # fmt: skip

@@ -12,7 +12,7 @@ from mgcda_dist.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "names_of", "numbers_of", "size_of"]
+__all__ = ["device_of", "names_of", "numbers_of", "size_of", "window_of"]
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -37,6 +37,15 @@ def size_of(text: str, option: str, example: str) -> tuple[int, int]:
     if found is None or not min(int(x) for x in found.groups()):
         raise ConfigError(option, f"{text!r} is no size", f"height x width in pixels, for example {option} {example}")
     return int(found[1]), int(found[2])
+
+
+def window_of(text: str, example: str) -> tuple[int, ...]:
+    """`512x1024`: height, width; `none`: empty, frames are seen whole.
+
+    Raises:
+        ConfigError: neither.
+    """
+    return () if text.strip().lower() == "none" else size_of(text, "--window", example)
 
 
 def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:

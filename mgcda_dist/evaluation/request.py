@@ -175,8 +175,8 @@ def _section(
 ) -> EvaluationConfig:
     """The section with other values, validated; with other sets, if any are given."""
     max_frames = update.pop("max_frames", None)
-    if update.get("height_px") == 0:
-        update["height_px"] = None
+    # A height of 0 is the frame's own, a window of no size the whole frame.
+    update |= {key: None for key in ("height_px", "window_px") if key in update and not update[key]}
     entries = [entry.model_dump() for entry in (sets or section.sets)]
     if max_frames is not None:
         entries = [entry | {"max_frames": max_frames} for entry in entries]

@@ -61,6 +61,14 @@ def _evaluated(run: Path, out: Path, **options: Any) -> dict[str, Any]:
     return json.loads((out / "results.json").read_text())
 
 
+def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(tiny_shards: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_shards)
+    windowed = config.evaluation.model_copy(update={"window_px": (64, 64)})
+    build.save_model(config.model_copy(update={"evaluation": windowed}), build.segmenter(config), tmp_path / "model")
+    sections = [model_request(tmp_path / "model", [], {"window_px": asked}).job.section for asked in (None, ())]
+    assert [section.window_px for section in sections] == [(64, 64), None]
+
+
 def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
     results = _evaluated(run, tmp_path)
     row = results["sets"]["unseen"]

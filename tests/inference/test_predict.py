@@ -298,6 +298,15 @@ def test_photographs_are_turned_upright(run: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
 
 
+def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(run: Path, tmp_path: Path) -> None:
+    windowed = write_run(tmp_path / "windowed", {"window_px": [64, 64]})
+    _picture(tmp_path / "a.png", size=(90, 110))
+    for name, words in {"windows": [], "whole": ["--window", "none"]}.items():
+        assert _predict(windowed, tmp_path / "a.png", "-o", tmp_path / name, "-w", "npy", *words).exit_code == 0
+    seen = {name: _json(tmp_path / name / "predictions.json")["settings"]["window_px"] for name in ("windows", "whole")}
+    assert seen == {"windows": [64, 64], "whole": None}
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
