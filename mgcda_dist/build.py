@@ -206,6 +206,7 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
             num_negatives=section.num_negatives,
             hard_negative_fraction=section.hard_negative_fraction,
             cross_domain=section.cross_domain,
+            negatives=section.negatives,
         ),
         projection_dim=section.projection_dim,
         temperature=section.temperature,

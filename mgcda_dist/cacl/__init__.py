@@ -3,6 +3,6 @@
 from mgcda_dist.cacl.loss import CACL
 from mgcda_dist.cacl.queue import MemoryQueue, Rows
 from mgcda_dist.cacl.sampler import Budget
-from mgcda_dist.cacl.selection import Selection
+from mgcda_dist.cacl.selection import Negatives, Selection
 
-__all__ = ["CACL", "Budget", "MemoryQueue", "Rows", "Selection"]
+__all__ = ["CACL", "Budget", "MemoryQueue", "Negatives", "Rows", "Selection"]

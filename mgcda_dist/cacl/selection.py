@@ -7,6 +7,7 @@ is the same on every rank wherever the embeddings lie, costs R log R for R rows,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from mgcda_dist.cacl.queue import Rows
 from mgcda_dist.cacl.sampler import rank_within
 from mgcda_dist.randomness import uniform
 
-__all__ = ["Choice", "Selection"]
+__all__ = ["Choice", "Negatives", "Selection"]
+
+Negatives = Literal["opposite_side", "other_type"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Selection:
         num_negatives: |N_i| is at most this.
         hard_negative_fraction: share of the negatives that are the most difficult ones; the rest is random.
         cross_domain: positives of other domains first; False: of the same domain first.
+        negatives: of the opposite side of anomaly/inlier, or of every other type: other inlier classes, too.
     """
 
     num_positives: int
     num_negatives: int
     hard_negative_fraction: float
     cross_domain: bool
+    negatives: Negatives = "opposite_side"
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,14 @@ class Choice:
     """The choice of one step among R candidate rows.
 
     Attributes:
-        side: R, int64: 1 where the row is an anomaly, 0 where it is an inlier.
-        is_negative: R, bool: the row is in N_i of every anchor i of the opposite side.
+        kind: R, int64: what rows must differ in to repel each other, the side of anomaly/inlier or the type.
+        is_negative: R, bool: the row is in N_i of every anchor i of another kind.
         positive_place: M×R, int64: the row's place among the rows of its type, as an anchor of domain d takes them.
         num_positives: R, int64: |P_i| if the row is an anchor.
         limit: at most so many positives.
     """
 
-    side: Tensor
+    kind: Tensor
     is_negative: Tensor
     positive_place: Tensor
     num_positives: Tensor
@@ -80,7 +85,7 @@ class Choice:
         place = rank_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype))
         of_type = torch.bincount(rows.type, minlength=anomaly_type + 1)[rows.type]
         return cls(
-            side,
+            rows.type if selection.negatives == "other_type" else side,
             order[0] < selection.num_negatives,
             place,
             (of_type - 1).clamp(max=selection.num_positives),
@@ -93,7 +98,7 @@ class Choice:
 
     def negatives(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
-        return self.is_negative[rows] & (self.side[anchors].unsqueeze(1) != self.side[rows])
+        return self.is_negative[rows] & (self.kind[anchors].unsqueeze(1) != self.kind[rows])
 
     def positives(self, anchors: Tensor, rows: Tensor, candidates: Rows) -> Tensor:
         """P_i for A anchors among R' rows, both given as indices of `candidates`: A×R' bool."""

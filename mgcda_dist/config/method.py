@@ -76,6 +76,10 @@ class CaclConfig(Section):
         default=0.5, description="share of the negatives that are the most difficult; the rest is random. ours"
     )
     cross_domain: bool = Field(default=True, description="false: positives from the same domain first (ablation)")
+    negatives: Literal["opposite_side", "other_type"] = Field(
+        default="opposite_side",
+        description="what an anchor is pushed away from: the opposite side of anomaly/inlier; or all other types",
+    )
     queue_rows: Annotated[int, Field(ge=0)] = Field(
         default=256, description="memory rows per (domain, side) ring; 0: no memory"
     )

@@ -34,7 +34,7 @@ _FITTING = re.compile(
     |loss\..*
     |mdat\.(weight|warmup|lambda_max|mask_anomalies|smoothing\..*|stages\.\d+\.weight)
     |cacl\.(weight|warmup|temperature|anomaly_pixels|inlier_pixels|hard_fraction|image_aware|num_positives|num_negatives
-        |hard_negative_fraction|cross_domain|unlabelled_confidence)
+        |hard_negative_fraction|cross_domain|negatives|unlabelled_confidence)
     |data\.(crop_px\.\d|augment\..*|domains\.\d+\.(per_step|labelled|paste.*))
     |model\.score
     |engine\.accumulation""",

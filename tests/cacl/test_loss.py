@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.cacl import CACL, Budget, Rows, Selection
+from mgcda_dist.cacl import CACL, Budget, Negatives, Rows, Selection
 from mgcda_dist.cacl.loss import GatheredSample
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.randomness import stream_key
@@ -69,6 +69,7 @@ def expected(cacl: CACL, rows: Rows, z: Tensor) -> tuple[float, int]:
         num_negatives=cacl.selection.num_negatives,
         hard_fraction=cacl.selection.hard_negative_fraction,
         cross_domain=cacl.selection.cross_domain,
+        negatives=cacl.selection.negatives,
         draw=lambda name: reference.uniform(key, 0, name),
     )
 
@@ -84,6 +85,7 @@ TYPES = st.lists(st.integers(0, ANOMALY_TYPE), max_size=18)
     num_negatives=st.integers(0, 9),
     hard=st.sampled_from([0.0, 0.34, 0.5, 1.0]),
     cross_domain=st.booleans(),
+    negatives=st.sampled_from(["opposite_side", "other_type"]),
     temperature=st.sampled_from([0.07, 0.1, 1.0]),
     seed=st.integers(0, 99),
 )
@@ -94,10 +96,11 @@ def test_agrees_with_the_formula(
     num_negatives: int,
     hard: float,
     cross_domain: bool,
+    negatives: Negatives,
     temperature: float,
     seed: int,
 ):
-    cacl = contrasting(Selection(num_positives, num_negatives, hard, cross_domain), temperature, memory)
+    cacl = contrasting(Selection(num_positives, num_negatives, hard, cross_domain, negatives), temperature, memory)
     rows, z = rows_of(batch, seed)
     total, count = expected(cacl, rows, z)
     here, anchors = found(cacl, rows, z)
@@ -114,7 +117,9 @@ def test_the_sum_over_parts_of_the_anchors_is_the_sum_over_all():
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
-@pytest.mark.parametrize("selection", [Selection(3, 4, 0.5, True), Selection(50, 50, 1.0, False)])
+@pytest.mark.parametrize(
+    "selection", [Selection(3, 4, 0.5, True), Selection(50, 50, 1.0, False), Selection(3, 4, 0.5, True, "other_type")]
+)
 @pytest.mark.parametrize("shard", [None, (0, 1)])
 def test_gradient(temperature: float, selection: Selection, shard: tuple[int, int] | None):
     cacl = contrasting(selection, temperature, [0, 3, 2])
@@ -178,6 +183,12 @@ def test_of_equally_difficult_negatives_the_first_are_taken():
 def test_inliers_of_another_class_are_neither_positive_nor_negative():
     assert choice([0, 0, 1, 2], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False] * 4  # no negative: loss 0
     assert choice([0, 0, 1, 3], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False, True, False, True]
+
+
+def test_inliers_of_another_class_repel_when_negatives_are_all_other_types():
+    other_type = Selection(9, 9, 1.0, True, "other_type")
+    assert choice([0, 0, 1, 2, 3], [0, 0, 0, 0, 0], other_type) == [False, True, True, True, True]
+    assert choice([3, 3, 1, 2], [0, 0, 0, 0], other_type) == choice([3, 3, 1, 2], [0] * 4, Selection(9, 9, 1.0, True))
 
 
 def test_micro_batches_of_a_step_draw_differently():

@@ -213,6 +213,7 @@ SCENARIOS: dict[str, Scenario] = {
     "annealed": Scenario({"smoothing": "annealed"}),
     "constant": Scenario({"smoothing": "constant", "mask_anomalies": False}),
     "plain_selection": Scenario({"image_aware": False, "cross_domain": False}),
+    "other_types_repel": Scenario({"negatives": "other_type"}),
     "confident_inliers": Scenario({"unlabelled_confidence": 0.34}),
     "anomaly_in_first_image_only": Scenario(alter=anomaly_in_first_image_only),
     "no_anomaly": Scenario(alter=no_anomaly, steps=3),

@@ -256,6 +256,7 @@ def contrastive(
     hard_fraction: float,
     cross_domain: bool,
     draw: Callable[[int], float],
+    negatives: str = "opposite_side",
 ) -> tuple[float, int]:
     """Sum over the anchors with a positive of the inner term of L_cacl, and the number of those anchors."""
     total, count = 0.0, 0
@@ -271,13 +272,18 @@ def contrastive(
         if not positives:
             continue
         positives = sorted(positives, key=positive_order)[:num_positives]
-        opposite = [row for row in candidates if (row.type == anomaly_type) != (anchor.type == anomaly_type)]
-        num_hard = round(num_negatives * hard_fraction)
-        hard = sorted(opposite, key=lambda row: -row.difficulty)[:num_hard]
-        hard_ids = {row.id for row in hard}
-        rest = sorted((row for row in opposite if row.id not in hard_ids), key=lambda row: draw(row.id))
-        negatives = (hard + rest)[:num_negatives]
-        repulsion = sum(math.exp(near(row)) for row in negatives)
+        repelling: list[Row] = []
+        for of_anomalies in (False, True):
+            side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
+            hard = sorted(side, key=lambda row: -row.difficulty)[: round(num_negatives * hard_fraction)]
+            hard_ids = {row.id for row in hard}
+            rest = sorted((row for row in side if row.id not in hard_ids), key=lambda row: draw(row.id))
+            repelling += (hard + rest)[:num_negatives]
+        if negatives == "other_type":
+            repelling = [row for row in repelling if row.type != anchor.type]
+        else:
+            repelling = [row for row in repelling if (row.type == anomaly_type) != (anchor.type == anomaly_type)]
+        repulsion = sum(math.exp(near(row)) for row in repelling)
         terms = [math.log(math.exp(near(p)) / (math.exp(near(p)) + repulsion)) for p in positives]
         total -= sum(terms) / len(positives)
         count += 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
-from mgcda_dist.cacl import CACL, Budget, Selection
+from mgcda_dist.cacl import CACL, Budget, Negatives, Selection
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.mdat import MDAT, LabelSmoothing, SmoothingMode
 from mgcda_dist.mgcda import MGCDA
@@ -69,6 +69,7 @@ def tiny_mgcda(
     dtype: torch.dtype = torch.float64,
     image_aware: bool = True,
     cross_domain: bool = True,
+    negatives: Negatives = "opposite_side",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
     collectives: Collectives | None = None,
@@ -90,7 +91,7 @@ def tiny_mgcda(
             8,
             NUM_DOMAINS,
             Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=image_aware),
-            Selection(num_positives=5, num_negatives=12, hard_negative_fraction=0.5, cross_domain=cross_domain),
+            Selection(5, 12, hard_negative_fraction=0.5, cross_domain=cross_domain, negatives=negatives),
             projection_dim=6,
             queue_rows=queue_rows,
             queue_shard=(world.rank, world.size) if queue_layout == "sharded" else None,
