@@ -216,11 +216,15 @@ def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ and that matter for what is learned, with (before, now)."""
     old, new = flatten(before), flatten(now)
+    off = tuple(
+        f"{name}." for name in ("mdat", "cacl") if old.get(f"{name}.enabled") is new.get(f"{name}.enabled") is False
+    )
     return {
         key: (old.get(key), new.get(key))
         for key in old.keys() | new.keys()
         if old.get(key) != new.get(key)
         and not any(key == safe or key.startswith(safe + ".") for safe in _SAFE)
+        and not key.startswith(off)
         and not re.fullmatch(r"data\.domains\.\d+\.(shards|paste\.objects)", key)
     }
 

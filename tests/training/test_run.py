@@ -140,6 +140,14 @@ def test_differing_keys_sees_list_items() -> None:
     assert differing_keys(before, now) == {"data.domains.0.per_step": (1, 2)}
 
 
+@pytest.mark.parametrize("section", ["mdat", "cacl"])
+def test_what_a_part_that_is_off_would_do_is_no_difference(section: str) -> None:
+    before, now = ({section: {"enabled": False, "weight": weight}} for weight in (0.1, 1.0))
+    assert differing_keys(before, now) == {}
+    now[section]["enabled"] = True
+    assert differing_keys(before, now) == {f"{section}.enabled": (False, True), f"{section}.weight": (0.1, 1.0)}
+
+
 def test_where_mlflow_writes(config: Config) -> None:
     assert mlflow_uri(config) == f"sqlite:///{config.runs}/mlflow.db"
     assert mlflow_uri(_changed(config, tracking={"mlflow_uri": "none"})) is None
