@@ -17,7 +17,10 @@ __all__ = ["compare", "show_comparison", "write_comparison"]
 
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of the run folders and of MLflow's database")]
 Mlflow = Annotated[
-    str | None, typer.Option("--mlflow", metavar="URI", help="tracking server or database; default: RUNS/mlflow.db")
+    str | None,
+    typer.Option(
+        "--mlflow-uri", "--mlflow", metavar="URI", help="tracking server or database; default: RUNS/mlflow.db"
+    ),
 ]
 Experiment = Annotated[str | None, typer.Option(help="all finished runs of this MLflow experiment")]
 Search = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mgcda_dist.cli_values import numbers_of, window_of
+from mgcda_dist.cli_values import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,14 +108,26 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace another evaluation in --out")
     ] = False,
+    mlflow_uri: Annotated[
+        str | None,
+        typer.Option("--mlflow-uri", "--mlflow", metavar="URI", help="server or database that also gets the results"),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="of MLflow; default: the model's own, mgcda for score maps")
+    ] = None,
 ) -> None:  # fmt: skip
     """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
     from rich.console import Console
 
+    from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
+    from mgcda_dist.training.evaluation_record import record_evaluation
 
     console = Console(highlight=False, markup=False)
+    refuse_password(mlflow_uri)
+    if experiment is not None and mlflow_uri is None:
+        raise ConfigError("--experiment", "names a place in MLflow, but no server", "say where: --mlflow-uri URI")
     sets = sets_of(data or [])
     of_network = {
         "score": score,
@@ -154,6 +166,10 @@ def evaluate(
     console.print()
     for request, folder in zip(requests, folders, strict=True):
         console.print(f"{request.job.name}   {folder}", soft_wrap=True)
+    if mlflow_uri is not None:
+        for request, folder in zip(requests, folders, strict=True):
+            done = record_evaluation(request, folder, mlflow_uri, experiment)
+            console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
     if len(requests) > 1 and out is not None:
         write_tables(results, out)
         console.print(f"tables of all   {out.absolute()}", soft_wrap=True)

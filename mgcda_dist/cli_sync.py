@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mgcda_dist.cli_values import refuse_password
+
 __all__ = ["sync"]
 
 
@@ -28,7 +30,7 @@ def sync(
     from mgcda_dist.training.run_folder import locked
 
     console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
-    _refuse_password(uri)
+    refuse_password(uri)
     failed = 0
     for run in (run for folder in folders for run in _runs(folder.absolute())):
         try:
@@ -59,15 +61,3 @@ def _runs(folder: Path) -> Iterator[Path]:
     if not found:
         raise MgcdaError(str(folder), "holds no record of a run", "give a run folder, runs/NAME")
     yield from sorted(found)
-
-
-def _refuse_password(uri: str | None) -> None:
-    from mgcda_dist.config.schema import PASSWORD
-    from mgcda_dist.errors import MgcdaError
-
-    if uri is not None and PASSWORD.search(uri):
-        raise MgcdaError(
-            "--mlflow-uri",
-            "the address holds a password, which would be written down beside the run",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, MgcdaError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "names_of", "numbers_of", "size_of", "window_of"]
+__all__ = ["device_of", "names_of", "numbers_of", "refuse_password", "size_of", "window_of"]
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -82,3 +82,19 @@ def device_of(text: str) -> torch.device:
         problem = f"{text!r} cannot be used: {str(error).splitlines()[0]}"
         raise ConfigError("--device", problem, "give cpu, cuda, cuda:1 …, or auto") from None
     return device
+
+
+def refuse_password(uri: str | None) -> None:
+    """Nothing, or a refusal: addresses of MLflow are written down beside what is recorded.
+
+    Raises:
+        MgcdaError: the address holds a password.
+    """
+    from mgcda_dist.config.schema import PASSWORD
+
+    if uri is not None and PASSWORD.search(uri):
+        raise MgcdaError(
+            "--mlflow-uri",
+            "the address holds a password, which would be written down beside the run",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )

@@ -24,7 +24,7 @@ from mgcda_dist.tracking.params import flat_params
 if TYPE_CHECKING:
     from mgcda_dist.tracking.mlflow_runs import MlflowStore, StoredRun
 
-__all__ = ["SWEEP_TAG", "History", "RunRecord", "RunSource", "find_runs"]
+__all__ = ["SWEEP_TAG", "History", "RunRecord", "RunSource", "find_runs", "result_metrics"]
 
 History = dict[str, tuple[list[int], list[float]]]
 """Per metric its steps and values, in the order they were logged."""
@@ -274,7 +274,7 @@ def _from_folder(folder: Path) -> RunRecord:
         read_history=lambda: read_history(folder / "metrics.jsonl"),
     )
     newest = {name: values[-1] for name, (_, values) in record.history.items() if values}
-    return replace(record, metrics=newest | _result_metrics(record.results))
+    return replace(record, metrics=newest | result_metrics(record.results))
 
 
 def _from_evaluation(folder: Path) -> RunRecord:
@@ -286,13 +286,14 @@ def _from_evaluation(folder: Path) -> RunRecord:
         name=run.name if run and folder.name == "evaluation" else folder.name,
         source=str(folder),
         params=run.params if run else {},
-        metrics=_result_metrics(results),
+        metrics=result_metrics(results),
         folder=folder,
         read_history=run.read_history if run else dict,
     )
 
 
-def _result_metrics(results: dict[str, Any]) -> dict[str, float]:
+def result_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """The numbers in the content of `results.json`, as they are called in MLflow: `eval/SET/ap`."""
     numbers: dict[str, float] = {}
     for name, row in results.get("sets", {}).items():
         for key, value in row.items():

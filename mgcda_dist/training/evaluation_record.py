@@ -1,0 +1,72 @@
+"""An evaluation by itself, as `mgcda evaluate` makes it, as a run of MLflow: numbers, settings, data, files.
+
+It is recorded in its own folder first, like a training, so `mgcda sync` delivers it too. If that folder lies in the
+folder of a run which the server knows, MLflow shows it below that run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist.evaluation.folder import RESULTS
+from mgcda_dist.evaluation.request import EvaluationRequest
+from mgcda_dist.reports.runs import result_metrics
+from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
+from mgcda_dist.tracking.mlflow_sync import Synced, sync
+from mgcda_dist.tracking.provenance import provenance_tags
+
+__all__ = ["EXPERIMENT", "record_evaluation"]
+
+EXPERIMENT = "mgcda"
+"""Of evaluations of foreign score maps, by default; a model's is that of its run."""
+
+_ID_TAG = "mgcda.evaluation_id"
+_NOT_SETTINGS = {"sets", "subject", "convention", "tool_version", "evaluation_id"}
+
+
+def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experiment: str | None = None) -> Synced:
+    """Record the results in a folder, and bring the record to MLflow.
+
+    The same evaluation made again updates its run; another one in the same folder gets a run of its own.
+
+    Args:
+        request: what was evaluated.
+        folder: of its results, absolute.
+        uri: tracking server or database.
+        experiment: None: that of the model's run, or `EXPERIMENT`.
+
+    Raises:
+        MgcdaError: a server that does not answer; the record is there, and `mgcda sync` delivers it later.
+    """
+    results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    if _recorded_id(folder) != results["evaluation_id"]:
+        for name in (CALLS, METRICS, "mlflow.json", "mlflow_run_id"):
+            (folder / name).unlink(missing_ok=True)
+    subject = results["subject"]
+    of_run = request.config.tracking.experiment if request.config is not None else EXPERIMENT
+    # A model's evaluation is called otherwise than its run: names are how runs are asked for.
+    name = f"{subject['name']}-{folder.name}" if subject["kind"] == "model" else subject["name"]
+    record = JsonlTracker(folder / METRICS)
+    record.log_start(experiment or of_run, name, uri)
+    tags = {"mgcda.method": f"evaluation of {subject['kind']}"}
+    tags |= {_ID_TAG: results["evaluation_id"], "mgcda.evaluation": ", ".join(results["sets"])}
+    record.set_tags(provenance_tags(Path(__file__).parent) | tags | {"mgcda.run_folder": str(folder)})
+    settings = {f"evaluation.{key}": value for key, value in results.items() if key not in _NOT_SETTINGS}
+    record.log_params({f"subject.{key}": value for key, value in subject.items()} | settings)
+    shards = {entry.name: entry.shards for entry in request.job.section.sets}
+    for name, row in results["sets"].items():
+        record.log_dataset(f"eval/{name}", row["manifest_digest"], str(shards[name]), "evaluation")
+    record.log_metrics(result_metrics(results), 0)
+    for file in (RESULTS, "results.md", "results.tex"):
+        record.log_artifact(folder / file, "evaluation")
+    record.log_artifact(folder / "sets", "evaluation/sets")
+    record.close("FINISHED")
+    return sync(folder, uri)
+
+
+def _recorded_id(folder: Path) -> str | None:
+    """The evaluation whose record lies in the folder; None if there is none."""
+    ids = [call["tags"].get(_ID_TAG) for _, call in read_calls(folder) if call["call"] == "tags"]
+    return ids[-1] if ids else None

@@ -1,0 +1,77 @@
+"""`mgcda evaluate --mlflow-uri`, against a real MLflow on sqlite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mgcda_dist.cli import app
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.reports.runs import RunRecord, RunSource
+from mgcda_dist.tracking.mlflow_client import connect
+from tests.support.exported import write_run
+
+
+def _evaluate(*words: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, words), "--kept", "1", "--max-frames", "3"])
+
+
+@pytest.mark.slow
+def test_a_model_and_foreign_maps_become_runs_that_can_be_compared(tmp_path: Path, tiny_shards: Path) -> None:
+    run, uri = write_run(tmp_path / "net"), f"sqlite:///{tmp_path}/mlflow.db"
+    data = ["--data", f"seen={tiny_shards}/real_day/test", "--mlflow-uri", uri]
+    done = _evaluate(run, *data, "--submission", "smiyc")
+    assert done.exit_code == 0, done.output
+    maps = next((run / "evaluation/submission/anomaly_p/net").iterdir())
+    done = _evaluate("--maps", f"theirs={maps}", *data, "--experiment", "elsewhere", "--out", tmp_path / "theirs")
+    assert done.exit_code == 0 and "MLflow run" in done.output, done.output
+
+    source = RunSource(tmp_path, uri)
+    ours, theirs = source.by_word("net-evaluation")[0], source.by_word("elsewhere")[0]
+    assert theirs.name == "theirs" and ours.experiment == "mgcda" and ours.status == "FINISHED"
+    for record, folder in ((ours, run / "evaluation"), (theirs, tmp_path / "theirs")):
+        row = json.loads((folder / "results.json").read_text())["sets"]["seen"]
+        assert record.metrics["eval/seen/ap"] == pytest.approx(row["ap"])
+        assert record.evaluation == folder
+    assert ours.params["evaluation.height_px"] == "32" and theirs.params["subject.kind"] == "maps"
+    compared = CliRunner().invoke(
+        app, ["compare", ours.run_id or "", theirs.run_id or "", "--mlflow-uri", uri, "--out", str(tmp_path / "table")]
+    )
+    assert compared.exit_code == 0 and "theirs" in compared.output, compared.output
+
+    client = connect(uri)
+    inputs = client.get_run(ours.run_id or "").inputs.dataset_inputs
+    assert [entry.dataset.name for entry in inputs] == ["eval/seen"]
+    assert {file.path for file in client.list_artifacts(ours.run_id or "", "evaluation")} == {
+        f"evaluation/{name}" for name in ("results.json", "results.md", "results.tex", "sets")
+    }, "and not the score maps"
+
+    assert _evaluate(run, *data, "--submission", "smiyc").exit_code == 0
+    assert RunSource(tmp_path, uri).by_word("net-evaluation")[0].run_id == ours.run_id, "made again: the same run"
+    assert _evaluate(run, *data, "--flip", "--out", run / "evaluation", "--overwrite").exit_code == 0
+    flipped = RunSource(tmp_path, uri).by_word("net-evaluation")[0]
+    assert flipped.run_id != ours.run_id and flipped.params["evaluation.flip"] == "True"
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_costs_no_results(tmp_path: Path, tiny_shards: Path) -> None:
+    run, data = write_run(tmp_path / "net"), ["--data", f"seen={tiny_shards}/real_day/test"]
+    away = _evaluate(run, *data, "--mlflow-uri", "http://127.0.0.1:9")
+    assert isinstance(away.exception, MgcdaError) and "MLflow does not take" in str(away.exception)
+    assert (run / "evaluation/results.json").is_file()
+    found = CliRunner().invoke(
+        app, ["sync", str(run / "evaluation"), "--mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    )
+    assert found.exit_code == 0, found.output
+    records: list[RunRecord] = RunSource(tmp_path).by_word("net-evaluation")
+    assert "eval/seen/ap" in records[0].metrics
+
+
+def test_an_experiment_without_a_server_is_refused(tmp_path: Path) -> None:
+    refused = _evaluate(write_run(tmp_path / "net"), "--experiment", "mine")
+    assert isinstance(refused.exception, MgcdaError) and "no server" in str(refused.exception)
+    refused = _evaluate(tmp_path / "net", "--mlflow-uri", "http://me:secret@host")
+    assert isinstance(refused.exception, MgcdaError) and "password" in str(refused.exception)
