@@ -43,8 +43,8 @@ def test_a_model_and_foreign_maps_become_runs_that_can_be_compared(tmp_path: Pat
     assert compared.exit_code == 0 and "theirs" in compared.output, compared.output
 
     client = connect(uri)
-    inputs = client.get_run(ours.run_id or "").inputs.dataset_inputs
-    assert [entry.dataset.name for entry in inputs] == ["eval/seen"]
+    inputs = client.get_run(ours.run_id or "").inputs
+    assert inputs is not None and [entry.dataset.name for entry in inputs.dataset_inputs] == ["eval/seen"]
     assert {file.path for file in client.list_artifacts(ours.run_id or "", "evaluation")} == {
         f"evaluation/{name}" for name in ("results.json", "results.md", "results.tex", "sets")
     }, "and not the score maps"
