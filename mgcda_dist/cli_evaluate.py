@@ -254,6 +254,10 @@ def show_results(every: list[dict[str, Any]], console: Console) -> None:
         values = ("—" if key not in row else f"{100 * row[key]:.2f}" for key in names)
         table.add_row(name, *method, str(row["frames"]), *values)
     console.print(table)
+    for name, _, row in rows:
+        if not {"ap", "miou"} & set(row):
+            missing = " and no ".join(kind for kind in ("anomaly", "inlier") if not row["pixels"].get(kind))
+            console.print(f"note: {name}: no {missing} pixel in its labels, so there is nothing to measure")
     for name, results, row in rows:
         if row.get("auroc", 1.0) < 0.5:
             text = f"{results['subject']['name']} on {name}: AUROC is below 50 %; are higher scores more anomalous?"

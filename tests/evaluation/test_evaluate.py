@@ -278,6 +278,18 @@ def test_frames_without_anomalies_have_miou_only(run: Path, tmp_path: Path, tiny
     assert "| plain | 3 |" in (tmp_path / "results.md").read_text()
 
 
+def test_labels_without_anomalies_and_classes_are_named(tmp_path: Path) -> None:
+    image, _ = made.frame(0)
+    blank = made.encoded(np.zeros(image.shape[:2], np.uint8))
+    samples = [SourceSample("a", made.encoded(image), "png", blank)]
+    write_shards(samples, tmp_path / "set", dataset="plain", split="test", label_format="binary", samples_per_shard=1,
+                 workers=1)  # fmt: skip
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps/a.npy", np.zeros(image.shape[:2], np.float32))
+    done = _mgcda("--maps", tmp_path / "maps", "--data", f"blank={tmp_path}/set", "--out", tmp_path / "out")
+    assert done.exit_code == 0 and "note: blank: no anomaly pixel in its labels" in done.output, done.output
+
+
 def test_results_are_broken_down_by_category_and_folder(tmp_path: Path) -> None:
     samples: list[SourceSample] = []
     generator = np.random.default_rng(0)
