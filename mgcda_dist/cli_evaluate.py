@@ -122,7 +122,7 @@ def evaluate(
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
-    from mgcda_dist.training.evaluation_record import record_evaluation
+    from mgcda_dist.training.evaluation_record import record_evaluation, refuse_training_record
 
     console = Console(highlight=False, markup=False)
     refuse_password(mlflow_uri)
@@ -153,6 +153,9 @@ def evaluate(
         for name, path in map(named, maps or [])
     ]
     folders = _folders(requests, out, overwrite)
+    if mlflow_uri is not None:
+        for folder in folders:
+            refuse_training_record(folder)
     results: list[dict[str, Any]] = []
     for request, folder in zip(requests, folders, strict=True):
         if submission is not None:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.request import EvaluationRequest
 from mgcda_dist.reports.runs import result_metrics
@@ -17,13 +18,23 @@ from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
 
-__all__ = ["EXPERIMENT", "record_evaluation"]
+__all__ = ["EXPERIMENT", "record_evaluation", "refuse_training_record"]
 
 EXPERIMENT = "mgcda"
 """Of evaluations of foreign score maps, by default; a model's is that of its run."""
 
 _ID_TAG = "mgcda.evaluation_id"
 _NOT_SETTINGS = {"sets", "subject", "convention", "tool_version", "evaluation_id"}
+
+
+def refuse_training_record(folder: Path) -> None:
+    """Nothing, or a refusal of a folder that holds the record of a training, which an evaluation's would replace.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if (folder / CALLS).is_file() and _recorded_id(folder) is None:
+        raise ConfigError("--out", f"{folder} holds the record of a training", "give another folder")
 
 
 def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experiment: str | None = None) -> Synced:
@@ -38,8 +49,10 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
         experiment: None: that of the model's run, or `EXPERIMENT`.
 
     Raises:
+        ConfigError: the folder holds the record of a training.
         MgcdaError: a server that does not answer; the record is there, and `mgcda sync` delivers it later.
     """
+    refuse_training_record(folder)
     results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     if _recorded_id(folder) != results["evaluation_id"]:
         for name in (CALLS, METRICS, "mlflow.json", "mlflow_run_id"):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from mgcda_dist.cli import app
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.reports.runs import RunRecord, RunSource
+from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow_client import connect
 from tests.support.exported import write_run
 
@@ -68,6 +69,20 @@ def test_a_server_that_is_away_costs_no_results(tmp_path: Path, tiny_shards: Pat
     assert found.exit_code == 0, found.output
     records: list[RunRecord] = RunSource(tmp_path).by_word("net-evaluation")
     assert "eval/seen/ap" in records[0].metrics
+
+
+def test_the_record_of_a_training_is_not_replaced(tmp_path: Path, tiny_shards: Path) -> None:
+    run = write_run(tmp_path / "net")
+    record = JsonlTracker(run / "metrics.jsonl")
+    record.log_start("mgcda", "net", None)
+    record.log_metrics({"loss/total": 1.0}, 1)
+    before = [(run / name).read_bytes() for name in ("metrics.jsonl", "record.jsonl")]
+    words = ["--data", f"seen={tiny_shards}/real_day/test", "--out", run, "--mlflow-uri", f"sqlite:///{tmp_path}/m.db"]
+    refused = _evaluate(run, *words, "--overwrite")
+    assert isinstance(refused.exception, MgcdaError) and "record of a training" in str(refused.exception)
+    assert [(run / name).read_bytes() for name in ("metrics.jsonl", "record.jsonl")] == before
+    assert not (run / "results.json").exists(), "refused before anything is evaluated"
+    record.close("KILLED")
 
 
 def test_an_experiment_without_a_server_is_refused(tmp_path: Path) -> None:
