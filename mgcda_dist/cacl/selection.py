@@ -27,7 +27,7 @@ class Selection:
 
     Attributes:
         num_positives: |P_i| is at most this.
-        num_negatives: |N_i| is at most this.
+        num_negatives: rows of each side of anomaly/inlier that may be in N_i, at most.
         hard_negative_fraction: share of the negatives that are the most difficult ones; the rest is random.
         cross_domain: positives of other domains first; False: of the same domain first.
         negatives: of the opposite side of anomaly/inlier, or of every other type: other inlier classes, too.

@@ -71,7 +71,7 @@ class CaclConfig(Section):
     hard_fraction: Probability = Field(default=0.5, description="share drawn from the hardest; ours")
     image_aware: bool = Field(default=True, description="harder images get a larger share of the step's budget")
     num_positives: Count = Field(default=32, description="positives per anchor, other domains first; ours")
-    num_negatives: Count = Field(default=512, description="negatives per anchor; ours")
+    num_negatives: Count = Field(default=512, description="negatives per side of anomaly/inlier; ours")
     hard_negative_fraction: Probability = Field(
         default=0.5, description="share of the negatives that are the most difficult; the rest is random. ours"
     )
