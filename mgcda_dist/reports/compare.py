@@ -12,34 +12,21 @@ What was measured in another way (convention, data, frames) is not subtracted, a
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.bootstrap import METRICS, ImageTables, paired_difference, percentiles, replicates_of
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.evaluation.bootstrap import METRICS, paired_difference, percentiles
+from mgcda_dist.reports.draws import RESAMPLED, Draws, Progress, convention_of, row_of
+from mgcda_dist.reports.groups import Group, differing_params, group_runs
 from mgcda_dist.reports.runs import RunRecord
 
-__all__ = ["LOWER_IS_BETTER", "Cell", "Comparison", "Difference", "Group", "SetComparison", "compare", "group_runs"]
-
-Floats = NDArray[np.float64]
-Progress = Callable[[int, int], None]
-"""Receives the tables resampled so far, and how many there are."""
+__all__ = ["LOWER_IS_BETTER", "Cell", "Comparison", "Difference", "SetComparison", "compare"]
 
 LOWER_IS_BETTER = frozenset({"fpr95"})
-_NOT_COMPARED = re.compile(
-    r"name|seed|runs|(tracking|checkpoint)\..*|data\.(loader_workers|prefetch_steps|pin_memory)|model\.compile"
-    r"|data\.domains\.\d+\.(shards|paste\.objects)|evaluation\.(sets\..*|sets|panel_frames)"
-)
-"""Where a run lies, how it is recorded, how fast it reads. The data itself is compared by its digests."""
-_NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")
-"""Shown where it differs, but the same experiment: the method gives the same result at every world size."""
 _NO_OPTION = frozenset(
     {"sets", "convention", "conventions", "subject", "tool_version", "interval_level", "evaluation_id", "selection"}
 )
@@ -47,21 +34,6 @@ _NO_OPTION = frozenset(
 _FEW_FRAMES = 20
 """Of a mean over n frames a 95 % percentile interval is ±1.96·√((n-1)/n) standard errors, and Student's t puts that at
 87 % for n = 6, 91 % for 12, 93 % for 20."""
-_RESAMPLED = "pooled"
-"""The convention whose metrics the bootstrap has; intervals of another one would be of other numbers."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one configuration under several seeds, sorted by seed."""
-
-    name: str
-    runs: tuple[RunRecord, ...]
-
-    @property
-    def seeds(self) -> tuple[str, ...]:
-        """Seed of each run."""
-        return tuple(run.params.get("seed", "") for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -183,90 +155,18 @@ def compare(
             raise MgcdaError(f"metric {metric!r}", "no run has it", f"there are {', '.join(sorted(available))}")
     shown = tuple(metrics) or tuple(m for m in ("ap", "fpr95", "auroc", "miou") if m in available)
     num_tables = sum(name in record.results.get("sets", {}) for name in names for record in records)
-    draws = _Draws(replicates, seed, num_tables, progress)
+    draws = Draws(replicates, seed, num_tables, progress)
     for name in names:
         comparison.sets.append(_compare_set(name, comparison, base, shown, draws))
     comparison.notes += _notes(comparison)
     return comparison
 
 
-def group_runs(records: Sequence[RunRecord]) -> list[Group]:
-    """Runs that differ in nothing but their seed, together; a run without parameters stays alone."""
-    by_config: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for record in records:
-        kept = tuple(sorted((k, v) for k, v in _compared(record).items() if not _NO_GROUP_OF_ITS_OWN.fullmatch(k)))
-        by_config.setdefault(kept or (record.source,), []).append(record)
-    groups: list[Group] = []
-    for runs in by_config.values():
-        name = _group_name([run.name for run in runs])
-        taken = [group.name for group in groups]
-        number = next(n for n in range(1, len(taken) + 2) if (name if n == 1 else f"{name} ({n})") not in taken)
-        ordered = sorted(runs, key=lambda run: (len(run.params.get("seed", "")), run.params.get("seed", "")))
-        groups.append(Group(name if number == 1 else f"{name} ({number})", tuple(ordered)))
-    return groups
-
-
-def differing_params(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """Parameters whose values differ between groups, with each group's value; `–` where a group has no such key."""
-    values: dict[str, list[str]] = {}
-    per_group = [[_compared(run) for run in group.runs] for group in groups]
-    for key in dict.fromkeys(key for group in per_group for params in group for key in params):
-        row = [" / ".join(dict.fromkeys(params.get(key, "–") for params in group)) for group in per_group]
-        if len(set(row)) > 1:
-            values[key] = row
-    return values
-
-
-class _Draws:
-    """Replicates of each run's metrics on a set, computed once: (1 + replicates) per metric."""
-
-    def __init__(self, replicates: int, seed: int, num_tables: int, progress: Progress | None) -> None:
-        self._replicates, self._seed, self._total, self._progress = replicates, seed, num_tables, progress
-        self._known: dict[tuple[str, str], tuple[tuple[str, ...], dict[str, Floats]] | None] = {}
-
-    def of(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
-        """Image keys and replicates; None if the run did not keep its frames."""
-        key = (run.source, set_name)
-        if key not in self._known:
-            self._known[key] = self._read(run, set_name)
-            if self._progress is not None:
-                self._progress(len(self._known), self._total)
-        return self._known[key]
-
-    def of_group(self, group: Group, set_name: str, metric: str) -> Floats | None:
-        """Mean over drawn runs, one value per replicate after that of the group itself."""
-        per_run: list[Floats] = []
-        for run in group.runs:
-            found = self.of(run, set_name)
-            if found is None or metric not in found[1]:
-                return None
-            per_run.append(found[1][metric])
-        stacked = np.stack(per_run)
-        num_runs = len(per_run)
-        if num_runs == 1:
-            return stacked[0]
-        # Named by the seeds, so that groups with equal seeds draw equal ones: their noise in common cancels.
-        generator = numpy_generator(self._seed, "runs", *group.seeds)
-        drawn = generator.integers(0, num_runs, (num_runs - 1, self._replicates))
-        means = np.take_along_axis(stacked[:, 1:], drawn, axis=0).mean(axis=0)
-        return np.concatenate([stacked[:, :1].mean(axis=0), means])
-
-    def _read(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
-        path = None if run.evaluation is None else run.evaluation / "sets" / set_name / "frames.npz"
-        if path is None or not path.is_file() or _convention(run, set_name) != _RESAMPLED:
-            return None
-        try:
-            tables = ImageTables.load(path)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise MgcdaError(str(path), f"not readable: {error}", f"evaluate {run.name} again") from None
-        return tables.keys, replicates_of(tables, replicates=self._replicates, seed=self._seed)
-
-
-def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence[str], draws: _Draws) -> SetComparison:
-    groups = [group for group in comparison.groups if any(_row(run, name) for run in group.runs)]
+def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence[str], draws: Draws) -> SetComparison:
+    groups = [group for group in comparison.groups if any(row_of(run, name) for run in group.runs)]
     base = base if base in groups else groups[0]
-    first = next(run for run in base.runs if _row(run, name))
-    result = SetComparison(name, _convention(first, name), int(_row(first, name).get("frames", 0)))
+    first = next(run for run in base.runs if row_of(run, name))
+    result = SetComparison(name, convention_of(first, name), int(row_of(first, name).get("frames", 0)))
     if base.name != comparison.reference:
         result.marks.append(f"{comparison.reference} was not evaluated on {name}: compared with {base.name}")
     absent = [group.name for group in comparison.groups if group not in groups]
@@ -288,17 +188,17 @@ def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence
             found = _column(base, others, result, metric, draws, comparison.level)
             for group_name, difference in found.items():
                 result.differences.setdefault(group_name, {})[metric] = difference
-    without = sorted({r.name for g in groups for r in g.runs if _row(r, name) and draws.of(r, name) is None})
+    without = sorted({r.name for g in groups for r in g.runs if row_of(r, name) and draws.of(r, name) is None})
     if without and set(result.metrics) & set(METRICS):
         why = "the frames were not kept; evaluate again"
-        if result.convention != _RESAMPLED:
-            why = f"the bootstrap has the convention {_RESAMPLED} only"
+        if result.convention != RESAMPLED:
+            why = f"the bootstrap has the convention {RESAMPLED} only"
         result.marks.append(f"no intervals for {', '.join(without)}: {why}")
     return result
 
 
 def _column(
-    base: Group, others: Sequence[Group], result: SetComparison, metric: str, draws: _Draws, level: float
+    base: Group, others: Sequence[Group], result: SetComparison, metric: str, draws: Draws, level: float
 ) -> dict[str, Difference]:
     """Differences of one metric to the reference, p corrected over all of them."""
     before = draws.of_group(base, result.name, metric)
@@ -326,8 +226,8 @@ def _column(
     return found
 
 
-def _cell(group: Group, set_name: str, metric: str, draws: _Draws, level: float) -> Cell | None:
-    rows = [_row(run, set_name) for run in group.runs]
+def _cell(group: Group, set_name: str, metric: str, draws: Draws, level: float) -> Cell | None:
+    rows = [row_of(run, set_name) for run in group.runs]
     values = [float(row[metric]) for row in rows if _is_number(row.get(metric))]
     if not values:
         return None
@@ -339,16 +239,16 @@ def _cell(group: Group, set_name: str, metric: str, draws: _Draws, level: float)
     return Cell(float(np.mean(values)), spread, low, high, len(values))
 
 
-def _unlike(group: Group, first: RunRecord, name: str, draws: _Draws) -> tuple[list[str], list[str]]:
+def _unlike(group: Group, first: RunRecord, name: str, draws: Draws) -> tuple[list[str], list[str]]:
     """Why a group cannot be subtracted from the reference run on a set, and what differs without forbidding it."""
     reasons, warnings = list[str](), list[str]()
     for run in group.runs:
-        mine, theirs = _row(run, name), _row(first, name)
+        mine, theirs = row_of(run, name), row_of(first, name)
         if not mine:
             warnings.append(f"{run.name} was not evaluated on {name}")
             continue
-        if _convention(run, name) != _convention(first, name):
-            reasons.append(f"convention {_convention(run, name)}, not {_convention(first, name)}")
+        if convention_of(run, name) != convention_of(first, name):
+            reasons.append(f"convention {convention_of(run, name)}, not {convention_of(first, name)}")
         for key in sorted(k for k in {**theirs, **mine} if k.endswith("digest") and mine.get(k) != theirs.get(k)):
             digests = [str(row.get(key, "unknown"))[:8] for row in (mine, theirs)]
             reasons.append(f"other data of the same name ({key.replace('_', ' ')} {digests[0]}, not {digests[1]})")
@@ -398,8 +298,10 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     for group in comparison.groups:
         twice = sorted({seed for seed in group.seeds if group.seeds.count(seed) > 1})
-        if twice:
+        if all(twice) and twice:
             notes.append(f"{group.name}: several runs have the seed {', '.join(twice)}.")
+        elif twice:
+            notes.append(f"{group.name}: several runs name no seed; were they measured twice?")
     digests: dict[str, set[str]] = {}
     for record in (run for group in comparison.groups for run in group.runs):
         for use, facts in record.manifests.items():
@@ -432,36 +334,6 @@ def _holm(p_values: dict[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_value))
         corrected[name] = largest
     return corrected
-
-
-def _compared(run: RunRecord) -> dict[str, str]:
-    return {key: _plain(value) for key, value in run.params.items() if not _NOT_COMPARED.fullmatch(key)}
-
-
-def _plain(value: str) -> str:
-    """Equal numbers as equal text: 1.0 and 1, 1e-3 and 0.001."""
-    try:
-        return f"{float(value):.12g}"
-    except ValueError:
-        return value
-
-
-def _group_name(names: list[str]) -> str:
-    """What the names have in common, without the seed at the end."""
-    if len(names) == 1:
-        return names[0]
-    prefix = names[0]
-    while not all(name.startswith(prefix) for name in names):
-        prefix = prefix[:-1]
-    return re.sub(r"[-_. ]*(seed|s)?[-_. =]*$", "", prefix) or names[0]
-
-
-def _row(run: RunRecord, set_name: str) -> dict[str, Any]:
-    return run.results.get("sets", {}).get(set_name, {})
-
-
-def _convention(run: RunRecord, set_name: str) -> str:
-    return str(_row(run, set_name).get("convention", run.results.get("convention", "unknown")))
 
 
 def _options(run: RunRecord, set_name: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pytest
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap, paired_bootstrap
-from mgcda_dist.reports.compare import Comparison, compare, differing_params, group_runs
+from mgcda_dist.reports.compare import Comparison, compare
+from mgcda_dist.reports.groups import differing_params, group_runs
 from mgcda_dist.reports.runs import RunRecord, find_runs
 from mgcda_dist.reports.tables import as_json, findings, latex, markdown
 from tests.support.runs import write_run
