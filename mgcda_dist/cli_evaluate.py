@@ -122,7 +122,11 @@ def evaluate(
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
-    from mgcda_dist.training.evaluation_record import record_evaluation, refuse_training_record
+    from mgcda_dist.training.evaluation_record import (
+        deliver_evaluations,
+        record_evaluation,
+        refuse_training_record,
+    )
 
     console = Console(highlight=False, markup=False)
     refuse_password(mlflow_uri)
@@ -169,13 +173,14 @@ def evaluate(
     console.print()
     for request, folder in zip(requests, folders, strict=True):
         console.print(f"{request.job.name}   {folder}", soft_wrap=True)
-    if mlflow_uri is not None:
-        for request, folder in zip(requests, folders, strict=True):
-            done = record_evaluation(request, folder, mlflow_uri, experiment)
-            console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
     if len(requests) > 1 and out is not None:
         write_tables(results, out)
         console.print(f"tables of all   {out.absolute()}", soft_wrap=True)
+    if mlflow_uri is not None:
+        for request, folder in zip(requests, folders, strict=True):
+            record_evaluation(request, folder, mlflow_uri, experiment)
+        for request, done in zip(requests, deliver_evaluations(folders, mlflow_uri), strict=True):
+            console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
 
 
 def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:

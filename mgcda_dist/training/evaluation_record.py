@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.request import EvaluationRequest
 from mgcda_dist.reports.runs import result_metrics
@@ -18,7 +18,7 @@ from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
 
-__all__ = ["EXPERIMENT", "record_evaluation", "refuse_training_record"]
+__all__ = ["EXPERIMENT", "deliver_evaluations", "record_evaluation", "refuse_training_record"]
 
 EXPERIMENT = "mgcda"
 """Of evaluations of foreign score maps, by default; a model's is that of its run."""
@@ -37,8 +37,8 @@ def refuse_training_record(folder: Path) -> None:
         raise ConfigError("--out", f"{folder} holds the record of a training", "give another folder")
 
 
-def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experiment: str | None = None) -> Synced:
-    """Record the results in a folder, and bring the record to MLflow.
+def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experiment: str | None = None) -> None:
+    """Record the results in a folder, for `deliver_evaluations`.
 
     The same evaluation made again updates its run; another one in the same folder gets a run of its own.
 
@@ -50,7 +50,6 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
 
     Raises:
         ConfigError: the folder holds the record of a training.
-        MgcdaError: a server that does not answer; the record is there, and `mgcda sync` delivers it later.
     """
     refuse_training_record(folder)
     results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
@@ -76,7 +75,23 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
         record.log_artifact(folder / file, "evaluation")
     record.log_artifact(folder / "sets", "evaluation/sets")
     record.close("FINISHED")
-    return sync(folder, uri)
+
+
+def deliver_evaluations(folders: list[Path], uri: str) -> list[Synced]:
+    """Bring the records of evaluations to MLflow.
+
+    Args:
+        folders: of their results.
+        uri: tracking server or database.
+
+    Raises:
+        MgcdaError: a server that does not answer; the records are there, and `mgcda sync` delivers them later.
+    """
+    try:
+        return [sync(folder, uri) for folder in folders]
+    except MgcdaError as error:
+        later = "the results are kept; deliver them later: mgcda sync " + " ".join(map(str, folders))
+        raise MgcdaError(error.where, error.problem, later) from None
 
 
 def _recorded_id(folder: Path) -> str | None:

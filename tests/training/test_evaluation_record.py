@@ -60,15 +60,18 @@ def test_a_model_and_foreign_maps_become_runs_that_can_be_compared(tmp_path: Pat
 @pytest.mark.slow
 def test_a_server_that_is_away_costs_no_results(tmp_path: Path, tiny_shards: Path) -> None:
     run, data = write_run(tmp_path / "net"), ["--data", f"seen={tiny_shards}/real_day/test"]
-    away = _evaluate(run, *data, "--mlflow-uri", "http://127.0.0.1:9")
+    both, out = [run, f"again={run}"], tmp_path / "out"
+    away = _evaluate(*both, *data, "--out", out, "--mlflow-uri", "http://127.0.0.1:9")
     assert isinstance(away.exception, MgcdaError) and "MLflow does not take" in str(away.exception)
-    assert (run / "evaluation/results.json").is_file()
-    found = CliRunner().invoke(
-        app, ["sync", str(run / "evaluation"), "--mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    )
+    folders = [str(out / "net"), str(out / "again")]
+    assert away.exception.remedy.endswith("mgcda sync " + " ".join(folders))
+    assert (out / "results.md").is_file() and (out / "net/results.json").is_file()
+    found = CliRunner().invoke(app, ["sync", *folders, "--mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"])
     assert found.exit_code == 0, found.output
-    records: list[RunRecord] = RunSource(tmp_path).by_word("net-evaluation")
-    assert "eval/seen/ap" in records[0].metrics
+    source = RunSource(tmp_path)
+    for name in ("net-net", "again-again"):
+        record: RunRecord = source.by_word(name)[0]
+        assert "eval/seen/ap" in record.metrics
 
 
 def test_the_record_of_a_training_is_not_replaced(tmp_path: Path, tiny_shards: Path) -> None:
