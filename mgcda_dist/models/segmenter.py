@@ -67,10 +67,7 @@ class Segmenter(nn.Module):
         """
         height, width = image.shape[2], image.shape[3]
         dtype = next(self.decoder.parameters()).dtype
-        pixels = padded(normalised(image, self.mean, self.std, dtype), _PYRAMID_PX)
-        if not torch.compiler.is_exporting():  # an exported graph leaves the layout to what runs it
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        stages = self.backbone(pixels)
+        stages = self.backbone(padded(normalised(image, self.mean, self.std, dtype), _PYRAMID_PX))
         logits, embedding = self.decoder(stages)
         if self.abstains and not self.training:
             logits = logits[:, :-1]
