@@ -162,6 +162,9 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
             inlier_rba=loss.inlier_rba,
             outlier_rba=loss.outlier_rba,
             of_masks=network.logit_kind == "mask",
+            class_weights=[loss.class_weights.get(name, 1.0) for name in config.data.class_names]
+            if loss.class_weights
+            else None,
         ),
         partial(anomaly_score, kind=config.model.score),
         mdat=mdat,

@@ -104,6 +104,9 @@ class SegmentationLossConfig(Section):
     outlier_weight: NonNegative = Field(
         default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
     )
+    class_weights: dict[str, Positive] = Field(
+        default={}, description="class → factor of its pixels in the cross-entropy; a class that is not named: 1; ours"
+    )
     inlier_energy: float = Field(default=-8.0, description="m_in of energy_hinge; ours")
     outlier_energy: float = Field(default=-3.0, description="m_out of energy_hinge; ours")
     inlier_rba: float = Field(default=-0.9, description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours")

@@ -76,6 +76,7 @@ class Config(Section):
                 raise ValueError(f"evaluation.sets: two sets are named {name!r}")
         self._check_pastes()
         self._check_shares()
+        self._check_class_weights()
         _refuse_passwords(self.model_dump())
         if self.mdat.enabled and len(names) < 2:
             raise ValueError(
@@ -107,6 +108,17 @@ class Config(Section):
             if stages.count(stage) > 1:
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self
+
+    def _check_class_weights(self) -> None:
+        weights, classes = self.loss.class_weights, self.data.class_names
+        for name in weights:
+            if name not in classes:
+                raise ValueError(f"loss.class_weights: no class {name!r} here; there are {', '.join(classes)}")
+        if weights and self.loss.outlier == "abstention":
+            raise ValueError(
+                "loss.class_weights: abstention takes the place of the cross-entropy that they are factors of; remove "
+                "them, or choose another loss.outlier"
+            )
 
     def _check_shares(self) -> None:
         """Global batch = workers × images × accumulation: say what would fit where it does not."""

@@ -116,6 +116,9 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("data.domains.0.paste={objects: o, min_objects: 3}", "paste.min_objects: 3 is over max_objects, 2"),
         ("data.domains.1.paste={objects: shards/objects}", "is not labelled"),
         ("evaluation.sets=[{name: a, shards: x}, {name: a, shards: y}]", "two sets are named 'a'"),
+        ("loss.class_weights={raod: 2}", "loss.class_weights: no class 'raod' here; there are drivable, "),
+        ("loss={class_weights: {sky: 2}, outlier: abstention}", "abstention takes the place of the cross-entropy"),
+        ("loss.class_weights={sky: 0}", "greater than 0"),
     ],
 )
 def test_an_impossible_override_names_itself(good: Path, override: str, says: str) -> None:

@@ -25,6 +25,16 @@ def test_groups_equal_the_plain_losses_at_full_size():
     assert segmentation_loss("energy_hinge", outlier_weight=0.3).weights == (1.0, 0.3, 0.3)
 
 
+def test_class_weights_are_factors_of_the_pixels_of_their_class():
+    weights = [1.0, 5.0, 0.5, 2.0]
+    plain = segmentation_loss("entropy", stride_px=1)(LOGITS, LABEL)
+    weighted = segmentation_loss("entropy", stride_px=1, class_weights=weights)(LOGITS, LABEL)
+    log_p = F.interpolate(LOGITS, size=(32, 32), mode="bilinear").log_softmax(1)
+    expected = sum(-w * log_p[:, k][k == LABEL].sum() for k, w in enumerate(weights))
+    torch.testing.assert_close(weighted.sums[0], expected)
+    assert weighted.counts.tolist() == plain.counts.tolist() and weighted.sums[1:].tolist() == plain.sums[1:].tolist()
+
+
 @pytest.mark.parametrize("outlier", ["energy_hinge", "entropy", "none"])
 @pytest.mark.parametrize("stride_px", [1, 2, 4])
 @pytest.mark.parametrize("label", [LABEL, torch.full_like(LABEL, 255)], ids=["mixed", "void"])
