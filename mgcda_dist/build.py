@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_model",
+    "doubts",
     "evaluation_frames",
     "load_model",
     "manifests",
@@ -69,21 +70,41 @@ def _architecture(config: Config) -> dict[str, Any]:
     return {"network": network, **common}
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config) -> list[str]:
     """Raise `ConfigError` for a network or weights that do not exist, or losses and scores that do not suit it.
 
     A timm backbone is looked up by name; a whole network is made once and thrown away, which finds wrong layers too.
+
+    Returns:
+        What is doubtful, in words.
     """
     from mgcda_dist.models.backbone import check_backbone
 
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         _check_pairs(config, "pixel")
-        return
+        return []
     network = segmenter(config)
     _check_stages(config, network)
     _check_pairs(config, network.logit_kind)
     _check_crop(config, network)
+    return doubts(config, network)
+
+
+def doubts(config: Config, network: nn.Module) -> list[str]:
+    """What lets a network train badly, and is no error, in words."""
+    from mgcda_dist.models.norm import without_statistics
+
+    unset, num_frozen = without_statistics(network)
+    if not unset:
+        return []
+    remedy = (
+        ", or model.head_norm=group if it is the head's" if len(unset) < num_frozen and config.model.network else ""
+    )
+    return [
+        f"{len(unset)} of {num_frozen} frozen batch norms of {config.model.shown} have no statistics (mean 0, variance "
+        f"1) and normalise nothing, first {unset[0]}; give model.weights, or model.norm=group{remedy}"
+    ]
 
 
 def _check_crop(config: Config, network: Segmenter | AdaptedSegmenter) -> None:

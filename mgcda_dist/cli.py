@@ -92,7 +92,8 @@ def config_check(
         loaded.check_files()
         from mgcda_dist import build
 
-        build.check_model(loaded.config)
+        for warning in build.check_model(loaded.config):
+            typer.echo(f"warning: {warning}", err=True)
         _check_data(loaded, samples=True)
     c = loaded.config
     typer.echo(

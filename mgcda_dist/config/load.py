@@ -231,6 +231,8 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
         elif path == ():
             text = item["msg"].removeprefix("Value error, ")
             path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
+        elif isinstance(item["input"], dict):
+            text = f"{_dotted(path)}: {item['msg'].removeprefix('Value error, ')}"
         else:
             text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
         messages.append((loaded.where(*path), text))

@@ -14,7 +14,7 @@ __all__ = ["model_card"]
 _LOADING = {
     "model.safetensors": """\
 ```python
-from mgcda_dist.inference.model import load_exported  # needs torch and timm only
+from mgcda_dist.inference.model import load_exported  # needs {needs}
 
 scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB; higher score: more anomalous
 ```
@@ -54,7 +54,12 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         f"Road anomaly segmentation: {network}. Every pixel gets one of "
         f"{len(model.class_names)} classes ({', '.join(model.class_names)}) and an anomaly score (`{model.score}`; "
         "higher is more anomalous).",
-        "## Use\n\n" + "\n\n".join(text.format(folder=".") for name, text in _LOADING.items() if name in files),
+        "## Use\n\n"
+        + "\n\n".join(
+            text.format(folder=".", needs=_needs(section.get("network")))
+            for name, text in _LOADING.items()
+            if name in files
+        ),
         _input(model),
         _training(model, config, run),
         _results(model, run),
@@ -63,6 +68,21 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         "chosen on. Anomalies like those of the training are found best. Not tested for use in a vehicle.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _needs(network: str | None) -> str:
+    """What loading the weights imports, besides this package."""
+    library, _, rest = (network or "").partition(":")
+    match library:
+        case "python":
+            module = rest.partition(":")[0]
+            return f"torch, {module}, and MGCDA_TRUST_CODE={module} in the environment"
+        case "smp":
+            return "torch, timm and segmentation-models-pytorch"
+        case "transformers" | "torchvision":
+            return f"torch, timm and {library}"
+        case _:
+            return "torch and timm only"
 
 
 def _input(model: ExportedModel) -> str:

@@ -27,6 +27,10 @@ __all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output",
 _EXAMPLE_SIZE = 70, 90
 _CHECKED_SIZES = ((1, 101, 67), (2, 64, 64), (1, 227, 320))
 """Batch, height, width: not the example's, and not multiples of the network's stride."""
+_REMEDY = {
+    ".onnx": "leave onnx out of --format; pooling to a grid of cells (PSPNet, UPerNet) has no counterpart there",
+    ".pt2": "--format safetensors, which every network has",
+}
 
 
 class ScoreNetwork(nn.Module):
@@ -69,7 +73,7 @@ def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
         except Exception as error:  # the tracer raises what the network's code makes it raise
             raise MgcdaError(
                 str(model.folder),
-                f"torch.export cannot trace {type(model.network).__name__}: {str(error).splitlines()[0]}",
+                f"torch.export cannot trace {type(model.network).__name__}: {_cause(error)}",
                 "export with --format safetensors, which every network has",
             ) from error
 
@@ -101,8 +105,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         except Exception as error:
             raise MgcdaError(
                 str(path),
-                f"ONNX cannot express the network: {str(error).splitlines()[0]}",
-                "leave onnx out of --format",
+                f"ONNX cannot express the network: {_cause(error)}",
+                _REMEDY[".onnx"],
             ) from error
         assert written is not None
         written.save(temporary)
@@ -113,9 +117,9 @@ def largest_difference(model: ExportedModel, path: Path) -> float:
     """Largest difference of a score between the file and the network, over several sizes of random images.
 
     Raises:
-        MgcdaError: another shape or type, or classes that differ where the scores do not tie.
+        MgcdaError: a graph that does not take these images, gives another shape or type, or classes that differ where
+            the scores do not tie.
     """
-    run = program_output(path)
     network = _with_scores(model)
     largest = 0.0
     for index, (batch, height, width) in enumerate(_CHECKED_SIZES):
@@ -123,11 +127,17 @@ def largest_difference(model: ExportedModel, path: Path) -> float:
         image = rng.integers(0, 256, (batch, 3, height, width)).astype(np.uint8)
         with torch.no_grad():
             score, classes = (x.cpu().numpy() for x in network(torch.from_numpy(image).to(model.device)))
-        found_score, found_classes = run(image)
+        shown = f"{batch} of {width}×{height}"
+        try:
+            found_score, found_classes = program_output(path)(image)
+        except Exception as error:  # a guard of the tracer, or whatever the runtime stumbles over
+            problem = f"does not take images of every size, as the network does ({shown}): {_cause(error)}"
+            raise MgcdaError(path.name, problem, _REMEDY[path.suffix]) from error
         if found_score.shape != score.shape or found_classes.dtype != classes.dtype:
-            raise MgcdaError(str(path), f"gives {found_score.shape} for an image of {width}×{height}", "report this")
+            raise MgcdaError(path.name, f"gives {found_score.shape} for images {shown}", _REMEDY[path.suffix])
         if (found_classes != classes).mean() > 1e-3:
-            raise MgcdaError(str(path), "predicts other classes than the network", "report this")
+            problem = f"predicts other classes than the network on images {shown}, another size than it was traced with"
+            raise MgcdaError(path.name, problem, _REMEDY[path.suffix])
         largest = max(largest, float(np.abs(found_score - score).max()))
     return largest
 
@@ -146,6 +156,14 @@ def program_output(path: Path) -> Callable[[NDArray[np.uint8]], Sequence[NDArray
             return [x.numpy() for x in module(torch.from_numpy(image))]
 
     return run
+
+
+def _cause(error: BaseException) -> str:
+    """What was wrong first, in one line: exporters wrap it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 def _example(model: ExportedModel) -> Tensor:

@@ -148,4 +148,4 @@ def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> Exp
     place = model_folder(Path(folder))
     facts, network = load_segmenter(place)
     where = torch.device(device)
-    return ExportedModel(place, network.to(where), facts, where)
+    return ExportedModel(place, network.to(where).requires_grad_(False), facts, where)

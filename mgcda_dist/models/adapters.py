@@ -111,14 +111,16 @@ class AdaptedSegmenter(nn.Module):
             raise ConfigError(
                 "model.network",
                 f"{type(self.network).__name__} does not take images of {size[0]}×{size[1]}: {failure}",
-                f"say what its sides must be multiples of: multiple_px, now {self.multiple_px}",
+                f"say what its sides must be multiples of: multiple_px, now {self.multiple_px}; a network for squares "
+                "or for one size only has to be changed itself",
             )
-        self.train(training)
         missing = sorted(set(self.places) - set(tapped))
         if missing:
             raise ConfigError(_WHERE, f"{missing[0]}: that layer does not run in a forward pass", "tap one that does")
         layouts = {name: layout_of(x, size, name, whole=name == "logits") for name, x in tapped.items()}
         channels = {name: int(layouts[name].as_map(x, size[0]).shape[1]) for name, x in tapped.items()}
+        self._check_multiple(size, layouts)
+        self.train(training)
         stages = {name: channels[name] for name in tapped if name not in ("logits", "embedding")}
         names = {name.removeprefix("stage:"): number for name, number in stages.items()}
         if tapped["embedding"].shape[1] == 3 and tapped["embedding"].shape[2:] == size:
@@ -127,6 +129,32 @@ class AdaptedSegmenter(nn.Module):
         self.places = {name.removeprefix("stage:"): place for name, place in self.places.items()}
         layouts = {name.removeprefix("stage:"): layout for name, layout in layouts.items()}
         return layouts, {**names, "embedding": channels["embedding"]}, channels["logits"], size
+
+    def _check_multiple(self, size: tuple[int, int], layouts: Mapping[str, Layout]) -> None:
+        """Try odd multiples of `multiple_px`: photographs have them, crops often do not."""
+        tried: list[str] = []
+        multiples = [self.multiple_px * 2**n for n in range(6)]
+        for multiple in multiples:
+            height, width = ((side // multiple + 1) // 2 * 2 * multiple + multiple for side in size)
+            try:
+                image = torch.zeros(1, 3, height, width, device=self.mean.device)
+                tapped = run_tapped(self.network, self.places, image)
+                grids = {name: layouts[name].as_map(x, height).shape[2:] for name, x in tapped.items()}
+            except Exception as error:  # networks raise every kind
+                tried.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+                continue
+            stride = layouts["logits"].stride
+            if grids["logits"] == (height // stride, width // stride):
+                break
+            tried.append(f"logits of {grids['logits'][0]}×{grids['logits'][1]} for an image of {height}×{width}")
+        if tried:
+            raise ConfigError(
+                f"{_WHERE}.multiple_px",
+                f"{type(self.network).__name__} does not take every multiple of {self.multiple_px} pixels: {tried[0]}",
+                f"multiple_px={multiples[len(tried)]}"
+                if len(tried) < len(multiples)
+                else "a network for one size only has to be changed itself",
+            )
 
 
 def wrap(

@@ -58,7 +58,8 @@ def choose(name: str, known: Collection[str], library: str) -> str:
     raise ConfigError(
         "model.network",
         f"{library} has no network {name!r} that is known here",
-        f"nearest: {', '.join(near)}" if near else f"one of {', '.join(sorted(known))}",
+        (f"nearest: {', '.join(near)}" if near else f"one of {', '.join(sorted(known))}")
+        + "; any other by a function of yours, python:MODULE:FUNCTION, and model.taps",
     )
 
 

@@ -82,7 +82,7 @@ def check_laws(segmenter: nn.Module, norm: NormMode, size: tuple[int, int], wher
         raise ConfigError(
             where,
             f"changes buffers in its forward pass: {', '.join(moved[:3])}",
-            "use layers that normalise one image (GroupNorm, LayerNorm), or torch's BatchNorm, which is replaced",
+            "leave them alone in training; statistics: GroupNorm, LayerNorm, or torch's BatchNorm, which is replaced",
         )
     for name, x, y in zip(
         ("logits", "embedding"), (both.logits, both.embedding), (alone.logits, alone.embedding), strict=True

@@ -8,6 +8,7 @@ published, `stride4` … `stride32`: a network that dilates its last stages inst
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def named_segmenter(
     if taps:
         foreign = _tapped(foreign, dict(taps))
     if foreign.taps is None:
-        raise ConfigError("model.taps", f"{name} does not say where its logits are", "give model.taps, or a Foreign")
+        raise ConfigError("model.taps", f"{name} does not say where its logits are", "give model.taps")
     if foreign.logit_kind == "mask" and abstains:
         raise ConfigError(
             "loss.outlier",
@@ -119,8 +120,12 @@ def _made(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -
     except ConfigError:
         raise
     except Exception as error:  # constructors raise every kind
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        own = f"raised in {at.filename}:{at.lineno}; the function is called with num_classes and model.arguments"
         raise ConfigError(
-            "model.arguments", f"{name} cannot be made: {type(error).__name__}: {error}", "see the library's own page"
+            "model.arguments",
+            f"{name} cannot be made: {type(error).__name__}: {error}",
+            own if library == "python" else "see the library's own page",
         ) from error
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["FrozenBatchNorm", "NormMode", "convert_norm", "num_groups"]
+__all__ = ["FrozenBatchNorm", "NormMode", "convert_norm", "num_groups", "without_statistics"]
 
 NormMode = Literal["frozen", "sync", "group", "local"]
 
@@ -51,6 +51,16 @@ class FrozenBatchNorm(nn.Module):
         weight = None if self.weight is None else self.weight.to(mean.dtype)
         bias = None if self.bias is None else self.bias.to(mean.dtype)
         return self.act(self.drop(F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)))
+
+
+def without_statistics(module: nn.Module) -> tuple[list[str], int]:
+    """Paths of the frozen batch norms that normalise nothing (mean 0, variance 1), and the number of frozen ones.
+
+    So they are where weights were not loaded; deep networks do not train then.
+    """
+    frozen = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, FrozenBatchNorm)]
+    unset = [name for name, x in frozen if not x.running_mean.any() and bool((x.running_var == 1).all())]
+    return unset, len(frozen)
 
 
 def num_groups(channels: int) -> int:

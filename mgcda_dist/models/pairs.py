@@ -23,7 +23,9 @@ def check_score(score: ScoreKind, logits: LogitKind, outlier: OutlierKind) -> No
     where = "model.score"
     if score == "rba_mask" and logits == "pixel":
         raise ConfigError(
-            where, "'rba_mask' reads class scores that masks add up to; these logits are per pixel", "use 'rba'"
+            where,
+            "'rba_mask' reads class scores that masks add up to; these logits are per pixel",
+            "use 'rba' with loss.outlier=rba_hinge, or another score",
         )
     if score == "rba" and logits == "mask":
         raise ConfigError(

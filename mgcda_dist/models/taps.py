@@ -90,10 +90,11 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
             last = module.rpartition(".")[2]
             near = [p for p in known if last and p.rpartition(".")[2] == last]
             near = near[:6] or difflib.get_close_matches(module, known, n=4, cutoff=0.5)
+            near = near or [p for p, m in known.items() if p and not any(True for _ in m.children())][-4:]
             raise ConfigError(
                 f"{where}.{name}",
                 f"{type(network).__name__} has no module {module!r}",
-                f"candidates: {', '.join(near)}" if near else "`named_modules()` lists all of them",
+                f"candidates: {', '.join(near)}; `named_modules()` lists all",
             )
         keys = re.findall(r"\[([^\[\]]+)\]", found["keys"])
         return Place(module, tuple(int(key) if key.isdigit() else key for key in keys))
@@ -135,20 +136,29 @@ def run_tapped(network: nn.Module, places: Mapping[str, Place], image: Tensor) -
 
 
 def _entry(value: Any, place: Place, name: str) -> Tensor:
+    path = place.module
     for key in place.keys:
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
             raise ConfigError(
-                f"tap {name}", f"{place.module or 'the network'} has no output [{key}], but {shown(value)}"
+                f"tap {name}",
+                f"{path or 'the network'} has no output [{key}], but {shown(value)}",
+                _choose(path, value),
             ) from None
+        path += f"[{key}]"
     if isinstance(value, Tensor):
         return value
-    raise ConfigError(
-        f"tap {name}",
-        f"{place.module or 'the network'} outputs {shown(value)}",
-        f"say which one: {place.module}[0], or {place.module}[name]",
-    )
+    raise ConfigError(f"tap {name}", f"{path or 'the network'} outputs {shown(value)}", _choose(path, value))
+
+
+def _choose(path: str, value: Any) -> str:
+    """How to name an entry of a tapped output; keys can be nested."""
+    if isinstance(value, Mapping) and value:
+        return f'say which one, for example "{path}[{next(iter(value))}]"'
+    if isinstance(value, list | tuple) and value:
+        return f'say which one, for example "{path}[0]"'
+    return "tap another layer"
 
 
 def layout_of(x: Tensor, size: tuple[int, int], name: str, *, whole: bool) -> Layout:

@@ -56,6 +56,7 @@ def train(config: Config) -> None:
             run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
         PROGRESS.account = world.account
         model = build.mgcda(config, world)
+        doubtful = build.doubts(config, model.segmenter)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
         found = find(store, world)
@@ -77,6 +78,8 @@ def train(config: Config) -> None:
             if leads:
                 run.say("note", text)
 
+        for text in doubtful:
+            say(text)
         state = TrainState() if found is None else resume(engine, found, world, say)
         writer = CheckpointWriter(store, world, say)
         saver = Saver(engine, writer, config, world)

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from mgcda_dist.cli import app
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.inference import proof
+from mgcda_dist.inference import formats, proof
+from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_program
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.exported import bare_segmenter
@@ -27,7 +29,7 @@ import sys
 sys.modules |= dict.fromkeys(("mgcda_dist", "timm", "torchvision"))
 import numpy as np, torch
 score, classes = torch.export.load(sys.argv[1]).module()(torch.from_numpy(np.load(sys.argv[2])))
-np.save(sys.argv[3], score.detach().numpy())
+np.save(sys.argv[3], score.numpy())
 """
 
 
@@ -70,6 +72,7 @@ def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], ru
     model = load_exported(run)
     assert load_exported(out).digest == model.digest
     image = _image()
+    assert not torch.export.load(out / "model.pt2").module()(torch.from_numpy(image))[0].requires_grad
     for name in ("model.pt2", "model.onnx"):
         score, classes = program_output(out / name)(image)
         for index in range(len(image)):
@@ -132,6 +135,29 @@ def test_an_export_is_replaced_when_asked_only(exported: tuple[Path, Result], ru
     assert _export(out, copy, "--format", "safetensors", "--no-verify").exit_code == 0
     assert _export(run, copy, "--format", "safetensors", "--no-verify", "--overwrite").exit_code == 0
     assert {path.name for path in copy.iterdir()} == {"README.md", "model.json", "model.safetensors"}
+
+
+def test_the_card_of_a_network_of_ones_own_says_what_loading_it_runs(run: Path) -> None:
+    model = load_exported(run)
+    assert "# needs torch and timm only" in model_card(model, ["model.safetensors"], None)
+    model.facts["config"]["model"]["network"] = "python:my.nets:make"
+    assert "MGCDA_TRUST_CODE=my.nets" in model_card(model, ["model.safetensors"], None)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_graph_that_takes_one_size_only_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    def guarded(path: Path) -> Any:
+        def fail(image: Any) -> Any:
+            raise AssertionError("Guard failed: height == 11\nand a page of code")
+
+        return fail
+
+    monkeypatch.setattr(formats, "program_output", guarded)
+    with pytest.raises(MgcdaError, match=r"AssertionError: Guard failed: height == 11\n.*--format") as error:
+        formats.largest_difference(load_exported(run), tmp_path / f"model{suffix}")
+    assert "page of code" not in str(error.value)
 
 
 def test_what_is_more_than_the_bare_network_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import segmentation
 
 from mgcda_dist.errors import ConfigError
@@ -63,3 +64,48 @@ def test_copies_are_independent_and_leave_no_hook():
 def test_unknown_path_is_named_with_candidates():
     with pytest.raises(ConfigError, match=r"no module 'head\.4'[\s\S]*classifier\.4"):
         wrap(deeplab(), stages={}, logits="head.4", embedding="classifier.3")
+    with pytest.raises(
+        ConfigError, match=r"no module 'zzz'[\s\S]*candidates: .*aux_classifier|candidates: .*classifier\.4"
+    ):
+        wrap(deeplab(), stages={}, logits="zzz", embedding="classifier.3")
+
+
+class Nested(nn.Module):
+    """A backbone that outputs a mapping with a list, and a U that needs sides that are multiples of 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Pyramid()
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fine, coarse = self.backbone(x)["maps"]
+        up = torch.nn.functional.interpolate(coarse, scale_factor=4)
+        return self.head(torch.cat([fine, up], 1))
+
+
+class Pyramid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 5, 4, 2)
+
+    def forward(self, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        fine = self.fine(x)
+        return {"maps": [fine, self.coarse(fine)]}
+
+
+def test_a_nested_output_is_asked_for_step_by_step():
+    says = {"backbone": r'for example "backbone\[maps\]"', "backbone[maps]": r'for example "backbone\[maps\]\[0\]"',
+            "backbone[1]": r'no output \[1\][\s\S]*for example "backbone\[maps\]"'}  # fmt: skip
+    for path, message in says.items():
+        with pytest.raises(ConfigError, match=message):
+            wrap(Nested(), stages={"middle": path}, logits="head")
+    assert wrap(Nested(), stages={"middle": "backbone[maps][1]"}, logits="head").stage_channels["middle"] == 4
+
+
+def test_a_multiple_that_is_too_small_is_refused_before_a_photograph_shows_it():
+    with pytest.raises(ConfigError, match=r"every multiple of 2 pixels: RuntimeError[\s\S]*multiple_px=8") as error:
+        wrap(Nested(), stages={}, logits="head", multiple_px=2)
+    assert error.value.where == "model.taps.multiple_px"
+    image = torch.zeros(1, 3, 101, 203, dtype=torch.uint8)
+    assert wrap(Nested(), stages={}, logits="head", multiple_px=8)(image).logits.shape == (1, 5, 51, 102)

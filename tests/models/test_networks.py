@@ -142,6 +142,8 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
         ({"network": "torchvision:deeplabv3_resnet5"}, "nearest: deeplabv3_resnet50"),
         ({"network": "smp:unt"}, "nearest: unet"),
         ({"network": "transformers:segfomer"}, "nearest: segformer"),
+        ({"network": "transformers:upernet"}, "python:MODULE:FUNCTION"),
+        ({"network": "python:tests.support.foreign:without_classes"}, "raised in .*foreign.*num_classes and"),
         ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
         ({"network": "python:tests.support.foreign:mak"}, "no function 'mak'"),
         ({"network": UNET}, "model.taps: .*does not say where its logits are"),
@@ -178,6 +180,14 @@ def test_the_configuration_is_strict(model: dict[str, Any], says: str) -> None:
     content = configuration("smp:unet", {}).model_dump() | {"model": model}
     with pytest.raises(ValueError, match=says):
         Config.model_validate(content)
+
+
+def test_frozen_norms_without_statistics_are_doubtful() -> None:
+    """They normalise nothing; GroupNorm needs no statistics, and weights bring them."""
+    unet: dict[str, Any] = {"network": "smp:unet", "arguments": {"encoder_name": "resnet18"}}
+    (text,) = build.check_model(configuration("smp:unet", {}, model=unet))
+    assert "frozen batch norms of smp:unet have no statistics" in text and "model.norm=group" in text
+    assert build.check_model(configuration("smp:unet", {}, model=unet | {"norm": "group"})) == []
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

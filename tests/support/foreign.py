@@ -98,6 +98,11 @@ def make_unet(num_classes: int, width: int = 8) -> nn.Module:
     return UNet(num_classes, width)
 
 
+def without_classes(width: int = 8) -> nn.Module:
+    """A function that cannot be called as the configuration's are."""
+    return UNet(3, width)
+
+
 def train_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
     """Three steps of this rank's part of a global batch of 4, per network: losses, and all weights afterwards."""
     warnings.simplefilter("ignore")  # deprecations of the libraries; the suite's filters do not reach other processes
