@@ -252,7 +252,7 @@ def _sentence(message: str) -> str:
 
 
 def _near_key(path: _Path) -> str | None:
-    """The nearest valid name for an unknown key: in its own section, else anywhere in the schema."""
+    """The nearest valid name for an unknown key: the same further down, one like it in its section, else anywhere."""
     section: Any = Config
     for part in path[:-1]:
         if isinstance(part, int):
@@ -262,6 +262,9 @@ def _near_key(path: _Path) -> str | None:
             return None
     names = list(section.model_fields)
     wrong = str(path[-1])
+    for dotted in _all_keys(section, tuple(map(str, path[:-1]))):
+        if dotted.rpartition(".")[2] == wrong:
+            return dotted
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
     if close:
         return _dotted((*path[:-1], close[0]))

@@ -81,6 +81,7 @@ def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tm
         (("steps: 10", "steps: ten"), 11, "optim.steps = 'ten'"),
         (("per_step: 4, labelled", "per_step: 4, labeled"), 7, "did you mean 'data.domains.1.labelled'"),
         (("name: run", "name: run\nlambda_max: 1"), 2, "did you mean 'mdat.lambda_max'"),
+        (("name: run", "name: run\nevaluation: {max_frames: 3}"), 2, "did you mean 'evaluation.sets.max_frames'"),
         (("idd7", "idd8"), 3, "idd8"),
         (("idd7", "{nams: [a]}"), 3, "did you mean 'data.class_space.names'"),
         (("idd7", "[a]"), 3, "input should be 'road8', 'idd7' or 'cityscapes19'"),
