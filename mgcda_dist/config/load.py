@@ -142,7 +142,9 @@ def _read(path: Path, lines: dict[_Path, str], seen: tuple[Path, ...]) -> dict[s
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(
-            f"{where}:{line}", f"not valid YAML: {error.problem}", "mind indentation and colons"
+            f"{where}:{line}",
+            f"not valid YAML: {error.problem}",
+            "mind indentation, colons, and quotes around [ ] inside { }",
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")

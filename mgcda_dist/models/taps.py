@@ -97,6 +97,11 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
                 f"candidates: {', '.join(near)}; `named_modules()` lists all",
             )
         keys = re.findall(r"\[([^\[\]]+)\]", found["keys"])
+        if isinstance(known[module], nn.ModuleList | nn.ModuleDict):
+            entry = keys[0] if keys else next(iter(dict(known[module].named_children())), "0")
+            raise ConfigError(
+                f"{where}.{name}", f"{module!r} only holds layers, and outputs nothing", f"name one: {module}.{entry}"
+            )
         return Place(module, tuple(int(key) if key.isdigit() else key for key in keys))
 
     places = {f"stage:{name}": place(path, f"stages.{name}") for name, path in taps.stages.items()}

@@ -68,6 +68,10 @@ def test_unknown_path_is_named_with_candidates():
         ConfigError, match=r"no module 'zzz'[\s\S]*candidates: .*aux_classifier|candidates: .*classifier\.4"
     ):
         wrap(deeplab(), stages={}, logits="zzz", embedding="classifier.3")
+    listed = Nested()
+    listed.add_module("list", nn.ModuleList([nn.Conv2d(3, 3, 1)]))
+    with pytest.raises(ConfigError, match=r"'list' only holds layers[\s\S]*list\.0"):
+        wrap(listed, stages={"middle": "list[0]"}, logits="head")
 
 
 class Nested(nn.Module):
