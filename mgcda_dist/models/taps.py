@@ -97,7 +97,7 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
                 f"candidates: {', '.join(near)}; `named_modules()` lists all",
             )
         keys = re.findall(r"\[([^\[\]]+)\]", found["keys"])
-        if isinstance(known[module], nn.ModuleList | nn.ModuleDict):
+        if type(known[module]) in (nn.ModuleList, nn.ModuleDict):  # timm's feature extractors are subclasses that run
             entry = keys[0] if keys else next(iter(dict(known[module].named_children())), "0")
             raise ConfigError(
                 f"{where}.{name}", f"{module!r} only holds layers, and outputs nothing", f"name one: {module}.{entry}"
