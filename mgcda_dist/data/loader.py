@@ -261,7 +261,12 @@ class StreamLoader:
         finally:
             # An iterator that waits for the garbage collector, e.g. in the frames of a traceback, would keep its
             # processes, and would fail loudly in every process forked meanwhile.
-            getattr(deliveries, "_shutdown_workers", lambda: None)()
+            try:
+                getattr(deliveries, "_shutdown_workers", lambda: None)()
+            except RuntimeError as error:
+                # The same signal once more, while the others are waited for; it must not hide what was said of it.
+                if not str(error).startswith("DataLoader worker"):
+                    raise
 
     def _next(self, deliveries: Iterator[_Delivery], index: int, pids: dict[int, int]) -> _Delivery:
         try:

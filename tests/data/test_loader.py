@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch.utils.data import dataloader
 
 import mgcda_dist.data.loader as loader_module
 from mgcda_dist.batch import ANOMALY, VOID, Batch
@@ -251,6 +252,23 @@ def test_a_process_that_dies_while_nobody_waits_for_it_is_named(world: World, mo
     loader = make_loader(_stream_of(world.plain, num_steps=40), workers=1)
     monkeypatch.setattr(loader_module, "_with_long_labels", slow)
     with pytest.raises(TransientError, match=r"loader process 0 of 1 \(pid \d+\): died while step 0, micro-batch 0"):
+        list(loader)
+
+
+def test_the_signal_of_a_dead_process_does_not_hide_its_name(world: World, monkeypatch: pytest.MonkeyPatch):
+    """It may come while the other processes are shut down, after the error was raised."""
+    iterator = dataloader._MultiProcessingDataLoaderIter  # pyright: ignore[reportPrivateUsage]
+    shut_down = iterator._shutdown_workers  # pyright: ignore[reportPrivateUsage]
+
+    def interrupted(self: Any) -> None:
+        running = not self._shutdown
+        shut_down(self)
+        if running:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(iterator, "_shutdown_workers", interrupted)
+    loader = make_loader(_stream_of(world.plain, _Trap(_die), num_steps=40), workers=2)
+    with pytest.raises(TransientError, match=r"loader process [01] of 2 \(pid .*\): died while step"):
         list(loader)
 
 
