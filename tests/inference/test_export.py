@@ -19,7 +19,7 @@ from mgcda_dist.cli import app
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.inference import formats, proof
 from mgcda_dist.inference.card import model_card
-from mgcda_dist.inference.formats import as_program, program_output, write_program
+from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.exported import bare_segmenter
 from tests.support.exported import write_run
@@ -144,20 +144,20 @@ def test_the_card_of_a_network_of_ones_own_says_what_loading_it_runs(run: Path) 
     assert "MGCDA_TRUST_CODE=my.nets" in model_card(model, ["model.safetensors"], None)
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-def test_a_graph_that_takes_one_size_only_is_one_line(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
-    def guarded(path: Path) -> Any:
-        def fail(image: Any) -> Any:
-            raise AssertionError("Guard failed: height == 11\nand a page of code")
-
-        return fail
-
-    monkeypatch.setattr(formats, "program_output", guarded)
-    with pytest.raises(MgcdaError, match=r"AssertionError: Guard failed: height == 11\n.*--format") as error:
-        formats.largest_difference(load_exported(run), tmp_path / f"model{suffix}")
-    assert "page of code" not in str(error.value)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_a_graph_that_takes_one_size_only_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
+    """Traced without sizes that may change, as the code of some networks makes the tracer do."""
+    if name == "model.onnx":
+        pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    model, path = load_exported(run), tmp_path / name
+    program = torch.export.export(
+        formats.ScoreNetwork(model.network, model.score, 4).eval(), (torch.zeros(2, 3, 70, 90, dtype=torch.uint8),)
+    )
+    (write_onnx if name == "model.onnx" else write_program)(program, path)
+    with pytest.raises(MgcdaError, match="does not take images of every size") as error:
+        formats.largest_difference(model, path)
+    assert len(str(error.value).splitlines()) == 2 and "--format" in error.value.remedy
 
 
 def test_what_is_more_than_the_bare_network_is_refused(tmp_path: Path) -> None:
