@@ -121,18 +121,21 @@ def largest_difference(model: ExportedModel, path: Path) -> float:
             the scores do not tie.
     """
     network = _with_scores(model)
+    images = [
+        np.random.default_rng(index).integers(0, 256, (batch, 3, height, width)).astype(np.uint8)
+        for index, (batch, height, width) in enumerate(_CHECKED_SIZES)
+    ]
+    try:
+        run = program_output(path)
+        found = [run(image) for image in images]
+    except Exception as error:  # a guard of the tracer, or whatever the runtime stumbles over
+        problem = f"does not take images of every size, as the network does: {_cause(error)}"
+        raise MgcdaError(path.name, problem, _REMEDY[path.suffix]) from error
     largest = 0.0
-    for index, (batch, height, width) in enumerate(_CHECKED_SIZES):
-        rng = np.random.default_rng(index)
-        image = rng.integers(0, 256, (batch, 3, height, width)).astype(np.uint8)
+    for image, (found_score, found_classes) in zip(images, found, strict=True):
         with torch.no_grad():
             score, classes = (x.cpu().numpy() for x in network(torch.from_numpy(image).to(model.device)))
-        shown = f"{batch} of {width}×{height}"
-        try:
-            found_score, found_classes = program_output(path)(image)
-        except Exception as error:  # a guard of the tracer, or whatever the runtime stumbles over
-            problem = f"does not take images of every size, as the network does ({shown}): {_cause(error)}"
-            raise MgcdaError(path.name, problem, _REMEDY[path.suffix]) from error
+        shown = f"{len(image)} of {image.shape[3]}×{image.shape[2]}"
         if found_score.shape != score.shape or found_classes.dtype != classes.dtype:
             raise MgcdaError(path.name, f"gives {found_score.shape} for images {shown}", _REMEDY[path.suffix])
         if (found_classes != classes).mean() > 1e-3:

@@ -141,7 +141,7 @@ class AdaptedSegmenter(nn.Module):
                 tapped = run_tapped(self.network, self.places, image)
                 grids = {name: layouts[name].as_map(x, height).shape[2:] for name, x in tapped.items()}
             except Exception as error:  # networks raise every kind
-                tried.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+                tried.append(f"{type(error).__name__}: {error}".splitlines()[0])
                 continue
             stride = layouts["logits"].stride
             if grids["logits"] == (height // stride, width // stride):
