@@ -12,10 +12,17 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.training.scaling import NodeResources
 from mgcda_dist.training.sweep import Resources
 
-__all__ = ["cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
+__all__ = ["KEEP_FREED_MEMORY", "cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _KNOCK_S = 10.0
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",  # Ray trains in a thread, whose own arena could not hold a block above 64 MB
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+"""For glibc, in the processes of a one-node Ray. Otherwise each activation of each step is fresh pages from the system,
+to be zeroed one by one: on processors up to half of a step (benchmarks/allocator.md)."""
 
 
 def prepare_environment() -> None:
@@ -72,6 +79,8 @@ def start_ray(config: Config) -> None:
             f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
             "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
         )
+    for name, value in KEEP_FREED_MEMORY.items():
+        os.environ.setdefault(name, value)
     cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from mgcda_dist.doctor.findings import Finding
 from mgcda_dist.doctor.probes import connected
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.training.ray_cluster import connect
+from mgcda_dist.training.ray_cluster import KEEP_FREED_MEMORY, connect
 
 
 def _free_port() -> int:
@@ -39,3 +43,25 @@ def test_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with connected(1.0) as found:
         assert isinstance(found, Finding) and (found.level, found.subject) == ("problem", "ray")
         assert address in found.text and "ray job submit" in found.remedy
+
+
+@pytest.mark.slow
+def test_processes_of_a_one_node_ray_keep_freed_memory_and_a_users_own_setting_stays() -> None:
+    script = """
+import json, os
+from pathlib import Path
+from mgcda_dist.training.ray_cluster import prepare_environment, start_ray
+from tests.training.resumed import config_of
+prepare_environment()
+import ray
+start_ray(config_of(0, Path("runs"), Path("shards"), workers=1))
+read = ray.remote(lambda: {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")})
+print(json.dumps(ray.get(read.remote())))
+"""
+    own = {"MALLOC_TRIM_THRESHOLD_": "1000000"}
+    environment = {k: v for k, v in os.environ.items() if k not in {*KEEP_FREED_MEMORY, "RAY_ADDRESS"}} | own
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == KEEP_FREED_MEMORY | own
