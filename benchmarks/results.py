@@ -1,6 +1,6 @@
 """The page of results: what the sweeps of configs/benchmark gave, read from the records of its runs.
 
-    python benchmarks/results.py --runs runs --sweep benchmark benchmark_parts --notes benchmarks/results_notes.md
+    python benchmarks/results.py --runs runs --sweep benchmark benchmark_parts long --notes benchmarks/results_notes.md
 
 Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
 record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is.
@@ -22,7 +22,8 @@ from mgcda_dist.reports.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
-REFERENCE_OF_PARTS = "full"
+REFERENCE_OF_PARTS = "full_450"
+LONG = "long"
 
 PUBLISHED = """\
 | method | network, input | RoadAnomaly AP ↑ / FPR95 ↓ | Fishyscapes Lost&Found val AP ↑ / FPR95 ↓ |
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
     parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
     parser.add_argument(
-        "--sweep", nargs="+", default=["benchmark"], help="names of the sweeps in MLflow, such as benchmark_parts"
+        "--sweep", nargs="+", default=["benchmark"], help="names of the sweeps, such as benchmark_parts, and runs"
     )
     parser.add_argument("--notes", type=Path, default=ROOT / "benchmarks" / "results_notes.md")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
@@ -59,7 +60,8 @@ def main() -> None:
 def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pictures: dict[str, str]) -> str:
     """The page as Markdown."""
     main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
-    parts = [record for record in records if row_of(record) not in MAIN_ROWS]
+    long = [record for record in records if row_of(record) == LONG]
+    parts = [record for record in records if row_of(record) not in (*MAIN_ROWS, LONG)]
     first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
     sections = [
         f"# Results of the small benchmark, {date.today():%-d %B %Y}",
@@ -72,10 +74,16 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
         markdown(compare(main_rows, reference=first.name)),
     ]
     if parts:
-        full = [record for record in main_rows if row_of(record) == REFERENCE_OF_PARTS]
-        # Parts have one seed: against the row they belong to under the same one.
-        same_seed = [record for record in full if record.params.get("seed") in {r.params.get("seed") for r in parts}]
-        sections += ["## The parts", markdown(compare([*same_seed, *parts], reference=same_seed[0].name))]
+        first = next(record for record in parts if row_of(record) == REFERENCE_OF_PARTS)
+        sections += [
+            "## The parts",
+            f"Half the steps, one seed; each row changes one thing of `{REFERENCE_OF_PARTS}`.",
+            markdown(compare(parts, reference=first.name)),
+        ]
+    if long:
+        # One seed, and the one that the long run has.
+        full = [r for r in main_rows if row_of(r) == "full" and r.params.get("seed") == long[0].params.get("seed")]
+        sections += ["## One long run", markdown(compare([*full, *long], reference=full[0].name))]
     sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
     sections += ["## What helped, and what did not", own_words.strip()]
     sections += ["## The runs", "Minutes with the evaluation, two runs side by side.", runs_table(records)]
@@ -109,7 +117,7 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
         switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
         command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
-        if row_of(record) not in MAIN_ROWS:
+        if row_of(record) not in (*MAIN_ROWS, LONG):
             command = "row of parts.yaml"
         lines.append(
             f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
@@ -120,7 +128,7 @@ def runs_table(records: Sequence[RunRecord]) -> str:
 
 def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:
     """Copy the domain gap and the panel of the first run of the full method; returns titles and paths."""
-    full = next((record for record in records if row_of(record) == REFERENCE_OF_PARTS), None)
+    full = next((record for record in records if row_of(record) == "full"), None)
     wanted = {"The domain gap before and after": "alignment.png", "Discriminators against chance": "history.png"}
     found: dict[str, str] = {}
     for title, name in wanted.items():
