@@ -81,7 +81,7 @@ def run_and_be_killed(runs: str, shards: str) -> None:
         start(writer, files, facts)
         writer.wait()
 
-    CheckpointWriter.start = start_and_wait
+    CheckpointWriter.start = start_and_wait  # pyright: ignore[reportAttributeAccessIssue]
     for stage in CASES:
 
         def end(engine: DeepSpeedEngine, batch: Batch, *rest: Any, stage: int = stage) -> Any:
