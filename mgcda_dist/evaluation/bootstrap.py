@@ -2,7 +2,8 @@
 
 Each image is kept as a coarse ranked table (at most a few thousand rows, 0.1 MB). A replicate draws the images with
 replacement, and its pooled metrics follow from the weighted sum of their tables over a few thousand common bins. The
-coarse tables are off the exact pooled values by less than 1e-3, far inside any interval they give.
+coarse tables are off the exact pooled values by less than 1e-3, far inside any interval they give. mIoU follows from
+each image's counts per class, exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, best_f1, fpr_at_tpr
+from mgcda_dist.evaluation.miou import ClassCounts, miou_of
 from mgcda_dist.evaluation.pixel import merge_rows, split_scores
 from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 from mgcda_dist.randomness import numpy_generator
@@ -42,6 +44,7 @@ Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints]
 
 METRICS = ("ap", "auroc", "fpr95", "best_f1")
+"""Those that come from scores; with class counts there is `miou`, too."""
 _PER_OCTAVE, _PARTS = 256, 2048  # rows per image
 _REPLICATES_AT_ONCE = 64
 
@@ -66,13 +69,14 @@ class PairedDifference:
 
 
 class ImageTables:
-    """Coarse ranked tables of the images of one evaluation set, by image key.
+    """Coarse ranked tables of the images of one evaluation set, and their counts per class, by image key.
 
     Tables of ranks merge; the result does not depend on order or world size, because images are taken in key order.
     """
 
     def __init__(self) -> None:
         self._tables: dict[str, tuple[Rows, Rows]] = {}
+        self._classes: dict[str, ClassCounts] = {}
 
     def __len__(self) -> int:
         return len(self._tables)
@@ -95,18 +99,31 @@ class ImageTables:
             chunks(anomaly, anomaly_cuts(anomaly.size, _PARTS)) if anomaly.size else nothing,
         )
 
+    def add_classes(self, key: str, counts: ClassCounts) -> None:
+        """Add what an image's predicted classes gave, `Confusion.counts`."""
+        self._classes[key] = counts
+
+    def class_counts(self) -> NDArray[np.int64] | None:
+        """Images × 3 × C in key order, see `Confusion.counts`; None if they are not known of every image."""
+        known = bool(self._tables) and self._classes.keys() == self._tables.keys()
+        return np.stack([self._classes[key] for key in self.keys]) if known else None
+
     def merge(self, other: ImageTables) -> None:
         """Add the images of another rank."""
         for key, (inlier, anomaly) in other._tables.items():
             self._put(key, inlier, anomaly)
+        self._classes |= other._classes
 
     def save(self, path: Path) -> None:
         """Write all tables to an .npz file, so that runs can be compared later."""
         parts = [part for key in self.keys for part in self._tables[key]]
         sizes = np.array([counts.size for _, counts in parts], np.int64)
         codes, counts = _concatenate(parts)
+        classes = self.class_counts()
+        arrays = {"keys": np.array(self.keys, np.str_), "sizes": sizes, "codes": codes, "counts": counts}
+        arrays |= {} if classes is None else {"classes": classes}
         with path.open("wb") as file:
-            np.savez_compressed(file, keys=np.array(self.keys, np.str_), sizes=sizes, codes=codes, counts=counts)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> ImageTables:
@@ -118,6 +135,8 @@ class ImageTables:
             parts = list(zip(np.split(file["codes"], ends), np.split(file["counts"], ends), strict=True))
             for index, key in enumerate(file["keys"]):
                 tables._put(str(key), parts[2 * index], parts[2 * index + 1])
+            if "classes" in file:  # not before the version that has intervals of mIoU
+                tables._classes = dict(zip(map(str, file["keys"]), file["classes"], strict=True))
         return tables
 
     def binned(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -125,6 +144,8 @@ class ImageTables:
         every = [self._tables[key] for key in self.keys]
         inlier, anomaly = (_concatenate(rows[side] for rows in every) for side in range(2))
         counts = merge_rows(inlier, anomaly)
+        if not counts.tied.size:
+            return np.zeros((len(every), 0)), np.zeros((len(every), 0)), counts.tied
         edges = _bin_edges(counts.anomaly, counts.inlier)
         tied = np.logical_and.reduceat(counts.tied, edges) & (np.diff(edges, append=counts.tied.size) == 1)
         # merge_rows has one row per node, highest first: find each image's rows there, then their bins.
@@ -154,7 +175,7 @@ def bootstrap(
         seed: names the draws; equal seeds draw equal images.
     """
     draws = replicates_of(tables, replicates=replicates, seed=seed)
-    return {name: Interval(float(draws[name][0]), *percentiles(draws[name][1:], level)) for name in METRICS}
+    return {name: Interval(float(each[0]), *percentiles(each[1:], level)) for name, each in draws.items()}
 
 
 def paired_bootstrap(
@@ -170,7 +191,7 @@ def paired_bootstrap(
         problem = f"the runs saw different images: {len(odd)} are in one only, first {odd[0]!r}"
         raise MgcdaError("paired bootstrap", problem, "evaluate both runs on the same set")
     before, after = (replicates_of(tables, replicates=replicates, seed=seed) for tables in (first, second))
-    return {name: paired_difference(after[name] - before[name], level) for name in METRICS}
+    return {name: paired_difference(after[name] - before[name], level) for name in before if name in after}
 
 
 def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0) -> dict[str, Floats]:
@@ -179,7 +200,8 @@ def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0)
     Equal seeds draw equal images from every set with the same image keys, so the arrays of two runs may be subtracted.
     """
     weights = np.concatenate([np.ones((1, len(tables))), image_weights(len(tables), replicates, seed)])
-    return _metrics(tables.binned(), weights)
+    classes = tables.class_counts()
+    return _metrics(tables.binned(), weights) | ({} if classes is None else {"miou": miou_of(weights, classes)})
 
 
 def paired_difference(differences: Floats, level: float) -> PairedDifference:
@@ -209,6 +231,8 @@ def image_weights(num_images: int, replicates: int, seed: int) -> Floats:
 
 def _metrics(binned: tuple[Floats, Floats, NDArray[np.bool_]], weights: Floats) -> dict[str, Floats]:
     anomaly, inlier, tied = binned
+    if not tied.size:  # no pixel of any image is valid
+        return {name: np.full(len(weights), np.nan) for name in METRICS}
     parts: dict[str, list[Floats]] = {name: [] for name in METRICS}
     for start in range(0, len(weights), _REPLICATES_AT_ONCE):
         some = weights[start : start + _REPLICATES_AT_ONCE]

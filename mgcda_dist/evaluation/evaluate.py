@@ -18,7 +18,7 @@ from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.collectives import Collectives
 from mgcda_dist.data.ahead import ahead
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.evaluation.bootstrap import Interval, bootstrap
+from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
 from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
 from mgcda_dist.evaluation.instances import InstanceEvaluation, connected_instances
@@ -158,6 +158,7 @@ class _Part:
         if predicted is not None:
             own.update(predicted, frame.label, where)
             self.confusion.merge(own)
+            self.pixels.tables.add_classes(frame.key, own.counts())
         pixel = alone.result()
         result = FrameResult(
             index=index,
@@ -183,11 +184,10 @@ class _Part:
         return self.pixels.results()[self.pixels.conventions[0]]
 
     def _intervals(self, pixel: PixelMetrics) -> dict[str, Interval]:
-        """Of the metrics under the first convention, as far as the tables, which pool all frames, know them."""
-        if not np.isfinite(pixel.auroc) or pixel.convention not in ("pooled", "pooled_nearest"):
-            return {}
+        """Of mIoU, and of the metrics under the first convention where the tables, which pool all frames, know them."""
+        known = {"pooled": {*METRICS}, "pooled_nearest": {*METRICS} - {"fpr95"}}.get(pixel.convention, set[str]())
         intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
-        return {name: each for name, each in intervals.items() if name != "fpr95" or pixel.convention == "pooled"}
+        return {n: each for n, each in intervals.items() if n in known | {"miou"} and np.isfinite(each.value)}
 
     def result(self, name: str, facts: dict[str, Any], shapes: _Shapes | None) -> SetResult:
         pixel = self.pixel()

@@ -12,7 +12,10 @@ from mgcda_dist.errors import MgcdaError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Confusion"]
+__all__ = ["ClassCounts", "Confusion", "miou_of"]
+
+ClassCounts = NDArray[np.int64]
+"""3×C: per class the pixels that are right, those labelled so, and those predicted so."""
 
 
 class Confusion:
@@ -58,14 +61,36 @@ class Confusion:
         """Add what another confusion matrix has counted."""
         self.matrix += other.matrix
 
+    def counts(self) -> ClassCounts:
+        """What IoU needs of the matrix."""
+        return np.stack([np.diagonal(self.matrix), self.matrix.sum(1), self.matrix.sum(0)])
+
     def iou(self) -> NDArray[np.float64]:
         """IoU per class: C, float64; NaN for a class that neither occurs nor is predicted."""
-        hit = np.diagonal(self.matrix).astype(np.float64)
-        union = self.matrix.sum(0) + self.matrix.sum(1) - np.diagonal(self.matrix)
+        hit, labelled, predicted = self.counts().astype(np.float64)
         with np.errstate(invalid="ignore"):
-            return hit / union
+            return hit / (labelled + predicted - hit)
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur in the labels; NaN when none does."""
-        present = self.matrix.sum(1) > 0
-        return float(self.iou()[present].mean()) if present.any() else float("nan")
+        return float(miou_of(np.ones((1, 1)), self.counts()[None])[0])
+
+
+def miou_of(weights: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """mIoU of K sets that hold each of I images so many times.
+
+    Args:
+        weights: K×I.
+        counts: I×3×C, see `ClassCounts`.
+
+    Returns:
+        K, float64: mean IoU over the classes that occur in the labels; NaN where none does.
+    """
+    num_images, _, num_classes = counts.shape
+    summed = (weights @ counts.reshape(num_images, 3 * num_classes)).reshape(len(weights), 3, num_classes)
+    hit, labelled, predicted = summed[:, 0], summed[:, 1], summed[:, 2]
+    present = labelled > 0
+    # A class that occurs has a union.
+    iou = np.divide(hit, labelled + predicted - hit, out=np.zeros_like(hit), where=present)
+    with np.errstate(invalid="ignore"):
+        return iou.sum(-1) / present.sum(-1)

@@ -188,13 +188,24 @@ def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence
             found = _column(base, others, result, metric, draws, comparison.level)
             for group_name, difference in found.items():
                 result.differences.setdefault(group_name, {})[metric] = difference
-    without = sorted({r.name for g in groups for r in g.runs if row_of(r, name) and draws.of(r, name) is None})
-    if without and set(result.metrics) & set(METRICS):
+    result.marks += _without_intervals(groups, result, draws)
+    return result
+
+
+def _without_intervals(groups: Sequence[Group], result: SetComparison, draws: Draws) -> list[str]:
+    """Which runs have numbers that nothing can be said of, and why."""
+    runs = {run.name: draws.of(run, result.name) for g in groups for run in g.runs if row_of(run, result.name)}
+    marks: list[str] = []
+    without = sorted(name for name, found in runs.items() if found is None)
+    if without and set(result.metrics) & {*METRICS, "miou"}:
         why = "the frames were not kept; evaluate again"
         if result.convention != RESAMPLED:
             why = f"the bootstrap has the convention {RESAMPLED} only"
-        result.marks.append(f"no intervals for {', '.join(without)}: {why}")
-    return result
+        marks.append(f"no intervals for {', '.join(without)}: {why}")
+    uncounted = sorted(name for name, found in runs.items() if found is not None and "miou" not in found[1])
+    if uncounted and "miou" in result.metrics:
+        marks.append(f"no intervals of mIoU for {', '.join(uncounted)}: an older evaluation; evaluate again")
+    return marks
 
 
 def _column(

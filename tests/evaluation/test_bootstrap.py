@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.bootstrap import METRICS, ImageTables, bootstrap, paired_bootstrap
+from mgcda_dist.evaluation.bootstrap import (
+    METRICS,
+    ImageTables,
+    bootstrap,
+    image_weights,
+    paired_bootstrap,
+    replicates_of,
+)
+from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.randomness import numpy_generator
 
 from .reference import labels, sklearn_metrics
@@ -103,3 +111,57 @@ def test_a_set_without_anomalies_has_no_interval() -> None:
     nothing = ImageTables()
     nothing.update("a", np.zeros(8, np.float32), np.zeros(8, np.uint8))
     assert np.isnan(bootstrap(nothing, replicates=10)["ap"].value)
+
+
+def with_classes(num: int, right: float) -> tuple[ImageTables, dict[str, Confusion]]:
+    """Images of three classes, of which the last is in the first image only; and each image's confusion."""
+    rng = np.random.default_rng(5)
+    result, confusions = tables(images(num)), dict[str, Confusion]()
+    for index, key in enumerate(result.keys):
+        label = rng.integers(0, 3 if index == 0 else 2, 500)
+        predicted = np.where(rng.random(500) < right, label, rng.integers(0, 3, 500))
+        confusions[key] = Confusion(3)
+        confusions[key].update(predicted, label)
+        result.add_classes(key, confusions[key].counts())
+    return result, confusions
+
+
+def test_replicates_of_miou_are_those_of_the_drawn_images(tmp_path: Path) -> None:
+    found, confusions = with_classes(6, right=0.7)
+    drawn = image_weights(6, 20, seed=0).astype(int)
+    for row, value in zip([np.ones(6, int), *drawn], replicates_of(found, replicates=20)["miou"], strict=True):
+        pooled = Confusion(3)
+        for times, key in zip(row, found.keys, strict=True):
+            for _ in range(times):
+                pooled.merge(confusions[key])
+        assert value == pytest.approx(pooled.miou(), abs=1e-12)
+    assert any(row[0] == 0 for row in drawn), "a class is missing in some replicates"
+    found.save(tmp_path / "frames.npz")
+    assert bootstrap(ImageTables.load(tmp_path / "frames.npz"), replicates=20) == bootstrap(found, replicates=20)
+
+
+def test_classes_of_some_images_only_give_no_miou(tmp_path: Path) -> None:
+    found, other = with_classes(4, right=0.7)[0], tables({"another": images(1)["image_000"]})
+    found.merge(other)
+    assert set(bootstrap(found, replicates=3)) == {*METRICS}
+    other.save(tmp_path / "frames.npz")
+    assert ImageTables.load(tmp_path / "frames.npz").class_counts() is None
+
+
+def test_ranks_and_pairs_with_classes() -> None:
+    (worse, confusions), (better, _) = with_classes(12, right=0.7), with_classes(12, right=0.75)
+    halves = [tables({key: images(12)[key] for key in worse.keys[rank::2]}) for rank in (1, 0)]
+    for half in halves:
+        for key in half.keys:
+            half.add_classes(key, confusions[key].counts())
+    halves[0].merge(halves[1])
+    assert bootstrap(halves[0], replicates=50) == bootstrap(worse, replicates=50)
+    difference = paired_bootstrap(worse, better, replicates=200)["miou"]
+    assert difference.low > 0 and difference.p_value < 0.05
+
+
+def test_images_without_a_valid_pixel_have_no_number() -> None:
+    nothing = ImageTables()
+    nothing.update("a", np.zeros(8, np.float32), np.full(8, 255, np.uint8))
+    nothing.add_classes("a", Confusion(2).counts())
+    assert all(np.isnan(each.value) for each in bootstrap(nothing, replicates=3).values())

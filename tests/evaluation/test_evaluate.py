@@ -74,7 +74,8 @@ def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: P
     row = results["sets"]["unseen"]
     assert results["convention"] == "pooled" and results["score"] == "energy"
     assert results["subject"]["kind"] == "model" and len(results["subject"]["digest"]) == 64
-    assert row["intervals"]["ap"][0] <= row["ap"] <= row["intervals"]["ap"][1]
+    for metric in ("ap", "miou"):
+        assert row["intervals"][metric][0] <= row[metric] <= row["intervals"][metric][1]
     assert set(row) >= {"ap", "auroc", "fpr95", "best_f1", "miou", "iou", "frames", "manifest_digest", "pixels"}
     # The numbers are those of the frames, scored one by one.
     config, network = build.load_model(run / "model")
@@ -94,6 +95,7 @@ def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: P
     tables = ImageTables.load(folder / "frames.npz")
     assert len(tables) == row["frames"] == len(frames)
     assert bootstrap(tables)["ap"].value == pytest.approx(row["ap"], abs=1e-3)
+    assert bootstrap(tables)["miou"].value == pytest.approx(row["miou"], abs=1e-12)
     curves = json.loads((folder / "curves.json").read_text())
     assert len({len(curves[name]) for name in ("threshold", "recall", "precision", "fpr")}) == 1
     assert len(curves["recall"]) <= 500
@@ -271,8 +273,8 @@ def test_frames_without_anomalies_have_miou_only(run: Path, tmp_path: Path, tiny
                   "--out", tmp_path)  # fmt: skip
     assert done.exit_code == 0, done.output
     row = json.loads((tmp_path / "results.json").read_text())["sets"]["plain"]
-    assert "ap" not in row and "mean_f1" not in row and row["intervals"] == {}
-    assert 0 <= row["miou"] <= 1
+    assert "ap" not in row and "mean_f1" not in row and set(row["intervals"]) == {"miou"}
+    assert 0 <= row["intervals"]["miou"][0] <= row["miou"] <= row["intervals"]["miou"][1] <= 1
     listing = json.loads((tmp_path / "sets/plain/frames.json").read_text())
     assert listing["kept"] and all("ap" not in frame and "miou" in frame for frame in listing["frames"])
     assert "| plain | 3 |" in (tmp_path / "results.md").read_text()

@@ -75,7 +75,7 @@ def test_one_run_each_is_the_paired_bootstrap(runs: Path) -> None:
     assert [note for note in comparison.notes if note.startswith("Few frames: road (12).")]
     expected = paired_bootstrap(_tables(one), _tables(two), replicates=200)
     alone = bootstrap(_tables(one), replicates=200)
-    for metric in ("ap", "auroc", "fpr95"):
+    for metric in ("ap", "auroc", "fpr95", "miou"):
         difference, cell = road.differences["full-s0"][metric], road.cells["base-s0"][metric]
         assert (difference.low, difference.high) == (expected[metric].low, expected[metric].high)
         assert difference.p_value == difference.p_corrected == expected[metric].p_value
@@ -94,7 +94,7 @@ def test_groups_have_mean_spread_and_an_interval_over_images_and_runs(runs: Path
     assert math.isnan(road.cells["even"]["ap"].spread)
     assert road.differences["full"]["ap"].verdict == "better"
     assert road.differences["even"]["ap"].verdict == "not significant"
-    assert road.differences["full"]["miou"].verdict == "not tested"
+    assert road.differences["full"]["miou"].verdict == "better"
     assert "base" not in road.differences
 
 
@@ -155,6 +155,17 @@ def test_without_frames_there_are_values_and_no_verdicts(tmp_path: Path) -> None
     assert road.marks == ["no intervals for b: the frames were not kept; evaluate again"]
     text = json.dumps(as_json(result), allow_nan=False)
     assert json.loads(text)["sets"]["road"]["differences"]["b"]["ap"]["p_value"] is None
+
+
+def test_an_evaluation_from_before_intervals_of_miou_is_not_tested_in_it(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "a", lr=1) / "evaluation" / "sets" / "road" / "frames.npz"
+    write_run(tmp_path / "b", lr=2)
+    with np.load(old) as file:
+        content = {name: file[name] for name in file.files if name != "classes"}
+    np.savez_compressed(old, **content)
+    (road,) = compare(_records(tmp_path), replicates=100).sets
+    assert road.differences["b"]["miou"].verdict == "not tested" and road.differences["b"]["ap"].verdict != "not tested"
+    assert road.marks == ["no intervals of mIoU for a: an older evaluation; evaluate again"]
 
 
 def test_a_run_that_is_still_going_on_is_left_out_and_named(tmp_path: Path) -> None:
