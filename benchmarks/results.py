@@ -1,7 +1,10 @@
-"""The page of results: what the sweeps of configs/benchmark gave, read from the records of its runs.
+r"""A page of results: what the sweeps of configs/benchmark gave, read from the records of their runs.
 
-    python benchmarks/results.py --runs runs --sweep benchmark benchmark_parts long --notes benchmarks/results_notes.md
+    python benchmarks/results.py --sweep benchmark
+    python benchmarks/results.py --sweep benchmark_parts benchmark_full long \
+        --notes benchmarks/results_parts_notes.md --out docs/results_parts.md
 
+A page has a section for each of three comparisons, if its runs are named: the four rows, the parts, one long run.
 Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
 record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is.
 """
@@ -24,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
 REFERENCE_OF_PARTS = "full_450"
 LONG = "long"
+BY_ITSELF = "benchmark_full"  # full.yaml trained by itself, as `mgcda train` names it
 
 PUBLISHED = """\
 | method | network, input | RoadAnomaly AP ↑ / FPR95 ↓ | Fishyscapes Lost&Found val AP ↑ / FPR95 ↓ |
@@ -61,8 +65,8 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
     """The page as Markdown."""
     main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
     long = [record for record in records if row_of(record) == LONG]
-    parts = [record for record in records if row_of(record) not in (*MAIN_ROWS, LONG)]
-    first = next((record for record in main_rows if row_of(record) == MAIN_ROWS[0]), main_rows[0])
+    parts = [record for record in records if row_of(record) not in (*MAIN_ROWS, LONG, BY_ITSELF)]
+    alone = [record for record in records if row_of(record) == BY_ITSELF]
     sections = [
         f"# Results of the small benchmark, {date.today():%-d %B %Y}",
         "Written by `python benchmarks/results.py` from the records of the runs of configs/benchmark in MLflow: "
@@ -70,9 +74,13 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
         "IDD-Lite. Percent; intervals over images and seeds (95 %, bootstrap); `▲`, `▼`: significant differences.",
         "`validation_…` were there to choose settings on, all others are test sets; what was in sight when settings "
         "were chosen stands under the tables.",
-        "## The method against the same network without it",
-        markdown(compare(main_rows, reference=first.name)),
     ]
+    if main_rows:
+        first = next(record for record in main_rows if row_of(record) == MAIN_ROWS[0])
+        sections += [
+            "## The method against the same network without it",
+            markdown(compare(main_rows, reference=first.name)),
+        ]
     if parts:
         first = next(record for record in parts if row_of(record) == REFERENCE_OF_PARTS)
         sections += [
@@ -82,11 +90,12 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
         ]
     if long:
         # One seed, and the one that the long run has.
-        full = [r for r in main_rows if row_of(r) == "full" and r.params.get("seed") == long[0].params.get("seed")]
+        rows = [r for r in [*alone, *main_rows] if row_of(r) in (BY_ITSELF, "full")]
+        full = [r for r in rows if r.params.get("seed") == long[0].params.get("seed")][:1]
         sections += ["## One long run", markdown(compare([*full, *long], reference=full[0].name))]
     sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
     sections += ["## What helped, and what did not", own_words.strip()]
-    sections += ["## The runs", "Minutes with the evaluation, two runs side by side.", runs_table(records)]
+    sections += ["## The runs", "Minutes with the evaluation; one worker: two runs side by side.", runs_table(records)]
     if notes:
         sections.append("\n".join(f"- {note}" for note in notes))
     sections += [
@@ -117,7 +126,9 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
         switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
         command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
-        if row_of(record) not in (*MAIN_ROWS, LONG):
+        if row_of(record) == BY_ITSELF:
+            command = f"`mgcda train configs/benchmark/full.yaml {switches}`"
+        elif row_of(record) not in (*MAIN_ROWS, LONG):
             command = "row of parts.yaml"
         lines.append(
             f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
