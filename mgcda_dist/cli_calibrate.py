@@ -20,9 +20,9 @@ def calibrate(
 ) -> None:
     """Measure each class's maximum logit on training frames, for --score standardized_max_logit."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from mgcda_dist import build
+    from mgcda_dist.cli_progress import shown_progress
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
     from mgcda_dist.evaluation.request import sets_of
@@ -34,16 +34,10 @@ def calibrate(
     (entry,) = sets_of([data])
     height, names = config.evaluation.height_px, config.data.class_names
     frames = build.evaluation_frames(entry.model_copy(update={"max_frames": max_frames}), config.data, height)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring logits", total=len(frames))
+    with shown_progress("measuring logits", len(frames)) as show:
         try:
-            found, pixels = class_statistics(
-                network.to(where),
-                (frames[i] for i in range(len(frames))),
-                len(names),
-                where,
-                lambda: bar.advance(task),
-            )
+            labelled = (frames[i] for i in range(len(frames)))
+            found, pixels = class_statistics(network.to(where), labelled, len(names), where, show)
         except ValueError as error:
             raise ConfigError(
                 "--data", f"{data}: {error}", "give labelled frames that the model was trained on"

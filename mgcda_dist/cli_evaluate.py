@@ -167,7 +167,7 @@ def evaluate(
             # The other layout has a folder per method of its own.
             share = len(requests) > 1 and submission_folder is not None and submission == "fishyscapes"
             request = request.with_submission(submission, (place / request.job.name if share else place).absolute())
-        _evaluate_one(request, folder, workers, console)
+        _evaluate_one(request, folder, workers)
         results.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     show_results(results, console)
     console.print()
@@ -209,23 +209,20 @@ def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: boo
     return folders
 
 
-def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int, console: Console) -> None:
+def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
     arguments: dict[str, Any] = {"job": request.job.model_dump(mode="json"), "out": str(folder)}
     if workers > 1 and request.config is not None:
         from mgcda_dist.training.ray_trainer import launch
 
         launch(request.config_for(workers), folder, "evaluate", arguments)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from mgcda_dist.cli_progress import shown_progress
     from mgcda_dist.training.worker import evaluate as work
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(request.job.name, total=None)
+    with shown_progress(request.job.name) as show:
 
         def advance(name: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{request.job.name} on {name}", completed=done, total=total)
+            show(done, total, f"{request.job.name} on {name}")
 
         work(request.config_for(1) if request.config is not None else None, **arguments, progress=advance)
 

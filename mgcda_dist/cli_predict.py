@@ -94,7 +94,7 @@ def predict(
         "min_area_px": min_area, "outputs": outputs, "batch": batch, "every": every, "codec": codec,
     })  # fmt: skip
     work.free_for(out, work.prediction_id(network, options), overwrite=overwrite)
-    predicted = _predict(network, sources, out, options, console)
+    predicted = _predict(network, sources, out, options)
     _say(predicted, out, options, console, errors)
     if predicted.failed:
         raise typer.Exit(1)
@@ -129,23 +129,17 @@ def _options(
     return PredictOptions(threshold=chosen, **given)
 
 
-def _predict(
-    model: ExportedModel, sources: list[Source], out: Path, options: PredictOptions, console: Console
-) -> Predicted:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _predict(model: ExportedModel, sources: list[Source], out: Path, options: PredictOptions) -> Predicted:
+    from mgcda_dist.cli_progress import shown_progress
     from mgcda_dist.inference.predict import predict as work
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("images and videos" if len(sources) > 1 else "frames", total=len(sources))
+    with shown_progress("images and videos" if len(sources) > 1 else "frames", len(sources)) as show:
         done, known = dict[str, int](), dict[str, int]()
 
         def advance(name: str, frames: int, total: int) -> None:
             # A video counts as one frame until it is open.
             done[name], known[name] = frames, max(total, frames)
-            total = len(sources) - len(known) + sum(known.values())
-            progress.update(task, description=name[-40:], completed=sum(done.values()), total=total)
+            show(sum(done.values()), len(sources) - len(known) + sum(known.values()), name[-40:])
 
         return work(model, sources, out, options, advance)
 

@@ -21,7 +21,7 @@ def class_statistics(
     frames: Iterable[Frame],
     num_classes: int,
     device: torch.device | str = "cpu",
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[ClassStatistics, list[int]]:
     """Mean and variance of the maximum logit over inlier pixels, by the class that is predicted for them.
 
@@ -30,7 +30,7 @@ def class_statistics(
         frames: labelled frames, best of the training data; pixels without an inlier class are left out.
         num_classes: C.
         device: where the network is.
-        progress: called after every frame.
+        progress: told how many frames are done.
 
     Returns:
         The statistics, and the pixels predicted as each class. A class with fewer than two has those of all pixels.
@@ -39,13 +39,13 @@ def class_statistics(
         ValueError: fewer than two inlier pixels in all.
     """
     count, mean, moment = (np.zeros(num_classes) for _ in range(3))
-    for frame in frames:
+    for done, frame in enumerate(frames, start=1):
         size = frame.label.shape[0], frame.label.shape[1]
         score, predicted = score_map(network, frame.image, size, score=max_logit, device=device)
         inlier = frame.label < num_classes
         count, mean, moment = _merged((count, mean, moment), _moments(-score[inlier], predicted[inlier], num_classes))
         if progress is not None:
-            progress()
+            progress(done)
     total = count.sum()
     if total < 2:
         raise ValueError(f"{int(total)} inlier pixels in all frames")

@@ -1,0 +1,50 @@
+"""Progress of long work, on stderr: a bar on a terminal, and elsewhere, where a log is read, a line now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Protocol
+
+__all__ = ["Show", "shown_progress"]
+
+_PLAIN_LINE_EVERY_S = 30.0
+
+
+class Show(Protocol):
+    """Shows how far the work is."""
+
+    def __call__(self, done: int, total: int | None = None, title: str | None = None) -> None:
+        """`done` of `total` are done; a total or a title that is None stays what it was."""
+        ...
+
+
+@contextmanager
+def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
+    """Show a bar, or lines, while the body runs; the function in it says how far it is.
+
+    Args:
+        title: what is counted.
+        total: how many there will be; None while that is not known.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        told = monotonic()
+
+        def show(done: int, total: int | None = None, title: str | None = None) -> None:
+            nonlocal told
+            progress.update(task, description=title, completed=done, total=total)
+            if console.is_terminal or monotonic() - told < _PLAIN_LINE_EVERY_S:
+                return
+            told = monotonic()
+            now = progress.tasks[0]
+            of = "" if now.total is None else f"/{now.total:.0f}"
+            console.print(f"{now.description}  {done}{of}", soft_wrap=True)
+
+        yield show
