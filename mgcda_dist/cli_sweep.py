@@ -220,11 +220,12 @@ def _show(one: Running, progress: Progress, task: TaskID, *, plain: bool) -> Non
         if event["kind"] == "phase":
             progress.update(task, description=f"{one.run.name}  {event['text']}")
     if line is not None:
-        done, loss = line["step"] + 1, float(line["metrics"]["loss/total"])
-        progress.update(task, completed=done, description=f"{one.run.name}  loss {loss:.3f}")
-        if plain:
-            total = one.run.config.optim.steps
-            progress.console.print(f"going on  {one.run.name}  step {done}/{total}  loss {loss:.3f}", soft_wrap=True)
+        loss = float(line["metrics"]["loss/total"])
+        progress.update(task, completed=line["step"] + 1, description=f"{one.run.name}  loss {loss:.3f}")
+    if plain:
+        now = next(each for each in progress.tasks if each.id == task)
+        step = f"step {now.completed:.0f}/{now.total:.0f}"
+        progress.console.print(f"going on  {now.description}  {step}", soft_wrap=True)
 
 
 def _summary(one: Ended) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from mgcda_dist import cli_sweep
 from mgcda_dist.config.load import dump_config, load_config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
@@ -34,7 +37,11 @@ seen = os.environ.get("CUDA_VISIBLE_DEVICES", "-") + " ".join(sys.argv[2:])
 (file.parent.parent / (file.stem + ".started")).write_text(seen)
 if "bad" in file.stem:
     sys.exit("working\\nerror: model.backbone: there is none\\n  \\u2192 choose another")
-time.sleep(30 if "long" in file.stem else 0.3)
+if "told" in file.stem:
+    (file.parent.parent / file.stem).mkdir()
+    line = '{"step": 4, "metrics": {"loss/total": 1.5}}\\n'
+    (file.parent.parent / file.stem / "metrics.jsonl").write_text(line)
+time.sleep(30 if "long" in file.stem else 2 if "told" in file.stem else 0.3)
 (file.parent.parent / (file.stem + ".ended")).touch()
 """
 
@@ -89,6 +96,17 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert {one.run.name: one.state for one in ended} == {"bad": "failed", "good": "finished"}
     (bad,) = (one for one in ended if one.state == "failed")
     assert bad.reason == "model.backbone: there is none\n  → choose another" and "working" in bad.log.read_text()
+
+
+def test_a_log_says_where_runs_are_between_their_lines_of_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_sweep, "_PLAIN_LINE_EVERY_S", 0.5)
+    log = io.StringIO()
+    cli_sweep._watch(_runner(tmp_path, [_run(tmp_path, "told")]), 1, Console(file=log, highlight=False, markup=False))
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("going on")]
+    assert len(lines) >= 2, log.getvalue()
+    assert lines[-1] == "going on  told  loss 1.500  step 5/10"
 
 
 def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
