@@ -1,12 +1,14 @@
 r"""A page of results: what the sweeps of configs/benchmark gave, read from the records of their runs.
 
     python benchmarks/results.py --sweep benchmark
-    python benchmarks/results.py --sweep benchmark_parts benchmark_full long \
+    python benchmarks/results.py --sweep benchmark_parts benchmark_full long weight_03 weight_01 \
         --notes benchmarks/results_parts_notes.md --out docs/results_parts.md
 
-A page has a section for each of three comparisons, if its runs are named: the four rows, the parts, one long run.
+A page has a section for each of three comparisons, if its runs are named: the four rows, the parts, runs outside of
+sweeps, of which the first one named is what the others are compared with.
 Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
-record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is.
+record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is:
+what stands above its line `---` on top of the page, the rest under the tables.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from mgcda_dist.reports.compare import compare
+from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.runs import RunRecord, find_runs
 from mgcda_dist.reports.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
 REFERENCE_OF_PARTS = "full_450"
-LONG = "long"
-BY_ITSELF = "benchmark_full"  # full.yaml trained by itself, as `mgcda train` names it
+PARENT_TAG = "mlflow.parentRunId"  # runs of a sweep have it
+MARKS = {"better": " ▲", "worse": " ▼"}
 
 PUBLISHED = """\
 | method | network, input | RoadAnomaly AP ↑ / FPR95 ↓ | Fishyscapes Lost&Found val AP ↑ / FPR95 ↓ |
@@ -64,9 +66,10 @@ def main() -> None:
 def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pictures: dict[str, str]) -> str:
     """The page as Markdown."""
     main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
-    long = [record for record in records if row_of(record) == LONG]
-    parts = [record for record in records if row_of(record) not in (*MAIN_ROWS, LONG, BY_ITSELF)]
-    alone = [record for record in records if row_of(record) == BY_ITSELF]
+    others = [record for record in records if row_of(record) not in MAIN_ROWS]
+    parts = [record for record in others if PARENT_TAG in record.tags]
+    alone = [record for record in others if PARENT_TAG not in record.tags]
+    in_short, _, remarks = own_words.partition("\n---\n")
     sections = [
         f"# Results of the small benchmark, {date.today():%-d %B %Y}",
         "Written by `python benchmarks/results.py` from the records of the runs of configs/benchmark in MLflow: "
@@ -74,37 +77,62 @@ def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pic
         "IDD-Lite. Percent; intervals over images and seeds (95 %, bootstrap); `▲`, `▼`: significant differences.",
         "`validation_…` were there to choose settings on, all others are test sets; what was in sight when settings "
         "were chosen stands under the tables.",
+        "## In short",
+        in_short.strip(),
     ]
     if main_rows:
         first = next(record for record in main_rows if row_of(record) == MAIN_ROWS[0])
         sections += [
             "## The method against the same network without it",
-            markdown(compare(main_rows, reference=first.name)),
+            *tables(compare(main_rows, reference=first.name)),
         ]
     if parts:
         first = next(record for record in parts if row_of(record) == REFERENCE_OF_PARTS)
         sections += [
             "## The parts",
             f"Half the steps, one seed; each row changes one thing of `{REFERENCE_OF_PARTS}`.",
-            markdown(compare(parts, reference=first.name)),
+            *tables(compare(parts, reference=first.name)),
         ]
-    if long:
-        # One seed, and the one that the long run has.
-        rows = [r for r in [*alone, *main_rows] if row_of(r) in (BY_ITSELF, "full")]
-        full = [r for r in rows if r.params.get("seed") == long[0].params.get("seed")][:1]
-        sections += ["## One long run", markdown(compare([*full, *long], reference=full[0].name))]
+    if alone:
+        sections += [
+            "## Runs by themselves, with two workers",
+            f"One seed; what changes in `{alone[0].name}` is twice the steps, or how much the contrast weighs.",
+            *tables(compare(alone, reference=alone[0].name)),
+        ]
     sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
-    sections += ["## What helped, and what did not", own_words.strip()]
+    sections += ["## What helped, and what did not", remarks.strip()]
     sections += ["## The runs", "Minutes with the evaluation; one worker: two runs side by side.", runs_table(records)]
     if notes:
         sections.append("\n".join(f"- {note}" for note in notes))
-    sections += [
-        "## Published numbers, theirs",
-        "On all 60 frames of RoadAnomaly, with networks that are 10 to 50 times as large, trained at full resolution "
-        "on Cityscapes and COCO. For orientation: no comparison.",
-        PUBLISHED,
-    ]
+    if main_rows:
+        sections += [
+            "## Published numbers, theirs",
+            "On all 60 frames of RoadAnomaly, with networks that are 10 to 50 times as large, trained at full "
+            "resolution on Cityscapes and COCO. For orientation: no comparison.",
+            PUBLISHED,
+        ]
     return "\n\n".join(sections) + "\n"
+
+
+def tables(comparison: Comparison) -> tuple[str, str]:
+    """A table of the whole comparison, one line per row, and what it stands on."""
+    lines = ["| AP / FPR95 / mIoU | " + " | ".join(one.name for one in comparison.sets) + " |"]
+    lines.append("|---|" + "---:|" * len(comparison.sets))
+    for group in comparison.groups:
+        cells: list[str] = []
+        for one in comparison.sets:
+            verdicts = {metric: d.verdict for metric, d in one.differences.get(group.name, {}).items()}
+            values = one.cells.get(group.name, {})
+            cells.append(
+                " / ".join(
+                    f"{100 * values[metric].value:.2f}{MARKS.get(verdicts.get(metric, ''), '')}"
+                    for metric in ("ap", "fpr95", "miou")
+                    if metric in values
+                )
+            )
+        lines.append(f"| {group.name} | " + " | ".join(cells) + " |")
+    details = f"<details><summary>Intervals and differences, set by set</summary>\n\n{markdown(comparison)}\n</details>"
+    return "\n".join(lines), details
 
 
 def row_of(record: RunRecord) -> str:
@@ -124,11 +152,11 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         tags, params = record.tags, record.params
         commit = tags.get("mlflow.source.git.commit", "")[:9]
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
-        switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
-        command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
-        if row_of(record) == BY_ITSELF:
-            command = f"`mgcda train configs/benchmark/full.yaml {switches}`"
-        elif row_of(record) not in (*MAIN_ROWS, LONG):
+        command = f"`{tags.get('mgcda.command', '–')}`"
+        if row_of(record) in MAIN_ROWS:
+            switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
+            command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
+        elif PARENT_TAG in tags:
             command = "row of parts.yaml"
         lines.append(
             f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
