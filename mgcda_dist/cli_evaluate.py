@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +15,12 @@ from mgcda_dist.cli_values import numbers_of, refuse_password, window_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mgcda_dist.cli_progress import Show
     from mgcda_dist.evaluation.request import EvaluationRequest
 
-__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
+__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "followed", "show_results"]
 
+_POLL_S = 0.25
 _CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
 
 Score = Annotated[
@@ -211,12 +215,14 @@ def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: boo
 
 def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
     arguments: dict[str, Any] = {"job": request.job.model_dump(mode="json"), "out": str(folder)}
+    from mgcda_dist.cli_progress import shown_progress
+
     if workers > 1 and request.config is not None:
         from mgcda_dist.training.ray_trainer import launch
 
-        launch(request.config_for(workers), folder, "evaluate", arguments)
+        with shown_progress(f"starting {workers} workers") as show, followed(folder, show):
+            launch(request.config_for(workers), folder, "evaluate", arguments)
         return
-    from mgcda_dist.cli_progress import shown_progress
     from mgcda_dist.training.worker import evaluate as work
 
     with shown_progress(request.job.name) as show:
@@ -225,6 +231,34 @@ def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> Non
             show(done, total, f"{request.job.name} on {name}")
 
         work(request.config_for(1) if request.config is not None else None, **arguments, progress=advance)
+
+
+@contextmanager
+def followed(folder: Path, show: Show) -> Iterator[None]:
+    """Show what workers say in the folder's events, while the body waits for them."""
+    from threading import Event, Thread
+
+    from mgcda_dist.training.run_folder import EVENTS
+    from mgcda_dist.training.tail import NewLines
+
+    lines, over = NewLines(folder / EVENTS), Event()
+
+    def follow() -> None:
+        while True:
+            ends = over.wait(_POLL_S)  # asked before the last look, which then misses nothing
+            for event in lines.read():
+                if event["kind"] == "progress":
+                    show(event["done"], event["total"], event["text"].partition(":")[0])
+            if ends:
+                return
+
+    thread = Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:

@@ -217,7 +217,7 @@ def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:
 def _show(one: Running, progress: Progress, task: TaskID, *, plain: bool) -> None:
     line = one.tail.metrics()
     for event in one.tail.events():
-        if event["kind"] == "phase":
+        if event["kind"] in ("phase", "progress"):
             progress.update(task, description=f"{one.run.name}  {event['text']}")
     if line is not None:
         loss = float(line["metrics"]["loss/total"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mgcda_dist.cli_evaluate import show_results
 from mgcda_dist.config.schema import Config
@@ -153,11 +153,9 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
                         shown = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}"
                         console.print(f"{shown}  ETA {_duration(eta)}", soft_wrap=True)
                 for event in events:
-                    progress.console.print(event["text"], soft_wrap=True)
-                    if event["kind"] == "phase":
-                        progress.update(task, description=event["text"])
+                    _show(event, progress, task)
             for event in tail.events():
-                progress.console.print(event["text"], soft_wrap=True)
+                _show(event, progress, task)
     finally:
         for s, handler in previous.items():
             signal.signal(s, handler)
@@ -165,6 +163,15 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
         if isinstance(failure[0], MgcdaError) or not isinstance(failure[0], Exception):
             raise failure[0]
         raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
+
+
+def _show(event: dict[str, Any], progress: Progress, task: TaskID) -> None:
+    if event["kind"] == "progress" and progress.console.is_terminal:
+        progress.update(task, completed=event["done"], total=event["total"], description=event["text"])
+        return
+    progress.console.print(event["text"], soft_wrap=True)
+    if event["kind"] == "phase":
+        progress.update(task, description=event["text"])
 
 
 def _progress_line(metrics: dict[str, float]) -> str:

@@ -74,11 +74,11 @@ def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
 
 
 def notes(run: RunRecord) -> list[Note]:
-    """Everything the run said, in order."""
+    """Everything the run said, in order, without how far it was."""
     return [
         Note(_clock(event.get("time")), without_secrets(str(event.get("text", ""))))
         for event in _events(run)
-        if event.get("text")
+        if event.get("text") and event.get("kind") != "progress"
     ]
 
 

@@ -16,7 +16,7 @@ from mgcda_dist.errors import MgcdaError, TransientError
 from mgcda_dist.training.checkpoint import CheckpointStore
 from mgcda_dist.training.interface import choose_interface
 from mgcda_dist.training.ray_cluster import prepare_environment, start_ray
-from mgcda_dist.training.run_folder import append_event
+from mgcda_dist.training.run_folder import EVENTS, append_event
 from mgcda_dist.training.scaling import wanted
 from mgcda_dist.training.watchdog import PROGRESS
 
@@ -49,7 +49,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
 
     scaling, numbers = config.scaling, wanted(config)
     run_root.mkdir(parents=True, exist_ok=True)
-    say = partial(append_event, run_root / "events.jsonl")
+    say = partial(append_event, run_root / EVENTS)
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
     if not ray.is_initialized():

@@ -20,7 +20,10 @@ from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
+__all__ = ["EVENTS", "RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
+
+EVENTS = "events.jsonl"
+"""File of a run, and of an evaluation on workers, that `append_event` appends to."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.jsonl"
         self.record = self.root / "record.jsonl"
-        self.events = self.root / "events.jsonl"
+        self.events = self.root / EVENTS
         self.model = self.root / "model"
         self.pictures = self.root / "pictures"
         self.report = self.root / "report.html"

@@ -8,39 +8,52 @@ from typing import Any
 
 from mgcda_dist.training.run_folder import RunFolder
 
-__all__ = ["Tail"]
+__all__ = ["NewLines", "Tail"]
 
 
 class Tail:
-    """Reads what is new in a run's `metrics.jsonl` and `events.jsonl`; starts at their present end.
+    """Reads what is new in a run's `metrics.jsonl` and `events.jsonl`; starts at their present end."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._metrics, self._events = NewLines(run.metrics), NewLines(run.events)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything was new since the start."""
+        return self._metrics.has_moved or self._events.has_moved
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The newest line of metrics since the last call."""
+        lines = [line for line in self._metrics.read() if "loss/total" in line["metrics"]]
+        return lines[-1] if lines else None
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events since the last call."""
+        return self._events.read()
+
+
+class NewLines:
+    """Reads what others append to a file of JSON lines; starts at its present end.
 
     Attributes:
         has_moved: whether anything was new since the start.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self._files = {path: path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.events)}
-        self._metrics, self._events = run.metrics, run.events
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = path.stat().st_size if path.is_file() else 0
         self.has_moved = False
 
-    def metrics(self) -> dict[str, Any] | None:
-        """The newest line of metrics since the last call."""
-        lines = [line for line in self._new(self._metrics) if "loss/total" in line["metrics"]]
-        return lines[-1] if lines else None
-
-    def events(self) -> list[dict[str, Any]]:
-        """All events since the last call."""
-        return self._new(self._events)
-
-    def _new(self, path: Path) -> list[dict[str, Any]]:
-        if not path.is_file():
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines since the last call."""
+        if not self._path.is_file():
             return []
-        if path.stat().st_size < self._files[path]:
-            self._files[path] = 0  # the file was cut when the run resumed
-        with path.open("rb") as file:
-            file.seek(self._files[path])
+        if self._path.stat().st_size < self._read_bytes:
+            self._read_bytes = 0  # the file was cut when the run resumed
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
-        self._files[path] += len(whole)
+        self._read_bytes += len(whole)
         self.has_moved = self.has_moved or bool(whole)
         return [json.loads(line) for line in whole.splitlines()]

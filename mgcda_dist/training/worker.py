@@ -28,12 +28,13 @@ from mgcda_dist.training.alignment import draw_alignment
 from mgcda_dist.training.checkpoint import CheckpointStore
 from mgcda_dist.training.checkpoint_writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.evaluation_events import saying
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.pictures import draw_history, draw_results
 from mgcda_dist.training.preview import draw_preview
 from mgcda_dist.training.records import describe_results, open_trackers
 from mgcda_dist.training.report import draw_report
-from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
+from mgcda_dist.training.run_folder import EVENTS, RunFolder, append_event, mlflow_uri
 from mgcda_dist.training.saver import Saver, find, keep_model, resume
 from mgcda_dist.training.state import TrainState
 from mgcda_dist.training.validation import Validation
@@ -151,9 +152,11 @@ def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: Eva
         config: says which devices the workers have; None: no network is run.
         job: fields of an `EvaluationJob`.
         out: folder that receives the results.
-        progress: told the set's name, frames done and frames in all.
+        progress: told the set's name, frames done and frames in all; None: rank 0 says it in the folder's events.
     """
     world = Collectives()
+    if progress is None and world.rank == 0:
+        progress = saying(partial(append_event, Path(out) / EVENTS))
     device = torch.device("cpu") if config is None else _device(config)
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
         evaluation = run_job(EvaluationJob.model_validate(job), world, device, progress)
@@ -175,7 +178,8 @@ def _conclude(
     if leads and config.evaluation.sets:
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
-    evaluation = replace(run_job(EvaluationJob.of_model(config, run.model), world, device), selection=chosen)
+    job = EvaluationJob.of_model(config, run.model)
+    evaluation = replace(run_job(job, world, device, saying(run.say) if leads else None), selection=chosen)
     if not leads:
         return
     write_evaluation(evaluation, run.evaluation)

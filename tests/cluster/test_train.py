@@ -120,6 +120,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_finishes(
     assert again.stderr == ""
     assert "resuming at step" in again.stdout
     assert "another sample stands in: step" in first.stdout + again.stdout
+    assert "evaluating unseen: " in again.stdout
     counted = read_history(folder / "runs/two/metrics.jsonl")["data/bad_samples"][1]
     assert counted == sorted(counted) and counted[-1] >= STEPS // 8
     steps, _ = read_history(folder / "runs/two/metrics.jsonl")["loss/total"]
@@ -257,7 +258,10 @@ def test_evaluate_over_two_workers_repeats_the_results_of_one(
         command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # Where starting takes long, a line says how far it is.
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("evaluating ")]
+    events = [json.loads(line) for line in (folder / "runs/again/events.jsonl").read_text().splitlines()]
+    assert [event["text"].partition(":")[0] for event in events if event["kind"] == "progress"] == ["evaluating unseen"]
     first, again = (json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("one", "again"))
     assert again == first
 
