@@ -168,6 +168,7 @@ def wrap(
     std: Sequence[float] = IMAGENET_STD,
     norm: NormMode = "frozen",
     multiple_px: int = 32,
+    abstains: bool = False,
 ) -> AdaptedSegmenter:
     """`network` as a segmenter that MGCDA can train. The network itself is used, not a copy.
 
@@ -187,12 +188,14 @@ def wrap(
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
         multiple_px: images are padded to multiples of it.
+        abstains: the classifier has a class more, abstention (PEBAL), which is cut off in evaluation mode.
 
     Raises:
         ConfigError: a path that the network does not have or whose output is no map; a network that breaks a law.
     """
     taps = Taps(stages, logits, embedding, backbone)
-    segmenter = adapt(convert_norm(network, norm), taps, norm, mean=mean, std=std, multiple_px=multiple_px)
+    converted = convert_norm(network, norm)
+    segmenter = adapt(converted, taps, norm, mean=mean, std=std, multiple_px=multiple_px, abstains=abstains)
     freeze_unused(segmenter, ["logits", *segmenter.stage_channels], segmenter.example_size)
     return segmenter
 

@@ -144,12 +144,14 @@ def _entry(value: Any, place: Place, name: str) -> Tensor:
     path = place.module
     for key in place.keys:
         try:
+            if isinstance(value, Tensor):  # whose entries are the images of the batch
+                raise TypeError
             value = value[key]
         except (KeyError, IndexError, TypeError):
             raise ConfigError(
                 f"tap {name}",
                 f"{path or 'the network'} has no output [{key}], but {shown(value)}",
-                _choose(path, value),
+                f"without [{key}]" if isinstance(value, Tensor) else _choose(path, value),
             ) from None
         path += f"[{key}]"
     if isinstance(value, Tensor):

@@ -105,6 +105,18 @@ def test_a_nested_output_is_asked_for_step_by_step():
     assert wrap(Nested(), stages={"middle": "backbone[maps][1]"}, logits="head").stage_channels["middle"] == 4
 
 
+def test_entries_are_those_of_lists_and_mappings_and_not_images_of_a_batch():
+    for entry in ("0", "out"):
+        with pytest.raises(ConfigError, match=rf"no output \[{entry}\], but 1×4×32×48[\s\S]*without \[{entry}\]"):
+            wrap(Nested(), stages={"middle": f"backbone.fine[{entry}]"}, logits="head")
+
+
+def test_abstention_is_a_logit_that_is_there_in_training_alone():
+    segmenter = wrap(Nested(), stages={}, logits="head", abstains=True)
+    assert segmenter.train()(IMAGE).logits.shape[1] == 5
+    assert segmenter.eval()(IMAGE).logits.shape[1] == 4
+
+
 def test_a_multiple_that_is_too_small_is_refused_before_a_photograph_shows_it():
     with pytest.raises(ConfigError, match=r"every multiple of 2 pixels: RuntimeError[\s\S]*multiple_px=8") as error:
         wrap(Nested(), stages={}, logits="head", multiple_px=2)
