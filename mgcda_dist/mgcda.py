@@ -183,7 +183,13 @@ class MGCDA(nn.Module):
             grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
             raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
         assert self.cacl is not None
-        logits = logits[:, : self.cacl.budget.num_classes]  # without abstention's, which some losses train
+        num_classes, abstains = self.cacl.budget.num_classes, bool(getattr(self.segmenter, "abstains", False))
+        if logits.shape[1] - num_classes not in (0, int(abstains)):
+            raise ValueError(
+                f"the segmenter has {logits.shape[1]} logits but the contrastive budget {num_classes} classes: make "
+                "them one number (a logit more, abstention's, is for segmenters with `abstains`)"
+            )
+        logits = logits[:, :num_classes]  # without abstention's, which some losses train
         return describe_pixels(batch.label, logits, self.score(logits), unlabelled_confidence)
 
     def commit(self, outcome: Outcome) -> None:

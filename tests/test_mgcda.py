@@ -326,6 +326,20 @@ def test_an_embedding_on_another_grid_than_the_logits_is_refused():
         model(tiny_batch(0), 0.1)
 
 
+def test_another_number_of_logits_than_classes_is_refused():
+    model = tiny_mgcda()
+    network = model.segmenter
+
+    class OneMore(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> Prediction:
+            prediction: Prediction = network(image)
+            return prediction._replace(logits=torch.cat([prediction.logits, prediction.logits[:, :1]], dim=1))
+
+    model.segmenter = OneMore()
+    with pytest.raises(ValueError, match="the segmenter has 4 logits but the contrastive budget 3 classes"):
+        model(tiny_batch(0), 0.1)
+
+
 # --------------------------------------------------------------------------------------------------- outside this stack
 
 

@@ -237,6 +237,8 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
             text = f"{_dotted(path)}: {item['msg'].removeprefix('Value error, ')}"
         else:
             text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
+            if item["type"] == "string_pattern_mismatch" and (meaning := _description(path)):
+                text += f"\n  → {meaning}"
         messages.append((loaded.where(*path), text))
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
@@ -251,6 +253,16 @@ def _written(location: _Path) -> _Path:
 
 def _sentence(message: str) -> str:
     return message[0].lower() + message[1:]
+
+
+def _description(path: _Path) -> str | None:
+    """What the schema says of a field."""
+    section: type[BaseModel] | None = Config
+    names = [part for part in path if isinstance(part, str)]
+    for part in names[:-1]:
+        section = section and _section_of(section, part)
+    info = section.model_fields.get(names[-1]) if section and names else None
+    return info.description if info else None
 
 
 def _near_key(path: _Path) -> str | None:

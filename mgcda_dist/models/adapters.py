@@ -14,7 +14,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.frame import cropped, normalised, padded
 from mgcda_dist.models.laws import check_laws, freeze_unused, without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
-from mgcda_dist.models.taps import Layout, Taps, find_places, layout_of, run_tapped, shown
+from mgcda_dist.models.taps import Layout, Taps, check_still, find_places, layout_of, run_tapped, shown
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "LogitKind", "adapt", "wrap"]
 
@@ -52,6 +52,13 @@ class AdaptedSegmenter(nn.Module):
         abstains: bool = False,
     ) -> None:
         super().__init__()
+        if multiple_px < 1:
+            raise ConfigError(f"{_WHERE}.multiple_px", f"is {multiple_px}", "at least 1")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3 or max(values) > 1:
+                raise ConfigError(
+                    f"{_WHERE}.{name}", f"is {tuple(values)}", "three numbers in units of 0…1: those of 0…255 over 255"
+                )
         self.network, self.multiple_px, self.abstains = network, multiple_px, abstains
         self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
@@ -110,13 +117,19 @@ class AdaptedSegmenter(nn.Module):
         else:
             raise ConfigError(
                 "model.network",
-                f"{type(self.network).__name__} does not take images of {size[0]}×{size[1]}: {failure}",
-                f"say what its sides must be multiples of: multiple_px, now {self.multiple_px}; a network for squares "
-                "or for one size only has to be changed itself",
+                f"{type(self.network).__name__} does not take one float32 image of {size[0]}×{size[1]}: "
+                f"{type(failure).__name__}: {failure}",
+                f"if its sides are the reason, say what they must be multiples of: multiple_px, now "
+                f"{self.multiple_px}; a network for squares, for one size, or with further arguments has to be changed "
+                "itself",
             )
-        missing = sorted(set(self.places) - set(tapped))
-        if missing:
-            raise ConfigError(_WHERE, f"{missing[0]}: that layer does not run in a forward pass", "tap one that does")
+        for name in ("logits", *self.places):
+            if name not in tapped:
+                layer = self.places[name].module
+                raise ConfigError(
+                    f"tap {name}", f"{layer} does not run in a forward pass in evaluation mode", "tap one that does"
+                )
+        check_still(self.network, self.places, torch.zeros(1, 3, *size, device=device))
         layouts = {name: layout_of(x, size, name, whole=name == "logits") for name, x in tapped.items()}
         channels = {name: int(layouts[name].as_map(x, size[0]).shape[1]) for name, x in tapped.items()}
         self._check_multiple(size, layouts)

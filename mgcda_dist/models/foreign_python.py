@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -26,7 +27,13 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Fo
     """What `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`: a network, or a `Foreign`."""
     if hub:
         raise ConfigError("model.weights", "'hub' is not for python:", "load them in your function, or file:PATH")
-    made = _function(name)(num_classes=num_logits, **arguments)
+    function = _function(name)
+    try:
+        signature(function).bind(num_classes=num_logits, **arguments)
+    except TypeError as error:
+        remedy = "the function is called with num_classes and model.arguments"
+        raise ConfigError("model.arguments", f"{name}: {error}", remedy) from None
+    made = function(num_classes=num_logits, **arguments)
     _trained.add(name)
     if isinstance(made, Foreign):
         return made
@@ -60,5 +67,8 @@ def _function(name: str) -> Callable[..., Any]:
         ) from None
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError("model.network", f"{module_name} has no function {function_name!r}", "python:MODULE:FUNCTION")
+        problem = f"{module_name} has no function {function_name!r}"
+        if function is not None:
+            problem = f"{function_name!r} of {module_name} is a {type(function).__name__} and no function"
+        raise ConfigError("model.network", problem, "python:MODULE:FUNCTION")
     return function

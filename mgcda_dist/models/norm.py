@@ -74,7 +74,7 @@ def convert_norm(module: nn.Module, mode: NormMode, kept: Container[int] = ()) -
     Weights are kept: load them first. Conversion draws no random number. Modules with an id in `kept` stay as they are.
 
     Raises:
-        ConfigError: `sync` without a GPU, or an unknown mode.
+        ConfigError: `sync` without a GPU, an unknown mode, or a batch norm of one's own that does more than normalise.
     """
     if mode == "local":
         return module
@@ -87,15 +87,39 @@ def convert_norm(module: nn.Module, mode: NormMode, kept: Container[int] = ()) -
             )
         from timm.layers.norm_act import convert_sync_batchnorm
 
+        for norm in module.modules():
+            _check_own_forward(norm)
         return convert_sync_batchnorm(module)
     if mode not in get_args(NormMode):
         raise ConfigError("model.norm", f"unknown mode {mode!r}", f"one of {', '.join(get_args(NormMode))}")
+    return _converted(module, mode, kept, {})
+
+
+def _converted(module: nn.Module, mode: NormMode, kept: Container[int], done: dict[int, nn.Module]) -> nn.Module:
+    """`done`: what became of the layers so far, by id; a layer with two names stays one layer."""
+    if id(module) in done:
+        return done[id(module)]
     if isinstance(module, BatchNorm):
-        return FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
-    for name, child in module.named_children():
-        if id(child) not in kept:
-            setattr(module, name, convert_norm(child, mode, kept))
+        _check_own_forward(module)
+        done[id(module)] = FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
+        return done[id(module)]
+    done[id(module)] = module
+    for name, child in list(module._modules.items()):  # named_children() leaves second names out
+        if child is not None and id(child) not in kept:
+            setattr(module, name, _converted(child, mode, kept, done))
     return module
+
+
+def _check_own_forward(module: nn.Module) -> None:
+    """What replaces a batch norm does what torch's or timm's does."""
+    kind = type(module)
+    if isinstance(module, BatchNorm) and kind.forward.__module__.partition(".")[0] not in ("torch", "timm"):
+        raise ConfigError(
+            "model.norm",
+            f"{kind.__module__}.{kind.__qualname__} is a batch norm with a forward of its own, which its replacement "
+            "would not have",
+            "make it torch's BatchNorm and a layer of its own for the rest, or a normalisation of single images",
+        )
 
 
 def _group_norm(source: BatchNorm) -> nn.Module:

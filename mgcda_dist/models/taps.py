@@ -82,6 +82,8 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
         ConfigError: a path that the network does not have; `where` names the field.
     """
     known = dict(network.named_modules())
+    if taken := {"logits", "embedding"} & set(taps.stages):
+        raise ConfigError(f"{where}.stages", f"a stage cannot be called {taken.pop()!r}", "choose another name")
 
     def place(path: str, name: str) -> Place:
         found = _PATH.fullmatch(path)
@@ -112,6 +114,13 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
     if taps.embedding is not None:
         places["embedding"] = place(taps.embedding, "embedding")
     elif places["logits"].module:
+        classifier = places["logits"].module
+        if not any(True for _ in known[classifier].parameters()):
+            raise ConfigError(
+                f"{where}.logits",
+                f"{classifier!r} has no weights, so what it is given are logits already, and no features to contrast",
+                "name the classifier in front of it; or name the features, as `embedding`",
+            )
         places["embedding"] = Place(places["logits"].module, given=True)
     else:
         raise ConfigError(
@@ -121,23 +130,62 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
 
 
 def run_tapped(network: nn.Module, places: Mapping[str, Place], image: Tensor) -> dict[str, Tensor]:
-    """What the places hold when the network sees `image`. Hooks live for one call: nothing stays to copy or export."""
+    """What the places hold when the network sees `image`. Hooks live for one call: nothing stays to copy or export.
+
+    Raises:
+        ConfigError: a tapped layer that runs twice, or has no such output.
+    """
     tapped: dict[str, Tensor] = {}
 
     def tap(name: str, place: Place) -> Any:
-        def store(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            value = inputs[0] if place.given else output
+        def store(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            if name in tapped:
+                raise ConfigError(
+                    f"tap {name}",
+                    f"{place.module} runs more than once in a forward pass, and only one of its outputs can be meant",
+                    "tap a layer that runs once, or give each use a layer",
+                )
+            value = next(iter((*inputs, *named.values()))) if place.given else output
             tapped[name] = place.read(value) if place.read else _entry(value, place, name)
 
         return store
 
-    handles = [network.get_submodule(p.module).register_forward_hook(tap(n, p)) for n, p in places.items()]
+    handles = [
+        network.get_submodule(place.module).register_forward_hook(tap(name, place), with_kwargs=True)
+        for name, place in places.items()
+    ]
     try:
         network(image)
     finally:
         for handle in handles:
             handle.remove()
     return tapped
+
+
+def check_still(network: nn.Module, places: Mapping[str, Place], image: Tensor) -> None:
+    """Raise `ConfigError` for a tapped output that a later layer overwrites: the tap would hold what that one makes."""
+    written: dict[str, int] = {}
+
+    def watch(name: str, place: Place) -> Any:
+        def store(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not place.given and not place.read:
+                written[name] = _entry(output, place, name)._version
+
+        return store
+
+    handles = [network.get_submodule(p.module).register_forward_hook(watch(n, p)) for n, p in places.items()]
+    try:
+        tapped = run_tapped(network, places, image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, version in written.items():
+        if tapped[name]._version != version:
+            raise ConfigError(
+                f"tap {name}",
+                f"a later layer overwrites the output of {places[name].module} in place",
+                "tap that layer, such as an activation with inplace=True; or set its inplace=False",
+            )
 
 
 def _entry(value: Any, place: Place, name: str) -> Tensor:

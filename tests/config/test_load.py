@@ -83,6 +83,7 @@ def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tm
         (("name: run", "name: run\nlambda_max: 1"), 2, "did you mean 'mdat.lambda_max'"),
         (("name: run", "name: run\nevaluation: {max_frames: 3}"), 2, "did you mean 'evaluation.sets.max_frames'"),
         (("idd7", "idd8"), 3, "idd8"),
+        (("backbone: resnet18", 'network: "my_nets:f"'), 9, "→ torchvision:NAME, smp:NAME"),
         (("idd7", "{nams: [a]}"), 3, "did you mean 'data.class_space.names'"),
         (("idd7", "[a]"), 3, "input should be 'road8', 'idd7' or 'cityscapes19'"),
         (("name: b", "name: a"), 5, "two domains are named 'a'"),

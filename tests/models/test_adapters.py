@@ -111,6 +111,43 @@ def test_entries_are_those_of_lists_and_mappings_and_not_images_of_a_batch():
             wrap(Nested(), stages={"middle": f"backbone.fine[{entry}]"}, logits="head")
 
 
+class Twice(nn.Module):
+    """One classifier for two outputs, the second one in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.act, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 1)
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.act(self.body(x))
+        logits = self.head(input=features)
+        if self.training:
+            return logits + self.head(torch.nn.functional.avg_pool2d(features, 2)).mean()
+        return self.up(logits)
+
+
+def test_a_layer_that_runs_twice_is_refused_in_either_mode():
+    with pytest.raises(ConfigError, match="head runs more than once"):
+        wrap(Twice(), stages={}, logits="head")
+
+
+def test_an_output_that_the_next_layer_overwrites_is_refused():
+    with pytest.raises(ConfigError, match="overwrites the output of body in place"):
+        wrap(Twice(), stages={"early": "body"}, logits="head")
+
+
+def test_logits_need_a_classifier_and_stages_names_of_their_own():
+    with pytest.raises(ConfigError, match=r"'up' has no weights[\s\S]*in front of it"):
+        wrap(Twice(), stages={}, logits="up")
+    with pytest.raises(ConfigError, match="cannot be called 'embedding'"):
+        wrap(Nested(), stages={"embedding": "backbone.fine"}, logits="head")
+    with pytest.raises(ConfigError, match="is 0"):
+        wrap(Nested(), stages={}, logits="head", multiple_px=0)
+    with pytest.raises(ConfigError, match="units of 0…1"):
+        wrap(Nested(), stages={}, logits="head", mean=(123.0, 116.0, 103.0))
+
+
 def test_abstention_is_a_logit_that_is_there_in_training_alone():
     segmenter = wrap(Nested(), stages={}, logits="head", abstains=True)
     assert segmenter.train()(IMAGE).logits.shape[1] == 5

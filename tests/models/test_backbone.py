@@ -254,3 +254,23 @@ def test_padding_by_constants_is_the_same_padding() -> None:
     for stage, x in expected.items():
         assert torch.equal(found[stage], x) and torch.equal(again[stage], x)
     assert not [module for module in network.modules() if "forward" in vars(module)]
+
+
+class BatchNormReLU(nn.BatchNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(input))
+
+
+@pytest.mark.parametrize("mode", ["frozen", "group"])
+def test_a_batch_norm_that_does_more_is_refused_and_not_thinned_out(mode):
+    with pytest.raises(ConfigError, match="BatchNormReLU is a batch norm with a forward of its own"):
+        convert_norm(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormReLU(4)), mode)
+
+
+@pytest.mark.parametrize("mode", ["frozen", "group"])
+def test_a_layer_with_two_names_stays_one_layer(mode):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network.add_module("again", network[1])
+    converted = convert_norm(network, mode)
+    assert converted.get_submodule("again") is converted.get_submodule("1")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
