@@ -6,18 +6,17 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
 __all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]
-
-_Path = tuple[str | int, ...]
 
 
 @dataclass
@@ -26,7 +25,7 @@ class LoadedConfig:
 
     config: Config
     source: Path
-    lines: dict[_Path, str] = field(default_factory=dict)
+    lines: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str:
         """`file:line` of a value, of its nearest written parent, or of the file."""
@@ -37,8 +36,8 @@ class LoadedConfig:
 
     def check_files(self) -> None:
         """Raise `ConfigError`, naming all, for local shard folders without a manifest and a missing file of weights."""
-        problems: list[tuple[_Path, str]] = [
-            (path, f"{_dotted(path)}: no shards in {folder!r} (no manifest.json there)")
+        problems: list[tuple[KeyPath, str]] = [
+            (path, f"{dotted_name(path)}: no shards in {folder!r} (no manifest.json there)")
             for path, folder in shard_folders(self.config)
             if "://" not in folder and not (Path(folder) / "manifest.json").is_file()
         ]
@@ -72,7 +71,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedC
         ConfigError: all problems, each with its place.
     """
     source = Path(path)
-    lines: dict[_Path, str] = {}
+    lines: dict[KeyPath, str] = {}
     data = _read(source, lines, seen=())
     for override in overrides or []:
         _apply(data, override, lines)
@@ -104,14 +103,14 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 
 
-def shard_folders(config: Config) -> list[tuple[_Path, str]]:
+def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
     """Every folder of shards that a run reads, with the key that names it."""
-    found: list[tuple[_Path, str]] = []
+    found: list[tuple[KeyPath, str]] = []
     for i, domain in enumerate(config.data.domains):
         found.append((("data", "domains", i, "shards"), domain.shards))
         if domain.paste:
             found.append((("data", "domains", i, "paste", "objects"), domain.paste.objects))
-    sets: list[tuple[_Path, EvaluationSetConfig]] = [
+    sets: list[tuple[KeyPath, EvaluationSetConfig]] = [
         (("evaluation", "sets", i), entry) for i, entry in enumerate(config.evaluation.sets)
     ]
     if config.checkpoint.best is not None:
@@ -127,7 +126,7 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def _read(path: Path, lines: dict[_Path, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict[str, Any]:
     where = str(path)
     if path.resolve() in seen:
         raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
@@ -156,7 +155,7 @@ def _read(path: Path, lines: dict[_Path, str], seen: tuple[Path, ...]) -> dict[s
     return data
 
 
-def _construct(node: yaml.Node | None, path: _Path, file: str, lines: dict[_Path, str]) -> Any:
+def _construct(node: yaml.Node | None, path: KeyPath, file: str, lines: dict[KeyPath, str]) -> Any:
     """The value of a YAML node; notes the line of every key and refuses duplicate keys."""
     if node is None:
         return None
@@ -186,7 +185,7 @@ def _merge(below: Any, above: Any) -> Any:
     return above
 
 
-def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None:
+def _apply(data: dict[str, Any], override: str, lines: dict[KeyPath, str]) -> None:
     shown = PASSWORD.sub(r"\1:…", override)
     where = f"command line, {shown!r}"
     key, separator, text = override.partition("=")
@@ -196,7 +195,7 @@ def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
         raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
-    parts: _Path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    parts: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     target: dict[Any, Any] | list[Any] = data
     for part in parts[:-1]:
         if isinstance(target, list):
@@ -216,7 +215,7 @@ def _apply(data: dict[str, Any], override: str, lines: dict[_Path, str]) -> None
     lines[parts] = where
 
 
-def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> ConfigError:
+def _explain(error: ValidationError, source: Path, lines: dict[KeyPath, str]) -> ConfigError:
     loaded = LoadedConfig.__new__(LoadedConfig)
     loaded.source, loaded.lines = source, lines
     messages: list[tuple[str, str]] = []
@@ -224,20 +223,20 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
     for item in sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden"):
         path = _written(item["loc"])
         if item["type"] == "extra_forbidden":
-            near = _near_key(path)
-            text = f"unknown key {_dotted(path)!r} (value {item['input']!r})" + (
+            near = near_key(path)
+            text = f"unknown key {dotted_name(path)!r} (value {item['input']!r})" + (
                 f"; did you mean {near!r}?" if near else ""
             )
         elif item["type"] == "missing":
-            text = f"{_dotted(path)!r} is missing"
+            text = f"{dotted_name(path)!r} is missing"
         elif path == ():
             text = item["msg"].removeprefix("Value error, ")
             path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
         elif isinstance(item["input"], dict):
-            text = f"{_dotted(path)}: {item['msg'].removeprefix('Value error, ')}"
+            text = f"{dotted_name(path)}: {item['msg'].removeprefix('Value error, ')}"
         else:
-            text = f"{_dotted(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
-            if item["type"] == "string_pattern_mismatch" and (meaning := _description(path)):
+            text = f"{dotted_name(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
+            if item["type"] == "string_pattern_mismatch" and (meaning := description(path)):
                 text += f"\n  → {meaning}"
         messages.append((loaded.where(*path), text))
     where, first = messages[0]
@@ -245,7 +244,7 @@ def _explain(error: ValidationError, source: Path, lines: dict[_Path, str]) -> C
     return ConfigError(where, first + rest)
 
 
-def _written(location: _Path) -> _Path:
+def _written(location: KeyPath) -> KeyPath:
     """Where the user wrote it: pydantic adds which kind of class space it took the value for."""
     at = ("data", "class_space")
     return at + location[3:] if location[:2] == at else location
@@ -255,64 +254,7 @@ def _sentence(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _description(path: _Path) -> str | None:
-    """What the schema says of a field."""
-    section: type[BaseModel] | None = Config
-    names = [part for part in path if isinstance(part, str)]
-    for part in names[:-1]:
-        section = section and _section_of(section, part)
-    info = section.model_fields.get(names[-1]) if section and names else None
-    return info.description if info else None
-
-
-def _near_key(path: _Path) -> str | None:
-    """The nearest valid name for an unknown key: the same further down, one like it in its section, else anywhere."""
-    section: Any = Config
-    for part in path[:-1]:
-        if isinstance(part, int):
-            continue
-        section = _section_of(section, part)
-        if section is None:
-            return None
-    names = list(section.model_fields)
-    wrong = str(path[-1])
-    for dotted in _all_keys(section, tuple(map(str, path[:-1]))):
-        if dotted.rpartition(".")[2] == wrong:
-            return dotted
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    if close:
-        return _dotted((*path[:-1], close[0]))
-    return next((dotted for dotted in _all_keys(Config, ()) if dotted.split(".")[-1] == wrong), None)
-
-
-def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
-    info = section.model_fields.get(name)
-    if info is None:
-        return None
-    pending = [info.annotation]
-    while pending:
-        kind = pending.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        pending.extend(get_args(kind))
-    return None
-
-
-def _all_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    found: list[str] = []
-    for name in section.model_fields:
-        found.append(_dotted((*path, name)))
-        below = _section_of(section, name)
-        if below is not None:
-            found.extend(_all_keys(below, (*path, name)))
-    return found
-
-
 def _near_file(path: Path) -> str:
     names = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(str(path), names, n=1)
     return f"did you mean {close[0]}?" if close else "give the path of a YAML file, for example configs/demo.yaml"
-
-
-def _dotted(path: _Path) -> str:
-    return ".".join(str(part) for part in path)

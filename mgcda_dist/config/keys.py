@@ -1,0 +1,74 @@
+"""What the schema says of a dotted key: the nearest valid one, and what a field means."""
+
+from __future__ import annotations
+
+import difflib
+from typing import get_args
+
+from pydantic import BaseModel
+
+from mgcda_dist.config.schema import Config
+
+__all__ = ["KeyPath", "description", "dotted_name", "near_key"]
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: keys, and positions in lists."""
+
+
+def dotted_name(path: KeyPath) -> str:
+    """As it is written on a command line."""
+    return ".".join(str(part) for part in path)
+
+
+def description(path: KeyPath) -> str | None:
+    """What the schema says of a field."""
+    section = _section_at(path[:-1])
+    info = section.model_fields.get(str(path[-1])) if section else None
+    return info.description if info else None
+
+
+def near_key(path: KeyPath) -> str | None:
+    """The nearest valid name for an unknown key: the same further down, one like it in its section, else anywhere."""
+    section = _section_at(path[:-1])
+    if section is None:
+        return None
+    names = list(section.model_fields)
+    wrong = str(path[-1])
+    for dotted in _all_keys(section, tuple(map(str, path[:-1]))):
+        if dotted.rpartition(".")[2] == wrong:
+            return dotted
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if close:
+        return dotted_name((*path[:-1], close[0]))
+    return next((dotted for dotted in _all_keys(Config, ()) if dotted.split(".")[-1] == wrong), None)
+
+
+def _section_at(path: KeyPath) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = Config
+    for part in path:
+        if isinstance(part, str):
+            section = section and _section_of(section, part)
+    return section
+
+
+def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+    info = section.model_fields.get(name)
+    if info is None:
+        return None
+    pending = [info.annotation]
+    while pending:
+        kind = pending.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        pending.extend(get_args(kind))
+    return None
+
+
+def _all_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for name in section.model_fields:
+        found.append(dotted_name((*path, name)))
+        below = _section_of(section, name)
+        if below is not None:
+            found.extend(_all_keys(below, (*path, name)))
+    return found
