@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -312,31 +313,24 @@ def test_a_loss_that_is_not_finite_is_seen_and_refused_without_a_trace():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_an_embedding_on_another_grid_than_the_logits_is_refused():
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: p._replace(embedding=p.embedding[:, :, ::2, ::2]), r"embedding.*2×3.*logits.*4×6"),
+        (lambda p: p._replace(logits=p.logits.repeat(1, 2, 1, 1)), "has 6 logits but the contrastive budget 3 classes"),
+    ],
+    ids=["grid", "classes"],
+)
+def test_a_segmenter_whose_outputs_do_not_fit_is_refused(change: Callable[[Prediction], Prediction], says: str):
     model = tiny_mgcda()
     network = model.segmenter
 
-    class Halved(torch.nn.Module):
+    class Changed(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> Prediction:
-            prediction: Prediction = network(image)
-            return Prediction(prediction.logits, prediction.stages, prediction.embedding[:, :, ::2, ::2])
+            return change(network(image))
 
-    model.segmenter = Halved()
-    with pytest.raises(ValueError, match=r"embedding.*2×3.*logits.*4×6"):
-        model(tiny_batch(0), 0.1)
-
-
-def test_another_number_of_logits_than_classes_is_refused():
-    model = tiny_mgcda()
-    network = model.segmenter
-
-    class OneMore(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> Prediction:
-            prediction: Prediction = network(image)
-            return prediction._replace(logits=torch.cat([prediction.logits, prediction.logits[:, :1]], dim=1))
-
-    model.segmenter = OneMore()
-    with pytest.raises(ValueError, match="the segmenter has 4 logits but the contrastive budget 3 classes"):
+    model.segmenter = Changed()
+    with pytest.raises(ValueError, match=says):
         model(tiny_batch(0), 0.1)
 
 

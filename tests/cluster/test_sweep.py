@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from mgcda_dist.tracking.jsonl import read_history
 from tests.cluster.test_train import CONFIG
+from tests.support.watched import wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -59,11 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 def attempts(folder: Path) -> list[tuple[int, str, str]]:
     """Exit code, output and errors: interrupted while the first run trains, to the end, and once more."""
     first = _sweep(folder)
-    metrics, deadline = folder / "runs/s/base-s3/metrics.jsonl", time.monotonic() + 240
-    while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_lines(folder / "runs/s/base-s3/metrics.jsonl", 2, first)
     os.killpg(first.pid, signal.SIGINT)
     done = [(*first.communicate(timeout=120), first.returncode)]
     for _ in range(2):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.tracking.jsonl import read_history
-from tests.support.watched import wait_for
+from tests.support.watched import wait_for, wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -51,14 +50,6 @@ def _environment(folder: Path) -> dict[str, str]:
     return inherited | {"HOME": str(folder / "home")}
 
 
-def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while not (path.is_file() and path.read_text().count("\n") >= count):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"fewer than {count} steps within four minutes"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("train")
@@ -79,9 +70,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
     """Ctrl-C for one worker, SIGTERM for the two that go on, and the same command again, to the end."""
     # What a terminal does: the signal goes to the whole process group.
-    first = _stopped(folder, 4, lambda pid: os.killpg(pid, signal.SIGINT), "name=two", "scaling.workers=1")
+    first = _stopped(folder, _command(folder, "name=two", "scaling.workers=1"), os.killpg, signal.SIGINT)
     command = _command(folder, "name=two", "scaling.workers=2")
-    second = _stopped(folder, 10, lambda pid: os.kill(pid, signal.SIGTERM), "name=two", "scaling.workers=2")
+    second = _stopped(folder, command, os.kill, signal.SIGTERM)
     again = subprocess.run(
         command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
     )
@@ -89,10 +80,11 @@ def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
 
 
 def _stopped(
-    folder: Path, lines: int, stop: Callable[[int], None], *overrides: str
+    folder: Path, command: list[str], send: Callable[[int, int], None], number: signal.Signals
 ) -> subprocess.CompletedProcess[str]:
-    """A run that `stop` is given the process of once it has logged so many steps."""
-    command = _command(folder, *overrides)
+    """`command`, sent a signal once it has logged four steps of its own."""
+    metrics = folder / "runs/two/metrics.jsonl"
+    lines = metrics.read_text().count("\n") if metrics.is_file() else 0
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -102,8 +94,8 @@ def _stopped(
         text=True,
         start_new_session=True,
     )
-    _wait_for_lines(folder / "runs/two/metrics.jsonl", lines, process)
-    stop(process.pid)
+    wait_for_lines(metrics, lines + 4, process)
+    send(process.pid, number)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -210,7 +202,7 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
         command, cwd=folder, env=_environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     run = folder / "runs/killed"
-    _wait_for_lines(run / "metrics.jsonl", 8, process)
+    wait_for_lines(run / "metrics.jsonl", 8, process)
     wait_for((run / "checkpoints/step-00000005").is_dir, "the checkpoint of step 5, which is written behind the steps")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     leader = next(event["process"] for event in events if "process" in event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from mgcda_dist.tracking.jsonl import read_lines
 
-__all__ = ["cost", "events", "groups", "histories", "last_step", "left_behind", "wait_for"]
+__all__ = ["cost", "events", "groups", "histories", "last_step", "left_behind", "wait_for", "wait_for_lines"]
 
 
 def events(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -37,6 +38,18 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 240.0)
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.1)
+
+
+def wait_for_lines(file: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until `file` has so many lines; fail with what `process` said if it ends before."""
+
+    def there() -> bool:
+        if file.is_file() and file.read_text().count("\n") >= count:
+            return True
+        assert process.poll() is None, process.communicate()
+        return False
+
+    wait_for(there, f"{count} lines of {file}")
 
 
 def histories(run: Path) -> list[tuple[int, dict[str, float]]]:

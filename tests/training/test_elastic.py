@@ -30,7 +30,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return folders
 
 
-@pytest.mark.parametrize(("before", "after"), CHANGES)
+@pytest.mark.parametrize(("before", "after"), [*CHANGES, pytest.param(2, 4, marks=pytest.mark.extended)])
 def test_the_rest_is_that_of_the_undisturbed_run(
     undisturbed: list[list[float]], begun: dict[int, Path], before: int, after: int
 ) -> None:
