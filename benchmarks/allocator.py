@@ -22,7 +22,7 @@ import time
 import timm
 import torch
 
-from mgcda_dist.training.ray_cluster import KEEP_FREED_MEMORY
+from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY
 
 BATCH, STEPS = (8, 3, 256, 256), 8
 

@@ -23,14 +23,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.mgcda import MGCDA
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
-from mgcda_dist.training.checkpoint import CheckpointStore
-from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.training.checkpoint.snapshot import HostCopy
+from mgcda_dist.training.checkpoint.store import CheckpointStore
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
-from mgcda_dist.training.snapshot import Copied
 
 IMAGES = 4
 
@@ -53,7 +53,7 @@ class _Bench:
         self.engine = _engine(width, stage, self.world)
         self.store = CheckpointStore(folder / f"zero{stage}", keep=1)
         self.writer = CheckpointWriter(self.store, self.world, print)
-        self.earlier: dict[str, Copied] = {}
+        self.earlier: dict[str, HostCopy] = {}
 
     def step(self) -> float:
         """One training step, in seconds."""

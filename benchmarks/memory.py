@@ -20,9 +20,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn import functional as F
 
-from mgcda_dist.cacl import CACL, Budget, Rows, Selection
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.randomness import torch_generator
+from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.randomness import torch_generator
 
 CLASSES, DOMAINS, IMAGES, DIM, ROUNDS = 7, 3, 12, 128, 3
 LAYOUTS = ("replicated", "sharded")
@@ -47,7 +47,7 @@ def fill(cacl: CACL, rows: int) -> None:
         for kind in (0, CLASSES):
             z = F.normalize(torch.randn(per_ring, DIM, generator=random), dim=1)
             known = (torch.full((per_ring,), kind), torch.full((per_ring,), domain))
-            cacl.queue.push(Rows(*known, torch.rand(per_ring, generator=random), torch.arange(per_ring)), z, 0)
+            cacl.queue.push(PixelMetadata(*known, torch.rand(per_ring, generator=random), torch.arange(per_ring)), z, 0)
 
 
 def step(cacl: CACL, world: Collectives) -> float:

@@ -21,11 +21,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mgcda_dist.batch import Batch
-from mgcda_dist.cacl import CACL, Budget, Selection
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.mdat import MDAT
-from mgcda_dist.mgcda import MGCDA
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.cacl import CACL, Budget, Selection
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mdat import MDAT
+from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 
@@ -36,7 +36,7 @@ LANES = {
 }  # fmt: skip
 """Lane → colour."""
 WAITS = ("_WaitGather", "_StartGatherBackward")
-"""What the profiler calls the forward and the backward pass of waiting for rows, see `mgcda_dist.collectives`."""
+"""The profiler's names of the forward and backward pass that wait for rows (`mgcda_dist.method.collectives`)."""
 Spans = dict[str, list[tuple[float, float]]]
 """Lane → (start, duration), ms."""
 

@@ -31,7 +31,7 @@ WINDOW = "512x1024"
 FRAMES = {(1024, 2048): (2, 6), (2048, 4096): (1,)}
 PROGRAM = """
 import sys
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 try:
     app(sys.argv[1:])
 finally:

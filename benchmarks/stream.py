@@ -39,7 +39,7 @@ from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import DomainPlan, Plan, SlotRef
 from mgcda_dist.data.reader import EncodedSample, ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 CROP_PX = (256, 256)
 TURNS = 7

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.batch import ANOMALY, VOID, Batch, Prediction
-from mgcda_dist.cacl import CACL, Budget, Selection
-from mgcda_dist.mdat import MDAT
-from mgcda_dist.mgcda import MGCDA
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
+from mgcda_dist.method.cacl import CACL, Budget, Selection
+from mgcda_dist.method.mdat import MDAT
+from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
-from mgcda_dist.randomness import torch_generator
 
 CLASSES, DOMAINS, STEPS = 3, 3, 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mgcda_dist.cli import main
+from mgcda_dist.cli.main import main
 
 __all__: list[str] = []
 

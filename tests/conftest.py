@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set of generated shards, laid out as the demo's."""
-    from mgcda_dist.data.synthetic.demo import write_demo_shards
+    from mgcda_dist.demo_scenes.demo import write_demo_shards
 
     folder = tmp_path_factory.mktemp("shards") / "demo"
     write_demo_shards(folder, frames_per_domain=8, image_px=(64, 128), workers=1)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_lines
 from mgcda_dist.tracking.mlflow_runs import MlflowStore
-from mgcda_dist.training.run_folder import RunFolder
 
 __all__ = ["differences", "jsonl_history", "mlflow_history"]
 

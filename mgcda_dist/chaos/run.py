@@ -19,8 +19,8 @@ from mgcda_dist.chaos.inject import inject
 from mgcda_dist.chaos.schedule import PlannedFault
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import read_lines
-from mgcda_dist.training.run_folder import RunFolder, mlflow_uri
 
 __all__ = ["ChaosResult", "Struck", "run_chaos"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["KINDS", "PlannedFault", "schedule"]
 

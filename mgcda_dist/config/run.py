@@ -55,7 +55,7 @@ def _number_or_auto(least: int) -> BeforeValidator:
 
 
 class ScalingConfig(Section):
-    """Ray Train workers. What is `auto` becomes a number when the cluster is known: `training.scaling`."""
+    """Ray Train workers. What is `auto` becomes a number when the cluster is known: `cluster.scaling`."""
 
     workers: Annotated[int | Literal["auto"], _number_or_auto(1)] = Field(
         default=1, description="auto: as many as find a place and can share the global batch"

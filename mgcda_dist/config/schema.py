@@ -1,7 +1,7 @@
 """The configuration, typed and strict: one class per section, each field with its unit and its default's source.
 
 The sections are in `data.py`, `method.py` and `run.py` beside this file; here they become one configuration, and what
-no section can know alone is checked. All of them know no torch and no other part of the package; `build.py` turns
+no section can know alone is checked. All of them know no torch and no other part of the package; `build` turns
 them into objects. "ours" marks a default that neither the paper nor another source gives and that was chosen here.
 """
 

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.batch import VOID
 from mgcda_dist.data.pixels import Pixels, as_pixels, flipped, resized, resized_label
+from mgcda_dist.method.batch import VOID
 
 __all__ = [
     "AugmentParams",

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.batch import VOID
 from mgcda_dist.data.augment import Paste
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.pixels import Pixels, resized
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import SampleError
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.batch import VOID
+from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["EvaluationFrames", "Frame", "check_sizes", "resize_to_height"]
 

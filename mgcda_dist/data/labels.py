@@ -19,8 +19,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from mgcda_dist.choices import ANOMALY, INLIER, VOID
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.label_values import ANOMALY, INLIER, VOID
 
 __all__ = [
     "CATEGORIES",

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from mgcda_dist.batch import VOID, Batch
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.frames import check_sizes
@@ -29,7 +28,8 @@ from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, TransientError
-from mgcda_dist.randomness import numpy_generator, torch_generator
+from mgcda_dist.method.batch import VOID, Batch
+from mgcda_dist.method.randomness import numpy_generator, torch_generator
 
 __all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
 

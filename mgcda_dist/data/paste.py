@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.batch import ANOMALY
 from mgcda_dist.data.augment import LUMA, Image, Label
 from mgcda_dist.data.decode import decode_cutout
+from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.pixels import Pixels, as_pixels, flipped, resized
 from mgcda_dist.data.reader import ShardReader
-from mgcda_dist.data.recent import Recent
 from mgcda_dist.errors import ShardError
+from mgcda_dist.method.batch import ANOMALY
 
 __all__ = ["Cutouts", "ObjectLibrary", "PasteParams", "PasteSource", "paste_objects"]
 
@@ -101,7 +101,7 @@ class ObjectLibrary:
             )
         self.reader = reader
         self._numbers = np.arange(len(reader)) if numbers is None else numbers
-        self._decoded: Recent[int, Pixels] = Recent(self._decode, cache_bytes, weigh=_num_bytes)
+        self._decoded: LruCache[int, Pixels] = LruCache(self._decode, cache_bytes, weigh=_num_bytes)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.data.recent import Recent
+from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.errors import ConfigError, ShardError
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["DomainPlan", "Plan", "SlotRef", "slots_of"]
 
@@ -161,8 +161,8 @@ class _DomainOrder:
             raise ShardError(f"domain {domain.name}", "its shards hold no sample", "write its shards, or leave it out")
         self.first = ends - self.sizes  # flat index of each shard's first sample
         # A step may straddle an epoch, and a window; one more of each serves jumps back and forth.
-        self._epochs: Recent[int, _Epoch] = Recent(self._make_epoch, limit=2)
-        self._windows: Recent[tuple[int, int], NDArray[np.int64]] = Recent(self._make_window, limit=3)
+        self._epochs: LruCache[int, _Epoch] = LruCache(self._make_epoch, limit=2)
+        self._windows: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(self._make_window, limit=3)
 
     def sample(self, position: int) -> int:
         """Flat index of the sample at `position` of the stream."""

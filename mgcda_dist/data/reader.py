@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgcda_dist.data.recent import Recent
+from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import Ahead
 from mgcda_dist.errors import SampleError, ShardError
@@ -43,7 +43,9 @@ class ShardReader:
         self.manifest = manifest
         self._ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
         self._length = int(self._ends[-1]) if len(self._ends) else 0
-        self._shards: Recent[int, _OpenShard] = Recent(partial(_open, manifest), _OPEN_SHARDS, drop=_OpenShard.close)
+        self._shards: LruCache[int, _OpenShard] = LruCache(
+            partial(_open, manifest), _OPEN_SHARDS, drop=_OpenShard.close
+        )
         self._ahead = Ahead()
 
     def __len__(self) -> int:

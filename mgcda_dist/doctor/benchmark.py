@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from mgcda_dist.training.interface import choose_interface
+from mgcda_dist.cluster.network_interface import choose_interface
 
 __all__ = ["BenchmarkWorker"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.cluster.scaling import is_open, resolve, wanted
 from mgcda_dist.config.schema import Config
 from mgcda_dist.doctor import judge
 from mgcda_dist.doctor.findings import Finding, count, size
 from mgcda_dist.doctor.probes import Cluster, connected
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.training.run_folder import mlflow_uri
-from mgcda_dist.training.scaling import is_open, resolve, wanted
+from mgcda_dist.runs.folder import mlflow_uri
 
 __all__ = ["examine"]
 

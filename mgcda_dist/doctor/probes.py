@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mgcda_dist.cluster import network_interface as interface
+from mgcda_dist.cluster.connect import QUIET, connect, prepare_environment
+from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.training import interface
-from mgcda_dist.training.ray_cluster import QUIET, connect, prepare_environment
-from mgcda_dist.training.scaling import NodeResources
 
 __all__ = ["Cluster", "connected"]
 

@@ -22,7 +22,7 @@ from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, bes
 from mgcda_dist.evaluation.miou import ClassCounts, miou_of
 from mgcda_dist.evaluation.pixel import merge_rows, split_scores
 from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mgcda_dist.data.frames import Frame
-from mgcda_dist.evaluation.views import score_map
+from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.models.scores import ClassStatistics, max_logit
 
 __all__ = ["class_statistics"]

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
-from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import Interval, image_weights, percentiles
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.pixel import as_array, refuse_non_finite
+from mgcda_dist.method.batch import ANOMALY, VOID
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.batch import ANOMALY
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables
 from mgcda_dist.evaluation.exact import exact_counts
@@ -27,6 +26,7 @@ from mgcda_dist.evaluation.metrics import (
 from mgcda_dist.evaluation.pixel import PixelHistogram, as_array, split_scores
 from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks
 from mgcda_dist.evaluation.smiyc import SmiycFrame, smiyc_frame, smiyc_metrics
+from mgcda_dist.method.batch import ANOMALY
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.batch import ANOMALY, VOID
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.data.ahead import ahead
 from mgcda_dist.data.frames import EvaluationFrames, Frame
+from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
 from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
@@ -27,6 +25,8 @@ from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
 from mgcda_dist.evaluation.results import INTERVAL_LEVEL, FrameResult, PanelRow, SetResult
+from mgcda_dist.method.batch import ANOMALY, VOID
+from mgcda_dist.method.collectives import Collectives
 
 __all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evaluate_set"]
 

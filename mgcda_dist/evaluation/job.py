@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from mgcda_dist import build
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.data import DataConfig
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -25,7 +24,8 @@ from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, S
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.submission import Layout, submission
-from mgcda_dist.evaluation.views import Views, score_map
+from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of, read_facts
 from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
 
@@ -217,7 +217,7 @@ def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module |
     assert kind != AS_GIVEN
     network = given or build.load_model(Path(job.path))[1].to(device).eval()
     of_logits = scorer(kind, job.class_statistics())
-    views = Views(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
+    views = TestTimeAugmentation(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
 
     def score(frame: Frame) -> Scored:
         return score_map(

@@ -21,8 +21,8 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.submission import Layout
+from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_facts
-from mgcda_dist.models.pairs import check_score, check_statistics
 
 __all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mgcda_dist.batch import Prediction
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.backbone import fixed_padding
 from mgcda_dist.models.scores import ScoreKind, anomaly_score
 

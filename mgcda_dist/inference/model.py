@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mgcda_dist.data.pixels import resized
-from mgcda_dist.evaluation.views import Views, score_maps
+from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
 from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
 from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
 
@@ -61,14 +61,16 @@ class ExportedModel:
         return self.facts["height_px"]
 
     @property
-    def views(self) -> Views:
+    def views(self) -> TestTimeAugmentation:
         """Scales, flip and sliding window that the run was evaluated with."""
-        section = self._evaluation
+        section, default = self._evaluation, TestTimeAugmentation()
         window = section.get("window_px")
-        return Views(
-            tuple(section.get("scales", Views.scales)), section.get("flip", Views.flip),
-            (window[0], window[1]) if window else None, section.get("window_overlap", Views.window_overlap),
-        )  # fmt: skip
+        return TestTimeAugmentation(
+            tuple(section.get("scales", default.scales)),
+            section.get("flip", default.flip),
+            (window[0], window[1]) if window else None,
+            section.get("window_overlap", default.window_overlap),
+        )
 
     @property
     def blur(self) -> bool:
@@ -89,7 +91,7 @@ class ExportedModel:
         image: NDArray[np.uint8],
         *,
         height_px: int | None = None,
-        views: Views | None = None,
+        views: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Anomaly scores and classes of an image, as `mgcda evaluate` computes them.
@@ -97,7 +99,7 @@ class ExportedModel:
         Args:
             image: H×W×3, RGB.
             height_px: height of the network's input, 0 for the image's own; None: as the run was evaluated.
-            views: scales, flip and sliding window, `Views()` for the whole image once; None: as the run was evaluated.
+            views: scales, flip and sliding window; None: as the run was evaluated.
             blur: 7×7, σ = 1 blur of the score map; None: as the run was evaluated.
 
         Returns:
@@ -111,7 +113,7 @@ class ExportedModel:
         *,
         score: ScoreKind | None = None,
         height_px: int | None = None,
-        views: Views | None = None,
+        views: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
         """`predict` of images of one size, which the network sees together.

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist import __version__
-from mgcda_dist.data.ahead import ahead
 from mgcda_dist.data.pixels import Pixels
+from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
-from mgcda_dist.evaluation.views import Views
+from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
@@ -62,7 +62,7 @@ class PredictOptions:
     height_px: int
     threshold: Threshold
     min_area_px: int = 50
-    views: Views = field(default_factory=Views)
+    views: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     blur: bool = False
     shown_range: tuple[float, float] | None = None
     outputs: tuple[Output, ...] = ("overlay",)

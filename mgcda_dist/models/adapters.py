@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgcda_dist.batch import Prediction
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.frame import cropped, normalised, padded
-from mgcda_dist.models.laws import check_laws, freeze_unused, without_dropout
+from mgcda_dist.models.invariants import check_laws, freeze_unused, without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
 from mgcda_dist.models.taps import Layout, Taps, check_still, find_places, layout_of, run_tapped, shown
 

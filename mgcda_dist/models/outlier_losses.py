@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_dist.batch import ANOMALY
+from mgcda_dist.method.batch import ANOMALY
 from mgcda_dist.models.scores import energy, rba
 
 __all__ = ["PixelSums", "abstention", "covered", "energy_hinge", "entropy", "label_at", "rba_hinge", "upsample"]

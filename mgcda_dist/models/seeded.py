@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mgcda_dist.randomness import stream_key
+from mgcda_dist.method.randomness import stream_key
 
 __all__ = ["seeded"]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_dist.batch import MaskedSums
+from mgcda_dist.method.batch import MaskedSums
 from mgcda_dist.models.outlier_losses import (
     PixelSums,
     abstention,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.batch import Prediction
+from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.adapters import LogitKind
 from mgcda_dist.models.frame import cropped, normalised, padded
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, replicates_of
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 from mgcda_dist.reports.groups import Group
 from mgcda_dist.reports.runs import RunRecord
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.label_values import ANOMALY, VOID
 from mgcda_dist.reports.runs import RunRecord
 
 __all__ = ["Curves", "EvaluatedSet", "Frame", "FramePictures", "read_sets"]

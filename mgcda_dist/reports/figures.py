@@ -26,7 +26,7 @@ Numbers = Sequence[float] | NDArray[np.floating[Any]]
 __all__ = ["PanelRow", "curves_figure", "panel_figure", "pr_curve_figure", "roc_figure"]
 
 ANOMALY, VOID = 254, 255
-"""The labels of `mgcda_dist.batch`, which cannot be read from there without torch."""
+"""The labels of `mgcda_dist.method.batch`, which cannot be read from there without torch."""
 
 _DPI = 110
 _GRID = {"color": "#dddddd", "linewidth": 0.7}

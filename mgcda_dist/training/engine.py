@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from mgcda_dist.batch import Batch
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.mgcda import MGCDA, Outcome
-from mgcda_dist.training.snapshot import Copied, write_state, write_tensors
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.mgcda import MGCDA, Outcome
+from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
@@ -148,7 +148,7 @@ class DeepSpeedEngine:
     def _groups(self) -> list[dict[str, Any]]:
         return self._optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
-    def snapshot(self, earlier: Mapping[str, Copied] | None = None) -> dict[str, Copied]:
+    def snapshot(self, earlier: Mapping[str, HostCopy] | None = None) -> dict[str, HostCopy]:
         """What this rank would save of model, optimiser and buffers, as copies of its own in host memory; a collective.
 
         Args:
@@ -158,10 +158,10 @@ class DeepSpeedEngine:
             Relative file name → what writes it. Nothing has touched a disk yet: `save_checkpoint` fails on one rank and
             leaves the others waiting where a disk is full, and writes while the step waits.
         """
-        states: dict[str, Copied] = {}
+        states: dict[str, HostCopy] = {}
         with _collecting(self._engine, states, earlier or {}):
             self._engine.save_checkpoint(_NOWHERE, tag=_TAG, save_latest=False)
-        buffers = {name: Copied(write_tensors, state, (earlier or {}).get(name)) for name, state in self._buffers()}
+        buffers = {name: HostCopy(write_tensors, state, (earlier or {}).get(name)) for name, state in self._buffers()}
         return states | buffers
 
     def save(self, folder: Path) -> None:
@@ -233,7 +233,7 @@ class DeepSpeedEngine:
 
 
 @contextmanager
-def _collecting(engine: Any, files: dict[str, Copied], earlier: Mapping[str, Copied]) -> Iterator[None]:
+def _collecting(engine: Any, files: dict[str, HostCopy], earlier: Mapping[str, HostCopy]) -> Iterator[None]:
     """Let DeepSpeed's `save_checkpoint` hand over copies instead of writing, through its own seam for such engines."""
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
@@ -243,7 +243,7 @@ def _collecting(engine: Any, files: dict[str, Copied], earlier: Mapping[str, Cop
 
         def save(self, state_dict: Mapping[str, Any], path: str) -> None:
             name = os.path.relpath(path, _NOWHERE)
-            files[name] = Copied(write_state, state_dict, earlier.get(name))
+            files[name] = HostCopy(write_state, state_dict, earlier.get(name))
 
     before = engine.checkpoint_engine
     engine.checkpoint_engine = Collector()

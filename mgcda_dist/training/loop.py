@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mgcda_dist.batch import Batch
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.mgcda import Outcome
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.mgcda import Outcome
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.health import HealthWatch
+from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import rate_factor
 from mgcda_dist.training.state import TrainState
-from mgcda_dist.training.watchdog import Progress, Wish, agreed
 
 __all__ = ["Hooks", "fit"]
 
@@ -39,14 +39,14 @@ class Hooks:
         validate: numbers on the validation set, for the step just done; a collective.
         checkpoint: begin to write one that carries these numbers; a collective.
         last_good: which checkpoint to go back to, in words; a collective.
-        progress: where this rank is, for the watchdog.
+        progress: where this rank is, for hang detection.
     """
 
     log: Callable[[int, dict[str, float]], None]
     say: Callable[[str], None]
     say_everywhere: Callable[[str], None]
     alarm: Callable[[str, str], None]
-    wish: Callable[[], Wish]
+    wish: Callable[[], StopRequest]
     signals: Callable[[], dict[str, float]]
     agreed: Callable[[dict[str, int]], None]
     validate: Callable[[], dict[str, float]]
@@ -55,7 +55,9 @@ class Hooks:
     progress: Progress
 
 
-def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks) -> Wish:
+def fit(
+    engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks
+) -> StopRequest:
     """Train from `state.step` to the last step.
 
     Args:
@@ -66,7 +68,7 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         hooks: logging, checkpoints and the wish to stop.
 
     Returns:
-        The wish that ended it, on which all ranks have agreed; `Wish.NONE`: the last step was reached.
+        The wish that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached.
     """
     optim, watch, clock = config.optim, HealthWatch(config, state.alarms), _Clock(config.data.global_batch)
     while state.step < optim.steps:
@@ -74,7 +76,7 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
         last, due = step + 1 == optim.steps, (step + 1) % config.checkpoint.every_steps == 0
         outcomes: list[Outcome] = []
         samples: list[str] = []
-        wish = Wish.NONE
+        wish = StopRequest.NONE
         for _ in range(config.engine.accumulation):
             hooks.progress.enter("loader", step)
             with clock.waiting():
@@ -121,7 +123,7 @@ def fit(engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, co
             hooks.checkpoint(numbers)
         if wish:
             return wish
-    return Wish.NONE
+    return StopRequest.NONE
 
 
 def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mgcda_dist import build
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.engine import DeepSpeedEngine
 
 __all__ = ["Validation", "choice"]

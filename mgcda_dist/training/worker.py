@@ -15,30 +15,30 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgcda_dist import build
-from mgcda_dist.collectives import Collectives
+from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation, write_json
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.runs.alignment import draw_alignment
+from mgcda_dist.runs.evaluation_events import saying
+from mgcda_dist.runs.folder import EVENTS, RunFolder, append_event, mlflow_uri
+from mgcda_dist.runs.pictures import draw_history, draw_results
+from mgcda_dist.runs.preview import draw_preview
+from mgcda_dist.runs.records import describe_results, open_trackers
+from mgcda_dist.runs.report import draw_report
 from mgcda_dist.tracking.node_monitor import NodeMonitor
 from mgcda_dist.tracking.tracker import Tracker, Trackers
-from mgcda_dist.training.alignment import draw_alignment
-from mgcda_dist.training.checkpoint import CheckpointStore
-from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
+from mgcda_dist.training.checkpoint.store import CheckpointStore
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
-from mgcda_dist.training.evaluation_events import saying
 from mgcda_dist.training.loop import Hooks, fit
-from mgcda_dist.training.pictures import draw_history, draw_results
-from mgcda_dist.training.preview import draw_preview
-from mgcda_dist.training.records import describe_results, open_trackers
-from mgcda_dist.training.report import draw_report
-from mgcda_dist.training.run_folder import EVENTS, RunFolder, append_event, mlflow_uri
-from mgcda_dist.training.saver import Saver, find, keep_model, resume
+from mgcda_dist.training.progress import PROGRESS, StopRequest
 from mgcda_dist.training.state import TrainState
 from mgcda_dist.training.validation import Validation
-from mgcda_dist.training.watchdog import PROGRESS, Wish
 
 __all__ = ["evaluate", "train"]
 
@@ -57,7 +57,7 @@ def train(config: Config) -> None:
             run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
         PROGRESS.account = world.account
         model = build.mgcda(config, world)
-        doubtful = build.doubts(config, model.segmenter)
+        doubtful = checks.doubts(config, model.segmenter)
         share = config.data.global_batch // (world.size * config.engine.accumulation)
         store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
         found = find(store, world)
@@ -105,8 +105,8 @@ def train(config: Config) -> None:
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
-        def wish() -> Wish:
-            return Wish.STOP if leads and run.stop_file.exists() else PROGRESS.wish
+        def wish() -> StopRequest:
+            return StopRequest.STOP if leads and run.stop_file.exists() else PROGRESS.wish
 
         hooks = Hooks(
             log=log,
@@ -121,22 +121,22 @@ def train(config: Config) -> None:
             last_good=writer.last_good,
             progress=PROGRESS,
         )
-        status, ended_by = "FAILED", Wish.NONE
+        status, ended_by = "FAILED", StopRequest.NONE
         try:
             if state.step < config.optim.steps:
                 ended_by = fit(engine, iter(loader), state, config, hooks)
             PROGRESS.enter("", state.step)
             status = "KILLED"
             sealed = writer.flush()
-            if ended_by == Wish.LEAVE:
+            if ended_by == StopRequest.LEAVE:
                 raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
-            if ended_by == Wish.STOP and not sealed:
+            if ended_by == StopRequest.STOP and not sealed:
                 raise CheckpointError(
                     str(run.checkpoints),
                     f"stopped at step {state.step}, whose checkpoint could not be written. {writer.last_good()}",
                     "events.jsonl says why; the same command goes on from the last good one",
                 )
-            if ended_by == Wish.NONE:
+            if ended_by == StopRequest.NONE:
                 with engine.whole_parameters() as whole:
                     chosen = keep_model(config, run, store, whole, world)
                 _conclude(config, run, world, device, tracker, chosen)

@@ -17,7 +17,6 @@ SLOW_VENDORS = {"deepspeed", "matplotlib", "mlflow", "ray", "timm", "torchvision
 STACK = SLOW_VENDORS | {
     "PIL", "cv2", "matplotlib", "pandas", "pydantic", "rich", "scipy", "sklearn", "typer", "webdataset", "yaml",
 }  # fmt: skip
-METHOD = ("mgcda", "mdat", "cacl", "batch", "collectives", "randomness")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(mgcda_dist.__path__, "mgcda_dist.")
@@ -60,22 +59,22 @@ def test_module_imports_and_says_what_it_offers(module: str) -> None:
 
 
 def test_no_module_pulls_a_slow_vendor_by_being_imported() -> None:
-    # The modules that subclass Ray's classes; `ray_trainer.launch` imports them when it starts Ray anyway.
-    lazy = [m for m in MODULES if m not in ("mgcda_dist.training.ray_lookout", "mgcda_dist.training.ray_recovery")]
+    # The modules that subclass Ray's classes; `cluster.trainer.launch` imports them when it starts Ray anyway.
+    lazy = [m for m in MODULES if m not in ("mgcda_dist.cluster.recovery", "mgcda_dist.cluster.worker_monitor")]
     found = _packages_after_importing(*lazy) & SLOW_VENDORS
     assert not found, f"imported at module level somewhere: {sorted(found)}"
 
 
 def test_the_method_needs_torch_and_nothing_else_of_the_stack() -> None:
-    modules = _with_submodules(METHOD)
-    assert "mgcda_dist.mgcda" in modules
+    modules = _with_submodules(("method",))
+    assert "mgcda_dist.method.mgcda" in modules
     packages = _packages_after_importing(*modules)
     assert "torch" in packages
     assert not packages & STACK, f"the method pulls {sorted(packages & STACK)}"
 
 
 def test_the_configuration_needs_no_torch() -> None:
-    packages = _packages_after_importing(*_with_submodules(("config", "errors")))
+    packages = _packages_after_importing(*_with_submodules(("choices", "config", "errors")))
     assert not packages & (SLOW_VENDORS | {"torch"})
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mgcda_dist.chaos.schedule import KINDS
 from mgcda_dist.config.schema import Config
-from mgcda_dist.training.run_folder import RunFolder
+from mgcda_dist.runs.folder import RunFolder
 from tests.cluster.test_train import CONFIG
 
 pytestmark = [pytest.mark.extended, pytest.mark.cluster]

@@ -10,7 +10,7 @@ import pytest
 
 from mgcda_dist.chaos.compare import differences
 from mgcda_dist.config.schema import Config
-from mgcda_dist.training.run_folder import RunFolder
+from mgcda_dist.runs.folder import RunFolder
 
 
 def _run(folder: Path, name: str) -> RunFolder:

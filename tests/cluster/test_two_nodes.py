@@ -59,7 +59,7 @@ def test_the_server_has_the_run_and_both_nodes(place: Place, trained: subprocess
 def test_only_code_and_configurations_travel(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     (package,) = (place.folder / "ray").glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
     travelled = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
-    assert {"mgcda_dist/mgcda.py", "configs/two.yaml", "constraints.txt"} <= travelled
+    assert {"mgcda_dist/method/mgcda.py", "configs/two.yaml", "constraints.txt"} <= travelled
     assert not {path for path in travelled if path.startswith((".venv", ".git/", "shards", "runs", "tests", ".env"))}
     assert sum((package / path).stat().st_size for path in travelled) < 3_000_000
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgcda_dist.batch import VOID
 from mgcda_dist.data.augment import AugmentParams, Transform, View, apply_colour, apply_geometry, draw_view
 from mgcda_dist.data.pixels import resized, resized_label
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.batch import VOID
+from mgcda_dist.method.randomness import numpy_generator
 from tests.support.shards import frame
 
 PLAIN = AugmentParams(scale=(1.0, 1.0), flip=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0)

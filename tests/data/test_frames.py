@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgcda_dist.batch import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, check_sizes, resize_to_height
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ShardError
+from mgcda_dist.method.batch import ANOMALY, VOID
 from tests.support.shards import LUT, frame, write_frames, write_objects
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.config.data import CLASS_SPACES
 from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 
 IDD7 = {
     "camvid": {

@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import dataloader
 
 import mgcda_dist.data.loader as loader_module
-from mgcda_dist.batch import ANOMALY, VOID, Batch
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
 from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
@@ -26,6 +25,7 @@ from mgcda_dist.data.plan import DomainPlan, Plan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch
 from tests.support.shards import LUT, write_frames, write_objects
 
 CROP = (32, 48)

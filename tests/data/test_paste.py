@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgcda_dist.batch import ANOMALY
 from mgcda_dist.data.paste import MIN_AREA_PX, ObjectLibrary, PasteParams, PasteSource, paste_objects
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ShardError
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.batch import ANOMALY
+from mgcda_dist.method.randomness import numpy_generator
 from tests.support.shards import cutout, encoded, frame, write_frames, write_objects
 
 PARAMS = PasteParams(max_objects=1, scale=(0.3, 0.5), flip=0.5, colour_match=0.0, feather_px=1.0)

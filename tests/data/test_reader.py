@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.reader import ShardReader
-from mgcda_dist.data.recent import Recent
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import SampleError, ShardError
 from tests.support.shards import write_frames
@@ -108,7 +108,7 @@ def test_recent_forgets_what_was_not_used_for_longest():
         made.append(key)
         return key
 
-    recent: Recent[str, str] = Recent(make, 5, weigh=len, drop=dropped.append)
+    recent: LruCache[str, str] = LruCache(make, 5, weigh=len, drop=dropped.append)
     for key in ("aa", "bb", "aa", "cc", "aa"):
         assert recent[key] == key
     assert (made, dropped) == (["aa", "bb", "cc"], ["bb"])

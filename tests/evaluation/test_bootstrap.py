@@ -13,7 +13,7 @@ from mgcda_dist.evaluation.bootstrap import (
     replicates_of,
 )
 from mgcda_dist.evaluation.miou import Confusion
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 from .reference import labels, sklearn_metrics
 

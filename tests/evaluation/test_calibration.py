@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from mgcda_dist.batch import VOID, Prediction
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 from mgcda_dist.config.load import load_config
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.calibration import class_statistics
 from mgcda_dist.inference.model import load_exported
+from mgcda_dist.method.batch import VOID, Prediction
 from mgcda_dist.models.scores import scorer
+from tests.build.test_model import CONFIG
 from tests.support.exported import write_run
-from tests.test_build import CONFIG
 
 
 class _Logits(nn.Module):

@@ -14,8 +14,7 @@ from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from mgcda_dist import build
-from mgcda_dist.cli import app
-from mgcda_dist.collectives import Collectives
+from mgcda_dist.cli.main import app
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
@@ -24,6 +23,7 @@ from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import run_job
 from mgcda_dist.evaluation.request import free_folder, model_request, sets_of
+from mgcda_dist.method.collectives import Collectives
 from tests.support import shards as made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mgcda_dist import build
 from mgcda_dist.config.load import load_config
 from mgcda_dist.evaluation.job import EvaluationJob
-from tests.test_build import CONFIG
+from tests.build.test_model import CONFIG
 
 
 def test_pasted_objects_do_not_depend_on_the_seed_of_the_run(tmp_path: Path, tiny_shards: Path) -> None:

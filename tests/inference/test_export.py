@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.inference import formats, proof
 from mgcda_dist.inference.card import model_card

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.inference.operating import choose_threshold, operating_points

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.score_maps import ScoreMaps
-from mgcda_dist.evaluation.views import Views
+from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.inference import predict as module
 from mgcda_dist.inference.model import load_exported
 from tests.support.exported import NEEDED, write_run
@@ -26,7 +26,7 @@ from tests.support.exported import NEEDED, write_run
 _BLOCKED = """
 import sys
 sys.modules |= dict.fromkeys({missing})  # none of them can be imported
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 app(sys.argv[1:])
 """
 
@@ -255,7 +255,7 @@ def test_videos_of_both_codecs_can_be_read(run: Path, tmp_path: Path, codec: str
 def test_batches_and_windows_change_nothing_but_rounding(run: Path, tmp_path: Path) -> None:
     images = [_picture(tmp_path / f"{i}.png", i, size=(70, 101)) for i in range(2)]
     model = load_exported(run)
-    for views in (Views(window_px=(64, 64)), Views(scales=(0.5,), flip=True)):
+    for views in (TestTimeAugmentation(window_px=(64, 64)), TestTimeAugmentation(scales=(0.5,), flip=True)):
         together = model.predict_batch(images, height_px=0, views=views)
         for image, (score, classes) in zip(images, together, strict=True):
             expected, predicted = model.predict(image, height_px=0, views=views)

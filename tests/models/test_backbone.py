@@ -13,7 +13,7 @@ from torch import nn
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.backbone import fixed_padding, timm_backbone
 from mgcda_dist.models.exported import bare_segmenter
-from mgcda_dist.models.laws import check_laws, freeze_unused
+from mgcda_dist.models.invariants import check_laws, freeze_unused
 from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
 
 FAMILIES = [

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist import build
+from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.request import model_request
 from mgcda_dist.inference.model import load_exported
-from mgcda_dist.models.laws import freeze_unused
+from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
 from tests.support.distributed import run_distributed
 from tests.support.foreign import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
@@ -26,7 +27,7 @@ pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `netw
 pytest.importorskip("transformers", reason="needs the extra `networks`")
 
 
-def train(config: Config, steps: int = 2) -> tuple[build.MGCDA, list[dict[str, float]]]:
+def train(config: Config, steps: int = 2) -> tuple[MGCDA, list[dict[str, float]]]:
     model = build.mgcda(config).train()
     optimizer = build.optimizer(config, model)
     terms: list[dict[str, float]] = []
@@ -114,7 +115,7 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
     config = configuration(
         UNET, {"width": 12}, model={"network": UNET, "arguments": {"width": 12}, "taps": UNET_TAPS}, **sections
     )
-    build.check_model(config)
+    checks.check_model(config)
     model, terms = train(config)
     assert terms[1]["loss/total"] != terms[0]["loss/total"]
     assert model.segmenter(tiny_batch(0, 3, 50, 70).image).logits.shape == (3, 3, 25, 35)
@@ -164,7 +165,7 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
 def test_what_cannot_be_is_refused_with_a_remedy(change: dict[str, Any], says: str) -> None:
     section = {"arguments": {}} | change
     with pytest.raises(ConfigError, match=says):
-        build.check_model(configuration(change["network"], {}, model=section))
+        checks.check_model(configuration(change["network"], {}, model=section))
 
 
 @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ def test_the_configuration_is_strict(model: dict[str, Any], says: str) -> None:
 def test_frozen_norms_without_statistics_are_doubtful() -> None:
     """They normalise nothing; GroupNorm needs no statistics, and weights bring them."""
     unet: dict[str, Any] = {"network": "smp:unet", "arguments": {"encoder_name": "resnet18"}}
-    (text,) = build.check_model(configuration("smp:unet", {}, model=unet))
+    (text,) = checks.check_model(configuration("smp:unet", {}, model=unet))
     assert "frozen batch norms of smp:unet have no statistics" in text and "model.norm=group" in text
-    assert build.check_model(configuration("smp:unet", {}, model=unet | {"norm": "group"})) == []
+    assert checks.check_model(configuration("smp:unet", {}, model=unet | {"norm": "group"})) == []
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ConfigError, match=r"pip install 'mgcda-dist\[networks\]'"):
-        build.check_model(configuration("smp:unet", {}))
+        checks.check_model(configuration("smp:unet", {}))
 
 
 def test_a_crop_that_a_network_pools_away_is_refused_before_the_training() -> None:
@@ -206,10 +207,10 @@ def test_a_crop_that_a_network_pools_away_is_refused_before_the_training() -> No
     with pytest.raises(
         ConfigError, match=r"'smp:PAN' does not take crops of 64×96: (?s:.*)128×192 and more work"
     ) as error:
-        build.check_model(config)
+        checks.check_model(config)
     assert error.value.where == "data.crop_px"
     large = config.data.model_copy(update={"crop_px": (128, 192)})
-    build.check_model(config.model_copy(update={"data": large}))
+    checks.check_model(config.model_copy(update={"data": large}))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_impossible_pairs_are_refused_with_the_reason(network: str, sections: di
         {"score": sections.pop("score")} if "score" in sections else {}
     )
     with pytest.raises(ConfigError, match=says):
-        build.check_model(configuration(name, arguments, model=model, **sections))
+        checks.check_model(configuration(name, arguments, model=model, **sections))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgcda_dist.batch import ANOMALY, INLIER, VOID, Batch
-from mgcda_dist.cacl import MemoryQueue
-from mgcda_dist.collectives import Account, Collectives
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
+from mgcda_dist.method.cacl import MemoryQueue
+from mgcda_dist.method.collectives import Collectives, CommStats
 from tests.support.tiny import NUM_DOMAINS, part_of, tiny_batch, tiny_mgcda
 
 BATCH = 12  # divides by 1, 2, 3 and 4
@@ -49,7 +49,7 @@ class Record:
     state: dict[str, Tensor] = field(default_factory=dict)
     memory: Tensor = field(default_factory=lambda: torch.zeros(0))  # embeddings of all ranks, in ring order
     shard: dict[str, Tensor] = field(default_factory=dict)  # of the sharded memory, this rank's
-    account: Account = field(default_factory=Account)
+    account: CommStats = field(default_factory=CommStats)
 
 
 def play(

@@ -14,7 +14,7 @@ from functools import cache
 import pytest
 import torch
 
-from mgcda_dist.collectives import Collectives
+from mgcda_dist.method.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
 from tests.multiprocess.worlds import RESUME_AT, Results
 from tests.support.distributed import run_distributed

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.evaluation.results import SetResult
+from mgcda_dist.method.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
 from tests.support.evaluations import evaluate_drawn
 from tests.support.tiny import QueueLayout
@@ -90,7 +90,7 @@ def everything() -> Results:
 
 
 def rows_of(rank: int) -> Tensor:
-    """Rows that one rank gives to a gather."""
+    """PixelMetadata that one rank gives to a gather."""
     generator = torch.Generator().manual_seed(100 + rank)
     return torch.randn(3, 2, generator=generator, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist import batch
+from mgcda_dist.method import batch
 from mgcda_dist.reports import figures
 from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours

@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from mgcda_dist.collectives import Collectives
+from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.evaluation.evaluate import SetOptions, evaluate_set
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.results import SetResult, Subject, results_json
-from mgcda_dist.label_values import ANOMALY, VOID
+from mgcda_dist.method.collectives import Collectives
 
 __all__ = ["evaluate_drawn", "write_evaluated_run"]
 

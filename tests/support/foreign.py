@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist import build
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
+from mgcda_dist.method.collectives import Collectives
 from tests.support.tiny import part_of, tiny_batch
 
 __all__ = ["NETWORKS", "UNET", "UNET_TAPS", "UNet", "configuration", "make_unet", "train_on_ranks"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mgcda_dist.batch import ANOMALY
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.miou import ClassCounts, Confusion
+from mgcda_dist.method.batch import ANOMALY
 
 __all__ = ["write_evaluation", "write_run"]
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
-from mgcda_dist.cacl import CACL, Budget, Negatives, Selection
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.mdat import MDAT, LabelSmoothing, SmoothingMode
-from mgcda_dist.mgcda import MGCDA
-from mgcda_dist.randomness import torch_generator
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
+from mgcda_dist.method.cacl import CACL, Budget, Negatives, Selection
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mdat import MDAT, LabelSmoothing, SmoothingMode
+from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.method.randomness import torch_generator
 
 NUM_CLASSES = 3
 NUM_DOMAINS = 3

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from mgcda_dist.cli import app
+from mgcda_dist.cli.main import app
 from mgcda_dist.reports.compare import compare
 from mgcda_dist.reports.runs import find_runs
 from mgcda_dist.tracking.mlflow_runs import MlflowStore

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mgcda_dist.collectives import Collectives
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config, to_universal
 from tests.support.tiny import QueueLayout, part_of, tiny_batch, tiny_mgcda
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgcda_dist.batch import Batch, MaskedSums
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.plan import slots_of
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.method.batch import Batch, MaskedSums
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.training.progress import Progress, StopRequest
 from mgcda_dist.training.state import TrainState
-from mgcda_dist.training.watchdog import Progress, Wish
 from tests.support.tiny import PlainSegmentationLoss, tiny_batch, tiny_mgcda
 
 __all__ = ["CASES", "STEPS", "refuse_all", "stop_after_three"]
@@ -90,7 +90,7 @@ class _Run:
             say=self.said.append,
             say_everywhere=self.said.append,
             alarm=lambda name, text: self.said.append(text),
-            wish=lambda: Wish.STOP if self.state.step == self.stop_after else Wish.NONE,
+            wish=lambda: StopRequest.STOP if self.state.step == self.stop_after else StopRequest.NONE,
             signals=dict,
             agreed=lambda sums: None,
             validate=dict,

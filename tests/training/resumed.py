@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from mgcda_dist.batch import Batch
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.config.schema import Config
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.training import worker
-from mgcda_dist.training.checkpoint import Files
-from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.training.checkpoint.store import Files
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine
-from mgcda_dist.training.run_folder import RunFolder
 
 __all__ = ["CASES", "KILLED_AT", "STEPS", "config_of", "run_all", "run_and_be_killed"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mgcda_dist.batch import Batch
-from mgcda_dist.collectives import Collectives
 from mgcda_dist.data.plan import slots_of
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from tests.support.tiny import QueueLayout, tiny_batch, tiny_mgcda
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mgcda_dist.models.exported import digest_of
 from mgcda_dist.tracking.jsonl import read_lines
-from mgcda_dist.training.checkpoint import CheckpointStore, verify
+from mgcda_dist.training.checkpoint.store import CheckpointStore, verify
 from tests.support.distributed import DistributedError, run_distributed
 from tests.training.resumed import CASES, STEPS, run_all, run_and_be_killed
 

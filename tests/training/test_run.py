@@ -9,7 +9,7 @@ import pytest
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.training.run_folder import RunFolder, differing_keys, mlflow_uri
+from mgcda_dist.runs.folder import RunFolder, differing_keys, mlflow_uri
 from mgcda_dist.training.schedule import Schedule, rate_factor
 
 

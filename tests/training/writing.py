@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mgcda_dist.collectives import Collectives
-from mgcda_dist.training.checkpoint import CheckpointStore, Files
-from mgcda_dist.training.checkpoint_writer import CheckpointWriter
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.training.checkpoint.store import CheckpointStore, Files
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 
 __all__ = ["Steps", "seal_when_all_are_done", "until"]
 

@@ -17,7 +17,7 @@ from mgcda_dist.data.labels import NORMAL, shown_by
 from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ShardError
-from mgcda_dist.randomness import numpy_generator
+from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["Tile", "contact_sheet", "overlay", "read_tiles", "shown"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist.cli_shards import DATASETS
+from mgcda_dist.cli.shards import DATASETS
 from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids, lookup_table
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.record import SourceSample

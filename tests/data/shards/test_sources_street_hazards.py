@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgcda_dist.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.data.labels import lookup_table
 from mgcda_dist.errors import ShardError
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from tests.data.shards.test_sources import ids, image, label, put, read
 
 PLACES = {

@@ -1,0 +1,251 @@
+"""Configuration → network, training module, optimizer, and the exported model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.method.cacl import CACL, Budget, Selection
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mdat import MDAT, LabelSmoothing
+from mgcda_dist.method.mgcda import MGCDA
+
+if TYPE_CHECKING:
+    from mgcda_dist.models.adapters import AdaptedSegmenter, LogitKind
+    from mgcda_dist.models.segmenter import Segmenter
+
+__all__ = [
+    "check_pairs",
+    "check_stages",
+    "load_model",
+    "mgcda",
+    "model_text",
+    "optimizer",
+    "save_model",
+    "segmenter",
+]
+
+
+def segmenter(config: Config, weights: str | None = None) -> Segmenter | AdaptedSegmenter:
+    """The bare network of a configuration; `weights` overrides where its backbone starts from."""
+    from mgcda_dist.models.exported import bare_segmenter
+
+    return bare_segmenter(**_architecture(config), weights=weights or config.model.weights, seed=config.seed)
+
+
+def _architecture(config: Config) -> dict[str, Any]:
+    model = config.model
+    common: dict[str, Any] = {
+        "norm": model.norm,
+        "num_classes": len(config.data.class_names),
+        "abstains": config.loss.outlier == "abstention",
+    }
+    if model.network is None:
+        return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
+    from mgcda_dist.models.networks import settled_arguments
+
+    network = {
+        "name": model.network,
+        "arguments": settled_arguments(model.network, model.arguments),
+        "taps": model.taps.model_dump(mode="json", exclude_none=True) if model.taps else None,
+        "head_norm": model.head_norm,
+    }
+    return {"network": network, **common}
+
+
+def check_pairs(config: Config, logits: LogitKind) -> None:
+    """Raise `ConfigError` for an outlier loss or a score that means nothing on these logits."""
+    from mgcda_dist.models.compatibility import check_loss, check_score
+
+    check_loss(config.loss.outlier, logits, config.loss.inlier_energy)
+    check_score(config.model.score, logits, config.loss.outlier)
+
+
+def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+    """Raise `ConfigError` for a discriminated stage that the network does not have."""
+    if not config.mdat.enabled:
+        return
+    for stage in config.mdat.stages:
+        if stage.name not in network.stage_channels:
+            raise ConfigError(
+                "mdat.stages",
+                f"{config.model.shown!r} has no stage {stage.name!r}",
+                f"it has {', '.join(network.stage_channels)}",
+            )
+
+
+def _trained_outputs(config: Config) -> list[str]:
+    """What of a prediction the losses read: parameters that nothing of it depends on would get no gradient."""
+    names = {"logits"} | ({"embedding"} if config.cacl.enabled else set())
+    names |= {stage.name for stage in config.mdat.stages} if config.mdat.enabled else set()
+    return sorted(names)
+
+
+def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
+    """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
+    from mgcda_dist.models.invariants import freeze_unused
+    from mgcda_dist.models.scores import anomaly_score
+    from mgcda_dist.models.seeded import seeded
+    from mgcda_dist.models.segmentation_loss import segmentation_loss
+
+    network = segmenter(config)
+    check_pairs(config, network.logit_kind)
+    check_stages(config, network)
+    freeze_unused(network, _trained_outputs(config), network.example_size)
+    channels = network.stage_channels
+    num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
+    mdat = cacl = None
+    if config.mdat.enabled:
+        with seeded(config.seed, "mdat"):
+            mdat = _mdat(config, channels, num_domains)
+    if config.cacl.enabled:
+        with seeded(config.seed, "cacl"):
+            cacl = _cacl(config, channels["embedding"], num_domains, num_classes, collectives or Collectives())
+    loss = config.loss
+    if config.model.compile:
+        network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
+    return MGCDA(
+        network,
+        segmentation_loss(
+            loss.outlier,
+            outlier_weight=loss.outlier_weight,
+            inlier_energy=loss.inlier_energy,
+            outlier_energy=loss.outlier_energy,
+            inlier_rba=loss.inlier_rba,
+            outlier_rba=loss.outlier_rba,
+            of_masks=network.logit_kind == "mask",
+            class_weights=[loss.class_weights.get(name, 1.0) for name in config.data.class_names]
+            if loss.class_weights
+            else None,
+        ),
+        partial(anomaly_score, kind=config.model.score),
+        mdat=mdat,
+        cacl=cacl,
+        segmentation_weight=1.0 if loss.enabled else 0.0,
+        mdat_weight=config.mdat.weight,
+        cacl_weight=config.cacl.weight,
+        mdat_warmup=config.mdat.warmup,
+        cacl_warmup=config.cacl.warmup,
+        collectives=collectives,
+    )
+
+
+def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:
+    section = config.mdat
+    return MDAT(
+        {stage.name: channels[stage.name] for stage in section.stages},
+        num_domains,
+        stage_weights=[stage.weight for stage in section.stages],
+        smoothing=LabelSmoothing(section.smoothing.mode, section.smoothing.epsilon),
+        lambda_max=section.lambda_max,
+        channels=section.channels,
+        momentum=section.smoothing.momentum,
+        mask_anomalies=section.mask_anomalies,
+    )
+
+
+def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int, world: Collectives) -> CACL:
+    section = config.cacl
+    return CACL(
+        embedding_dim,
+        num_domains,
+        Budget(
+            num_classes,
+            anomaly_pixels=section.anomaly_pixels,
+            inlier_pixels=section.inlier_pixels,
+            hard_fraction=section.hard_fraction,
+            image_aware=section.image_aware,
+        ),
+        Selection(
+            num_positives=section.num_positives,
+            num_negatives=section.num_negatives,
+            hard_negative_fraction=section.hard_negative_fraction,
+            cross_domain=section.cross_domain,
+            negatives=section.negatives,
+        ),
+        projection_dim=section.projection_dim,
+        temperature=section.temperature,
+        queue_rows=section.queue_rows,
+        queue_shard=(world.rank, world.size) if section.queue_layout == "sharded" else None,
+        unlabelled_confidence=section.unlabelled_confidence,
+        seed=config.seed,
+    )
+
+
+def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
+    """AdamW or SGD with one group per learning rate: backbone, heads (decoder, projection), discriminators.
+
+    Each group carries its `name` and `base_lr`; the loop scales the latter by the schedule. Norms and biases are
+    not decayed.
+    """
+    rates = {
+        "backbone": config.optim.lr_backbone,
+        "heads": config.optim.lr_heads,
+        "discriminators": config.optim.lr_discriminators,
+    }
+    backbone: str = model.segmenter.backbone if isinstance(model.segmenter.backbone, str) else "backbone"
+    pretrained = f"segmenter.{backbone}." if backbone else "nothing."
+    grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        group = "discriminators" if name.startswith("mdat.") else "backbone" if name.startswith(pretrained) else "heads"
+        grouped.setdefault((group, parameter.ndim > 1), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "name": group if decayed else f"{group}_no_decay",
+            "lr": rates[group],
+            "base_lr": rates[group],
+            "weight_decay": config.optim.weight_decay if decayed else 0.0,
+        }
+        for (group, decayed), parameters in grouped.items()
+    ]
+    if config.optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.optim.lr_heads, momentum=config.optim.momentum)
+    return torch.optim.AdamW(groups, lr=config.optim.lr_heads)
+
+
+def save_model(config: Config, network: nn.Module, folder: Path) -> None:
+    """Write the bare segmenter: `model.safetensors`, and `model.json` with all that is needed to rebuild and use it."""
+    from mgcda_dist.models.exported import save_segmenter
+
+    save_segmenter(network, _model_facts(config), folder)
+
+
+def model_text(config: Config) -> str:
+    """The content of `model.json`, as `save_model` writes it."""
+    from mgcda_dist.models.exported import facts_text
+
+    return facts_text(_model_facts(config))
+
+
+def _model_facts(config: Config) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "architecture": _architecture(config),
+        "class_names": list(config.data.class_names),
+        "score": config.model.score,
+        "height_px": config.evaluation.height_px,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def load_model(folder: Path) -> tuple[Config, Segmenter | AdaptedSegmenter]:
+    """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
+    from mgcda_dist.models.exported import load_segmenter, read_facts
+
+    facts = read_facts(folder)
+    try:
+        config = Config.model_validate(facts["config"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
+        ) from None
+    return config, load_segmenter(folder)[1]

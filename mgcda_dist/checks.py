@@ -1,0 +1,189 @@
+"""What can be refused before a run: networks, losses, scores and crops that do not fit; shards that do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from mgcda_dist import build
+from mgcda_dist.build.data import label_pixels, open_shards
+from mgcda_dist.choices import ANOMALY, INLIER
+from mgcda_dist.config.data import DomainConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
+from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.categories import choose_objects
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+
+if TYPE_CHECKING:
+    from mgcda_dist.models.adapters import AdaptedSegmenter
+    from mgcda_dist.models.segmenter import Segmenter
+
+__all__ = ["DataProblem", "check_data", "check_model", "doubts"]
+
+_VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
+_Path = tuple[str | int, ...]
+
+
+class DataProblem(NamedTuple):
+    """What keeps a run from reading its data rightly: the key of the configuration, why, and what to do."""
+
+    path: _Path
+    problem: str
+    remedy: str
+
+
+def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProblem], list[str]]:
+    """What is wrong with the shards of a run, and what is doubtful about them.
+
+    Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder.
+
+    Returns:
+        Problems, each of which would spoil or stop the run, and warnings, in words.
+    """
+    problems: list[DataProblem] = []
+    warnings: list[str] = []
+    seen: Counter[int] = Counter()
+    training: dict[str, str] = {}
+    for path, entry in _entries(config):
+        try:
+            manifest, pixels = _check_entry(config, entry, samples=samples)
+        except MgcdaError as error:
+            problems.append(DataProblem((*path, "shards"), f"{error.where}: {error.problem}", error.remedy))
+            continue
+        if isinstance(entry, DomainConfig):
+            seen += pixels
+            training[manifest.digest] = entry.name
+            if entry.labelled and not any(train_id < INLIER for train_id in pixels):
+                warnings.append(f"domain {entry.name}: no pixel of its labels is of any class")
+        elif path[0] == "checkpoint" and (manifest.digest in training or manifest.split == "test"):
+            use = training.get(manifest.digest)
+            problem = f"domain {use} trains on it" if use else f"{manifest.place} is a test split ({manifest.dataset})"
+            problems.append(
+                DataProblem((*path, "shards"), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
+            )
+        elif manifest.digest in training:
+            warnings.append(f"set {entry.name} is what domain {training[manifest.digest]} trains on")
+        elif not pixels:
+            warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
+    if not problems:
+        warnings += _unlearned(config, seen)
+    return problems, warnings
+
+
+def _check_entry(
+    config: Config, entry: DomainConfig | EvaluationSetConfig, *, samples: bool
+) -> tuple[Manifest, Counter[int]]:
+    """The manifest of a domain or set, and its pixels per train id (none where labels are not read)."""
+    manifest = open_shards(entry.shards, "frames")
+    if samples:
+        _try_frame(manifest)
+    if entry.paste is not None:
+        objects = open_shards(entry.paste.objects, "objects")
+        choose_objects(objects, entry.paste.include, entry.paste.exclude)
+        if samples:
+            first = ShardReader(objects).read(0)
+            decode_cutout(first.image, first.where)
+    if not isinstance(entry, DomainConfig):
+        return manifest, label_pixels(manifest, config.data)
+    if not entry.labelled:
+        return manifest, Counter()
+    if not manifest.label_histogram:
+        problem = f"domain {entry.name} is labelled, but its shards hold no labels"
+        raise ShardError(manifest.place, problem, "set labelled: false on the domain, or use labelled shards")
+    return manifest, label_pixels(manifest, config.data)
+
+
+def _entries(config: Config) -> Iterator[tuple[_Path, DomainConfig | EvaluationSetConfig]]:
+    for i, domain in enumerate(config.data.domains):
+        yield ("data", "domains", i), domain
+    for i, entry in enumerate(config.evaluation.sets):
+        yield ("evaluation", "sets", i), entry
+    if config.checkpoint.best is not None:
+        yield ("checkpoint", "best", "set"), config.checkpoint.best.set
+
+
+def _try_frame(manifest: Manifest) -> None:
+    """Raise ShardError unless the first sample can be read, and its label fits its image."""
+    sample = ShardReader(manifest).read(0)
+    image = decode_image(sample.image, sample.where)
+    if sample.label is None:
+        return
+    label = decode_label(sample.label, np.arange(256, dtype=np.uint8), sample.where)
+    if label.shape != image.shape[:2]:
+        problem = f"the image is {image.shape[1]}×{image.shape[0]}, its label {label.shape[1]}×{label.shape[0]} pixels"
+        raise ShardError(sample.where, problem, "write the shards again from files that belong together")
+
+
+def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
+    """What the labels give nothing to learn about."""
+    missing = [name for i, name in enumerate(config.data.class_names) if not seen[i]]
+    if missing:
+        yield f"no labelled domain shows {', '.join(missing)}: the network cannot learn what that is"
+    pastes = any(domain.paste and domain.paste.probability > 0 for domain in config.data.domains)
+    if not pastes and not seen[ANOMALY]:
+        terms = [name for name, on in (("the outlier term", config.loss.outlier != "none"),
+                                       ("CACL", config.cacl.enabled)) if on]  # fmt: skip
+        learns = f"{' and '.join(terms)} will learn nothing from anomalies" if terms else "none is needed as configured"
+        yield f"no anomaly in training: no domain pastes objects, and no label holds one; {learns}"
+
+
+def check_model(config: Config) -> list[str]:
+    """Raise `ConfigError` for a network or weights that do not exist, or losses and scores that do not suit it.
+
+    A timm backbone is looked up by name; a whole network is made once and thrown away, which finds wrong layers too.
+
+    Returns:
+        What is doubtful, in words.
+    """
+    from mgcda_dist.models.backbone import check_backbone
+
+    if config.model.backbone is not None:
+        check_backbone(config.model.backbone, config.model.weights)
+        build.check_pairs(config, "pixel")
+        return []
+    network = build.segmenter(config)
+    build.check_stages(config, network)
+    build.check_pairs(config, network.logit_kind)
+    _check_crop(config, network)
+    return doubts(config, network)
+
+
+def doubts(config: Config, network: nn.Module) -> list[str]:
+    """What lets a network train badly, and is no error, in words."""
+    from mgcda_dist.models.norm import without_statistics
+
+    unset, num_frozen = without_statistics(network)
+    if not unset:
+        return []
+    remedy = (
+        ", or model.head_norm=group if it is the head's" if len(unset) < num_frozen and config.model.network else ""
+    )
+    return [
+        f"{len(unset)} of {num_frozen} frozen batch norms of {config.model.shown} have no statistics (mean 0, variance "
+        f"1) and normalise nothing, first {unset[0]}; give model.weights, or model.norm=group{remedy}"
+    ]
+
+
+def _check_crop(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+    """Try a crop that is smaller than the image the network was tried with: some pool away more than it has."""
+    height, width = config.data.crop_px
+    enough = network.example_size
+    if height >= enough[0] and width >= enough[1]:
+        return
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, height, width))
+    except Exception as error:  # networks raise every kind
+        raise ConfigError(
+            "data.crop_px",
+            f"{config.model.shown!r} does not take crops of {height}×{width}: {error}",
+            f"{enough[0]}×{enough[1]} and more work",
+        ) from error

@@ -1,0 +1,1 @@
+"""The command line `mgcda`: one file per command; the only room that prints or exits."""

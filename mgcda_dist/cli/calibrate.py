@@ -1,0 +1,52 @@
+"""`mgcda calibrate`: measures what `--score standardized_max_logit` needs, once per trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mgcda_dist.cli.options import device_of
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="whose logits to measure")],
+    data: Annotated[str, typer.Option("--data", "-d", metavar="FOLDER|URL", help="labelled shards it was trained on")],
+    max_frames: Annotated[int, typer.Option(min=1, help="the first frames only")] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+) -> None:
+    """Measure each class's maximum logit on training frames, for --score standardized_max_logit."""
+    from rich.console import Console
+
+    from mgcda_dist import build
+    from mgcda_dist.cli.progress import shown_progress
+    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.evaluation.calibration import class_statistics
+    from mgcda_dist.evaluation.request import sets_of
+    from mgcda_dist.models.exported import model_folder, read_facts, save_facts
+
+    console = Console(highlight=False, markup=False)
+    folder, where = model_folder(source), device_of(device)
+    config, network = build.load_model(folder)
+    (entry,) = sets_of([data])
+    height, names = config.evaluation.height_px, config.data.class_names
+    frames = build.evaluation_frames(entry.model_copy(update={"max_frames": max_frames}), config.data, height)
+    with shown_progress("measuring logits", len(frames)) as show:
+        try:
+            labelled = (frames[i] for i in range(len(frames)))
+            found, pixels = class_statistics(network.to(where), labelled, len(names), where, show)
+        except ValueError as error:
+            raise ConfigError(
+                "--data", f"{data}: {error}", "give labelled frames that the model was trained on"
+            ) from None
+    measured = {
+        "mean": found.mean, "var": found.var, "pixels": pixels, "frames": len(frames), "height_px": height,
+        "dataset": frames.manifest.dataset, "split": frames.manifest.split, "manifest_digest": frames.manifest.digest,
+    }  # fmt: skip
+    save_facts(read_facts(folder) | {"class_statistics": measured}, folder)
+    for name, mean, var, number in zip(names, found.mean, found.var, pixels, strict=True):
+        console.print(f"{name:20} {mean:8.3f} ± {var**0.5:.3f}   {number} pixels" + ("" if number > 1 else ": as all"))
+    console.print(f"{folder / 'model.json'}   now takes --score standardized_max_logit", soft_wrap=True)

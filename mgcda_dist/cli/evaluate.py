@@ -1,0 +1,303 @@
+"""`mgcda evaluate`: what it takes, its progress, and the table of results. Imports lazily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mgcda_dist.cli.progress import Show
+    from mgcda_dist.evaluation.request import EvaluationRequest
+
+__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "followed", "show_results"]
+
+_POLL_S = 0.25
+_CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
+
+Score = Annotated[
+    Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
+    typer.Option(help="anomaly score; default: as the run"),
+]
+Height = Annotated[
+    int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(metavar="S,S…", help="average over inputs scaled by, e.g. 0.75,1,1.25; default: as the run"),
+]
+Flip = Annotated[bool | None, typer.Option(help="average with the mirrored frame; default: as the run")]
+Window = Annotated[str | None, typer.Option(metavar="HxW|none", help="sliding window, for frames larger than memory")]
+Overlap = Annotated[float | None, typer.Option(min=0, max=0.95, help="share of windows that overlaps")]
+Blur = Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score map; default: as the run")]
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[[NAME=]RUN|CHECKPOINT|MODEL]...", help="run folders, checkpoints or model folders"),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", "-d", metavar="[NAME=]FOLDER|URL",
+            help="shards; repeat for several; default: the run's own sets",
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--maps", "-m", metavar="[NAME=]FOLDER",
+            help="score maps of another method (.npy .npz .h5 .tif .png), named as the frames; repeat for several",
+        ),
+    ] = None,
+    resize_maps: Annotated[
+        bool, typer.Option("--resize-maps", help="bring maps to their label's size")
+    ] = False,
+    ignore_extra_maps: Annotated[
+        bool, typer.Option("--ignore-extra-maps", help="maps that belong to no frame")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="processes that share a model's frames")
+    ] = 1,
+    score: Score = None,
+    height: Height = None,
+    scales: Scales = None,
+    flip: Flip = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    blur: Blur = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME…",
+            help=f"how frames are pooled, the first one for the tables: {_CONVENTIONS}",
+        ),
+    ] = None,
+    components: Annotated[
+        Literal["none", "anomaly", "obstacle"] | None,
+        typer.Option(help="component metrics of SegmentMeIfYouCan, by track"),
+    ] = None,
+    instances: Annotated[
+        bool | None, typer.Option(help="instance AP of OoDIS")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="of components and instances; default: best F1 on the same set"),
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="the first frames of each set only")
+    ] = None,
+    kept: Annotated[
+        int | None, typer.Option(min=0, help="pictures of this many worst and best frames")
+    ] = None,
+    submission: Annotated[
+        Literal["fishyscapes", "smiyc"] | None,
+        typer.Option(help="also write the score maps as this benchmark takes them"),
+    ] = None,
+    submission_folder: Annotated[
+        Path | None, typer.Option(help="where to; default: `submission` among the results")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="default: `evaluation` beside the model or maps")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace another evaluation in --out")
+    ] = False,
+    mlflow_uri: Annotated[
+        str | None,
+        typer.Option("--mlflow-uri", "--mlflow", metavar="URI", help="server or database that also gets the results"),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="of MLflow; default: the model's own, mgcda for score maps")
+    ] = None,
+) -> None:  # fmt: skip
+    """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
+    from rich.console import Console
+
+    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.evaluation.folder import write_tables
+    from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
+    from mgcda_dist.runs.evaluation_record import (
+        deliver_evaluations,
+        record_evaluation,
+        refuse_training_record,
+    )
+
+    console = Console(highlight=False, markup=False)
+    refuse_password(mlflow_uri)
+    if experiment is not None and mlflow_uri is None:
+        raise ConfigError("--experiment", "names a place in MLflow, but no server", "say where: --mlflow-uri URI")
+    sets = sets_of(data or [])
+    of_network = {
+        "score": score,
+        "height_px": height,
+        "scales": numbers_of(scales, "--scales") if scales is not None else None,
+        "flip": flip,
+        "window_px": window_of(window, "1024x1024") if window is not None else None,
+        "window_overlap": overlap,
+        "blur": blur,
+    }
+    _refuse_in_vain(of_network, bool(models))
+    options = {
+        "max_frames": max_frames,
+        "conventions": convention.split(",") if convention is not None else None,
+        "components": components,
+        "instances": instances,
+        "threshold": threshold,
+        "kept_frames": kept,
+    }
+    requests = [model_request(path, sets, options | of_network, name=name) for name, path in map(named, models or [])]
+    requests += [
+        map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
+        for name, path in map(named, maps or [])
+    ]
+    folders = _folders(requests, out, overwrite)
+    if mlflow_uri is not None:
+        for folder in folders:
+            refuse_training_record(folder)
+    results: list[dict[str, Any]] = []
+    for request, folder in zip(requests, folders, strict=True):
+        if submission is not None:
+            place = submission_folder or folder / "submission"
+            # The other layout has a folder per method of its own.
+            share = len(requests) > 1 and submission_folder is not None and submission == "fishyscapes"
+            request = request.with_submission(submission, (place / request.job.name if share else place).absolute())
+        _evaluate_one(request, folder, workers)
+        results.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    show_results(results, console)
+    console.print()
+    for request, folder in zip(requests, folders, strict=True):
+        console.print(f"{request.job.name}   {folder}", soft_wrap=True)
+    if len(requests) > 1 and out is not None:
+        write_tables(results, out)
+        console.print(f"tables of all   {out.absolute()}", soft_wrap=True)
+    if mlflow_uri is not None:
+        for request, folder in zip(requests, folders, strict=True):
+            record_evaluation(request, folder, mlflow_uri, experiment)
+        for request, done in zip(requests, deliver_evaluations(folders, mlflow_uri), strict=True):
+            console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
+
+
+def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:
+    """Where the results of each go; says what is wrong before anything is evaluated."""
+    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.evaluation.request import free_folder, holds_another
+
+    if not requests:
+        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
+    names = [request.job.name for request in requests]
+    for name in names:
+        if names.count(name) > 1 and out is not None:
+            remedy = f"call one of them another name: {name}_2=FOLDER"
+            raise ConfigError("mgcda evaluate", f"two of the evaluated are called {name!r}", remedy)
+    folders: list[Path] = []
+    for request in requests:
+        identity = request.job.identity()
+        if out is None:
+            folders.append(free_folder(request.beside, identity))
+            continue
+        folder = (out if len(requests) == 1 else out / request.job.name).absolute()
+        if not overwrite and holds_another(folder, identity):
+            remedy = "give another folder, or --overwrite"
+            raise ConfigError("--out", f"{folder} holds the results of another evaluation", remedy)
+        folders.append(folder)
+    return folders
+
+
+def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
+    arguments: dict[str, Any] = {"job": request.job.model_dump(mode="json"), "out": str(folder)}
+    from mgcda_dist.cli.progress import shown_progress
+
+    if workers > 1 and request.config is not None:
+        from mgcda_dist.cluster.trainer import launch
+
+        with shown_progress(f"starting {workers} workers") as show, followed(folder, show):
+            launch(request.config_for(workers), folder, "evaluate", arguments)
+        return
+    from mgcda_dist.training.worker import evaluate as work
+
+    with shown_progress(request.job.name) as show:
+
+        def advance(name: str, done: int, total: int) -> None:
+            show(done, total, f"{request.job.name} on {name}")
+
+        work(request.config_for(1) if request.config is not None else None, **arguments, progress=advance)
+
+
+@contextmanager
+def followed(folder: Path, show: Show) -> Iterator[None]:
+    """Show what workers say in the folder's events, while the body waits for them."""
+    from threading import Event, Thread
+
+    from mgcda_dist.runs.folder import EVENTS
+    from mgcda_dist.runs.tail import NewLines
+
+    lines, over = NewLines(folder / EVENTS), Event()
+
+    def follow() -> None:
+        while True:
+            ends = over.wait(_POLL_S)  # asked before the last look, which then misses nothing
+            for event in lines.read():
+                if event["kind"] == "progress":
+                    show(event["done"], event["total"], event["text"].partition(":")[0])
+            if ends:
+                return
+
+    thread = Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:
+    """Test-time options change nothing about maps that are there already."""
+    from mgcda_dist.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given and not has_models:
+        raise ConfigError(given[0], "says how a network is run, but only score maps are evaluated", "leave it out")
+
+
+def show_results(every: list[dict[str, Any]], console: Console) -> None:
+    """Print the table of the contents of some `results.json`."""
+    from rich.table import Table
+
+    names = {"ap": "AP", "auroc": "AUROC", "fpr95": "FPR95", "miou": "mIoU"}
+    rows = [(name, r, r["sets"][name]) for name in dict.fromkeys(n for r in every for n in r["sets"])
+            for r in every if name in r["sets"]]  # fmt: skip
+    names |= {
+        key: title
+        for key, title in {"mean_f1": "mean F1", "instance_ap": "instance AP"}.items()
+        if any(key in row for _, _, row in rows)
+    }
+    table = Table(title=f"Pixel metrics, convention {every[0]['convention']}, %", title_justify="left")
+    table.add_column("set")
+    if len(every) > 1:
+        table.add_column("method")
+    for column in ("frames", *names.values()):
+        table.add_column(column, justify="right")
+    for name, results, row in rows:
+        method = [results["subject"]["name"]] if len(every) > 1 else []
+        values = ("—" if key not in row else f"{100 * row[key]:.2f}" for key in names)
+        table.add_row(name, *method, str(row["frames"]), *values)
+    console.print(table)
+    for name, _, row in rows:
+        if not {"ap", "miou"} & set(row):
+            missing = " and no ".join(kind for kind in ("anomaly", "inlier") if not row["pixels"].get(kind))
+            console.print(f"note: {name}: no {missing} pixel in its labels, so there is nothing to measure")
+    for name, results, row in rows:
+        if row.get("auroc", 1.0) < 0.5:
+            text = f"{results['subject']['name']} on {name}: AUROC is below 50 %; are higher scores more anomalous?"
+            console.print(f"note: {text}", soft_wrap=True)

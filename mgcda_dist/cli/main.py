@@ -1,0 +1,154 @@
+"""`mgcda`: the commands, and how errors become messages and exit codes. Imports lazily."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mgcda_dist.cli.calibrate import calibrate
+from mgcda_dist.cli.chaos import chaos
+from mgcda_dist.cli.compare import compare
+from mgcda_dist.cli.doctor import doctor
+from mgcda_dist.cli.evaluate import evaluate
+from mgcda_dist.cli.export import export
+from mgcda_dist.cli.predict import predict
+from mgcda_dist.cli.report import report
+from mgcda_dist.cli.shards import shards_app
+from mgcda_dist.cli.sweep import sweep
+from mgcda_dist.cli.sync import sync
+
+if TYPE_CHECKING:
+    from mgcda_dist.config.load import LoadedConfig
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mgcda",
+    help="Train and evaluate road anomaly segmentation with multi-granularity cross-domain alignment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Check and show configurations.", no_args_is_help=True)
+app.add_typer(shards_app, name="shards")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example optim.steps=100")
+]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    override_config: Annotated[
+        bool, typer.Option("--override-config", help="resume with changed keys, where the checkpoint fits them")
+    ] = False,
+) -> None:
+    """Train, evaluate and report one run; the same command resumes it."""
+    from mgcda_dist.cli.train import run_training
+    from mgcda_dist.config.load import load_config
+
+    loaded = load_config(config, overrides)
+    loaded.check_files()
+    _check_data(loaded)
+    raise typer.Exit(run_training(loaded.config, override=override_config))
+
+
+app.command()(evaluate)
+app.command()(calibrate)
+app.command()(export)
+app.command()(predict)
+
+
+app.command()(compare)
+app.command()(sweep)
+app.command()(doctor)
+app.command()(sync)
+app.command()(chaos)
+
+
+app.command()(report)
+
+
+@config_app.command("check")
+def config_check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    files: Annotated[bool, typer.Option(help="also look whether the shards are there, and fit")] = True,
+) -> None:
+    """Say whether a configuration can run; exit code 2 if not."""
+    from mgcda_dist.cluster.scaling import shares_in_words
+    from mgcda_dist.config.load import load_config
+
+    loaded = load_config(config, overrides)
+    if files:
+        loaded.check_files()
+
+        from mgcda_dist import checks
+
+        for warning in checks.check_model(loaded.config):
+            typer.echo(f"warning: {warning}", err=True)
+        _check_data(loaded, samples=True)
+    c = loaded.config
+    typer.echo(
+        f"{config}: ok. {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
+        f"ZeRO {c.engine.zero_stage}, {c.engine.precision}"
+    )
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved configuration, defaults included."""
+    from mgcda_dist.config.load import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides).config), nl=False)
+
+
+def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
+    """Refuse shards that do not fit the run; print what is doubtful."""
+    from mgcda_dist.checks import check_data
+
+    problems, warnings = check_data(loaded.config, samples=samples)
+    loaded.refuse([(p.path, f"{'.'.join(map(str, p.path))}: {p.problem}\n  → {p.remedy}") for p in problems])
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        from mgcda_dist import __version__
+
+        typer.echo(f"mgcda_dist {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: our errors become one message and exit code 2, without a traceback."""
+    from mgcda_dist.errors import MgcdaError
+
+    try:
+        app()
+    except MgcdaError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that cannot be written, a full disk: the system's own words say what to do.
+        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`mgcda predict`: a trained network on images, folders and videos; its options, progress, and closing words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mgcda_dist.cli.evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
+from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.inference.predict import Predicted, PredictOptions
+    from mgcda_dist.inference.sources import Source
+
+__all__ = ["predict"]
+
+_SHOWN_FAILURES = 20
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="a run folder or an exported model")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="images, folders and videos")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of results; default: predictions/NAME of the model")
+    ] = None,
+    write: Annotated[
+        str, typer.Option("--write", "-w", metavar="NAME,NAME…",
+                          help="beside JSON: overlay (PNG, MP4), npy (float16 scores), png (16-bit scores); or none")
+    ] = "overlay",
+    threshold: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|best_f1[:SET]|recall95[:SET]",
+                     help="score from which on a pixel is an anomaly; default: best F1 where the model was evaluated"),
+    ] = None,
+    min_area: Annotated[int, typer.Option(min=1, help="smaller anomalies are left out, pixels")] = 50,
+    score: Score = None,
+    height: Height = None,
+    scales: Scales = None,
+    flip: Flip = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    blur: Blur = None,
+    shown: Annotated[
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="scores that the colours of overlays stand for")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="frames of one size that the network sees together")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="of so many frames of a video, the first")] = 1,
+    codec: Annotated[
+        Literal["vp9", "mpeg4"], typer.Option(help="of videos: vp9 plays in browsers, mpeg4 is faster to write")
+    ] = "vp9",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="write into --out though it holds other files or predictions")
+    ] = False,
+) -> None:  # fmt: skip
+    """Predict images and videos: anomalies with boxes and scores as JSON, overlays, score maps; resumable.
+
+    Exit code 1: an input could not be read; the others were predicted.
+    """
+    from rich.console import Console
+
+    from mgcda_dist.inference import predict as work
+    from mgcda_dist.inference.model import load_exported
+    from mgcda_dist.inference.outputs import OUTPUTS
+    from mgcda_dist.inference.sources import find_sources
+    from mgcda_dist.models.compatibility import check_statistics
+
+    console = Console(highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
+    outputs: Any = tuple(names_of(write, "--write", OUTPUTS)) if write != "none" else ()
+    given: dict[str, Any] = {
+        "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
+        "flip": flip,
+        "window_px": window_of(window, "512x1024") if window is not None else None,
+        "window_overlap": overlap,
+    }
+    ends = _range(shown)
+    with errors.status("reading the model"):
+        network = load_exported(model, device_of(device))
+    check_statistics(score or network.score, network.facts, network.folder)
+    views = replace(network.views, **{name: value for name, value in given.items() if value is not None})
+    out = out or Path("predictions") / network.name
+    sources = find_sources(inputs, out)
+    options = _options(network, threshold, errors, {
+        "score": score or network.score, "height_px": height if height is not None else network.height_px or 0,
+        "views": replace(views, window_px=views.window_px or None),
+        "blur": network.blur if blur is None else blur, "shown_range": ends,
+        "min_area_px": min_area, "outputs": outputs, "batch": batch, "every": every, "codec": codec,
+    })  # fmt: skip
+    work.free_for(out, work.prediction_id(network, options), overwrite=overwrite)
+    predicted = _predict(network, sources, out, options)
+    _say(predicted, out, options, console, errors)
+    if predicted.failed:
+        raise typer.Exit(1)
+
+
+def _options(
+    model: ExportedModel, threshold: str | None, errors: Console, given: dict[str, Any]
+) -> PredictOptions:  # fmt: skip
+    """With the threshold, and what is to be said of it."""
+    from mgcda_dist.inference.operating import choose_threshold, operating_points
+    from mgcda_dist.inference.predict import PredictOptions
+
+    views = given["views"]
+    used = {
+        "score": given["score"],
+        "height_px": given["height_px"] or None,
+        "scales": list(views.scales),
+        "flip": views.flip,
+        "window_px": views.window_px and list(views.window_px),
+        "window_overlap": views.window_overlap if views.window_px else None,
+        "blur": given["blur"],
+    }
+    chosen = choose_threshold(operating_points(model), threshold, used)
+    if chosen.value is None:
+        errors.print(
+            f"note: no threshold is known ({chosen.source}), so no anomalies are listed; --threshold NUMBER gives one",
+            soft_wrap=True,
+        )
+    elif chosen.doubt:
+        errors.print(f"note: the threshold {chosen.value:.4g} ({chosen.source}) {chosen.doubt}", soft_wrap=True)
+    given["shown_range"] = given["shown_range"] or chosen.shown_range
+    return PredictOptions(threshold=chosen, **given)
+
+
+def _predict(model: ExportedModel, sources: list[Source], out: Path, options: PredictOptions) -> Predicted:
+    from mgcda_dist.cli.progress import shown_progress
+    from mgcda_dist.inference.predict import predict as work
+
+    with shown_progress("images and videos" if len(sources) > 1 else "frames", len(sources)) as show:
+        done, known = dict[str, int](), dict[str, int]()
+
+        def advance(name: str, frames: int, total: int) -> None:
+            # A video counts as one frame until it is open.
+            done[name], known[name] = frames, max(total, frames)
+            show(sum(done.values()), len(sources) - len(known) + sum(known.values()), name[-40:])
+
+        return work(model, sources, out, options, advance)
+
+
+def _say(predicted: Predicted, out: Path, options: PredictOptions, console: Console, errors: Console) -> None:
+    count = len(predicted.done)
+    words = [f"{count} input{'s' * (count != 1)} predicted"]
+    if predicted.resumed:
+        words[0] += f" ({predicted.resumed} of them before)"
+    if options.threshold.value is not None:
+        anomalies = sum(each["anomalies"] for each in predicted.done)
+        words.append(
+            f"{anomalies} anomal{'y' if anomalies == 1 else 'ies'} at {options.score} ≥ {options.threshold.value:.4g} "
+            f"({options.threshold.source})"
+        )
+    console.print(", ".join(words), soft_wrap=True)
+    console.print(f"results   {out.absolute()}", soft_wrap=True)
+    for each in predicted.failed[:_SHOWN_FAILURES]:
+        errors.print(f"skipped: {each['input']}: {each['problem']}", soft_wrap=True)
+    if len(predicted.failed) > _SHOWN_FAILURES:
+        more = len(predicted.failed) - _SHOWN_FAILURES
+        errors.print(f"skipped: {more} more, listed in {out / 'predictions.json'}", soft_wrap=True)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    from mgcda_dist.errors import ConfigError
+
+    if text is None:
+        return None
+    ends = numbers_of(text, "--range")
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ConfigError("--range", f"{text!r} is no range", "the lower and the higher score: --range=-12,-4")
+    return ends[0], ends[1]

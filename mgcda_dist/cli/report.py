@@ -1,0 +1,51 @@
+"""What `mgcda report` takes and says: runs in, one HTML page out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mgcda_dist.cli.compare import Experiment, Mlflow, RunsFolder, Search
+
+__all__ = ["report"]
+
+
+def report(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="run or evaluation folders, MLflow run ids, run names, sweeps, experiments"
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the HTML file to write")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="heading; default: the runs' names")] = "",
+    max_mb: Annotated[
+        float, typer.Option("--max-mb", min=0.1, help="megabytes of pictures; frames shrink, then fewer are shown")
+    ] = 12.0,
+    experiment: Experiment = None,
+    search: Search = None,
+    runs: RunsFolder = Path("runs"),
+    mlflow: Mlflow = None,
+) -> None:
+    """Write one HTML page about runs that needs nothing else: numbers, curves, frames with a threshold slider."""
+    from rich.console import Console
+
+    from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.reports.html import write_report
+    from mgcda_dist.reports.runs import find_runs
+
+    if not words and experiment is None and search is None:
+        raise MgcdaError("report", "which runs?", "for example: mgcda report runs/baseline runs/full")
+    if out.is_dir():
+        raise MgcdaError(str(out), "is a folder", "give a file, for example --out report.html")
+    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    with errors.status("reading runs"):
+        records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)
+        written = write_report(records, out, title=title, max_megabytes=max_mb)
+    for sentence in [*notes, *written.missing]:
+        errors.print(f"note: {sentence}", soft_wrap=True)
+    counts = ((len(records), "run"), (written.num_sets, "set"), (written.num_frames, "frame"))
+    told = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+    console.print(f"{written.path}   {written.num_bytes / 1e6:.1f} MB: {told}", soft_wrap=True)

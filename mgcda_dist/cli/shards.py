@@ -1,0 +1,383 @@
+"""`mgcda shards …`: write, make, check, list and show shard folders. Imports lazily; only the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from mgcda_dist.data.colours import Colour
+    from mgcda_dist.data.shards.manifest import Manifest
+    from mgcda_dist.data.shards.sources import Source
+    from mgcda_dist.data.shards.verify import Problem, Verified
+    from mgcda_dist.errors import MgcdaError
+
+__all__ = ["DATASETS", "shards_app"]
+
+shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
+
+DATASETS = (
+    "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "fishyscapes_lost_and_found", "fishyscapes_static",
+    "gta5", "idd", "idd_lite", "lost_and_found", "mapillary", "road_anomaly", "road_anomaly21", "road_obstacle21",
+    "street_hazards", "synthia", "plain",
+)  # fmt: skip
+"""Names of the readers, written here so that `--help` need not import them."""
+
+Workers = Annotated[int | None, typer.Option(help="threads; default: one per processor")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of shards")]
+
+
+@shards_app.command()
+def write(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help=f"{', '.join(DATASETS)}; plain: any folder of images/ and labels/",
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="folder of the dataset, in its official layout")],
+    folder: Annotated[Path, typer.Argument(metavar="DST", help="folder that receives the shards")],
+    split: Annotated[str, typer.Option(help="which split of the dataset")] = "train",
+    resize_height: Annotated[int | None, typer.Option(min=8, help="bring taller images to this height, pixels")] = None,
+    image_format: Annotated[
+        Literal["jpg", "png", "webp"] | None, typer.Option("--format", help="re-encode images")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="of re-encoded JPEG and WebP")] = 92,
+    samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
+    skip: Annotated[list[str] | None, typer.Option(help="key of a sample to leave out; repeat for several")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="pattern of the keys to write, like 'Seq05VD_*'; repeat for several")
+    ] = None,
+    coarse: Annotated[bool, typer.Option("--coarse", help="cityscapes: coarse labels instead of fine ones")] = False,
+    label_format: Annotated[
+        str | None, typer.Option(help="raw ids of the labels (plain, lost_and_found, carla, idd, mapillary)")
+    ] = None,
+    min_area: Annotated[int | None, typer.Option(min=1, help="coco: leave out smaller objects, pixels")] = None,
+    drop_cut: Annotated[
+        bool, typer.Option("--drop-cut", help="coco: leave out objects cut by the photo's border")
+    ] = False,
+    drop_street_furniture: Annotated[
+        bool, typer.Option("--drop-street-furniture", help="coco: leave out hydrants, parking meters and benches")
+    ] = False,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a dataset as shards. Killed and run again, it goes on where it stopped."""
+    from mgcda_dist.data.shards.encode import EncodeOptions
+    from mgcda_dist.data.shards.write import write_shards
+
+    reader = _reader(dataset)
+    given = {
+        "unlabelled": unlabelled or None, "coarse": coarse or None, "label_format": label_format,
+        "min_area_px": min_area, "drop_cut": drop_cut or None, "drop_street_furniture": drop_street_furniture or None,
+    }  # fmt: skip
+    chosen = {name: value for name, value in given.items() if value is not None}
+    _refuse_foreign(reader, chosen)
+    opened = reader.open(source, split, **chosen)
+    samples = opened.samples.matching(only) if only else opened.samples
+    samples = samples.without(skip or [])
+    options = EncodeOptions(resize_height, image_format, quality)
+    provenance = {
+        "source": str(source),
+        "url": reader.url,
+        "licence": reader.licence,
+        "selection": chosen
+        | ({"only": sorted(set(only))} if only else {})
+        | ({"skip": sorted(set(skip))} if skip else {}),
+        **opened.facts,
+    }
+    with _bar(f"{dataset} {split}", len(samples)) as advance:
+        manifest = write_shards(
+            samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,
+            samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+    _print_manifests([manifest])
+
+
+@shards_app.command()
+def synth(
+    folder: Annotated[Path, typer.Argument(metavar="DST", help="folder that receives one shard folder per set")],
+    frames_per_domain: Annotated[int, typer.Option(min=1)] = 200,
+    seed: int = 0,
+    height: Annotated[int, typer.Option(min=32, help="pixels")] = 256,
+    width: Annotated[int, typer.Option(min=32, help="pixels")] = 512,
+    workers: Annotated[int | None, typer.Option(help="processes that draw; default: one per processor")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate labelled road scenes of several domains, objects to paste, and unseen anomalies for the test."""
+    from mgcda_dist.data.shards.manifest import Manifest
+    from mgcda_dist.demo_scenes.demo import demo_size, write_demo_shards
+
+    with _bar("road scenes", demo_size(frames_per_domain)) as advance:
+        folders = write_demo_shards(
+            folder, frames_per_domain=frames_per_domain, seed=seed, image_px=(height, width), progress=advance,
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+    _print_manifests([Manifest.open(path) for path in folders])
+
+
+@shards_app.command()
+def verify(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="FOLDER...", help="folders of shards, or folders above them; or URLs")
+    ],
+    partial: Annotated[bool, typer.Option("--partial", help="a part of a known dataset is fine")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="files and checksums only; do not decode the samples")] = False,
+    max_problems: Annotated[int, typer.Option(min=1, help="shown per folder and kind")] = 5,
+    workers: Workers = None,
+) -> None:
+    """Look for damage, wrong labels, and images that two folders share. Exit code 1 if there is a problem."""
+    from mgcda_dist.data.shards.verify import shared_images, verify_shards
+
+    opened, unreadable = _open_all(folders)
+    checked: list[tuple[Manifest, Verified]] = []
+    num_problems = len(unreadable)
+    for manifest in opened:
+        with _bar(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
+            found = verify_shards(
+                manifest.remote.url if manifest.remote else manifest.folder,
+                partial=partial,
+                contents=not fast,
+                progress=advance,
+                workers=workers,
+            )
+        problems = list(found.problems)
+        for other, seen in checked:
+            if other.kind == manifest.kind:
+                problems += shared_images(seen, found)
+        checked.append((manifest, found))
+        num_problems += len(problems)
+        _print_problems(manifest, problems, max_problems)
+    for error in unreadable:
+        typer.echo(str(error))
+    if num_problems:
+        typer.echo(f"{_count(num_problems, 'problem')} in {_count(len(opened) + len(unreadable), 'folder')}")
+        raise typer.Exit(1)
+
+
+@shards_app.command("ls")
+def list_folders(
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER...]", help="folders or URLs; default: shards")
+    ] = None,
+) -> None:
+    """List the shard folders below a folder. Exit code 1 if one cannot be read."""
+    opened, unreadable = _open_all(folders or ["shards"])
+    if opened:
+        _print_manifests(opened)
+    for error in unreadable:
+        typer.echo(str(error), err=True)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+@shards_app.command()
+def show(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="of shards, with its manifest; or a URL")],
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: DATASET_SPLIT.png")] = None,
+    count: Annotated[int, typer.Option(min=1)] = 16,
+    columns: Annotated[int, typer.Option(min=1)] = 4,
+    tile_width: Annotated[int, typer.Option(min=32, help="pixels")] = 320,
+    seed: Annotated[int, typer.Option(help="which samples are drawn")] = 0,
+) -> None:
+    """Write a contact sheet: images with their labels laid over, and a legend."""
+    from mgcda_dist.data.shards.manifest import Manifest
+    from mgcda_dist.data.shards.sheet import contact_sheet, read_tiles
+
+    manifest = Manifest.open(folder)
+    tiles, legend = read_tiles(manifest, count, seed)
+    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width),
+          out or Path(f"{manifest.dataset}_{manifest.split}.png"))  # fmt: skip
+
+
+@shards_app.command()
+def index(
+    folder: Folder,
+    dataset: Annotated[str, typer.Option(help="name to record")],
+    label_format: Annotated[str, typer.Option(help="raw ids of the labels, e.g. cityscapes_ids; unlabelled: none")],
+    split: Annotated[str, typer.Option(help="name to record")] = "train",
+    kind: Annotated[Literal["frames", "objects"], typer.Option(help="scenes, or cutouts with alpha")] = "frames",
+    image_ext: Annotated[list[str] | None, typer.Option(help="image members, e.g. rgb.png; repeat for several")] = None,
+    label_ext: Annotated[list[str] | None, typer.Option(help="label members, e.g. seg.png; repeat for several")] = None,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make WebDataset tar files of another tool readable: write the manifest beside them."""
+    from mgcda_dist.data.shards.index import Extensions, index_shards
+
+    default = Extensions()
+    extensions = Extensions(tuple(image_ext or default.image), tuple(label_ext or default.label))
+    with _bar("indexing", len(list(folder.glob("*.tar")))) as advance:
+        manifest = index_shards(
+            folder, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
+            progress=advance, workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+    _print_manifests([manifest])
+
+
+@shards_app.command()
+def preview(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/demo.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps to show")] = 1,
+    start: Annotated[int, typer.Option(min=0, help="first step to show")] = 0,
+    out: Annotated[Path, typer.Option(help="PNG to write")] = Path("preview.png"),
+    columns: Annotated[int, typer.Option(min=1)] = 8,
+    tile_width: Annotated[int, typer.Option(min=32, help="pixels")] = 240,
+    labels: Annotated[bool, typer.Option(help="lay the labels over")] = True,
+) -> None:
+    """Write what the network will see: the crops of some steps, augmented and pasted, with labels laid over."""
+    from itertools import islice
+
+    from mgcda_dist.build import training_stream
+    from mgcda_dist.config.load import load_config
+    from mgcda_dist.data.labels import train_names
+    from mgcda_dist.data.shards.sheet import Tile, contact_sheet, overlay, shown
+
+    loaded = load_config(config, [*(overrides or []), "data.loader_workers=0", "data.pin_memory=false"])
+    loaded.check_files()
+    meaning = train_names(loaded.config.data.class_names)
+    stream = training_stream(loaded.config, 0, 1, start_step=start)
+    tiles: list[Tile] = []
+    legend: dict[str, Colour] = {}
+    for batch in islice(stream, steps * loaded.config.engine.accumulation):
+        for image, label, key in zip(batch.image, batch.label, batch.keys, strict=True):
+            ids = label.numpy().astype("uint8")
+            picture = image.permute(1, 2, 0).numpy()
+            tiles.append(Tile(overlay(picture, ids, meaning) if labels else picture, key))
+            legend |= shown(ids, meaning) if labels else {}
+    legend = {name: legend[name] for name in meaning.values() if name in legend} | legend
+    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width), out)
+
+
+def _reader(dataset: str) -> Source:
+    from difflib import get_close_matches
+
+    from mgcda_dist.data.shards.sources import SOURCES
+    from mgcda_dist.errors import ConfigError
+
+    if dataset not in SOURCES:
+        near = get_close_matches(dataset, SOURCES, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(SOURCES)}"
+        raise ConfigError("DATASET", f"no dataset {dataset!r}", remedy)
+    return SOURCES[dataset]
+
+
+def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
+    from mgcda_dist.errors import ConfigError
+
+    foreign = [name for name in chosen if name not in reader.options]
+    if foreign:
+        option = "--" + foreign[0].removesuffix("_px").replace("_", "-")
+        raise ConfigError(option, f"{reader.name} has no such option", "leave it out")
+
+
+def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
+    """The manifests of each folder, or of all folders below it; and why others cannot be read."""
+    from mgcda_dist.data.shards.journal import JOURNAL
+    from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
+    from mgcda_dist.data.shards.remote import is_url
+    from mgcda_dist.errors import MgcdaError, ShardError
+
+    opened: list[Manifest] = []
+    unreadable: list[MgcdaError] = []
+    for folder in map(Path, (folder for folder in folders if not is_url(folder))):
+        below = {path.parent for name in (MANIFEST, JOURNAL) for path in folder.rglob(name)}
+        for path in sorted(below) or [folder]:
+            try:
+                if (path / JOURNAL).exists() and not (path / MANIFEST).exists():
+                    raise ShardError(_short(path.absolute()), "not finished", "run the same `mgcda shards write` again")
+                opened.append(Manifest.open(path))
+            except MgcdaError as error:
+                unreadable.append(error)
+    for url in filter(is_url, folders):
+        try:
+            opened.append(Manifest.open(url))
+        except MgcdaError as error:
+            unreadable.append(error)
+    if not opened and len(unreadable) == 1:
+        raise unreadable[0]
+    return opened, unreadable
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show progress; the function in it advances it."""
+    from mgcda_dist.cli.progress import shown_progress
+
+    with shown_progress(title, total) as show:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done)
+
+        yield advance
+
+
+def _print_manifests(manifests: list[Manifest]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 240  # nothing is cut off on its way into a file or another program
+    table = Table("folder", "dataset", "split", "kind", "labels", box=None, pad_edge=False)
+    for title in ("samples", "shards", "MB"):
+        table.add_column(title, justify="right")
+    table.add_column("digest")
+    for m in manifests:
+        numbers = (str(m.num_samples), str(m.num_shards), f"{m.num_bytes / 1e6:.1f}")
+        table.add_row(_short(m.folder), m.dataset, m.split, m.kind, m.label_format, *numbers, m.digest[:12])
+    console.print(table)
+
+
+def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:
+    """The first of each kind, with what to do about it, and how many more there are."""
+    name = _short(manifest.folder)
+    if not problems:
+        typer.echo(
+            f"{name}: {_count(manifest.num_samples, 'sample')} in {_count(manifest.num_shards, 'shard')}, no problem"
+        )
+        return
+    by_remedy: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_remedy.setdefault(problem.remedy, []).append(problem)
+    for remedy, alike in by_remedy.items():
+        for problem in alike[:limit]:
+            place = ": ".join(filter(None, (problem.shard, problem.key)))
+            typer.echo(f"{name}: {place}: {problem.why}")
+        if len(alike) > limit:
+            typer.echo(f"{name}: {len(alike) - limit} more like this; --max-problems {len(alike)} shows them")
+        typer.echo(f"  → {remedy}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _short(folder: Path) -> str:
+    """Relative to where the user stands, if it lies below."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
+
+
+def _save(picture: Any, out: Path) -> None:
+    """Write a uint8 H×W×3 RGB picture."""
+    import cv2
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    good, encoded = cv2.imencode(".png", picture[..., ::-1])
+    if not good:
+        raise RuntimeError(f"PNG encoder refused {picture.shape}")
+    out.write_bytes(encoded.tobytes())
+    typer.echo(f"{out}: {picture.shape[1]}×{picture.shape[0]} px")

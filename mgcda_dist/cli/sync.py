@@ -1,0 +1,63 @@
+"""`mgcda sync`: what MLflow has not got of a run, because it was away or was another server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mgcda_dist.cli.options import refuse_password
+
+__all__ = ["sync"]
+
+
+def sync(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="run folders, sweeps, or folders that hold them")
+    ],
+    uri: Annotated[
+        str | None,
+        typer.Option("--mlflow-uri", "--mlflow", metavar="URI", help="server or database; default: the run's own"),
+    ] = None,
+) -> None:
+    """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, the end."""
+    from rich.console import Console
+
+    from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.runs.folder import locked
+    from mgcda_dist.tracking.mlflow_sync import sync as deliver
+
+    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    refuse_password(uri)
+    failed = 0
+    for run in (run for folder in folders for run in _runs(folder.absolute())):
+        try:
+            with locked(run, "the run is going on", "it delivers what is missing by itself, as soon as MLflow answers"):
+                with errors.status(f"delivering {run.name}"):
+                    done = deliver(run, uri)
+        except MgcdaError as error:
+            failed += 1
+            errors.print(f"error: {error}", soft_wrap=True)
+            continue
+        missing = f"{done.num_metrics} metrics, {done.num_calls} other entries"
+        what = missing if done.num_metrics or done.num_calls else "nothing was missing"
+        console.print(f"{run.name}: {what}  →  {'new ' if done.is_new else ''}run {done.run_id}, {done.uri}",
+                      soft_wrap=True)  # fmt: skip
+        for sentence in done.refused:
+            errors.print(f"note: {sentence}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    """The records in a folder and up to two levels below, a sweep before its runs."""
+    from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.tracking.jsonl import CALLS
+
+    places = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
+    found = [place for place in places if (place / CALLS).is_file()]
+    if not found:
+        raise MgcdaError(str(folder), "holds no record of a run", "give a run folder, runs/NAME")
+    yield from sorted(found)

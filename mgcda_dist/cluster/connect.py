@@ -1,0 +1,108 @@
+"""Connects to the cluster of `RAY_ADDRESS`, or to a one-node Ray on this machine; says what its nodes have."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+from mgcda_dist.cluster.scaling import NodeResources
+from mgcda_dist.cluster.sweep import Resources
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["KEEP_FREED_MEMORY", "cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
+
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_KNOCK_S = 10.0
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",  # Ray trains in a thread, whose own arena could not hold a block above 64 MB
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+"""For glibc, in the processes of a one-node Ray. Otherwise each activation of each step is fresh pages from the system,
+to be zeroed one by one: on processors up to half of a step (benchmarks/allocator.md)."""
+
+
+def prepare_environment() -> None:
+    """Ray's settings that must stand before it is imported."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # How long a group waits for its places before the number of workers is thought over: a node may be gone.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def connect(address: str) -> None:
+    """Connect to the cluster at `HOST:PORT`, or whatever else Ray takes: `auto`, `ray://…`.
+
+    Raises:
+        ConfigError: nobody answers there. Ray itself would try for many minutes.
+    """
+    import ray
+
+    remedy = "from outside of the cluster: `ray job submit --address http://HEAD:8265 … -- mgcda …`; on a node: auto"
+    if address.startswith(("http:", "https:")):
+        raise ConfigError("RAY_ADDRESS", f"{address} takes jobs, and no programs", remedy)
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError("RAY_ADDRESS", f"nobody answers at {address}: {reason}", remedy) from None
+    ray.init(address=address, **QUIET)
+
+
+def start_ray(config: Config) -> None:
+    """Connect to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else start a one-node Ray.
+
+    Raises:
+        ConfigError: this machine has not the GPUs that the configuration asks for; Ray would wait for them for ever.
+            Or nobody answers at the address.
+    """
+    import ray
+    import torch
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        connect(address)
+        return
+    scaling = config.scaling
+    wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
+    if wanted > present:
+        raise ConfigError(
+            "scaling.gpus_per_worker",
+            f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
+            "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
+        )
+    for name, value in KEEP_FREED_MEMORY.items():
+        os.environ.setdefault(name, value)
+    cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
+
+
+def node_resources() -> list[NodeResources]:
+    """What Ray may use of each living node of the cluster of `RAY_ADDRESS`, else of this machine."""
+    if not os.environ.get("RAY_ADDRESS"):
+        import torch
+
+        return [NodeResources(len(os.sched_getaffinity(0)), torch.cuda.device_count())]
+    prepare_environment()
+    import ray
+
+    connect(os.environ["RAY_ADDRESS"])
+    try:
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+    return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
+
+
+def cluster_resources() -> Resources:
+    """What the cluster of `RAY_ADDRESS` has in all."""
+    nodes = node_resources()
+    return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local=False)

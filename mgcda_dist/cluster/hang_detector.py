@@ -1,0 +1,105 @@
+"""Hang detection: ranks report their phase and step, and the detector names the rank that all others wait for.
+
+A stopped process does not answer; one that waits for ever answers but does not move. The detector sees both, and knows
+neither processes nor Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mgcda_dist.training.progress import Report
+
+__all__ = ["TIMED", "Hang", "HangDetector"]
+
+TIMED = ("loader", "forward", "backward", "optimizer", "checkpoint")
+"""Phases in which a rank must move on within the time allowed; evaluation and start-up may take their time."""
+_LONGEST_LOOK_S = 2.0
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A rank that holds up all others, and what is known of it, in words."""
+
+    rank: int
+    text: str
+
+
+@dataclass
+class _Seen:
+    report: Report | None = None
+    silent_s: float = 0.0
+    still_s: float = 0.0
+
+
+@dataclass
+class HangDetector:
+    """Tells from the ranks' reports whether one of them hangs.
+
+    Args:
+        num_ranks: W.
+        timeout_s: longest time without an answer, and in a timed phase without a move.
+    """
+
+    num_ranks: int
+    timeout_s: float
+    _seen: list[_Seen] = field(default_factory=list)
+    _looked_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self._seen = [_Seen() for _ in range(self.num_ranks)]
+
+    def look(self, reports: dict[int, Report], now: float | None = None) -> Hang | None:
+        """Take the answers since the last look.
+
+        Args:
+            reports: by rank; a rank that has not answered is absent.
+            now: monotonic time in s; None: the clock's.
+
+        Returns:
+            The rank that hangs; None as long as all is well.
+        """
+        now = time.monotonic() if now is None else now
+        # While the detector itself did not run (a suspended machine, a busy controller) nobody could answer.
+        passed = 0.0 if self._looked_at is None else min(now - self._looked_at, _LONGEST_LOOK_S)
+        self._looked_at = now
+        for rank, seen in enumerate(self._seen):
+            found = reports.get(rank)
+            moved = found is not None and (seen.report is None or found.moves != seen.report.moves)
+            seen.silent_s = 0.0 if found is not None else seen.silent_s + passed
+            timed = found is None or found.phase in TIMED
+            seen.still_s = 0.0 if moved or not timed else seen.still_s + passed
+            seen.report = found or seen.report
+        return self._silent() or self._still()
+
+    def _silent(self) -> Hang | None:
+        silent = [rank for rank, seen in enumerate(self._seen) if seen.silent_s > self.timeout_s]
+        if not silent:
+            return None
+        rank, seen = silent[0], self._seen[silent[0]]
+        last = f"; it was last seen {seen.report}" if seen.report else ""
+        text = f"rank {rank} has not answered for {seen.silent_s:.0f} s{last}"
+        return Hang(rank, text + self._waiting(rank))
+
+    def _still(self) -> Hang | None:
+        """Of the ranks that do not move, the one that is furthest behind: the others wait for it."""
+        still = {
+            rank: seen.report for rank, seen in enumerate(self._seen) if seen.report and seen.still_s > self.timeout_s
+        }
+        if len(still) < self.num_ranks:
+            # As long as some rank moves, it does not wait for the others; it will, soon enough.
+            return None
+        rank = min(still, key=lambda r: (still[r].moves, bool(still[r].collective), r))
+        text = f"rank {rank} has not moved for {self._seen[rank].still_s:.0f} s: it is {still[rank]}"
+        return Hang(rank, text + self._waiting(rank))
+
+    def _waiting(self, culprit: int) -> str:
+        others: dict[str, list[str]] = {}
+        for rank, seen in enumerate(self._seen):
+            if rank != culprit and seen.report is not None and seen.report.phase:
+                others.setdefault(str(seen.report), []).append(str(rank))
+        parts = [
+            f"rank {', '.join(ranks[:8])}{' …' if len(ranks) > 8 else ''} {place}" for place, ranks in others.items()
+        ]
+        return f"; meanwhile {'; '.join(parts[:4])}" if parts else ""

@@ -1,0 +1,211 @@
+"""How a run on Ray Train recovers: how many workers the next attempt has, and what counts as a failure.
+
+Ray Train restarts and resizes the group of workers; here it lets itself be told how. Both policies run in its
+controller, beside the driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.state import state
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+
+from mgcda_dist.cluster.scaling import NodeResources, Wanted
+from mgcda_dist.cluster.worker_monitor import Say, let_leave
+from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
+
+__all__ = [
+    "FittingScalingPolicy",
+    "PatientFailurePolicy",
+    "RecoveringTrainer",
+    "describe_failure",
+    "living_nodes",
+]
+
+
+def living_nodes() -> list[NodeResources]:
+    """The nodes that Ray may still place workers on: alive, and not about to be taken away."""
+    leaving = state.get_draining_nodes()
+    found = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
+    return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
+
+
+class RecoveringTrainer(TorchTrainer):
+    """Ray's trainer with policies of ours in the place of its own two."""
+
+    def __init__(
+        self, *args: Any, scaling_policy: ScalingPolicy, failure_policy: DefaultFailurePolicy, **kw: Any
+    ) -> None:
+        super().__init__(*args, **kw)
+        self._policies = {"scaling_policy": scaling_policy, "failure_policy": failure_policy}
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        return super()._initialize_and_run_controller(**(controller_init_kwargs | self._policies))
+
+
+class FittingScalingPolicy(ScalingPolicy):
+    """As many workers as find a place, out of the numbers that share the global batch; waits where none does.
+
+    Ray's own elastic policy takes any number between the bounds. It also resizes by killing: here the workers are asked
+    to leave with a checkpoint, so that no step is lost.
+
+    Args:
+        scaling_config: Ray's, with the bounds.
+        wanted: the numbers of workers that are possible, and what a worker needs.
+        node_wait_s: how long to wait for nodes that were lost.
+        every_s: how often to look whether more workers find a place.
+        stop_file: there, once the run was asked to stop.
+        say: tells the user.
+    """
+
+    def __init__(
+        self,
+        scaling_config: ScalingConfig,
+        wanted: Wanted,
+        *,
+        node_wait_s: float,
+        every_s: float,
+        stop_file: Path,
+        say: Say,
+    ) -> None:
+        super().__init__(scaling_config)
+        self._stop_file = stop_file
+        self._wanted, self._node_wait_s, self._every_s, self._say = wanted, node_wait_s, every_s, say
+        self._has_run, self._asked, self._told, self._in_vain = False, False, False, False
+        self._waiting_since: float | None = None
+        self._looked_at = time.monotonic()
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._wanted.numbers[-1]
+
+    def make_decision_for_non_running_worker_group(self) -> NoopDecision | ResizeDecision:
+        """The largest number that finds a place.
+
+        Raises:
+            NodesLostError: none does, for longer than the run may wait for nodes that it had.
+            StoppedError: no worker is there to hear that the run shall stop.
+        """
+        if self._stop_file.exists():
+            raise StoppedError("the run", "was asked to stop while no worker was running")
+        self._maybe_send_resource_request()
+        now = time.monotonic()
+        nodes = living_nodes()
+        found = self._wanted.largest(nodes)
+        self._waiting_since = self._waiting_since or now
+        waited = now - self._waiting_since
+        if self._in_vain:
+            # The last attempt found no place: a node is gone without Ray knowing yet, or others use it. Only now, when
+            # nothing is held any more, does what is free tell how many do; before, the last workers still hold theirs.
+            found = self._wanted.fitting(min(found, self._free_places())) or found
+        if found:
+            self._has_run, self._asked, self._told, self._waiting_since = True, False, False, None
+            self._looked_at, self._in_vain = now, True
+            return ResizeDecision(num_workers=found, resources_per_worker=self._resources())
+        if self._has_run and waited > self._node_wait_s:
+            raise NodesLostError(
+                "the cluster",
+                f"{self._wanted.in_words(nodes)}, and nothing better came within scaling.node_wait_s="
+                f"{self._node_wait_s:g} s",
+                "the same command goes on from the last checkpoint when there are nodes; with scaling.elastic a run "
+                "goes on with fewer",
+            )
+        if self._has_run and not self._told:
+            self._told = True
+            self._say("note", f"waiting for nodes: {self._wanted.in_words(nodes)}")
+        time.sleep(0.5)  # Ray asks again at once
+        return NoopDecision()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
+        """Never resizes at once; where more workers find a place, asks those there are to leave."""
+        del worker_group_status
+        self._in_vain = False
+        self._maybe_send_resource_request()
+        now, current = time.monotonic(), worker_group_state.num_workers
+        if len(self._wanted.numbers) == 1 or self._asked or now - self._looked_at < self._every_s:
+            return NoopDecision()
+        self._looked_at = now
+        possible = self._wanted.fitting(min(current + self._free_places(), self._wanted.places(living_nodes())))
+        if possible > current:
+            self._asked = True
+            reason = f"{possible} workers find a place now instead of {current}"
+            self._say("note", f"{reason}: a checkpoint, then on with {possible}")
+            let_leave(worker_group_state.workers, reason)
+        return NoopDecision()
+
+    def _resources(self) -> dict[str, float]:
+        resources: Any = self.scaling_config._resources_per_worker_not_none
+        return {name: float(amount) for name, amount in resources.items()}
+
+    def _free_places(self) -> int:
+        """Workers whose processors and GPUs nobody uses at this moment."""
+        free = ray.available_resources()
+        return int(min(free.get(name, 0.0) // amount for name, amount in self._resources().items() if amount))
+
+
+class PatientFailurePolicy(DefaultFailurePolicy):
+    """Counts failures in a row: a checkpoint between two of them shows that the run gets on.
+
+    Args:
+        failure_config: Ray's; `max_failures` is the bound.
+        newest_step: step of the newest checkpoint; -1: none.
+        is_fatal: whether an error of ours has ended the run, which would only happen again.
+        say: tells the user.
+    """
+
+    def __init__(
+        self, failure_config: Any, *, newest_step: Callable[[], int], is_fatal: Callable[[], bool], say: Say
+    ) -> None:
+        super().__init__(failure_config)
+        self._newest_step, self._is_fatal, self._say = newest_step, is_fatal, say
+        self._step_at_failure = -1
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Start again, or give up."""
+        error = training_failed_error
+        cause = getattr(error, "controller_failure", error)
+        if self._is_fatal() or (isinstance(cause, MgcdaError) and not isinstance(cause, LeavingError)):
+            return FailureDecision.RAISE
+        failures = getattr(error, "worker_failures", {})
+        left = next((failure for failure in failures.values() if isinstance(failure, LeavingError)), None)
+        if left is not None:
+            self._say(
+                "restart", f"{left.problem}: the workers leave with a checkpoint, and start again", reason="leave"
+            )
+            return FailureDecision.RETRY
+        newest = self._newest_step()
+        if newest > self._step_at_failure:
+            self._step_at_failure, self._worker_group_failures = newest, 0
+        if isinstance(error, ControllerError) and not self._is_retryable_error(error):
+            # E.g. a worker was lost while the others joined the process group.
+            error = WorkerGroupError(str(cause), {})
+        decision = super().make_decision(error)
+        if isinstance(error, WorkerGroupError | PreemptionError):
+            allowed = self.failure_config.max_failures
+            bound = "" if allowed < 0 else f" ({self._worker_group_failures} of {allowed} without a new checkpoint)"
+            then = f"starting again{bound}" if decision == FailureDecision.RETRY else f"giving up{bound}"
+            self._say("restart", f"{describe_failure(error, failures)}: {then}", reason="fault")
+        return decision
+
+
+def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
+    """What ended the workers, in one line: who died, else an error of ours, else the first one."""
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    dead = [str(rank) for rank, cause in sorted(causes.items()) if isinstance(cause, RayActorError | OutOfMemoryError)]
+    if dead:
+        low = any("low on memory" in str(cause) for cause in causes.values())
+        return f"rank {', '.join(dead)} died" + (" because its node ran out of memory" if low else "")
+    ours = [cause for cause in causes.values() if isinstance(cause, TransientError)]
+    rank, first = next(iter(causes.items()))
+    return f"{ours[0].where}: {ours[0].problem}" if ours else f"rank {rank} ended with {type(first).__name__}: {first}"

@@ -1,0 +1,186 @@
+"""Ray Train: starts the workers of a run; `cluster.recovery` starts them again after a fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist.cluster.connect import prepare_environment, start_ray
+from mgcda_dist.cluster.network_interface import choose_interface
+from mgcda_dist.cluster.scaling import wanted
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.runs.folder import EVENTS, append_event
+from mgcda_dist.training.checkpoint.store import CheckpointStore
+from mgcda_dist.training.progress import PROGRESS
+
+__all__ = ["launch"]
+
+
+def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] | None = None) -> None:
+    """Run a task of `training.worker` on every Ray Train worker and wait for its end.
+
+    Connects to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else starts a one-node Ray on this machine:
+    Ray's own local mode keeps no barriers.
+
+    Args:
+        config: the configuration; its `scaling` section says how many workers, and how long to wait for whom.
+        run_root: folder for Ray Train's own records and the events, on storage that all nodes see.
+        task: name of a function in `training.worker` with signature (config, **arguments).
+        arguments: further arguments, picklable.
+
+    Raises:
+        NodesLostError: the nodes that are left have no place for the workers.
+        StoppedError: it was asked to stop while no worker was running.
+        MgcdaError: the error a worker raised, or what Ray said.
+    """
+    prepare_environment()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+    from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
+    from mgcda_dist.cluster.worker_monitor import Lookout
+
+    scaling, numbers = config.scaling, wanted(config)
+    run_root.mkdir(parents=True, exist_ok=True)
+    say = partial(append_event, run_root / EVENTS)
+    fatal = run_root / "logs" / "fatal.json"
+    fatal.unlink(missing_ok=True)
+    if not ray.is_initialized():
+        start_ray(config)
+    gpus = scaling.num_gpus
+    elastic = (numbers.numbers[0], numbers.numbers[-1])
+    scaling_config = ScalingConfig(
+        num_workers=elastic if scaling.elastic else scaling.num_workers,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        placement_strategy=scaling.placement,
+    )
+    failure_config = FailureConfig(max_failures=scaling.max_failures)
+    trainer = RecoveringTrainer(
+        _on_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "task": task,
+            "arguments": arguments or {},
+            "fatal": str(fatal),
+        },
+        scaling_config=scaling_config,
+        run_config=RunConfig(
+            # A fresh name each time: Ray would silently resume its own records, and checkpoints are ours.
+            name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(run_root / "ray"),
+            failure_config=failure_config,
+            callbacks=[Lookout(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
+        ),
+        torch_config=_torch_config("nccl" if gpus else "gloo", scaling.interface),
+        scaling_policy=FittingScalingPolicy(
+            scaling_config,
+            numbers,
+            node_wait_s=scaling.node_wait_s,
+            every_s=scaling.elastic.every_s if scaling.elastic else float("inf"),
+            stop_file=run_root / "stop",
+            say=say,
+        ),
+        failure_policy=PatientFailurePolicy(
+            failure_config,
+            newest_step=partial(_newest_step, run_root / "checkpoints"),
+            is_fatal=fatal.is_file,
+            say=say,
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _written_down(fatal) or _in_our_words(error, run_root) from error
+    # Ranks that found it there have left quietly.
+    if said := _written_down(fatal):
+        raise said
+
+
+def _written_down(fatal: Path) -> MgcdaError | None:
+    """The error of ours that has ended the run; others are only what its end did to other ranks."""
+    return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
+
+
+def _torch_config(backend: str, interface: str | None) -> Any:
+    """Ray's set-up of the process group, once every worker knows its network interface."""
+    from ray.train.torch import TorchConfig
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type:
+            class Backend(super().backend_cls):
+                def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+                    worker_group.execute(_prepare_worker, interface)
+                    super().on_start(worker_group, backend_config)
+
+                def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+                    # The processes end next; a group that has lost a rank would be waited for in vain.
+                    del worker_group, backend_config
+
+            return Backend
+
+    return Config(backend=backend)
+
+
+def _prepare_worker(interface: str | None) -> None:
+    import ray
+
+    choose_interface(interface, ray.util.get_node_ip_address())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    """A worker that somebody ends (a scheduler, a node that shuts down) leaves with a checkpoint."""
+    del signum, frame
+    PROGRESS.ask_to_leave("a worker was sent SIGTERM")
+
+
+def _newest_step(checkpoints: Path) -> int:
+    return max(CheckpointStore(checkpoints, keep=1).steps(), default=-1)
+
+
+def _on_worker(arguments: dict[str, Any]) -> None:
+    """Entry of every worker process."""
+    from mgcda_dist.training import worker
+
+    fatal = Path(arguments["fatal"])
+    if fatal.is_file():
+        # Ray restarts the group after any error. One of ours would only happen again: all ranks leave quietly, and
+        # `launch` raises it.
+        return
+    config = Config.model_validate(arguments["config"])
+    try:
+        getattr(worker, arguments["task"])(config, **arguments["arguments"])
+    except TransientError:
+        raise
+    except MgcdaError as error:
+        fatal.parent.mkdir(parents=True, exist_ok=True)
+        temporary = fatal.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps([error.where, error.problem, error.remedy]), encoding="utf-8")
+        os.replace(temporary, fatal)
+        raise
+
+
+def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:
+    """The first error of ours that a worker raised, else Ray's, with where to read on."""
+    if isinstance(failure := getattr(error, "controller_failure", None), MgcdaError):
+        return failure
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, MgcdaError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    from mgcda_dist.cluster.recovery import describe_failure
+
+    return MgcdaError("training", describe_failure(error, failures), f"the whole story is in {run_root}/logs")

@@ -1,0 +1,214 @@
+"""Generated scenes as source samples, and the complete set of shards that `configs/demo.yaml` trains and tests on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.demo_scenes.appearance import render
+from mgcda_dist.demo_scenes.domains import domain_named
+from mgcda_dist.demo_scenes.objects import FamilySet, draw_object, pick_family
+from mgcda_dist.demo_scenes.scene import scene
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.randomness import numpy_generator, stream_key
+
+__all__ = ["demo_size", "frames", "objects", "write_demo_shards"]
+
+Split = Literal["train", "val", "test"]
+JPEG_QUALITY = 92
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed gives other pictures."""
+
+
+def frames(
+    domain: str,
+    split: Split,
+    count: int,
+    seed: int = 0,
+    image_px: tuple[int, int] = (256, 512),
+    anomalies: bool = False,
+    labelled: bool = True,
+) -> Iterator[SourceSample]:
+    """Frames of one domain; sample i is the same whatever `count` is.
+
+    Args:
+        domain: a name of `domains.DOMAINS`.
+        split: names the stream of scenes; no scene is in two splits or two domains.
+        image_px: height, width; both even.
+        anomalies: put one to three objects of the split's own families on every road (label 254).
+        labelled: false: no labels, as of a camera that nobody annotated.
+
+    Raises:
+        ConfigError: no such domain, or an impossible size.
+    """
+    domain_named(domain)
+    height, width = image_px
+    if height < 32 or width < 32 or height % 2 or width % 2:
+        raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
+    part = _Part(domain, split, count, "frames", anomalies, labelled)
+    return (_sample(part, seed, image_px, index) for index in range(count))
+
+
+def objects(family_set: FamilySet, count: int, seed: int = 0) -> Iterator[SourceSample]:
+    """Cut-out objects of a family set: RGBA PNG, alpha being the mask, for shards of kind `objects`."""
+    part = _Part("objects", family_set, count, "objects")
+    return (_sample(part, seed, (0, 0), index) for index in range(count))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One shard folder of the demo."""
+
+    dataset: str
+    split: Split
+    count: int
+    kind: Literal["frames", "objects"] = "frames"
+    anomalies: bool = False
+    labelled: bool = True
+
+
+def _demo_parts(frames_per_domain: int) -> list[_Part]:
+    few = max(2, frames_per_domain // 4)
+    return [
+        _Part("render_a", "train", frames_per_domain),
+        _Part("render_a", "val", few),
+        _Part("render_b", "train", frames_per_domain),
+        _Part("render_b", "val", few),
+        _Part("real_day", "train", frames_per_domain, labelled=False),
+        _Part("real_day", "val", few),
+        _Part("real_day", "test", few, anomalies=True),
+        _Part("real_dusk", "train", max(2, frames_per_domain // 2), labelled=False),
+        _Part("real_dusk", "test", few, anomalies=True),
+        _Part("objects", "train", max(8, frames_per_domain), "objects"),
+        _Part("objects", "val", max(8, frames_per_domain // 2), "objects"),
+    ]
+
+
+def demo_size(frames_per_domain: int = 200) -> int:
+    """Samples that `write_demo_shards` writes in all."""
+    return sum(part.count for part in _demo_parts(frames_per_domain))
+
+
+def write_demo_shards(
+    folder: Path,
+    *,
+    frames_per_domain: int = 200,
+    seed: int = 0,
+    image_px: tuple[int, int] = (256, 512),
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Writes folder/{render_a,render_b,real_day,real_dusk}/{train,val,test} and folder/objects/{train,val}.
+
+    Labelled renderers; `real_*/train` without labels; `real_*/test` with families of objects that no other folder
+    holds; `real_day/val` without anomalies, for pasting `objects/val`. Folders that are there already, from the same
+    arguments, are left alone.
+
+    Args:
+        progress: called with the number of samples finished since the last call; the total is `demo_size`.
+        workers: processes that draw; None: one per processor. 1: none, everything is drawn here.
+        overwrite: replace folders that were made from other arguments.
+
+    Returns:
+        The shard folders.
+
+    Raises:
+        ConfigError: an impossible size. ShardError: a folder is there already from other arguments.
+    """
+    next(frames("render_a", "train", 0, seed, image_px), None)  # refuses an impossible size before any work
+    paths: list[Path] = []
+    with _drawing(workers) as draw:
+        for part in _demo_parts(frames_per_domain):
+            path = Path(folder) / part.dataset / part.split
+            provenance = {**asdict(part), "seed": seed, "image_px": list(image_px), "generator": GENERATOR_VERSION}
+            paths.append(path)
+            if _is_there(path, provenance):
+                if progress:
+                    progress(part.count)
+                continue
+            write_shards(
+                draw(part, seed, image_px), path, dataset=part.dataset, split=part.split, label_format="road8",
+                kind=part.kind, samples_per_shard=64, provenance=provenance, progress=progress, workers=1,
+                overwrite=overwrite,
+            )  # fmt: skip
+    return paths
+
+
+def _is_there(path: Path, provenance: dict[str, object]) -> bool:
+    return (path / MANIFEST).exists() and Manifest.open(path).provenance == provenance
+
+
+@contextmanager
+def _drawing(workers: int | None) -> Iterator[Callable[[_Part, int, tuple[int, int]], Iterable[SourceSample]]]:
+    """A function that draws the samples of a part, in order, with `workers` processes."""
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if workers <= 1:
+        yield lambda part, seed, image_px: (_sample(part, seed, image_px, i) for i in range(part.count))
+        return
+    # Spawned, not forked: the caller may run threads (a progress bar, torch) that a fork would copy half.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield lambda part, seed, image_px: pool.map(
+            _sample, *zip(*((part, seed, image_px, i) for i in range(part.count)), strict=True), chunksize=4
+        )
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
+
+
+def _sample(part: _Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
+    if part.kind == "objects":
+        return _object(part.split, seed, index)
+    return _frame(part, seed, image_px, index)
+
+
+def _frame(part: _Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
+    stream = stream_key(seed, "synthetic", part.dataset, part.split)
+    drawn = scene(stream, index, image_px, anomalies=part.split if part.anomalies else None)
+    image = render(drawn, part.dataset, stream, index)
+    meta: dict[str, str | int | float] = {"setting": drawn.setting}
+    if part.anomalies:
+        meta["anomalies"] = " ".join(anomaly.family for anomaly in drawn.anomalies)
+    return SourceSample(
+        key=f"{part.dataset}-{part.split}-{index:06d}",
+        image=_encode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        image_ext="jpg",
+        label=_encode(".png", drawn.label, [cv2.IMWRITE_PNG_COMPRESSION, 6]) if part.labelled else None,
+        meta=meta,
+    )
+
+
+def _object(family_set: FamilySet, seed: int, index: int) -> SourceSample:
+    rng = numpy_generator(seed, "synthetic object", family_set, index)
+    picture = draw_object(pick_family(family_set, rng), rng)
+    code = picture.rgba[..., [2, 1, 0, 3]]
+    return SourceSample(
+        key=f"{picture.family}-{family_set}-{index:06d}",
+        image=_encode(".png", code, [cv2.IMWRITE_PNG_COMPRESSION, 6]),
+        image_ext="png",
+        meta={"category": picture.family, "height_m": round(picture.height_m, 3)},
+    )
+
+
+def _encode(extension: str, image: NDArray[np.uint8], options: list[int]) -> bytes:
+    _, code = cv2.imencode(extension, np.ascontiguousarray(image), options)
+    return code.tobytes()

@@ -1,0 +1,274 @@
+"""Score maps of a network, with test-time options: scales, flips, a sliding window, blur; in bounded memory.
+
+A *view* is the frame at one scale, mirrored or not. Each gives coarse logits (as the network returns them, for a window
+at a time if asked); their mean on the label's own grid is scored. The full-size logits exist for a strip of rows at a
+time only: at 8000×4000 pixels and 19 classes they would take 2.4 GB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgcda_dist.data.pixels import Pixels, flipped, resized
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.method.batch import Prediction
+from mgcda_dist.models.outlier_losses import covered
+
+__all__ = ["TestTimeAugmentation", "score_map", "score_maps"]
+
+_STRIP_ELEMENTS = {"cpu": 1 << 20}
+_STRIP_ELEMENTS_ELSEWHERE = 1 << 24
+"""Logits that a strip may hold: on the CPU few enough to stay in its cache, elsewhere 64 MB of float32."""
+_ALIGNMENT_PX = 32
+"""Windows begin at multiples of it, so that a network of any usual stride sees the grid it would see without them."""
+
+
+@dataclass(frozen=True)
+class TestTimeAugmentation:
+    """How a frame is shown to the network.
+
+    Attributes:
+        scales: factors on the network's input size; each scale is a view.
+        flip: also show every scale mirrored left to right.
+        window_px: height and width of the sliding window, pixels of the view; None: the whole view at once.
+        window_overlap: share of a window that its neighbour covers too, at least; where windows overlap, each counts
+            the more the farther the pixel lies from its border.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window_px: tuple[int, int] | None = None
+    window_overlap: float = 0.25
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the network returned for one view: coarse logits C×h×w of an image of height×width pixels."""
+
+    logits: Tensor
+    height: int
+    width: int
+    mirrored: bool
+
+
+def score_map(
+    network: nn.Module,
+    image: Pixels,
+    size: tuple[int, int],
+    *,
+    score: Callable[[Tensor], Tensor],
+    views: TestTimeAugmentation = TestTimeAugmentation(),
+    blur: bool = False,
+    device: torch.device | str = "cpu",
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Anomaly scores and predicted classes of one frame.
+
+    Args:
+        network: image → `Prediction`, in evaluation mode, on `device`.
+        image: h×w×3, RGB, at the network's input size.
+        size: H, W of the result: the label's own size.
+        score: logits N×C×h×w → N×h×w, higher is more anomalous.
+        views: how the frame is shown.
+        blur: 7×7, σ = 1 blur of the score map.
+        device: where the network is.
+
+    Returns:
+        Scores H×W float32; predicted classes H×W uint8.
+    """
+    return score_maps(network, [image], size, score=score, views=views, blur=blur, device=device)[0]
+
+
+@torch.no_grad()
+def score_maps(
+    network: nn.Module,
+    images: Sequence[Pixels],
+    size: tuple[int, int],
+    *,
+    score: Callable[[Tensor], Tensor],
+    views: TestTimeAugmentation = TestTimeAugmentation(),
+    blur: bool = False,
+    device: torch.device | str = "cpu",
+) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Anomaly scores and predicted classes of frames of one size, which the network sees together.
+
+    Args:
+        network, size, score, views, blur, device: as of `score_map`.
+        images: N of h×w×3.
+    """
+    looks = [_look(network, images, scale, mirrored, views, device) for scale, mirrored in _each(views)]
+    return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
+
+
+def _scored(
+    seen: Sequence[_Seen], size: tuple[int, int], score: Callable[[Tensor], Tensor], blur: bool
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Scores and classes of one frame from what the network returned for each of its views."""
+    scores = torch.empty(size, dtype=torch.float32, device=seen[0].logits.device)
+    predicted = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    elements = _STRIP_ELEMENTS.get(scores.device.type, _STRIP_ELEMENTS_ELSEWHERE)
+    rows = max(1, elements // (seen[0].logits.shape[0] * size[1]))
+    for top, bottom in pairwise([*range(0, size[0], rows), size[0]]):
+        # Logits are brought to the label's own size first: the score of their mean is what a deployed network gives.
+        logits = _strip(seen[0], size, top, bottom)
+        for view in seen[1:]:
+            logits += _strip(view, size, top, bottom)
+        logits = (logits / len(seen) if len(seen) > 1 else logits).unsqueeze(0)
+        scores[top:bottom] = score(logits)[0]
+        predicted[top:bottom] = _classes(logits[0])
+    scores = _blurred(scores) if blur else scores
+    return scores.cpu().numpy(), predicted.cpu().numpy()
+
+
+def _each(views: TestTimeAugmentation) -> list[tuple[float, bool]]:
+    return [(scale, mirrored) for scale in views.scales for mirrored in ((False, True) if views.flip else (False,))]
+
+
+def _look(
+    network: nn.Module,
+    images: Sequence[Pixels],
+    scale: float,
+    mirrored: bool,
+    views: TestTimeAugmentation,
+    device: torch.device | str,
+) -> list[_Seen]:
+    height, width = (max(1, round(scale * length)) for length in images[0].shape[:2])
+    shown = [resized(image, height, width) for image in images]
+    pixels = torch.stack([torch.as_tensor(flipped(each) if mirrored else each).permute(2, 0, 1) for each in shown])
+    if views.window_px is None or (height <= views.window_px[0] and width <= views.window_px[1]):
+        prediction: Prediction = network(pixels.to(device))
+        logits = prediction.logits.float()
+    else:
+        logits = _slide(network, pixels, views.window_px, views.window_overlap, device)
+    return [_Seen(each, height, width, mirrored) for each in logits]
+
+
+def _slide(
+    network: nn.Module, pixels: Tensor, window_px: tuple[int, int], overlap: float, device: torch.device | str
+) -> Tensor:
+    """Coarse logits N×C×⌈H/s⌉×⌈W/s⌉ of pixels N×3×H×W, seen through windows; s is the network's stride."""
+    full = pixels.shape[2], pixels.shape[3]
+    # Never larger than the image, up to the alignment: the rest would be padding.
+    window = [min(w, _up(n, _ALIGNMENT_PX)) for w, n in zip(window_px, full, strict=True)]
+    tops, lefts = (_origins(n, w, overlap) for n, w in zip(full, window, strict=True))
+    total = weight = None
+    stride = (1, 1)
+    for top in tops:
+        for left in lefts:
+            part = pixels[:, :, top : top + window[0], left : left + window[1]].to(device).float()
+            padding = (0, window[1] - part.shape[3], 0, window[0] - part.shape[2])
+            prediction: Prediction = network(F.pad(part, padding, mode="replicate") if any(padding) else part)
+            logits = prediction.logits.float()
+            if total is None or weight is None:
+                stride = _stride(logits, window)
+                grid = [(_up(n, s)) // s for n, s in zip(full, stride, strict=True)]
+                total = logits.new_zeros(*logits.shape[:2], grid[0], grid[1])
+                weight = logits.new_zeros(grid[0], grid[1])
+            row, column = top // stride[0], left // stride[1]
+            height, width = min(logits.shape[2], total.shape[2] - row), min(logits.shape[3], total.shape[3] - column)
+            taper = (
+                _taper(logits.shape[2], logits.device)[:height, None] * _taper(logits.shape[3], logits.device)[:width]
+            )
+            total[:, :, row : row + height, column : column + width] += logits[:, :, :height, :width] * taper
+            weight[row : row + height, column : column + width] += taper
+    assert total is not None and weight is not None
+    return total / weight
+
+
+def _origins(full: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin along one axis: evenly spread multiples of the alignment that cover `full` pixels."""
+    last = _up(max(full - window, 0), _ALIGNMENT_PX)
+    step = max(_ALIGNMENT_PX, int(window * (1 - overlap)))
+    count = math.ceil(last / step) + 1
+    return sorted({last * i // max(count - 1, 1) // _ALIGNMENT_PX * _ALIGNMENT_PX for i in range(count)})
+
+
+def _stride(logits: Tensor, window: list[int]) -> tuple[int, int]:
+    strides = [pixels // cells for pixels, cells in zip(window, logits.shape[2:], strict=True)]
+    for pixels, cells, stride in zip(window, logits.shape[2:], strides, strict=True):
+        if cells * stride != pixels or _ALIGNMENT_PX % stride:
+            raise MgcdaError(
+                "sliding window",
+                f"a window of {window[1]}×{window[0]} pixels gives logits of {logits.shape[3]}×{logits.shape[2]}: its "
+                f"sides must be multiples of the network's stride, and the stride a divisor of {_ALIGNMENT_PX}",
+                "give a window whose sides are multiples of 32",
+            )
+    return strides[0], strides[1]
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _taper(length: int, device: torch.device) -> Tensor:
+    """1 at both ends, rising by 1 per cell towards the middle."""
+    cells = torch.arange(length, device=device, dtype=torch.float32)
+    return torch.minimum(cells, length - 1 - cells) + 1
+
+
+def _strip(view: _Seen, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """Rows top … bottom - 1 of a view's logits at H×W pixels: C×rows×W, a new tensor.
+
+    As two bilinear steps: to the view's own size, then to H×W. Bilinear interpolation is separable, so rows come first,
+    while they are narrow.
+    """
+    logits = view.logits
+    grid_height, grid_width = covered(logits.shape[1], view.height), covered(logits.shape[2], view.width)
+    if size[0] == view.height:
+        part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, top, bottom, logits.device))
+    else:
+        rows = _positions(view.height, size[0], top, bottom, logits.device)
+        first, last = int(rows[0]), min(int(rows[-1]) + 1, view.height - 1)
+        part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, first, last + 1, logits.device))
+        part = _lerp_rows(part, rows - first)
+    part = _to_width(part, grid_width)[:, :, : view.width]
+    part = part.flip(-1) if view.mirrored else part
+    part = _to_width(part, size[1])
+    # The caller adds to it.
+    return part.clone() if part.data_ptr() == logits.data_ptr() else part
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """Argmax over C of C×h×w, as uint8; PyTorch's own takes eight times as long on a CPU."""
+    is_highest = logits == logits.amax(dim=0)
+    # The first of equal ones: weights fall with the class.
+    weights = torch.arange(logits.shape[0], 0, -1, dtype=torch.uint8, device=logits.device)
+    return logits.shape[0] - (is_highest * weights[:, None, None]).amax(dim=0)
+
+
+def _positions(source: int, target: int, first: int, end: int, device: torch.device) -> Tensor:
+    """Where the centres of target rows lie among source rows, as `align_corners=False` has it; float64."""
+    centres = (torch.arange(first, end, device=device, dtype=torch.float64) + 0.5) * (source / target) - 0.5
+    return centres.clamp(0, source - 1)
+
+
+def _lerp_rows(x: Tensor, positions: Tensor) -> Tensor:
+    """C×h×w at fractional rows: C×len(positions)×w."""
+    low = positions.floor()
+    index = low.long()
+    share = (positions - low).to(x.dtype)[:, None]
+    return torch.lerp(x[:, index], x[:, (index + 1).clamp(max=x.shape[1] - 1)], share)
+
+
+def _to_width(x: Tensor, width: int) -> Tensor:
+    if x.shape[2] == width:
+        return x
+    return F.interpolate(x.unsqueeze(0), size=(x.shape[1], width), mode="bilinear", align_corners=False)[0]
+
+
+def _blurred(score: Tensor) -> Tensor:
+    """7×7 Gaussian blur with σ = 1: H×W → H×W."""
+    offsets = torch.arange(-3, 4, device=score.device, dtype=score.dtype)
+    kernel = torch.exp(-0.5 * offsets**2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(score[None, None], (3, 3, 3, 3), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 7, 1))
+    return F.conv2d(rows, kernel.view(1, 1, 1, 7))[0, 0]

@@ -1,0 +1,191 @@
+"""Anomaly-aware sampling: which pixels become anchors, positives and negatives.
+
+A pixel's *type* is its inlier class (0 … C-1) or anomaly (C). Its *difficulty* comes from the detached anomaly score a:
+an anomaly is hard when a is low, an inlier when a is high. From each type present in an image a quota is drawn, a share
+`hard_fraction` from the hardest pixels and the rest at random; harder images get a larger share of the step's budget.
+Nothing depends on the rank that holds the image: choices are keyed by (seed, step, slot, pixel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgcda_dist.method.batch import ANOMALY, unlabelled
+from mgcda_dist.method.randomness import stream_key, uniform
+
+__all__ = [
+    "NO_TYPE",
+    "Budget",
+    "Pixels",
+    "describe_pixels",
+    "image_difficulty",
+    "image_quota",
+    "rank_within",
+    "sample_pixels",
+]
+
+NO_TYPE = -1
+"""Type of a pixel that is never sampled."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many pixels are drawn.
+
+    Attributes:
+        num_classes: C.
+        anomaly_pixels: per image, on average over the images that have anomalies.
+        inlier_pixels: per image and inlier class, on average over the images that have labels.
+        hard_fraction: share drawn from the hardest.
+        image_aware: harder images get more, up to twice the average.
+    """
+
+    num_classes: int
+    anomaly_pixels: int
+    inlier_pixels: int
+    hard_fraction: float
+    image_aware: bool
+
+    @property
+    def max_anomaly_pixels(self) -> int:
+        """PixelMetadata reserved for anomalies per image."""
+        return self.anomaly_pixels * (2 if self.image_aware else 1)
+
+    @property
+    def max_inlier_pixels(self) -> int:
+        """PixelMetadata reserved per inlier class and image."""
+        return self.inlier_pixels * (2 if self.image_aware else 1)
+
+    @property
+    def rows_per_image(self) -> int:
+        """PixelMetadata reserved per image: fixed, so that the gather has one shape at every step on every rank."""
+        return self.max_anomaly_pixels + self.num_classes * self.max_inlier_pixels
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Type and difficulty of every pixel at the resolution of the embedding.
+
+    Attributes:
+        type: N×P, int64: 0 … C-1, C for anomaly, -1 for pixels that are never sampled.
+        difficulty: N×P, float: higher is harder.
+    """
+
+    type: Tensor
+    difficulty: Tensor
+
+
+@torch.no_grad()
+def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_confidence: float | None) -> Pixels:
+    """Types and difficulties from labels and the current prediction.
+
+    Args:
+        label: N×H×W, int64; read at the nearest pixel of the embedding's grid.
+        logits: N×C×h×w.
+        score: N×h×w, higher is more anomalous.
+        unlabelled_confidence: in images without any label, pixels whose top probability exceeds it take the predicted
+            class as type; None: such images are not sampled.
+    """
+    num_classes = logits.shape[1]
+    label_at = F.interpolate(label.unsqueeze(1).to(torch.float32), size=logits.shape[-2:], mode="nearest-exact")
+    types = label_at.squeeze(1).to(torch.int64)
+    types = torch.where(types == ANOMALY, num_classes, torch.where(types < num_classes, types, NO_TYPE))
+    if unlabelled_confidence is not None:
+        top, predicted = logits.softmax(dim=1).max(dim=1)
+        surely = unlabelled(label).view(-1, 1, 1) & (top > unlabelled_confidence)
+        types = torch.where(surely & (types == NO_TYPE), predicted, types)
+    difficulty = torch.where(types == num_classes, -score, score)
+    return Pixels(types.flatten(1), difficulty.flatten(1))
+
+
+def image_difficulty(pixels: Pixels, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean difficulty per image and side, and whether the side is present.
+
+    Returns:
+        (N×2, N×2): float64 means and 0/1 presence; side 0 is inlier, side 1 anomaly.
+    """
+    anomaly = pixels.type == num_classes
+    inlier = (pixels.type != NO_TYPE) & ~anomaly
+    sides = torch.stack([inlier, anomaly], dim=1)  # N×2×P
+    count = sides.sum(dim=2)
+    mean = (pixels.difficulty.to(torch.float64).unsqueeze(1) * sides).sum(dim=2) / count.clamp(min=1)
+    return mean, (count > 0).to(torch.float64)
+
+
+def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
+    """Pixels each image of the global batch may give, per side.
+
+    The budget of a side is its average times the images that have it. With `image_aware` it is shared by a softmax over
+    the standardised mean difficulty (free of the score's scale and offset) and capped at twice the average.
+
+    Args:
+        mean, present: B×2 from `image_difficulty`, over the global batch.
+
+    Returns:
+        B×2, int64: per image, pixels per inlier class and anomaly pixels.
+    """
+    average = mean.new_tensor([budget.inlier_pixels, budget.anomaly_pixels])
+    if not budget.image_aware:
+        return (present * average).to(torch.int64)
+    num_images = present.sum(dim=0).clamp(min=1)
+    centre = (mean * present).sum(dim=0) / num_images
+    spread = (((mean - centre) ** 2 * present).sum(dim=0) / num_images).sqrt()
+    # Absent images are zeroed before the exponential: 0 · inf would be NaN. Two standard deviations per e-fold keep
+    # the easiest images in the sample.
+    weight = torch.exp((mean - centre) * present / (2.0 * spread + 1e-6)) * present
+    weight = weight / weight.sum(dim=0).clamp(min=1e-12)
+    # Rounding the running total keeps the sum of the quotas at the budget.
+    total = torch.floor(weight.cumsum(dim=0) * average * num_images + 0.5)
+    quota = torch.diff(total, dim=0, prepend=torch.zeros_like(total[:1]))
+    return torch.minimum(quota, 2 * average).to(torch.int64)
+
+
+@torch.no_grad()
+def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, seed: int, step: int) -> Tensor:
+    """Draw the pixels.
+
+    Args:
+        pixels: of this rank's images.
+        quota: N×2 of this rank's images, from `image_quota`.
+        slot: N, position in the global batch.
+
+    Returns:
+        N×rows_per_image, int64: pixel index, or -1 where a row stays empty. The first rows are anomalies, then each
+        inlier class has its own.
+    """
+    num_images, num_pixels = pixels.type.shape
+    classes = torch.arange(budget.num_classes + 1, device=slot.device)
+    is_anomaly = classes == budget.num_classes
+    wanted = torch.where(is_anomaly, quota[:, 1:], quota[:, :1])  # N×(C+1)
+    hard = torch.round(wanted * budget.hard_fraction)
+    first_row = torch.where(is_anomaly, 0, budget.max_anomaly_pixels + classes * budget.max_inlier_pixels)
+
+    type_or_first = pixels.type.clamp(min=0)
+    sampled = pixels.type != NO_TYPE
+    by_difficulty = rank_within(pixels.type, -pixels.difficulty)
+    is_hard = by_difficulty < hard.gather(1, type_or_first)
+    key = stream_key(seed, step, "pixel")
+    chance = uniform(key, slot.view(-1, 1), torch.arange(num_pixels, device=slot.device))
+    # The hardest come first, in order of difficulty; all others follow at random.
+    order = rank_within(pixels.type, torch.where(is_hard, by_difficulty.to(chance.dtype) - num_pixels, chance))
+    taken = sampled & (order < wanted.gather(1, type_or_first))
+
+    row = torch.where(taken, first_row[type_or_first] + order, budget.rows_per_image)
+    table = slot.new_full((num_images, budget.rows_per_image + 1), -1)
+    table.scatter_(1, row, torch.arange(num_pixels, device=slot.device).expand_as(row))
+    return table[:, :-1].contiguous()
+
+
+def rank_within(group: Tensor, key: Tensor) -> Tensor:
+    """Position of each element among the elements of its own group, by ascending key, ties by index: N×P → N×P."""
+    by_key = torch.argsort(key, dim=1, stable=True)
+    by_group = torch.argsort(group.gather(1, by_key), dim=1, stable=True)
+    order = by_key.gather(1, by_group)  # sorted by (group, key)
+    sorted_group = group.gather(1, order)
+    position = torch.arange(group.shape[1], device=group.device).expand_as(order)
+    start = torch.searchsorted(sorted_group, sorted_group, side="left")
+    return torch.empty_like(order).scatter_(1, order, position - start)

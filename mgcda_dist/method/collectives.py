@@ -1,0 +1,250 @@
+"""Collectives of fixed shape: asynchronous sums, gathers, and a gather that gradients cross; identity without a group.
+
+Laws 1 and 3 of the distributed form. Every call is made by every rank at every step with the same shape; what a rank
+lacks is zeros under a mask. The account counts calls and payload bytes per label, so that the price of a step is known.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "global_mean_share", "to_host"]
+
+
+@dataclass
+class CommStats:
+    """Calls and payload bytes that one rank handed to collectives, per label, and the one that it waits in.
+
+    Attributes:
+        calls, num_bytes: per label.
+        waits: how often this rank has waited for the others.
+        waiting: label of the collective it waits in at this moment; empty: none. Read by the hang
+            detector from another thread.
+    """
+
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    num_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    waits: int = 0
+    waiting: str = ""
+
+    def add(self, label: str, tensor: Tensor) -> None:
+        """Book one collective with `tensor` as this rank's payload."""
+        self.calls[label] += 1
+        self.num_bytes[label] += tensor.numel() * tensor.element_size()
+
+    @contextmanager
+    def waits_in(self, label: str) -> Generator[None]:
+        """Say that this rank waits for the others, and in which collective."""
+        self.waits += 1
+        self.waiting = label
+        try:
+            yield
+        finally:
+            self.waiting = ""
+
+
+@dataclass
+class PendingSum:
+    """A sum over ranks that is under way; `wait` returns it."""
+
+    _value: Tensor
+    _work: dist.Work | None
+    _account: CommStats = field(default_factory=CommStats)
+    _label: str = ""
+
+    def wait(self) -> Tensor:
+        """The sum over ranks; blocks until it has arrived."""
+        if self._work is not None:
+            with self._account.waits_in(self._label):
+                self._work.wait()
+            self._work = None
+        return self._value
+
+
+@dataclass
+class PendingGather:
+    """A gather that is under way; `wait` returns the rows of all ranks."""
+
+    rows: Tensor
+    work: dist.Work | None = None
+    gradient: Tensor | None = None
+    collectives: Collectives | None = None
+    label: str = ""
+
+    def wait(self) -> Tensor:
+        """The rows of all ranks in rank order; call it once."""
+        return self.rows if self.collectives is None else _WaitGather.apply(self.rows, self)  # type: ignore[no-any-return]
+
+
+class Collectives:
+    """The collectives the method uses, over one process group.
+
+    Args:
+        group: process group; None is the default group, or a single process when none is initialised.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.account = CommStats()
+
+    @property
+    def size(self) -> int:
+        """Number of ranks W."""
+        return dist.get_world_size(self.group) if dist.is_initialized() else 1
+
+    @property
+    def rank(self) -> int:
+        """This rank, 0 … W-1."""
+        return dist.get_rank(self.group) if dist.is_initialized() else 0
+
+    def start_sum(self, value: Tensor, label: str) -> PendingSum:
+        """Start the sum of `value` over ranks (no gradient); work done before `wait` overlaps with it."""
+        total = value.detach().clone()
+        if self.size == 1:
+            return PendingSum(total, None)
+        self.account.add(label, total)
+        work = dist.all_reduce(total, group=self.group, async_op=True)
+        return PendingSum(total, work, self.account, label)
+
+    def start_gather(self, rows: Tensor, label: str) -> PendingGather:
+        """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
+
+        Gradients cross: the gradient of a row is the sum of what every rank's loss says about it. A detached gather
+        gives a pixel contrast whose gradient is off by about a half. What is computed before `wait` overlaps with the
+        gather, and its backward pass with the sum of the gradients.
+        """
+        if self.size == 1:
+            return PendingGather(rows)
+        self.account.add(label, rows)
+        pending = PendingGather(rows)
+        pending.rows = _StartGather.apply(rows, self, label, pending)
+        return pending
+
+    def gather(self, rows: Tensor, label: str) -> Tensor:
+        """As `start_gather`, and wait."""
+        return self.start_gather(rows, label).wait()
+
+    def sum_with_gradient(self, value: Tensor, label: str) -> Tensor:
+        """Sum of `value` over ranks; its gradient is the sum of what every rank's loss says about it."""
+        if self.size == 1:
+            return value
+        self.account.add(label, value)
+        return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
+
+    def gather_objects(self, value: Any, label: str) -> list[Any]:
+        """What every rank has, in rank order: picklable, of any size; for what is sent once and not at every step."""
+        if self.size == 1:
+            return [value]
+        # Pickled here, so that the account knows the size.
+        mine = pickle.dumps(value)
+        self.account.calls[label] += 1
+        self.account.num_bytes[label] += len(mine)
+        everyone: list[Any] = [None] * self.size
+        with self.account.waits_in(label):
+            dist.all_gather_object(everyone, mine, group=self.group)
+        return [pickle.loads(theirs) for theirs in everyone]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Collectives:
+        # Process groups cannot be copied; a copied module talks over the same group.
+        return self
+
+
+class _StartGather(torch.autograd.Function):
+    """Forward starts an all-gather; backward, the last to run, takes the gradients that `_WaitGather` has sent off."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str, pending: PendingGather) -> Tensor:
+        ctx.pending = pending
+        gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
+        pending.collectives, pending.label = collectives, label
+        pending.work = dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group, async_op=True)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        pending: PendingGather = ctx.pending
+        work, own, collectives = pending.work, pending.gradient, pending.collectives
+        if work is None or own is None or collectives is None:
+            raise RuntimeError("the gathered rows were used without `wait`")
+        with collectives.account.waits_in(f"{pending.label}_backward"):
+            work.wait()
+        return own, None, None, None
+
+
+class _WaitGather(torch.autograd.Function):
+    """Forward waits for the all-gather; backward starts the sum over ranks of every rank's slice of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
+        ctx.pending = pending
+        if pending.work is not None and pending.collectives is not None:
+            with pending.collectives.account.waits_in(pending.label):
+                pending.work.wait()
+        return gathered.view_as(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        pending: PendingGather = ctx.pending
+        collectives, (grad,) = pending.collectives, grad_outputs
+        if collectives is None:
+            raise RuntimeError("waited for a gather that was not started")
+        pending.gradient = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
+        collectives.account.add(f"{pending.label}_backward", grad)
+        pending.work = dist.reduce_scatter_single(
+            pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
+        )
+        return grad, None  # for the shape alone: `_StartGather` returns what arrives
+
+
+class _Sum(torch.autograd.Function):
+    """all_reduce forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, collectives: Collectives, label: str) -> Tensor:
+        ctx.collectives, ctx.label = collectives, label
+        total = value.clone()
+        with collectives.account.waits_in(label):
+            dist.all_reduce(total, group=collectives.group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        collectives: Collectives = ctx.collectives
+        grad = grad_outputs[0].clone()
+        collectives.account.add(f"{ctx.label}_backward", grad)
+        with collectives.account.waits_in(f"{ctx.label}_backward"):
+            dist.all_reduce(grad, group=collectives.group)
+        return grad, None, None
+
+
+def global_mean_share(sums: Tensor, counts: Tensor, num_ranks: int) -> Tensor:
+    """This rank's share of a mean over groups of means: W · Σ_g (local sum_g / global count_g) / (groups present).
+
+    The mean of the shares over ranks is the global value, and an engine that averages gradients over ranks therefore
+    yields the gradient of the global value: never a mean of means. Groups that no rank has are left out of the mean.
+
+    Args:
+        sums: G, local sums, with gradient (zeros of an absent group still touch the graph).
+        counts: G, counts over all ranks.
+        num_ranks: W.
+
+    Returns:
+        Scalar.
+    """
+    present = counts > 0
+    means = sums / counts.clamp(min=1)
+    return num_ranks * (means * present).sum() / present.sum().clamp(min=1)
+
+
+def to_host(values: Tensor) -> list[float]:
+    """The elements of a vector, in one transfer to the host."""
+    return [float(value) for value in values.detach().cpu().numpy()]

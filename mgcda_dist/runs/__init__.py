@@ -1,0 +1,1 @@
+"""Records and files of a run: its folder, trackers, pictures, description and report."""

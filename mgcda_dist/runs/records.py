@@ -1,0 +1,93 @@
+"""Opens the trackers of a run: jsonl always, MLflow unless switched off; only rank 0 writes."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist import build
+from mgcda_dist.config.schema import Config
+from mgcda_dist.runs.description import describe, run_tags
+from mgcda_dist.runs.folder import RunFolder, mlflow_uri
+from mgcda_dist.tracking.jsonl import JsonlTracker
+from mgcda_dist.tracking.mlflow import MlflowTracker
+from mgcda_dist.tracking.mlflow_sync import end_run
+from mgcda_dist.tracking.provenance import provenance_tags
+from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
+
+__all__ = ["describe_results", "end_record", "open_trackers"]
+
+_NOTE = "mlflow.note.content"
+
+
+def open_trackers(
+    config: Config, run: RunFolder, start_step: int, *, leads: bool, say: Callable[[str], None]
+) -> Tracker:
+    """The trackers of this rank; on ranks other than 0 one that does nothing.
+
+    Args:
+        config: of the run.
+        run: its folder; the MLflow run id is kept there, so that every restart writes to the same run.
+        start_step: first step that will be logged; what an earlier attempt logged from there on is dropped.
+        leads: whether this is rank 0.
+        say: receives the one sentence about a tracker that fails.
+    """
+    if not leads:
+        return Trackers([])
+    trackers = Trackers([_tracker(config, run, start_step, say)], warn=say)
+    try:
+        _log_start(config, run, trackers)
+    except BaseException:
+        trackers.close("FAILED")
+        raise
+    return trackers
+
+
+def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: dict[str, Any]) -> None:
+    """Put the results into the run's description."""
+    manifests = json.loads(run.manifests.read_text(encoding="utf-8"))
+    tracker.set_tags({_NOTE: describe(config, manifests, results)})
+
+
+def end_record(config: Config, run: RunFolder, status: Status) -> None:
+    """End the record of a run whose workers can no longer do it; one that has ended keeps its status."""
+    end_run(run.root, status, lambda text: run.say("note", text))
+
+
+def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
+    tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
+    run.provenance.write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    parent, uri = config.tracking.parent_run, mlflow_uri(config)
+    tags |= run_tags(config) | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {})
+    record = JsonlTracker(run.metrics, start_step)
+    if uri is None:
+        # As complete as any other: `mgcda sync` may bring it to a server one day.
+        record.log_start(config.tracking.experiment, config.name, None)
+        record.set_tags(tags)
+        return record
+    return MlflowTracker(
+        record,
+        uri,
+        config.tracking.experiment,
+        config.name,
+        tags=tags,
+        system_metrics=config.tracking.system_metrics,
+        node_id=platform.node(),
+        warn=say,
+    )
+
+
+def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
+    # What every run has of its own would stand among what differs in every comparison: its name, where it lies.
+    trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
+    trackers.log_artifact(run.config_file)
+    manifests = build.manifests(config)
+    run.manifests.write_text(json.dumps(manifests, indent=1) + "\n", encoding="utf-8")
+    trackers.log_artifact(run.manifests)
+    for name, facts in manifests.items():
+        context = "evaluation" if name.startswith("eval") else "training"
+        trackers.log_dataset(name, facts["digest"], facts["folder"], context)
+    trackers.set_tags({_NOTE: describe(config, manifests)})

@@ -1,0 +1,1 @@
+"""Checkpoints: snapshots in host memory, a background writer, a store with atomic commit, and resuming."""

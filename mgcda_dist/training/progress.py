@@ -1,0 +1,102 @@
+"""Progress of a training process: the phase it is in, and what it was asked to do after the step.
+
+`Progress` is written by the training thread and read by another thread of the same process, which answers the hang
+detector (`cluster.hang_detector`) outside of it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+from mgcda_dist.method.collectives import CommStats
+
+__all__ = ["PROGRESS", "Progress", "Report", "StopRequest", "agreed", "ask_to_leave", "report"]
+
+
+class StopRequest(IntEnum):
+    """What is wanted of the run after this step: nothing; a checkpoint and a new start; a checkpoint and the end."""
+
+    NONE = 0
+    LEAVE = 1
+    STOP = 2
+
+    @property
+    def signal(self) -> float:
+        """As a number that is averaged over ranks: one wish to stop outweighs any number of wishes to leave."""
+        return (0.0, 1.0, 2.0**24)[self]
+
+
+def agreed(signal: float) -> StopRequest:
+    """The strongest wish of all ranks, from the mean of their signals; equal on every rank."""
+    return StopRequest.NONE if signal <= 0 else StopRequest.LEAVE if signal < 1.5 else StopRequest.STOP
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a rank is.
+
+    Attributes:
+        step: optimiser step.
+        phase: `loader`, `forward`, …; empty: before or after the training loop.
+        collective: the one it waits in; empty: none.
+        moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
+        since_s: time since the last move.
+    """
+
+    step: int
+    phase: str
+    collective: str
+    moves: int
+    since_s: float
+
+    def __str__(self) -> str:
+        place = f"in {self.phase} of step {self.step}" if self.phase else "outside of the training loop"
+        return f"{place}, waiting in the collective {self.collective!r}" if self.collective else place
+
+
+class Progress:
+    """Where this process is in its training, and what the outside has asked of it.
+
+    Attributes:
+        wish: set from other threads and signal handlers; the loop reads it once a step.
+        reason: why it should leave; for the user.
+    """
+
+    def __init__(self) -> None:
+        self.account = CommStats()
+        self.wish, self.reason = StopRequest.NONE, ""
+        self._step, self._phase, self._entered = 0, "", 0
+        self._seen, self._moved_at = -1, time.monotonic()
+
+    def enter(self, phase: str, step: int) -> None:
+        """Say that a phase of a step begins."""
+        self._step, self._phase = step, phase
+        self._entered += 1
+
+    def ask_to_leave(self, reason: str) -> None:
+        """Ask for a checkpoint after this step and a start elsewhere; safe in a signal handler."""
+        self.reason = self.reason or reason
+        self.wish = max(self.wish, StopRequest.LEAVE)
+
+    def report(self) -> Report:
+        """Where it is; called from one thread only."""
+        moves, now = self._entered + self.account.waits, time.monotonic()
+        if moves != self._seen:
+            self._seen, self._moved_at = moves, now
+        return Report(self._step, self._phase, self.account.waiting, moves, now - self._moved_at)
+
+
+PROGRESS = Progress()
+"""This process's: a worker process trains one run."""
+
+
+def report() -> Report:
+    """Where this process is; what the hang detector calls in a worker."""
+    return PROGRESS.report()
+
+
+def ask_to_leave(reason: str) -> None:
+    """Ask this process to leave after its step; what is called in a worker."""
+    PROGRESS.ask_to_leave(reason)

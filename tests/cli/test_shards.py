@@ -1,0 +1,312 @@
+"""`mgcda shards …` as users type it: exit codes, messages and files."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import cv2
+import numpy as np
+import pytest
+import typer
+import yaml
+
+from mgcda_dist.cli.main import app, main
+from mgcda_dist.cli.shards import _refuse_foreign
+from mgcda_dist.data.labels import LABEL_FORMATS
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.sources import SOURCES
+from tests.data.shards.test_sources_fishyscapes import static
+from tests.support.tars import plain_tar
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+class Run(NamedTuple):
+    """What a command gave back."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def mgcda(*arguments: object, cwd: Path) -> Run:
+    """Run a command through the program's entry point, as `mgcda shards …` typed in the folder `cwd`."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["mgcda", "shards", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+            main()
+            code = 0
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = before
+    assert isinstance(code, int)
+    return Run(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CamVid of twelve generated frames; two of its validation frames are in train, too."""
+    folder = tmp_path_factory.mktemp("camvid")
+    generator = np.random.default_rng(0)
+    for split, indices in (("train", range(12)), ("val", range(10, 16))):
+        (folder / split).mkdir()
+        (folder / f"{split}annot").mkdir()
+        for i in indices:
+            image = cv2.resize(np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8), (64, 48))
+            label = generator.integers(0, 12, (48, 64)).astype(np.uint8)
+            cv2.imwrite(str(folder / split / f"f{i:02d}.png"), image)
+            cv2.imwrite(str(folder / f"{split}annot" / f"f{i:02d}.png"), label)
+    return folder
+
+
+def test_write_list_verify_show(dataset: Path, tmp_path: Path) -> None:
+    written = mgcda("write", "camvid", dataset, "shards/camvid/train", "--samples-per-shard", 5, "--resize-height", 24,
+                    "--format", "webp", "--quality", 80, cwd=tmp_path)  # fmt: skip
+    assert written.returncode == 0 and "camvid" in written.stdout and written.stderr == ""
+    manifest = Manifest.open(tmp_path / "shards" / "camvid" / "train")
+    assert manifest.shard_sizes.tolist() == [5, 5, 2]
+    options = {"resize_height_px": 24, "image_format": "webp", "quality": 80, "samples_per_shard": 5}
+    assert manifest.options == options and manifest.provenance["licence"]
+    assert mgcda("write", "camvid", dataset, "shards/camvid/val", "--split", "val", cwd=tmp_path).returncode == 0
+
+    listed = mgcda("ls", cwd=tmp_path)
+    assert listed.returncode == 0 and manifest.digest[:12] in listed.stdout
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == ["shards/camvid/train", "shards/camvid/val"]
+
+    verified = mgcda("verify", "shards/camvid", cwd=tmp_path)
+    assert verified.returncode == 1
+    for line in (
+        "shards/camvid/train: manifest.json: 12 samples, but camvid train has 367",
+        "shards/camvid/val: f10: looks the same",
+        "shards/camvid/val: f11: looks the same",
+        "  → keep it in one split only",
+        "4 problems in 2 folders",
+    ):
+        assert line in verified.stdout
+    sound = mgcda("verify", "shards/camvid/train", "--partial", cwd=tmp_path)
+    assert (sound.returncode, sound.stdout) == (0, "shards/camvid/train: 12 samples in 3 shards, no problem\n")
+
+    shown = mgcda("show", "shards/camvid/train", "--count", 6, "--columns", 3, cwd=tmp_path)
+    assert shown.returncode == 0
+    sheet = cv2.imread(str(tmp_path / "camvid_train.png"))
+    assert sheet is not None and sheet.shape[1] == 3 * 326
+
+
+def test_faults_of_a_kind_are_told_together(dataset: Path, tmp_path: Path) -> None:
+    """Wrong label format, a truncated tar, an unfinished folder, a damaged manifest: one paragraph each."""
+    write = ("--split", "train", "--samples-per-shard", 4)
+    labels = ("--label-format", "cityscapes_train_ids")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "images").symlink_to(dataset / "train")
+    (tmp_path / "plain" / "labels").symlink_to(dataset / "trainannot")
+    for name, form in (("a", labels), ("b", ("--label-format", "idd_lite")), ("c", labels), ("d", labels)):
+        assert mgcda("write", "plain", "plain", f"s/{name}", *write, *form, cwd=tmp_path).returncode == 0
+    os.truncate(tmp_path / "s" / "a" / "shard-000001.tar", 4000)
+    (tmp_path / "s" / "c" / "manifest.json").rename(tmp_path / "s" / "c" / ".writing.jsonl")
+    (tmp_path / "s" / "d" / "manifest.json").write_text("{")
+    run = mgcda("verify", "s", "--max-problems", 2, cwd=tmp_path)
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and run.stderr == ""
+    assert lines[0].startswith("s/a: shard-000001.tar: cut off: 4000 bytes") and lines[1].startswith(
+        "  → copy the shard"
+    )
+    ids = "ids 7, 8, 9, 10, 11 are none of idd_lite's"
+    assert [ids in line for line in lines[2:4]] == [True, True] and "s/b: 10 more like this" in lines[4]
+    assert "--label-format" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
+    assert "s/c: not finished" in run.stdout and "manifest.json: not readable" in run.stdout
+    assert lines[-1].endswith("problems in 4 folders")
+    listed = mgcda("ls", "s", cwd=tmp_path)
+    assert listed.returncode == 1 and len(listed.stdout.splitlines()) == 3 and "s/c: not finished" in listed.stderr
+    finished = mgcda("verify", "s/b", "--fast", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (0, "s/b: 12 samples in 3 shards, no problem\n")
+
+
+def test_the_version_of_fishyscapes_is_recorded(tmp_path: Path) -> None:
+    static(tmp_path / "src", "fs_val_v2", np.zeros((6, 8, 3), np.int16))
+    run = mgcda("write", "fishyscapes_static", "src", "out", "--split", "val", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert Manifest.open(tmp_path / "out").provenance["version"] == "2.0.0"
+
+
+def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train").symlink_to(dataset / "train")
+    shutil.copytree(dataset / "trainannot", tmp_path / "src" / "trainannot")
+    (tmp_path / "src" / "trainannot" / "f03.png").write_bytes(b"broken")
+    command = ("write", "camvid", "src", "out", "--samples-per-shard", 2)
+    failed = mgcda(*command, cwd=tmp_path)
+    assert failed.returncode == 2 and "error: f03: the label is not" in failed.stderr and "--skip KEY" in failed.stderr
+    assert failed.stderr.count("→") == 1 and "0x" not in failed.stderr, "one remedy, and no address of memory"
+    strange = mgcda(*command, "--skip", "f99", cwd=tmp_path)
+    assert strange.returncode == 2 and "no sample has the key f99\n  → keys look like f00" in strange.stderr
+    assert mgcda(*command, "--skip", "f03", cwd=tmp_path).returncode == 0
+    manifest = Manifest.open(tmp_path / "out")
+    assert manifest.num_samples == 11 and manifest.provenance["selection"] == {"skip": ["f03"]}
+
+
+def test_samples_can_be_chosen_by_a_pattern(dataset: Path, tmp_path: Path) -> None:
+    command = ("write", "camvid", dataset, "out", "--only")
+    strange = mgcda(*command, "drive*", cwd=tmp_path)
+    assert strange.returncode == 2 and "no sample has a key like drive*\n  → keys look like f00" in strange.stderr
+    assert mgcda(*command, "f0[0-2]", "--only", "f1*", "--skip", "f01", cwd=tmp_path).returncode == 0
+    manifest = Manifest.open(tmp_path / "out")
+    assert [key.decode() for key in manifest.shard_index(0)["key"]] == ["f00", "f02", "f10", "f11"]
+    assert manifest.provenance["selection"] == {"only": ["f0[0-2]", "f1*"], "skip": ["f01"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("write", "camvit", "x", "y"), "no dataset 'camvit'\n  → did you mean camvid?"),
+        (("write", "camvid", "nowhere", "y"), "nowhere/train: no such folder\n  → expected SPLIT/NAME.png"),
+        (("write", "camvid", "nowhere", "y", "--min-area", 4), "--min-area: camvid has no such option"),
+        (("write", "plain", ".", "y", "--label-format", "x"), "no label format 'x'"),
+        (("verify", "nowhere"), "no such folder"),
+        (("show", "."), "no manifest.json here"),
+        (("ls",), "no such folder"),
+        (("index", ".", "--dataset", "x", "--label-format", "binary"), "no *.tar here"),
+        (("preview", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(arguments: tuple[object, ...], message: str, tmp_path: Path) -> None:
+    run = mgcda(*arguments, cwd=tmp_path)
+    assert run.returncode == 2 and message in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_index(tmp_path: Path) -> None:
+    image = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    plain_tar(tmp_path / "a.tar", {"1.x.jpg": image})
+    run = mgcda(
+        "index", ".", "--dataset", "theirs", "--label-format", "unlabelled", "--image-ext", "x.jpg", cwd=tmp_path
+    )
+    assert run.returncode == 0 and "theirs" in run.stdout
+    assert mgcda("verify", ".", cwd=tmp_path).returncode == 0
+
+
+def test_interrupted_and_run_again(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 3), np.uint8)
+    for i in range(24):
+        cv2.imwrite(str(tmp_path / "images" / f"{i:02d}.png"), noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    command = [sys.executable, "-m", "mgcda_dist", "shards", "write", "plain", ".", "out", "--unlabelled",
+               "--samples-per-shard", "4", "--format", "webp", "--workers", "1"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    # A suite that runs in the background of a shell inherits an ignored SIGINT; a terminal's user has not.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in error
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "manifest.json" not in names and not [name for name in names if name.endswith(".part")]
+    for path in sorted((tmp_path / "images").iterdir())[12:]:
+        path.unlink()  # the rest would only take time
+    again = mgcda(
+        "write", "plain", ".", "out", "--unlabelled", "--samples-per-shard", 4, "--format", "webp", cwd=tmp_path
+    )
+    assert again.returncode == 0 and Manifest.open(tmp_path / "out").num_samples == 12
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generated")
+    run = mgcda(
+        "synth", "shards/demo", "--frames-per-domain", 4, "--height", 64, "--width", 128, "--workers", 1, cwd=folder
+    )
+    assert run.returncode == 0 and "shards/demo/render_a/train" in run.stdout
+    return folder
+
+
+def test_generated_shards_are_sound(generated: Path) -> None:
+    run = mgcda("verify", "shards", cwd=generated)
+    assert run.returncode == 0, run.stdout
+
+
+def test_preview_shows_what_the_network_sees(generated: Path) -> None:
+    folder = "shards/demo"
+    paste = {"objects": f"{folder}/objects/train"}
+    config = {
+        "name": "toy",
+        "data": {
+            "class_space": "road8",
+            "crop_px": [48, 64],
+            "domains": [
+                {"name": "a", "shards": f"{folder}/render_a/train", "per_step": 2, "paste": paste},
+                {"name": "b", "shards": f"{folder}/real_day/train", "per_step": 2, "labelled": False},
+            ],
+        },
+        "model": {"backbone": "resnet18"},
+        "optim": {"steps": 10},
+        "engine": {"accumulation": 2},
+    }  # fmt: skip
+    (generated / "toy.yaml").write_text(yaml.safe_dump(config))
+    arguments = ("toy.yaml", "--steps", 3, "--columns", 4, "--tile-width", 64)
+    for out in ("one.png", "two.png"):
+        run = mgcda("preview", *arguments, "--out", out, "--start", 2, cwd=generated)
+        assert run.returncode == 0, run.stderr
+    other = mgcda("preview", *arguments, "--out", "other.png", "seed=1", cwd=generated)
+    assert other.returncode == 0
+    bare = mgcda("preview", *arguments, "--no-labels", "--out", "bare.png", cwd=generated)
+    assert bare.returncode == 0
+    pictures = [(generated / name).read_bytes() for name in ("one.png", "two.png", "other.png")]
+    sheet = cv2.imread(str(generated / "one.png"))
+    assert sheet is not None and sheet.shape[1] == 4 * 70 and sheet.shape[0] > 3 * 70
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+README = (REPOSITORY / "shards" / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^mgcda (.*?)(?:\s+#.*)?$|`mgcda (shards write [^`]*?~[^`]*)`", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [" ".join(filter(None, groups)) for groups in COMMANDS])
+def test_the_readme_can_be_typed(command: str) -> None:
+    arguments = shlex.split(command)
+    parser = typer.main.get_command(app)
+    while isinstance(parser, click.Group):
+        parser = parser.commands[arguments.pop(0)]
+    parsed = parser.make_context(parser.name, arguments).params
+    if parser.name == "write":
+        source, split = SOURCES[parsed["dataset"]], parsed["split"]
+        assert split in source.splits or not source.splits
+        assert Path(parsed["folder"]).name == split
+        _refuse_foreign(source, {name: True for name in ("coarse", "unlabelled") if parsed[name]})
+
+
+def test_the_readme_has_a_line_for_every_dataset() -> None:
+    lines = {name: line for name in SOURCES for line in README.splitlines() if f"| `mgcda shards write {name} " in line}
+    assert lines.keys() == SOURCES.keys()
+    for name, line in lines.items():
+        source = SOURCES[name]
+        assert line.count(" | ") == 5 and (source.url in line or name == "plain")
+        labels = set(re.findall(r"`([^`]+)`", line.split(" | ")[2]))
+        assert labels & set(LABEL_FORMATS) or source.kind == "objects", name
+        for split, count in source.counts.items():
+            assert f"{split} {count}" in line, name
+
+
+def test_the_command_line_imports_lazily() -> None:
+    code = "import sys, mgcda_dist.cli.shards as c; print(sorted({'cv2', 'torch', 'numpy', 'PIL'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

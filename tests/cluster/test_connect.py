@@ -1,0 +1,67 @@
+"""Connecting to a cluster that is not there ends at once, with what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY, connect
+from mgcda_dist.doctor.findings import Finding
+from mgcda_dist.doctor.probes import connected
+from mgcda_dist.errors import ConfigError
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_an_address_without_a_cluster_is_refused_before_ray_tries_for_minutes() -> None:
+    address, before = f"127.0.0.1:{_free_port()}", time.monotonic()
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS: nobody answers at {address}: Connection refused"):
+        connect(address)
+    with pytest.raises(ConfigError, match=r"nobody answers at nowhere\.invalid:6379"):
+        connect("nowhere.invalid:6379")
+    assert time.monotonic() - before < 60
+
+
+def test_the_address_for_jobs_is_called_that() -> None:
+    with pytest.raises(ConfigError, match="takes jobs, and no programs"):
+        connect("http://127.0.0.1:8265")
+
+
+def test_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{_free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with connected(1.0) as found:
+        assert isinstance(found, Finding) and (found.level, found.subject) == ("problem", "ray")
+        assert address in found.text and "ray job submit" in found.remedy
+
+
+@pytest.mark.slow
+def test_processes_of_a_one_node_ray_keep_freed_memory_and_a_users_own_setting_stays() -> None:
+    script = """
+import json, os
+from pathlib import Path
+from mgcda_dist.cluster.connect import prepare_environment, start_ray
+from tests.training.resumed import config_of
+prepare_environment()
+import ray
+start_ray(config_of(0, Path("runs"), Path("shards"), workers=1))
+read = ray.remote(lambda: {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")})
+print(json.dumps(ray.get(read.remote())))
+"""
+    own = {"MALLOC_TRIM_THRESHOLD_": "1000000"}
+    environment = {k: v for k, v in os.environ.items() if k not in {*KEEP_FREED_MEMORY, "RAY_ADDRESS"}} | own
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == KEEP_FREED_MEMORY | own

@@ -1,0 +1,95 @@
+"""The hang detector names the rank that all others wait for, and nobody who is merely slow; wishes agree over ranks."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from mgcda_dist.cluster.hang_detector import HangDetector
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.training.progress import Progress, Report, StopRequest, agreed
+from tests.support.distributed import run_distributed
+
+
+def _at(step: int, phase: str, moves: int, collective: str = "") -> Report:
+    return Report(step, phase, collective, moves, 0.0)
+
+
+def test_a_rank_that_does_not_answer_is_named_with_where_it_was() -> None:
+    detector = HangDetector(3, timeout_s=10)
+    for now in range(6):
+        assert detector.look({r: _at(7, "forward", now) for r in range(3)}, now) is None
+    waiting = _at(7, "forward", 9, "counts")
+    found = [detector.look({0: waiting, 2: waiting}, now) for now in range(6, 18)]
+    assert found[:10] == [None] * 10
+    hang = found[10]
+    assert hang is not None and hang.rank == 1
+    assert hang.text == (
+        "rank 1 has not answered for 11 s; it was last seen in forward of step 7; meanwhile rank 0, 2 in forward of "
+        "step 7, waiting in the collective 'counts'"
+    )
+
+
+def test_a_rank_that_answers_and_does_not_move_is_told_from_those_that_wait_for_it() -> None:
+    detector = HangDetector(2, timeout_s=10)
+    reports = {0: _at(3, "forward", 40, "counts"), 1: _at(3, "loader", 38)}
+    found = [detector.look(reports, now) for now in range(13)]
+    assert found[:11] == [None] * 11
+    hang = found[11]
+    assert hang is not None and hang.rank == 1 and "it is in loader of step 3" in hang.text
+
+
+def test_nobody_is_blamed_for_slow_phases_outside_of_the_loop_or_for_a_pause_of_the_detector() -> None:
+    detector = HangDetector(2, timeout_s=10)
+    drawing = {0: _at(5, "", 10), 1: _at(5, "checkpoint", 10, "seal")}
+    assert [detector.look(drawing, now) for now in range(100)] == [None] * 100
+    detector = HangDetector(2, timeout_s=10)
+    assert detector.look({0: _at(0, "forward", 1), 1: _at(0, "forward", 1)}, 0) is None
+    assert detector.look({}, 3600) is None, "the machine was suspended"
+
+
+def test_progress_counts_moves_and_collectives() -> None:
+    progress = Progress()
+    before = progress.report()
+    progress.enter("loader", 4)
+    with progress.account.waits_in("values"):
+        seen: list[Report] = []
+        reader = threading.Thread(target=lambda: seen.append(progress.report()))
+        reader.start()
+        reader.join()
+    assert seen[0].collective == "values" and seen[0].moves == before.moves + 2
+    assert (seen[0].step, seen[0].phase) == (4, "loader")
+    assert progress.report().collective == ""
+
+
+@pytest.mark.parametrize(
+    ("wishes", "outcome"),
+    [
+        ([StopRequest.NONE] * 4, StopRequest.NONE),
+        ([StopRequest.NONE, StopRequest.LEAVE, StopRequest.NONE, StopRequest.NONE], StopRequest.LEAVE),
+        ([StopRequest.LEAVE] * 4, StopRequest.LEAVE),
+        ([StopRequest.LEAVE, StopRequest.LEAVE, StopRequest.STOP, StopRequest.NONE], StopRequest.STOP),
+        ([StopRequest.STOP] + [StopRequest.LEAVE] * 1023, StopRequest.STOP),
+    ],
+)
+def test_all_ranks_agree_on_the_strongest_wish(wishes: list[StopRequest], outcome: StopRequest) -> None:
+    # As the model does: cast to the loss's type, divided by the number of ranks, summed.
+    shares = [torch.tensor(wish.signal, dtype=torch.bfloat16).double() / len(wishes) for wish in wishes]
+    assert agreed(float(sum(shares))) == outcome
+
+
+def _label_while_waiting() -> str:
+    world, seen = Collectives(), [""]
+    if world.rank == 1:
+        time.sleep(1.0)
+    else:
+        threading.Timer(0.3, lambda: seen.__setitem__(0, world.account.waiting)).start()
+    assert float(world.start_sum(torch.ones(1), "counts").wait()) == 2
+    return seen[0]
+
+
+def test_the_account_names_the_collective_that_a_rank_waits_in() -> None:
+    assert run_distributed(_label_while_waiting, 2)[0] == "counts"

@@ -1,0 +1,91 @@
+"""`auto`: as many workers as find a place and share the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mgcda_dist.cluster.scaling import NodeResources, resolve, shares_in_words, wanted
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+
+
+def _config(**scaling: Any) -> Config:
+    domains = [{"name": "a", "shards": "/a", "per_step": 16}, {"name": "b", "shards": "/b", "per_step": 8}]
+    return Config.model_validate(
+        {
+            "name": "run",
+            "data": {"class_space": "road8", "crop_px": [64, 64], "domains": domains},
+            "model": {"backbone": "resnet18"},
+            "optim": {"steps": 10},
+            "scaling": {"workers": "auto", "gpus_per_worker": "auto"} | scaling,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("scaling", "nodes", "workers", "gpus"),
+    [
+        ({}, [(8, 0), (3, 0)], 8, 0),  # 11 places, and 24 images go into 8
+        ({"cpus_per_worker": 4}, [(8, 0), (3, 0)], 2, 0),
+        ({}, [(0, 0), (48, 4), (48, 4)], 8, 1),
+        ({"cpus_per_worker": 24}, [(48, 4), (48, 4)], 4, 1),  # processors are the bound
+        ({"gpus_per_worker": 2}, [(48, 4), (48, 5)], 4, 2),
+        ({"placement": "STRICT_PACK"}, [(48, 4), (48, 2)], 4, 1),
+        ({"placement": "STRICT_SPREAD"}, [(48, 4), (48, 2), (0.5, 2)], 2, 1),
+        ({"workers": 3}, [(2, 0)], 3, 0),  # a number stays
+        ({"elastic": {"min": 2, "max": 7}}, [(3, 0), (2, 0)], 4, 0),  # the number that it starts with
+        ({"elastic": {"min": 2, "max": 7}}, [(1, 0)], 2, 0),  # and waits for
+    ],
+)
+def test_auto_becomes_a_number(
+    scaling: dict[str, Any], nodes: list[tuple[float, int]], workers: int, gpus: int
+) -> None:
+    found = resolve(_config(**scaling), [NodeResources(*node) for node in nodes]).scaling
+    assert (found.num_workers, found.num_gpus) == (workers, gpus)
+
+
+def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
+    with pytest.raises(ConfigError, match="no node has 9 processors and 0 GPUs for one worker: 8 and 0"):
+        resolve(_config(cpus_per_worker=9), [NodeResources(8, 0)])
+
+
+def test_a_number_that_does_not_share_the_batch_is_explained() -> None:
+    with pytest.raises(ValueError, match=r"24 images per step \(a 16 \+ b 8\).*scaling.workers=4 or 6"):
+        _config(workers=5)
+    with pytest.raises(ValueError, match=r"per_step values that add up to 48(?! or)"):
+        _config(workers=48)
+
+
+def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None:
+    found = wanted(_config(workers=1, gpus_per_worker=0, elastic={"min": 2, "max": 7}))
+    assert found.numbers == (2, 3, 4, 6)
+    assert [found.largest([NodeResources(cpus, 0)]) for cpus in (1, 2, 5, 6, 100)] == [0, 2, 4, 6, 6]
+    assert found.in_words([NodeResources(1, 0)]) == (
+        "1 node with room for 1 workers (1 processors each), where 2 workers must find a place"
+    )
+    with pytest.raises(
+        ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batches evenly"
+    ):
+        _config(workers=1, elastic={"min": 9, "max": 11})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({"workers": 4}, "24 images per step = 4 workers × 6 images × 1 micro-batches"),
+        (
+            {"workers": "auto"},
+            "24 images per step, shared in 1 micro-batches by 1, 2, 3, 4, 6, 8, 12 or 24 workers: the most that find "
+            "a place on the cluster (scaling.workers=auto)",
+        ),
+        (
+            {"elastic": {"min": 3, "max": 5}},
+            "24 images per step, shared in 1 micro-batches by 3 or 4 workers: the most that find a place on the "
+            "cluster (scaling.elastic)",
+        ),
+    ],
+)
+def test_it_says_how_the_images_of_a_step_are_shared(scaling: dict[str, Any], words: str) -> None:
+    assert shares_in_words(_config(**scaling)) == words

@@ -1,0 +1,127 @@
+"""Samples and shards of generated data: the same bytes from the same seed, complete, without leaks into the test."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.demo_scenes.demo import demo_size, frames, objects, write_demo_shards
+from mgcda_dist.demo_scenes.objects import FAMILIES
+from mgcda_dist.errors import ConfigError, ShardError
+
+SIZE = (64, 128)
+
+
+def _decode(code: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], int]:
+    folder = tmp_path_factory.mktemp("demo")
+    finished: list[int] = []
+    paths = write_demo_shards(folder, frames_per_domain=8, image_px=SIZE, progress=finished.append, workers=1)
+    return folder, paths, sum(finished)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    first, again = (list(frames("real_day", "test", 3, 5, SIZE, anomalies=True)) for _ in range(2))
+    assert first == again
+    assert list(islice(frames("real_day", "test", 99, 5, SIZE, anomalies=True), 3)) == first  # whatever the count
+    other = list(frames("real_day", "test", 3, 6, SIZE, anomalies=True))
+    assert all(a.image != b.image for a, b in zip(first, other, strict=True))
+    assert list(objects("train", 4, 5)) == list(objects("train", 4, 5))
+
+
+def test_domains_and_splits_show_other_scenes() -> None:
+    labels = [next(frames("render_a", split, 1, 0, SIZE)).label for split in ("train", "val")]
+    labels += [next(frames(domain, "train", 1, 0, SIZE)).label for domain in ("render_b", "real_day")]
+    assert len(set(labels)) == 4
+
+
+def test_a_frame_sample_is_well_formed() -> None:
+    sample = next(frames("render_a", "train", 1, 0, SIZE, anomalies=True))
+    assert sample.label is not None
+    image, label = _decode(sample.image), _decode(sample.label)
+    assert sample.image_ext == "jpg" and image.shape == (*SIZE, 3)
+    assert label.shape == SIZE and label.dtype == np.uint8
+    assert set(np.unique(label)) <= {*range(8), 254, 255}
+    assert set(str(sample.meta["anomalies"]).split()) <= set(FAMILIES["train"])
+    assert next(frames("real_day", "train", 1, 0, SIZE, labelled=False)).label is None
+
+
+def test_an_object_sample_is_a_cut_out_of_its_set() -> None:
+    for sample in objects("val", 6):
+        picture = _decode(sample.image)
+        assert sample.image_ext == "png" and picture.shape[2] == 4 and sample.label is None
+        assert sample.meta["category"] in FAMILIES["val"]
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 63), (0, 0)])
+def test_an_impossible_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="even"):
+        frames("render_a", "train", 1, 0, size)
+
+
+def test_an_unknown_domain_is_refused() -> None:
+    with pytest.raises(ConfigError, match="real_day"):
+        frames("real_night", "train", 1)
+
+
+def test_the_demo_set_is_complete(demo: tuple[Path, list[Path], int]) -> None:
+    folder, paths, finished = demo
+    manifests = {str(path.relative_to(folder)): Manifest.open(path) for path in paths}
+    assert finished == demo_size(8) == sum(manifest.num_samples for manifest in manifests.values())
+    for name in ("render_a/train", "render_a/val", "render_b/train", "real_day/val", "real_day/test", "real_dusk/test"):
+        assert manifests[name].label_format == "road8"
+        assert manifests[name].kind == "frames"
+        strange = manifests[name].label_histogram.get(254, 0) > 0
+        assert strange == name.endswith("test"), name
+    for name in ("real_day/train", "real_dusk/train"):
+        assert not manifests[name].label_histogram, "a camera that nobody annotated"
+    assert manifests["objects/train"].kind == manifests["objects/val"].kind == "objects"
+
+
+def test_families_of_the_test_are_pasted_nowhere(demo: tuple[Path, list[Path], int]) -> None:
+    folder, _, _ = demo
+    for split in ("train", "val"):
+        manifest = Manifest.open(folder / "objects" / split)
+        reader = ShardReader(manifest)
+        families = {reader.read(index).key.split("-")[0] for index in range(manifest.num_samples)}
+        assert families <= set(FAMILIES[split])
+        assert not families & set(FAMILIES["test"])
+
+
+def test_the_second_time_nothing_is_written(demo: tuple[Path, list[Path], int]) -> None:
+    folder, paths, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    finished: list[int] = []
+    assert write_demo_shards(folder, frames_per_domain=8, image_px=SIZE, progress=finished.append) == paths
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert sum(finished) == demo_size(8)
+
+
+def test_folders_of_other_arguments_are_kept_unless_told(demo: tuple[Path, list[Path], int]) -> None:
+    folder, _, _ = demo
+    with pytest.raises(ShardError, match="overwrite"):
+        write_demo_shards(folder, frames_per_domain=8, seed=1, image_px=SIZE, workers=1)
+
+
+def test_the_number_of_processes_changes_no_byte(demo: tuple[Path, list[Path], int], tmp_path: Path) -> None:
+    folder, _, _ = demo
+    write_demo_shards(tmp_path, frames_per_domain=8, image_px=SIZE, workers=2)
+    assert _digest(tmp_path) == _digest(folder)

@@ -1,0 +1,335 @@
+"""L_cacl against its formula, with and without memory; its gradients; anchors, positives and negatives at the edges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgcda_dist.method.cacl import CACL, Budget, Negatives, PixelMetadata, Selection
+from mgcda_dist.method.cacl.loss import GatheredSample
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.randomness import stream_key
+from tests.support import reference
+
+ANOMALY_TYPE, DOMAINS, DIM = 3, 3, 5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STEP = 2
+ALONE = Collectives()
+
+
+def rows_of(types: list[int], seed: int) -> tuple[PixelMetadata, Tensor]:
+    """What is known of rows of these types, and their embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(types)
+    z = F.normalize(torch.randn(n, DIM, generator=generator, dtype=torch.float64), dim=1)
+    rows = PixelMetadata(
+        torch.tensor(types, dtype=torch.int64),
+        torch.randint(DOMAINS, (n,), generator=generator),
+        torch.randn(n, generator=generator, dtype=torch.float64),
+        torch.randperm(200, generator=generator)[:n],
+    )
+    return rows, z
+
+
+def contrasting(selection: Selection, temperature: float = 0.1, memory: list[int] | None = None) -> CACL:
+    """A module whose memory holds rows of these types."""
+    budget = Budget(ANOMALY_TYPE, 2, 1, 0.5, False)
+    cacl = CACL(
+        6, DOMAINS, budget, selection, projection_dim=DIM, queue_rows=20, temperature=temperature, seed=1
+    ).double()
+    cacl.queue.push(*rows_of(memory or [], 100), step=0)
+    return cacl
+
+
+def found(cacl: CACL, rows: PixelMetadata, z: Tensor, own: Tensor | None = None) -> tuple[Tensor, int]:
+    """Sum over this rank's anchors, and the number of all anchors."""
+    own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
+    share, count = cacl.share(GatheredSample(rows, z, own, 200), STEP, torch.tensor(0), ALONE)
+    return share * count.clamp(min=1), int(count)
+
+
+def as_list(rows: PixelMetadata, z: Tensor) -> list[reference.Row]:
+    columns = (z.tolist(), rows.type.tolist(), rows.domain.tolist(), rows.difficulty.tolist(), rows.id.tolist())
+    return [reference.Row(*row) for row in zip(*columns, strict=True)]
+
+
+def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
+    key = stream_key(1, STEP, "contrast")
+    return reference.contrastive(
+        as_list(rows, z),
+        as_list(rows, z) + as_list(cacl.queue.rows(), cacl.queue.held()[1]),
+        anomaly_type=ANOMALY_TYPE,
+        temperature=cacl.temperature,
+        num_positives=cacl.selection.num_positives,
+        num_negatives=cacl.selection.num_negatives,
+        hard_fraction=cacl.selection.hard_negative_fraction,
+        cross_domain=cacl.selection.cross_domain,
+        negatives=cacl.selection.negatives,
+        draw=lambda name: reference.uniform(key, 0, name),
+    )
+
+
+TYPES = st.lists(st.integers(0, ANOMALY_TYPE), max_size=18)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    batch=TYPES,
+    memory=TYPES,
+    num_positives=st.integers(1, 6),
+    num_negatives=st.integers(0, 9),
+    hard=st.sampled_from([0.0, 0.34, 0.5, 1.0]),
+    cross_domain=st.booleans(),
+    negatives=st.sampled_from(["opposite_side", "other_type"]),
+    temperature=st.sampled_from([0.07, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_agrees_with_the_formula(
+    batch: list[int],
+    memory: list[int],
+    num_positives: int,
+    num_negatives: int,
+    hard: float,
+    cross_domain: bool,
+    negatives: Negatives,
+    temperature: float,
+    seed: int,
+):
+    cacl = contrasting(Selection(num_positives, num_negatives, hard, cross_domain, negatives), temperature, memory)
+    rows, z = rows_of(batch, seed)
+    total, count = expected(cacl, rows, z)
+    here, anchors = found(cacl, rows, z)
+    # softplus is linear from 20 on, which is e^-20 per pair off.
+    assert here.item() == pytest.approx(total, abs=1e-7)
+    assert anchors == count
+
+
+def test_the_sum_over_parts_of_the_anchors_is_the_sum_over_all():
+    rows, z = rows_of([0, 1, 2, 3] * 5, 4)
+    cacl = contrasting(Selection(4, 6, 0.5, True), memory=[0, 3, 3, 1])
+    parts = [found(cacl, rows, z, own=torch.arange(20) % 3 == i)[0].item() for i in range(3)]
+    assert sum(parts) == pytest.approx(found(cacl, rows, z)[0].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize(
+    "selection", [Selection(3, 4, 0.5, True), Selection(50, 50, 1.0, False), Selection(3, 4, 0.5, True, "other_type")]
+)
+@pytest.mark.parametrize("shard", [None, (0, 1)])
+def test_gradient(temperature: float, selection: Selection, shard: tuple[int, int] | None):
+    cacl = contrasting(selection, temperature, [0, 3, 2])
+    cacl.queue.is_sharded = shard is not None  # the sum over ranks too, of one rank
+    rows, z = rows_of([0, 1, 0, 3, 3, 1, 2], 8)
+    assert torch.autograd.gradcheck(lambda z: found(cacl, rows, z)[0], z.requires_grad_())
+
+
+def test_gradients_reach_anchors_positives_and_negatives_but_not_the_memory():
+    rows, z = rows_of([0, 0, 3], 1)
+    z.requires_grad_()
+    cacl = contrasting(Selection(9, 9, 1.0, True), memory=[0, 3])
+    found(cacl, rows, z, own=torch.tensor([True, False, False]))[0].backward()
+    assert z.grad is not None and bool((z.grad.abs().sum(dim=1) > 1e-9).all())
+    assert not cacl.queue.held()[1].requires_grad
+
+
+# --------------------------------------------------------------------------------------- which rows are chosen, by hand
+
+
+def choice(
+    types: list[int], domains: list[int], selection: Selection, difficulty: list[float] | None = None
+) -> list[bool]:
+    """Which rows the first one was contrasted with: those its loss depends on."""
+    n = len(types)
+    z = torch.ones(n, DIM, dtype=torch.float64).requires_grad_()
+    given_difficulty = torch.tensor(difficulty or [0.0] * n, dtype=torch.float64)
+    rows = PixelMetadata(torch.tensor(types), torch.tensor(domains), given_difficulty, torch.arange(n))
+    found(contrasting(selection, 1.0), rows, z, own=torch.arange(n) == 0)[0].backward()
+    assert z.grad is not None
+    touched = (z.grad.abs().sum(dim=1) > 0).tolist()
+    return [False, *touched[1:]]  # the anchor's own gradient says nothing
+
+
+def test_positives_come_from_other_domains_first():
+    types, domains = [0, 0, 0, 0, 0, 3, 1], [1, 1, 0, 2, 1, 0, 0]
+    one = Selection(2, 9, 1.0, True)
+    assert choice(types, domains, one) == [False, False, True, True, False, True, False]
+    same = Selection(2, 9, 1.0, False)
+    assert choice(types, domains, same) == [False, True, False, False, True, True, False]
+    three = choice(types, domains, Selection(3, 9, 1.0, True))
+    assert three[2] and three[3] and three[1] != three[4], "then from the own domain"
+
+
+def test_hard_negatives_are_the_most_difficult_of_the_other_side():
+    types, domains, difficulty = [0, 0, 3, 3, 3, 3], [0, 1, 0, 1, 2, 0], [9.0, 9.0, 0.9, -1.0, 0.5, 0.7]
+    assert choice(types, domains, Selection(1, 2, 1.0, True), difficulty) == [False, True, True, False, False, True]
+
+
+def test_half_of_the_negatives_is_drawn_from_the_rest():
+    types, domains = [0, 0] + [3] * 40, [0] * 42
+    chosen = choice(types, domains, Selection(1, 10, 0.5, True), [0.0, 0.0, *(-i / 50 for i in range(40))])[2:]
+    assert sum(chosen) == 10 and all(chosen[:5]) and not all(chosen[:10])
+
+
+def test_of_equally_difficult_negatives_the_first_are_taken():
+    chosen = choice([0, 0] + [3] * 6, [0] * 8, Selection(1, 3, 1.0, True))
+    assert chosen == [False, True, True, True, True, False, False, False]
+
+
+def test_inliers_of_another_class_are_neither_positive_nor_negative():
+    assert choice([0, 0, 1, 2], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False] * 4  # no negative: loss 0
+    assert choice([0, 0, 1, 3], [0, 0, 0, 0], Selection(9, 9, 1.0, True)) == [False, True, False, True]
+
+
+def test_inliers_of_another_class_repel_when_negatives_are_all_other_types():
+    other_type = Selection(9, 9, 1.0, True, "other_type")
+    assert choice([0, 0, 1, 2, 3], [0, 0, 0, 0, 0], other_type) == [False, True, True, True, True]
+    assert choice([3, 3, 1, 2], [0, 0, 0, 0], other_type) == choice([3, 3, 1, 2], [0] * 4, Selection(9, 9, 1.0, True))
+
+
+def test_micro_batches_of_a_step_draw_differently():
+    rows, z = rows_of([0] * 12 + [3] * 30, 3)
+    cacl = contrasting(Selection(2, 4, 0.0, True))
+    sample = GatheredSample(rows, z, torch.ones(42, dtype=torch.bool), 200)
+    shares = [cacl.share(sample, STEP, torch.tensor(slot), ALONE)[0].item() for slot in (0, 4, 8)]
+    assert len(set(shares)) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------ the edges
+
+
+@pytest.mark.parametrize("shard", [None, (0, 1)])
+@pytest.mark.parametrize(
+    ("batch", "memory"),
+    [([], []), ([], [0, 3]), ([0], []), ([3], []), ([0, 1, 2, 3], []), ([0, 0, 1, 1], []), ([3, 3], []), ([3], [0, 1])],
+)
+def test_edges_are_finite_touch_the_rows_and_count_right(
+    batch: list[int], memory: list[int], shard: tuple[int, int] | None
+):
+    cacl = contrasting(Selection(4, 6, 0.5, True), memory=memory)
+    cacl.queue.is_sharded = shard is not None
+    rows, z = rows_of(batch, 1)
+    total, anchors = found(cacl, rows, z.requires_grad_())
+    total.backward()
+    value, count = expected(cacl, rows, z)
+    assert total.item() == pytest.approx(value, abs=1e-9)
+    assert anchors == count
+    assert z.grad is not None and z.grad.isfinite().all()
+
+
+def test_a_rank_without_anchors_touches_its_rows():
+    rows, z = rows_of([0, 0, 3, 3], 1)
+    total, _ = found(
+        contrasting(Selection(4, 6, 0.5, True)), rows, z.requires_grad_(), torch.zeros(4, dtype=torch.bool)
+    )
+    total.backward()
+    assert total.item() == 0.0 and z.grad is not None and not z.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1e-3, 0.01])
+def test_a_tiny_temperature_does_not_overflow(dtype: torch.dtype, temperature: float):
+    rows, z = rows_of([0, 1, 3] * 6, 5)
+    z = z.to(dtype).requires_grad_()
+    total, _ = found(contrasting(Selection(6, 12, 0.5, True), temperature).to(dtype), rows, z)
+    total.backward()
+    assert total.isfinite() and z.grad is not None and z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.025, 0.07])
+def test_the_sum_over_ranks_keeps_single_precision_down_to_the_smallest_temperature(temperature: float):
+    # Antipodes are the smallest terms there are: e^{-2/T} after the shift.
+    z = torch.tensor([[1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0]], requires_grad=True)
+    rows = PixelMetadata(torch.tensor([0, 0, 3]), torch.tensor([0, 1, 0]), torch.zeros(3), torch.arange(3))
+    cacl = contrasting(Selection(4, 4, 0.5, True), temperature).float()
+    cacl.queue.is_sharded = True
+    total, _ = found(cacl, rows, z)
+    (grad,) = torch.autograd.grad(total, z)
+    cacl.queue.is_sharded = False
+    wanted, _ = found(cacl, rows, z)
+    (wanted_grad,) = torch.autograd.grad(wanted, z)
+    assert total.item() == pytest.approx(wanted.item(), rel=1e-4, abs=1e-30)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=1e-30)
+
+
+def test_equal_rows_and_antipodes_are_finite():
+    z = torch.tensor([[1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0]], requires_grad=True)
+    rows = PixelMetadata(torch.tensor([0, 0, 3, 3]), torch.tensor([0, 1, 0, 1]), torch.zeros(4), torch.arange(4))
+    found(contrasting(Selection(4, 4, 0.5, True)).float(), rows, z)[0].backward()
+    assert z.grad is not None and z.grad.isfinite().all()
+
+
+# ----------------------------------------------------------------------------------------------------- the whole module
+
+
+def module(queue_rows: int = 4) -> CACL:
+    torch.manual_seed(0)
+    return CACL(
+        6, DOMAINS, Budget(ANOMALY_TYPE, 2, 1, 0.5, False), Selection(3, 4, 0.5, True), projection_dim=DIM,
+        queue_rows=queue_rows,
+    ).double()  # fmt: skip
+
+
+def test_projection_is_unit_length_and_of_the_sampled_pixels():
+    cacl = module()
+    embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    index = torch.tensor([[5, -1, 0, 11, 2], [1, 1, -1, -1, 7]])
+    z = cacl.project(embedding, index)
+    assert z.shape == (10, DIM)
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(10, dtype=torch.float64))
+    torch.testing.assert_close(z[3], cacl.projection(embedding[0, :, 2, 3]))
+    torch.testing.assert_close(z[9], cacl.projection(embedding[1, :, 1, 3]))
+
+
+def test_projection_of_bf16_is_at_least_float32():
+    z = module().bfloat16().project(torch.randn(1, 6, 2, 2).bfloat16(), torch.tensor([[0, 3]]))
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(2), rtol=1e-5, atol=0)
+
+
+def test_gathered_rows_know_type_domain_and_place():
+    cacl = module()
+    index = torch.tensor([[4, -1, 2, -1, 0], [-1, -1, -1, 3, -1]])  # 2 anomaly rows, then one per class
+    z = torch.arange(10.0).double().unsqueeze(1).expand(10, DIM)
+    difficulty = torch.arange(10.0).view(2, 5).double()
+    rows, z, own, places = cacl.receive(cacl.send(z, index, difficulty, torch.tensor([2, 1]), ALONE), ALONE)
+    assert rows.id.tolist() == [0, 2, 4, 8]
+    assert rows.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
+    assert rows.domain.tolist() == [2, 2, 2, 1]
+    assert z[:, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
+    assert rows.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
+    assert own.all() and places == 10
+
+
+@pytest.mark.parametrize("queue_rows", [0, 4])
+def test_empty_rows_send_no_gradient(queue_rows: int):
+    cacl = module(queue_rows)
+    embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([[4, 5, 2, -1, 7], [1, -1, 3, 8, -1]])
+    difficulty = torch.zeros(2, 12, dtype=torch.float64)
+    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    sample = cacl.receive(pending, ALONE)
+    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
+    loss.backward()
+    assert count == 5  # three anomalies, class 0 twice; classes 1 and 2 once each have no positive
+    assert embedding.grad is not None
+    touched = embedding.grad.abs().sum(dim=1).flatten(1) > 0
+    assert not touched[0, 0] and not touched[1, 0], "pixel 0 stands in for empty rows"
+    assert all(touched[0, p] for p in (4, 5, 2)) and all(touched[1, p] for p in (1, 3))
+
+
+def test_nothing_sampled_touches_the_projection():
+    cacl = module()
+    embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
+    index = torch.full((2, 5), -1)
+    difficulty = torch.zeros(2, 12, dtype=torch.float64)
+    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
+    sample = cacl.receive(pending, ALONE)
+    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
+    loss.backward()
+    assert loss.item() == 0.0 and count == 0
+    assert all(p.grad is not None and not p.grad.any() for p in cacl.parameters())

@@ -1,0 +1,225 @@
+"""L_mdat against its formula, its balance over domains, its gradients, and the running accuracy A_s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
+from mgcda_dist.method.mdat import MDAT, LabelSmoothing, SmoothingMode
+from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
+from mgcda_dist.method.mdat.loss import alignable
+from mgcda_dist.method.mdat.reversal import reversal_strength
+from tests.support import reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
+CHANNELS = {"middle": 4, "last": 3}
+
+
+@dataclass
+class Case:
+    stages: dict[str, Tensor]
+    domain: Tensor
+    label: Tensor
+
+
+def case(domains: list[int], seed: int = 0, dtype: torch.dtype = torch.float64) -> Case:
+    """Images of 32 × 48 pixels; feature maps of stride 2 and 4, so that discriminators see 4 × 6 and 2 × 3 cells."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(domains)
+    label = torch.randint(0, 3, (n, 32, 48), generator=generator)
+    label[:, :7, 5:20] = VOID
+    label[::2, 10:22, 11:30] = ANOMALY
+    if n:
+        label[-1] = VOID
+    return Case(
+        {
+            "middle": torch.randn(n, 4, 16, 24, generator=generator).to(dtype),
+            "last": torch.randn(n, 3, 8, 12, generator=generator).to(dtype),
+        },
+        torch.tensor(domains, dtype=torch.int64),
+        label,
+    )
+
+
+def mdat_of(mode: SmoothingMode = "constant", epsilon: float = 0.2, mask_anomalies: bool = True) -> MDAT:
+    torch.manual_seed(3)
+    mdat = MDAT(
+        CHANNELS,
+        3,
+        stage_weights=(1.0, 0.5),
+        smoothing=LabelSmoothing(mode, epsilon),
+        channels=5,
+        mask_anomalies=mask_anomalies,
+    ).double()
+    mdat.accuracy.copy_(torch.tensor([0.7, 0.4]))
+    with torch.no_grad():
+        for parameter in mdat.parameters():
+            parameter.mul_(3.0)  # far from the undecided discriminator
+    return mdat
+
+
+def loss_of(mdat: MDAT, given: Case, progress: float = 0.6) -> Tensor:
+    kept = mdat.kept(given.stages, given.label)
+    sums = mdat(given.stages, given.domain, kept, progress)
+    return mdat.share(sums, mdat.counts(kept, given.domain), 1)
+
+
+def reference_of(mdat: MDAT, given: Case, progress: float = 0.6) -> reference.Mdat:
+    logits = [mdat.discriminators[name](given.stages[name]).tolist() for name in CHANNELS]
+    return reference.mdat(
+        logits,
+        given.domain.tolist(),
+        [reference.kept_locations(given.label.tolist(), *size, mdat.mask_anomalies) for size in ((4, 6), (2, 3))],
+        weights=mdat.weights,
+        mode=mdat.smoothing.mode,
+        value=mdat.smoothing.epsilon,
+        running_accuracy=mdat.accuracy.tolist(),
+        progress=progress,
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("domains", [[0, 1, 2, 2, 1], [0, 0, 0, 2], [1]])
+def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[int]):
+    mdat, given = mdat_of(mode, mask_anomalies=mask), case(domains)
+    expected = reference_of(mdat, given)
+    assert loss_of(mdat, given).item() == pytest.approx(expected.loss, abs=1e-12)
+
+    kept = mdat.kept(given.stages, given.label)
+    counts = mdat.counts(kept, given.domain)
+    sums = mdat(given.stages, given.domain, kept, 0.6)
+    for s in range(2):
+        per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * kept[s].sum(dim=(1, 2))
+        for d in range(3):
+            assert sums.epsilon[s, d].item() == pytest.approx(per_image[given.domain == d].sum().item(), abs=1e-12)
+
+    before = mdat.accuracy.clone()
+    mdat.update(sums.correct, counts)
+    for s, accuracy in enumerate(expected.accuracy):
+        moved = before[s].item() if accuracy is None else 0.95 * before[s].item() + 0.05 * accuracy
+        assert mdat.accuracy[s].item() == pytest.approx(moved, abs=1e-12)
+
+
+def test_a_domain_with_more_images_does_not_win():
+    given = case([0, 1, 2])
+    given.label[:] = 0
+    more = [0, 0, 0, 0, 1, 2]
+    copied = Case({k: v[more] for k, v in given.stages.items()}, given.domain[more], given.label[more])
+    mdat = mdat_of("adaptive_sample")
+    assert loss_of(mdat, copied).item() == pytest.approx(loss_of(mdat, given).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
+    mdat, given = mdat_of(mode), case([0, 1, 2, 1])
+    leaves = {name: x.requires_grad_() for name, x in given.stages.items()}
+    progress = 0.13
+    loss_of(mdat, given, progress).backward()
+
+    # Finite differences of the loss itself, at ε held where it is (it is detached).
+    frozen = mdat_of("constant")
+    kept = mdat.kept(leaves, given.label)
+    for s, (name, x) in enumerate(leaves.items()):
+        logits = mdat.discriminators[name](x)
+        epsilon = mdat.smoothing.per_image(logits, given.domain, kept[s], mdat.accuracy[s], progress)
+        assert x.grad is not None
+        place = (2, 1, 3, 5)
+        slope = _slope(frozen, name, x.detach(), place, given.domain, kept[s], epsilon)
+        expected = -reversal_strength(progress, mdat.lambda_max) * mdat.weights[s] * slope
+        assert x.grad[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def _slope(
+    mdat: MDAT, name: str, x: Tensor, place: tuple[int, ...], domain: Tensor, kept: Tensor, epsilon: Tensor
+) -> float:
+    from mgcda_dist.method.mdat.smoothing import smoothed_cross_entropy
+
+    values = []
+    for step in (1e-5, -1e-5):
+        moved = x.clone()
+        moved[place] += step
+        ce = smoothed_cross_entropy(mdat.discriminators[name](moved), domain, epsilon)
+        means = [ce[domain == d][kept[domain == d]].mean() for d in domain.unique() if kept[domain == d].any()]
+        values.append(torch.stack(means).mean().item())
+    return (values[0] - values[1]) / 2e-5
+
+
+def test_discriminators_get_the_gradient_itself():
+    mdat, given = mdat_of(), case([0, 1, 2])
+    weight = mdat.discriminators["last"].layers[4].weight  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+    loss_of(mdat, given).backward()
+    with torch.no_grad():
+        values = []
+        for step in (1e-5, -2e-5):
+            weight[1, 2] += step
+            values.append(loss_of(mdat, given).item())
+    assert weight.grad[1, 2].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
+
+
+def test_without_any_location_the_loss_is_zero_and_touches_everything():
+    mdat, given = mdat_of("adaptive_sample"), case([0, 1])
+    given.label[:] = ANOMALY
+    before = mdat.accuracy.clone()
+    loss = loss_of(mdat, given)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is not None and not p.grad.any() for p in mdat.parameters())
+    kept = mdat.kept(given.stages, given.label)
+    mdat.update(mdat(given.stages, given.domain, kept, 0.5).correct, mdat.counts(kept, given.domain))
+    assert torch.equal(mdat.accuracy, before)
+
+
+def test_what_is_aligned():
+    def aligned(*labels: int) -> list[bool]:
+        return alignable(torch.tensor([[labels]])).flatten().tolist()
+
+    assert aligned(0, 2, INLIER) == [True, True, True]
+    assert aligned(0, ANOMALY, VOID) == [True, False, False]
+    assert aligned(VOID, VOID) == [True, True], "an unlabelled image is aligned whole"
+    assert aligned(VOID, ANOMALY) == [True, False], "an unlabelled image with a pasted anomaly: all but the anomaly"
+
+
+@pytest.mark.parametrize("height", range(1, 10))
+def test_output_size_of_a_discriminator(height: int):
+    size = PatchDiscriminator.output_size(height, height + 3)
+    assert PatchDiscriminator(2, 3, 4)(torch.zeros(1, 2, height, height + 3)).shape == (1, 3, *size)
+
+
+def test_bf16_features_give_a_loss_in_full_precision_near_the_exact_one():
+    mdat, given = mdat_of("adaptive_stage"), case([0, 1, 2, 2])
+    exact = loss_of(mdat, given).item()
+    rounded = Case({k: v.bfloat16() for k, v in given.stages.items()}, given.domain, given.label)
+    loss = loss_of(mdat.bfloat16(), rounded)
+    assert loss.dtype in (torch.float32, torch.float64)
+    assert loss.item() == pytest.approx(exact, rel=0.05)  # three layers at 2^-8 each, logits of a few units
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mdat.parameters())
+
+
+def test_the_running_accuracy_moves_in_a_bf16_model():
+    # In bf16 a step of 0.05 · (0.78 - 0.75) is lost in rounding, and A_s would stand still for good.
+    mdat = mdat_of().bfloat16()
+    assert mdat.accuracy.tolist() == pytest.approx([0.7, 0.4], abs=1e-6), "not rounded by the cast either"
+    hits, counts = torch.full((2, 3), 78.0), torch.full((2, 3), 100.0)
+    for _ in range(400):
+        mdat.update(hits, counts)
+    assert mdat.accuracy.tolist() == pytest.approx([0.78, 0.78], abs=1e-4)
+
+
+def test_one_domain_is_refused():
+    with pytest.raises(ValueError, match="at least two domains"):
+        MDAT(CHANNELS, 1)
+
+
+def test_many_locations_are_counted_exactly():
+    mdat = mdat_of()
+    kept = [torch.ones(2, 1, dtype=torch.bool).expand(2, 2**25).unsqueeze(1)]
+    assert mdat.counts(kept, torch.tensor([1, 1]))[0].tolist() == [0.0, float(2**26), 0.0]

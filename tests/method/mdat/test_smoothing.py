@@ -1,0 +1,105 @@
+"""Label smoothing: the target, the four ways to choose ε, the cap."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgcda_dist.method.mdat.smoothing import LabelSmoothing, SmoothingMode, smoothed_cross_entropy, smoothing_cap
+from tests.support import reference
+
+MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
+
+
+def case(num_domains: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(5, num_domains, 2, 3, dtype=torch.float64, generator=generator)
+    domain = torch.randint(num_domains, (5,), generator=generator)
+    kept = torch.rand(5, 2, 3, generator=generator) < 0.6
+    kept[1] = False  # an image without a location that counts
+    return logits, domain, kept
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("accuracy", [0.1, 0.25, 0.6, 1.0])
+@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
+def test_epsilon_agrees_with_the_formula(mode: SmoothingMode, value: float, accuracy: float, progress: float):
+    logits, domain, kept = case()
+    found = LabelSmoothing(mode, value).per_image(logits, domain, kept, torch.tensor(accuracy).double(), progress)
+    for i, d in enumerate(domain.tolist()):
+        own = [torch.softmax(logits[i, :, y, x], dim=0)[d].item() for y in range(2) for x in range(3) if kept[i, y, x]]
+        expected = reference.epsilon_of(mode, value, 4, progress, torch.tensor(accuracy).double().item(), own)
+        assert found[i].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_domains", [2, 3, 7])
+def test_no_mode_passes_the_cap(mode: SmoothingMode, num_domains: int):
+    logits, domain, kept = case(num_domains)
+    sure = 50 * F.one_hot(domain, num_domains).double().view(5, num_domains, 1, 1).expand_as(logits)
+    epsilon = LabelSmoothing(mode, 1.0).per_image(sure, domain, kept, torch.tensor(1.0), progress=1.0)
+    assert epsilon.max().item() <= smoothing_cap(num_domains) == pytest.approx(0.5 * (1 - 1 / num_domains))
+
+
+def test_adaptive_sample_sends_no_gradient():
+    logits, domain, kept = case()
+    logits.requires_grad_()
+    epsilon = LabelSmoothing("adaptive_sample", 0.3).per_image(logits, domain, kept, torch.tensor(0.5), 0.5)
+    assert not epsilon.requires_grad
+
+
+def test_adaptive_sample_ignores_locations_that_do_not_count():
+    logits, domain, kept = case()
+    other = torch.where(kept.unsqueeze(1), logits, 1e3 * torch.randn_like(logits))
+    smoothing = LabelSmoothing("adaptive_sample", 0.3)
+    first, second = (smoothing.per_image(x, domain, kept, torch.tensor(0.5), 0.5) for x in (logits, other))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-15)
+
+
+def test_a_surer_discriminator_gets_a_softer_target():
+    domain, kept = torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, 1, dtype=torch.bool)
+    smoothing = LabelSmoothing("adaptive_sample", 0.3)
+    found = [
+        smoothing.per_image(torch.tensor([[[[sure]], [[0.0]]]]), domain, kept, torch.tensor(0.5), 0.5).item()
+        for sure in (-2.0, 0.0, 2.0)
+    ]
+    assert found == sorted(found) and found[0] < found[-1]
+
+
+def test_cross_entropy_against_the_smoothed_target():
+    logits, domain, _ = case()
+    epsilon = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.375], dtype=torch.float64)
+    found = smoothed_cross_entropy(logits, domain, epsilon)
+    for i, d in enumerate(domain.tolist()):
+        target = (epsilon[i] / 3).expand(4).clone()
+        target[d] = 1 - epsilon[i]
+        for y in range(2):
+            for x in range(3):
+                log_p = reference.log_softmax(logits[i, :, y, x].tolist())
+                expected = -sum(q * v for q, v in zip(target.tolist(), log_p, strict=True))
+                assert found[i, y, x].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_cross_entropy_gradient():
+    logits, domain, _ = case()
+    epsilon = torch.linspace(0, 0.3, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: smoothed_cross_entropy(x, domain, epsilon), logits.requires_grad_())
+
+
+def test_at_the_uniform_label_the_discriminator_gets_no_signal():
+    # Why the cap lies at half of it: with ε = (M-1)/M an undecided discriminator has a zero gradient.
+    logits = torch.zeros(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+    smoothed_cross_entropy(logits, torch.tensor([0, 2]), torch.full((2,), 2 / 3, dtype=torch.float64)).sum().backward()
+    assert logits.grad is not None and logits.grad.abs().max().item() < 1e-15
+
+
+def test_extreme_logits_stay_finite():
+    logits = torch.tensor([1e4, -1e4, 0.0]).view(1, 3, 1, 1).requires_grad_()
+    loss = smoothed_cross_entropy(logits, torch.tensor([1]), torch.tensor([0.2])).sum()
+    loss.backward()
+    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()

@@ -1,0 +1,365 @@
+"""The composition: a whole step against the formulas, the weights of the terms, what is refused, what is imported."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
+from mgcda_dist.method.mdat import SmoothingMode
+from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
+from mgcda_dist.method.randomness import stream_key
+from tests.multiprocess.scenarios import pasted_on_unlabelled
+from tests.support import reference
+from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, tiny_batch, tiny_mgcda
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
+
+
+def lively(**options: object) -> MGCDA:
+    """A tiny model whose pixels differ, so that choices among them matter."""
+    model = tiny_mgcda(**options)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return model
+
+
+class ReferenceStep:
+    """One step from the formulas: the networks are the model's, all else is loops."""
+
+    def __init__(self, model: MGCDA, queue_rows: int) -> None:
+        assert model.mdat is not None and model.cacl is not None
+        self.model, self.mdat, self.cacl = model, model.mdat, model.cacl
+        self.memory = reference.Memory(NUM_DOMAINS, NUM_CLASSES, queue_rows)
+        self.accuracy: list[float] = self.mdat.accuracy.tolist()  # 1/M, rounded as a buffer is
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, progress: float) -> dict[str, float]:
+        label, domains = batch.label.tolist(), batch.domain.tolist()
+        prediction: Prediction = self.model.segmenter(batch.image)
+        large = F.interpolate(prediction.logits, size=batch.label.shape[1:], mode="bilinear")
+        terms = reference.segmentation_terms(large.tolist(), label, NUM_CLASSES)
+
+        sizes = [(-(-f.shape[2] // 4), -(-f.shape[3] // 4)) for f in prediction.stages.values()]
+        mdat = reference.mdat(
+            [self.mdat.discriminators[name](f).tolist() for name, f in prediction.stages.items()],
+            domains,
+            [kept_of(batch, *size) for size in sizes],
+            weights=(1.0, 1.0),
+            mode=self.mdat.smoothing.mode,
+            value=self.mdat.smoothing.epsilon,
+            running_accuracy=self.accuracy,
+            progress=progress,
+        )
+        self.accuracy = [
+            old if new is None else 0.95 * old + 0.05 * new
+            for old, new in zip(self.accuracy, mdat.accuracy, strict=True)
+        ]
+
+        rows = self.sample(batch, prediction)
+        candidates = rows + self.memory.rows()
+        key = stream_key(self.cacl.seed, batch.step, "contrast")
+        total, anchors = reference.contrastive(
+            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, num_positives=5, num_negatives=12,
+            hard_fraction=0.5, cross_domain=True, draw=lambda name: reference.uniform(key, 0, name),
+        )  # fmt: skip
+        self.memory.push(rows, batch.step)
+        cacl = total / anchors if anchors else 0.0
+        outlier = 0.1 * terms[1] + 0.1 * terms[2]
+        return {
+            "loss/seg": terms[0],
+            "loss/outlier": outlier,
+            "loss/mdat": mdat.loss,
+            "loss/cacl": cacl,
+            "cacl/anchors": anchors,
+            "loss/total": terms[0] + outlier + 0.5 * mdat.loss + 0.1 * cacl,
+            "data/bad_samples": 0.0,
+        }
+
+    def sample(self, batch: Batch, prediction: Prediction) -> list[reference.Row]:
+        height, width = prediction.logits.shape[2:]
+        budget = self.cacl.budget
+        types = reference.pixel_types(batch.label.tolist(), height, width, NUM_CLASSES)
+        # Difficulty is read in single precision: it only orders pixels.
+        score = -torch.logsumexp(prediction.logits.float(), dim=1)
+        difficulty = reference.difficulties(types, score.flatten(1).tolist(), NUM_CLASSES)
+        quota = reference.quotas(
+            types, difficulty, num_classes=NUM_CLASSES, inlier_pixels=budget.inlier_pixels,
+            anomaly_pixels=budget.anomaly_pixels, image_aware=budget.image_aware,
+        )  # fmt: skip
+        key = stream_key(self.cacl.seed, batch.step, "pixel")
+        chosen = reference.sample(
+            types, difficulty, quota, num_classes=NUM_CLASSES, hard_fraction=budget.hard_fraction,
+            slots=batch.slot.tolist(), draw=lambda slot, pixel: reference.uniform(key, slot, pixel),
+        )  # fmt: skip
+        rows = []
+        for i, by_type in enumerate(chosen):
+            place = i * (12 + 3 * 6)  # rows reserved per image: twice the average of each side
+            for kind, first in [(NUM_CLASSES, 0), (0, 12), (1, 18), (2, 24)]:
+                for nth, pixel in enumerate(by_type[kind]):
+                    feature = prediction.embedding[i, :, pixel // width, pixel % width]
+                    z = self.cacl.projection.layers(feature)
+                    length = math.sqrt(sum(v * v for v in z.tolist()))
+                    unit = [v / length for v in z.tolist()]
+                    known = (kind, int(batch.domain[i]), difficulty[i][pixel], place + first + nth)
+                    rows.append(reference.Row(unit, *known))
+        return rows
+
+
+def kept_of(batch: Batch, height: int, width: int) -> list:
+    """Cells of the discriminator, where its grid need not divide the image: torch's adaptive cells, as loops."""
+    kept = []
+    for image in batch.label.tolist():
+        labelled = any(v not in (ANOMALY, VOID) for row in image for v in row)
+        kept.append([])
+        for i in range(height):
+            kept[-1].append([])
+            for j in range(width):
+                ys = range(i * len(image) // height, -(-(i + 1) * len(image) // height))
+                xs = range(j * len(image[0]) // width, -(-(j + 1) * len(image[0]) // width))
+                values = [image[y][x] for y in ys for x in xs]
+                share = reference.mean([float(v != ANOMALY and (v != VOID or not labelled)) for v in values])
+                kept[-1][-1].append(share >= 0.5)
+    return kept
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("queue_rows", [0, 9])
+def test_steps_agree_with_the_formulas(mode: SmoothingMode, queue_rows: int):
+    model = lively(smoothing=mode, queue_rows=queue_rows)
+    expected = ReferenceStep(model, queue_rows)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in range(3):
+        batch, progress = tiny_batch(step), (step + 1) / 4
+        wanted = expected(batch, progress)
+        outcome = model(batch, progress)
+        assert outcome.terms() == pytest.approx(wanted, abs=1e-7)
+        assert outcome.loss.item() == pytest.approx(wanted["loss/total"], abs=1e-7)
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        model.commit(outcome)
+        assert model.mdat is not None and model.cacl is not None
+        assert model.mdat.accuracy.tolist() == pytest.approx(expected.accuracy, abs=1e-12)
+        memory = expected.memory.rows()
+        filled = model.cacl.queue.rows()
+        assert [(row.type, row.domain, row.id) for row in memory] == list(
+            zip(filled.type.tolist(), filled.domain.tolist(), filled.id.tolist(), strict=True)
+        )
+        if memory:
+            torch.testing.assert_close(
+                model.cacl.queue.held()[1], torch.tensor([row.z for row in memory], dtype=torch.float64)
+            )
+
+
+def test_a_pasted_object_does_not_take_an_unlabelled_domain_out_of_alignment():
+    model = tiny_mgcda()
+    assert model.mdat is not None
+    batch = tiny_batch(0)
+    pasted = pasted_on_unlabelled(batch)
+    stages = model.segmenter(batch.image).stages
+    whole, fewer = (model.mdat.counts(model.mdat.kept(stages, b.label), b.domain)[:, 2] for b in (batch, pasted))
+    assert bool((fewer > 0.5 * whole).all())
+
+
+# ------------------------------------------------------------------------------------------------- weights and warm-ups
+
+
+def test_ramp_rises_linearly_over_the_warm_up():
+    assert [ramp(p, 0.2) for p in (0.0, 0.05, 0.1, 0.2, 0.7)] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0])
+    assert ramp(0.0, 0.0) == 1.0
+
+
+def test_warm_ups_weigh_the_total_and_not_the_logged_terms():
+    model = lively()
+    model.mdat_warmup, model.cacl_warmup = 0.4, 0.8
+    terms = model(tiny_batch(0), 0.2).terms()
+    total = terms["loss/seg"] + terms["loss/outlier"] + 0.5 * 0.5 * terms["loss/mdat"] + 0.1 * 0.25 * terms["loss/cacl"]
+    assert terms["loss/total"] == pytest.approx(total, abs=1e-12)
+    assert terms["loss/cacl"] == pytest.approx(lively()(tiny_batch(0), 0.2).terms()["loss/cacl"], abs=1e-12)
+
+
+def test_at_the_start_of_a_warm_up_every_parameter_is_touched():
+    model = lively()
+    model.mdat_warmup = model.cacl_warmup = 0.5
+    model(tiny_batch(0), 0.0).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.cacl is not None
+    assert all(p.grad is not None and not p.grad.any() for p in model.cacl.parameters())
+
+
+@pytest.mark.parametrize(("with_mdat", "with_cacl"), [(True, False), (False, True), (False, False)])
+def test_terms_that_are_off_leave_no_trace(with_mdat: bool, with_cacl: bool):
+    model = lively(with_mdat=with_mdat, with_cacl=with_cacl)
+    outcome = model(tiny_batch(0), 0.5)
+    outcome.loss.backward()
+    model.commit(outcome)
+    assert ("loss/mdat" in outcome.terms()) == with_mdat and ("loss/cacl" in outcome.terms()) == with_cacl
+    assert any(name.startswith("mdat") for name in model.state_dict()) == with_mdat
+    assert any(name.startswith("mdat/") for name in model.health(outcome, 0.5)) == with_mdat
+    assert any(name.startswith("cacl/") for name in model.health(outcome, 0.5)) == with_cacl
+
+
+def test_the_signal_is_the_mean_over_ranks():
+    assert tiny_mgcda()(tiny_batch(0), 0.1, {"stop": 0.25}).terms()["signal/stop"] == 0.25
+
+
+# ----------------------------------------------------------------------------------------------------- state and purity
+
+
+def commit_steps(model: MGCDA, first: int, last: int) -> Outcome:
+    outcome = None
+    for step in range(first, last):
+        outcome = model(tiny_batch(step), step / 10)
+        model.commit(outcome)
+    assert outcome is not None
+    return outcome
+
+
+def test_a_restored_model_takes_the_same_next_step():
+    model = lively()
+    commit_steps(model, 0, 3)
+    restored = lively(seed=0)
+    restored.load_state_dict(model.state_dict())
+    assert commit_steps(restored, 3, 5).terms() == commit_steps(model, 3, 5).terms()
+
+
+def test_forward_alone_changes_no_state():
+    model = lively()
+    commit_steps(model, 0, 2)
+    before = copy.deepcopy(model.state_dict())
+    first, second = model(tiny_batch(2), 0.2), model(tiny_batch(2), 0.2)
+    assert first.terms() == second.terms()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_global_generators_are_neither_used_nor_moved():
+    model = lively()
+    terms = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        terms.append(model(tiny_batch(0), 0.2).terms())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert terms[0] == terms[1]
+
+
+def test_a_copy_is_independent():
+    model = lively()
+    twin = copy.deepcopy(model)
+    commit_steps(model, 0, 2)
+    assert twin.cacl is not None and len(twin.cacl.queue.rows()) == 0
+
+
+def test_health_names_every_stage():
+    model = lively()
+    outcome = commit_steps(model, 0, 3)
+    health = model.health(outcome, 0.2)
+    assert model.mdat is not None
+    for s, stage in enumerate(("stride4", "embedding")):
+        accuracy = model.mdat.accuracy[s].item()
+        assert health[f"mdat/{stage}/accuracy"] == accuracy
+        assert health[f"mdat/{stage}/accuracy_over_chance"] == pytest.approx(3 * accuracy)
+        assert 0 <= health[f"mdat/{stage}/epsilon"] <= 0.3
+        assert health[f"mdat/{stage}/a_distance"] >= 0
+    assert health["mdat/lambda"] == pytest.approx(reference.reversal_strength(0.2, 1.0))
+    assert 0 < health["cacl/queue_fill_inlier"] <= 1
+
+
+# ------------------------------------------------------------------------------------------------------------- hardship
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_precisions_train(dtype: torch.dtype):
+    model = tiny_mgcda(dtype=dtype)
+    for step in range(2):
+        outcome = model(tiny_batch(step), 0.5)
+        outcome.loss.backward()
+        model.commit(outcome)
+        assert all(math.isfinite(value) for value in outcome.terms().values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_one_image_in_the_batch():
+    model = lively()
+    outcome = commit_steps(model, 0, 1)
+    batch = tiny_batch(1, size=1)
+    outcome = model(batch, 0.5)
+    outcome.loss.backward()
+    assert math.isfinite(outcome.loss.item())
+
+
+def test_a_loss_that_is_not_finite_is_seen_and_refused_without_a_trace():
+    model = lively()
+    commit_steps(model, 0, 2)
+    batch = tiny_batch(2)
+    image = batch.image.double()
+    image[0] = float("nan")
+    before = copy.deepcopy(model.state_dict())
+    assert math.isnan(model(replace(batch, image=image), 0.2).terms()["loss/total"])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: p._replace(embedding=p.embedding[:, :, ::2, ::2]), r"embedding.*2×3.*logits.*4×6"),
+        (lambda p: p._replace(logits=p.logits.repeat(1, 2, 1, 1)), "has 6 logits but the contrastive budget 3 classes"),
+    ],
+    ids=["grid", "classes"],
+)
+def test_a_segmenter_whose_outputs_do_not_fit_is_refused(change: Callable[[Prediction], Prediction], says: str):
+    model = tiny_mgcda()
+    network = model.segmenter
+
+    class Changed(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> Prediction:
+            return change(network(image))
+
+    model.segmenter = Changed()
+    with pytest.raises(ValueError, match=says):
+        model(tiny_batch(0), 0.1)
+
+
+# --------------------------------------------------------------------------------------------------- outside this stack
+
+
+def test_importing_the_method_loads_nothing_of_the_stack():
+    # Whatever torch itself loads is not ours to judge.
+    code = (
+        "import sys, json, torch, torch.distributed, torch.nn.functional\n"
+        "before = set(sys.modules)\n"
+        "import mgcda_dist.method\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded: list[str] = json.loads(shown)
+    own = {name.split(".")[1] for name in loaded if name.startswith("mgcda_dist.")}
+    assert own == {"choices", "method"}
+    stack = {
+        "ray",
+        "deepspeed",
+        "mlflow",
+        "timm",
+        "webdataset",
+        "torchvision",
+        "cv2",
+        "PIL",
+        "pydantic",
+        "yaml",
+        "typer",
+    }
+    assert not stack & {name.split(".")[0] for name in loaded}

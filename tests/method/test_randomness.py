@@ -1,0 +1,75 @@
+"""Randomness as a pure function: law 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgcda_dist.method.randomness import numpy_generator, stream_key, torch_generator, uniform
+from tests.support import reference
+
+COUNTERS = st.integers(-(2**62), 2**62)
+
+
+@given(key=st.integers(0, 2**63 - 1), counters=st.lists(COUNTERS, min_size=1, max_size=4))
+def test_uniform_is_the_published_finaliser(key: int, counters: list[int]):
+    found = uniform(key, *[torch.tensor(counter) for counter in counters])
+    assert found.dtype == torch.float64
+    assert found.item() == reference.uniform(key, *counters)
+
+
+def test_uniform_broadcasts_its_counters():
+    key = stream_key("broadcast")
+    rows, columns = torch.arange(-3, 4), torch.arange(5)
+    table = uniform(key, rows.unsqueeze(1), columns)
+    assert table.shape == (7, 5)
+    for i, row in enumerate(rows.tolist()):
+        for j, column in enumerate(columns.tolist()):
+            assert table[i, j].item() == reference.uniform(key, row, column)
+
+
+def test_uniform_is_uniform_and_uncorrelated():
+    draws = uniform(stream_key("moments"), torch.arange(300).unsqueeze(1), torch.arange(300))
+    assert draws.min() >= 0 and draws.max() < 1
+    assert draws.mean().item() == pytest.approx(0.5, abs=5 / (12 * 9e4) ** 0.5)
+    assert draws.var().item() == pytest.approx(1 / 12, abs=2e-3)
+    centred = draws - 0.5
+    for shifted in (centred[:, 1:] * centred[:, :-1], centred[1:] * centred[:-1], centred * centred.T):
+        # Neighbours in either counter, and swapped counters, off the diagonal.
+        shifted = shifted[~torch.eye(*shifted.shape, dtype=torch.bool)]
+        assert abs(shifted.mean().item()) < 5 / 12 / len(shifted) ** 0.5 * 2
+    assert draws.unique().numel() == draws.numel()
+
+
+def test_different_names_are_different_streams():
+    names = [(0,), (1,), ("0",), (0, 1), (1, 0), (0, "1"), ("01",), ("0", "1"), (0, 1, ""), (-1,)]
+    assert len({stream_key(*name) for name in names}) == len(names)
+    assert all(0 <= stream_key(*name) < 2**63 for name in names)
+
+
+def test_equal_names_give_equal_numbers_everywhere():
+    assert numpy_generator(1, "a").integers(2**62) == numpy_generator(1, "a").integers(2**62)
+    first, second = (torch.rand(3, generator=torch_generator(1, "a")) for _ in range(2))
+    assert torch.equal(first, second)
+    # Also in another process, whatever its hash seed.
+    code = "from mgcda_dist.method.randomness import stream_key; print(stream_key(7, 'shards', 3))"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert int(shown.stdout) == stream_key(7, "shards", 3)
+
+
+def test_the_key_of_a_name_never_changes():
+    # Frozen: another value would silently give resumed runs other samples.
+    assert stream_key(0, "pixel") == 7774288152451910562
+    assert numpy_generator(0, "pixel").integers(0, 1000, 4).tolist() == [154, 437, 788, 406]
+
+
+def test_numpy_generators_are_counter_based():
+    assert isinstance(numpy_generator(0).bit_generator, np.random.Philox)

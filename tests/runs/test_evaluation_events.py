@@ -1,0 +1,43 @@
+"""What workers say of an evaluation reaches whoever watches: a set as it begins, then a word now and then."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.cli import progress as cli_progress
+from mgcda_dist.cli.evaluate import followed
+from mgcda_dist.cli.progress import shown_progress
+from mgcda_dist.runs import evaluation_events
+from mgcda_dist.runs.evaluation_events import saying
+from mgcda_dist.runs.folder import EVENTS, append_event
+from mgcda_dist.runs.tail import NewLines
+
+
+def test_a_set_as_it_begins_and_then_one_word_in_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(evaluation_events, "monotonic", lambda: now)
+    progress, lines = saying(partial(append_event, tmp_path / EVENTS)), NewLines(tmp_path / EVENTS)
+    for name, done, seconds in (("road", 2, 0), ("road", 4, 9), ("road", 6, 11), ("lost", 2, 12), ("lost", 4, 13)):
+        now = 100.0 + seconds
+        progress(name, done, 40)
+    said = [(event["kind"], event["text"], event["done"], event["total"]) for event in lines.read()]
+    assert said == [
+        ("progress", "evaluating road: 2 of 40 frames", 2, 40),
+        ("progress", "evaluating road: 6 of 40 frames", 6, 40),
+        ("progress", "evaluating lost: 2 of 40 frames", 2, 40),
+    ]
+    assert lines.read() == []
+
+
+def test_it_is_shown_where_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_progress, "_PLAIN_LINE_EVERY_S", 0.0)
+    append_event(tmp_path / EVENTS, "progress", "evaluating old: 1 of 2 frames", done=1, total=2)
+    with shown_progress("starting 2 workers") as show, followed(tmp_path, show):
+        append_event(tmp_path / EVENTS, "watchdog", "rank 1 waits for rank 0")
+        append_event(tmp_path / EVENTS, "progress", "evaluating road: 2 of 40 frames", done=2, total=40)
+    assert capsys.readouterr().err == "evaluating road  2/40\n"

@@ -1,0 +1,246 @@
+"""Shards that do not fit the run are named before it starts; classes of one's own reach the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from mgcda_dist import build
+from mgcda_dist.build import label_pixels, open_shards
+from mgcda_dist.checks import check_data
+from mgcda_dist.cli.main import main
+from mgcda_dist.config.load import load_config
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
+from mgcda_dist.data.paste import PasteSource
+from mgcda_dist.data.shards.sources import SOURCES
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
+
+OWN = {"names": ["path", "grass", "tool"], "ids": {"own_yard": {0: "path", 3: "grass", 7: "tool", 9: "normal"}}}
+
+
+def yard(folder: Path, label_format: str = "own_yard", ids: tuple[int, ...] = (0, 3, 7, 9, 255)) -> Path:
+    """Frames of somebody's yard, with ids of their own, as shards."""
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for i in range(6):
+        image = np.random.default_rng(i).integers(0, 255, (8, 10, 3), np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), cv2.resize(image, (80, 64)))
+        label = np.array(ids, np.uint8).repeat(16)[:, None].repeat(80, 1)
+        cv2.imwrite(str(folder / "labels" / f"{i}.png"), cv2.resize(label, (80, 64), interpolation=cv2.INTER_NEAREST))
+    opened = SOURCES["plain"].open(folder, "train", label_format=label_format)
+    write_shards(opened.samples, folder / "shards", dataset="yard", split="train", label_format=opened.label_format)
+    return folder / "shards"
+
+
+def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
+    """A configuration over those domains."""
+    content = {
+        "name": "t",
+        "data": {
+            "class_space": OWN,
+            "crop_px": [48, 64],
+            "domains": [{"name": name, "per_step": 1, **domain} for name, domain in domains.items()],
+            "loader_workers": 0,
+        } | data,
+        "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
+        "mdat": {"enabled": len(domains) > 1},
+        "cacl": {"projection_dim": 16, "queue_rows": 0},
+        "optim": {"steps": 2},
+    }  # fmt: skip
+    (folder / "t.yaml").write_text(yaml.safe_dump(content))
+    return load_config(folder / "t.yaml").config
+
+
+def test_classes_of_ones_own_reach_the_network_and_its_record(tmp_path: Path) -> None:
+    run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
+    assert run.data.class_names == ("path", "grass", "tool")
+    pixels = label_pixels(open_shards(run.data.domains[0].shards, "frames"), run.data)
+    assert pixels.keys() == {0, 1, 2, INLIER, VOID}
+    (batch, *_) = build.training_stream(run, 0, 1)
+    assert set(np.unique(batch.label.numpy())) <= pixels.keys()
+    model = build.mgcda(run)
+    assert model.train()(batch, 0.0).loss.isfinite()
+    assert model.segmenter(batch.image).logits.shape[1] == 3
+    build.save_model(run, model.segmenter, tmp_path / "model")
+    assert build.load_model(tmp_path / "model")[0] == run
+
+
+def test_a_known_space_folded_into_ones_own(tmp_path: Path, tiny_shards: Path) -> None:
+    space = {
+        "names": ["flat", "car", "rest"],
+        "based_on": "road8",
+        "map": {"road": "flat", "pavement": "flat", "vehicle": "car", "sky": "void", "person": "normal"}
+        | dict.fromkeys(["building", "vegetation", "pole_sign"], "rest"),
+        "road": ["flat"],
+    }
+    paste = {"objects": str(tiny_shards / "objects" / "train"), "placement": "road", "scale": [0.2, 0.3]}
+    domains = {"a": {"shards": str(tiny_shards / "render_a" / "train"), "paste": paste}}
+    run = config(tmp_path, domains, class_space=space)
+    bare = config(tmp_path, {"a": domains["a"] | {"paste": None}}, class_space=space)
+    for pasted, batch in zip(build.training_stream(run, 0, 1), build.training_stream(bare, 0, 1), strict=True):
+        anomaly = (pasted.label == ANOMALY).numpy()[0]
+        assert set(np.unique(batch.label.numpy())) <= {0, 1, 2, INLIER, VOID}
+        foot = np.flatnonzero(anomaly.any(axis=1)).max()
+        assert anomaly.any() and (batch.label.numpy()[0, foot - 3 : foot + 4] == 0).any(), "objects stand on `flat`"
+    entry = EvaluationSetConfig(name="e", shards=str(tiny_shards / "real_day" / "test"))
+    frames = build.evaluation_frames(entry, run.data)
+    assert set(np.unique(frames[0].label)) <= {0, 1, 2, INLIER, ANOMALY, VOID}
+
+
+def test_ids_that_nobody_explains_are_refused(tmp_path: Path) -> None:
+    shards = str(yard(tmp_path / "yard", ids=(0, 3, 7, 9, 12)))
+    run = config(tmp_path, {"yard": {"shards": shards}})
+    ((path, problem, remedy),), _ = check_data(run)
+    assert path == ("data", "domains", 0, "shards") and "own_yard does not know: 12" in problem and "% of" in problem
+    assert "data.class_space.ids.own_yard" in remedy
+    with pytest.raises(ConfigError, match="does not know: 12"):
+        build.training_stream(run, 0, 1)
+    assert check_data(config(tmp_path, {"yard": {"shards": shards, "labelled": False},
+                                        "b": {"shards": str(yard(tmp_path / "b"))}}))[0] == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "space", "says"),
+    [
+        ("own", "idd7", "idd7 does not know labels of format own"),
+        ("own_b", OWN, "nothing says which class the ids of own_b are"),
+        ("camvid", OWN, "nothing says which class the ids of camvid are"),
+    ],
+)
+def test_labels_that_the_class_space_cannot_read(tmp_path: Path, form: str, space: Any, says: str) -> None:
+    run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard", form))}}, class_space=space)
+    assert [says in problem for _, problem, _ in check_data(run)[0]] == [True]
+
+
+def test_stray_ids_of_a_known_format_can_be_explained(tmp_path: Path) -> None:
+    shards = str(yard(tmp_path / "yard", "camvid", ids=(0, 3, 8, 77)))
+    run = config(tmp_path, {"yard": {"shards": shards}}, class_space="idd7")
+    assert "camvid does not know: 77" in check_data(run)[0][0].problem
+    names = ["drivable", "non_drivable", "living_thing", "vehicle", "roadside_object", "far_object", "sky"]
+    explained = {"names": names, "based_on": "idd7", "ids": {"camvid": {77: "void"}}}
+    assert check_data(config(tmp_path, {"yard": {"shards": shards}}, class_space=explained))[0] == []
+
+
+def test_objects_are_chosen_by_category(tmp_path: Path, tiny_shards: Path) -> None:
+    objects = tiny_shards / "objects" / "train"
+    counts = Counter(name.decode() for name in open_shards(str(objects), "objects").shard_index(0)["category"].tolist())
+    one, *others = sorted(counts)
+
+    def pasting(**choice: Any) -> Config:
+        domain = {"shards": str(tiny_shards / "render_a" / "train"), "paste": {"objects": str(objects), **choice}}
+        return config(tmp_path, {"a": domain}, class_space="road8")
+
+    rest = sum(counts.values()) - counts[one]
+    for choice, expected in (({"include": [one]}, counts[one]), ({"exclude": [one]}, rest),
+                             ({"include": [one, others[0]], "exclude": others[:1]}, counts[one])):  # fmt: skip
+        run = pasting(**choice)
+        assert check_data(run, samples=True)[0] == []
+        (source,) = build.training_stream(run, 0, 1).stream.sources
+        assert isinstance(source.paste, PasteSource) and len(source.paste.objects) == expected
+    for choice, says in (({"include": ["unicorn"]}, "no object of category 'unicorn'"),
+                         ({"include": [one], "exclude": [one]}, "no object is left to paste")):  # fmt: skip
+        assert says in check_data(pasting(**choice))[0][0].problem
+
+
+def test_what_cannot_be_learnt_is_said_in_words(tmp_path: Path, tiny_shards: Path) -> None:
+    render, real = (str(tiny_shards / name / "train") for name in ("render_a", "real_day"))
+    objects = str(tiny_shards / "objects" / "train")
+    domains = {"a": {"shards": render}, "b": {"shards": real, "labelled": False}}
+    problems, warnings = check_data(config(tmp_path, domains, class_space="road8"), samples=True)
+    assert problems == []
+    assert len(warnings) == 1 and "the outlier term and CACL will learn nothing from anomalies" in warnings[0]
+    pasting = {"a": {"shards": render, "paste": {"objects": objects}}}
+    assert check_data(config(tmp_path, pasting, class_space="road8"), samples=True) == ([], [])
+    _, warnings = check_data(config(tmp_path, pasting, class_space="cityscapes19"))
+    assert len(warnings) == 1 and "no labelled domain shows wall, fence" in warnings[0]
+    run = config(tmp_path, pasting, class_space="road8")
+    sets = [{"name": "e", "shards": render}, {"name": "f", "shards": str(yard(tmp_path / "y", "binary", (0, 1)))}]
+    run = Config.model_validate(run.model_dump() | {"evaluation": {"sets": sets}})
+    assert check_data(run) == ([], ["set e is what domain a trains on"])
+
+
+def _cut(folder: Path) -> None:
+    os.truncate(folder / "shard-000000.tar", 700)
+
+
+def _other_size(folder: Path) -> None:
+    """The first sample's label becomes that of a smaller image."""
+    index = np.load(folder / "shard-000000.idx.npy")
+    small = cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()
+    tar = folder / "shard-000000.tar"
+    index["label_offset"][0], index["label_bytes"][0] = tar.stat().st_size, len(small)
+    tar.write_bytes(tar.read_bytes() + small)
+    np.save(folder / "shard-000000.idx.npy", index)
+
+
+def _unlabelled(folder: Path) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(content | {"label_histogram": {}}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_cut, "the shard ends"),
+        (_other_size, "the image is 80×64, its label 4×4 pixels"),
+        (_unlabelled, "domain yard is labelled, but its shards hold no labels"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "not readable"),
+    ],
+)
+def test_shards_that_cannot_be_read_are_named_with_their_key(
+    tmp_path: Path, damage: Callable[[Path], object], says: str
+) -> None:
+    shards = yard(tmp_path / "yard")
+    run = config(tmp_path, {"yard": {"shards": str(shards)}, "twin": {"shards": str(shards), "labelled": False}})
+    damage(shards)
+    problems, _ = check_data(run, samples=True)
+    assert problems[0].path == ("data", "domains", 0, "shards") and says in problems[0].problem
+
+
+def test_config_check_names_every_problem_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [str(yard(tmp_path / name, form)) for name, form in (("a", "own_a"), ("b", "own_b"))]
+    config(tmp_path, {"a": {"shards": shards[0]}, "b": {"shards": shards[1]}})
+
+    def check(*changes: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["mgcda", "config", "check", str(tmp_path / "t.yaml"), *changes])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(str(stop.value.code)), capsys.readouterr().err
+
+    code, said = check()
+    assert code == 2 and all(f"data.domains.{i}" in said and f"own_{'ab'[i]} are" in said for i in (0, 1))
+    code, said = check("data.domains.0.shards=/nowhere/a", "data.domains.1.shards=/nowhere/b")
+    assert code == 2 and "'/nowhere/a'" in said and "'/nowhere/b'" in said
+    every = {"names": ["path", "rest"], "ids": {"own_a": dict.fromkeys((0, 3, 7, 9), "path"),
+                                                "own_b": dict.fromkeys((0, 3, 7, 9), "rest")}}  # fmt: skip
+    code, said = check(f"data.class_space={json.dumps(every)}")
+    assert code == 0 and said.startswith("warning: no anomaly in training")
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"), [("real_day/test", "is a test split"), ("render_a/train", "domain a trains on it")]
+)
+def test_no_model_is_chosen_on_test_or_training_frames(
+    tmp_path: Path, tiny_shards: Path, shards: str, says: str
+) -> None:
+    plain = config(tmp_path, {"a": {"shards": f"{tiny_shards}/render_a/train"}}, class_space="road8")
+    best = {"set": {"name": "chosen_on", "shards": f"{tiny_shards}/{shards}"}}
+    problems, _ = check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))
+    assert [problem.path for problem in problems] == [("checkpoint", "best", "set", "shards")]
+    assert says in problems[0].problem and "no model can be chosen on chosen_on" in problems[0].problem
+    best["set"]["shards"] = f"{tiny_shards}/real_day/val"
+    assert check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))[0] == []
