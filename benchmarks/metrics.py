@@ -1,6 +1,6 @@
 """Pixel metrics of large sets: time and memory against scikit-learn on pooled scores, in one run, and agreement.
 
-    python benchmarks/metrics.py > benchmarks/metrics.md
+    python benchmarks/metrics.py > benchmarks/results/metrics.md
 
 Frames are generated: 2048×1024 float32 scores with the shape of an energy (smooth texture, a few anomalies of 100 to
 40,000 px that overlap it, void at the bottom). Measured is the processor time of the metrics alone. scikit-learn gets

@@ -1,6 +1,6 @@
 """Peak memory and time of `mgcda predict` on large frames, whole and through a sliding window, each in its own process.
 
-    python benchmarks/predict.py > benchmarks/predict.md
+    python benchmarks/predict.py > benchmarks/results/predict.md
 
 The network is EfficientNet-Lite0 with the default decoder and random weights: memory and time do not depend on what it
 has learnt. Frames are generated; each command writes overlays, float16 maps and JSON, and runs for 2 and for 6 frames,

@@ -1,20 +1,20 @@
-r"""A page of results: what the sweeps of configs/benchmark gave, read from the records of their runs.
+r"""Tables of the small benchmark, from the MLflow records of the sweeps of configs/benchmark.
 
-    python benchmarks/results.py --sweep benchmark
+    python benchmarks/results.py
     python benchmarks/results.py --sweep benchmark_parts benchmark_full long weight_03 weight_01 \
-        --notes benchmarks/results_parts_notes.md --out docs/results_parts.md
+        --page benchmarks/results/parts.md
 
-A page has a section for each of three comparisons, if its runs are named: the four rows, the parts, runs outside of
-sweeps, of which the first one named is what the others are compared with.
-Tables, intervals and verdicts are those of `mgcda compare`; time, machine, commit and command come from each run's
-record in MLflow. What no record can say (what was tried and did not help) is taken from the file of notes, as it is:
-what stands above its line `---` on top of the page, the rest under the tables.
+Replaces what stands between `<!-- tables -->` and `<!-- end -->` of the page, and copies pictures beside it. There is
+a section for each of three comparisons, if its runs are named: the four rows, the parts, and runs outside of sweeps,
+which are compared with the first one named. Tables, intervals and verdicts are those of `mgcda compare`; time, machine,
+commit and command come from each run's record.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -25,93 +25,70 @@ from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.runs import RunRecord, find_runs
 from mgcda_dist.reports.tables import markdown
 
-ROOT = Path(__file__).parents[1]
+PAGE = Path(__file__).parent / "results" / "small_benchmark.md"
 MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
 REFERENCE_OF_PARTS = "full_450"
 PARENT_TAG = "mlflow.parentRunId"  # runs of a sweep have it
 MARKS = {"better": " ▲", "worse": " ▼"}
 
-PUBLISHED = """\
-| method | network, input | RoadAnomaly AP ↑ / FPR95 ↓ | Fishyscapes Lost&Found val AP ↑ / FPR95 ↓ |
-|---|---|---:|---:|
-| PEBAL (arXiv 2111.12264) | DeepLabV3+ WideResNet38, full resolution | 45.10 / 44.58 | 58.81 / 4.77 |
-| RPL+CoroCL (arXiv 2211.14512) | DeepLabV3+ WideResNet38, full resolution | 71.61 / 17.74 | 70.61 / – |
-| MultiShiftSeg | DeepLabV3+, full resolution | 74.60 / 16.08 | – |
-| Mask2Anomaly | Mask2Former, full resolution | 79.70 / 13.45 | – |
-| RbA (arXiv 2211.14293) | Mask2Former Swin-L, full resolution | 90.28 / 4.92 | 80.35 / 4.58 |
-| DetSeg-R+UNO | Swin-L, full resolution | 94.63 / 1.86 | 87.01 / 1.95 |"""
-
 
 def main() -> None:
-    """Write the page and copy its pictures."""
+    """Write the tables into the page and copy its pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
     parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
-    parser.add_argument(
-        "--sweep", nargs="+", default=["benchmark"], help="names of the sweeps, such as benchmark_parts, and runs"
-    )
-    parser.add_argument("--notes", type=Path, default=ROOT / "benchmarks" / "results_notes.md")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--sweep", nargs="+", default=["benchmark"], help="names of sweeps and of runs")
+    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file that receives the tables")
     arguments = parser.parse_args()
-    # By its id in MLflow, which knows when a run began and ended; by name the folder of the sweep would come first.
+    # By its id in MLflow, which has the times at which a run began and ended; a name would find the sweep's folder.
     ids = [arguments.runs / name / "mlflow_run_id" for name in arguments.sweep]
     words = [file.read_text().strip() if file.is_file() else file.parent.name for file in ids]
     records, notes = find_runs(words, runs=arguments.runs, mlflow_uri=arguments.mlflow)
-    pictures = copy_pictures(records, arguments.out.parent / "pictures")
-    text = page(records, notes, arguments.notes.read_text(encoding="utf-8"), pictures)
-    arguments.out.write_text(text, encoding="utf-8")
-    print(arguments.out)
+    pictures = copy_pictures(records, arguments.page.parent / "pictures")
+    written = "\n\n".join(sections(records, notes, pictures))
+    text, num_places = re.subn(
+        r"(<!-- tables -->\n).*(<!-- end -->)",
+        lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
+        arguments.page.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if num_places != 1:
+        raise SystemExit(f"{arguments.page}: {num_places} places for tables, where one is needed")
+    arguments.page.write_text(text, encoding="utf-8")
+    print(arguments.page)
 
 
-def page(records: Sequence[RunRecord], notes: Sequence[str], own_words: str, pictures: dict[str, str]) -> str:
-    """The page as Markdown."""
+def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[str, str]) -> list[str]:
+    """The parts of the page that come from records, as Markdown."""
     main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
     others = [record for record in records if row_of(record) not in MAIN_ROWS]
     parts = [record for record in others if PARENT_TAG in record.tags]
     alone = [record for record in others if PARENT_TAG not in record.tags]
-    in_short, _, remarks = own_words.partition("\n---\n")
-    sections = [
-        f"# Results of the small benchmark, {date.today():%-d %B %Y}",
-        "Written by `python benchmarks/results.py` from the records of the runs of configs/benchmark in MLflow: "
-        "EfficientNet-Lite0 with ImageNet weights, trained on CamVid, COCO objects and unlabelled "
-        "IDD-Lite. Percent; intervals over images and seeds (95 %, bootstrap); `▲`, `▼`: significant differences.",
-        "`validation_…` were there to choose settings on, all others are test sets; what was in sight when settings "
-        "were chosen stands under the tables.",
-        "## In short",
-        in_short.strip(),
-    ]
+    written = [f"Tables written on {date.today():%-d %B %Y}."]
     if main_rows:
         first = next(record for record in main_rows if row_of(record) == MAIN_ROWS[0])
-        sections += [
+        written += [
             "## The method against the same network without it",
             *tables(compare(main_rows, reference=first.name)),
         ]
     if parts:
         first = next(record for record in parts if row_of(record) == REFERENCE_OF_PARTS)
-        sections += [
+        written += [
             "## The parts",
             f"Half the steps, one seed; each row changes one thing of `{REFERENCE_OF_PARTS}`.",
             *tables(compare(parts, reference=first.name)),
         ]
     if alone:
-        sections += [
+        written += [
             "## Runs by themselves, with two workers",
             f"One seed; what changes in `{alone[0].name}` is twice the steps, or how much the contrast weighs.",
             *tables(compare(alone, reference=alone[0].name)),
         ]
-    sections += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
-    sections += ["## What helped, and what did not", remarks.strip()]
-    sections += ["## The runs", "Minutes with the evaluation; one worker: two runs side by side.", runs_table(records)]
+    written += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
+    written += ["## The runs", "Minutes with the evaluation; one worker: two runs side by side.", runs_table(records)]
     if notes:
-        sections.append("\n".join(f"- {note}" for note in notes))
-    if main_rows:
-        sections += [
-            "## Published numbers, theirs",
-            "On all 60 frames of RoadAnomaly, with networks that are 10 to 50 times as large, trained at full "
-            "resolution on Cityscapes and COCO. For orientation: no comparison.",
-            PUBLISHED,
-        ]
-    return "\n\n".join(sections) + "\n"
+        written.append("\n".join(f"- {note}" for note in notes))
+    return written
 
 
 def tables(comparison: Comparison) -> tuple[str, str]:
@@ -174,7 +151,7 @@ def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:
         source = full.file(f"pictures/{name}") if full is not None else None
         if source is not None:
             # Half the bytes of a PNG; colour is not subsampled, so that legend and dots keep theirs.
-            file = folder / f"results-{source.stem}.jpg"
+            file = folder / f"{source.stem}.jpg"
             Image.open(source).convert("RGB").save(file, quality=88, subsampling=0)
             found[title] = f"pictures/{file.name}"
     return found

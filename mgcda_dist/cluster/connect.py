@@ -22,7 +22,7 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 """For glibc, in the processes of a one-node Ray. Otherwise each activation of each step is fresh pages from the system,
-to be zeroed one by one: on processors up to half of a step (benchmarks/allocator.md)."""
+to be zeroed one by one: on processors up to half of a step (benchmarks/results/allocator.md)."""
 
 
 def prepare_environment() -> None:

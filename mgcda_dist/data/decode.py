@@ -1,7 +1,7 @@
 """Bytes of a sample → pixels, with OpenCV; every failure names the shard and key.
 
-The decoder was chosen by measurement (benchmarks/stream.md): on small road frames OpenCV takes 10 to 20 % less time
-than Pillow and up to 20 % more than torchvision, all three with equal pixels; but a damaged PNG label crashes
+The decoder was chosen by measurement (benchmarks/results/stream.md): on small road frames OpenCV takes 10 to 20 % less
+time than Pillow and up to 20 % more than torchvision, all three with equal pixels; but a damaged PNG label crashes
 torchvision's whole process, while OpenCV refuses every truncated JPEG, PNG and WebP file. Pillow reads the header first
 (15 µs), so that a file that claims absurd dimensions is refused before any memory is reserved for it.
 """

@@ -13,7 +13,7 @@ import mgcda_dist
 ROOT = Path(mgcda_dist.__file__).parents[1]
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "cluster/*.md", "shards/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "docs/*.md", "cluster/*.md", "shards/*.md", "benchmarks/**/*.md")
     for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -46,7 +46,12 @@ def test_the_tables_that_programs_write_are_there() -> None:
         for path in DOCUMENTS
         for part in re.findall(r"<!-- tables -->(.*?)<!-- end -->", path.read_text(encoding="utf-8"), re.DOTALL)
     ]
-    assert {_name(path) for path, _ in parts} == {"docs/reliability.md", "docs/scale.md"}
+    assert {_name(path) for path, _ in parts} == {
+        "benchmarks/results/parts.md",
+        "benchmarks/results/small_benchmark.md",
+        "docs/reliability.md",
+        "docs/scale.md",
+    }
     for path, part in parts:
         assert part.count("\n|") > 3, f"{_name(path)} has no table where its program should have written one"
 
