@@ -91,7 +91,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
     from mgcda_dist.models.invariants import freeze_unused
     from mgcda_dist.models.scores import anomaly_score
-    from mgcda_dist.models.seeded import seeded
+    from mgcda_dist.models.seeding import seeded
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
-from mgcda_dist.models.frame import cropped, normalised, padded
 from mgcda_dist.models.invariants import check_laws, freeze_unused, without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.preprocessing import cropped, normalised, padded
 from mgcda_dist.models.taps import Layout, Taps, check_still, find_places, layout_of, run_tapped, shown
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "LogitKind", "adapt", "wrap"]

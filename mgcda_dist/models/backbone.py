@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.invariants import without_dropout
 from mgcda_dist.models.norm import NormMode, convert_norm
-from mgcda_dist.models.seeded import seeded
+from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
 __all__ = ["STRIDES", "Backbone", "check_backbone", "fixed_padding", "pixel_statistics", "timm_backbone"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_dist.models.norm import num_groups
-from mgcda_dist.models.seeded import seeded
+from mgcda_dist.models.seeding import seeded
 
 __all__ = ["Context", "Decoder", "SeparableBlock"]
 

@@ -126,7 +126,7 @@ def load_segmenter(folder: Path) -> tuple[dict[str, Any], Segmenter | AdaptedSeg
 
     Raises:
         CheckpointError: missing or damaged files, or tensors that do not fit.
-        ConfigError: a network whose code is not here, or not trusted: see `foreign_python`.
+        ConfigError: a network whose code is not here, or not trusted: see `external_python`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -141,7 +141,7 @@ def load_segmenter(folder: Path) -> tuple[dict[str, Any], Segmenter | AdaptedSeg
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
     name = str((architecture.get("network") or {}).get("name", ""))
     if name.startswith("python:"):
-        from mgcda_dist.models.foreign_python import check_trusted
+        from mgcda_dist.models.external_python import check_trusted
 
         check_trusted(name)
     with torch.random.fork_rng(devices=[]):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import AdaptedSegmenter, adapt
-from mgcda_dist.models.foreign import Foreign
+from mgcda_dist.models.external import ExternalNetwork
 from mgcda_dist.models.norm import NormMode, convert_norm
-from mgcda_dist.models.seeded import seeded
+from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.models.weights import read_state
 
@@ -60,27 +60,27 @@ def named_segmenter(
     """
     num_logits = num_classes + abstains
     with seeded(seed, "network", name):
-        foreign = _made(name, dict(arguments or {}), num_logits, hub=weights == "hub")
+        external = _external_network(name, dict(arguments or {}), num_logits, hub=weights == "hub")
     if taps:
-        foreign = _tapped(foreign, dict(taps))
-    if foreign.taps is None:
+        external = _tapped(external, dict(taps))
+    if external.taps is None:
         raise ConfigError("model.taps", f"{name} does not say where its logits are", "give model.taps")
-    if foreign.logit_kind == "mask" and abstains:
+    if external.logit_kind == "mask" and abstains:
         raise ConfigError(
             "loss.outlier",
             f"'abstention' needs one more logit per pixel, but {name} classifies masks",
             "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
         )
-    _load(foreign, foreign.taps, weights)
-    network = _normalised(foreign.network, foreign.taps.backbone, norm, head_norm or norm)
+    _load(external, external.taps, weights)
+    network = _normalised(external.network, external.taps.backbone, norm, head_norm or norm)
     segmenter = adapt(
         network,
-        foreign.taps,
+        external.taps,
         norm if head_norm in (None, norm) else "local",
-        mean=foreign.mean,
-        std=foreign.std,
-        multiple_px=foreign.multiple_px,
-        logit_kind=foreign.logit_kind,
+        mean=external.mean,
+        std=external.std,
+        multiple_px=external.multiple_px,
+        logit_kind=external.logit_kind,
         abstains=abstains,
     )
     if segmenter.num_logits != num_logits:
@@ -96,23 +96,23 @@ def named_segmenter(
 def settled_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that do not depend on this machine's files: what an exported model writes down."""
     if name.partition(":")[0] == "transformers":
-        from mgcda_dist.models.foreign_transformers import settled
+        from mgcda_dist.models.external_transformers import settled
 
         return settled(arguments)
     return dict(arguments)
 
 
-def _made(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -> Foreign:
+def _external_network(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -> ExternalNetwork:
     library, _, rest = name.partition(":")
     match library:
         case "torchvision":
-            from mgcda_dist.models.foreign_torchvision import make
+            from mgcda_dist.models.external_torchvision import make
         case "smp":
-            from mgcda_dist.models.foreign_smp import make
+            from mgcda_dist.models.external_smp import make
         case "transformers":
-            from mgcda_dist.models.foreign_transformers import make
+            from mgcda_dist.models.external_transformers import make
         case "python":
-            from mgcda_dist.models.foreign_python import make
+            from mgcda_dist.models.external_python import make
         case _:
             raise ConfigError(_WHERE, f"unknown library {library!r}", f"give {_LIBRARIES}")
     try:
@@ -129,15 +129,15 @@ def _made(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -
         ) from error
 
 
-def _tapped(foreign: Foreign, given: dict[str, Any]) -> Foreign:
+def _tapped(external: ExternalNetwork, given: dict[str, Any]) -> ExternalNetwork:
     """With the taps and statistics of the configuration; what it leaves out stays as it is."""
-    own = dataclasses.asdict(foreign.taps) if foreign.taps else {"stages": {}, "logits": ""}
+    own = dataclasses.asdict(external.taps) if external.taps else {"stages": {}, "logits": ""}
     given = {key: value for key, value in given.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(Taps)}
     taps = Taps(**(own | {key: given[key] for key in fields & set(given)}))
-    if foreign.taps is None and "logits" not in given:
+    if external.taps is None and "logits" not in given:
         raise ConfigError("model.taps.logits", "is missing", "name the layer that outputs the logits")
-    return dataclasses.replace(foreign, taps=taps, **{key: given[key] for key in set(given) - fields})
+    return dataclasses.replace(external, taps=taps, **{key: given[key] for key in set(given) - fields})
 
 
 def _normalised(network: nn.Module, backbone: str, norm: NormMode, head_norm: NormMode) -> nn.Module:
@@ -150,9 +150,9 @@ def _normalised(network: nn.Module, backbone: str, norm: NormMode, head_norm: No
     return convert_norm(network, head_norm, kept)
 
 
-def _load(foreign: Foreign, taps: Taps, weights: str) -> None:
+def _load(external: ExternalNetwork, taps: Taps, weights: str) -> None:
     kind, _, value = weights.partition(":")
-    if foreign.load is not None and foreign.load(weights):
+    if external.load is not None and external.load(weights):
         return
     if kind in ("none", "hub"):
         return
@@ -160,7 +160,7 @@ def _load(foreign: Foreign, taps: Taps, weights: str) -> None:
         raise ConfigError(
             "model.weights", f"{value} holds a timm backbone's weights", "smp:NAME with encoder_name: tu-NAME"
         )
-    _fill(foreign.network, taps, read_state(Path(value)), value)
+    _fill(external.network, taps, read_state(Path(value)), value)
 
 
 def _fill(network: nn.Module, taps: Taps, state: dict[str, Tensor], source: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.adapters import LogitKind
-from mgcda_dist.models.frame import cropped, normalised, padded
+from mgcda_dist.models.preprocessing import cropped, normalised, padded
 
 __all__ = ["Segmenter"]
 

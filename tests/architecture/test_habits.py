@@ -15,6 +15,29 @@ ROOT = Path(mgcda_dist.__file__).parents[1]
 PACKAGE = ROOT / "mgcda_dist"
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXITS = {"exit", "quit", "_exit", "SystemExit"}
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+BESIDE_THE_MIRROR = {
+    "architecture": "the repository as a whole",
+    "multiprocess": "the method and the examples on several real processes",
+    "test_trust.py": "the promises of SECURITY.md, over all rooms",
+    "cluster/test_jobs.py": "`ray job submit` on a real cluster",
+    "cluster/test_mlflow_server.py": "the tracking server of cluster/, served by a real database",
+    "cluster/test_node_faults.py": "nodes that are killed under a running training",
+    "cluster/test_slurm.py": "cluster/slurm/train.sbatch",
+    "cluster/test_sweep_plan.py": "sweeps without a cluster",
+    "cluster/test_train.py": "`mgcda train` from the command to the report",
+    "cluster/test_two_nodes.py": "one training over two nodes",
+    "data/shards/test_scale.py": "opening and planning over a very large set of shards",
+    "data/shards/test_sources": "one file per source, until they have moved to data/shards/sources/",
+    "reports/test_browser.py": "the report in a real browser",
+    "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
+    "tracking/test_mlflow_server.py": "tracking through a real server",
+    "training/test_elastic.py": "resuming with another number of ranks",
+    "training/test_refused.py": "checkpoints that do not fit",
+    "training/test_resume.py": "resuming bit for bit",
+    "training/test_run.py": "the training loop from the first step to the exported model",
+}
+"""Tests, or folders of tests, that belong to no single module: path below tests/ (or its start) → their subject."""
 
 
 def _name(path: Path) -> str:
@@ -44,6 +67,18 @@ def test_a_file_opens_with_its_job(path: Path) -> None:
     doc = ast.get_docstring(ast.parse(text))
     assert doc, f"{_name(path)} has no opening sentence"
     assert path.stem not in {"utils", "util", "helpers", "misc"}, "name the file after its job"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=_name)
+def test_tests_mirror_the_package(path: Path) -> None:
+    """tests/ROOM/test_MODULE.py tests mgcda_dist/ROOM/MODULE.py, or the package of that name."""
+    below = path.relative_to(ROOT / "tests")
+    if below.as_posix().startswith(tuple(BESIDE_THE_MIRROR)):
+        return
+    module = PACKAGE / below.parent / path.stem.removeprefix("test_")
+    assert module.is_dir() or module.with_suffix(".py").is_file(), (
+        f"{_name(path)}: there is no {_name(module)}.py; move the test, or list it above with its subject"
+    )
 
 
 def test_the_code_keeps_no_hidden_generator() -> None:

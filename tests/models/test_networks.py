@@ -20,7 +20,7 @@ from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
 from tests.support.distributed import run_distributed
-from tests.support.foreign import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
+from tests.support.external import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
 from tests.support.tiny import tiny_batch
 
 pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `networks`")
@@ -128,12 +128,12 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
     build.save_model(config, model.segmenter, tmp_path)
     UNet(3, 12).load_state_dict(load_exported(tmp_path).network.get_submodule("network").state_dict(), strict=True)
 
-    from mgcda_dist.models import foreign_python
+    from mgcda_dist.models import external_python
 
-    monkeypatch.setattr(foreign_python, "_trained", set())  # as in a process that did not train it
-    with pytest.raises(ConfigError, match=r"may come from anybody[\s\S]*MGCDA_TRUST_CODE=tests\.support\.foreign"):
+    monkeypatch.setattr(external_python, "_trained", set())  # as in a process that did not train it
+    with pytest.raises(ConfigError, match=r"may come from anybody[\s\S]*MGCDA_TRUST_CODE=tests\.support\.external"):
         load_exported(tmp_path)
-    monkeypatch.setenv(foreign_python.TRUST, "tests.support.foreign")
+    monkeypatch.setenv(external_python.TRUST, "tests.support.external")
     load_exported(tmp_path)
 
 
@@ -144,11 +144,11 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
         ({"network": "smp:unt"}, "nearest: unet"),
         ({"network": "transformers:segfomer"}, "nearest: segformer"),
         ({"network": "transformers:upernet"}, "python:MODULE:FUNCTION"),
-        ({"network": "python:tests.support.foreign:without_classes"}, "argument 'num_classes'\n.*num_classes and"),
+        ({"network": "python:tests.support.external:without_classes"}, "argument 'num_classes'\n.*num_classes and"),
         ({"network": UNET, "arguments": {"widht": 8}}, "argument 'widht'"),
-        ({"network": "python:tests.support.foreign:UNET_TAPS"}, "a dict and no function"),
+        ({"network": "python:tests.support.external:UNET_TAPS"}, "a dict and no function"),
         ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
-        ({"network": "python:tests.support.foreign:mak"}, "no function 'mak'"),
+        ({"network": "python:tests.support.external:mak"}, "no function 'mak'"),
         ({"network": UNET}, "model.taps: .*does not say where its logits are"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "heads"}}, r"no module 'heads'[\s\S]*candidates: head"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "down.2"}}, "8 channels, but 3 are needed"),

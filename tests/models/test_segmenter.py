@@ -9,7 +9,7 @@ from torch import nn
 
 from mgcda_dist.models.backbone import timm_backbone
 from mgcda_dist.models.decoder import Decoder
-from mgcda_dist.models.frame import normalised
+from mgcda_dist.models.preprocessing import normalised
 from mgcda_dist.models.segmenter import Segmenter
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.foreign import Foreign, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.external import ExternalNetwork, choose, needs, only_known, refuse_arguments
 from mgcda_dist.models.taps import Taps
 
 __all__ = ["class_scores", "make", "settled"]
@@ -24,7 +24,7 @@ _STAGES = ("stride4", "stride8", "stride16", "stride32")
 _FLOOR = 1e-6
 
 
-def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
     """`segformer` or `mask2former`.
 
     Args:
@@ -59,11 +59,11 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Fo
 
     if name == "segformer":
         stages = {stage: f"segformer.stages.{i}" for i, stage in zip(range(len(config.depths)), _STAGES, strict=False)}
-        return Foreign(network, Taps(stages, "decode_head.classifier", None, "segformer"), load=load)
+        return ExternalNetwork(network, Taps(stages, "decode_head.classifier", None, "segformer"), load=load)
     pixels = "model.pixel_level_module"
     stages = {stage: f"{pixels}.encoder[feature_maps][{i}]" for i, stage in enumerate(_STAGES)}
     taps = Taps(stages, class_scores, f"{pixels}.decoder[mask_features]", f"{pixels}.encoder")
-    return Foreign(network, taps, logit_kind="mask", load=load)
+    return ExternalNetwork(network, taps, logit_kind="mask", load=load)
 
 
 def class_scores(output: Any) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.foreign import Foreign
+from mgcda_dist.models.external import ExternalNetwork
 
 __all__ = ["TRUST", "check_trusted", "make"]
 
@@ -23,8 +23,8 @@ TRUST = "MGCDA_TRUST_CODE"
 _trained: set[str] = set()
 
 
-def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
-    """What `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`: a network, or a `Foreign`."""
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
+    """What `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`: a network, or a `ExternalNetwork`."""
     if hub:
         raise ConfigError("model.weights", "'hub' is not for python:", "load them in your function, or file:PATH")
     function = _function(name)
@@ -35,10 +35,10 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Fo
         raise ConfigError("model.arguments", f"{name}: {error}", remedy) from None
     made = function(num_classes=num_logits, **arguments)
     _trained.add(name)
-    if isinstance(made, Foreign):
+    if isinstance(made, ExternalNetwork):
         return made
     if isinstance(made, nn.Module):
-        return Foreign(made, None)
+        return ExternalNetwork(made, None)
     raise ConfigError("model.network", f"{name} returned a {type(made).__name__}", "return a torch.nn.Module")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.backbone import pixel_statistics
-from mgcda_dist.models.foreign import Foreign, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.external import ExternalNetwork, choose, needs, only_known, refuse_arguments
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
@@ -27,7 +27,7 @@ _ENCODER_ARGUMENTS = ("dynamic_img_size", "img_size", "strict_img_size")
 """What timm's transformers take besides; the library hands them on."""
 
 
-def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
     """The architecture `name` (`unet`, `deeplabv3plus`, `upernet`, `fpn`, `segformer`, …; case does not matter).
 
     `encoder_name` is one of the library's, or `tu-NAME` for timm's `NAME`. Logits and embedding are those in front of
@@ -68,4 +68,4 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Fo
         return True
 
     mean, std = pixel_statistics(timm_name) if timm_name else (IMAGENET_MEAN, IMAGENET_STD)
-    return Foreign(network, taps, mean, std, load=load)
+    return ExternalNetwork(network, taps, mean, std, load=load)

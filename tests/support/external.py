@@ -44,7 +44,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name → `model.network`, `model.arguments`."""
 
 
-UNET = "python:tests.support.foreign:make_unet"
+UNET = "python:tests.support.external:make_unet"
 UNET_TAPS = {"stages": {"middle": "down.1"}, "logits": "head", "backbone": "down", "multiple_px": 8}
 
 
@@ -94,7 +94,7 @@ class UNet(nn.Module):
 
 
 def make_unet(num_classes: int, width: int = 8) -> nn.Module:
-    """What a configuration names as `python:tests.support.foreign:make_unet`."""
+    """What a configuration names as `python:tests.support.external:make_unet`."""
     return UNet(num_classes, width)
 
 

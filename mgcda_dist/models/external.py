@@ -15,11 +15,11 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD, LogitKind
 from mgcda_dist.models.taps import Taps
 
-__all__ = ["Foreign", "choose", "needs", "only_known", "refuse_arguments"]
+__all__ = ["ExternalNetwork", "choose", "needs", "only_known", "refuse_arguments"]
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalNetwork:
     """A network as its library makes it, and where its parts are.
 
     Attributes:

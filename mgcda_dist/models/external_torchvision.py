@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.foreign import Foreign, choose, refuse_arguments
+from mgcda_dist.models.external import ExternalNetwork, choose, refuse_arguments
 from mgcda_dist.models.taps import Taps
 
 __all__ = ["make"]
@@ -15,7 +15,7 @@ _MOBILENET = {"stride4": "3", "stride8": "6", "stride16": "12", "stride32": "15"
 """Last block of each stage: the stride after it, without dilation."""
 
 
-def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Foreign:
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
     """The network `name` of `torchvision.models.segmentation`.
 
     Its logits are tapped in front of the last upsampling. DeepLabV3's and FCN's `aux_loss` head is no part of what is
@@ -36,5 +36,5 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Fo
     stages = {stage: f"backbone.{path}" for stage, path in (_MOBILENET if "mobilenet" in name else _RESNET).items()}
     if name.startswith("lraspp"):
         # Two classifiers are added: their sum is the head's output, and no layer is in front of both.
-        return Foreign(network, Taps(stages, "classifier", "classifier.cbr", "backbone"))
-    return Foreign(network, Taps(stages, "classifier.4", "classifier.3", "backbone"))
+        return ExternalNetwork(network, Taps(stages, "classifier", "classifier.cbr", "backbone"))
+    return ExternalNetwork(network, Taps(stages, "classifier.4", "classifier.3", "backbone"))
