@@ -40,6 +40,13 @@ def _anchor(heading: str) -> str:
     return words.replace(" ", "-")
 
 
+def test_the_index_lists_every_page() -> None:
+    folder = ROOT / "docs"
+    listed = set(LINK.findall((folder / "README.md").read_text(encoding="utf-8")))
+    missing = {path.name for path in folder.glob("*.md")} - listed - {"README.md"}
+    assert not missing, f"docs/README.md does not list {missing}"
+
+
 def test_the_tables_that_programs_write_are_there() -> None:
     parts = [
         (path, part)
