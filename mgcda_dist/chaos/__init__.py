@@ -1,1 +1,1 @@
-"""Faults injected into a real run, and whether it ends as if nothing had happened: `mgcda chaos`."""
+"""Fault injection: a real run hit by faults, compared with the same run without them (`mgcda chaos`)."""

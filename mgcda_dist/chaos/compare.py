@@ -1,4 +1,4 @@
-"""Whether two runs have ended in the same state: checkpoints by their bytes, histories by their numbers."""
+"""Comparison of the final states of two runs: checkpoints byte by byte, histories number by number."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from mgcda_dist.tracking.mlflow_runs import MlflowStore
 
 __all__ = ["differences", "jsonl_history", "mlflow_history"]
 
-_OF_THE_RUN = ("checkpoint.json", "model.json")
-"""Files that name the run, its configuration or the clock: never equal between two runs."""
-_OF_THE_CLOCK = ("time/", "system/")
+_RUN_SPECIFIC_FILES = ("checkpoint.json", "model.json")
+"""Files with the run's name, configuration or times: never equal between two runs."""
+_TIMING_METRICS = ("time/", "system/")
 _ALARMS = "alarms"
-"""Of the state of the loop: which sentences were said; one of them is about the time that data takes."""
+"""Key of state.json: the warnings given so far; one of them depends on the time that data takes."""
 
 
-def differences(calm: RunFolder, disturbed: RunFolder, uri: str | None) -> list[str]:
-    """In what the two runs differ, in words; empty: in nothing.
+def differences(undisturbed: RunFolder, disturbed: RunFolder, uri: str | None) -> list[str]:
+    """The differences between two runs, one description each; empty: they are equal.
 
-    Compared are all files of the last checkpoint (parameters, optimiser, buffers: memory, running accuracies; state of
+    Compared are all files of the last checkpoint (parameters, optimiser, buffers: queue, running accuracies; state of
     the loop), the exported model, the results of the evaluation, and the histories in metrics.jsonl and in MLflow.
 
     Args:
-        calm: the undisturbed run.
-        disturbed: the other one.
+        undisturbed: the run without faults.
+        disturbed: the run with faults.
         uri: of MLflow; None: it was not used.
     """
-    found = _files(_last_checkpoint(calm), _last_checkpoint(disturbed))
-    found += _files(calm.model, disturbed.model)
-    if _results(calm) != _results(disturbed):
+    found = _differing_files(_last_checkpoint(undisturbed), _last_checkpoint(disturbed))
+    found += _differing_files(undisturbed.model, disturbed.model)
+    if _results(undisturbed) != _results(disturbed):
         found.append("results.json")
-    if jsonl_history(calm) != jsonl_history(disturbed):
-        found.append("metrics.jsonl: " + _first_difference(jsonl_history(calm), jsonl_history(disturbed)))
+    if jsonl_history(undisturbed) != jsonl_history(disturbed):
+        found.append("metrics.jsonl: " + _first_difference(jsonl_history(undisturbed), jsonl_history(disturbed)))
     if uri is not None:
         store = MlflowStore(uri)
-        if mlflow_history(store, calm) != mlflow_history(store, disturbed):
+        if mlflow_history(store, undisturbed) != mlflow_history(store, disturbed):
             found.append("the history in MLflow")
     return found
 
 
 def jsonl_history(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
-    """(step, numbers that do not depend on the clock), as written."""
+    """(step, metrics without those of time), in the order written."""
     return [
-        (step, {name: value for name, value in metrics.items() if not name.startswith(_OF_THE_CLOCK)})
+        (step, {name: value for name, value in metrics.items() if not name.startswith(_TIMING_METRICS)})
         for step, _, metrics in read_lines(run.metrics)
     ]
 
 
 def mlflow_history(store: MlflowStore, run: RunFolder) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values of every metric of the run that does not depend on the clock."""
+    """Steps and values of every metric of the run but those of time."""
     history = store.history(run.run_id_file.read_text(encoding="utf-8").strip())
-    return {name: points for name, points in history.items() if not name.startswith(_OF_THE_CLOCK)}
+    return {name: points for name, points in history.items() if not name.startswith(_TIMING_METRICS)}
 
 
 def _results(run: RunFolder) -> dict[str, Any]:
-    """What the evaluation found, without the run's name."""
+    """The results of the evaluation, without the run's name."""
     found = json.loads(run.results.read_text(encoding="utf-8"))
     return found | {"subject": {key: value for key, value in found["subject"].items() if key != "name"}}
 
@@ -67,9 +67,9 @@ def _last_checkpoint(run: RunFolder) -> Path:
     return max(path.parent for path in run.checkpoints.glob("step-*/checkpoint.json"))
 
 
-def _files(one: Path, other: Path) -> list[str]:
+def _differing_files(one: Path, other: Path) -> list[str]:
     names = {str(path.relative_to(root)) for root in (one, other) for path in root.rglob("*") if path.is_file()}
-    compared = sorted(name for name in names if Path(name).name not in _OF_THE_RUN)
+    compared = sorted(name for name in names if Path(name).name not in _RUN_SPECIFIC_FILES)
     assert compared, f"nothing to compare in {one}"
     return [
         f"{one.parent.name}/{one.name}/{name}"
@@ -79,7 +79,7 @@ def _files(one: Path, other: Path) -> list[str]:
 
 
 def _content(path: Path) -> Any:
-    """Its bytes; of the state of the loop, all that does not depend on the clock."""
+    """The bytes of a file; of state.json, all keys but the alarms."""
     if path.name != "state.json":
         return path.read_bytes()
     return {key: value for key, value in json.loads(path.read_bytes()).items() if key != _ALARMS}
@@ -92,4 +92,4 @@ def _first_difference(one: list[tuple[int, dict[str, float]]], other: list[tuple
         for name in sorted(a.keys() | b.keys()):
             if a.get(name) != b.get(name):
                 return f"step {step}, {name}: {a.get(name)} and {b.get(name)}"
-    return "their order"
+    return "the order of its lines"

@@ -1,4 +1,4 @@
-"""Doing it: the signal, the deletion, the truncation. Only processes of the given run are touched."""
+"""Injection of one fault: a signal, a deleted or a truncated checkpoint. Only processes of the given run are hit."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["inject", "loader_processes"]
 
 
 def inject(fault: PlannedFault, driver: subprocess.Popen[str], workers: list[int], checkpoints: Path) -> str:
-    """Let a fault happen.
+    """Inject a fault.
 
     Args:
-        fault: which.
+        fault: kind and rank.
         driver: `mgcda train`, leader of its process group.
-        workers: process of each rank.
-        checkpoints: the run's.
+        workers: process id of each rank.
+        checkpoints: folder of the run's checkpoints.
 
     Returns:
-        What was done, in words; empty: nothing could be hit (e.g. there is no loader process).
+        Description of the action; empty: there was no target (e.g. no loader process).
     """
     rank = fault.rank % len(workers)
     match fault.kind:
@@ -39,22 +39,22 @@ def inject(fault: PlannedFault, driver: subprocess.Popen[str], workers: list[int
             found = loader_processes(workers[rank])
             return _send(signal.SIGKILL, found[0], f"a loader process of rank {rank}") if found else ""
         case "kill-driver":
-            return _send(signal.SIGKILL, driver.pid, "the command")
+            return _send(signal.SIGKILL, driver.pid, "the driver")
         case "interrupt":
-            os.killpg(driver.pid, signal.SIGINT)  # what a terminal does
+            os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
             return "Ctrl-C"
         case "truncate-checkpoint" | "delete-checkpoint":
-            sealed = sorted(path.parent for path in checkpoints.glob("step-*/checkpoint.json"))
-            if not sealed:
+            committed = sorted(path.parent for path in checkpoints.glob("step-*/checkpoint.json"))
+            if not committed:
                 return ""
-            done = _delete(sealed[-1]) if fault.kind == "delete-checkpoint" else _truncate(sealed[-1])
+            done = _delete(committed[-1]) if fault.kind == "delete-checkpoint" else _truncate(committed[-1])
             return f"{done}; {_send(signal.SIGKILL, workers[rank], f'rank {rank}')}"
         case _:
             raise AssertionError(fault.kind)
 
 
 def loader_processes(worker: int) -> list[int]:
-    """The processes that a worker has forked to load data, eldest first."""
+    """Process ids of the loader processes that a worker has forked, oldest first."""
     try:
         parent = psutil.Process(worker)
         children = parent.children()
@@ -65,12 +65,12 @@ def loader_processes(worker: int) -> list[int]:
         return []
 
 
-def _send(signal_number: signal.Signals, process: int, who: str) -> str:
+def _send(signal_number: signal.Signals, process: int, target: str) -> str:
     try:
         os.kill(process, signal_number)
     except ProcessLookupError:
         return ""
-    return f"{signal_number.name} to {who} (process {process})"
+    return f"{signal_number.name} to {target} (process {process})"
 
 
 def _truncate(checkpoint: Path) -> str:

@@ -1,4 +1,4 @@
-"""The chaos run: a run without faults, the same run with them, and what each fault has cost."""
+"""The chaos run: a run without faults, the same run with faults, and the cost of each fault."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from mgcda_dist.errors import MgcdaError
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import read_lines
 
-__all__ = ["ChaosResult", "Struck", "run_chaos"]
+__all__ = ["ChaosResult", "InjectedFault", "run_chaos"]
 
 _POLL_S = 0.05
 _EXIT_STOPPED = 3
-_NOTICES = ("hang", "restart", "preemption")
-_OF_THE_DRIVER = ("kill-driver", "interrupt")
+_DETECTION_EVENTS = ("hang", "restart", "preemption")
+_DRIVER_FAULTS = ("kill-driver", "interrupt")
 
 
 @dataclass
-class Struck:
-    """A fault that has happened.
+class InjectedFault:
+    """An injected fault and the run's recovery from it.
 
     Attributes:
-        kind, done: which, and what exactly was done.
-        step: last step that was logged before.
-        detected_s: until the run noticed: the controller said so, or the command had ended.
-        recovered_s: until the first step after it was logged.
+        kind, done: the fault, and a description of the action.
+        step: last step logged before it.
+        detected_s: time until the controller reported it, or the driver had ended.
+        recovered_s: time until the first step of the new attempt was logged.
         resumed_at: first step of the new attempt.
-        repeated: steps that were done twice.
+        repeated: number of steps that were computed twice.
     """
 
     kind: str
@@ -54,19 +54,19 @@ class Struck:
 
 @dataclass
 class ChaosResult:
-    """What came out.
+    """Result of a chaos run, as `chaos.json` holds it.
 
     Attributes:
-        calm_s, disturbed_s: duration of the two runs.
-        step_s: median time of a step of the undisturbed run that no checkpoint followed.
-        checkpoint_s: by how much longer the median step is that one followed.
-        differences: in what they differ; empty: in nothing.
+        calm_s, disturbed_s: duration of the run without and with faults.
+        step_s: median time of the undisturbed run's steps without a checkpoint.
+        checkpoint_s: additional median time of a step with a checkpoint.
+        differences: differences between the final states; empty: none.
     """
 
     seed: int
     num_workers: int
     num_steps: int
-    faults: list[Struck] = field(default_factory=list)
+    faults: list[InjectedFault] = field(default_factory=list)
     calm_s: float = 0.0
     disturbed_s: float = 0.0
     step_s: float = 0.0
@@ -75,7 +75,7 @@ class ChaosResult:
 
     @property
     def survived(self) -> bool:
-        """Whether all faults happened and nothing differs."""
+        """True if all faults were injected and the final states are equal."""
         return not self.differences and all(fault.recovered_s is not None for fault in self.faults)
 
     def save(self, path: Path) -> None:
@@ -84,87 +84,90 @@ class ChaosResult:
 
 
 def run_chaos(
-    calm: tuple[Config, Sequence[str]],
+    undisturbed: tuple[Config, Sequence[str]],
     disturbed: tuple[Config, Sequence[str]],
     plan: Sequence[PlannedFault],
     seed: int,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> ChaosResult:
-    """Train twice, disturb the second run, compare.
+    """Train without faults, train with faults, and compare the final states.
 
     Args:
-        calm, disturbed: configuration, and the arguments of `mgcda train` that lead to it.
+        undisturbed, disturbed: configuration of each run, and the arguments of `mgcda train` that give it.
         plan: the faults.
         seed: of the plan, for the record.
-        say: told what happens.
+        report: receives a line per fault.
 
     Raises:
-        MgcdaError: a run ended in a way that no fault of the plan explains, or did not go on.
+        MgcdaError: a run ended for another reason than a fault of the plan, or did not recover in time.
     """
-    result = ChaosResult(seed, calm[0].scaling.num_workers, calm[0].optim.steps)
+    config = undisturbed[0]
+    result = ChaosResult(seed, config.scaling.num_workers, config.optim.steps)
     begun = time.monotonic()
-    undisturbed = _Command(calm[0], calm[1])
-    code = undisturbed.process.wait()
+    driver = _Driver(*undisturbed)
+    code = driver.process.wait()
     if code != 0:
-        raise undisturbed.failure(f"ended with {code}, without any fault")
+        raise driver.failure(f"ended with {code}, without any fault")
     result.calm_s = time.monotonic() - begun
-    result.step_s, result.checkpoint_s = _pace(undisturbed.run, calm[0].checkpoint.every_steps)
-    say(f"undisturbed: {result.calm_s:.0f} s")
+    result.step_s, result.checkpoint_s = _step_times(driver.run, config.checkpoint.every_steps)
+    report(f"undisturbed: {result.calm_s:.0f} s")
     begun = time.monotonic()
-    _disturb(_Command(*disturbed), plan, result, say)
+    _inject_all(_Driver(*disturbed), plan, result, report)
     result.disturbed_s = time.monotonic() - begun
-    result.differences = differences(undisturbed.run, RunFolder(disturbed[0]), mlflow_uri(calm[0]))
+    result.differences = differences(driver.run, RunFolder(disturbed[0]), mlflow_uri(config))
     return result
 
 
-def _pace(run: RunFolder, checkpoint_every: int) -> tuple[float, float]:
-    """Median time of a step, and what a checkpoint adds to it, from the times at which steps were logged."""
+def _step_times(run: RunFolder, checkpoint_every: int) -> tuple[float, float]:
+    """Median time of a step, and the time that a checkpoint adds to it, from the times at which steps were logged."""
     logged = [(step, at) for step, at, metrics in read_lines(run.metrics) if "loss/total" in metrics]
     plain: list[float] = []
-    sealed: list[float] = []
-    # The first steps warm up. What follows step s is waited for before step s + 1 is logged.
+    with_checkpoint: list[float] = []
+    # The first steps warm up. A checkpoint after step s delays the log line of step s + 1.
     for (before, started), (_, ended) in pairwise(logged[3:]):
-        (sealed if (before + 1) % checkpoint_every == 0 else plain).append(ended - started)
-    if not (plain and sealed):
-        return statistics.median(plain or sealed or [0.0]), 0.0
-    return statistics.median(plain), statistics.median(sealed) - statistics.median(plain)
+        (with_checkpoint if (before + 1) % checkpoint_every == 0 else plain).append(ended - started)
+    if not (plain and with_checkpoint):
+        return statistics.median(plain or with_checkpoint or [0.0]), 0.0
+    return statistics.median(plain), statistics.median(with_checkpoint) - statistics.median(plain)
 
 
-def _disturb(command: _Command, plan: Sequence[PlannedFault], result: ChaosResult, say: Callable[[str], None]) -> None:
+def _inject_all(
+    driver: _Driver, plan: Sequence[PlannedFault], result: ChaosResult, report: Callable[[str], None]
+) -> None:
     try:
-        for fault in plan:
-            command.wait_for(lambda at=fault.at_step: command.step() >= at, f"step {fault.at_step}")
-            time.sleep(fault.delay_s)
-            struck = command.strike(fault)
-            result.faults.append(struck)
-            say(_in_words(struck))
-        command.wait_for(lambda: command.process.poll() is not None, "the end")
-        if command.process.returncode != 0:
-            raise command.failure(f"ended with {command.process.returncode} after the last fault")
+        for planned in plan:
+            driver.wait_for(lambda at=planned.at_step: driver.step() >= at, f"step {planned.at_step}")
+            time.sleep(planned.delay_s)
+            fault = driver.inject(planned)
+            result.faults.append(fault)
+            report(_description(fault))
+        driver.wait_for(lambda: driver.process.poll() is not None, "the end")
+        if driver.process.returncode != 0:
+            raise driver.failure(f"ended with {driver.process.returncode} after the last fault")
     finally:
-        command.end()
+        driver.end()
 
 
-def _in_words(fault: Struck) -> str:
+def _description(fault: InjectedFault) -> str:
     if fault.recovered_s is None:
-        return f"{fault.kind} after step {fault.step}: the run had ended before it could strike"
+        return f"{fault.kind} after step {fault.step}: not injected, the run had ended before"
     return (
-        f"{fault.kind} after step {fault.step} ({fault.done}): detected after {fault.detected_s:.1f} s, on at step "
-        f"{fault.resumed_at} after {fault.recovered_s:.1f} s, {fault.repeated} steps repeated"
+        f"{fault.kind} after step {fault.step} ({fault.done}): detected after {fault.detected_s:.1f} s, resumed at "
+        f"step {fault.resumed_at} after {fault.recovered_s:.1f} s, {fault.repeated} steps repeated"
     )
 
 
-class _Command:
-    """`mgcda train`, started and started again."""
+class _Driver:
+    """The process of `mgcda train`, which can be started again."""
 
     def __init__(self, config: Config, arguments: Sequence[str]) -> None:
         self.run, self._arguments = RunFolder(config), list(arguments)
-        self._patience_s = 60.0 + config.scaling.hang_timeout_s + 240.0
+        self._timeout_s = 60.0 + config.scaling.hang_timeout_s + 240.0
         self.log = self.run.root / "logs" / "chaos.log"
         self.start()
 
     def start(self) -> None:
-        """The same command (again)."""
+        """Start the command, for the first time or again."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -177,7 +180,7 @@ class _Command:
             )
 
     def end(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """End the process, if it still runs."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -186,70 +189,72 @@ class _Command:
                 self.process.kill()
                 self.process.wait()
 
-    def strike(self, fault: PlannedFault) -> Struck:
-        """Let the fault happen, and wait until the run goes on."""
-        groups = len(self._groups())
-        workers = [worker["process"] for worker in self._groups()[-1]["workers"]]
+    def inject(self, planned: PlannedFault) -> InjectedFault:
+        """Inject the fault, and wait until the run has recovered."""
+        attempts = len(self._attempts())
+        workers = [worker["process"] for worker in self._attempts()[-1]["workers"]]
         step, begun = self.step(), time.time()
-        struck = Struck(fault.kind, inject(fault, self.process, workers, self.run.checkpoints), step)
-        if not struck.done:
-            return struck
+        fault = InjectedFault(planned.kind, inject(planned, self.process, workers, self.run.checkpoints), step)
+        if not fault.done:
+            return fault
         last = step
-        if fault.kind in _OF_THE_DRIVER:
-            code = self.process.wait(timeout=self._patience_s)
-            if fault.kind == "interrupt" and code != _EXIT_STOPPED:
+        if planned.kind in _DRIVER_FAULTS:
+            code = self.process.wait(timeout=self._timeout_s)
+            if planned.kind == "interrupt" and code != _EXIT_STOPPED:
                 raise self.failure(f"ended with {code} after Ctrl-C, and not with {_EXIT_STOPPED}")
-            struck.detected_s, last = time.time() - begun, self.step()
+            fault.detected_s, last = time.time() - begun, self.step()
             self.start()
-        while len(self._groups()) == groups:
-            # The attempt that was hit may have logged some more steps before it ended.
+        while len(self._attempts()) == attempts:
+            # The attempt that was hit may log more steps before it ends.
             last = max(last, self.step())
             self._check(begun, "a new attempt")
             time.sleep(_POLL_S)
-        new = self._groups()[groups]
+        new = self._attempts()[attempts]
         self.wait_for(lambda: self._first_after(new["time"]) is not None, "a step of the new attempt")
         first = self._first_after(new["time"])
         assert first is not None
-        if struck.detected_s is None:
-            notices = [e["time"] for e in self._events() if e["kind"] in _NOTICES and e["time"] >= begun]
-            struck.detected_s = notices[0] - begun if notices else None
-        struck.resumed_at, struck.recovered_s = first[0], first[1] - begun
-        struck.repeated = max(0, last + 1 - first[0])
-        return struck
+        if fault.detected_s is None:
+            times = [e["time"] for e in self._events() if e["kind"] in _DETECTION_EVENTS and e["time"] >= begun]
+            fault.detected_s = times[0] - begun if times else None
+        fault.resumed_at, fault.recovered_s = first[0], first[1] - begun
+        fault.repeated = max(0, last + 1 - first[0])
+        return fault
 
     def step(self) -> int:
-        """The last step that was logged; -1: none."""
+        """The last logged step; -1: none."""
         return max((step for step, _, _ in read_lines(self.run.metrics)), default=-1)
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition, as long as the command lives and time allows."""
+        """Wait for a condition; an error if the process ends or the timeout passes."""
         begun = time.time()
         while not condition():
             self._check(begun, what)
             time.sleep(_POLL_S)
 
     def failure(self, problem: str) -> MgcdaError:
-        """With the last words of the command."""
+        """An error with the last line of the command's output."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return MgcdaError(str(self.run.root), f"{problem}: {lines[-1] if lines else '…'}", f"all it said: {self.log}")
+        return MgcdaError(str(self.run.root), f"{problem}: {lines[-1] if lines else '…'}", f"full output: {self.log}")
 
     def _check(self, begun: float, what: str) -> None:
         if self.process.poll() not in (None, 0):
-            raise self.failure(f"ended with {self.process.returncode} while {what} was waited for")
+            raise self.failure(f"ended with {self.process.returncode} while waiting for {what}")
         if self.process.poll() == 0 and what != "the end":
-            raise self.failure(f"came to its end while {what} was waited for")
-        if time.time() - begun > self._patience_s:
-            raise self.failure(f"{what} did not come within {self._patience_s:.0f} s")
+            raise self.failure(f"finished while waiting for {what}")
+        if time.time() - begun > self._timeout_s:
+            raise self.failure(f"timeout: waited {self._timeout_s:.0f} s for {what}")
 
     def _events(self) -> list[dict[str, Any]]:
+        """The run's events: JSON objects whose keys depend on their kind."""
         if not self.run.events.is_file():
             return []
         lines = self.run.events.read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be half written
         return [json.loads(line) for line in lines]
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _attempts(self) -> list[dict[str, Any]]:
+        """Events that announce a new attempt, with the process of each worker."""
         return [event for event in self._events() if "workers" in event]
 
     def _first_after(self, moment: float) -> tuple[int, float] | None:
-        """Step and time of the first line of metrics after a moment."""
+        """Step and time of the first logged step after `moment`."""
         return next(((step, at) for step, at, _ in read_lines(self.run.metrics) if at > moment), None)

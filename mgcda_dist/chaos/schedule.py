@@ -1,4 +1,4 @@
-"""Which faults hit a run, and when: a pure function of the seed."""
+"""Schedule of the faults of a run: kinds, steps and ranks as a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["KINDS", "PlannedFault", "schedule"]
 
 KINDS = {
     "kill-worker": "SIGKILL to a worker",
-    "freeze-worker": "SIGSTOP to a worker: it stays, and does nothing",
-    "end-worker": "SIGTERM to a worker, as a node sends that shuts down",
-    "kill-loader": "SIGKILL to a process that loads data",
-    "kill-driver": "SIGKILL to the command, and the same command again",
-    "interrupt": "Ctrl-C, and the same command again",
-    "truncate-checkpoint": "the newest checkpoint loses the end of its largest file, and a worker is killed",
+    "freeze-worker": "SIGSTOP to a worker, which then hangs",
+    "end-worker": "SIGTERM to a worker, as sent by a node that shuts down",
+    "kill-loader": "SIGKILL to a loader process",
+    "kill-driver": "SIGKILL to the driver, which is then started again",
+    "interrupt": "Ctrl-C to the driver, which is then started again",
+    "truncate-checkpoint": "half of the largest file of the newest checkpoint is cut off, and a worker is killed",
     "delete-checkpoint": "the newest checkpoint is deleted, and a worker is killed",
 }
-"""Name and meaning of every fault that one machine can have."""
+"""Kinds of faults that one machine can have, with descriptions."""
 
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """One fault.
+    """One planned fault.
 
     Attributes:
         kind: of `KINDS`.
-        at_step: it strikes when this step has been logged and all earlier faults are recovered from.
-        delay_s: a little later, anywhere within a step.
-        rank: of the worker that is hit, where one is.
+        at_step: injected once this step has been logged and the run has recovered from all earlier faults.
+        delay_s: additional delay, so that the fault hits anywhere within a step.
+        rank: of the target, for faults of a worker.
     """
 
     kind: str
@@ -45,23 +45,23 @@ def schedule(
 ) -> list[PlannedFault]:
     """Faults in the order of their steps, from the first tenth of the run to the last eighth.
 
-    Every kind comes once before one comes twice. Equal arguments give equal schedules.
+    Every kind is used once before one is used twice. Equal arguments give equal schedules.
 
     Raises:
-        ConfigError: a kind that does not exist, or a run too short for so many faults.
+        ConfigError: an unknown kind, or a run too short for that many faults.
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise ConfigError("--kinds", f"no fault is called {kind!r}", f"choose from {', '.join(KINDS)}")
+            raise ConfigError("kinds of faults", f"unknown kind {kind!r}", f"choose from {', '.join(KINDS)}")
     if num_steps < 2 * num_faults:
         raise ConfigError(
-            "optim.steps", f"{num_steps} steps are few for {num_faults} faults", "take two a fault or more"
+            "optim.steps", f"{num_steps} steps are too few for {num_faults} faults", "at least two steps per fault"
         )
     generator = numpy_generator(seed, "chaos", num_faults, num_steps, num_workers)
     chosen: list[str] = []
     while len(chosen) < num_faults:
         chosen += [kinds[int(i)] for i in generator.permutation(len(kinds))]
-    # One fault in each equal part of the run, somewhere in it.
+    # The run is divided into equal parts, with one fault at a random step of each.
     first, last = num_steps // 10, num_steps - max(3, num_steps // 8)
     part = (last - first) / num_faults
     steps = [int(first + part * (i + generator.random())) for i in range(num_faults)]

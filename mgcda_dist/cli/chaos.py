@@ -1,4 +1,4 @@
-"""`mgcda chaos`: hits a short training with faults, and says whether it ended as if nothing had happened."""
+"""`mgcda chaos`: a short training with injected faults, compared with the same training without them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mgcda_dist.chaos.run import ChaosResult
     from mgcda_dist.config.load import LoadedConfig
 
@@ -15,17 +17,17 @@ __all__ = ["chaos"]
 
 _DEFAULTS = {"tracking.log_every_steps": "1", "scaling.hang_timeout_s": "20", "checkpoint.keep": "3",
              "data.loader_workers": "1", "checkpoint.resume": "auto"}  # fmt: skip
-"""Every step must be seen, and a frozen worker soon; what the user gives goes before."""
+"""Defaults of a chaos run: every step is logged, and a frozen worker is detected soon. Overrides take precedence."""
 
 
 def chaos(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a short run")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it")] = None,
-    seed: Annotated[int, typer.Option(help="of the schedule: equal seeds, equal faults at equal steps")] = 0,
-    faults: Annotated[int, typer.Option(min=1, help="how many")] = 12,
-    kinds: Annotated[str, typer.Option(help="comma-separated; empty: all kinds")] = "",
+    seed: Annotated[int, typer.Option(help="seed of the schedule: equal seeds, equal faults at equal steps")] = 0,
+    faults: Annotated[int, typer.Option(min=1, help="number of faults")] = 12,
+    kinds: Annotated[str, typer.Option(help="comma-separated kinds of faults; empty: all")] = "",
 ) -> None:
-    """Train twice on this machine, once under faults, and compare the two ends; exit code 1 if a byte differs."""
+    """Train twice on this machine, once with faults, and compare the final states; exit code 1 if a byte differs."""
     from rich.console import Console
 
     from mgcda_dist.chaos.run import run_chaos
@@ -36,14 +38,12 @@ def chaos(
     words = [*(f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given), *(overrides or [])]
     name = _load(config, words).config.name
     runs = [[*words, f"name={name}-{kind}-{seed}"] for kind in ("calm", "chaos")]
-    calm, disturbed = ((_load(config, changes).config, [str(config), *changes]) for changes in runs)
-    scaling = calm[0].scaling
-    plan = schedule(
-        seed, faults, calm[0].optim.steps, scaling.num_workers, [k for k in kinds.split(",") if k] or tuple(KINDS)
-    )
+    undisturbed, disturbed = ((_load(config, changes).config, [str(config), *changes]) for changes in runs)
+    chosen = [kind for kind in kinds.split(",") if kind] or tuple(KINDS)
+    plan = schedule(seed, faults, undisturbed[0].optim.steps, undisturbed[0].scaling.num_workers, chosen)
     for fault in plan:
         console.print(f"planned: {fault.kind} at step {fault.at_step}, {fault.delay_s * 1000:.0f} ms later")
-    result = run_chaos(calm, disturbed, plan, seed, lambda text: console.print(text, soft_wrap=True))
+    result = run_chaos(undisturbed, disturbed, plan, seed, lambda text: console.print(text, soft_wrap=True))
     folder = Path(disturbed[0].runs) / disturbed[0].name
     result.save(folder / "chaos.json")
     _show(result, console)
@@ -59,14 +59,12 @@ def _load(config: Path, words: list[str]) -> LoadedConfig:
     return loaded
 
 
-def _show(result: ChaosResult, console: object) -> None:
-    from rich.console import Console
+def _show(result: ChaosResult, console: Console) -> None:
     from rich.table import Table
 
-    assert isinstance(console, Console)
     title = f"{len(result.faults)} faults, seed {result.seed}, {result.num_workers} workers, {result.num_steps} steps"
     table = Table(title=title, title_justify="left")
-    for column in ("fault", "after step", "detected, s", "recovered, s", "on at step", "steps repeated"):
+    for column in ("fault", "after step", "detected, s", "recovered, s", "resumed at", "steps repeated"):
         table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
     for fault in result.faults:
         seconds = [f"{s:.1f}" if s is not None else "–" for s in (fault.detected_s, fault.recovered_s)]
@@ -75,8 +73,8 @@ def _show(result: ChaosResult, console: object) -> None:
     console.print(table)
     console.print(f"undisturbed {result.calm_s:.0f} s, with the faults {result.disturbed_s:.0f} s")
     if result.differences:
-        console.print(f"NOT as if nothing had happened: {'; '.join(result.differences)}", soft_wrap=True)
+        console.print(f"DIFFERENT from the undisturbed run: {'; '.join(result.differences)}", soft_wrap=True)
     elif result.survived:
-        console.print("the end is that of the undisturbed run, byte for byte: checkpoint, model, results, histories")
+        console.print("byte-identical to the undisturbed run: checkpoint, model, results, histories")
     else:
-        console.print("the end is that of the undisturbed run, but not every fault found something to hit")
+        console.print("byte-identical to the undisturbed run, but not every fault found a target")

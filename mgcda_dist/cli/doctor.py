@@ -1,4 +1,4 @@
-"""`mgcda doctor`: looks at the cluster, or this machine, before hours are spent on it. Imports lazily."""
+"""`mgcda doctor`: checks of the cluster, or of this machine, before a long run. Imports lazily."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
 
 def doctor(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="the run that is planned; without it less can be said")
+        Path | None, typer.Argument(metavar="[CONFIG]", help="the planned run; without it fewer checks are possible")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="changes, as for train")
     ] = None,
     benchmark: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="how long the workers send to each other; 0: not at all")
+        float, typer.Option(min=0, metavar="SECONDS", help="duration of the communication benchmark; 0: none")
     ] = 5.0,
 ) -> None:
-    """Look at every node of the cluster of RAY_ADDRESS, or at this machine; exit code 1 if the run would fail."""
+    """Check every node of the cluster of RAY_ADDRESS, or this machine; exit code 1 if the run would fail."""
     from rich.console import Console
 
     from mgcda_dist.config.load import load_config
@@ -42,4 +42,4 @@ def doctor(
     if problems:
         console.print(f"\n{problems} problem{'s' if problems > 1 else ''}: the run would fail.")
         raise typer.Exit(_EXIT_PROBLEMS)
-    console.print("\nNothing stands in the way." + (f" Notes above: {notes}." if notes else ""))
+    console.print("\nNo problems found." + (f" Notes above: {notes}." if notes else ""))

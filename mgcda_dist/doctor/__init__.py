@@ -1,1 +1,1 @@
-"""Looks at a cluster before hours are spent on it: every node, what they share, and how fast they talk."""
+"""Checks of a cluster before a run: every node, what the nodes share, and how fast they communicate."""

@@ -1,4 +1,4 @@
-"""How fast workers talk: latency and bandwidth of all-reduce over the backend and interface that training uses."""
+"""Communication benchmark: latency and bandwidth of all-reduce over the backend and interface that training uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import statistics
 import time
 from datetime import timedelta
-from typing import Any
 
 from mgcda_dist.cluster.network_interface import choose_interface
 
@@ -18,46 +17,46 @@ _JOIN_S = 60
 
 
 class BenchmarkWorker:
-    """One worker of the benchmark; all are told the same things in the same order.
+    """One worker of the benchmark; all workers get the same calls in the same order.
 
     Args:
-        address: under which Ray knows the node.
-        interface: of gloo and NCCL, from the configuration; None: the node's own.
+        address: IP address of the node, as Ray has it.
+        interface: network interface of gloo and NCCL, from the configuration; None: the node's default.
     """
 
     def __init__(self, address: str, interface: str | None) -> None:
         self.address = address
         choose_interface(interface, address)
 
-    def meeting_point(self) -> str:
-        """Where the others may meet this worker."""
+    def rendezvous_url(self) -> str:
+        """URL of this worker, for the init_method of the process group."""
         with socket.socket() as free:
             free.bind((self.address, 0))
             return f"tcp://{self.address}:{free.getsockname()[1]}"
 
-    def join(self, rank: int, num_workers: int, url: str, backend: str) -> dict[str, Any]:
-        """Enter the process group; says over which interface, and with how many threads."""
+    def join(self, rank: int, num_workers: int, url: str, backend: str) -> tuple[str, int]:
+        """Join the process group; returns the network interface used and the number of threads of torch."""
         import torch
         import torch.distributed as dist
 
         dist.init_process_group(
             backend, init_method=url, rank=rank, world_size=num_workers, timeout=timedelta(seconds=_JOIN_S)
         )
-        return {"interface": os.environ.get("GLOO_SOCKET_IFNAME"), "threads": torch.get_num_threads()}
+        return os.environ.get("GLOO_SOCKET_IFNAME", "the default interface"), torch.get_num_threads()
 
     def measure(self, seconds: float) -> tuple[float, float]:
-        """(latency of 4 bytes in seconds, bus bandwidth of 16 MiB in bytes per second), half of the time for each."""
+        """Latency of 4 bytes in seconds and bus bandwidth of 16 MiB in bytes per second, half of the time for each."""
         latency_s = self._all_reduce(1, seconds / 2)
         duration_s = self._all_reduce(_LARGE_BYTES // 4, seconds / 2)
         import torch.distributed as dist
 
-        # What crosses each link: a ring sends every byte 2(W-1)/W times.
-        share = 2 * (dist.get_world_size() - 1) / dist.get_world_size()
+        # Bus bandwidth: a ring all-reduce sends every byte 2(W-1)/W times over each link.
+        sends_per_byte = 2 * (dist.get_world_size() - 1) / dist.get_world_size()
         dist.destroy_process_group()
-        return latency_s, share * _LARGE_BYTES / duration_s
+        return latency_s, sends_per_byte * _LARGE_BYTES / duration_s
 
     def _all_reduce(self, num_elements: int, seconds: float) -> float:
-        """Median time of one."""
+        """Median time of one all-reduce, in seconds."""
         import torch
         import torch.distributed as dist
 
@@ -70,7 +69,7 @@ class BenchmarkWorker:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begin)
-            # Rank 0 says when it is over: as many calls on every rank.
+            # Rank 0 decides when to stop, so that every rank makes as many calls.
             more.fill_(float(time.perf_counter() - start < seconds))
             dist.broadcast(more, src=0)
         return statistics.median(times[1:] or times)

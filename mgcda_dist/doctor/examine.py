@@ -1,16 +1,16 @@
-"""Goes through everything that a run needs, from the Ray address to the collectives, and says one line about each."""
+"""Examination of a cluster: everything that a run needs, from the Ray address to the collectives, one finding each."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mgcda_dist.cluster.scaling import is_open, resolve, wanted
 from mgcda_dist.config.schema import Config
-from mgcda_dist.doctor import judge
+from mgcda_dist.doctor import node_checks
 from mgcda_dist.doctor.findings import Finding, count, size
+from mgcda_dist.doctor.node import ShardsReport
 from mgcda_dist.doctor.probes import Cluster, connected
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.runs.folder import mlflow_uri
@@ -19,21 +19,21 @@ __all__ = ["examine"]
 
 PACKAGES = ["deepspeed", "mlflow", "numpy", "opencv-python-headless", "pillow", "pydantic", "ray", "safetensors",
             "timm", "torch", "torchvision", "webdataset"]  # fmt: skip
-"""What decides the numbers, or must agree between nodes."""
+"""Packages that decide the numbers of a run, or must agree between nodes."""
 
 _MAX_CLOCK_SKEW_S = 1.0
 _FULL_BYTES, _NEARLY_FULL_BYTES = 2**30, 20 * 2**30
 
 
 def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Finding]:
-    """Look at the cluster of `RAY_ADDRESS`, or at this machine.
+    """Examine the cluster of `RAY_ADDRESS`, or this machine.
 
     Args:
-        config: the run that is planned; None: what can be said without one.
-        benchmark_s: how long the workers send to each other; 0: not at all.
+        config: the planned run; None: only the checks that need none.
+        benchmark_s: duration of the communication benchmark; 0: none.
 
     Yields:
-        Findings, as they come.
+        Findings, as soon as they are known.
     """
     cpus = 1.0
     if config is not None and not is_open(config):
@@ -42,21 +42,21 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
         if isinstance(cluster, Finding):
             yield cluster
             return
-        facts = list(cluster.ask("facts", PACKAGES).values())
+        reports = list(cluster.ask("report", PACKAGES).values())
         yield from _silent(cluster)
-        if not facts:
+        if not reports:
             return
-        yield from judge.ray(facts, cluster.address)
-        yield from judge.versions(facts)
-        yield from judge.gpus(facts, config)
+        yield from node_checks.ray(reports, cluster.address)
+        yield from node_checks.versions(reports)
+        yield from node_checks.gpus(reports, config)
         yield from _clocks(cluster)
-        yield from judge.memory(facts, config)
+        yield from node_checks.memory(reports, config)
         if config is not None:
             yield from _shards(cluster, config)
             yield from _storage(cluster, Path(config.runs))
             yield from _mlflow(cluster, config)
         yield from _silent(cluster)
-        yield from _room_and_collectives(cluster, config, benchmark_s)
+        yield from _scaling_and_collectives(cluster, config, benchmark_s)
 
 
 def _silent(cluster: Cluster) -> Iterator[Finding]:
@@ -65,19 +65,18 @@ def _silent(cluster: Cluster) -> Iterator[Finding]:
             "problem",
             "node",
             f"{address}: {reason}",
-            "a mount that hangs, or a process that died: look into /tmp/ray/session_latest/logs there",
+            "a mount that hangs, or a process that died: see /tmp/ray/session_latest/logs on that node",
         )
     cluster.silent.clear()
 
 
 def _clocks(cluster: Cluster) -> Iterator[Finding]:
     offsets = cluster.clock_offsets_s()
-    late = {address: offset for address, offset in offsets.items() if abs(offset) > _MAX_CLOCK_SKEW_S}
-    for address, offset in late.items():
-        yield Finding(
-            "note", "clocks", f"{address} is {offset:+.1f} s off", "run chrony or ntpd: logs and metrics would not fit"
-        )
-    if offsets and not late:
+    skewed = {address: offset for address, offset in offsets.items() if abs(offset) > _MAX_CLOCK_SKEW_S}
+    for address, offset in skewed.items():
+        remedy = "run chrony or ntpd: the times of logs and metrics would disagree"
+        yield Finding("note", "clocks", f"{address} is {offset:+.1f} s off", remedy)
+    if offsets and not skewed:
         yield Finding("ok", "clocks", f"at most {max(map(abs, offsets.values())) * 1000:.1f} ms apart")
 
 
@@ -85,7 +84,7 @@ def _shards(cluster: Cluster, config: Config) -> Iterator[Finding]:
     from mgcda_dist.config.load import shard_folders
 
     folders = {".".join(map(str, path)): folder for path, folder in shard_folders(config)}
-    seen: dict[str, tuple[str, dict[str, Any]]] = {}
+    seen: dict[str, tuple[str, ShardsReport]] = {}
     problems = 0
     for here, answers in cluster.ask("shards", folders).items():
         for key, found in answers.items():
@@ -95,56 +94,56 @@ def _shards(cluster: Cluster, config: Config) -> Iterator[Finding]:
                     "problem",
                     "shards",
                     f"{here}: {key}: {found['problem']}",
-                    "mount there what the other nodes have, or write the shards: every node reads them",
+                    "mount the folder on that node, or write the shards: every node reads them",
                 )
                 continue
             address, first = seen.setdefault(key, (here, found))
-            if found["digest"] != first["digest"]:
+            if found.get("digest") != first.get("digest"):
                 problems += 1
                 yield Finding(
                     "problem",
                     "shards",
                     f"{here}: {key}: other shards than on {address} in {folders[key]}",
-                    "copy them again; `mgcda shards verify` says which are whole",
+                    "copy them again; `mgcda shards verify` lists the damaged ones",
                 )
     if not problems:
-        samples = sum(found["num_samples"] for _, found in seen.values())
+        samples = sum(found.get("num_samples", 0) for _, found in seen.values())
         yield Finding("ok", "shards", f"{count(len(folders), 'folder')} with {samples} samples, the same on every node")
 
 
 def _storage(cluster: Cluster, storage: Path) -> Iterator[Finding]:
     prefix = f".mgcda-doctor-{secrets.token_hex(4)}-"
-    written = cluster.ask("leave_mark", str(storage), prefix)
+    written = cluster.ask("write_probe", str(storage), prefix)
     problems = 0
     for address, found in written.items():
         if "problem" in found:
             problems += 1
             yield Finding(
-                "problem", "storage", f"{address}: {found['problem']}", "runs=… on storage all nodes write to"
+                "problem", "storage", f"{address}: {found['problem']}", "set runs=… to storage that all nodes can write"
             )
     wrote = {address for address, found in written.items() if "problem" not in found}
-    for address, seen in cluster.ask("marks", str(storage), prefix).items():
+    for address, seen in cluster.ask("visible_probes", str(storage), prefix).items():
         hidden = sorted(wrote - set(seen))
         if hidden:
             problems += 1
             yield Finding(
                 "problem",
                 "storage",
-                f"{address} does not see in {storage} what {', '.join(hidden)} wrote there",
-                "runs=… must lie on storage that all nodes share: checkpoints are written by all of them",
+                f"{address} does not see the files that {', '.join(hidden)} wrote to {storage}",
+                "set runs=… to storage that all nodes share: every node writes checkpoints",
             )
-    cluster.ask("remove_mark", str(storage), prefix)
+    cluster.ask("remove_probe", str(storage), prefix)
     free = min((found["free_bytes"] for found in written.values() if "free_bytes" in found), default=0)
     if not problems:
         level = "problem" if free < _FULL_BYTES else "note" if free < _NEARLY_FULL_BYTES else "ok"
         text = f"{storage}: written by every node and seen by all, {size(free)} free"
-        yield Finding(level, "storage", text, "" if level == "ok" else "checkpoints need room: free some")
+        yield Finding(level, "storage", text, "" if level == "ok" else "free some space for checkpoints")
 
 
 def _mlflow(cluster: Cluster, config: Config) -> Iterator[Finding]:
     uri = mlflow_uri(config)
     if uri is None:
-        yield Finding("ok", "mlflow", "switched off; metrics.jsonl has everything")
+        yield Finding("ok", "mlflow", "switched off; metrics.jsonl has all metrics")
     elif uri.startswith(("http:", "https:")):
         failed = {address: problem for address, problem in cluster.ask("mlflow", uri).items() if problem}
         for address, problem in failed.items():
@@ -152,8 +151,8 @@ def _mlflow(cluster: Cluster, config: Config) -> Iterator[Finding]:
                 "problem",
                 "mlflow",
                 f"{address}: {uri} {problem}",
-                "start it, let its port through, name it in MLFLOW_SERVER_ALLOWED_HOSTS; "
-                "a password comes by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the nodes",
+                "start it, open its port, add it to MLFLOW_SERVER_ALLOWED_HOSTS; with a password, set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes",
             )
         if not failed:
             yield Finding("ok", "mlflow", f"{uri} answers every node")
@@ -161,14 +160,14 @@ def _mlflow(cluster: Cluster, config: Config) -> Iterator[Finding]:
         yield Finding(
             "note",
             "mlflow",
-            f"{uri}: a database file, written by one node and without the system metrics of the others",
-            "tracking.mlflow_uri=http://… of a server, see cluster/README.md",
+            f"{uri}: a database file; one node writes it, and the system metrics of the others are missing",
+            "set tracking.mlflow_uri=http://… of a server, see cluster/README.md",
         )
     else:
         yield Finding("ok", "mlflow", uri)
 
 
-def _room_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: float) -> Iterator[Finding]:
+def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: float) -> Iterator[Finding]:
     workers, cpus, gpus, placement, interface = len(cluster.addresses), 1.0, 0, "SPREAD", None
     if config is not None:
         try:
@@ -176,10 +175,10 @@ def _room_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: 
         except MgcdaError as error:
             yield Finding("problem", "scaling", f"{error.where}: {error.problem}", error.remedy)
             return
-        wish, interface = wanted(resolved), config.scaling.interface
-        cpus, gpus, placement = wish.cpus, wish.gpus, wish.placement
-        room = wish.places(cluster.resources)
-        workers = wish.fitting(room)
+        request, interface = wanted(resolved), config.scaling.interface
+        cpus, gpus, placement = request.cpus, request.gpus, request.placement
+        room = request.places(cluster.resources)
+        workers = request.fitting(room)
         each = f"{cpus:g} CPU" + (f" and {gpus} GPU" if gpus else "")
         batch, accumulation = config.data.global_batch, config.engine.accumulation
         if not workers:
@@ -187,21 +186,21 @@ def _room_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: 
             yield Finding(
                 "problem",
                 "scaling",
-                f"{count(wish.numbers[0], 'worker')} with {each} each, {placement}; the nodes that are up have room "
+                f"{count(request.numbers[0], 'worker')} with {each} each, {placement}; the nodes that are up have room "
                 f"for {room}",
                 (f"scaling.workers={less}, " if less else "") + "fewer processors or GPUs for each, or more nodes "
-                "(an autoscaler brings them when the job asks)",
+                "(an autoscaler starts them for a submitted job)",
             )
             return
-        share = count(batch // (workers * accumulation), "image")
+        local_batch = count(batch // (workers * accumulation), "image")
         yield Finding(
             "ok",
             "scaling",
             f"{count(workers, 'worker')} with {each} each, {placement}, room for {room}; {batch} images per step = "
-            f"{count(workers, 'worker')} × {share} × {count(accumulation, 'micro-batch')}",
+            f"{count(workers, 'worker')} × {local_batch} × {count(accumulation, 'micro-batch')}",
         )
     if workers < 2 or not benchmark_s:
-        yield Finding("ok", "collectives", "one worker sends nothing" if workers < 2 else "not measured")
+        yield Finding("ok", "collectives", "not needed by one worker" if workers < 2 else "not measured")
         return
     try:
         found = cluster.measure(workers, cpus, gpus, placement, interface, benchmark_s)
@@ -209,14 +208,14 @@ def _room_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: 
         yield Finding(
             "problem",
             "collectives",
-            f"{workers} workers cannot talk to each other: {error}",
-            "let the nodes' ports through to each other; name the interface with scaling.interface=…",
+            f"{workers} workers cannot communicate: {error}",
+            "open the ports between the nodes; set the network interface with scaling.interface=…",
         )
         return
     yield Finding(
         "ok",
         "collectives",
-        f"{workers} workers on {count(len(found['addresses']), 'node')}, {'NCCL' if gpus else 'gloo'} over "
-        f"{', '.join(found['interfaces'])}, {count(found['threads'][0], 'thread')} each: all-reduce latency "
-        f"{found['latency_s'] * 1e6:.0f} µs, bandwidth {found['bandwidth_bytes_per_s'] / 1e9:.2f} GB/s",
+        f"{workers} workers on {count(found.num_nodes, 'node')}, {'NCCL' if gpus else 'gloo'} over "
+        f"{', '.join(found.interfaces)}, {count(found.threads, 'thread')} each: all-reduce latency "
+        f"{found.latency_s * 1e6:.0f} µs, bandwidth {found.bandwidth_bytes_per_s / 1e9:.2f} GB/s",
     )

@@ -1,4 +1,4 @@
-"""What the doctor says: one line per thing that was looked at."""
+"""Findings of the doctor: one line per check, with a level and a remedy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 __all__ = ["Finding", "Level", "count", "size"]
 
 Level = Literal["ok", "note", "problem"]
-"""`note`: worth knowing, the run would not fail of it. `problem`: it would."""
+"""`note`: a doubt that does not stop the run. `problem`: the run would fail."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do about it."""
+    """Result of one check: its subject, what was found, and a remedy."""
 
     level: Level
     subject: str
@@ -21,11 +21,11 @@ class Finding:
     remedy: str = ""
 
 
-def count(number: int, what: str) -> str:
-    """`2 nodes`, `1 node`."""
-    return f"{number} {what}{'' if number == 1 else 'es' if what.endswith('ch') else 's'}"
+def count(number: int, noun: str) -> str:
+    """A number with its noun: `1 node`, `2 nodes`, `2 micro-batches`."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def size(num_bytes: int) -> str:
-    """In GiB, or MiB where that would be less than one."""
+    """A number of bytes in GiB, or in MiB below one GiB."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What one node says about itself. Standard library only: it travels by value, also to nodes that lack the package."""
+"""Self-examination of one node. Standard library only: pickled by value, it also runs where the package is missing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,57 @@ import urllib.request
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-__all__ = ["Node"]
+__all__ = ["Node", "NodeReport", "ShardsReport", "StorageReport"]
 
-_MAX_SHARDS_LOOKED_AT = 1000
+_MAX_SHARDS_CHECKED = 1000
+
+
+class NodeReport(TypedDict):
+    """Description of a node and its software."""
+
+    host: str
+    address: str
+    python: str
+    packages: dict[str, str | None]  # name → version; None: not installed
+    code: str | None  # digest of this package's sources; None: not installed
+    executable: str
+    gpus: list[str]
+    torch_sees_gpus: int | None  # None: there is no driver
+    cpus: int
+    shm_free_bytes: int
+    tmp_free_bytes: int
+    authentication: str
+
+
+class ShardsReport(TypedDict, total=False):
+    """Digest and number of samples of a folder of shards, or the problem with it."""
+
+    digest: str
+    num_samples: int
+    problem: str
+
+
+class StorageReport(TypedDict, total=False):
+    """Free space of the run's storage, or the problem with it."""
+
+    free_bytes: int
+    problem: str
 
 
 class Node:
-    """Examines the machine that it is on; every answer is plain data.
+    """An examination of the machine that it runs on; every result is plain data.
 
     Args:
-        address: under which Ray knows the node.
+        address: IP address of the node, as Ray has it.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def facts(self, packages: list[str]) -> dict[str, Any]:
-        """Host, interpreter, versions of packages (None: not installed), digest of our code, GPUs, disk, memory."""
+    def report(self, packages: list[str]) -> NodeReport:
+        """Host, interpreter, versions of `packages`, digest of this package's sources, GPUs, disk and memory."""
         shared = shutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None
         return {
             "host": platform.node(),
@@ -56,36 +88,36 @@ class Node:
         """Seconds since the epoch, by this node's clock."""
         return time.time()
 
-    def shards(self, folders: dict[str, str]) -> dict[str, dict[str, Any]]:
-        """Per key: `digest` and `num_samples` of the shards in that folder, or `problem`."""
+    def shards(self, folders: dict[str, str]) -> dict[str, ShardsReport]:
+        """The shards of several folders, by the folders' keys."""
         return {key: _shards(folder) for key, folder in folders.items()}
 
-    def leave_mark(self, storage: str, prefix: str) -> dict[str, Any]:
-        """Write a small file, named after this node, into the run's storage: `free_bytes` there, or `problem`."""
+    def write_probe(self, storage: str, prefix: str) -> StorageReport:
+        """Write a small file, named after this node, to the run's storage."""
         try:
             Path(storage).mkdir(parents=True, exist_ok=True)
-            self._mark(storage, prefix).write_text(self.address, encoding="utf-8")
+            self._probe(storage, prefix).write_text(self.address, encoding="utf-8")
             return {"free_bytes": shutil.disk_usage(storage).free}
         except OSError as error:
             return {"problem": f"cannot write to {storage}: {error.strerror}"}
 
-    def marks(self, storage: str, prefix: str) -> list[str]:
-        """Addresses of the nodes whose marks this one sees in the run's storage."""
+    def visible_probes(self, storage: str, prefix: str) -> list[str]:
+        """Addresses of the nodes whose probe files this node sees in the run's storage."""
         try:
             names = os.listdir(storage)  # listing refreshes NFS's view
         except OSError:
             return []
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
-    def remove_mark(self, storage: str, prefix: str) -> None:
-        """Remove what `leave_mark` wrote."""
-        self._mark(storage, prefix).unlink(missing_ok=True)
+    def remove_probe(self, storage: str, prefix: str) -> None:
+        """Remove the file that `write_probe` wrote."""
+        self._probe(storage, prefix).unlink(missing_ok=True)
 
-    def _mark(self, storage: str, prefix: str) -> Path:
+    def _probe(self, storage: str, prefix: str) -> Path:
         return Path(storage) / f"{prefix}{self.address}"
 
     def mlflow(self, uri: str) -> str:
-        """What keeps this node from the tracking server; empty: nothing."""
+        """The reason why this node cannot use the tracking server at `uri`; empty: it can."""
         request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
         user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
@@ -111,7 +143,7 @@ def _version(name: str) -> str | None:
 
 
 def _code_digest() -> str | None:
-    """SHA-256 over our package's sources, their names included; None: the package is not there."""
+    """SHA-256 over this package's sources and their names; None: the package is not installed."""
     spec = find_spec("mgcda_dist")
     if spec is None or not spec.origin:
         return None
@@ -122,7 +154,7 @@ def _code_digest() -> str | None:
 
 
 def _gpus() -> list[str]:
-    """`name, driver version, memory` of each GPU, as the driver's own tool says."""
+    """`name, driver version, memory` of each GPU, from nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -132,7 +164,7 @@ def _gpus() -> list[str]:
 
 
 def _torch_sees_gpus() -> int | None:
-    """How many GPUs torch can use in a process to which Ray hides none; None: there is no driver, so nobody asked."""
+    """Number of GPUs that torch can use in a process from which Ray hides none; None: there is no driver."""
     if not os.path.exists("/proc/driver/nvidia/version"):
         return None
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
@@ -146,7 +178,7 @@ def _torch_sees_gpus() -> int | None:
     return int(done.stdout.split()[-1])
 
 
-def _shards(folder: str) -> dict[str, Any]:
+def _shards(folder: str) -> ShardsReport:
     if "://" in folder:
         return _remote_shards(folder)
     import numpy as np
@@ -155,8 +187,8 @@ def _shards(folder: str) -> dict[str, Any]:
     try:
         manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
         table = np.load(root / "shards.npy", mmap_mode="r", allow_pickle=False)
-        # All of a small set, some of every part of a large one.
-        for row in table[:: max(1, len(table) // _MAX_SHARDS_LOOKED_AT)]:
+        # All shards of a small set, an even sample of a large one.
+        for row in table[:: max(1, len(table) // _MAX_SHARDS_CHECKED)]:
             path = root / row["name"].decode()
             size = path.stat().st_size
             if size != int(row["num_bytes"]):
@@ -170,11 +202,11 @@ def _shards(folder: str) -> dict[str, Any]:
     return {"digest": manifest["digest"], "num_samples": manifest["num_samples"]}
 
 
-def _remote_shards(url: str) -> dict[str, Any]:
+def _remote_shards(url: str) -> ShardsReport:
     try:
         from mgcda_dist.data.shards.manifest import Manifest
 
         manifest = Manifest.open(url)
-    except Exception as error:  # a store's client raises what it likes
+    except Exception as error:  # clients of object stores raise every kind
         return {"problem": str(error).splitlines()[0]}
     return {"digest": manifest.digest, "num_samples": manifest.num_samples}

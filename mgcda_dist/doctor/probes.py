@@ -1,4 +1,4 @@
-"""Sends a `Node` to every node of the Ray cluster, and benchmark workers to where training would run."""
+"""Ray actors of the doctor: a `Node` on every node of the cluster, and benchmark workers placed like training's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from mgcda_dist.cluster import network_interface as interface
@@ -15,17 +16,36 @@ from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
 from mgcda_dist.errors import MgcdaError
 
-__all__ = ["Cluster", "connected"]
+__all__ = ["Cluster", "CommBenchmark", "connected"]
 
 _ANSWER_S = 180.0
-"""A node may have to unpack the code and start Python first."""
+"""Includes the time in which a node unpacks the code and starts Python."""
+
+
+@dataclass(frozen=True)
+class CommBenchmark:
+    """Result of the communication benchmark.
+
+    Attributes:
+        latency_s: of an all-reduce of 4 bytes.
+        bandwidth_bytes_per_s: bus bandwidth of an all-reduce of 16 MiB.
+        interfaces: network interfaces used.
+        threads: threads of torch per worker.
+        num_nodes: nodes that the workers ran on.
+    """
+
+    latency_s: float
+    bandwidth_bytes_per_s: float
+    interfaces: list[str]
+    threads: int
+    num_nodes: int
 
 
 class Cluster:
-    """The living nodes of a cluster that this process is connected to, each with a `Node` on it.
+    """The living nodes of a cluster that this process is connected to, with a `Node` actor on each.
 
     Args:
-        address: what was connected to; None: a Ray of this machine's own.
+        address: of the cluster; None: a Ray on this machine alone.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -33,11 +53,11 @@ class Cluster:
         from ray import cloudpickle
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        # By value: a node with an older version of the package, or without it, can still be asked.
+        # Pickled by value, so that nodes with an older version of the package, or without it, can be examined.
         for module in (node, benchmark, interface):
             cloudpickle.register_pickle_by_value(module)
         own = ray.util.get_node_ip_address()
-        # Ours first: it is what the others are compared with.
+        # This node first: the others are compared with it.
         alive = sorted(
             (entry for entry in ray.nodes() if entry["Alive"]),
             key=lambda entry: (entry["NodeManagerAddress"] != own, entry["NodeManagerAddress"]),
@@ -47,7 +67,7 @@ class Cluster:
         ]
         self.address = address
         self.silent: dict[str, str] = {}
-        """Nodes that did not answer, and why; nobody asks them again."""
+        """Nodes that did not answer, with the reason; they get no further calls."""
         examine: Any = ray.remote(num_cpus=0, max_restarts=0)(node.Node)
         self._nodes: dict[str, Any] = {
             entry["NodeManagerAddress"]: examine.options(
@@ -58,11 +78,14 @@ class Cluster:
 
     @property
     def addresses(self) -> list[str]:
-        """Of the nodes that answer, ours first."""
+        """Addresses of the nodes that answer, this one first."""
         return list(self._nodes)
 
     def ask(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """The answers of all nodes, by address. All are asked at once; who does not answer is asked no more."""
+        """Call a method of `Node` on all nodes at once; results by address.
+
+        Nodes that fail or do not answer move to `silent`. The type of the results is that of the method.
+        """
         pending = {address: getattr(asked, method).remote(*arguments) for address, asked in self._nodes.items()}
         answers, deadline = {}, time.monotonic() + _ANSWER_S
         for address, answer in pending.items():
@@ -74,7 +97,7 @@ class Cluster:
         return answers
 
     def clock_offsets_s(self) -> dict[str, float]:
-        """How far each node's clock is ahead of ours; of three questions the one that took least."""
+        """Offset of each node's clock from this one's: of three measurements the one with the shortest round trip."""
         best: dict[str, tuple[float, float]] = {}
         for _ in range(3):
             for address, asked in list(self._nodes.items()):
@@ -92,14 +115,11 @@ class Cluster:
 
     def measure(
         self, num_workers: int, cpus: float, gpus: int, placement: str, interface: str | None, seconds: float
-    ) -> dict[str, Any]:
-        """Benchmark as many workers, placed as training would place them.
-
-        Returns:
-            latency_s, bandwidth_bytes_per_s, interfaces, threads, addresses.
+    ) -> CommBenchmark:
+        """Benchmark `num_workers` workers, placed as training would place them.
 
         Raises:
-            RuntimeError: the workers found no place, or could not talk to each other.
+            RuntimeError: no room for the workers, or they cannot communicate.
         """
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
@@ -109,29 +129,29 @@ class Cluster:
         group = placement_group([bundle] * num_workers, strategy=placement)
         try:
             if not group.wait(30):
-                raise RuntimeError(f"no place for {num_workers} workers with {bundle} each within 30 s, {placement}")
-            start: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_AtHome)
+                raise RuntimeError(f"no room for {num_workers} workers with {bundle} each within 30 s, {placement}")
+            start: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_BenchmarkActor)
             workers = [
                 start.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group, index)).remote(interface)
                 for index in range(num_workers)
             ]
-            url = _get(workers[0].call.remote("meeting_point"))
+            url = _get(workers[0].call.remote("rendezvous_url"))
             backend = "nccl" if gpus else "gloo"
             joined = _get([w.call.remote("join", i, num_workers, url, backend) for i, w in enumerate(workers)])
             latency_s, bandwidth = _get([w.call.remote("measure", seconds) for w in workers])[0]
-            return {
-                "latency_s": latency_s,
-                "bandwidth_bytes_per_s": bandwidth,
-                "interfaces": sorted({str(one["interface"]) for one in joined}),
-                "threads": sorted({one["threads"] for one in joined}),
-                "addresses": sorted(set(_get([w.address.remote() for w in workers]))),
-            }
+            return CommBenchmark(
+                latency_s,
+                bandwidth,
+                sorted({name for name, _ in joined}),
+                min(threads for _, threads in joined),
+                len(set(_get([w.address.remote() for w in workers]))),
+            )
         finally:
             remove_placement_group(group)
 
 
-class _AtHome:
-    """A benchmark worker that asks Ray for its own address."""
+class _BenchmarkActor:
+    """A benchmark worker as a Ray actor, on whichever node Ray places it."""
 
     def __init__(self, interface: str | None) -> None:
         import ray
@@ -147,7 +167,7 @@ class _AtHome:
 
 @contextmanager
 def connected(cpus: float) -> Iterator[Cluster | Finding]:
-    """The cluster of `RAY_ADDRESS`, else a one-node Ray with at least so many processors; or why there is none."""
+    """The cluster of `RAY_ADDRESS`, else a one-node Ray with at least `cpus` processors; a finding if there is none."""
     prepare_environment()
     import ray
 
@@ -161,7 +181,7 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
         yield Finding("problem", "ray", error.problem, error.remedy)
         return
     except Exception as error:
-        yield _why_not(address or "this machine", error)
+        yield _connection_problem(address or "this machine", error)
         return
     try:
         yield Cluster(address)
@@ -169,7 +189,7 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
         ray.shutdown()
 
 
-def _why_not(address: str, error: Exception) -> Finding:
+def _connection_problem(address: str, error: Exception) -> Finding:
     texts, cause = [], error
     while cause is not None:
         texts.append(str(cause))

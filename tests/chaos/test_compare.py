@@ -1,4 +1,4 @@
-"""The comparison of two ends: names and clocks may differ, and nothing else by a single bit."""
+"""Comparison of final states: only names and times may differ, everything else is compared bit by bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_names_and_clocks_may_differ(tmp_path: Path) -> None:
+def test_names_and_times_may_differ(tmp_path: Path) -> None:
     assert differences(_run(tmp_path, "calm"), _run(tmp_path, "chaotic"), None) == []
 
 
@@ -54,7 +54,7 @@ def test_names_and_clocks_may_differ(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_one_bit_is_a_difference(tmp_path: Path, change: Callable[[RunFolder], object], found: str) -> None:
-    calm, other = _run(tmp_path, "calm"), _run(tmp_path, "chaotic")
+    undisturbed, other = _run(tmp_path, "calm"), _run(tmp_path, "chaotic")
     change(other)
-    (said,) = differences(calm, other, None)
-    assert found in said
+    (difference,) = differences(undisturbed, other, None)
+    assert found in difference

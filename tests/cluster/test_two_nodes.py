@@ -100,7 +100,7 @@ def test_the_doctor_names_the_node_that_differs(place: Place, trained: subproces
     missing = f"{second}: data.domains.1.shards: there is no {private}/render_b/train/manifest.json"
     assert found["problem", "shards"] == missing
     for one, other in ((head, second), (second, head)):
-        assert f"{one} does not see in {private}/runs what {other} wrote there" in done.stdout
+        assert f"{one} does not see the files that {other} wrote to {private}/runs" in done.stdout
     assert found["ok", "mlflow"] == f"{place.mlflow} answers every node"
     assert found["ok", "collectives"].startswith("2 workers on 2 nodes, gloo over eth0, 1 thread each")
     assert found["ok", "ray"].startswith("2 nodes") and found["ok", "clocks"] and found["ok", "memory"]

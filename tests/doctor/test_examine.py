@@ -1,4 +1,4 @@
-"""What the doctor says of one machine: a real Ray of its own, real shards, a full disk, little shared memory."""
+"""The doctor on one machine: a real Ray of its own, real shards, a full disk, little shared memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 
-from mgcda_dist.doctor import examine, judge
+from mgcda_dist.doctor import examine, node_checks
 from mgcda_dist.doctor.examine import PACKAGES
-from mgcda_dist.doctor.node import Node
+from mgcda_dist.doctor.node import Node, NodeReport
 from tests.cluster.test_train import CONFIG
 
 
 @pytest.fixture
-def facts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def report(monkeypatch: pytest.MonkeyPatch) -> NodeReport:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    return Node("10.0.0.1").facts(PACKAGES)
+    return Node("10.0.0.1").report(PACKAGES)
+
+
+def _with(report: NodeReport, **changes: Any) -> NodeReport:
+    return {**report, **changes}  # pyright: ignore[reportReturnType]
 
 
 def _said(findings: Any) -> list[tuple[str, str, str]]:
@@ -27,41 +31,41 @@ def _said(findings: Any) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("mode", ["", "disabled"])
-def test_a_cluster_that_asks_for_no_token_is_called_open(facts: dict[str, Any], mode: str) -> None:
-    """Also one that was started without the variable: Ray asks for a token only where it finds one."""
-    ((level, subject, text),) = _said(judge.ray([facts, facts | {"authentication": mode}], "10.0.0.1:6379"))
+def test_a_cluster_without_authentication_is_noted(report: NodeReport, mode: str) -> None:
+    """Also if Ray was started without the variable: it asks for a token only where it finds one."""
+    ((level, subject, text),) = _said(node_checks.ray([report, _with(report, authentication=mode)], "10.0.0.1:6379"))
     assert (level, subject) == ("note", "ray") and "2 nodes, WITHOUT authentication" in text
-    ((level, _, text),) = _said(judge.ray([facts], "10.0.0.1:6379"))
+    ((level, _, text),) = _said(node_checks.ray([report], "10.0.0.1:6379"))
     assert level == "ok" and "1 node, behind a token: 10.0.0.1" in text
-    ((level, _, text),) = _said(judge.ray([facts | {"authentication": mode}], None))
+    ((level, _, text),) = _said(node_checks.ray([_with(report, authentication=mode)], None))
     assert level == "ok" and text.startswith("no RAY_ADDRESS: this machine")
 
 
-def test_other_versions_and_other_code_are_named_with_both_nodes(facts: dict[str, Any]) -> None:
-    other = facts | {"address": "10.0.0.2", "host": "b", "code": "x", "python": "3.12.1"}
-    other["packages"] = facts["packages"] | {"torch": "2.13.0", "timm": None}
-    problems = [found for found in _said(judge.versions([facts, other])) if found[0] == "problem"]
+def test_other_versions_and_other_code_are_named_with_both_nodes(report: NodeReport) -> None:
+    other = _with(report, address="10.0.0.2", host="b", code="x", python="3.12.1")
+    other["packages"] = report["packages"] | {"torch": "2.13.0", "timm": None}
+    problems = [found for found in _said(node_checks.versions([report, other])) if found[0] == "problem"]
     (versions, code) = problems
     assert versions[2].startswith("10.0.0.2 (b): Python 3.12.1 (on 10.0.0.1")
     assert "timm is not installed (on" in versions[2] and "torch 2.13.0 (on" in versions[2]
     assert code[1] == "code" and "has other code than on 10.0.0.1" in code[2]
 
 
-def test_gpus_that_torch_cannot_use_are_a_problem_where_the_run_wants_them(facts: dict[str, Any]) -> None:
-    has = facts | {"gpus": ["NVIDIA L4, 535.1, 23034 MiB"] * 4, "torch_sees_gpus": 0}
-    ((level, _, text),) = _said(judge.gpus([has], None))
+def test_gpus_that_torch_cannot_use_are_noted(report: NodeReport) -> None:
+    has = _with(report, gpus=["NVIDIA L4, 535.1, 23034 MiB"] * 4, torch_sees_gpus=0)
+    ((level, _, text),) = _said(node_checks.gpus([has], None))
     assert level == "note" and "the driver has 4 GPUs (NVIDIA L4, 535.1, 23034 MiB), torch can use 0" in text
-    assert _said(judge.gpus([facts], None)) == [("ok", "gpus", "none: processors and gloo")]
+    assert _said(node_checks.gpus([report], None)) == [("ok", "gpus", "none: processors and gloo")]
 
 
-def test_little_shared_memory_and_a_full_disk_are_problems(facts: dict[str, Any]) -> None:
-    tight = facts | {"shm_free_bytes": 2**20, "tmp_free_bytes": 2**20}
-    memory, disk = _said(judge.memory([tight], None))
+def test_little_shared_memory_and_a_full_disk_are_problems(report: NodeReport) -> None:
+    tight = _with(report, shm_free_bytes=2**20, tmp_free_bytes=2**20)
+    memory, disk = _said(node_checks.memory([tight], None))
     assert memory[0] == "problem" and "1 MiB of shared memory" in memory[2]
     assert disk[0] == "problem" and "1 MiB left for Ray's session" in disk[2]
 
 
-def test_a_clock_that_is_off_is_named_with_its_sign() -> None:
+def test_clock_skew_is_reported_with_its_sign() -> None:
     class Clocks:
         def __init__(self, **offsets_s: float) -> None:
             self.clock_offsets_s = lambda: offsets_s
@@ -78,23 +82,23 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path: Path) -> None
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True, timeout=30)
     try:
-        assert Node("a").leave_mark(str(small), ".mark-")["free_bytes"] <= 2**20
-        assert Node("b").marks(str(small), ".mark-") == ["a"]
-        Node("a").remove_mark(str(small), ".mark-")
+        assert Node("a").write_probe(str(small), ".probe-").get("free_bytes", 2**30) <= 2**20
+        assert Node("b").visible_probes(str(small), ".probe-") == ["a"]
+        Node("a").remove_probe(str(small), ".probe-")
         assert not list(small.iterdir())
         (small / "filler").write_bytes(bytes(2**20))
-        problem = Node("a").leave_mark(str(small), ".mark-")["problem"]
+        problem = Node("a").write_probe(str(small), ".probe-").get("problem")
         assert problem == f"cannot write to {small}: No space left on device"
     finally:
         subprocess.run(["umount", str(small)], check=True, timeout=30)
     (tmp_path / "file").write_text("")
-    assert Node("a").leave_mark(str(tmp_path / "file/runs"), "m")["problem"].endswith("Not a directory")
+    assert Node("a").write_probe(str(tmp_path / "file/runs"), "m").get("problem", "").endswith("Not a directory")
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_one_machine_as_users_run_it(tmp_path: Path, tiny_shards: Path) -> None:
-    """Without RAY_ADDRESS, and without the MLflow server; then with a configuration that is not there."""
+def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
+    """Without RAY_ADDRESS and without the MLflow server; then with a missing configuration."""
     text = CONFIG.format(shards=tiny_shards)
     (tmp_path / "run.yaml").write_text(f"name: run\nruns: {tmp_path}/runs\n{text}")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
