@@ -39,11 +39,11 @@ def main() -> None:
         thread.start()
         thread.join()
         return
-    found: dict[str, list[dict[str, float]]] = {"as glibc has it": [], "freed memory is kept": []}
+    found: dict[str, list[dict[str, float]]] = {"glibc's default": [], "freed memory is kept": []}
     for _ in range(arguments.rounds):
         for name, settings in zip(found, ({}, KEEP_FREED_MEMORY), strict=True):
             found[name] += _processes(arguments.side_by_side, settings)
-    print("| memory | s/step | of it system | page faults/step | peak, GB |\n|---|---:|---:|---:|---:|")
+    print("| memory | s/step | system time of it | page faults/step | peak, GB |\n|---|---:|---:|---:|---:|")
     seconds: list[float] = []
     for name, ones in found.items():
         s, system_s, faults, peak_gb = (statistics.median(one[key] for one in ones) for key in ones[0])
