@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import mgcda_dist
+from mgcda_dist.cli.main import app
+from mgcda_dist.config.keys import near_key
 
 ROOT = Path(mgcda_dist.__file__).parents[1]
 DOCUMENTS = sorted(
@@ -16,6 +20,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/*.md", "cluster/*.md", "shards/*.md", "benchmarks/**/*.md")
     for path in ROOT.glob(pattern)
 )
+MGCDA: Any = typer.main.get_command(app)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -45,6 +50,24 @@ def test_the_index_lists_every_page() -> None:
     listed = set(LINK.findall((folder / "README.md").read_text(encoding="utf-8")))
     missing = {path.name for path in folder.glob("*.md")} - listed - {"README.md"}
     assert not missing, f"docs/README.md does not list {missing}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_commands_in_documents_exist(path: Path) -> None:
+    """Every `mgcda COMMAND --option KEY=VALUE` names a command, its options, and keys of the configuration."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"(?:^ *|`|-- +)mgcda ([a-z]+\b[^`#|\n]*)", text, re.MULTILINE):
+        command, words = MGCDA, line.split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not (hasattr(command, "commands") and words and words[0].isalpha()), f"there is no `mgcda {line}`"
+        options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        options.add("--help")
+        for word in words:
+            name = word.partition("=")[0].rstrip(",.;:)")
+            assert not name.startswith("--") or name in options, f"{_name(path)}: mgcda {command.name} has no {name}"
+            if "=" in word and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", name):
+                assert near_key(tuple(name.split("."))) == name, f"{_name(path)}: there is no key {name}"
 
 
 def test_the_tables_that_programs_write_are_there() -> None:
