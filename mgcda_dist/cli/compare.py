@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mgcda_dist.files import write_atomically
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -121,5 +123,5 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
         "json": json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n",
     }
     for kind, text in texts.items():
-        (folder / f"comparison.{kind}").write_text(text, encoding="utf-8")
+        write_atomically(folder / f"comparison.{kind}", text)
     return [folder / f"comparison.{kind}" for kind in texts]

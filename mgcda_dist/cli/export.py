@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mgcda_dist.cli.options import names_of, size_of
+from mgcda_dist.files import pending_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,10 +49,7 @@ def export(
     _check_free(out, overwrite)
     with errors.status("reading the model"):
         model = load_exported(source)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with pending_folder(out) as partial:
         facts = {k: v for k, v in model.facts.items() if k != "format"}
         save_segmenter(model.network, facts | {"operating_points": operating_points(model)}, partial)
         if set(wanted) & {"torch", "onnx"}:
@@ -68,11 +65,6 @@ def export(
         (partial / "README.md").write_text(model_card(model, files, run), encoding="utf-8")
         if verify:
             _verify(load_exported(partial), model, [partial / name for name in files[1:]], image, console, errors)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     for path in sorted(out.iterdir()):
         console.print(f"{path}   {path.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.files import write_json_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -288,8 +289,7 @@ def _conclude(
     from mgcda_dist.reports.compare import compare
     from mgcda_dist.reports.runs import find_runs
 
-    state = {"name": wanted.name, "runs": status}
-    (folder / "sweep.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    write_json_atomically(folder / "sweep.json", {"name": wanted.name, "runs": status})
     files = [folder / "sweep.json"]
     finished = [run for run in runs if status.get(run.name) == "finished"]
     if not finished:

@@ -16,6 +16,7 @@ from mgcda_dist.cluster.network_interface import choose_interface
 from mgcda_dist.cluster.scaling import wanted
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.folder import EVENTS, append_event
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.progress import PROGRESS
@@ -163,10 +164,7 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     except TransientError:
         raise
     except MgcdaError as error:
-        fatal.parent.mkdir(parents=True, exist_ok=True)
-        temporary = fatal.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps([error.where, error.problem, error.remedy]), encoding="utf-8")
-        os.replace(temporary, fatal)
+        write_json_atomically(fatal, [error.where, error.problem, error.remedy])
         raise
 
 

@@ -13,9 +13,7 @@ a set share the levels, which are close where recall and false positive rate cha
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -31,8 +29,9 @@ from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import FrameResult, KeptFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
+from mgcda_dist.files import write_atomically, write_json_atomically
 
-__all__ = ["RESULTS", "write_evaluation", "write_json", "write_tables"]
+__all__ = ["RESULTS", "write_evaluation", "write_tables"]
 
 RESULTS = "results.json"
 _JPEG_QUALITY = 88
@@ -47,22 +46,14 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         _write_set(result, folder / "sets" / result.name)
     content = evaluation.as_json()
     write_tables([content], folder)
-    write_json(folder / RESULTS, content)
+    write_json_atomically(folder / RESULTS, content)
 
 
 def write_tables(every: Sequence[dict[str, Any]], folder: Path) -> None:
     """Write `results.md` and `results.tex` from the contents of one or more `results.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.md").write_text(markdown_table(every), encoding="utf-8")
-    (folder / "results.tex").write_text(latex_table(every), encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file of JSON, at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(folder / "results.md", markdown_table(every))
+    write_atomically(folder / "results.tex", latex_table(every))
 
 
 def _write_set(result: SetResult, folder: Path) -> None:
@@ -70,12 +61,12 @@ def _write_set(result: SetResult, folder: Path) -> None:
     result.tables.save(folder / "frames.npz")
     curves = result.curves
     names = ("threshold", "recall", "precision", "fpr")
-    write_json(folder / "curves.json", {name: getattr(curves, name).tolist() for name in names})
+    write_json_atomically(folder / "curves.json", {name: getattr(curves, name).tolist() for name in names})
     levels = _levels(curves, [kept.score for kept in result.kept])
     pictures: dict[int, dict[str, str]] = {}
     for kept in result.kept:
         pictures[kept.frame.index] = _write_pictures(kept, levels, folder, taken=len(pictures))
-    write_json(
+    write_json_atomically(
         folder / "frames.json",
         {
             "score_levels": levels.tolist(),

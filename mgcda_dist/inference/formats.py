@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.files import PendingFile
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.backbone import fixed_padding
@@ -80,9 +80,8 @@ def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
 
 def write_program(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a `.pt2` file: `torch.export.load(path).module()(image)` needs torch alone."""
-    temporary = path.with_name(f".{path.name}.tmp.pt2")
-    torch.export.save(program, temporary)
-    os.replace(temporary, path)
+    with PendingFile(path, ".part.pt2") as temporary:
+        torch.export.save(program, temporary)
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -96,8 +95,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MgcdaError("--format onnx", f"{error.name} is not installed", "pip install 'mgcda-dist[onnx]'") from None
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _quiet():
+    with PendingFile(path) as temporary, _quiet():
         try:
             written = torch.onnx.export(
                 program, dynamo=True, input_names=["image"], output_names=["score", "classes"], verbose=False
@@ -110,7 +108,6 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             ) from error
         assert written is not None
         written.save(temporary)
-    os.replace(temporary, path)
 
 
 def largest_difference(model: ExportedModel, path: Path) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from PIL.PngImagePlugin import PngInfo
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.score_maps import HIGH_KEY, LOW_KEY
+from mgcda_dist.files import PendingFile, write_atomically, write_json_atomically
 from mgcda_dist.inference.anomalies import Anomaly
 
-__all__ = ["OUTPUTS", "Codec", "FrameResult", "Output", "VideoOutput", "put", "write_image", "write_maps"]
+__all__ = ["OUTPUTS", "Codec", "FrameResult", "Output", "VideoOutput", "write_image", "write_maps"]
 
 Output = Literal["overlay", "npy", "png"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -64,25 +64,14 @@ class FrameResult:
         return shown
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_image(result: FrameResult, out: Path, name: str, outputs: Sequence[Output], record: dict[str, Any]) -> None:
     """Write the pictures and maps of an image, then its record."""
     files = write_maps(result.score, out, name, outputs)
     if result.picture is not None:
-        put(out / f"{name}.overlay.png", _png(result.picture))
+        write_atomically(out / f"{name}.overlay.png", _png(result.picture))
         files["overlay"] = f"{name}.overlay.png"
     content = record | result.as_json() | {"files": files}
-    put(out / f"{name}.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json_atomically(out / f"{name}.json", content)
 
 
 def write_maps(score: NDArray[np.float32], out: Path, name: str, outputs: Sequence[Output]) -> dict[str, Any]:
@@ -97,7 +86,7 @@ def write_maps(score: NDArray[np.float32], out: Path, name: str, outputs: Sequen
             raise MgcdaError(name, "a score is beyond ±65504, the range of float16", "write png instead of npy")
         buffer = io.BytesIO()
         np.save(buffer, score.astype(np.float16))
-        put(out / f"{name}.score.npy", buffer.getvalue())
+        write_atomically(out / f"{name}.score.npy", buffer.getvalue())
         files["npy"] = f"{name}.score.npy"
     if "png" in outputs:
         low, high = float(score.min()), float(score.max())
@@ -107,7 +96,7 @@ def write_maps(score: NDArray[np.float32], out: Path, name: str, outputs: Sequen
         text.add_text(HIGH_KEY, repr(high))
         buffer = io.BytesIO()
         Image.fromarray(levels.astype(np.uint16)).save(buffer, "PNG", pnginfo=text, compress_level=2)
-        put(out / f"{name}.score.png", buffer.getvalue())
+        write_atomically(out / f"{name}.score.png", buffer.getvalue())
         files["png"] = {"file": f"{name}.score.png", "low": low, "high": high}
     return files
 
@@ -130,11 +119,9 @@ class VideoOutput:
         self.out, self.name, self.fps, self.outputs = out, name, fps, outputs
         self.codec: Codec = codec
         self.record = record
-        self._overlay = out / f"{name}.overlay.mp4"
-        self._partial = self._overlay.with_name(f".{self._overlay.stem}.partial.mp4")
-        self._lines = (out / f"{name}.json").with_name(f".{Path(name).name}.json.partial")
-        self._lines.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = self._lines.open("w", encoding="utf-8")
+        self._overlay = PendingFile(out / f"{name}.overlay.mp4", ".part.mp4")
+        self._lines = PendingFile(out / f"{name}.json")  # of the frames alone; never committed
+        self._file: IO[str] = self._lines.temporary.open("w", encoding="utf-8")
         self._writer: cv2.VideoWriter | None = None
         self.num_frames = self.num_anomalies = 0
         self.max_score = -np.inf
@@ -169,20 +156,22 @@ class VideoOutput:
         if self._writer is not None:
             self._writer.release()
             self._check()
-            os.replace(self._partial, self._overlay)
+            self._overlay.commit()
             files["overlay"] = f"{self.name}.overlay.mp4"
         self._file.close()
         totals = {"num_frames": self.num_frames, "max_score": float(f"{self.max_score:.6g}")}
         if self.record.get("threshold") is not None:
             totals["num_anomalies"] = self.num_anomalies
         head = self.record | facts | totals | {"files": files}
-        final = self._lines.with_name(self._lines.name.removesuffix(".partial") + ".tmp")
-        # By hand around the frames, which may be too many for memory.
-        with final.open("w", encoding="utf-8") as target, self._lines.open(encoding="utf-8") as lines:
-            target.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "frames": [\n')
-            shutil.copyfileobj(lines, target)
-            target.write("\n]}\n")
-        os.replace(final, self.out / f"{self.name}.json")
+
+        def write(path: Path) -> None:
+            # By hand around the frames, which may be too many for memory.
+            with path.open("w", encoding="utf-8") as target, self._lines.temporary.open(encoding="utf-8") as lines:
+                target.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "frames": [\n')
+                shutil.copyfileobj(lines, target)
+                target.write("\n]}\n")
+
+        write_atomically(self._lines.path, write)
         self.discard()
 
     def discard(self) -> None:
@@ -190,12 +179,12 @@ class VideoOutput:
         if self._writer is not None:
             self._writer.release()
         self._file.close()
-        self._lines.unlink(missing_ok=True)
-        self._partial.unlink(missing_ok=True)
+        self._lines.discard()
+        self._overlay.discard()
 
     def _opened(self, width: int, height: int) -> cv2.VideoWriter:
         fourcc = cv2.VideoWriter.fourcc(*_FOURCC[self.codec])
-        writer = cv2.VideoWriter(str(self._partial), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
+        writer = cv2.VideoWriter(str(self._overlay.temporary), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             other = next(name for name in _FOURCC if name != self.codec)
             raise ConfigError("--codec", f"this OpenCV cannot write {self.codec}", f"try --codec {other}")
@@ -203,12 +192,12 @@ class VideoOutput:
 
     def _check(self) -> None:
         """OpenCV says nothing when a disk is full."""
-        written = cv2.VideoCapture(str(self._partial), cv2.CAP_FFMPEG)
+        written = cv2.VideoCapture(str(self._overlay.temporary), cv2.CAP_FFMPEG)
         found = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if found != self.num_frames:
             problem = f"{found} of {self.num_frames} frames were written"
-            raise MgcdaError(str(self._overlay), problem, "is the disk full?")
+            raise MgcdaError(str(self._overlay.path), problem, "is the disk full?")
 
 
 def _png(picture: Pixels) -> bytes:

@@ -23,10 +23,11 @@ from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
+from mgcda_dist.files import write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
-from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, put, write_image
+from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, write_image
 from mgcda_dist.inference.overlay import Legend, overlay
 from mgcda_dist.inference.pipeline import Behind, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
@@ -180,7 +181,7 @@ class _Run:
             "inputs": self.result.done,
             "failed": self.result.failed,
         }
-        put(self.out / RECORD, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json_atomically(self.out / RECORD, content)
 
     def resumed(self, source: Source) -> bool:
         """Whether the source's results are there already; then they are counted."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from mgcda_dist.errors import CheckpointError
+from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.models.norm import NormMode
 from mgcda_dist.models.segmenter import Segmenter
 
@@ -85,20 +85,14 @@ def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> N
         # The format knows no shared memory: tied weights are written under each of their names.
         tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
         written_already.add(tensor.data_ptr())
-    written = folder / ".model.json.tmp"
-    written.write_text(facts_text(facts), encoding="utf-8")
-    temporary = folder / ".model.safetensors.tmp"
-    save_file(tensors, temporary)
-    temporary.chmod(written.stat().st_mode)  # safetensors lets the owner alone read it
-    os.replace(temporary, folder / "model.safetensors")
-    os.replace(written, folder / "model.json")
+    with PendingFile(folder / "model.json") as text, PendingFile(folder / "model.safetensors") as weights:
+        text.write_text(facts_text(facts), encoding="utf-8")
+        save_file(tensors, weights)
 
 
 def save_facts(facts: dict[str, Any], folder: Path) -> None:
     """Write `model.json` anew, whole or not at all."""
-    written = folder / ".model.json.tmp"
-    written.write_text(facts_text(facts), encoding="utf-8")
-    os.replace(written, folder / "model.json")
+    write_atomically(folder / "model.json", facts_text(facts))
 
 
 def facts_text(facts: dict[str, Any]) -> str:

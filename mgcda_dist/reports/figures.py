@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.files import PendingFile
 from mgcda_dist.reports.histories import HISTORIES, HistoryPlot, Series, chance_level, matching_metrics, smoothed
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, VOID_COLOUR, class_colours
 
@@ -308,8 +309,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with PendingFile(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import yaml
 
 from mgcda_dist import __version__
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.files import write_atomically
 from mgcda_dist.reports.charts import NUM_COLOURS, Chart, number
 from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.evaluated import EvaluatedSet, read_sets
@@ -68,10 +68,7 @@ def write_report(
         OSError: the file cannot be written.
     """
     page, counts, missing = render_report(runs, title=title, max_megabytes=max_megabytes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_atomically(path, page)
     return ReportFile(path, path.stat().st_size, *counts, missing)
 
 

@@ -19,6 +19,7 @@ import yaml
 from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.files import write_atomically
 
 __all__ = ["EVENTS", "RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
@@ -123,9 +124,7 @@ class RunFolder:
             # before its first checkpoint and starts over stays the same run.
             for file in (self.run_id_file, self.record, self.record.with_name("mlflow.json")):
                 file.unlink(missing_ok=True)
-        temporary = self.config_file.with_suffix(".tmp")
-        temporary.write_text(dump_config(config), encoding="utf-8")
-        os.replace(temporary, self.config_file)
+        write_atomically(self.config_file, dump_config(config))
 
     def _other_shards(self, manifests: dict[str, dict[str, Any]]) -> str | None:
         """The first of what the run learns from that is not what an earlier launch read; None: all is as it was."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.description import describe, run_tags
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import JsonlTracker
@@ -59,7 +60,7 @@ def end_record(config: Config, run: RunFolder, status: Status) -> None:
 
 def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
     tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
-    run.provenance.write_text(json.dumps(tags, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json_atomically(run.provenance, tags)
     parent, uri = config.tracking.parent_run, mlflow_uri(config)
     tags |= run_tags(config) | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {})
     record = JsonlTracker(run.metrics, start_step)
@@ -85,7 +86,7 @@ def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
     trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
     trackers.log_artifact(run.config_file)
     manifests = build.manifests(config)
-    run.manifests.write_text(json.dumps(manifests, indent=1) + "\n", encoding="utf-8")
+    write_json_atomically(run.manifests, manifests)
     trackers.log_artifact(run.manifests)
     for name, facts in manifests.items():
         context = "evaluation" if name.startswith("eval") else "training"

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.files import PendingFile
 from mgcda_dist.tracking.params import flat_params
 from mgcda_dist.tracking.tracker import Status
 
@@ -165,21 +166,17 @@ def _records(path: Path, start: int, keys: Set[str]) -> Iterator[tuple[int, dict
 def _cut_back(path: Path, start_step: int) -> None:
     if not path.is_file():
         return
-    temporary = path.with_name(path.name + ".tmp")
-    complete = True
-    with path.open("rb") as old, temporary.open("wb") as new:
-        for line in old:
-            record = _parse(line, _OF_A_STEP)
-            if record is not None and record["step"] < start_step:
-                new.write(line)
-            else:
-                complete = False
-        new.flush()
-        os.fsync(new.fileno())
-    if complete:
-        temporary.unlink()
-    else:
-        os.replace(temporary, path)
+
+    def stays(line: bytes) -> bool:
+        record = _parse(line, _OF_A_STEP)
+        return record is not None and record["step"] < start_step
+
+    with path.open("rb") as old:
+        if all(map(stays, old)):
+            return
+        old.seek(0)
+        with PendingFile(path) as temporary, temporary.open("wb") as new:
+            new.writelines(filter(stays, old))
 
 
 def _parse(line: bytes, keys: Set[str]) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
 from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
 
@@ -64,7 +64,7 @@ class Ledger:
             self.position = 0
         self.run_id = run_id
         if main or not self._id_file.is_file():
-            _replace(self._id_file, run_id + "\n")
+            write_atomically(self._id_file, run_id + "\n")
         self.advance(self.position)
 
     def advance(self, position: int) -> None:
@@ -72,7 +72,7 @@ class Ledger:
         self.position = position
         with suppress(OSError):  # a full disk: calls that are delivered twice do no harm
             content = self._read() | {self._uri: {"run_id": self.run_id, "position": position}}
-            _replace(self._file, json.dumps(content, indent=1) + "\n")
+            write_json_atomically(self._file, content)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -317,9 +317,3 @@ class Delivery:
 
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=step, timestamp=round(1000 * call["time"]))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -19,8 +19,9 @@ from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
-from mgcda_dist.evaluation.folder import write_evaluation, write_json
+from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
+from mgcda_dist.files import write_json_atomically
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.alignment import draw_alignment
 from mgcda_dist.runs.evaluation_events import saying
@@ -200,7 +201,7 @@ def _conclude(
     if report is not None:
         tracker.log_artifact(report, "report")
     # Last: whoever watches takes this file as the end of the run.
-    write_json(run.results, evaluation.as_json())
+    write_json_atomically(run.results, evaluation.as_json())
 
 
 def _workers(world: Collectives) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import ShardError
+from mgcda_dist.files import write_atomically, write_json_atomically
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
 
@@ -99,9 +99,7 @@ class Manifest:
         content = asdict(self)
         del content["folder"], content["remote"]
         content = {"format_version": FORMAT_VERSION} | content
-        temporary = self.folder / f".{MANIFEST}.part"
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / MANIFEST)
+        write_json_atomically(self.folder / MANIFEST, content, indent=2)
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -181,8 +179,7 @@ def _mirrored(remote: RemoteFolder) -> Path:
     if before is not None and held.read_bytes() != before:
         now = held.read_bytes()
         remote.forget()
-        held.parent.mkdir(parents=True, exist_ok=True)
-        held.write_bytes(now)
+        write_atomically(held, now)
     remote.fetch(SHARD_TABLE)
     return remote.mirror
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mgcda_dist.errors import MgcdaError, ShardError, TransientError
+from mgcda_dist.files import PendingFile, remove_leftovers
 
 __all__ = ["Ahead", "RemoteFolder", "ShardCache", "is_url"]
 
@@ -116,14 +117,14 @@ class RemoteFolder:
 
     def _download(self, name: str, path: Path, sha256: bytes | None, num_bytes: int | None) -> None:
         where, error = f"{self.shown}/{name}", Exception()
-        temporary = path.with_name(f".{name}.part")  # one writer at a time: left over from a kill, it is written over
+        remove_leftovers(path)  # the lock is held
         for attempt in range(_TRIES):
             if attempt:  # the clock decides by how much, so that many processes do not come back at once
                 time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.5 + time.monotonic_ns() % 1000 / 2000))
             try:
-                _get(f"{self.url}/{name}", temporary)
-                _check(temporary, sha256, num_bytes)
-                os.replace(temporary, path)
+                with PendingFile(path) as temporary:
+                    _get(f"{self.url}/{name}", temporary)
+                    _check(temporary, sha256, num_bytes)
                 return
             except FileNotFoundError:
                 remedy = "check the URL, or write or copy the shards there again"
@@ -132,8 +133,6 @@ class RemoteFolder:
                 raise
             except Exception as caught:  # every protocol has errors of its own
                 error = caught
-            finally:
-                temporary.unlink(missing_ok=True)
         if isinstance(error, _Damaged):
             raise ShardError(where, f"fetched {_TRIES} times, {error}", "write or copy the shards there again")
         problem = f"cannot be fetched, {_TRIES} tries: {type(error).__name__}: {self._without_secrets(str(error))}"

@@ -6,7 +6,6 @@ shard is. Plain NumPy files: any other tool reads them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mgcda_dist.errors import ShardError
+from mgcda_dist.files import PendingFile
 
 __all__ = [
     "SHARD_TABLE",
@@ -98,12 +98,8 @@ def sample_table(rows: Sequence[SampleRow]) -> np.ndarray:
 
 def save_table(table: np.ndarray, path: Path) -> None:
     """Write a table, at once or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with PendingFile(path) as temporary, temporary.open("wb") as file:
         np.save(file, table)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load_table(path: Path, columns: Sequence[str], *, mapped: bool) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
 from mgcda_dist.data.shards.encode import EncodedSample
 from mgcda_dist.data.shards.tables import SampleRow, ShardRow, index_path, sample_table, save_table
+from mgcda_dist.files import PendingFile
 
 __all__ = ["ShardWriter"]
 
@@ -25,8 +25,8 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.part")
-        self._file: BinaryIO = self._temporary.open("wb")
+        self._pending = PendingFile(path)
+        self._file: BinaryIO = self._pending.temporary.open("wb")
         self._digest = hashlib.sha256()
         self._offset = 0
         self.rows: list[SampleRow] = []
@@ -48,17 +48,15 @@ class ShardWriter:
         A tar file under its own name therefore always has its table.
         """
         self._write(bytes(2 * _BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         save_table(sample_table(self.rows), index_path(self._path))
-        os.replace(self._temporary, self._path)
+        self._pending.commit()
         return ShardRow(self._path.name, len(self.rows), self._offset, self._digest.digest())
 
     def abandon(self) -> None:
         """Close and remove the temporary file."""
         self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._pending.discard()
 
     def _member(self, name: str, data: bytes) -> int:
         """Write a member; offset of its bytes, or 0 when there are none."""

@@ -251,5 +251,5 @@ def _remove_strays(kept: set[str], folder: Path) -> None:
         if path.name not in kept:
             path.unlink()
             index_path(path).unlink(missing_ok=True)
-    for path in folder.glob(".shard-*.part"):
+    for path in folder.glob(".*.part"):
         path.unlink()

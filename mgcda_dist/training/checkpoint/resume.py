@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 
 from mgcda_dist import __version__, build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.files import write_atomically
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_tensors
@@ -146,10 +147,8 @@ def keep_model(
             build.save_model(config, _segmenter(model), run.model)
         else:
             chosen = {"step": best[0], **best[1]}
-            run.model.mkdir(parents=True, exist_ok=True)
             for name in ("model.safetensors", "model.json"):
-                shutil.copyfile(store.path(best[0]) / "model" / name, run.model / f".{name}.tmp")
-                os.replace(run.model / f".{name}.tmp", run.model / name)
+                write_atomically(run.model / name, partial(shutil.copyfile, store.path(best[0]) / "model" / name))
             how = f"{chosen['metric']} {chosen['value']:.4f} on {chosen['set']}"
             run.say("note", f"the model is that of step {chosen['step']}, the best by validation: {how}")
     _barrier()

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.errors import CheckpointError
+from mgcda_dist.files import flush_to_disk, replace_folder, write_json_atomically
 
 __all__ = ["CheckpointStore", "Files", "verify"]
 
@@ -42,7 +42,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Remove what an attempt that is over has left half written; for one process, before anybody writes."""
-        for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*")]:
+        for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*"), *self.folder.glob(".step-*")]:
             shutil.rmtree(left, ignore_errors=True)
 
     def place(self, step: int, token: str) -> Path:
@@ -65,9 +65,9 @@ class CheckpointStore:
                 path = place / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
-                _to_disk(path)
+                flush_to_disk(path)
                 digests[name] = _digest(path)
-            _write_json(place / f"rank-{rank:05d}.json", digests)
+            write_json_atomically(place / f"rank-{rank:05d}.json", digests)
         except BaseException:
             for name in files:
                 (place / name).unlink(missing_ok=True)
@@ -84,13 +84,11 @@ class CheckpointStore:
         files: dict[str, str] = {}
         for record in records:
             files |= json.loads(record.read_text(encoding="utf-8"))
-        _write_json(place / "checkpoint.json", {**facts, "files": dict(sorted(files.items()))})
+        write_json_atomically(place / "checkpoint.json", {**facts, "files": dict(sorted(files.items()))})
         for record in records:
             record.unlink()
         # Only a damaged one can be in the way: a step that is sealed is not written again.
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(place, path)
-        _to_disk(self.folder)
+        replace_folder(place, path)
         self._drop_old()
         return path
 
@@ -169,20 +167,6 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    _to_disk(path)
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file's or folder's content would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -201,7 +201,7 @@ def test_half_written_files_are_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     with pytest.raises(ShardError):
         write([*(frame(i) for i in range(5)), frame(1)], folder)
-    (folder / ".shard-000001.tar.part").write_bytes(b"half")
+    (folder / ".shard-000001.tar.0a1b2c3d.part").write_bytes(b"half")
     journal = folder / ".writing.jsonl"
     journal.write_text(journal.read_text() + '{"name": "shard-0000')
     write([frame(i) for i in range(6)], folder)
