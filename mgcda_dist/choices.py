@@ -1,12 +1,361 @@
-"""What a label can be besides a class: the three values that are the same in every class space."""
+"""Closed lists, defaults and compatibility rules, each written once: a leaf without torch that every room may read.
+
+A `Literal` names the members of a list. Where a member has properties, a table of the same names follows. A new score,
+outlier loss or smoothing mode enters here: docs/add-a-network.md.
+"""
 
 from __future__ import annotations
 
-__all__ = ["ANOMALY", "INLIER", "VOID"]
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, Literal, NamedTuple
+
+__all__ = [
+    "ANOMALY",
+    "CLASS_SPACES",
+    "DECODER_CHANNELS",
+    "INLIER",
+    "NO_CLASS",
+    "OUTLIER_LOSSES",
+    "ROAD_NAMES",
+    "SCORE",
+    "SCORES",
+    "SMOOTHING_MODES",
+    "VOID",
+    "AtLeast",
+    "Border",
+    "CaclDefaults",
+    "ExitCode",
+    "KnownClassSpace",
+    "LogitKind",
+    "LossDefaults",
+    "MdatDefaults",
+    "Needs",
+    "Negatives",
+    "NormMode",
+    "OnBadSample",
+    "OptimizerKind",
+    "OutlierEntry",
+    "OutlierKind",
+    "Placement",
+    "Precision",
+    "QueueLayout",
+    "Schedule",
+    "ScoreEntry",
+    "ScoreKind",
+    "ShardKind",
+    "SmoothingEntry",
+    "SmoothingMode",
+    "ZeroStage",
+    "smoothing_cap",
+]
+
+# ------------------------------------------------------------------------------------------------------------- labels
 
 ANOMALY = 254
 """Label of an anomalous pixel."""
 VOID = 255
-"""Label of a pixel that nobody judges: neither trained nor evaluated."""
+"""Label of a pixel that is neither trained nor evaluated."""
 INLIER = 253
 """Label of a normal pixel whose class is unknown: evaluated as normal, never trained, not counted in mIoU."""
+
+NO_CLASS = {"normal": INLIER, "anomaly": ANOMALY, "void": VOID}
+"""Names of the three labels that are no class, the same in every class space."""
+
+KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
+CLASS_SPACES: dict[KnownClassSpace, tuple[str, ...]] = {
+    "road8": ("road", "pavement", "building", "vegetation", "sky", "vehicle", "person", "pole_sign"),
+    "idd7": ("drivable", "non_drivable", "living_thing", "vehicle", "roadside_object", "far_object", "sky"),
+    "cityscapes19": (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic_light", "traffic_sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+}  # fmt: skip
+"""Names of the inlier classes of each class space; the position is the train id."""
+
+ROAD_NAMES = ("road", "drivable", "drivable_area")
+"""Classes that objects stand on unless the class space names others."""
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+ShardKind = Literal["frames", "objects"]
+"""Content of a shard folder: scenes with labels, or cutouts with alpha."""
+
+Border = Literal[
+    "hard",  # as cut
+    "feather",  # fades over feather_px
+    "poisson",  # as feather, and with the scene's colours at its outline (Pérez et al., SIGGRAPH 2003)
+]
+Placement = Literal["anywhere", "road"]
+"""Where the foot of a pasted object may stand."""
+
+OnBadSample = Literal[
+    "error",  # a damaged image or label ends the run
+    "skip",  # another sample of its domain stands in for it, the same one at every number of workers
+]
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+NormMode = Literal[
+    "frozen",  # pretrained statistics stay
+    "sync",  # statistics over all ranks
+    "group",  # GroupNorm: no statistics of a batch
+    "local",  # statistics of one rank's images: breaks world-size invariance
+]
+DECODER_CHANNELS = 96
+"""Width of the light decoder that a backbone gets; ours."""
+
+LogitKind = Literal[
+    "pixel",  # logits of a per-pixel classifier
+    "mask",  # logarithms of class scores that masks add up to (Mask2Former)
+]
+
+
+class Needs(NamedTuple):
+    """A condition on what something is combined with: one of `values`, the reason, and the remedy otherwise."""
+
+    values: tuple[str, ...]
+    reason: str
+    remedy: str
+
+
+class AtLeast(NamedTuple):
+    """A lower bound on a limit of an outlier loss, the reason, and the remedy below it."""
+
+    limit: str
+    value: float
+    reason: str
+    remedy: str
+
+
+# ------------------------------------------------------------------------------------------------------ outlier losses
+
+OutlierKind = Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"]
+
+
+@dataclass(frozen=True)
+class OutlierEntry:
+    """An outlier loss; its function has the same name in models/outlier_losses.py.
+
+    Attributes:
+        meaning: what it does, and its source.
+        limits: keyword arguments of its function with their defaults; each is a field of the section `loss`.
+        abstains: the network gets one logit more, and the loss takes the place of cross-entropy.
+        logits: kinds of logits that it can be trained on; None: all.
+        on_masks: bounds of its limits on logits of masks.
+    """
+
+    meaning: str
+    limits: Mapping[str, float] = field(default_factory=dict[str, float])
+    abstains: bool = False
+    logits: Needs | None = None
+    on_masks: tuple[AtLeast, ...] = ()
+
+
+OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
+    "energy_hinge": OutlierEntry(
+        "squared hinges on the energy of inliers and anomalies (Liu et al., arXiv 2010.03759, equation 9)",
+        limits={"inlier_energy": -8.0, "outlier_energy": -3.0},
+        on_masks=(
+            AtLeast(
+                "inlier_energy",
+                -1.0,  # log 1 - 1: a mask network is taught a sum of class scores of 1, one mask of one class
+                "the energy of a mask network is -log of its summed class scores, about 0 where one mask claims the "
+                "pixel and above where none does",
+                "for example loss.inlier_energy=0.1 loss.outlier_energy=2",
+            ),
+        ),
+    ),
+    "entropy": OutlierEntry(
+        "cross-entropy to the uniform distribution on anomalies (Meta-OoD: Chan et al., arXiv 2012.06575)"
+    ),
+    "abstention": OutlierEntry(
+        "one logit more; the term takes the place of cross-entropy (PEBAL: Tian et al., arXiv 2111.12264)",
+        abstains=True,
+        logits=Needs(
+            ("pixel",),
+            "needs one more logit per pixel, but this network classifies masks",
+            "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
+        ),
+    ),
+    "rba_hinge": OutlierEntry(
+        "squared hinges on the score of RbA (Nayal et al., arXiv 2211.14293)",
+        limits={"inlier_rba": -0.9, "outlier_rba": -0.1},
+    ),
+    "none": OutlierEntry("cross-entropy alone"),
+}
+
+
+class LossDefaults:
+    """Defaults of L_seg; the limits of each outlier loss are in `OUTLIER_LOSSES`."""
+
+    outlier: Final[OutlierKind] = "energy_hinge"
+    outlier_weight: Final = 0.1
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"]
+
+
+@dataclass(frozen=True)
+class ScoreEntry:
+    """An anomaly score, higher is more anomalous; its function has the same name in models/scores.py.
+
+    Attributes:
+        meaning: its formula, and its source.
+        logits: kinds of logits that it is defined on; None: all.
+        outlier: outlier losses that the network must have been trained with; None: any.
+        calibrated: needs the class statistics that `mgcda calibrate` measures on a trained network.
+    """
+
+    meaning: str
+    logits: Needs | None = None
+    outlier: Needs | None = None
+    calibrated: bool = False
+
+
+SCORES: dict[ScoreKind, ScoreEntry] = {
+    "msp": ScoreEntry("1 - max_k p_k (Hendrycks and Gimpel, arXiv 1610.02136)"),
+    "max_logit": ScoreEntry("-max_k L_k (Hendrycks et al., arXiv 1911.11132)"),
+    "entropy": ScoreEntry("-Σ_k p_k log p_k / log C (Meta-OoD: Chan et al., arXiv 2012.06575)"),
+    "energy": ScoreEntry("-log Σ_k exp L_k (Liu et al., arXiv 2010.03759)"),
+    "rba": ScoreEntry(
+        "-Σ_k σ(L_k), logits of one-against-rest classifiers (Nayal et al., arXiv 2211.14293)",
+        logits=Needs(
+            ("pixel",),
+            "reads one-against-rest logits of both signs; this network has logarithms of mask scores",
+            "use 'rba_mask'",
+        ),
+        outlier=Needs(
+            ("rba_hinge",),
+            "adds up σ(L_k), but cross-entropy leaves the level of a pixel's logits free: adding a constant to all "
+            "changes the score and not the loss",
+            "train with loss.outlier=rba_hinge, which fixes the level, or use another score",
+        ),
+    ),
+    "rba_mask": ScoreEntry(
+        "-Σ_k tanh(exp L_k), RbA as published, for networks of masks (Nayal et al., arXiv 2211.14293)",
+        logits=Needs(
+            ("mask",),
+            "reads class scores that masks add up to; these logits are per pixel",
+            "use 'rba' with loss.outlier=rba_hinge, or another score",
+        ),
+    ),
+    "standardized_max_logit": ScoreEntry(
+        "-(max_k L_k - μ_k) / σ_k with k the predicted class (Jung et al., arXiv 2107.11264)", calibrated=True
+    ),
+}
+
+SCORE: ScoreKind = "energy"
+"""Anomaly score of a run unless its configuration names another."""
+
+# ---------------------------------------------------------------------------------------------------------------- MDAT
+
+SmoothingMode = Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"]
+
+
+@dataclass(frozen=True)
+class SmoothingEntry:
+    """A smoothing mode; its function has the same name in method/mdat/smoothing.py.
+
+    Attributes:
+        meaning: the formula of ε, and its source.
+        parameter: what `epsilon` stands for in it.
+        reaches: ε becomes as large as the parameter, so a parameter over the cap is refused.
+    """
+
+    meaning: str
+    parameter: str
+    reaches: bool = True
+
+
+SMOOTHING_MODES: dict[SmoothingMode, SmoothingEntry] = {
+    "constant": SmoothingEntry("ε", "ε"),
+    "annealed": SmoothingEntry("ε_max · p (environment label smoothing, ICLR 2023)", "ε_max"),
+    "adaptive_sample": SmoothingEntry("α · softmax(D)_{d_i}, detached: per image", "α", reaches=False),
+    "adaptive_stage": SmoothingEntry("ε_max · clip((A_s - 1/M) / (1 - 1/M), 0, 1): per stage", "ε_max"),
+}
+
+
+def smoothing_cap(num_domains: int) -> float:
+    """Largest ε of any mode: half of (M-1)/M. At the uniform label, ε = (M-1)/M, the discriminator gets no signal."""
+    return 0.5 * (num_domains - 1) / num_domains
+
+
+class MdatDefaults:
+    """Defaults of MDAT; the section `mdat` gives the meaning and the source of each."""
+
+    weight: Final = 0.5
+    warmup: Final = 0.0
+    lambda_max: Final = 0.1
+    channels: Final = 64
+    smoothing: Final[SmoothingMode] = "adaptive_stage"
+    epsilon: Final = 0.2
+    momentum: Final = 0.95
+    mask_anomalies: Final = True
+
+
+# ---------------------------------------------------------------------------------------------------------------- CACL
+
+Negatives = Literal[
+    "opposite_side",  # an anchor is pushed away from the opposite side of anomaly/inlier
+    "other_type",  # from every other type: other inlier classes, too
+]
+QueueLayout = Literal[
+    "replicated",  # every rank holds all rows of the memory
+    "sharded",  # every rank holds a W-th of them; same loss
+]
+
+
+class CaclDefaults:
+    """Defaults of CACL; the section `cacl` gives the meaning and the source of each."""
+
+    weight: Final = 0.1
+    warmup: Final = 0.1
+    temperature: Final = 0.1
+    projection_dim: Final = 128
+    anomaly_pixels: Final = 32
+    inlier_pixels: Final = 8
+    hard_fraction: Final = 0.5
+    image_aware: Final = True
+    num_positives: Final = 32
+    num_negatives: Final = 512
+    hard_negative_fraction: Final = 0.5
+    cross_domain: Final = True
+    negatives: Final[Negatives] = "opposite_side"
+    queue_rows: Final = 256
+    queue_layout: Final[QueueLayout] = "replicated"
+    unlabelled_confidence: Final[float | None] = None
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+OptimizerKind = Literal["adamw", "sgd"]
+Schedule = Literal[
+    "poly",  # (1 - q)^0.9 (DeepLab, arXiv 1606.00915)
+    "cosine",
+    "constant",
+]
+Precision = Literal["fp32", "bf16"]
+ZeroStage = Literal[0, 1, 2, 3]
+"""Stage of DeepSpeed's ZeRO (arXiv 1910.02054): nothing, optimizer states, gradients, parameters are partitioned."""
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the commands."""
+
+    OK = 0
+    FAILED = 1
+    """The command ran, and what it was to do or to confirm failed."""
+    REFUSED = 2
+    """Nothing was started: a configuration, an option or a file that cannot be used."""
+    STOPPED = 3
+    """A run was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint."""
+    NODES_LOST = 4
+    """The nodes of a run were gone for longer than it may wait; the checkpoint is there."""
+    INTERRUPTED = 130
+    """Ctrl-C in a command that leaves nothing to continue: 128 + SIGINT, as shells count."""

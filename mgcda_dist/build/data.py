@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.choices import ANOMALY, INLIER, VOID
-from mgcda_dist.config.data import CLASS_SPACES, DataConfig, PasteConfig
+from mgcda_dist.choices import ANOMALY, CLASS_SPACES, NO_CLASS, VOID, ShardKind
+from mgcda_dist.config.data import DataConfig, PasteConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.labels import ClassSpace, lookup_table, mapped_ids
@@ -32,15 +32,13 @@ __all__ = [
     "training_stream",
 ]
 
-_NO_CLASS = {"normal": INLIER, "anomaly": ANOMALY, "void": VOID}
-
 
 def class_space(data: DataConfig) -> str | ClassSpace:
     """The class space as the label tables take it."""
     space = data.class_space
     if isinstance(space, str):
         return space
-    train_ids = {name: i for i, name in enumerate(space.names)} | _NO_CLASS
+    train_ids = {name: i for i, name in enumerate(space.names)} | NO_CLASS
     known = CLASS_SPACES[space.based_on] if space.based_on else ()
     return ClassSpace(
         space.based_on,
@@ -54,7 +52,7 @@ def road_ids(data: DataConfig) -> tuple[int, ...]:
     return tuple(data.class_names.index(name) for name in data.road_classes)
 
 
-def open_shards(folder: str, kind: Literal["frames", "objects"]) -> Manifest:
+def open_shards(folder: str, kind: ShardKind) -> Manifest:
     """The manifest of a folder that must hold this kind.
 
     Raises:

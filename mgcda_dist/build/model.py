@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from mgcda_dist.choices import OUTLIER_LOSSES, LogitKind
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.method.cacl import CACL, Budget, Selection
@@ -17,7 +17,7 @@ from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mgcda import MGCDA
 
 if TYPE_CHECKING:
-    from mgcda_dist.models.adapters import AdaptedSegmenter, LogitKind
+    from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.segmenter import Segmenter
 
 __all__ = [
@@ -44,7 +44,7 @@ def _architecture(config: Config) -> dict[str, Any]:
     common: dict[str, Any] = {
         "norm": model.norm,
         "num_classes": len(config.data.class_names),
-        "abstains": config.loss.outlier == "abstention",
+        "abstains": OUTLIER_LOSSES[config.loss.outlier].abstains,
     }
     if model.network is None:
         return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
@@ -63,8 +63,13 @@ def check_pairs(config: Config, logits: LogitKind) -> None:
     """Raise `ConfigError` for an outlier loss or a score that means nothing on these logits."""
     from mgcda_dist.models.compatibility import check_loss, check_score
 
-    check_loss(config.loss.outlier, logits, config.loss.inlier_energy)
+    check_loss(config.loss.outlier, logits, _limits(config))
     check_score(config.model.score, logits, config.loss.outlier)
+
+
+def _limits(config: Config) -> dict[str, float]:
+    """Limits of the outlier loss, by name."""
+    return {name: getattr(config.loss, name) for name in OUTLIER_LOSSES[config.loss.outlier].limits}
 
 
 def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
@@ -90,7 +95,7 @@ def _trained_outputs(config: Config) -> list[str]:
 def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
     from mgcda_dist.models.invariants import freeze_unused
-    from mgcda_dist.models.scores import anomaly_score
+    from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.seeding import seeded
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
@@ -115,16 +120,13 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         segmentation_loss(
             loss.outlier,
             outlier_weight=loss.outlier_weight,
-            inlier_energy=loss.inlier_energy,
-            outlier_energy=loss.outlier_energy,
-            inlier_rba=loss.inlier_rba,
-            outlier_rba=loss.outlier_rba,
-            of_masks=network.logit_kind == "mask",
+            limits=_limits(config),
+            logits=network.logit_kind,
             class_weights=[loss.class_weights.get(name, 1.0) for name in config.data.class_names]
             if loss.class_weights
             else None,
         ),
-        partial(anomaly_score, kind=config.model.score),
+        scorer(config.model.score),
         mdat=mdat,
         cacl=cacl,
         segmentation_weight=1.0 if loss.enabled else 0.0,

@@ -17,6 +17,7 @@ from typing import Any
 from mgcda_dist.chaos.compare import differences
 from mgcda_dist.chaos.inject import inject
 from mgcda_dist.chaos.schedule import PlannedFault
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
@@ -25,7 +26,6 @@ from mgcda_dist.tracking.jsonl import read_lines
 __all__ = ["ChaosResult", "InjectedFault", "run_chaos"]
 
 _POLL_S = 0.05
-_EXIT_STOPPED = 3
 _DETECTION_EVENTS = ("hang", "restart", "preemption")
 _DRIVER_FAULTS = ("kill-driver", "interrupt")
 
@@ -200,8 +200,8 @@ class _Driver:
         last = step
         if planned.kind in _DRIVER_FAULTS:
             code = self.process.wait(timeout=self._timeout_s)
-            if planned.kind == "interrupt" and code != _EXIT_STOPPED:
-                raise self.failure(f"ended with {code} after Ctrl-C, and not with {_EXIT_STOPPED}")
+            if planned.kind == "interrupt" and code != ExitCode.STOPPED:
+                raise self.failure(f"ended with {code} after Ctrl-C, and not with {ExitCode.STOPPED}")
             fault.detected_s, last = time.time() - begun, self.step()
             self.start()
         while len(self._attempts()) == attempts:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.choices import ExitCode
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,7 +50,7 @@ def chaos(
     result.save(folder / "chaos.json")
     _show(result, console)
     console.print(f"report     {folder / 'chaos.json'}", soft_wrap=True)
-    raise typer.Exit(0 if result.survived else 1)
+    raise typer.Exit(ExitCode.OK if result.survived else ExitCode.FAILED)
 
 
 def _load(config: Path, words: list[str]) -> LoadedConfig:

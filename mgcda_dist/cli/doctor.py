@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mgcda_dist.choices import ExitCode
+
 __all__ = ["doctor"]
 
-_EXIT_PROBLEMS = 1
 _STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
@@ -41,5 +42,5 @@ def doctor(
             console.print(f"{'':22}→ {finding.remedy}", soft_wrap=True)
     if problems:
         console.print(f"\n{problems} problem{'s' if problems > 1 else ''}: the run would fail.")
-        raise typer.Exit(_EXIT_PROBLEMS)
+        raise typer.Exit(ExitCode.FAILED)
     console.print("\nNo problems found." + (f" Notes above: {notes}." if notes else ""))

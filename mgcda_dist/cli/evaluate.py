@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mgcda_dist.choices import ScoreKind
 from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ __all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "ev
 _POLL_S = 0.25
 _CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
 
-Score = Annotated[
-    Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] | None,
-    typer.Option(help="anomaly score; default: as the run"),
-]
+Score = Annotated[ScoreKind | None, typer.Option(help="anomaly score; default: as the run")]
 Height = Annotated[
     int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.calibrate import calibrate
 from mgcda_dist.cli.chaos import chaos
 from mgcda_dist.cli.compare import compare
@@ -138,16 +139,16 @@ def main() -> None:
         app()
     except MgcdaError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(ExitCode.REFUSED)
     except OSError as error:
         if error.filename is None:
             raise
         # A folder that cannot be written, a full disk: the system's own words say what to do.
         typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
-        sys.exit(2)
+        sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
 from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
 
@@ -97,7 +98,7 @@ def predict(
     predicted = _predict(network, sources, out, options)
     _say(predicted, out, options, console, errors)
     if predicted.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _options(

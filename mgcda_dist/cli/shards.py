@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mgcda_dist.choices import ExitCode
+
 if TYPE_CHECKING:
     from mgcda_dist.data.colours import Colour
     from mgcda_dist.data.shards.manifest import Manifest
@@ -160,7 +162,7 @@ def verify(
         typer.echo(str(error))
     if num_problems:
         typer.echo(f"{_count(num_problems, 'problem')} in {_count(len(opened) + len(unreadable), 'folder')}")
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @shards_app.command("ls")
@@ -176,7 +178,7 @@ def list_folders(
     for error in unreadable:
         typer.echo(str(error), err=True)
     if unreadable:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @shards_app.command()

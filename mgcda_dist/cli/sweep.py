@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.files import write_json_atomically
 
@@ -28,7 +29,6 @@ __all__ = ["sweep"]
 
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 30.0
-_EXIT_FAILED, _EXIT_STOPPED = 1, 3
 
 
 def sweep(
@@ -127,7 +127,7 @@ def _run(
         console.print(f"{len(stopped)} runs are left; the same command goes on from here.", soft_wrap=True)
     elif failed:
         console.print("The same command tries the failed ones again.", soft_wrap=True)
-    return _EXIT_STOPPED if stopped else _EXIT_FAILED if failed else 0
+    return ExitCode.STOPPED if stopped else ExitCode.FAILED if failed else ExitCode.OK
 
 
 def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:

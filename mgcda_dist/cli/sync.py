@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.options import refuse_password
 
 __all__ = ["sync"]
@@ -48,7 +49,7 @@ def sync(
         for sentence in done.refused:
             errors.print(f"note: {sentence}", soft_wrap=True)
     if failed:
-        raise typer.Exit(2)
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _runs(folder: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import show_results
 from mgcda_dist.cluster.scaling import is_open, resolve, wanted
 from mgcda_dist.config.schema import Config
@@ -25,10 +26,6 @@ from mgcda_dist.runs.tail import Tail
 
 __all__ = ["run_training"]
 
-EXIT_STOPPED = 3
-"""Exit code of a run that was asked to stop (Ctrl-C, SIGTERM) and left a checkpoint."""
-EXIT_NODES_LOST = 4
-"""Exit code of a run whose nodes were taken away for longer than it may wait; the checkpoint is there."""
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
 _WAIT_WORTH_A_WORD_S = 90.0
@@ -70,14 +67,14 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         end_record(config, run, "FAILED" if failed else "KILLED")
         if isinstance(error, NodesLostError):
             console.print(f"stopped: {error}", soft_wrap=True)
-            return EXIT_NODES_LOST
+            return ExitCode.NODES_LOST
         if not isinstance(error, StoppedError):
             raise
     if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True
         )
-        return EXIT_STOPPED
+        return ExitCode.STOPPED
     results = json.loads(run.results.read_text(encoding="utf-8"))
     show_results([results], console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)

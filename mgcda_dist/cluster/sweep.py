@@ -18,6 +18,7 @@ from typing import Literal
 
 import yaml
 
+from mgcda_dist.choices import ExitCode
 from mgcda_dist.cluster.scaling import is_open
 from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
@@ -27,9 +28,6 @@ from mgcda_dist.runs.folder import RunFolder, differing_keys, flatten
 from mgcda_dist.runs.tail import Tail
 
 __all__ = ["Ended", "Resources", "Runner", "Running", "is_finished", "local_resources"]
-
-EXIT_STOPPED = 3
-"""How `mgcda train` ends when it was asked to stop and left a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ def _ended(one: Running) -> Ended:
     if code == 0:
         return Ended(one.run, "finished", "", one.log)
     # Asked to stop while it was still importing, it has no handler yet, and nothing to lose.
-    if code in (EXIT_STOPPED, 130, -signal.SIGINT):
+    if code in (ExitCode.STOPPED, ExitCode.INTERRUPTED, -signal.SIGINT):
         return Ended(one.run, "stopped", "", one.log)
     lines = [line for line in one.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]

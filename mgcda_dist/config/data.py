@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
+from mgcda_dist.choices import CLASS_SPACES, ROAD_NAMES, Border, KnownClassSpace, OnBadSample, Placement
 from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section
 
 __all__ = [
-    "CLASS_SPACES",
-    "NO_CLASS",
-    "ROAD_NAMES",
     "AugmentConfig",
     "ClassSpaceConfig",
     "DataConfig",
     "DomainConfig",
     "PasteConfig",
 ]
-
-CLASS_SPACES: dict[str, tuple[str, ...]] = {
-    "road8": ("road", "pavement", "building", "vegetation", "sky", "vehicle", "person", "pole_sign"),
-    "idd7": ("drivable", "non_drivable", "living_thing", "vehicle", "roadside_object", "far_object", "sky"),
-    "cityscapes19": (
-        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic_light", "traffic_sign", "vegetation",
-        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-    ),
-}  # fmt: skip
-"""Names of the inlier classes of each class space; the position is the train id."""
-
-ROAD_NAMES = ("road", "drivable", "drivable_area")
-"""Classes that objects stand on unless the class space says otherwise."""
-
-NO_CLASS = ("normal", "anomaly", "void")
-"""What a pixel can be besides a class: evaluated as normal and never trained; anomaly; neither trained nor judged."""
-
-KnownClassSpace = Literal["road8", "idd7", "cityscapes19"]
 
 
 class PasteConfig(Section):
@@ -54,12 +34,12 @@ class PasteConfig(Section):
     colour_match: Probability = Field(
         default=0.5, description="chance that an object takes the scene's brightness; ours"
     )
-    border: Literal["hard", "feather", "poisson"] = Field(
+    border: Border = Field(
         default="feather",
         description="hard: as cut; feather: fades over feather_px; poisson: and has the scene's colours at its outline",
     )
     feather_px: NonNegative = Field(default=1.0, description="width of the faded border, pixels; ours")
-    placement: Literal["anywhere", "road"] = Field(default="anywhere", description="where the object's foot may stand")
+    placement: Placement = Field(default="anywhere", description="where the object's foot may stand")
 
 
 class DomainConfig(Section):
@@ -137,7 +117,7 @@ class DataConfig(Section):
     loader_timeout_s: Positive = Field(
         default=120.0, description="longest wait for a batch before the loader process is reported as stuck, seconds"
     )
-    on_bad_sample: Literal["error", "skip"] = Field(
+    on_bad_sample: OnBadSample = Field(
         default="error",
         description="a damaged image or label ends the run, or another sample of its domain stands in for it: counted, "
         "logged, and the same one at every number of workers",

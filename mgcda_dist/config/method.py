@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from mgcda_dist.choices import (
+    DECODER_CHANNELS,
+    OUTLIER_LOSSES,
+    SCORE,
+    SCORES,
+    SMOOTHING_MODES,
+    CaclDefaults,
+    LossDefaults,
+    MdatDefaults,
+    Negatives,
+    NormMode,
+    OptimizerKind,
+    OutlierKind,
+    QueueLayout,
+    Schedule,
+    ScoreKind,
+    SmoothingMode,
+)
 from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section, StageName, Triple
 
 __all__ = [
@@ -19,6 +37,8 @@ __all__ = [
     "StageConfig",
     "TapsConfig",
 ]
+
+_LIMITS = {name: value for loss in OUTLIER_LOSSES.values() for name, value in loss.limits.items()}
 
 BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
 """Stages that a timm backbone with the light decoder may have."""
@@ -34,27 +54,35 @@ class StageConfig(Section):
 class SmoothingConfig(Section):
     """Dynamic label smoothing of the discriminator's target (method: MDAT)."""
 
-    mode: Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"] = "adaptive_stage"
+    mode: SmoothingMode = MdatDefaults.smoothing
     epsilon: Probability = Field(
-        default=0.2, description="constant: ε; annealed and adaptive_stage: ε_max; adaptive_sample: α. ours"
+        default=MdatDefaults.epsilon,
+        description=", ".join(f"{mode}: {entry.parameter}" for mode, entry in SMOOTHING_MODES.items()) + "; ours",
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.95, description="of the running accuracy A_s; ours")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=MdatDefaults.momentum, description="of the running accuracy A_s; ours"
+    )
 
 
 class MdatConfig(Section):
     """Scene level: multi-source domain adversarial training."""
 
     enabled: bool = True
-    weight: NonNegative = Field(default=0.5, description="α of the total loss; ours")
-    warmup: Probability = Field(default=0.0, description="share of training over which α rises linearly")
-    lambda_max: NonNegative = Field(default=0.1, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours")
+    weight: NonNegative = Field(default=MdatDefaults.weight, description="α of the total loss; ours")
+    warmup: Probability = Field(
+        default=MdatDefaults.warmup, description="share of training over which α rises linearly"
+    )
+    lambda_max: NonNegative = Field(
+        default=MdatDefaults.lambda_max, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours"
+    )
     stages: Annotated[list[StageConfig], Field(min_length=1)] = Field(
         default=[StageConfig(name="stride16"), StageConfig(name="embedding")]
     )
-    channels: Count = Field(default=64, description="width of a discriminator; ours")
+    channels: Count = Field(default=MdatDefaults.channels, description="width of a discriminator; ours")
     smoothing: SmoothingConfig = SmoothingConfig()
     mask_anomalies: bool = Field(
-        default=True, description="pasted anomalies and void pixels do not reach the discriminators"
+        default=MdatDefaults.mask_anomalies,
+        description="pasted anomalies and void pixels do not reach the discriminators",
     )
 
 
@@ -62,33 +90,52 @@ class CaclConfig(Section):
     """Sample level: cross-domain anomaly-aware contrastive learning."""
 
     enabled: bool = True
-    weight: NonNegative = Field(default=0.1, description="β of the total loss; ours")
-    warmup: Probability = Field(default=0.1, description="share of training over which β rises linearly; ours")
-    temperature: Positive = Field(default=0.1, description="T; supervised contrastive learning (arXiv 2004.11362)")
-    projection_dim: Count = Field(default=128, description="K; MoCo (arXiv 1911.05722)")
-    anomaly_pixels: Count = Field(default=32, description="anomaly pixels sampled per image; ours")
-    inlier_pixels: Count = Field(default=8, description="pixels sampled per inlier class and image; ours")
-    hard_fraction: Probability = Field(default=0.5, description="share drawn from the hardest; ours")
-    image_aware: bool = Field(default=True, description="harder images get a larger share of the step's budget")
-    num_positives: Count = Field(default=32, description="positives per anchor, other domains first; ours")
-    num_negatives: Count = Field(default=512, description="negatives per side of anomaly/inlier; ours")
-    hard_negative_fraction: Probability = Field(
-        default=0.5, description="share of the negatives that are the most difficult; the rest is random. ours"
+    weight: NonNegative = Field(default=CaclDefaults.weight, description="β of the total loss; ours")
+    warmup: Probability = Field(
+        default=CaclDefaults.warmup, description="share of training over which β rises linearly; ours"
     )
-    cross_domain: bool = Field(default=True, description="false: positives from the same domain first (ablation)")
-    negatives: Literal["opposite_side", "other_type"] = Field(
-        default="opposite_side",
+    temperature: Positive = Field(
+        default=CaclDefaults.temperature, description="T; supervised contrastive learning (arXiv 2004.11362)"
+    )
+    projection_dim: Count = Field(default=CaclDefaults.projection_dim, description="K; MoCo (arXiv 1911.05722)")
+    anomaly_pixels: Count = Field(
+        default=CaclDefaults.anomaly_pixels, description="anomaly pixels sampled per image; ours"
+    )
+    inlier_pixels: Count = Field(
+        default=CaclDefaults.inlier_pixels, description="pixels sampled per inlier class and image; ours"
+    )
+    hard_fraction: Probability = Field(
+        default=CaclDefaults.hard_fraction, description="share drawn from the hardest; ours"
+    )
+    image_aware: bool = Field(
+        default=CaclDefaults.image_aware, description="harder images get a larger share of the step's budget"
+    )
+    num_positives: Count = Field(
+        default=CaclDefaults.num_positives, description="positives per anchor, other domains first; ours"
+    )
+    num_negatives: Count = Field(
+        default=CaclDefaults.num_negatives, description="negatives per side of anomaly/inlier; ours"
+    )
+    hard_negative_fraction: Probability = Field(
+        default=CaclDefaults.hard_negative_fraction,
+        description="share of the negatives that are the most difficult; the rest is random. ours",
+    )
+    cross_domain: bool = Field(
+        default=CaclDefaults.cross_domain, description="false: positives from the same domain first (ablation)"
+    )
+    negatives: Negatives = Field(
+        default=CaclDefaults.negatives,
         description="what an anchor is pushed away from: the opposite side of anomaly/inlier; or all other types",
     )
     queue_rows: Annotated[int, Field(ge=0)] = Field(
-        default=256, description="memory rows per (domain, side) ring; 0: no memory"
+        default=CaclDefaults.queue_rows, description="memory rows per (domain, side) ring; 0: no memory"
     )
-    queue_layout: Literal["replicated", "sharded"] = Field(
-        default="replicated",
+    queue_layout: QueueLayout = Field(
+        default=CaclDefaults.queue_layout,
         description="every rank holds all rows, or a W-th of them; same loss. Sharded pays from some 100 MB of rows on",
     )
     unlabelled_confidence: Probability | None = Field(
-        default=None,
+        default=CaclDefaults.unlabelled_confidence,
         description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
     )
 
@@ -97,20 +144,22 @@ class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
     enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
-    outlier: Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"] = Field(
-        default="energy_hinge",
+    outlier: OutlierKind = Field(
+        default=LossDefaults.outlier,
         description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy",
     )
     outlier_weight: NonNegative = Field(
-        default=0.1, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
+        default=LossDefaults.outlier_weight, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
     )
     class_weights: dict[str, Positive] = Field(
         default={}, description="class → factor of its pixels in the cross-entropy; a class that is not named: 1; ours"
     )
-    inlier_energy: float = Field(default=-8.0, description="m_in of energy_hinge; ours")
-    outlier_energy: float = Field(default=-3.0, description="m_out of energy_hinge; ours")
-    inlier_rba: float = Field(default=-0.9, description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours")
-    outlier_rba: float = Field(default=-0.1, description="s_out of rba_hinge, in (-C, 0); ours")
+    inlier_energy: float = Field(default=_LIMITS["inlier_energy"], description="m_in of energy_hinge; ours")
+    outlier_energy: float = Field(default=_LIMITS["outlier_energy"], description="m_out of energy_hinge; ours")
+    inlier_rba: float = Field(
+        default=_LIMITS["inlier_rba"], description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours"
+    )
+    outlier_rba: float = Field(default=_LIMITS["outlier_rba"], description="s_out of rba_hinge, in (-C, 0); ours")
 
 
 class TapsConfig(Section):
@@ -149,18 +198,16 @@ class ModelConfig(Section):
         default="none",
         description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
     )
-    norm: Literal["frozen", "sync", "group", "local"] = Field(
+    norm: NormMode = Field(
         default="frozen",
         description="batch norm of the backbone; `local` breaks world-size invariance and must be asked for",
     )
-    head_norm: Literal["frozen", "sync", "group", "local"] | None = Field(
+    head_norm: NormMode | None = Field(
         default=None,
         description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
     )
-    decoder_channels: Count = Field(default=96, description="D of the decoder that a backbone gets; ours")
-    score: Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"] = Field(
-        default="energy", description="anomaly score"
-    )
+    decoder_channels: Count = Field(default=DECODER_CHANNELS, description="D of the decoder that a backbone gets; ours")
+    score: ScoreKind = Field(default=SCORE, description="anomaly score")
     compile: bool = Field(default=False, description="torch.compile of the segmenter")
 
     @property
@@ -179,11 +226,11 @@ class ModelConfig(Section):
         for name, value in foreign.items():
             if self.network is None and value:
                 raise ValueError(f"{name}: is for `network`; a backbone takes none")
-        if self.score == "standardized_max_logit":
+        if SCORES[self.score].calibrated:
             raise ValueError(
-                "score: 'standardized_max_logit' needs statistics of the trained network, and training scores pixels "
-                "from its first step on; train with another one, then: mgcda calibrate RUN, mgcda evaluate RUN --score "
-                "standardized_max_logit"
+                f"score: {self.score!r} needs statistics of the trained network, and training scores pixels from its "
+                "first step on; train with another one, then measure them with `mgcda calibrate RUN` and evaluate with "
+                f"this score"
             )
         if self.compile and self.network:
             raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
@@ -194,13 +241,13 @@ class OptimConfig(Section):
     """AdamW (or SGD), one learning rate per group, one schedule."""
 
     steps: Count
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: OptimizerKind = "adamw"
     lr_backbone: Positive = 1e-4
     lr_heads: Positive = 1e-3
     lr_discriminators: Positive = 1e-3
     weight_decay: NonNegative = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="sgd only")
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Schedule = "poly"
     warmup: Probability = Field(default=0.03, description="share of training with linearly rising rate")
     clip_norm: NonNegative = Field(default=5.0, description="global gradient norm; 0: no clipping")
     max_skipped_in_a_row: Count = Field(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from mgcda_dist.choices import Precision, ZeroStage
 from mgcda_dist.config.data import PasteConfig
 from mgcda_dist.config.fields import Count, Positive, Section
 
@@ -24,8 +25,8 @@ __all__ = [
 class EngineConfig(Section):
     """DeepSpeed."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    zero_stage: ZeroStage = 1
+    precision: Precision = "fp32"
     accumulation: Count = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mgcda_dist.config.data import CLASS_SPACES, NO_CLASS, ROAD_NAMES, ClassSpaceConfig, DataConfig
+from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, OUTLIER_LOSSES, ROAD_NAMES, SMOOTHING_MODES, smoothing_cap
+from mgcda_dist.config.data import ClassSpaceConfig, DataConfig
 from mgcda_dist.config.fields import Section
 from mgcda_dist.config.method import (
     BACKBONE_STAGES,
@@ -50,12 +51,6 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @property
-    def smoothing_cap(self) -> float:
-        """Largest ε at which the discriminator still gets a signal: half of (M-1)/M."""
-        num_domains = len(self.data.domains)
-        return 0.5 * (num_domains - 1) / num_domains
-
     @model_validator(mode="after")
     def _possible(self) -> Config:
         if isinstance(self.data.class_space, ClassSpaceConfig):
@@ -82,13 +77,12 @@ class Config(Section):
             raise ValueError(
                 "mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false"
             )
-        if self.mdat.enabled and self.mdat.smoothing.epsilon > self.smoothing_cap:
-            if self.mdat.smoothing.mode != "adaptive_sample":
-                raise ValueError(
-                    f"mdat.smoothing.epsilon: {self.mdat.smoothing.epsilon} is over the cap {self.smoothing_cap:.3f} "
-                    f"(half of (M-1)/M with M = {len(names)} domains): at the uniform label the discriminator "
-                    "learns nothing"
-                )
+        smoothing, cap = self.mdat.smoothing, smoothing_cap(len(names))
+        if self.mdat.enabled and smoothing.epsilon > cap and SMOOTHING_MODES[smoothing.mode].reaches:
+            raise ValueError(
+                f"mdat.smoothing.epsilon: {smoothing.epsilon} is over the cap {cap:.3f} (half of (M-1)/M with "
+                f"M = {len(names)} domains): at the uniform label the discriminator learns nothing"
+            )
         if not any(domain.labelled for domain in self.data.domains):
             raise ValueError(
                 "data.domains: no domain is labelled, so the segmentation loss would have nothing to learn"
@@ -114,10 +108,10 @@ class Config(Section):
         for name in weights:
             if name not in classes:
                 raise ValueError(f"loss.class_weights: no class {name!r} here; there are {', '.join(classes)}")
-        if weights and self.loss.outlier == "abstention":
+        if weights and OUTLIER_LOSSES[self.loss.outlier].abstains:
             raise ValueError(
-                "loss.class_weights: abstention takes the place of the cross-entropy that they are factors of; remove "
-                "them, or choose another loss.outlier"
+                f"loss.class_weights: {self.loss.outlier} takes the place of the cross-entropy that they are factors "
+                "of; remove them, or choose another loss.outlier"
             )
 
     def _check_shares(self) -> None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from mgcda_dist.choices import OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.frames import check_sizes
@@ -95,7 +96,7 @@ class TrainingStream(Dataset[Batch]):
         accumulation: int = 1,
         start_step: int = 0,
         num_steps: int = 1,
-        on_bad_sample: Literal["error", "skip"] = "error",
+        on_bad_sample: OnBadSample = "error",
     ) -> None:
         given = [(source.name, len(source.reader)) for source in sources]
         planned = [(domain.name, size) for domain, size in zip(plan.domains, plan.domain_sizes, strict=True)]

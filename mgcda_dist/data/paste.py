@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import Border, Placement
 from mgcda_dist.data.augment import LUMA, Image, Label
 from mgcda_dist.data.decode import decode_cutout
 from mgcda_dist.data.lru_cache import LruCache
@@ -65,9 +66,9 @@ class PasteParams:
     scale: tuple[float, float] = (0.08, 0.6)
     flip: float = 0.5
     colour_match: float = 0.5
-    border: Literal["hard", "feather", "poisson"] = "feather"
+    border: Border = "feather"
     feather_px: float = 1.0
-    placement: Literal["anywhere", "road"] = "anywhere"
+    placement: Placement = "anywhere"
     road: tuple[int, ...] = (0,)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from mgcda_dist import build
+from mgcda_dist.choices import SCORES, ScoreKind
 from mgcda_dist.config.data import DataConfig
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -27,7 +28,7 @@ from mgcda_dist.evaluation.submission import Layout, submission
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of, read_facts
-from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
+from mgcda_dist.models.scores import ClassStatistics, scorer
 
 __all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
 
@@ -101,8 +102,8 @@ class EvaluationJob(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def class_statistics(self) -> ClassStatistics | None:
-        """What `standardized_max_logit` standardizes with; None for every other score."""
-        if self.score != "standardized_max_logit":
+        """Statistics that a calibrated score standardizes with; None for every other score."""
+        if self.score == AS_GIVEN or not SCORES[self.score].calibrated:
             return None
         return ClassStatistics.of_facts(read_facts(Path(self.path)))
 

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mgcda_dist.choices import ScoreKind
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import PendingFile
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.backbone import fixed_padding
-from mgcda_dist.models.scores import ScoreKind, anomaly_score
+from mgcda_dist.models.scores import anomaly_score
 
 __all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output", "write_onnx", "write_program"]
 

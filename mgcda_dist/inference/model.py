@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mgcda_dist.choices import ScoreKind
 from mgcda_dist.data.pixels import resized
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
 from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
-from mgcda_dist.models.scores import ClassStatistics, ScoreKind, scorer
+from mgcda_dist.models.scores import ClassStatistics, scorer
 
 __all__ = ["ExportedModel", "load_exported"]
 

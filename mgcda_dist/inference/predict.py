@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist import __version__
+from mgcda_dist.choices import ScoreKind
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
@@ -31,7 +32,6 @@ from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput
 from mgcda_dist.inference.overlay import Legend, overlay
 from mgcda_dist.inference.pipeline import Behind, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
-from mgcda_dist.models.scores import ScoreKind
 
 __all__ = ["PredictOptions", "Predicted", "Progress", "free_for", "predict", "prediction_id"]
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from mgcda_dist.choices import CaclDefaults, MdatDefaults
 from mgcda_dist.method.batch import Batch, MaskedSums, Prediction
 from mgcda_dist.method.cacl.loss import CACL, GatheredSample
 from mgcda_dist.method.cacl.sampler import Pixels, describe_pixels, image_difficulty, image_quota, sample_pixels
@@ -42,7 +43,7 @@ class SegmentationLoss(Protocol):
 class ScoreFunction(Protocol):
     """Anomaly score, higher is more anomalous."""
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, /) -> Tensor:
         """N×C×h×w → N×h×w."""
         ...
 
@@ -92,10 +93,10 @@ class MGCDA(nn.Module):
         mdat: MDAT | None = None,
         cacl: CACL | None = None,
         segmentation_weight: float = 1.0,
-        mdat_weight: float = 0.5,
-        cacl_weight: float = 0.1,
-        mdat_warmup: float = 0.0,
-        cacl_warmup: float = 0.1,
+        mdat_weight: float = MdatDefaults.weight,
+        cacl_weight: float = CaclDefaults.weight,
+        mdat_warmup: float = MdatDefaults.warmup,
+        cacl_warmup: float = CaclDefaults.warmup,
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__()

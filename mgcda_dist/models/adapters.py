@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgcda_dist.choices import LogitKind, NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.invariants import check_laws, freeze_unused, without_dropout
-from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
 from mgcda_dist.models.taps import Layout, Taps, check_still, find_places, layout_of, run_tapped, shown
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "LogitKind", "adapt", "wrap"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "adapt", "wrap"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LogitKind = Literal["pixel", "mask"]
-"""`pixel`: logits of a per-pixel classifier. `mask`: logarithms of class scores that masks add up to (Mask2Former)."""
 
 _WHERE = "model.taps"
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.invariants import without_dropout
-from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 

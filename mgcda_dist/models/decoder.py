@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgcda_dist.choices import DECODER_CHANNELS
 from mgcda_dist.models.norm import num_groups
 from mgcda_dist.models.seeding import seeded
 
@@ -57,7 +58,9 @@ class Decoder(nn.Module):
         seed: of the initial parameters.
     """
 
-    def __init__(self, stage_channels: dict[str, int], num_classes: int, channels: int = 96, *, seed: int = 0) -> None:
+    def __init__(
+        self, stage_channels: dict[str, int], num_classes: int, channels: int = DECODER_CHANNELS, *, seed: int = 0
+    ) -> None:
         super().__init__()
         self.channels, self.num_classes = channels, num_classes
         self.strides = sorted((int(name.removeprefix("stride")) for name in stage_channels), reverse=True)

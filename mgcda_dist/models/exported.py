@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mgcda_dist.choices import DECODER_CHANNELS, NormMode
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.files import PendingFile, write_atomically
-from mgcda_dist.models.norm import NormMode
 from mgcda_dist.models.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def bare_segmenter(
     *,
     norm: NormMode,
     num_classes: int,
-    decoder_channels: int = 96,
+    decoder_channels: int = DECODER_CHANNELS,
     network: Mapping[str, Any] | None = None,
     abstains: bool = False,
     weights: str = "none",

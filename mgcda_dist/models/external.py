@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from mgcda_dist.choices import LogitKind
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD, LogitKind
+from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.taps import Taps
 
 __all__ = ["ExternalNetwork", "choose", "needs", "only_known", "refuse_arguments"]

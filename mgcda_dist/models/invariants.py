@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
-from mgcda_dist.models.norm import NormMode
 
 __all__ = ["check_laws", "freeze_unused", "without_dropout"]
 

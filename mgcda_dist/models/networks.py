@@ -15,10 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import AdaptedSegmenter, adapt
 from mgcda_dist.models.external import ExternalNetwork
-from mgcda_dist.models.norm import NormMode, convert_norm
+from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.models.weights import read_state

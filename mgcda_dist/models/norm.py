@@ -8,18 +8,17 @@ asked for by name, `local`.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["FrozenBatchNorm", "NormMode", "convert_norm", "num_groups", "without_statistics"]
-
-NormMode = Literal["frozen", "sync", "group", "local"]
+__all__ = ["FrozenBatchNorm", "convert_norm", "num_groups", "without_statistics"]
 
 
 class FrozenBatchNorm(nn.Module):

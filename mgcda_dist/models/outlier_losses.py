@@ -10,17 +10,29 @@ logits to the labels with `upsample`, or the labels to the logits with `label_at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_dist.method.batch import ANOMALY
-from mgcda_dist.models.scores import energy, rba
+from mgcda_dist.choices import ANOMALY, OUTLIER_LOSSES, LogitKind, OutlierKind
+from mgcda_dist.models.scores import energy, rba, rba_mask
 
-__all__ = ["PixelSums", "abstention", "covered", "energy_hinge", "entropy", "label_at", "rba_hinge", "upsample"]
+__all__ = [
+    "OutlierLoss",
+    "PixelSums",
+    "abstention",
+    "covered",
+    "energy_hinge",
+    "entropy",
+    "label_at",
+    "outlier_loss",
+    "rba_hinge",
+    "upsample",
+]
 
 
 class PixelSums(NamedTuple):
@@ -47,8 +59,8 @@ def energy_hinge(logits: Tensor, label: Tensor, inlier_energy: float, outlier_en
 def rba_hinge(
     logits: Tensor,
     label: Tensor,
-    inlier_score: float,
-    outlier_score: float,
+    inlier_rba: float,
+    outlier_rba: float,
     score: Callable[[Tensor], Tensor] = rba,
 ) -> PixelSums:
     """relu(S - s_in)² on inliers, relu(s_out - S)² on anomalies with S = -Σ_k σ(L_k) (RbA, arXiv 2211.14293).
@@ -56,11 +68,11 @@ def rba_hinge(
     Args:
         logits: N×C×h×w.
         label: N×h×w.
-        inlier_score: s_in in (-C, 0]; RbA itself penalises anomalies only, which s_in = 0 gives.
-        outlier_score: s_out in (-C, 0).
+        inlier_rba: s_in in (-C, 0]; RbA itself penalises anomalies only, which s_in = 0 gives.
+        outlier_rba: s_out in (-C, 0).
         score: S: `rba` for logits of pixels, `rba_mask` for those of a mask network.
     """
-    return _hinge(score(logits), label, logits.shape[1], inlier_score, outlier_score)
+    return _hinge(score(logits), label, logits.shape[1], inlier_rba, outlier_rba)
 
 
 def entropy(logits: Tensor, label: Tensor) -> PixelSums:
@@ -96,6 +108,40 @@ def abstention(logits: Tensor, label: Tensor) -> PixelSums:
     inlier = label < num_classes
     true_class = log_q.gather(1, torch.where(inlier, label, 0).unsqueeze(1)).squeeze(1)
     return _sums(-torch.logaddexp(true_class, abstain), inlier, -abstain, label == ANOMALY)
+
+
+OutlierLoss = Callable[[Tensor, Tensor], PixelSums]
+
+_FUNCTIONS: dict[OutlierKind, Callable[..., PixelSums]] = {
+    "energy_hinge": energy_hinge,
+    "entropy": entropy,
+    "abstention": abstention,
+    "rba_hinge": rba_hinge,
+}
+_ON_MASKS: dict[OutlierKind, Callable[..., PixelSums]] = {"rba_hinge": partial(rba_hinge, score=rba_mask)}
+"""Losses that are another function where the logits are logarithms of class scores of masks."""
+
+
+def outlier_loss(
+    kind: OutlierKind, limits: Mapping[str, float] | None = None, logits: LogitKind = "pixel"
+) -> OutlierLoss | None:
+    """The loss named `kind` as a function of logits and labels; None for `none`.
+
+    Args:
+        kind: a key of `choices.OUTLIER_LOSSES`.
+        limits: values by name; those that are left out have their default, those of other losses are ignored.
+        logits: kind of the network's logits.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
+    if kind not in OUTLIER_LOSSES:
+        raise ValueError(f"unknown outlier loss {kind!r}: one of {', '.join(OUTLIER_LOSSES)}")
+    if kind == "none":
+        return None
+    function = _ON_MASKS.get(kind, _FUNCTIONS[kind]) if logits == "mask" else _FUNCTIONS[kind]
+    given = limits or {}
+    return partial(function, **{name: given.get(name, value) for name, value in OUTLIER_LOSSES[kind].limits.items()})
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,14 +9,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mgcda_dist.choices import SCORES, ScoreKind
+
 __all__ = [
     "ClassStatistics",
-    "ScoreKind",
     "anomaly_score",
     "energy",
     "entropy",
@@ -27,8 +28,6 @@ __all__ = [
     "scorer",
     "standardized_max_logit",
 ]
-
-ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"]
 
 
 @dataclass(frozen=True)
@@ -43,43 +42,6 @@ class ClassStatistics:
         """Those that `mgcda calibrate` has left in a model's `model.json`; None: it has not."""
         found = facts.get("class_statistics")
         return None if found is None else cls(tuple(found["mean"]), tuple(found["var"]))
-
-
-def scorer(kind: ScoreKind, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:
-    """The score named `kind` as a function of the logits; `standardized_max_logit` needs the statistics.
-
-    Raises:
-        ValueError: an unknown score, or one without its statistics.
-    """
-    if kind != "standardized_max_logit":
-        return partial(anomaly_score, kind=kind)
-    if statistics is None:
-        raise ValueError("standardized_max_logit needs class statistics of the maximum logit: mgcda calibrate")
-    return partial(standardized_max_logit, mean=torch.tensor(statistics.mean), var=torch.tensor(statistics.var))
-
-
-def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
-    """The score named `kind`: logits N×C×h×w of any float dtype -> N×h×w, float32 (float64 for float64 logits).
-
-    For `standardized_max_logit`, which needs more than logits, see `scorer`.
-    """
-    match kind:
-        case "msp":
-            return msp(logits)
-        case "max_logit":
-            return max_logit(logits)
-        case "entropy":
-            return entropy(logits)
-        case "energy":
-            return energy(logits)
-        case "rba":
-            return rba(logits)
-        case "rba_mask":
-            return rba_mask(logits)
-        case "standardized_max_logit":
-            raise ValueError("standardized_max_logit needs class statistics of the maximum logit: use `scorer`")
-        case _:
-            raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(get_args(ScoreKind))}")
 
 
 def msp(logits: Tensor) -> Tensor:
@@ -126,6 +88,43 @@ def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     value, predicted = _wide(logits).max(dim=1)
     mean, std = mean.to(value), var.to(value).clamp_min(1e-12).sqrt()
     return -(value - mean[predicted]) / std[predicted]
+
+
+_FUNCTIONS: dict[ScoreKind, Callable[..., Tensor]] = {
+    "msp": msp,
+    "max_logit": max_logit,
+    "entropy": entropy,
+    "energy": energy,
+    "rba": rba,
+    "rba_mask": rba_mask,
+    "standardized_max_logit": standardized_max_logit,
+}
+"""Functions of the logits alone; those that `choices.SCORES` calls calibrated take `mean` and `var`, too."""
+
+
+def scorer(kind: ScoreKind, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:
+    """The score named `kind` as a function: logits N×C×h×w of any float dtype → N×h×w, float32 (float64 for float64).
+
+    Args:
+        kind: a key of `choices.SCORES`.
+        statistics: of the trained network; ignored by a score that is not calibrated.
+
+    Raises:
+        ValueError: an unknown score, or a calibrated one without statistics.
+    """
+    if kind not in _FUNCTIONS:
+        raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(SCORES)}")
+    function = _FUNCTIONS[kind]
+    if not SCORES[kind].calibrated:
+        return function
+    if statistics is None:
+        raise ValueError(f"{kind} needs class statistics of the maximum logit: mgcda calibrate")
+    return partial(function, mean=torch.tensor(statistics.mean), var=torch.tensor(statistics.var))
+
+
+def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
+    """The score named `kind`, of logits N×C×h×w; a calibrated one comes from `scorer`."""
+    return scorer(kind)(logits)
 
 
 def _wide(logits: Tensor) -> Tensor:

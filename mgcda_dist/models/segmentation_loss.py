@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgcda_dist.choices import OUTLIER_LOSSES, LogitKind, LossDefaults, OutlierKind
 from mgcda_dist.method.batch import MaskedSums
-from mgcda_dist.models.outlier_losses import (
-    PixelSums,
-    abstention,
-    energy_hinge,
-    entropy,
-    label_at,
-    rba_hinge,
-    upsample,
-)
-from mgcda_dist.models.scores import rba, rba_mask
+from mgcda_dist.models.outlier_losses import OutlierLoss, label_at, outlier_loss, upsample
 
-__all__ = ["OutlierKind", "SegmentationLoss", "segmentation_loss"]
-
-OutlierKind = Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"]
+__all__ = ["SegmentationLoss", "segmentation_loss"]
 
 
 class SegmentationLoss:
     """L_seg = Σ_g weights[g] · (sum of group g over ranks) / (count of group g over ranks).
 
     Groups: cross-entropy over inliers; with an outlier term, its inlier side and its anomaly side. An outlier term that
-    says itself how inliers are classified takes the place of cross-entropy: its inlier side is the first group.
+    classifies inliers takes the place of cross-entropy: its inlier side is the first group.
 
     Args:
         outlier: (logits, label) -> sums, or None for cross-entropy alone.
@@ -43,7 +32,7 @@ class SegmentationLoss:
 
     def __init__(
         self,
-        outlier: Callable[[Tensor, Tensor], PixelSums] | None,
+        outlier: OutlierLoss | None,
         outlier_weight: float,
         stride_px: int = 1,
         *,
@@ -81,44 +70,24 @@ class SegmentationLoss:
 def segmentation_loss(
     outlier: OutlierKind,
     *,
-    outlier_weight: float = 0.1,
-    inlier_energy: float = -8.0,
-    outlier_energy: float = -3.0,
-    inlier_rba: float = -0.9,
-    outlier_rba: float = -0.1,
-    of_masks: bool = False,
+    outlier_weight: float = LossDefaults.outlier_weight,
+    limits: Mapping[str, float] | None = None,
+    logits: LogitKind = "pixel",
     stride_px: int = 2,
     class_weights: Sequence[float] | None = None,
 ) -> SegmentationLoss:
     """The loss named by its outlier term.
 
     Args:
-        outlier: `energy_hinge`, `entropy`, `abstention` (logits N×(C+1)×h×w), `rba_hinge` or `none`.
+        outlier: a key of `choices.OUTLIER_LOSSES`.
         outlier_weight: weight of both sides of the outlier term.
-        inlier_energy, outlier_energy: m_in and m_out of `energy_hinge`.
-        inlier_rba, outlier_rba: s_in and s_out of `rba_hinge`.
-        of_masks: the logits are log class scores of a mask network.
+        limits: of the outlier loss, by name; None: its defaults.
+        logits: kind of the network's logits.
         stride_px: of the loss; at 2 it costs a quarter of what every pixel costs (11 against 40 ms for 8×256² on one
             CPU core, next to 0.5 s for the network), and the logits, of stride 4, are still finely supervised.
-        class_weights: of the cross-entropy, C; not for `abstention`, which takes its place.
+        class_weights: of the cross-entropy, C; ignored by a loss that takes its place.
     """
-
-    def hinge(logits: Tensor, label: Tensor) -> PixelSums:
-        return energy_hinge(logits, label, inlier_energy, outlier_energy)
-
-    def rejected(logits: Tensor, label: Tensor) -> PixelSums:
-        return rba_hinge(logits, label, inlier_rba, outlier_rba, rba_mask if of_masks else rba)
-
-    match outlier:
-        case "energy_hinge":
-            return SegmentationLoss(hinge, outlier_weight, stride_px, class_weights=class_weights)
-        case "entropy":
-            return SegmentationLoss(entropy, outlier_weight, stride_px, class_weights=class_weights)
-        case "abstention":
-            return SegmentationLoss(abstention, outlier_weight, stride_px, classifies=True)
-        case "rba_hinge":
-            return SegmentationLoss(rejected, outlier_weight, stride_px, class_weights=class_weights)
-        case "none":
-            return SegmentationLoss(None, 0.0, stride_px, class_weights=class_weights)
-        case _:
-            raise ValueError(f"unknown outlier term {outlier!r}: one of {', '.join(get_args(OutlierKind))}")
+    term = outlier_loss(outlier, limits, logits)
+    classifies = OUTLIER_LOSSES[outlier].abstains
+    weights = None if classifies else class_weights
+    return SegmentationLoss(term, outlier_weight, stride_px, classifies=classifies, class_weights=weights)

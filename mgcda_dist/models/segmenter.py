@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mgcda_dist.choices import LogitKind
 from mgcda_dist.method.batch import Prediction
-from mgcda_dist.models.adapters import LogitKind
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
 
 __all__ = ["Segmenter"]

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from mgcda_dist.choices import Precision
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
@@ -34,7 +35,7 @@ def deepspeed_config(
     micro_batch: int,
     accumulation: int,
     zero_stage: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     clip_norm: float,
     load_universal: bool = False,
 ) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-__all__ = ["Schedule", "rate_factor"]
+from mgcda_dist.choices import Schedule
 
-Schedule = Literal["poly", "cosine", "constant"]
+__all__ = ["rate_factor"]
 
 
 def rate_factor(progress: float, schedule: Schedule, warmup: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mgcda_dist.config.data import CLASS_SPACES
+from mgcda_dist.choices import CLASS_SPACES
 from mgcda_dist.data.colours import ANOMALY, UNKNOWN, class_colours, colour_of
 from mgcda_dist.data.labels import FORMATS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mgcda_dist.config.data import CLASS_SPACES
+from mgcda_dist.choices import CLASS_SPACES
 from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID

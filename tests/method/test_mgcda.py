@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mgcda_dist.choices import SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
-from mgcda_dist.method.mdat import SmoothingMode
 from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
 from mgcda_dist.method.randomness import stream_key
 from tests.multiprocess.scenarios import pasted_on_unlabelled

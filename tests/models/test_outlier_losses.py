@@ -33,7 +33,7 @@ def test_energy_hinge_is_zero_beyond_its_margins():
 
 
 def test_rba_hinge_by_hand():
-    sums = rba_hinge(LOGITS, LABEL, inlier_score=-2.5, outlier_score=-0.5)
+    sums = rba_hinge(LOGITS, LABEL, inlier_rba=-2.5, outlier_rba=-0.5)
     inlier = -(1 / (1 + math.exp(-2)) + 0.5 + 0.5)
     assert sums.inlier_sum.item() == pytest.approx((inlier + 2.5) ** 2)
     assert sums.anomaly_sum.item() == pytest.approx((-0.5 + 1.5) ** 2)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgcda_dist.choices import Negatives, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
-from mgcda_dist.method.cacl import CACL, Budget, Negatives, Selection
+from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.method.mdat import MDAT, LabelSmoothing, SmoothingMode
+from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.randomness import torch_generator
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_dist.choices import Schedule
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.runs.folder import RunFolder, differing_keys, mlflow_uri
-from mgcda_dist.training.schedule import Schedule, rate_factor
+from mgcda_dist.training.schedule import rate_factor
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgcda_dist.choices import CaclDefaults
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata
 from mgcda_dist.method.cacl.sampler import Budget
@@ -67,11 +68,11 @@ class CACL(nn.Module):
         budget: Budget,
         selection: Selection,
         *,
-        projection_dim: int = 128,
-        temperature: float = 0.1,
-        queue_rows: int = 256,
+        projection_dim: int = CaclDefaults.projection_dim,
+        temperature: float = CaclDefaults.temperature,
+        queue_rows: int = CaclDefaults.queue_rows,
         queue_shard: tuple[int, int] | None = None,
-        unlabelled_confidence: float | None = None,
+        unlabelled_confidence: float | None = CaclDefaults.unlabelled_confidence,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mgcda_dist.choices import CaclDefaults
 from mgcda_dist.method.batch import ANOMALY, unlabelled
 from mgcda_dist.method.randomness import stream_key, uniform
 
@@ -45,10 +46,10 @@ class Budget:
     """
 
     num_classes: int
-    anomaly_pixels: int
-    inlier_pixels: int
-    hard_fraction: float
-    image_aware: bool
+    anomaly_pixels: int = CaclDefaults.anomaly_pixels
+    inlier_pixels: int = CaclDefaults.inlier_pixels
+    hard_fraction: float = CaclDefaults.hard_fraction
+    image_aware: bool = CaclDefaults.image_aware
 
     @property
     def max_anomaly_pixels(self) -> int:

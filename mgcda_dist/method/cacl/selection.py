@@ -7,18 +7,16 @@ is the same on every rank wherever the embeddings lie, costs R log R for R rows,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mgcda_dist.choices import CaclDefaults, Negatives
 from mgcda_dist.method.cacl.queue import PixelMetadata
 from mgcda_dist.method.cacl.sampler import rank_within
 from mgcda_dist.method.randomness import uniform
 
-__all__ = ["Choice", "Negatives", "Selection"]
-
-Negatives = Literal["opposite_side", "other_type"]
+__all__ = ["Choice", "Selection"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,11 @@ class Selection:
         negatives: of the opposite side of anomaly/inlier, or of every other type: other inlier classes, too.
     """
 
-    num_positives: int
-    num_negatives: int
-    hard_negative_fraction: float
-    cross_domain: bool
-    negatives: Negatives = "opposite_side"
+    num_positives: int = CaclDefaults.num_positives
+    num_negatives: int = CaclDefaults.num_negatives
+    hard_negative_fraction: float = CaclDefaults.hard_negative_fraction
+    cross_domain: bool = CaclDefaults.cross_domain
+    negatives: Negatives = CaclDefaults.negatives
 
 
 @dataclass(frozen=True)

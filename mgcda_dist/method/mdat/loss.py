@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgcda_dist.choices import MdatDefaults
 from mgcda_dist.method.batch import ANOMALY, VOID, unlabelled
 from mgcda_dist.method.collectives import global_mean_share
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
@@ -60,10 +61,10 @@ class MDAT(nn.Module):
         *,
         stage_weights: Sequence[float] | None = None,
         smoothing: LabelSmoothing | None = None,
-        lambda_max: float = 0.1,
-        channels: int = 64,
-        momentum: float = 0.95,
-        mask_anomalies: bool = True,
+        lambda_max: float = MdatDefaults.lambda_max,
+        channels: int = MdatDefaults.channels,
+        momentum: float = MdatDefaults.momentum,
+        mask_anomalies: bool = MdatDefaults.mask_anomalies,
     ) -> None:
         super().__init__()
         if num_domains < 2:
@@ -71,7 +72,7 @@ class MDAT(nn.Module):
         self.num_domains = num_domains
         self.stages = tuple(stage_channels)
         self.weights = tuple(stage_weights) if stage_weights is not None else (1.0,) * len(self.stages)
-        self.smoothing = smoothing or LabelSmoothing("adaptive_stage", 0.2)
+        self.smoothing = smoothing or LabelSmoothing()
         self.lambda_max, self.momentum, self.mask_anomalies = lambda_max, momentum, mask_anomalies
         self.discriminators = nn.ModuleDict(
             {name: PatchDiscriminator(width, num_domains, channels) for name, width in stage_channels.items()}

@@ -1,72 +1,93 @@
-"""Dynamic label smoothing: the discriminator's target q_s(d) and the three ways to choose ε.
+"""Dynamic label smoothing: the discriminator's target q_s(d), and one function per way to choose ε.
 
     q_s(d)_k = 1-ε  if k = d  else  ε/(M-1)
 
-- `constant`: ε.
-- `annealed`: ε_max · p (environment label smoothing, ICLR 2023), capped.
-- `adaptive_sample`: ε_i = α · softmax(D)_{d_i}, detached: the surer the discriminator, the softer its next target.
-- `adaptive_stage`: ε_s = ε_max · clip((A_s - 1/M) / (1 - 1/M), 0, 1), with A_s the running accuracy over all ranks.
-
-No mode exceeds half of (M-1)/M: at the uniform label, ε = (M-1)/M, the discriminator gets no signal.
+Every mode is clamped to `choices.smoothing_cap`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["LabelSmoothing", "SmoothingMode", "smoothed_cross_entropy", "smoothing_cap"]
+from mgcda_dist.choices import MdatDefaults, SmoothingMode, smoothing_cap
 
-SmoothingMode = Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"]
+__all__ = ["LabelSmoothing", "SmoothingInputs", "smoothed_cross_entropy"]
 
 
-def smoothing_cap(num_domains: int) -> float:
-    """Largest ε any mode may use: half of (M-1)/M."""
-    return 0.5 * (num_domains - 1) / num_domains
+@dataclass(frozen=True)
+class SmoothingInputs:
+    """Quantities that ε may depend on.
+
+    Attributes:
+        logits: N×M×h×w of the discriminator, detached.
+        domain: N, int64.
+        mask: N×h×w, bool: the locations that count.
+        accuracy: scalar, A_s, the running domain-balanced accuracy over all ranks.
+        progress: p in [0, 1].
+    """
+
+    logits: Tensor
+    domain: Tensor
+    mask: Tensor
+    accuracy: Tensor
+    progress: float
+
+    @property
+    def ones(self) -> Tensor:
+        """N, of the logits' type."""
+        return self.logits.new_ones(self.logits.shape[0])
+
+
+def constant(epsilon: float, x: SmoothingInputs) -> Tensor:
+    """ε."""
+    return epsilon * x.ones
+
+
+def annealed(epsilon: float, x: SmoothingInputs) -> Tensor:
+    """ε_max · p (environment label smoothing, ICLR 2023)."""
+    return epsilon * x.progress * x.ones
+
+
+def adaptive_sample(epsilon: float, x: SmoothingInputs) -> Tensor:
+    """ε_i = α · mean of softmax(D)_{d_i}: the surer the discriminator, the softer its next target."""
+    own = _of_own_domain(x.logits.softmax(dim=1), x.domain)  # N×h×w
+    return epsilon * (own * x.mask).sum(dim=(1, 2)) / x.mask.sum(dim=(1, 2)).clamp(min=1)
+
+
+def adaptive_stage(epsilon: float, x: SmoothingInputs) -> Tensor:
+    """ε_s = ε_max · clip((A_s - 1/M) / (1 - 1/M), 0, 1)."""
+    chance = 1.0 / x.logits.shape[1]
+    return epsilon * ((x.accuracy - chance) / (1.0 - chance)).clamp(0, 1) * x.ones
+
+
+_MODES: dict[SmoothingMode, Callable[[float, SmoothingInputs], Tensor]] = {
+    "constant": constant,
+    "annealed": annealed,
+    "adaptive_sample": adaptive_sample,
+    "adaptive_stage": adaptive_stage,
+}
 
 
 @dataclass(frozen=True)
 class LabelSmoothing:
-    """How ε is chosen.
+    """A mode and its parameter.
 
     Attributes:
-        mode: see the module.
+        mode: a key of `choices.SMOOTHING_MODES`.
         epsilon: ε, ε_max or α of the mode.
     """
 
-    mode: SmoothingMode
-    epsilon: float
+    mode: SmoothingMode = MdatDefaults.smoothing
+    epsilon: float = MdatDefaults.epsilon
 
-    def per_image(self, logits: Tensor, domain: Tensor, kept: Tensor, accuracy: Tensor, progress: float) -> Tensor:
-        """ε of each image.
-
-        Args:
-            logits: N×M×h×w of the discriminator.
-            domain: N, int64.
-            kept: N×h×w, bool: the locations that count.
-            accuracy: scalar, A_s, the running domain-balanced accuracy over all ranks.
-            progress: p in [0, 1].
-
-        Returns:
-            N, without gradient.
-        """
-        num_domains = logits.shape[1]
-        one = logits.detach().new_ones(logits.shape[0])
-        match self.mode:
-            case "constant":
-                epsilon = self.epsilon * one
-            case "annealed":
-                epsilon = self.epsilon * progress * one
-            case "adaptive_sample":
-                own = _of_own_domain(logits.detach().softmax(dim=1), domain)  # N×h×w
-                epsilon = self.epsilon * (own * kept).sum(dim=(1, 2)) / kept.sum(dim=(1, 2)).clamp(min=1)
-            case "adaptive_stage":
-                chance = 1.0 / num_domains
-                epsilon = self.epsilon * ((accuracy - chance) / (1.0 - chance)).clamp(0, 1) * one
-        return epsilon.clamp(max=smoothing_cap(num_domains))
+    def per_image(self, logits: Tensor, domain: Tensor, mask: Tensor, accuracy: Tensor, progress: float) -> Tensor:
+        """ε of each image: N, without gradient; the arguments are those of `SmoothingInputs`."""
+        inputs = SmoothingInputs(logits.detach(), domain, mask, accuracy, progress)
+        return _MODES[self.mode](self.epsilon, inputs).clamp(max=smoothing_cap(logits.shape[1]))
 
 
 def smoothed_cross_entropy(logits: Tensor, domain: Tensor, epsilon: Tensor) -> Tensor:

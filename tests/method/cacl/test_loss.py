@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.method.cacl import CACL, Budget, Negatives, PixelMetadata, Selection
+from mgcda_dist.choices import Negatives
+from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
 from mgcda_dist.method.cacl.loss import GatheredSample
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key

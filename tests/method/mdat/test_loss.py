@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mgcda_dist.choices import SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
-from mgcda_dist.method.mdat import MDAT, LabelSmoothing, SmoothingMode
+from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.method.mdat.loss import alignable
 from mgcda_dist.method.mdat.reversal import reversal_strength

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.method.mdat.smoothing import LabelSmoothing, SmoothingMode, smoothed_cross_entropy, smoothing_cap
+from mgcda_dist.choices import SmoothingMode, smoothing_cap
+from mgcda_dist.method.mdat.smoothing import LabelSmoothing, smoothed_cross_entropy
 from tests.support import reference
 
 MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
