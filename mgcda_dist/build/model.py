@@ -18,6 +18,7 @@ from mgcda_dist.method.mgcda import MGCDA
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
+    from mgcda_dist.models.exported import ModelMetadata
     from mgcda_dist.models.segmenter import Segmenter
 
 __all__ = [
@@ -218,35 +219,35 @@ def save_model(config: Config, network: nn.Module, folder: Path) -> None:
     """Write the bare segmenter: `model.safetensors`, and `model.json` with all that is needed to rebuild and use it."""
     from mgcda_dist.models.exported import save_segmenter
 
-    save_segmenter(network, _model_facts(config), folder)
+    save_segmenter(network, _metadata(config), folder)
 
 
 def model_text(config: Config) -> str:
     """The content of `model.json`, as `save_model` writes it."""
-    from mgcda_dist.models.exported import facts_text
-
-    return facts_text(_model_facts(config))
+    return _metadata(config).as_text()
 
 
-def _model_facts(config: Config) -> dict[str, Any]:
-    return {
-        "name": config.name,
-        "architecture": _architecture(config),
-        "class_names": list(config.data.class_names),
-        "score": config.model.score,
-        "height_px": config.evaluation.height_px,
-        "config": config.model_dump(mode="json"),
-    }
+def _metadata(config: Config) -> ModelMetadata:
+    from mgcda_dist.models.exported import ModelMetadata
+
+    return ModelMetadata(
+        name=config.name,
+        architecture=_architecture(config),
+        class_names=config.data.class_names,
+        score=config.model.score,
+        height_px=config.evaluation.height_px,
+        config=config.model_dump(mode="json"),
+    )
 
 
 def load_model(folder: Path) -> tuple[Config, Segmenter | AdaptedSegmenter]:
     """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
-    from mgcda_dist.models.exported import load_segmenter, read_facts
+    from mgcda_dist.models.exported import load_segmenter, read_metadata
 
-    facts = read_facts(folder)
+    metadata = read_metadata(folder)
     try:
-        config = Config.model_validate(facts["config"])
-    except (KeyError, ValueError) as error:
+        config = Config.model_validate(metadata.config)
+    except ValueError as error:
         raise CheckpointError(
             str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def calibrate(
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
     from mgcda_dist.evaluation.request import sets_of
-    from mgcda_dist.models.exported import model_folder, read_facts, save_facts
+    from mgcda_dist.models.exported import model_folder, read_metadata, save_metadata
 
     console = Console(highlight=False, markup=False)
     folder, where = model_folder(source), device_of(device)
@@ -46,7 +47,7 @@ def calibrate(
         "mean": found.mean, "var": found.var, "pixels": pixels, "frames": len(frames), "height_px": height,
         "dataset": frames.manifest.dataset, "split": frames.manifest.split, "manifest_digest": frames.manifest.digest,
     }  # fmt: skip
-    save_facts(read_facts(folder) | {"class_statistics": measured}, folder)
+    save_metadata(replace(read_metadata(folder), class_statistics=measured), folder)
     for name, mean, var, number in zip(names, found.mean, found.var, pixels, strict=True):
         console.print(f"{name:20} {mean:8.3f} ± {var**0.5:.3f}   {number} pixels" + ("" if number > 1 else ": as all"))
     console.print(f"{folder / 'model.json'}   now takes --score standardized_max_logit", soft_wrap=True)

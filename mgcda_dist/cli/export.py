@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,8 @@ def export(
     with errors.status("reading the model"):
         model = load_exported(source)
     with pending_folder(out) as partial:
-        facts = {k: v for k, v in model.facts.items() if k != "format"}
-        save_segmenter(model.network, facts | {"operating_points": operating_points(model)}, partial)
+        metadata = replace(model.metadata, operating_points=operating_points(model))
+        save_segmenter(model.network, metadata, partial)
         if set(wanted) & {"torch", "onnx"}:
             with errors.status("tracing the network"):
                 program = as_program(model)

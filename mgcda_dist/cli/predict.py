@@ -84,7 +84,7 @@ def predict(
     ends = _range(shown)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
-    check_statistics(score or network.score, network.facts, network.folder)
+    check_statistics(score or network.score, network.metadata.statistics, network.folder)
     views = replace(network.views, **{name: value for name, value in given.items() if value is not None})
     out = out or Path("predictions") / network.name
     sources = find_sources(inputs, out)

@@ -27,7 +27,7 @@ from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.submission import Layout, submission
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.models.exported import digest_of, read_facts
+from mgcda_dist.models.exported import digest_of, read_metadata
 from mgcda_dist.models.scores import ClassStatistics, scorer
 
 __all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
@@ -105,7 +105,7 @@ class EvaluationJob(BaseModel):
         """Statistics that a calibrated score standardizes with; None for every other score."""
         if self.score == AS_GIVEN or not SCORES[self.score].calibrated:
             return None
-        return ClassStatistics.of_facts(read_facts(Path(self.path)))
+        return read_metadata(Path(self.path)).statistics
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on beside model and data, as `results.json` shows it."""

@@ -22,7 +22,7 @@ from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.submission import Layout
 from mgcda_dist.models.compatibility import check_score, check_statistics
-from mgcda_dist.models.exported import model_folder, read_facts
+from mgcda_dist.models.exported import model_folder, read_metadata
 
 __all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
 
@@ -68,7 +68,7 @@ def model_request(
     given = {key: value for key, value in options.items() if value is not None}
     score = given.pop("score", config.model.score)
     check_score(score, network.logit_kind, config.loss.outlier)
-    check_statistics(score, read_facts(folder), folder)
+    check_statistics(score, read_metadata(folder).statistics, folder)
     section = _section(config.evaluation, sets, given)
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")

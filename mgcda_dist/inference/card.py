@@ -44,7 +44,7 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         files: names of the files beside the card.
         run: folder of the run, for what it recorded; None: unknown.
     """
-    config: dict[str, Any] = model.facts["config"]
+    config: dict[str, Any] = model.metadata.config
     section = config["model"]
     network = f"`{section['network']}`" if section.get("network") else f"a `{section['backbone']}` with a light decoder"
     parts = [

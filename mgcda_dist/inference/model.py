@@ -19,8 +19,8 @@ from torch import nn
 from mgcda_dist.choices import ScoreKind
 from mgcda_dist.data.pixels import resized
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
-from mgcda_dist.models.exported import digest_of, load_segmenter, model_folder
-from mgcda_dist.models.scores import ClassStatistics, scorer
+from mgcda_dist.models.exported import ModelMetadata, digest_of, load_segmenter, model_folder
+from mgcda_dist.models.scores import scorer
 
 __all__ = ["ExportedModel", "load_exported"]
 
@@ -32,34 +32,34 @@ class ExportedModel:
     Attributes:
         folder: where it was read from.
         network: N×3×H×W (uint8, or floats in 0…255, RGB; any H, W) → `Prediction`, in evaluation mode.
-        facts: content of `model.json`.
+        metadata: content of `model.json`.
         device: where the network is.
     """
 
     folder: Path
     network: nn.Module
-    facts: dict[str, Any]
+    metadata: ModelMetadata
     device: torch.device
 
     @property
     def name(self) -> str:
         """Name of the run."""
-        return str(self.facts.get("name", self.folder.name))
+        return self.metadata.name
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Inlier classes in the order of the logits."""
-        return tuple(self.facts["class_names"])
+        return tuple(self.metadata.class_names)
 
     @property
     def score(self) -> ScoreKind:
         """Anomaly score that the run was evaluated with."""
-        return self.facts["score"]
+        return self.metadata.score
 
     @property
     def height_px(self) -> int | None:
         """Height of the network's input that the run was evaluated with; None: the frame's own."""
-        return self.facts["height_px"]
+        return self.metadata.height_px
 
     @property
     def views(self) -> TestTimeAugmentation:
@@ -80,7 +80,7 @@ class ExportedModel:
 
     @property
     def _evaluation(self) -> dict[str, Any]:
-        return self.facts.get("config", {}).get("evaluation", {})
+        return self.metadata.config.get("evaluation", {})
 
     @property
     def digest(self) -> str:
@@ -131,7 +131,7 @@ class ExportedModel:
             self.network,
             [resized(image, height, width) if height else image for image in images],
             size,
-            score=scorer(score or self.score, ClassStatistics.of_facts(self.facts)),
+            score=scorer(score or self.score, self.metadata.statistics),
             views=views or self.views,
             blur=self.blur if blur is None else blur,
             device=self.device,
@@ -149,6 +149,6 @@ def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> Exp
         CheckpointError: nothing there, damaged files, or tensors that do not fit.
     """
     place = model_folder(Path(folder))
-    facts, network = load_segmenter(place)
+    metadata, network = load_segmenter(place)
     where = torch.device(device)
-    return ExportedModel(place, network.to(where).requires_grad_(False), facts, where)
+    return ExportedModel(place, network.to(where).requires_grad_(False), metadata, where)

@@ -51,7 +51,7 @@ def operating_points(model: ExportedModel) -> list[dict[str, Any]]:
 
     Sets with pasted objects come first: real anomalies are for tests, and a threshold is not chosen on a test set.
     """
-    points: list[dict[str, Any]] = list(model.facts.get("operating_points", []))
+    points: list[dict[str, Any]] = list(model.metadata.operating_points)
     run = run_folder(model.folder)
     if not points and run is not None:
         found: dict[str, dict[str, Any]] = {}

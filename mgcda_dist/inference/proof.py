@@ -48,7 +48,7 @@ def proofs(model: ExportedModel, size: tuple[int, int]) -> list[Fact]:
         Tensors, parameters, FLOPs, operations and latency.
     """
     with torch.random.fork_rng(devices=[]):
-        baseline = bare_segmenter(**model.facts["architecture"]).to(model.device).eval()
+        baseline = bare_segmenter(**model.metadata.architecture).to(model.device).eval()
     image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.device)
     tensors, expected = (set(network.state_dict()) for network in (model.network, baseline))
     parameters, baseline_parameters = (sum(x.numel() for x in n.parameters()) for n in (model.network, baseline))

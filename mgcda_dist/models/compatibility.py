@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mgcda_dist.choices import OUTLIER_LOSSES, SCORES, LogitKind, OutlierKind, ScoreKind
 from mgcda_dist.errors import ConfigError
@@ -29,20 +28,20 @@ def check_score(score: ScoreKind, logits: LogitKind, outlier: OutlierKind) -> No
         raise ConfigError("model.score", problem, entry.outlier.remedy)
 
 
-def check_statistics(score: ScoreKind, facts: Mapping[str, Any], folder: Path) -> None:
+def check_statistics(score: ScoreKind, statistics: ClassStatistics | None, folder: Path) -> None:
     """Raise `ConfigError` for a score whose class statistics an exported model does not have.
 
     Args:
         score: wanted.
-        facts: content of `model.json`.
+        statistics: those of the model's metadata.
         folder: of the model, for the message.
     """
-    if SCORES[score].calibrated and ClassStatistics.of_facts(facts) is None:
+    if SCORES[score].calibrated and statistics is None:
         raise ConfigError(
             f"score, {folder}",
             f"{score!r} needs the mean and variance of each class's maximum logit, which are not measured yet for this "
             "model",
-            f"first: mgcda calibrate {folder} --data SHARDS, with frames that it was trained on",
+            f"first: mgcda calibrate {folder}, with frames that it was trained on",
         )
 
 

@@ -1,50 +1,78 @@
-"""A trained segmenter in a folder: `model.safetensors` and `model.json`. Needs torch, timm, safetensors, no training.
-
-`model.json` says what the network is and what it expects:
-
-    format        "mgcda-segmenter/1"
-    architecture  what `bare_segmenter` builds: backbone and decoder_channels, or network (name,
-                  arguments, taps, head_norm); norm, num_classes, abstains
-    class_names   inlier classes in the order of the logits
-    score         anomaly score that the evaluation used
-    height_px     height that frames were resized to, or null
-    config        the whole configuration of the run
-    class_statistics  of the maximum logit, once `mgcda calibrate` has measured them
-"""
+"""Exported models: a trained segmenter as `model.safetensors` and `model.json`, independent of the training code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from mgcda_dist.choices import DECODER_CHANNELS, NormMode
+from mgcda_dist.choices import DECODER_CHANNELS, NormMode, ScoreKind
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.files import PendingFile, write_atomically
+from mgcda_dist.models.scores import ClassStatistics
 from mgcda_dist.models.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
 
 __all__ = [
-    "FORMAT",
+    "ModelMetadata",
     "bare_segmenter",
     "digest_of",
-    "facts_text",
     "load_segmenter",
     "model_folder",
-    "read_facts",
-    "save_facts",
+    "read_metadata",
+    "save_metadata",
     "save_segmenter",
 ]
 
-FORMAT = "mgcda-segmenter/1"
+_FORMAT = "mgcda-segmenter/1"
 _REMEDY = "give a run folder, a checkpoint, or its `model` folder"
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Content of `model.json`; its keys are the attributes' names, and `format`.
+
+    Attributes:
+        name: of the run.
+        architecture: keyword arguments of `bare_segmenter`.
+        class_names: inlier classes in the order of the logits.
+        score: anomaly score that the run was evaluated with.
+        height_px: height of the network's input that the run was evaluated with; None: the frame's own.
+        config: the run's whole configuration, as JSON: its schema may be that of another version.
+        class_statistics: written by `mgcda calibrate`: `mean` and `var` of the maximum logit, and their origin.
+        operating_points: written by `mgcda export`: see `inference.operating`.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    class_names: Sequence[str]
+    score: ScoreKind
+    height_px: int | None
+    config: dict[str, Any]
+    class_statistics: dict[str, Any] | None = None
+    operating_points: Sequence[dict[str, Any]] = ()
+
+    @property
+    def statistics(self) -> ClassStatistics | None:
+        """Class statistics of the maximum logit; None: not measured."""
+        found = self.class_statistics
+        return None if found is None else ClassStatistics(tuple(found["mean"]), tuple(found["var"]))
+
+    def as_text(self) -> str:
+        """The content of `model.json`; what was not measured is left out."""
+        content = asdict(self)
+        for key in ("class_statistics", "operating_points"):
+            if not content[key]:
+                del content[key]
+        return json.dumps({"format": _FORMAT} | content, indent=1) + "\n"
 
 
 def bare_segmenter(
@@ -58,7 +86,18 @@ def bare_segmenter(
     weights: str = "none",
     seed: int = 0,
 ) -> Segmenter | AdaptedSegmenter:
-    """timm's `backbone` and the light decoder, or `network`: fields of `named_segmenter`."""
+    """The segmenter without MDAT and CACL: timm's `backbone` with the light decoder, or an external network.
+
+    Args:
+        backbone: timm model name; None: `network` is given.
+        norm: treatment of batch normalisation.
+        num_classes: C, without abstention.
+        decoder_channels: width of the decoder.
+        network: `name`, `arguments`, `taps` and `head_norm` of `named_segmenter`.
+        abstains: one more logit, for abstention.
+        weights: initial weights, see `weights.py`.
+        seed: of the initial parameters.
+    """
     if network is not None:
         from mgcda_dist.models.networks import named_segmenter
 
@@ -73,8 +112,8 @@ def bare_segmenter(
     return Segmenter(features, decoder, features.mean, features.std, abstains=abstains)
 
 
-def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> None:
-    """Write the network and its facts; each file appears whole or not at all."""
+def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) -> None:
+    """Write the network and its metadata; each file is written atomically."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,70 +121,61 @@ def save_segmenter(network: nn.Module, facts: dict[str, Any], folder: Path) -> N
     written_already: set[int] = set()
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
-        # The format knows no shared memory: tied weights are written under each of their names.
+        # The format has no shared memory: tied weights are written once per name.
         tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
         written_already.add(tensor.data_ptr())
     with PendingFile(folder / "model.json") as text, PendingFile(folder / "model.safetensors") as weights:
-        text.write_text(facts_text(facts), encoding="utf-8")
+        text.write_text(metadata.as_text(), encoding="utf-8")
         save_file(tensors, weights)
 
 
-def save_facts(facts: dict[str, Any], folder: Path) -> None:
-    """Write `model.json` anew, whole or not at all."""
-    write_atomically(folder / "model.json", facts_text(facts))
+def save_metadata(metadata: ModelMetadata, folder: Path) -> None:
+    """Replace `model.json` atomically."""
+    write_atomically(folder / "model.json", metadata.as_text())
 
 
-def facts_text(facts: dict[str, Any]) -> str:
-    """The content of `model.json`."""
-    return json.dumps({"format": FORMAT} | facts, indent=1) + "\n"
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> ModelMetadata:
     """The content of `model.json`.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: missing, damaged or incomplete.
     """
     try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        known: dict[str, Any] = {key: content[key] for key in ModelMetadata.__dataclass_fields__ if key in content}
+        return ModelMetadata(**{"name": folder.name, **known})
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
-    if not isinstance(facts, dict):
-        raise CheckpointError(str(folder), "not an exported model: model.json holds no mapping", _REMEDY)
-    return facts
 
 
-def load_segmenter(folder: Path) -> tuple[dict[str, Any], Segmenter | AdaptedSegmenter]:
-    """The facts and the network, strictly loaded, on the CPU, in evaluation mode.
+def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegmenter]:
+    """The metadata and the strictly loaded network, on the CPU, in evaluation mode.
 
     Raises:
         CheckpointError: missing or damaged files, or tensors that do not fit.
-        ConfigError: a network whose code is not here, or not trusted: see `external_python`.
+        ConfigError: a network whose code is missing, or not trusted: see `external_python`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    facts = read_facts(folder)
+    metadata = read_metadata(folder)
     try:
-        architecture = facts["architecture"]
         tensors = load_file(folder / "model.safetensors")
-    except KeyError:
-        raise CheckpointError(str(folder), "model.json does not say what the network is", _REMEDY) from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
-    name = str((architecture.get("network") or {}).get("name", ""))
+    name = str((metadata.architecture.get("network") or {}).get("name", ""))
     if name.startswith("python:"):
         from mgcda_dist.models.external_python import check_trusted
 
         check_trusted(name)
     with torch.random.fork_rng(devices=[]):
-        network = bare_segmenter(**architecture)
+        network = bare_segmenter(**metadata.architecture)
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        problem = f"its tensors do not fit its model.json: {error}"
+        problem = f"the tensors do not fit model.json: {error}"
         raise CheckpointError(str(folder), problem, "export it again, or use another checkpoint") from None
-    return facts, network.eval()
+    return metadata, network.eval()
 
 
 def digest_of(folder: Path) -> str:
@@ -159,13 +189,13 @@ def digest_of(folder: Path) -> str:
 
 
 def model_folder(path: Path, remedy: str = "") -> Path:
-    """Where `path` has its model: in itself, in `model/`, or in its newest checkpoint.
+    """The folder of the model in `path`: `path` itself, `model/`, or that of the newest checkpoint.
 
     Raises:
-        CheckpointError: nowhere; `remedy` replaces the general one.
+        CheckpointError: no model there; `remedy` replaces the general remedy.
     """
-    places = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
-    folder = next((place for place in places if (place / "model.json").is_file()), None)
+    candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
+    folder = next((candidate for candidate in candidates if (candidate / "model.json").is_file()), None)
     if folder is None:
         raise CheckpointError(
             str(path),

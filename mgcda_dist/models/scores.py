@@ -6,10 +6,9 @@ L is the vector of C inlier logits of a pixel, p = softmax(L).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,12 +35,6 @@ class ClassStatistics:
 
     mean: tuple[float, ...]
     var: tuple[float, ...]
-
-    @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> ClassStatistics | None:
-        """Those that `mgcda calibrate` has left in a model's `model.json`; None: it has not."""
-        found = facts.get("class_statistics")
-        return None if found is None else cls(tuple(found["mean"]), tuple(found["var"]))
 
 
 def msp(logits: Tensor) -> Tensor:

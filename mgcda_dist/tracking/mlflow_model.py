@@ -86,7 +86,7 @@ def save_model(folder: Path, to: Path, *, model_id: str | None = None, run_id: s
         ),
         params=ParamSchema([ParamSpec("height_px", DataType.long, -1)]),
     )
-    facts = _facts(folder)
+    metadata = _metadata(folder)
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "model"
         data.mkdir()
@@ -101,7 +101,7 @@ def save_model(folder: Path, to: Path, *, model_id: str | None = None, run_id: s
             signature=signature,
             input_example=image.astype(np.uint8).reshape(1, *_EXAMPLE_PX, 3),
             pip_requirements=[f"{name}=={version(name)}" for name in _NEEDED],
-            metadata={"mgcda": __version__, "class_names": facts.get("class_names"), "score": facts.get("score")},
+            metadata={"mgcda": __version__, "class_names": metadata.get("class_names"), "score": metadata.get("score")},
         )
 
 
@@ -119,7 +119,8 @@ def _code(folder: Path) -> Path:
     return copy
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _metadata(folder: Path) -> dict[str, Any]:
+    """The content of `model.json`: `models.exported.ModelMetadata` as JSON, which this component does not import."""
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
 
@@ -137,18 +138,18 @@ def _logged(client: MlflowClient, run: Run, digest: str) -> LoggedModel | None:
 def _log(client: MlflowClient, run: Run, folder: Path, digest: str) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 
-    facts = _facts(folder)
-    config = facts.get("config", {})
+    metadata = _metadata(folder)
+    config = metadata.get("config", {})
     run_id = run.info.run_id
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=str(run.info.run_name or facts.get("name", "model")).replace("/", "-"),
+        name=str(run.info.run_name or metadata.get("name", "model")).replace("/", "-"),
         source_run_id=run_id,
-        tags={_DIGEST: digest, "mgcda.classes": ", ".join(facts.get("class_names", []))},
+        tags={_DIGEST: digest, "mgcda.classes": ", ".join(metadata.get("class_names", []))},
         params={
             "backbone": str(config.get("model", {}).get("backbone")),
-            "score": str(facts.get("score")),
-            "height_px": str(facts.get("height_px")),
+            "score": str(metadata.get("score")),
+            "height_px": str(metadata.get("height_px")),
         },
         model_type="anomaly-segmentation",
     )

@@ -140,7 +140,7 @@ def test_an_export_is_replaced_when_asked_only(exported: tuple[Path, Result], ru
 def test_the_card_of_a_network_of_ones_own_says_what_loading_it_runs(run: Path) -> None:
     model = load_exported(run)
     assert "# needs torch and timm only" in model_card(model, ["model.safetensors"], None)
-    model.facts["config"]["model"]["network"] = "python:my.nets:make"
+    model.metadata.config["model"]["network"] = "python:my.nets:make"
     assert "MGCDA_TRUST_CODE=my.nets" in model_card(model, ["model.safetensors"], None)
 
 

@@ -57,8 +57,8 @@ def test_a_model_is_calibrated_and_then_takes_the_score(tmp_path: Path, tiny_sha
     told = CliRunner().invoke(app, ["calibrate", str(run), "--data", shards, "--max-frames", "2", "--device", "cpu"])
     assert told.exit_code == 0 and "now takes --score standardized_max_logit" in told.output, told.output
     model = load_exported(run)
-    measured = model.facts["class_statistics"]
-    assert measured["frames"] == 2 and sum(measured["pixels"]) > 0
+    measured = model.metadata.class_statistics
+    assert measured is not None and measured["frames"] == 2 and sum(measured["pixels"]) > 0
     assert CliRunner().invoke(app, scored).exit_code == 0
     results = json.loads((run / "evaluation/results.json").read_text())
     assert results["score"] == "standardized_max_logit"
