@@ -158,9 +158,9 @@ def check_model(config: Config) -> list[str]:
 
 def doubts(config: Config, network: nn.Module) -> list[str]:
     """What lets a network train badly, and is no error, in words."""
-    from mgcda_dist.models.norm import without_statistics
+    from mgcda_dist.models.norm import norms_without_statistics
 
-    unset, num_frozen = without_statistics(network)
+    unset, num_frozen = norms_without_statistics(network)
     if not unset:
         return []
     remedy = (

@@ -49,11 +49,11 @@ def _architecture(config: Config) -> dict[str, Any]:
     }
     if model.network is None:
         return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
-    from mgcda_dist.models.networks import settled_arguments
+    from mgcda_dist.models.networks import portable_arguments
 
     network = {
         "name": model.network,
-        "arguments": settled_arguments(model.network, model.arguments),
+        "arguments": portable_arguments(model.network, model.arguments),
         "taps": model.taps.model_dump(mode="json", exclude_none=True) if model.taps else None,
         "head_norm": model.head_norm,
     }

@@ -1,1 +1,1 @@
-"""Segmenters: backbones from timm, a light decoder, anomaly scores, outlier losses. Knows nothing of MDAT or CACL."""
+"""Segmenters without MDAT and CACL: timm backbones, a light decoder, external networks, scores, outlier losses."""

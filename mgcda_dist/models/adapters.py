@@ -1,4 +1,4 @@
-"""Other people's segmentation networks as segmenters: their layers' outputs become logits, stages and embedding."""
+"""Adapter of external segmentation networks: outputs of their layers become logits, stages and embedding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from torch import Tensor, nn
 from mgcda_dist.choices import LogitKind, NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
-from mgcda_dist.models.invariants import check_laws, freeze_unused, without_dropout
+from mgcda_dist.models.invariants import check_invariants, freeze_unused, without_dropout
 from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
-from mgcda_dist.models.taps import Layout, Taps, check_still, find_places, layout_of, run_tapped, shown
+from mgcda_dist.models.taps import (
+    Layout,
+    Taps,
+    check_not_overwritten,
+    described,
+    layout_of,
+    resolve_taps,
+    run_with_taps,
+)
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "adapt", "wrap"]
 
@@ -25,15 +33,15 @@ _WHERE = "model.taps"
 
 
 class AdaptedSegmenter(nn.Module):
-    """A network with chosen layers tapped; see `wrap`.
+    """A network with the outputs of chosen layers tapped; see `wrap`.
 
     Attributes:
-        network: the network itself, of its own class.
+        network: the wrapped network.
         stage_channels: channels of every entry of `Prediction.stages`: the tapped stages, and `embedding`.
-        backbone: path, within this module, of what starts from pretrained weights; empty: nothing does.
-        logit_kind: what the logits are.
-        abstains: the last logit is that of abstention; it is cut off in evaluation mode.
-        example_size: height and width of an image that the network takes, pixels.
+        backbone: path, within this module, of the part with pretrained weights; empty: none.
+        logit_kind: kind of the logits.
+        abstains: the last logit is that of abstention; it is removed in evaluation mode.
+        example_size: height and width of an image that the network accepts, pixels.
     """
 
     mean: Tensor
@@ -62,7 +70,7 @@ class AdaptedSegmenter(nn.Module):
         self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-        self.places = find_places(network, taps, _WHERE)
+        self.points = resolve_taps(network, taps, _WHERE)
         if taps.backbone and taps.backbone not in dict(network.named_modules()):
             children = ", ".join(name for name, _ in network.named_children())
             raise ConfigError(f"{_WHERE}.backbone", f"no module {taps.backbone!r}", f"it has {children}")
@@ -77,37 +85,37 @@ class AdaptedSegmenter(nn.Module):
 
         Returns:
             Prediction in the dtype of the parameters. Logits are N×C×⌈H/s⌉×⌈W/s⌉ with the stride s of the tapped layer,
-            the embedding is resized to them; what padding added is cut off again.
+            the embedding is resized to them; padding is cropped.
         """
         height, width = image.shape[2], image.shape[3]
         dtype = next(self.network.parameters()).dtype
         pixels = padded(normalised(image, self.mean, self.std, dtype), self.multiple_px)
-        tapped = run_tapped(self.network, self.places, pixels)
+        tapped = run_with_taps(self.network, self.points, pixels)
         maps = {name: self.layouts[name].as_map(x, pixels.shape[2]) for name, x in tapped.items()}
         logits, embedding = maps.pop("logits"), maps.pop("embedding")
         stride = self.layouts["logits"].stride
         if self.layouts["embedding"].stride != stride:
             embedding = F.interpolate(embedding, size=logits.shape[2:], mode="bilinear", align_corners=False)
         embedding = cropped(embedding, height, width, stride)
-        stages = {name: self._on_image(name, x, height, width) for name, x in maps.items()}
+        stages = {name: self._cropped(name, x, height, width) for name, x in maps.items()}
         if self.abstains and not self.training:
             logits = logits[:, :-1]
         return Prediction(cropped(logits, height, width, stride), {**stages, "embedding": embedding}, embedding)
 
-    def _on_image(self, name: str, x: Tensor, height: int, width: int) -> Tensor:
+    def _cropped(self, name: str, x: Tensor, height: int, width: int) -> Tensor:
         stride = self.layouts[name].stride
         return cropped(x, height, width, stride) if stride else x
 
     @torch.no_grad()
     def _probe(self) -> tuple[dict[str, Layout], dict[str, int], int, tuple[int, int]]:
-        """Layouts, channels of the stages, number of logits, and the smallest of some sizes that the network takes."""
+        """Layouts, channels of the stages, number of logits, and the smallest image size tried that works."""
         training, device = self.training, next(self.network.parameters()).device
         self.eval()
-        part = -(-32 // self.multiple_px) * self.multiple_px
-        for times in (1, 2, 4):
-            size = 2 * part * times, 3 * part * times
+        unit = -(-32 // self.multiple_px) * self.multiple_px
+        for factor in (1, 2, 4):
+            size = 2 * unit * factor, 3 * unit * factor
             try:
-                tapped = run_tapped(self.network, self.places, torch.zeros(1, 3, *size, device=device))
+                tapped = run_with_taps(self.network, self.points, torch.zeros(1, 3, *size, device=device))
                 break
             except ConfigError:
                 raise
@@ -118,17 +126,16 @@ class AdaptedSegmenter(nn.Module):
                 "model.network",
                 f"{type(self.network).__name__} does not take one float32 image of {size[0]}×{size[1]}: "
                 f"{type(failure).__name__}: {failure}",
-                f"if its sides are the reason, say what they must be multiples of: multiple_px, now "
-                f"{self.multiple_px}; a network for squares, for one size, or with further arguments has to be changed "
-                "itself",
+                f"if the size is the reason, set multiple_px (now {self.multiple_px}) to what its sides must be a "
+                "multiple of; change a network that accepts only squares or one size, or has further inputs",
             )
-        for name in ("logits", *self.places):
+        for name in ("logits", *self.points):
             if name not in tapped:
-                layer = self.places[name].module
+                layer = self.points[name].module
                 raise ConfigError(
                     f"tap {name}", f"{layer} does not run in a forward pass in evaluation mode", "tap one that does"
                 )
-        check_still(self.network, self.places, torch.zeros(1, 3, *size, device=device))
+        check_not_overwritten(self.network, self.points, torch.zeros(1, 3, *size, device=device))
         layouts = {name: layout_of(x, size, name, whole=name == "logits") for name, x in tapped.items()}
         channels = {name: int(layouts[name].as_map(x, size[0]).shape[1]) for name, x in tapped.items()}
         self._check_multiple(size, layouts)
@@ -136,36 +143,37 @@ class AdaptedSegmenter(nn.Module):
         stages = {name: channels[name] for name in tapped if name not in ("logits", "embedding")}
         names = {name.removeprefix("stage:"): number for name, number in stages.items()}
         if tapped["embedding"].shape[1] == 3 and tapped["embedding"].shape[2:] == size:
-            raise ConfigError(f"{_WHERE}.embedding", f"is the image, {shown(tapped['embedding'])}", "name a layer")
-        # From here on stages go by their own names.
-        self.places = {name.removeprefix("stage:"): place for name, place in self.places.items()}
+            raise ConfigError(f"{_WHERE}.embedding", f"is the image, {described(tapped['embedding'])}", "name a layer")
+        # From here on stages have their own names, without the prefix.
+        self.points = {name.removeprefix("stage:"): point for name, point in self.points.items()}
         layouts = {name.removeprefix("stage:"): layout for name, layout in layouts.items()}
         return layouts, {**names, "embedding": channels["embedding"]}, channels["logits"], size
 
     def _check_multiple(self, size: tuple[int, int], layouts: Mapping[str, Layout]) -> None:
-        """Try odd multiples of `multiple_px`: photographs have them, crops often do not."""
-        tried: list[str] = []
+        """Try odd multiples of `multiple_px`, which photographs often have and training crops do not."""
+        failures: list[str] = []
         multiples = [self.multiple_px * 2**n for n in range(6)]
         for multiple in multiples:
             height, width = ((side // multiple + 1) // 2 * 2 * multiple + multiple for side in size)
             try:
                 image = torch.zeros(1, 3, height, width, device=self.mean.device)
-                tapped = run_tapped(self.network, self.places, image)
+                tapped = run_with_taps(self.network, self.points, image)
                 grids = {name: layouts[name].as_map(x, height).shape[2:] for name, x in tapped.items()}
             except Exception as error:  # networks raise every kind
-                tried.append(f"{type(error).__name__}: {error}".splitlines()[0])
+                failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
                 continue
             stride = layouts["logits"].stride
             if grids["logits"] == (height // stride, width // stride):
                 break
-            tried.append(f"logits of {grids['logits'][0]}×{grids['logits'][1]} for an image of {height}×{width}")
-        if tried:
+            failures.append(f"logits of {grids['logits'][0]}×{grids['logits'][1]} for an image of {height}×{width}")
+        if failures:
             raise ConfigError(
                 f"{_WHERE}.multiple_px",
-                f"{type(self.network).__name__} does not take every multiple of {self.multiple_px} pixels: {tried[0]}",
-                f"multiple_px={multiples[len(tried)]}"
-                if len(tried) < len(multiples)
-                else "a network for one size only has to be changed itself",
+                f"{type(self.network).__name__} does not take every multiple of {self.multiple_px} pixels: "
+                f"{failures[0]}",
+                f"multiple_px={multiples[len(failures)]}"
+                if len(failures) < len(multiples)
+                else "change the network so that it accepts more than one size",
             )
 
 
@@ -182,28 +190,28 @@ def wrap(
     multiple_px: int = 32,
     abstains: bool = False,
 ) -> AdaptedSegmenter:
-    """`network` as a segmenter that MGCDA can train. The network itself is used, not a copy.
+    """`network` as a segmenter that MGCDA can train; the network is modified in place, not copied.
 
-    Dropout is switched off, batch normalisation treated as `norm` says, and parameters that no tapped output depends
-    on are frozen, as the laws of the distributed form ask. A network that breaks one of them all the same is refused.
+    Dropout is switched off, batch normalisation is converted by `norm`, and parameters that no tapped output depends
+    on are frozen, as the laws of the distributed form require. A network that still violates one is refused.
 
     A path is that of a module in `named_modules`, whose output is tapped; `encoder[3]` or `backbone[out]` is an entry
-    of an output that is a list or a mapping; `""` is the network itself. What is tapped may be N×c×h×w, N×h×w×c, or
+    of an output that is a list or a mapping; `""` is the network itself. Tapped outputs may be N×c×h×w, N×h×w×c, or
     tokens N×L×c, class tokens first.
 
     Args:
         network: any network that takes normalised N×3×H×W images.
         stages: stage name → path.
         logits: path of the inlier logits, best before any upsampling; or a function of the network's own output.
-        embedding: path of the features that are contrasted; None: what the logits' layer is given.
-        backbone: path of the part that starts from pretrained weights and gets their learning rate.
+        embedding: path of the features for the contrastive loss; None: the input of the logits' layer.
+        backbone: path of the part with pretrained weights, which gets the backbone's learning rate.
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
         multiple_px: images are padded to multiples of it.
-        abstains: the classifier has a class more, abstention (PEBAL), which is cut off in evaluation mode.
+        abstains: the classifier has one more class, abstention (PEBAL), which is removed in evaluation mode.
 
     Raises:
-        ConfigError: a path that the network does not have or whose output is no map; a network that breaks a law.
+        ConfigError: a path that does not exist or whose output is no map; a network that violates a law.
     """
     taps = Taps(stages, logits, embedding, backbone)
     converted = convert_norm(network, norm)
@@ -213,7 +221,7 @@ def wrap(
 
 
 def adapt(network: nn.Module, taps: Taps, norm: NormMode, **options: Any) -> AdaptedSegmenter:
-    """An `AdaptedSegmenter` that keeps the laws; batch normalisation has been converted. `options` are the class's."""
+    """An `AdaptedSegmenter` that satisfies the laws. `norm`: treatment already applied; `options`: of the class."""
     segmenter = AdaptedSegmenter(without_dropout(network), taps, **options)
-    check_laws(segmenter, norm, segmenter.example_size, type(network).__name__)
+    check_invariants(segmenter, norm, segmenter.example_size, type(network).__name__)
     return segmenter

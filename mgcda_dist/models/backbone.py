@@ -1,4 +1,4 @@
-"""Any timm network as a pyramid of named stages, with deterministic initialisation and no randomness of its own."""
+"""Backbone: any timm network as a pyramid of named stages, deterministically initialised and without randomness."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Backbone(nn.Module):
         self.mean, self.std = mean, std
         self.feature_info: Any = network.feature_info
         reductions, widths = list(self.feature_info.reduction()), list(self.feature_info.channels())
-        # Of several outputs with one stride (plain vision transformers) the deepest stands for it.
+        # Of several outputs with the same stride (plain vision transformers) the deepest is used.
         self._outputs = {s: max(i for i, r in enumerate(reductions) if r == s) for s in STRIDES if s in reductions}
         self.channels = {f"stride{s}": int(widths[i]) for s, i in self._outputs.items()}
         self._channels_first = "NHWC" not in str(getattr(network, "output_fmt", "NCHW"))
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
 def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *, seed: int = 0) -> Backbone:
     """The timm network `name` as a `Backbone`.
 
-    Dropout and stochastic depth are switched off: they would draw from the global generator (law 2).
+    Dropout and stochastic depth are switched off, because they draw from the global generator (law 2).
 
     Args:
         name: timm model name, with or without a weights tag (`resnet50.a1_in1k`).
@@ -64,7 +64,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
         seed: of the initial parameters; equal seeds give equal networks.
 
     Raises:
-        ConfigError: unknown name, a network without a pyramid, weights that are missing or do not fit.
+        ConfigError: an unknown name, a network without a pyramid, weights that are missing or do not fit.
     """
     check_backbone(name, weights)
     with seeded(seed, "backbone", name):
@@ -74,7 +74,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
     if not backbone.channels:
         raise ConfigError(
             "model.backbone",
-            f"{name!r} has no stage of stride 4, 8, 16 or 32, but {list(backbone.feature_info.reduction())}",
+            f"{name!r} has no stage of stride 4, 8, 16 or 32, only {list(backbone.feature_info.reduction())}",
             "choose a network with a pyramid, e.g. a ResNet, EfficientNet, ConvNeXt or Swin",
         )
     _check_sizes(backbone, name)
@@ -90,7 +90,7 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def check_backbone(name: str, weights: str = "none") -> None:
-    """Raise `ConfigError` for a name that timm does not know, or weights that cannot be its own; builds nothing."""
+    """Raise `ConfigError` for a name that timm does not have, or for weights of another network; builds nothing."""
     import timm
 
     if not timm.is_model(name):
@@ -105,11 +105,11 @@ def check_backbone(name: str, weights: str = "none") -> None:
 
 @contextmanager
 def fixed_padding(network: nn.Module) -> Iterator[None]:
-    """Within, convolutions with TensorFlow's `same` padding pad by constants.
+    """Use constant padding in convolutions with TensorFlow's `same` padding, within the block.
 
-    timm computes that padding from the size of every input: with symbols for sizes, as in an export, the expressions
-    grow with each layer, and tracing an EfficientNet takes longer than anybody waits. Where the stride divides the
-    size, as it does everywhere in images whose sides are multiples of 32, it comes to constants.
+    timm computes that padding from the size of every input. With symbolic sizes, as in an export, the expressions grow
+    with each layer, and tracing an EfficientNet takes many minutes. If the stride divides the size, as in all layers
+    for images whose sides are multiples of 32, the padding is constant.
     """
     from timm.layers.conv2d_same import Conv2dSame
 
@@ -133,7 +133,7 @@ def _padded_by_constants(convolution: Any, x: Tensor) -> Tensor:
 
 
 def _check_sizes(backbone: Backbone, name: str) -> None:
-    """Refuse, before any training, networks of one image size and those whose stages do not line up with the image."""
+    """Refuse networks of one image size, and those whose stages are not aligned with the image."""
     remedy = "choose a network that pads its convolutions and takes any multiple of 32, e.g. a ResNet or ConvNeXt"
     try:
         with torch.no_grad():
@@ -144,7 +144,7 @@ def _check_sizes(backbone: Backbone, name: str) -> None:
     for stage, x in stages.items():
         stride = int(stage.removeprefix("stride"))
         if x.shape[2:] != (64 // stride, 96 // stride):
-            problem = f"{name!r} gives {tuple(x.shape[2:])} at {stage} of a 64×96 image"
+            problem = f"{name!r} gives {tuple(x.shape[2:])} for {stage} of a 64×96 image"
             raise ConfigError("model.backbone", problem, remedy)
 
 
@@ -157,8 +157,8 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     elif name.startswith(("vit_", "deit", "eva", "test_vit")):
         options["dynamic_img_size"] = True
         if "patch14" in name:
-            # 14 does not divide the strides that labels, windows and pyramids are made for: patches of 16 instead, with
-            # as many of them in the native grid, so that position embeddings stay; see `weights.py` for the kernel.
+            # Strides are powers of two, so patches of 14 become patches of 16, with as many of them in the native grid
+            # so that position embeddings are unchanged; `weights.py` resamples the kernel.
             cfg = timm.get_pretrained_cfg(name)
             side = cfg.input_size[-1] if cfg is not None else 224
             options |= {"patch_size": 16, "img_size": side // 14 * 16}

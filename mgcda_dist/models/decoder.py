@@ -34,7 +34,7 @@ class SeparableBlock(nn.Module):
 
 
 class Context(nn.Module):
-    """Adds what surrounds a location: two dilated neighbourhoods and the mean of the whole image."""
+    """Context of a location: adds two dilated neighbourhoods and the mean of the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
             self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, stages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Decode: the stages must fit together as those of one image whose sides are multiples of 32."""
+        """Decode the stages of an image whose sides are multiples of 32."""
         coarsest = self.strides[0]
         x = self.context(self.lateral[f"stride{coarsest}"](stages[f"stride{coarsest}"]))
         for stride in self.strides[1:]:

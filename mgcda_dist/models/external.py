@@ -1,4 +1,4 @@
-"""What a library's file says about a network that it made."""
+"""Description of a network of another library, and checks of its name and arguments."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.taps import Taps
 
-__all__ = ["ExternalNetwork", "choose", "needs", "only_known", "refuse_arguments"]
+__all__ = ["ExternalNetwork", "check_name", "import_optional", "refuse_reserved", "refuse_unknown"]
 
 
 @dataclass(frozen=True)
 class ExternalNetwork:
-    """A network as its library makes it, and where its parts are.
+    """A network as its library makes it, with the paths of its parts.
 
     Attributes:
         network: of the library's own class.
-        taps: its layers; None: the configuration has to say.
+        taps: paths of its layers; None: given by the configuration.
         mean, std: RGB statistics of its weights, in units of 0…1.
         multiple_px: images are padded to multiples of it.
-        logit_kind: what the logits are.
-        load: loads weights in a way of the library's own and says whether it did; None: there is no such way.
+        logit_kind: kind of the logits.
+        load: loads weights in a format of the library, and returns False for all other formats; None: no such format.
     """
 
     network: nn.Module
@@ -41,8 +41,8 @@ class ExternalNetwork:
     load: Callable[[str], bool] | None = None
 
 
-def needs(module: str, package: str) -> ModuleType:
-    """The module, imported; `ConfigError` that says what to install where it is missing."""
+def import_optional(module: str, package: str) -> ModuleType:
+    """The imported module; `ConfigError` with the package to install if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -51,30 +51,30 @@ def needs(module: str, package: str) -> ModuleType:
         ) from None
 
 
-def choose(name: str, known: Collection[str], library: str) -> str:
-    """`name` if it is known; else `ConfigError` with the nearest."""
+def check_name(name: str, known: Collection[str], library: str) -> None:
+    """Raise `ConfigError` with the nearest names for a name that is not in `known`."""
     if name in known:
-        return name
+        return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise ConfigError(
         "model.network",
-        f"{library} has no network {name!r} that is known here",
+        f"{library} has no supported network {name!r}",
         (f"nearest: {', '.join(near)}" if near else f"one of {', '.join(sorted(known))}")
-        + "; any other by a function of yours, python:MODULE:FUNCTION, and model.taps",
+        + "; any other with python:MODULE:FUNCTION and model.taps",
     )
 
 
-def only_known(arguments: Mapping[str, Any], known: Collection[str]) -> None:
-    """`ConfigError` for an argument that the library would swallow without a word."""
+def refuse_unknown(arguments: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `ConfigError` for an argument that the library would silently ignore."""
     for name in arguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"some of {', '.join(sorted(known))}"
+            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
             raise ConfigError(f"model.arguments.{name}", "the network has no such argument", remedy)
 
 
-def refuse_arguments(arguments: Mapping[str, Any], settled: Mapping[str, str]) -> None:
-    """`ConfigError` for arguments that other fields decide: argument → which."""
+def refuse_reserved(arguments: Mapping[str, Any], reserved: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for arguments that other fields set. `reserved`: argument → field."""
     for name in arguments:
-        if name in settled:
-            raise ConfigError(f"model.arguments.{name}", "is decided elsewhere", f"use {settled[name]}")
+        if name in reserved:
+            raise ConfigError(f"model.arguments.{name}", "is set by another field", f"use {reserved[name]}")

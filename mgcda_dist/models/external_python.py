@@ -1,7 +1,7 @@
-"""Networks of your own: a function that the configuration names is imported and called.
+"""A user's network: a function that the configuration names is imported and called.
 
-That runs code. A configuration is its author's own word, so training trusts it; a model file may come from anybody, so
-what it names is imported only if this process trained it, or if `MGCDA_TRUST_CODE` lists the module.
+This executes code. A configuration is trusted; a model file may come from others, so the function that it names is
+imported only if this process has trained it, or if the environment variable `MGCDA_TRUST_CODE` lists the module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _trained: set[str] = set()
 
 
 def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
-    """What `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`: a network, or a `ExternalNetwork`."""
+    """The network that `MODULE:FUNCTION` returns for `(num_classes=num_logits, **arguments)`."""
     if hub:
         raise ConfigError("model.weights", "'hub' is not for python:", "load them in your function, or file:PATH")
     function = _function(name)
@@ -50,7 +50,7 @@ def check_trusted(name: str) -> None:
     if function not in _trained and module not in listed:
         raise ConfigError(
             "model.network",
-            f"the model is made by code, {name}, and a model file may come from anybody",
+            f"the model is made by the function {name}, and model files may come from anybody",
             f"if you trust {module}, set {TRUST}={module} in the environment",
         )
 
@@ -63,12 +63,12 @@ def _function(name: str) -> Callable[..., Any]:
         raise ConfigError(
             "model.network",
             f"cannot import {module_name!r}: {error}",
-            "workers must find it: install the package, or set PYTHONPATH to an absolute path",
+            "install the package on every worker, or set PYTHONPATH to an absolute path",
         ) from None
     function = getattr(module, function_name, None)
     if not callable(function):
         problem = f"{module_name} has no function {function_name!r}"
         if function is not None:
-            problem = f"{function_name!r} of {module_name} is a {type(function).__name__} and no function"
+            problem = f"{function_name!r} of {module_name} is a {type(function).__name__}, not a function"
         raise ConfigError("model.network", problem, "python:MODULE:FUNCTION")
     return function

@@ -8,36 +8,37 @@ from typing import Any
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.backbone import pixel_statistics
-from mgcda_dist.models.external import ExternalNetwork, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.external import ExternalNetwork, check_name, import_optional, refuse_reserved, refuse_unknown
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.models.weights import check_weights, load_backbone_weights
 
 __all__ = ["make"]
 
-_SETTLED = {
+_RESERVED = {
     "classes": "data.class_space",
     "in_channels": "nothing: images are RGB",
     "encoder_weights": "model.weights",
     "activation": "nothing: the logits are trained",
-    "aux_params": "nothing: images have no labels of their own",
+    "aux_params": "nothing: there are no image-level labels",
 }
 
 
 _ENCODER_ARGUMENTS = ("dynamic_img_size", "img_size", "strict_img_size")
-"""What timm's transformers take besides; the library hands them on."""
+"""Further arguments of timm's transformers, which the library passes on."""
 
 
 def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
-    """The architecture `name` (`unet`, `deeplabv3plus`, `upernet`, `fpn`, `segformer`, …; case does not matter).
+    """The architecture `name` (`unet`, `deeplabv3plus`, `upernet`, `fpn`, `segformer`, …, in any case).
 
-    `encoder_name` is one of the library's, or `tu-NAME` for timm's `NAME`. Logits and embedding are those in front of
-    the head's upsampling.
+    `encoder_name` is one of the library's, or `tu-NAME` for timm's `NAME`. Logits and embedding are tapped before the
+    head's upsampling.
     """
-    smp = needs("segmentation_models_pytorch", "segmentation-models-pytorch")
-    name = choose(name.lower(), smp.MODEL_ARCHITECTURES_MAPPING, "segmentation-models-pytorch")
-    refuse_arguments(arguments, _SETTLED)
-    taken = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[name].__init__).parameters
-    only_known(arguments, {*taken, *_ENCODER_ARGUMENTS} - {"self", "kwargs", *_SETTLED})
+    smp = import_optional("segmentation_models_pytorch", "segmentation-models-pytorch")
+    name = name.lower()
+    check_name(name, smp.MODEL_ARCHITECTURES_MAPPING, "segmentation-models-pytorch")
+    refuse_reserved(arguments, _RESERVED)
+    known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[name].__init__).parameters
+    refuse_unknown(arguments, {*known, *_ENCODER_ARGUMENTS} - {"self", "kwargs", *_RESERVED})
     encoder = str(arguments.get("encoder_name", "resnet34"))
     timm_name = encoder.removeprefix("tu-") if encoder.startswith("tu-") else None
     if name == "dpt":
@@ -62,7 +63,7 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
         if not weights.startswith("package:"):
             return False
         if timm_name is None:
-            raise ConfigError("model.weights", f"{encoder!r} is none of timm", "model.arguments.encoder_name=tu-NAME")
+            raise ConfigError("model.weights", f"{encoder!r} is not of timm", "model.arguments.encoder_name=tu-NAME")
         check_weights(timm_name, weights)
         load_backbone_weights(network.encoder.model, timm_name, weights)
         return True

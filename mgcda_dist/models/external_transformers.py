@@ -1,4 +1,4 @@
-"""Hugging Face transformers: SegFormer and Mask2Former from a configuration; nothing is fetched."""
+"""Hugging Face transformers: SegFormer and Mask2Former from a configuration, without downloads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.models.external import ExternalNetwork, choose, needs, only_known, refuse_arguments
+from mgcda_dist.models.external import ExternalNetwork, check_name, import_optional, refuse_reserved, refuse_unknown
 from mgcda_dist.models.taps import Taps
 
-__all__ = ["class_scores", "make", "settled"]
+__all__ = ["class_scores", "make", "portable_arguments"]
 
 _CLASSES = {
     "segformer": ("SegformerConfig", "SegformerForSemanticSegmentation"),
@@ -25,18 +25,18 @@ _FLOOR = 1e-6
 
 
 def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
-    """`segformer` or `mask2former`.
+    """The network `segformer` or `mask2former`.
 
     Args:
         name: of the network.
-        arguments: fields of the library's configuration of it; `config: PATH` takes a `config.json`, or the folder of
-            one, as a start.
+        arguments: fields of its configuration in the library; `config: PATH` reads defaults from a `config.json`, or
+            from a folder that has one.
         num_logits: classes.
-        hub: refused: give the folder of a downloaded model as `model.weights=file:FOLDER`.
+        hub: not supported; use the folder of a downloaded model as `model.weights=file:FOLDER`.
     """
-    library = needs("transformers", "transformers")
-    choose(name, _CLASSES, "transformers")
-    refuse_arguments(arguments, {"num_labels": "data.class_space", "id2label": "data.class_space",
+    library = import_optional("transformers", "transformers")
+    check_name(name, _CLASSES, "transformers")
+    refuse_reserved(arguments, {"num_labels": "data.class_space", "id2label": "data.class_space",
                                  "label2id": "data.class_space"})  # fmt: skip
     if hub:
         raise ConfigError(
@@ -44,8 +44,8 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
         )
     config_class, network_class = (getattr(library, each) for each in _CLASSES[name])
     known = {name for name in config_class().to_dict() if name not in ("id2label", "label2id", "transformers_version")}
-    only_known(arguments, known | {"config"})
-    fields = {k: x for k, x in settled(arguments).items() if k not in ("id2label", "label2id", "num_labels")}
+    refuse_unknown(arguments, known | {"config"})
+    fields = {k: x for k, x in portable_arguments(arguments).items() if k not in ("id2label", "label2id", "num_labels")}
     config = config_class.from_dict(fields)
     config.num_labels = num_logits
     network: nn.Module = network_class(config)
@@ -70,21 +70,21 @@ def class_scores(output: Any) -> Tensor:
     """Per-pixel log class scores of a mask classifier: L_k(p) = log( Σ_q P_q(k) · σ(m_q(p)) + 1e-6 ), N×C×h×w.
 
     P_q is the softmax of query q over C classes and "no object", whose column is left out; m_q are its mask logits. The
-    sum is the semantic inference of MaskFormer (arXiv 2107.06278, section 3.4) and Mask2Former (arXiv 2112.01527). Of
-    its logarithm, softmax is the sum's share of a class, so cross-entropy is its negative log-likelihood, and energy
-    -log Σ_k is high where no mask of any class claims the pixel, the idea of RbA (arXiv 2211.14293).
+    sum is the semantic inference of MaskFormer (arXiv 2107.06278, section 3.4) and Mask2Former (arXiv 2112.01527). The
+    softmax of L is the class's fraction of the sum, so cross-entropy is its negative log-likelihood, and the energy
+    -log Σ_k is high where no mask of any class covers the pixel, as in RbA (arXiv 2211.14293).
 
     Args:
         output: with `class_queries_logits` N×Q×(C+1) and `masks_queries_logits` N×Q×h×w.
     """
     classes, masks = output["class_queries_logits"], output["masks_queries_logits"]
     wide = torch.promote_types(classes.dtype, torch.float32)
-    shares = classes.to(wide).softmax(dim=2)[:, :, :-1]
-    return torch.log(torch.einsum("nqc,nqhw->nchw", shares, masks.to(wide).sigmoid()) + _FLOOR)
+    probabilities = classes.to(wide).softmax(dim=2)[:, :, :-1]
+    return torch.log(torch.einsum("nqc,nqhw->nchw", probabilities, masks.to(wide).sigmoid()) + _FLOOR)
 
 
-def settled(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments` with the content of a `config` file in place of its name."""
+def portable_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` with a `config` file replaced by its content."""
     given = dict(arguments)
     source = given.pop("config", None)
     if source is None:
@@ -99,15 +99,15 @@ def settled(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_folder(network: nn.Module, network_class: Any, config: Any, folder: Path) -> None:
-    """What `save_pretrained` wrote, or a download; the library renames what older versions called otherwise."""
+    """Load a folder that `save_pretrained` wrote or that was downloaded; the library converts older key names."""
     loaded, report = network_class.from_pretrained(
         folder, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
     )
-    absent = [key for key in report["missing_keys"] if "class_predictor" not in key and "classifier" not in key]
-    if absent:
+    missing = [key for key in report["missing_keys"] if "class_predictor" not in key and "classifier" not in key]
+    if missing:
         raise ConfigError(
             "model.weights",
-            f"{folder} does not fit: {len(absent)} tensors are missing, first {', '.join(sorted(absent)[:3])}",
-            "give model.arguments.config the same folder",
+            f"{folder} does not fit: {len(missing)} tensors are missing, first {', '.join(sorted(missing)[:3])}",
+            "set model.arguments.config to the same folder",
         )
     network.load_state_dict(loaded.state_dict(), strict=True)

@@ -1,8 +1,8 @@
-"""Networks by name: `torchvision:…`, `smp:…`, `transformers:…`, or a function of your own, `python:module:function`.
+"""External networks by name: `torchvision:…`, `smp:…`, `transformers:…`, or `python:MODULE:FUNCTION`.
 
-Each library has a file that knows its networks' layers; this one makes them equal on every rank, gives them their
-weights and wraps them. Stages of the shipped networks are called by the stride that they have in the backbone as
-published, `stride4` … `stride32`: a network that dilates its last stages instead of striding keeps the names.
+The layers of each library's networks are listed in its `external_*.py`; this module makes the networks equal on every
+rank, loads their weights and wraps them. Stages are named by their stride in the published backbone, `stride4` …
+`stride32`: a network that dilates its last stages instead of striding keeps the names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.models.weights import read_state
 
-__all__ = ["named_segmenter", "settled_arguments"]
+__all__ = ["named_segmenter", "portable_arguments"]
 
 _WHERE = "model.network"
 _LIBRARIES = "torchvision:NAME, smp:NAME, transformers:NAME or python:MODULE:FUNCTION"
@@ -42,22 +42,23 @@ def named_segmenter(
     seed: int = 0,
     abstains: bool = False,
 ) -> AdaptedSegmenter:
-    """The network called `name`, wrapped.
+    """The network `name` as a segmenter.
 
     Args:
         name: library and network.
         num_classes: C, without abstention.
         arguments: of the network's constructor, besides the number of classes.
-        taps: fields of `Taps`, and `mean`, `std`, `multiple_px`; for a network of your own, or instead of ours.
+        taps: fields of `Taps`, and `mean`, `std`, `multiple_px`; required for a `python:` network, and replaces the
+            defaults of the others.
         norm: treatment of batch normalisation.
-        head_norm: treatment outside of the backbone; None: the same.
-        weights: `none`; `hub` (the library downloads its backbone's); `file:PATH` with the state dict of the network
-            or of its backbone; `package:NAME` for a timm backbone.
+        head_norm: treatment outside of the backbone; None: as `norm`.
+        weights: `none`; `hub` (the library downloads those of its backbone); `file:PATH` with the state dict of the
+            network or of its backbone; `package:NAME` for a timm backbone.
         seed: of the initial parameters.
-        abstains: the network gets one logit more, for abstention.
+        abstains: the network gets one more logit, for abstention.
 
     Raises:
-        ConfigError: an unknown or missing library, network, argument, layer or file, or a network that breaks a law.
+        ConfigError: an unknown or missing library, network, argument, layer or file, or a network that violates a law.
     """
     num_logits = num_classes + abstains
     with seeded(seed, "network", name):
@@ -65,7 +66,7 @@ def named_segmenter(
     if taps:
         external = _tapped(external, dict(taps))
     if external.taps is None:
-        raise ConfigError("model.taps", f"{name} does not say where its logits are", "give model.taps")
+        raise ConfigError("model.taps", f"the layers of {name} are unknown", "give model.taps")
     if external.logit_kind == "mask" and abstains:
         raise ConfigError(
             "loss.outlier",
@@ -73,7 +74,7 @@ def named_segmenter(
             "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
         )
     _load(external, external.taps, weights)
-    network = _normalised(external.network, external.taps.backbone, norm, head_norm or norm)
+    network = _with_norm(external.network, external.taps.backbone, norm, head_norm or norm)
     segmenter = adapt(
         network,
         external.taps,
@@ -89,17 +90,17 @@ def named_segmenter(
             "model.taps.logits",
             f"{segmenter.num_logits} channels, but {num_logits} are needed"
             + (f": {num_classes} classes and abstention" if abstains else ", one for each class"),
-            "tap the classifier's output; a function of your own is given num_classes and must use it",
+            "tap the classifier's output; a `python:` function must use its argument num_classes",
         )
     return segmenter
 
 
-def settled_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that do not depend on this machine's files: what an exported model writes down."""
+def portable_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` without references to files of this machine, for the metadata of an exported model."""
     if name.partition(":")[0] == "transformers":
-        from mgcda_dist.models.external_transformers import settled
+        from mgcda_dist.models.external_transformers import portable_arguments
 
-        return settled(arguments)
+        return portable_arguments(arguments)
     return dict(arguments)
 
 
@@ -131,7 +132,7 @@ def _external_network(name: str, arguments: dict[str, Any], num_logits: int, *, 
 
 
 def _tapped(external: ExternalNetwork, given: dict[str, Any]) -> ExternalNetwork:
-    """With the taps and statistics of the configuration; what it leaves out stays as it is."""
+    """`external` with the taps and statistics of the configuration; what it leaves out is unchanged."""
     own = dataclasses.asdict(external.taps) if external.taps else {"stages": {}, "logits": ""}
     given = {key: value for key, value in given.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(Taps)}
@@ -141,14 +142,14 @@ def _tapped(external: ExternalNetwork, given: dict[str, Any]) -> ExternalNetwork
     return dataclasses.replace(external, taps=taps, **{key: given[key] for key in set(given) - fields})
 
 
-def _normalised(network: nn.Module, backbone: str, norm: NormMode, head_norm: NormMode) -> nn.Module:
+def _with_norm(network: nn.Module, backbone: str, norm: NormMode, head_norm: NormMode) -> nn.Module:
     if norm == head_norm or not backbone:
         return convert_norm(network, norm)
-    kept = {id(module) for module in network.get_submodule(backbone).modules()}
+    excluded = {id(module) for module in network.get_submodule(backbone).modules()}
     parent, _, leaf = backbone.rpartition(".")
     setattr(network.get_submodule(parent), leaf, convert_norm(network.get_submodule(backbone), norm))
-    kept |= {id(module) for module in network.get_submodule(backbone).modules()}
-    return convert_norm(network, head_norm, kept)
+    excluded |= {id(module) for module in network.get_submodule(backbone).modules()}
+    return convert_norm(network, head_norm, excluded)
 
 
 def _load(external: ExternalNetwork, taps: Taps, weights: str) -> None:
@@ -165,27 +166,27 @@ def _load(external: ExternalNetwork, taps: Taps, weights: str) -> None:
 
 
 def _fill(network: nn.Module, taps: Taps, state: dict[str, Tensor], source: str) -> None:
-    """Whole networks strictly, but for a classifier of other classes; or a backbone alone, strictly."""
+    """Load the whole network strictly, except a classifier of other classes; or the backbone alone, strictly."""
     classifier = taps.logits.partition("[")[0] if isinstance(taps.logits, str) else ""
-    unfit = _unfit(network, state)
-    excused = [key for key in unfit if classifier and key.startswith(f"{classifier}.")]
-    if len(unfit) == len(excused):
-        network.load_state_dict({k: x for k, x in state.items() if k not in excused}, strict=False)
+    mismatched = _mismatched(network, state)
+    optional = [key for key in mismatched if classifier and key.startswith(f"{classifier}.")]
+    if len(mismatched) == len(optional):
+        network.load_state_dict({k: x for k, x in state.items() if k not in optional}, strict=False)
         return
     backbone = network.get_submodule(taps.backbone) if taps.backbone else None
-    also = _unfit(backbone, state) if backbone is not None else ["-"]
-    if backbone is not None and not also:
+    of_backbone = _mismatched(backbone, state) if backbone is not None else ["-"]
+    if backbone is not None and not of_backbone:
         backbone.load_state_dict({k: x for k, x in state.items() if k in backbone.state_dict()}, strict=True)
         return
-    found = f"of its tensors {len(unfit)} are missing or have another shape, first {', '.join(unfit[:3])}"
+    found = f"{len(mismatched)} of its tensors are missing or have another shape, first {', '.join(mismatched[:3])}"
     if backbone is not None:
-        found += f"; as its backbone {len(also)}, first {', '.join(also[:3])}"
+        found += f"; as its backbone {len(of_backbone)}, first {', '.join(of_backbone[:3])}"
     raise ConfigError(
-        "model.weights", f"{source} does not fit {type(network).__name__}: {found}", "give weights of this very network"
+        "model.weights", f"{source} does not fit {type(network).__name__}: {found}", "give weights of this network"
     )
 
 
-def _unfit(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
+def _mismatched(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
     return [
         key
         for key, x in network.state_dict().items()

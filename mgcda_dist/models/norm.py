@@ -1,8 +1,8 @@
-"""What becomes of a backbone's batch normalisation (law 6 of the distributed form).
+"""Treatment of a network's batch normalisation (law 6 of the distributed form).
 
-Statistics of one rank's slice would make the result depend on the number of ranks. So: `frozen` (pretrained statistics
-stay as they are), `sync` (statistics of the global batch, GPU only), `group` (GroupNorm: statistics of one image), or,
-asked for by name, `local`.
+Statistics of one rank's part of the batch would make the result depend on the number of ranks. Modes: `frozen` (fixed
+pretrained statistics), `sync` (statistics of the global batch, GPU only), `group` (GroupNorm: statistics of one image),
+and `local` (statistics of one rank's images, which breaks the invariance).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["FrozenBatchNorm", "convert_norm", "num_groups", "without_statistics"]
+__all__ = ["FrozenBatchNorm", "convert_norm", "norms_without_statistics", "num_groups"]
 
 
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation whose running statistics never change; its scale and shift are trained.
 
-    It takes over the tensors of `source` under the same names (state dicts stay interchangeable) and ignores
-    train() / eval(). `drop` and `act` are those of timm's BatchNormAct2d, identities otherwise.
+    It keeps the tensors of `source` under the same names (state dicts stay interchangeable) and ignores train() and
+    eval(). `drop` and `act` are those of timm's BatchNormAct2d, identities otherwise.
     """
 
     weight: nn.Parameter | None
@@ -44,18 +44,18 @@ class FrozenBatchNorm(nn.Module):
         self.act: nn.Module = getattr(source, "act", None) or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise N×C×…, then what BatchNormAct2d does: drop and activation."""
+        """Normalise N×C×…, then apply dropout and activation as BatchNormAct2d does."""
         mean, var = self.running_mean, self.running_var
-        # An engine that trains in bf16 casts parameters but not buffers; torch wants the four of one type.
+        # Training in bf16 casts parameters but not buffers; torch requires one type for all four.
         weight = None if self.weight is None else self.weight.to(mean.dtype)
         bias = None if self.bias is None else self.bias.to(mean.dtype)
         return self.act(self.drop(F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)))
 
 
-def without_statistics(module: nn.Module) -> tuple[list[str], int]:
-    """Paths of the frozen batch norms that normalise nothing (mean 0, variance 1), and the number of frozen ones.
+def norms_without_statistics(module: nn.Module) -> tuple[list[str], int]:
+    """Paths of the frozen batch norms with mean 0 and variance 1, and the number of all frozen ones.
 
-    So they are where weights were not loaded; deep networks do not train then.
+    These have no pretrained statistics and normalise nothing; deep networks do not train then.
     """
     frozen = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, FrozenBatchNorm)]
     unset = [name for name, x in frozen if not x.running_mean.any() and bool((x.running_var == 1).all())]
@@ -63,17 +63,18 @@ def without_statistics(module: nn.Module) -> tuple[list[str], int]:
 
 
 def num_groups(channels: int) -> int:
-    """Groups of a GroupNorm over `channels`: the most, up to 32, that divide them and hold at least 4 channels each."""
+    """Largest number of groups up to 32 that divides `channels` into groups of at least 4."""
     return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
 
 
-def convert_norm(module: nn.Module, mode: NormMode, kept: Container[int] = ()) -> nn.Module:
-    """`module` with its batch normalisation layers (timm's BatchNormAct2d too) treated as `mode` says.
+def convert_norm(module: nn.Module, mode: NormMode, excluded: Container[int] = ()) -> nn.Module:
+    """`module` with its batch normalisation layers (timm's BatchNormAct2d too) converted to `mode`.
 
-    Weights are kept: load them first. Conversion draws no random number. Modules with an id in `kept` stay as they are.
+    Weights are kept: load them first. Conversion draws no random number. Modules with an id in `excluded` are not
+    converted.
 
     Raises:
-        ConfigError: `sync` without a GPU, an unknown mode, or a batch norm of one's own that does more than normalise.
+        ConfigError: `sync` without a GPU, an unknown mode, or a subclass of batch norm with its own forward pass.
     """
     if mode == "local":
         return module
@@ -91,33 +92,33 @@ def convert_norm(module: nn.Module, mode: NormMode, kept: Container[int] = ()) -
         return convert_sync_batchnorm(module)
     if mode not in get_args(NormMode):
         raise ConfigError("model.norm", f"unknown mode {mode!r}", f"one of {', '.join(get_args(NormMode))}")
-    return _converted(module, mode, kept, {})
+    return _converted(module, mode, excluded, {})
 
 
-def _converted(module: nn.Module, mode: NormMode, kept: Container[int], done: dict[int, nn.Module]) -> nn.Module:
-    """`done`: what became of the layers so far, by id; a layer with two names stays one layer."""
-    if id(module) in done:
-        return done[id(module)]
+def _converted(module: nn.Module, mode: NormMode, excluded: Container[int], memo: dict[int, nn.Module]) -> nn.Module:
+    """`memo`: id of a layer → its conversion, so that a layer with two names stays one layer."""
+    if id(module) in memo:
+        return memo[id(module)]
     if isinstance(module, BatchNorm):
         _check_own_forward(module)
-        done[id(module)] = FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
-        return done[id(module)]
-    done[id(module)] = module
-    for name, child in list(module._modules.items()):  # named_children() leaves second names out
-        if child is not None and id(child) not in kept:
-            setattr(module, name, _converted(child, mode, kept, done))
+        memo[id(module)] = FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
+        return memo[id(module)]
+    memo[id(module)] = module
+    for name, child in list(module._modules.items()):  # named_children() omits second names
+        if child is not None and id(child) not in excluded:
+            setattr(module, name, _converted(child, mode, excluded, memo))
     return module
 
 
 def _check_own_forward(module: nn.Module) -> None:
-    """What replaces a batch norm does what torch's or timm's does."""
+    """Refuse a subclass of batch norm whose forward pass is neither torch's nor timm's: conversion would lose it."""
     kind = type(module)
     if isinstance(module, BatchNorm) and kind.forward.__module__.partition(".")[0] not in ("torch", "timm"):
         raise ConfigError(
             "model.norm",
-            f"{kind.__module__}.{kind.__qualname__} is a batch norm with a forward of its own, which its replacement "
-            "would not have",
-            "make it torch's BatchNorm and a layer of its own for the rest, or a normalisation of single images",
+            f"{kind.__module__}.{kind.__qualname__} is a batch norm with its own forward pass, which conversion "
+            "would lose",
+            "split it into torch's BatchNorm and a further layer, or use a normalisation of single images",
         )
 
 

@@ -1,4 +1,4 @@
-"""Initialisation as a pure function of a seed: every rank builds the same network, no global generator moves."""
+"""Seeded initialisation: every rank builds the same network, and the global generator is unchanged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["seeded"]
 
 @contextmanager
 def seeded(*name: int | str) -> Iterator[None]:
-    """Inside the block, torch's CPU generator is seeded from `name`; afterwards it is as it was before."""
+    """Seed torch's CPU generator from `name` within the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs too, and those are not restored.
+        # torch.manual_seed would also seed the GPUs, whose state is not restored.
         torch.default_generator.manual_seed(stream_key(*name))
         yield

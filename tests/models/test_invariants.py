@@ -69,8 +69,8 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize(
     ("network", "says"),
     [
-        (Batchwise, "gives other logits for an image by itself than in a batch"),
-        (Noisy, "draws random numbers while it trains"),
+        (Batchwise, "gives other logits for a single image than for"),
+        (Noisy, "draws random numbers in training"),
         (Counting, r"changes buffers in its forward pass: network\.seen"),
         (Unpadded, "1×3×62×94 for an image of 64×96"),
     ],

@@ -146,19 +146,19 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
         ({"network": "transformers:upernet"}, "python:MODULE:FUNCTION"),
         ({"network": "python:tests.support.external:without_classes"}, "argument 'num_classes'\n.*num_classes and"),
         ({"network": UNET, "arguments": {"widht": 8}}, "argument 'widht'"),
-        ({"network": "python:tests.support.external:UNET_TAPS"}, "a dict and no function"),
+        ({"network": "python:tests.support.external:UNET_TAPS"}, "a dict, not a function"),
         ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
         ({"network": "python:tests.support.external:mak"}, "no function 'mak'"),
-        ({"network": UNET}, "model.taps: .*does not say where its logits are"),
+        ({"network": UNET}, "model.taps: .*the layers of .* are unknown"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "heads"}}, r"no module 'heads'[\s\S]*candidates: head"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "down.2"}}, "8 channels, but 3 are needed"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "[logits]", "embedding": "up.1"}},
          r"no output \[logits\], but \[out\] 1×3×32×48"),
-        ({"network": "smp:fpn", "arguments": {"classes": 3}}, "model.arguments.classes: is decided elsewhere"),
+        ({"network": "smp:fpn", "arguments": {"classes": 3}}, "model.arguments.classes: is set by another field"),
         ({"network": "smp:fpn", "arguments": {"encoder_nam": "x"}}, "no such argument\n.*did you mean encoder_name"),
         ({"network": "smp:fpn", "arguments": {"encoder_name": "x"}}, "model.arguments: smp:fpn cannot be made"),
         ({"network": "transformers:segformer", "arguments": {"depth": [1]}}, "did you mean depths"),
-        ({"network": "smp:fpn", "weights": "package:x"}, "is none of timm"),
+        ({"network": "smp:fpn", "weights": "package:x"}, "is not of timm"),
         ({"network": "transformers:segformer", "weights": "hub"}, "model.weights=file:FOLDER"),
     ],
 )  # fmt: skip
@@ -279,7 +279,7 @@ def test_weights_of_a_whole_network_of_other_classes_and_of_a_backbone(tmp_path:
         loaded.state_dict()["backbone.3.block.0.0.weight"], classifier.state_dict()["features.3.block.0.0.weight"]
     )
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match=r"does not fit LRASPP: of its tensors \d+ are missing[\s\S]*as its backbone"):
+    with pytest.raises(ConfigError, match=r"does not fit LRASPP: \d+ of its tensors are missing[\s\S]*as its backbone"):
         named_segmenter(name, num_classes=3, weights=f"file:{tmp_path}/other.pth")
 
 
