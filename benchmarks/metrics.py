@@ -30,9 +30,9 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import CONVENTIONS
 from mgcda_dist.evaluation.components import TRACKS, ComponentEvaluation
 from mgcda_dist.evaluation.conventions import PixelEvaluation
-from mgcda_dist.evaluation.metrics import CONVENTIONS
 from mgcda_dist.evaluation.pixel import PixelHistogram
 
 HEIGHT_PX, WIDTH_PX = 1024, 2048

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 __all__ = [
     "ANOMALY",
     "CLASS_SPACES",
+    "CONVENTIONS",
     "DECODER_CHANNELS",
+    "HEADLINE_METRICS",
     "INLIER",
+    "METRICS",
     "NO_CLASS",
     "OUTLIER_LOSSES",
     "ROAD_NAMES",
@@ -26,11 +29,15 @@ __all__ = [
     "AtLeast",
     "Border",
     "CaclDefaults",
+    "ComponentTrack",
+    "Convention",
     "ExitCode",
+    "HeadlineMetric",
     "KnownClassSpace",
     "LogitKind",
     "LossDefaults",
     "MdatDefaults",
+    "MetricEntry",
     "Needs",
     "Negatives",
     "NormMode",
@@ -47,6 +54,7 @@ __all__ = [
     "ShardKind",
     "SmoothingEntry",
     "SmoothingMode",
+    "SubmissionLayout",
     "ZeroStage",
     "smoothing_cap",
 ]
@@ -341,6 +349,63 @@ Schedule = Literal[
 Precision = Literal["fp32", "bf16"]
 ZeroStage = Literal[0, 1, 2, 3]
 """Stage of DeepSpeed's ZeRO (arXiv 1910.02054): nothing, optimizer states, gradients, parameters are partitioned."""
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """A metric of an evaluation set; values are fractions, and are shown in per cent.
+
+    Attributes:
+        title: heading of its column.
+        lower_is_better: of two values the lower one is the better.
+    """
+
+    title: str
+    lower_is_better: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow in the direction that is better."""
+        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
+
+
+METRICS: dict[str, MetricEntry] = {
+    "ap": MetricEntry("AP"),
+    "fpr95": MetricEntry("FPR95", lower_is_better=True),
+    "auroc": MetricEntry("AUROC"),
+    "best_f1": MetricEntry("best F1"),
+    "miou": MetricEntry("mIoU"),
+    "siou": MetricEntry("sIoU"),
+    "ppv": MetricEntry("PPV"),
+    "mean_f1": MetricEntry("mean F1"),
+    "instance_ap": MetricEntry("instance AP"),
+    "instance_ap50": MetricEntry("instance AP50"),
+}
+"""Metrics by their key in `results.json`, in the order of tables; docs/metrics.md defines them."""
+
+HeadlineMetric = Literal["ap", "fpr95", "auroc", "miou"]
+HEADLINE_METRICS: tuple[HeadlineMetric, ...] = get_args(HeadlineMetric)
+"""Metrics that every table shows where they exist, and that a validation may choose a checkpoint by."""
+
+Convention = Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]
+CONVENTIONS: dict[Convention, str] = {
+    "pooled": "all valid pixels of all frames pooled (as Fishyscapes)",
+    "pooled_nearest": "pixels pooled, FPR95 at the ROC point nearest to a TPR of 0.95 (as PEBAL, RPL)",
+    "per_image": "mean over the images that have anomalies (as pytorch-ood)",
+    "smiyc": "binned per frame (as SegmentMeIfYouCan)",
+    "skip_empty": "pixels pooled over frames with anomalies (as Mask2Anomaly)",
+}
+"""How frames are pooled, and how FPR95 is read; docs/metrics.md has each one's definition and source."""
+
+ComponentTrack = Literal[
+    "none",  # no component metrics
+    "anomaly",  # sizes of RoadAnomaly21
+    "obstacle",  # sizes of RoadObstacle21
+]
+SubmissionLayout = Literal["fishyscapes", "smiyc"]
+"""Benchmark in whose layout score maps are written."""
 
 # -------------------------------------------------------------------------------------------------------- command line
 

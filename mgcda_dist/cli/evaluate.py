@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mgcda_dist.choices import ScoreKind
+from mgcda_dist.choices import CONVENTIONS, HEADLINE_METRICS, METRICS, ComponentTrack, ScoreKind, SubmissionLayout
 from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
 
     from mgcda_dist.cli.progress import Show
     from mgcda_dist.evaluation.request import EvaluationRequest
+    from mgcda_dist.evaluation.results import EvaluationResults
 
 __all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "followed", "show_results"]
 
 _POLL_S = 0.25
-_CONVENTIONS = "pooled, pooled_nearest, per_image, smiyc, skip_empty"
 
 Score = Annotated[ScoreKind | None, typer.Option(help="anomaly score; default: as the run")]
 Height = Annotated[
@@ -77,11 +76,11 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME,NAME…",
-            help=f"how frames are pooled, the first one for the tables: {_CONVENTIONS}",
+            help=f"how frames are pooled, the first one for the tables: {', '.join(CONVENTIONS)}",
         ),
     ] = None,
     components: Annotated[
-        Literal["none", "anomaly", "obstacle"] | None,
+        ComponentTrack | None,
         typer.Option(help="component metrics of SegmentMeIfYouCan, by track"),
     ] = None,
     instances: Annotated[
@@ -98,7 +97,7 @@ def evaluate(
         int | None, typer.Option(min=0, help="pictures of this many worst and best frames")
     ] = None,
     submission: Annotated[
-        Literal["fishyscapes", "smiyc"] | None,
+        SubmissionLayout | None,
         typer.Option(help="also write the score maps as this benchmark takes them"),
     ] = None,
     submission_folder: Annotated[
@@ -124,6 +123,7 @@ def evaluate(
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
+    from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
         record_evaluation,
@@ -162,7 +162,7 @@ def evaluate(
     if mlflow_uri is not None:
         for folder in folders:
             refuse_training_record(folder)
-    results: list[dict[str, Any]] = []
+    results: list[EvaluationResults] = []
     for request, folder in zip(requests, folders, strict=True):
         if submission is not None:
             place = submission_folder or folder / "submission"
@@ -170,7 +170,7 @@ def evaluate(
             share = len(requests) > 1 and submission_folder is not None and submission == "fishyscapes"
             request = request.with_submission(submission, (place / request.job.name if share else place).absolute())
         _evaluate_one(request, folder, workers)
-        results.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+        results.append(EvaluationResults.load(folder))
     show_results(results, console)
     console.print()
     for request, folder in zip(requests, folders, strict=True):
@@ -268,34 +268,30 @@ def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:
         raise ConfigError(given[0], "says how a network is run, but only score maps are evaluated", "leave it out")
 
 
-def show_results(every: list[dict[str, Any]], console: Console) -> None:
-    """Print the table of the contents of some `results.json`."""
+def show_results(every: list[EvaluationResults], console: Console) -> None:
+    """Print the table of some evaluations."""
     from rich.table import Table
 
-    names = {"ap": "AP", "auroc": "AUROC", "fpr95": "FPR95", "miou": "mIoU"}
-    rows = [(name, r, r["sets"][name]) for name in dict.fromkeys(n for r in every for n in r["sets"])
-            for r in every if name in r["sets"]]  # fmt: skip
-    names |= {
-        key: title
-        for key, title in {"mean_f1": "mean F1", "instance_ap": "instance AP"}.items()
-        if any(key in row for _, _, row in rows)
-    }
-    table = Table(title=f"Pixel metrics, convention {every[0]['convention']}, %", title_justify="left")
+    rows = [(name, results, results.sets[name]) for name in dict.fromkeys(n for r in every for n in r.sets)
+            for results in every if name in results.sets]  # fmt: skip
+    also = ("mean_f1", "instance_ap")
+    shown = [*HEADLINE_METRICS, *(key for key in also if any(key in row.metrics for _, _, row in rows))]
+    table = Table(title=f"Pixel metrics, convention {every[0].settings.convention}, %", title_justify="left")
     table.add_column("set")
     if len(every) > 1:
         table.add_column("method")
-    for column in ("frames", *names.values()):
+    for column in ("frames", *(METRICS[key].title for key in shown)):
         table.add_column(column, justify="right")
     for name, results, row in rows:
-        method = [results["subject"]["name"]] if len(every) > 1 else []
-        values = ("—" if key not in row else f"{100 * row[key]:.2f}" for key in names)
-        table.add_row(name, *method, str(row["frames"]), *values)
+        method = [results.subject.name] if len(every) > 1 else []
+        values = ("—" if key not in row.metrics else f"{100 * row.metrics[key]:.2f}" for key in shown)
+        table.add_row(name, *method, str(row.frames), *values)
     console.print(table)
-    for name, _, row in rows:
-        if not {"ap", "miou"} & set(row):
-            missing = " and no ".join(kind for kind in ("anomaly", "inlier") if not row["pixels"].get(kind))
-            console.print(f"note: {name}: no {missing} pixel in its labels, so there is nothing to measure")
     for name, results, row in rows:
-        if row.get("auroc", 1.0) < 0.5:
-            text = f"{results['subject']['name']} on {name}: AUROC is below 50 %; are higher scores more anomalous?"
+        if not {"ap", "miou"} & set(row.metrics) and row.pixels is not None:
+            counts = {"anomaly": row.pixels.anomaly, "inlier": row.pixels.inlier}
+            missing = " and no ".join(kind for kind, count in counts.items() if not count)
+            console.print(f"note: {name}: no {missing} pixel in its labels, so there is nothing to measure")
+        if row.metrics.get("auroc", 1.0) < 0.5:
+            text = f"{results.subject.name} on {name}: AUROC is below 50 %; are higher scores more anomalous?"
             console.print(f"note: {text}", soft_wrap=True)

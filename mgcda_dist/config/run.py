@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mgcda_dist.choices import Precision, ZeroStage
+from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, ZeroStage
 from mgcda_dist.config.data import PasteConfig
 from mgcda_dist.config.fields import Count, Positive, Section
 
@@ -112,7 +112,7 @@ class BestConfig(Section):
     """The validation that every checkpoint is measured by, and that chooses the best one."""
 
     set: EvaluationSetConfig = Field(description="frames that are neither trained on nor of a test split")
-    metric: Literal["ap", "auroc", "fpr95", "miou"] = Field(
+    metric: HeadlineMetric = Field(
         default="ap", description="pooled over pixels; of fpr95 the lowest is the best, of the others the highest"
     )
 
@@ -169,10 +169,10 @@ class EvaluationConfig(Section):
     window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.25, description="share of a window that its neighbour covers too, at least; ours"
     )
-    conventions: Annotated[
-        list[Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]], Field(min_length=1)
-    ] = Field(default=["pooled"], description="how frames are pooled; the first is the one that tables show")
-    components: Literal["none", "anomaly", "obstacle"] = Field(
+    conventions: Annotated[list[Convention], Field(min_length=1)] = Field(
+        default=["pooled"], description="how frames are pooled; the first is the one that tables show"
+    )
+    components: ComponentTrack = Field(
         default="none", description="component metrics of SMIYC with the sizes of this track; reads every frame twice"
     )
     instances: bool = Field(default=False, description="instance AP of OoDIS; reads every frame twice")

@@ -18,17 +18,17 @@ those pixels, or vanish, without being formed again.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
+from mgcda_dist.choices import ANOMALY, VOID, ComponentTrack
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import Interval, image_weights, percentiles
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.pixel import as_array, refuse_non_finite
-from mgcda_dist.method.batch import ANOMALY, VOID
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class ComponentSizes:
     truth_px: int
 
 
-TRACKS: dict[Literal["anomaly", "obstacle"], ComponentSizes] = {
+TRACKS: dict[ComponentTrack, ComponentSizes] = {
     "anomaly": ComponentSizes(500, 100),
     "obstacle": ComponentSizes(50, 10),
 }
@@ -89,9 +89,18 @@ class ComponentMetrics:
     num_frames: int
     threshold: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """All fields by name, F1 by τ ("0.25" …), ready for JSON."""
-        return {**asdict(self), "f1": {f"{tau:.2f}": value for tau, value in zip(TAUS, self.f1, strict=True)}}
+    def as_json(self) -> dict[str, Any]:
+        """Fields by name, F1 by τ ("0.25" …); what does not exist is left out, since JSON has no NaN."""
+        f1 = {f"{tau:.2f}": value for tau, value in zip(TAUS, self.f1, strict=True) if np.isfinite(value)}
+        return {name: value for name, value in asdict(self).items() if name != "f1" and np.isfinite(value)} | {"f1": f1}
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> ComponentMetrics:
+        """Read what `as_json` gives."""
+        f1: dict[str, float] = content.get("f1", {})
+        numbers = {name: float(content.get(name, np.nan)) for name in ("siou", "ppv", "mean_f1", "threshold")}
+        counts = {name: int(content.get(name, 0)) for name in ("num_truth", "num_predicted", "num_frames")}
+        return cls(f1=tuple(f1.get(f"{tau:.2f}", np.nan) for tau in TAUS), **numbers, **counts)
 
 
 class ComponentEvaluation:

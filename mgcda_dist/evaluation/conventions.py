@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import ANOMALY, Convention
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables
 from mgcda_dist.evaluation.exact import exact_counts
 from mgcda_dist.evaluation.metrics import (
-    Convention,
     CurvePoints,
     PixelMetrics,
     known_convention,
@@ -26,7 +26,6 @@ from mgcda_dist.evaluation.metrics import (
 from mgcda_dist.evaluation.pixel import PixelHistogram, as_array, split_scores
 from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks
 from mgcda_dist.evaluation.smiyc import SmiycFrame, smiyc_frame, smiyc_metrics
-from mgcda_dist.method.batch import ANOMALY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +47,7 @@ class PixelEvaluation:
     order of their keys.
 
     Args:
-        conventions: which to report, names of `metrics.CONVENTIONS`.
+        conventions: which to report, names of `choices.CONVENTIONS`.
 
     Raises:
         MgcdaError: unknown convention.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
@@ -24,8 +25,8 @@ from mgcda_dist.evaluation.kept import KeptFrames, kept_frame, shrunk
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
-from mgcda_dist.evaluation.results import INTERVAL_LEVEL, FrameResult, PanelRow, SetResult
-from mgcda_dist.method.batch import ANOMALY, VOID
+from mgcda_dist.evaluation.results import INTERVAL_LEVEL, SetData
+from mgcda_dist.evaluation.set_result import FrameResult, PanelRow, SetResult
 from mgcda_dist.method.collectives import Collectives
 
 __all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evaluate_set"]
@@ -85,9 +86,9 @@ def evaluate_set(
     name: str,
     num_classes: int,
     world: Collectives,
+    data: SetData,
     options: SetOptions = SetOptions(),
     sink: Sink | None = None,
-    facts: dict[str, Any] | None = None,
     progress: EvaluationProgress | None = None,
 ) -> SetResult:
     """Evaluate on every frame; all ranks get the merged result.
@@ -98,9 +99,9 @@ def evaluate_set(
         name: its name.
         num_classes: C; 0 where scores come without classes.
         world: the ranks that share the frames.
+        data: which data it is, kept with the result.
         options: what to find out.
         sink: takes every frame's score map.
-        facts: kept with the result.
         progress: told the set's name, frames done and frames in all, as far as this rank sees.
 
     Raises:
@@ -130,7 +131,7 @@ def evaluate_set(
                 progress(f"{name}, components", min(index + world.size, len(frames)), len(frames))
         if shapes is not None:
             _merge(shapes, world)
-    return part.result(name, facts or {}, shapes)
+    return part.result(name, data, shapes)
 
 
 class _Part:
@@ -189,7 +190,7 @@ class _Part:
         intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
         return {n: each for n, each in intervals.items() if n in known | {"miou"} and np.isfinite(each.value)}
 
-    def result(self, name: str, facts: dict[str, Any], shapes: _Shapes | None) -> SetResult:
+    def result(self, name: str, data: SetData, shapes: _Shapes | None) -> SetResult:
         pixel = self.pixel()
         intervals = self._intervals(pixel)
         return SetResult(
@@ -208,7 +209,7 @@ class _Part:
             instances=None if shapes is None or shapes.instances is None else shapes.instances.result(),
             categories=self.pixels.by_category(),
             groups=self.pixels.by_group(),
-            facts=facts,
+            data=data,
         )
 
 
@@ -250,7 +251,7 @@ class _Shapes:
         if self.instances is not None and other.instances is not None:
             self.instances.merge(other.instances)
 
-    def intervals(self) -> dict[str, Any]:
+    def intervals(self) -> dict[str, Interval]:
         return {} if self.components is None else self.components.bootstrap(level=INTERVAL_LEVEL)
 
 

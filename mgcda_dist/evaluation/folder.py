@@ -13,6 +13,7 @@ a set share the levels, which are close where recall and false positive rate cha
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -25,43 +26,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.job import Evaluation
 from mgcda_dist.evaluation.metrics import CurvePoints
-from mgcda_dist.evaluation.results import FrameResult, KeptFrame, SetResult
+from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
+from mgcda_dist.evaluation.set_result import FrameResult, KeptFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
 
-__all__ = ["RESULTS", "write_evaluation", "write_tables"]
+__all__ = ["read_curves", "write_evaluation", "write_tables"]
 
-RESULTS = "results.json"
 _JPEG_QUALITY = 88
+_CURVES = ("threshold", "recall", "precision", "fpr")
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write everything; `results.json` last, so that it stands for a whole folder."""
+def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], folder: Path) -> None:
+    """Write everything; `results.json` last, so that it stands for a whole folder.
+
+    Args:
+        results: the record.
+        sets: what it was made from.
+        folder: receives the files; those of an earlier evaluation are removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).unlink(missing_ok=True)
     shutil.rmtree(folder / "sets", ignore_errors=True)
-    for result in evaluation.results:
+    for result in sets:
         _write_set(result, folder / "sets" / result.name)
-    content = evaluation.as_json()
-    write_tables([content], folder)
-    write_json_atomically(folder / RESULTS, content)
+    write_tables([results], folder)
+    results.save(folder)
 
 
-def write_tables(every: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Write `results.md` and `results.tex` from the contents of one or more `results.json`."""
+def write_tables(every: Sequence[EvaluationResults], folder: Path) -> None:
+    """Write `results.md` and `results.tex` of one or more evaluations."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "results.md", markdown_table(every))
     write_atomically(folder / "results.tex", latex_table(every))
+
+
+def read_curves(folder: Path, set_name: str) -> CurvePoints:
+    """PR and ROC curve of a set in the folder of an evaluation.
+
+    Raises:
+        MgcdaError: the file is missing or damaged.
+    """
+    path = folder / "sets" / set_name / "curves.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        columns = [np.asarray(content[name], np.float64) for name in _CURVES]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise MgcdaError(str(path), f"cannot be read ({type(error).__name__})", "evaluate again") from None
+    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+        raise MgcdaError(str(path), "has columns of different lengths", "evaluate again")
+    return CurvePoints(*columns)
 
 
 def _write_set(result: SetResult, folder: Path) -> None:
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     result.tables.save(folder / "frames.npz")
     curves = result.curves
-    names = ("threshold", "recall", "precision", "fpr")
-    write_json_atomically(folder / "curves.json", {name: getattr(curves, name).tolist() for name in names})
+    write_json_atomically(folder / "curves.json", {name: getattr(curves, name).tolist() for name in _CURVES})
     levels = _levels(curves, [kept.score for kept in result.kept])
     pictures: dict[int, dict[str, str]] = {}
     for kept in result.kept:

@@ -14,7 +14,7 @@ AP is the mean over θ, AP50 is AP(0.50). Predictions need not be disjoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -81,9 +81,15 @@ class InstanceMetrics:
     num_predicted: int
     num_frames: int
 
-    def as_dict(self) -> dict[str, float | int]:
-        """All fields by name, ready for JSON."""
-        return asdict(self)
+    def as_json(self) -> dict[str, float | int]:
+        """Fields by name; what does not exist is left out, since JSON has no NaN."""
+        return {name: value for name, value in asdict(self).items() if np.isfinite(value)}
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, float]) -> InstanceMetrics:
+        """Read what `as_json` gives."""
+        counts = (int(content.get(name, 0)) for name in ("num_truth", "num_predicted", "num_frames"))
+        return cls(float(content.get("ap", np.nan)), float(content.get("ap50", np.nan)), *counts)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from mgcda_dist import build
-from mgcda_dist.choices import SCORES, ScoreKind
+from mgcda_dist import __version__, build
+from mgcda_dist.choices import SCORES, ScoreKind, SubmissionLayout
 from mgcda_dist.config.data import DataConfig
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -22,18 +22,24 @@ from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.evaluation.components import TRACKS
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
-from mgcda_dist.evaluation.results import SetResult, Subject, results_json
+from mgcda_dist.evaluation.results import (
+    AS_GIVEN,
+    EvaluationResults,
+    EvaluationSettings,
+    NetworkSettings,
+    Selection,
+    SetData,
+    Subject,
+)
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
-from mgcda_dist.evaluation.submission import Layout, submission
+from mgcda_dist.evaluation.set_result import SetResult
+from mgcda_dist.evaluation.submission import submission
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of, read_metadata
 from mgcda_dist.models.scores import ClassStatistics, scorer
 
-__all__ = ["AS_GIVEN", "Evaluation", "EvaluationJob", "run_job"]
-
-AS_GIVEN = "as given"
-"""The score of foreign maps."""
+__all__ = ["Evaluation", "EvaluationJob", "run_job"]
 
 
 class EvaluationJob(BaseModel):
@@ -64,7 +70,7 @@ class EvaluationJob(BaseModel):
     section: EvaluationConfig
     resize_maps: bool = False
     ignore_extra_maps: bool = False
-    submission: tuple[Layout, str] | None = None
+    submission: tuple[SubmissionLayout, str] | None = None
     digest: str = ""
 
     @classmethod
@@ -97,8 +103,8 @@ class EvaluationJob(BaseModel):
         Raises:
             MgcdaError: a model or set that cannot be read.
         """
-        sets = {entry.name: _facts(entry) for entry in self.section.sets}
-        content = [self.with_digest().digest, self.settings(), self.seed, sets]
+        sets = {entry.name: _set_data(entry).as_json() for entry in self.section.sets}
+        content = [self.with_digest().digest, self.settings().as_json(), self.seed, sets]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def class_statistics(self) -> ClassStatistics | None:
@@ -107,45 +113,57 @@ class EvaluationJob(BaseModel):
             return None
         return read_metadata(Path(self.path)).statistics
 
-    def settings(self) -> dict[str, Any]:
-        """What the numbers depend on beside model and data, as `results.json` shows it."""
+    def settings(self) -> EvaluationSettings:
+        """What the numbers depend on beside model and data."""
+        section, statistics = self.section, self.class_statistics()
+        network = NetworkSettings(
+            height_px=section.height_px,
+            augmentation=self.augmentation(),
+            blur=section.blur,
+            class_statistics={"mean": list(statistics.mean), "var": list(statistics.var)} if statistics else None,
+        )
+        return EvaluationSettings(
+            conventions=tuple(section.conventions),
+            score=self.score,
+            components=section.components,
+            instances=section.instances,
+            threshold=section.threshold,
+            network=None if self.kind == "maps" else network,
+            resize_maps=self.resize_maps,
+        )
+
+    def augmentation(self) -> TestTimeAugmentation:
+        """How frames are shown to the network."""
         section = self.section
-        shown: dict[str, Any] = {
-            "convention": section.conventions[0],
-            "conventions": section.conventions,
-            "score": self.score,
-            "components": section.components,
-            "instances": section.instances,
-            "threshold": section.threshold,
-        }
-        if self.kind == "maps":
-            return shown | {"resize_maps": self.resize_maps}
-        if statistics := self.class_statistics():
-            shown["class_statistics"] = {"mean": statistics.mean, "var": statistics.var}
-        return shown | {
-            "blur": section.blur,
-            "height_px": section.height_px,
-            "scales": section.scales,
-            "flip": section.flip,
-            "window_px": section.window_px and list(section.window_px),
-            "window_overlap": section.window_overlap if section.window_px else None,
-        }
+        return TestTimeAugmentation(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, and what it was; `selection`: which validation chose the model, if one did."""
+    """What an evaluation found, and what it was.
+
+    Attributes:
+        results: one per set.
+        subject: what was evaluated.
+        job: with which options.
+        class_names: inlier classes in train-id order; none for maps.
+    """
 
     results: list[SetResult]
     subject: Subject
     job: EvaluationJob
-    selection: dict[str, Any] | None = None
+    class_names: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of `results.json`."""
-        results = results_json(self.results, self.subject, self.job.settings())
-        chosen = {"selection": self.selection} if self.selection else {}
-        return results | {"evaluation_id": self.job.identity()} | chosen
+    def record(self, selection: Selection | None = None) -> EvaluationResults:
+        """What `results.json` keeps of it; `selection`: which validation chose the model, if one did."""
+        return EvaluationResults(
+            subject=self.subject,
+            settings=self.job.settings(),
+            sets={result.name: result.numbers(self.class_names) for result in self.results},
+            evaluation_id=self.job.identity(),
+            selection=selection,
+            tool_version=__version__,
+        )
 
 
 def run_job(
@@ -171,14 +189,14 @@ def run_job(
     section, data = job.section, job.data
     frames = {entry.name: _frames(job, entry) for entry in section.sets}
     if job.kind == "maps" or data is None:
-        subject, scorers = Subject(job.name, "maps", job.digest), _map_scorers(job, frames)
+        class_names, subject, scorers = (), Subject(job.name, "maps", job.digest), _map_scorers(job, frames)
     else:
         space = data.class_space if isinstance(data.class_space, str) else "own"
-        subject = Subject(job.name, "model", job.digest, space, data.class_names)
+        class_names, subject = data.class_names, Subject(job.name, "model", job.digest, space)
         scorers = dict.fromkeys(frames, _network_scorer(job, device, network))
     options = SetOptions(
         conventions=section.conventions,
-        components=None if section.components == "none" else TRACKS[section.components],
+        components=TRACKS.get(section.components),
         instances=section.instances,
         threshold=section.threshold,
         panel_frames=section.panel_frames,
@@ -189,7 +207,7 @@ def run_job(
             scorers[entry.name],
             frames[entry.name],
             name=entry.name,
-            num_classes=len(subject.class_names),
+            num_classes=len(class_names),
             world=world,
             options=options,
             sink=submission(
@@ -201,12 +219,12 @@ def run_job(
             )
             if job.submission
             else None,
-            facts=_facts(entry),
+            data=_set_data(entry),
             progress=progress,
         )
         for entry in section.sets
     ]
-    return Evaluation(results, subject, job)
+    return Evaluation(results, subject, job, class_names)
 
 
 def _frames(job: EvaluationJob, entry: EvaluationSetConfig) -> EvaluationFrames:
@@ -218,7 +236,7 @@ def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module |
     assert kind != AS_GIVEN
     network = given or build.load_model(Path(job.path))[1].to(device).eval()
     of_logits = scorer(kind, job.class_statistics())
-    views = TestTimeAugmentation(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
+    views = job.augmentation()
 
     def score(frame: Frame) -> Scored:
         return score_map(
@@ -254,17 +272,10 @@ def _chosen_maps(
     return maps, chosen
 
 
-def _facts(entry: EvaluationSetConfig) -> dict[str, Any]:
+def _set_data(entry: EvaluationSetConfig) -> SetData:
     """Which data a set is."""
-    manifest = Manifest.open(entry.shards)
-    facts: dict[str, Any] = {
-        "dataset": manifest.dataset,
-        "split": manifest.split,
-        "manifest_digest": manifest.digest,
-    }
-    if entry.max_frames is not None:
-        facts["max_frames"] = entry.max_frames
+    manifest, paste = Manifest.open(entry.shards), None
     if entry.paste is not None:
-        objects = Manifest.open(entry.paste.objects).digest
-        facts["paste"] = entry.paste.model_dump(mode="json", exclude={"objects"}) | {"objects_digest": objects}
-    return facts
+        digest = Manifest.open(entry.paste.objects).digest
+        paste = entry.paste.model_dump(mode="json", exclude={"objects"}) | {"objects_digest": digest}
+    return SetData(manifest.dataset, manifest.split, manifest.digest, entry.max_frames, paste)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from mgcda_dist.data.frames import Frame
-from mgcda_dist.evaluation.results import FrameResult, KeptFrame
+from mgcda_dist.evaluation.set_result import FrameResult, KeptFrame
 
 __all__ = ["KeptFrames", "kept_frame", "shrunk"]
 

@@ -7,17 +7,15 @@ serve one curve (R) and a stack of bootstrap replicates (K×R).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import CONVENTIONS, Convention
 from mgcda_dist.errors import MgcdaError
 
 __all__ = [
-    "CONVENTIONS",
-    "Convention",
     "CurvePoints",
     "PixelMetrics",
     "RankedCounts",
@@ -36,10 +34,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TPR_LEVEL = 0.95
-
-Convention = Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
-"""How frames are pooled, and how FPR95 is read: docs/metrics.md has each one's definition and source."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class PixelMetrics:
         num_anomaly: anomaly pixels.
         num_inlier: inlier pixels.
         num_frames: frames that were counted.
-        convention: how frames were pooled, one of `CONVENTIONS`.
+        convention: how frames were pooled, one of `choices.CONVENTIONS`.
 
     Metrics that do not exist (no anomaly pixel, or no inlier pixel) are NaN.
     """
@@ -87,10 +81,6 @@ class PixelMetrics:
     num_inlier: int
     num_frames: int
     convention: str = "pooled"
-
-    def as_dict(self) -> dict[str, float | int | str]:
-        """All fields by name, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics, RankedCounts, curve_points, pixel_metrics
 from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, inlier_cuts
-from mgcda_dist.method.batch import ANOMALY, VOID
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
+from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
-from mgcda_dist.errors import ConfigError
-from mgcda_dist.evaluation.folder import RESULTS
+from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.job import EvaluationJob
-from mgcda_dist.evaluation.submission import Layout
+from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
 
@@ -42,7 +41,7 @@ class EvaluationRequest:
         update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus}
         return self.config.model_copy(update={"scaling": self.config.scaling.model_copy(update=update)})
 
-    def with_submission(self, layout: Layout, folder: Path) -> EvaluationRequest:
+    def with_submission(self, layout: SubmissionLayout, folder: Path) -> EvaluationRequest:
         """The same, with score maps written in a benchmark's layout."""
         return replace(self, job=self.job.model_copy(update={"submission": (layout, str(folder))}))
 
@@ -161,13 +160,12 @@ def free_folder(wanted: Path, identity: str) -> Path:
 
 def holds_another(folder: Path, identity: str) -> bool:
     """Whether another evaluation lies in the folder."""
-    try:
-        content: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        return content.get("evaluation_id") != identity
-    except FileNotFoundError:
+    if not (folder / RESULTS).exists():
         return False
-    except (ValueError, AttributeError):
-        return True  # a damaged file, or none of ours
+    try:
+        return EvaluationResults.load(folder).evaluation_id != identity
+    except MgcdaError:
+        return True  # a damaged file, or another tool's
 
 
 def _section(

@@ -1,24 +1,50 @@
-"""What an evaluation found: per set the numbers, curves, tables and frames; and `results.json` from them."""
+"""The record of an evaluation: `results.json` as dataclasses, from the evaluation that writes it to the report.
+
+    results = EvaluationResults.load(folder)        # errors name the file
+    results.sets["road_anomaly"].metrics["ap"]      # a fraction; metrics that do not exist have no key
+    results.save(folder)
+
+The keys in the file are those of the first version that wrote one. A missing key means its default, so files of every
+version load.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mgcda_dist import __version__
-from mgcda_dist.evaluation.bootstrap import ImageTables, Interval
+from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
-from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics
+from mgcda_dist.evaluation.test_time import TestTimeAugmentation
+from mgcda_dist.files import write_json_atomically
 
-__all__ = ["FrameResult", "KeptFrame", "PanelRow", "SetResult", "Subject", "results_json"]
+__all__ = [
+    "AS_GIVEN",
+    "INTERVAL_LEVEL",
+    "RESULTS",
+    "EvaluationResults",
+    "EvaluationSettings",
+    "NetworkSettings",
+    "PartNumbers",
+    "PixelCounts",
+    "Selection",
+    "SetData",
+    "SetNumbers",
+    "Subject",
+]
 
+RESULTS = "results.json"
 INTERVAL_LEVEL = 0.95
+AS_GIVEN = "as given"
+"""The score of maps that another method wrote."""
+
+Json = dict[str, Any]
+"""An object of a JSON file, before its values have types."""
 
 
 @dataclass(frozen=True)
@@ -28,169 +54,343 @@ class Subject:
     Attributes:
         name: shown in tables: a run's name, a checkpoint's, a folder's.
         kind: `model`, or `maps` for score maps of another method.
-        digest: SHA-256 (hex) of the weights; empty for maps.
+        digest: SHA-256 (hex) of the weights or maps.
         class_space: of the model; empty for maps.
-        class_names: inlier classes in train-id order; empty for maps.
     """
 
-    name: str
-    kind: str
+    name: str = ""
+    kind: str = "model"
     digest: str = ""
     class_space: str = ""
-    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class PanelRow:
-    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W."""
-
-    key: str
-    image: NDArray[np.uint8]
-    predicted: NDArray[np.uint8]
-    score: NDArray[np.floating[Any]]
-    label: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class FrameResult:
-    """One frame's own numbers; NaN where one does not exist."""
-
-    index: int
-    key: str
-    ap: float
-    fpr95: float
-    num_anomaly: int
-    num_inlier: int
-    miou: float
-
-    @property
-    def quality(self) -> float:
-        """What frames are ranked by: AP, or mIoU in sets without anomalies; NaN where there is neither."""
-        return self.ap if math.isfinite(self.fpr95) else self.miou
-
-
-@dataclass(frozen=True)
-class KeptFrame:
-    """One of the worst or best frames, small: image h×w×3 and label h×w, uint8; score h×w."""
-
-    frame: FrameResult
-    image: NDArray[np.uint8]
-    score: NDArray[np.floating[Any]]
-    label: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class SetResult:
-    """What one set gave.
+class NetworkSettings:
+    """How the network was run.
 
     Attributes:
-        name: of the set.
-        pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
-        conventions: the same under each convention that was asked for.
-        intervals: 95 % percentile intervals over images, where the first convention pools all frames.
-        miou: closed-set mean IoU; NaN where the set has no class labels, or the scores come without classes.
-        iou: C, per class.
-        frames: of the set, in its order.
-        curves: PR and ROC.
-        tables: ranked tables per frame, for the paired bootstrap between evaluations.
-        panel: some frames to look at.
-        kept: the worst and best frames, worst first.
-        components: SMIYC's component metrics, if they were asked for and the set has a threshold.
-        instances: OoDIS' instance metrics, likewise.
-        categories: pooled metrics of each category's anomaly pixels against all inliers, where labels tell categories.
-        groups: pooled metrics of each folder of frames on its own, where the set has several.
-        facts: which data it was: dataset, split, manifest digest, what was pasted.
+        height_px: height of its input; None: the frame's own.
+        augmentation: scales, flip and sliding window.
+        blur: 7×7, σ = 1 blur of the score map.
+        class_statistics: mean and variance per class that `standardized_max_logit` standardizes with; None: another
+            score.
     """
 
-    name: str
-    pixel: PixelMetrics
-    conventions: dict[str, PixelMetrics]
-    intervals: dict[str, Interval]
-    miou: float
-    iou: NDArray[np.float64]
-    frames: list[FrameResult]
-    curves: CurvePoints
-    tables: ImageTables
-    panel: list[PanelRow] = field(default_factory=list[PanelRow])
-    kept: list[KeptFrame] = field(default_factory=list[KeptFrame])
+    height_px: int | None = None
+    augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+    blur: bool = False
+    class_statistics: dict[str, list[float]] | None = None
+
+    def as_json(self) -> Json:
+        """Keys of `results.json`."""
+        shown, window = self.augmentation, self.augmentation.window_px
+        return ({"class_statistics": self.class_statistics} if self.class_statistics else {}) | {
+            "blur": self.blur,
+            "height_px": self.height_px,
+            "scales": list(shown.scales),
+            "flip": shown.flip,
+            "window_px": list(window) if window else None,
+            "window_overlap": shown.window_overlap if window else None,
+        }
+
+    @classmethod
+    def of_json(cls, content: Json) -> NetworkSettings:
+        """Read what `as_json` gives."""
+        default, window = TestTimeAugmentation(), content.get("window_px")
+        overlap = content.get("window_overlap")
+        return cls(
+            height_px=content.get("height_px"),
+            augmentation=TestTimeAugmentation(
+                tuple(float(scale) for scale in content.get("scales", default.scales)),
+                bool(content.get("flip", default.flip)),
+                (int(window[0]), int(window[1])) if window else None,
+                default.window_overlap if overlap is None else float(overlap),
+            ),
+            blur=bool(content.get("blur", False)),
+            class_statistics=content.get("class_statistics"),
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Everything that the numbers depend on beside the subject and the data.
+
+    Attributes:
+        conventions: how frames were pooled; tables show the first.
+        score: the anomaly score; `AS_GIVEN` for maps.
+        components: track whose sizes component metrics have, or `none`.
+        instances: instance metrics were asked for.
+        threshold: of components and instances; None: that of the best F1 on the same set.
+        network: None for maps.
+        resize_maps: maps of another size were brought to that of their label.
+    """
+
+    conventions: tuple[str, ...] = ("pooled",)
+    score: str = AS_GIVEN
+    components: str = "none"
+    instances: bool = False
+    threshold: float | None = None
+    network: NetworkSettings | None = None
+    resize_maps: bool = False
+
+    @property
+    def convention(self) -> str:
+        """The one that tables show."""
+        return self.conventions[0]
+
+    def options(self) -> Json:
+        """All but the conventions, by their keys in `results.json`: what two evaluations may differ in."""
+        common: Json = {
+            "score": self.score,
+            "components": self.components,
+            "instances": self.instances,
+            "threshold": self.threshold,
+        }
+        return common | ({"resize_maps": self.resize_maps} if self.network is None else self.network.as_json())
+
+    def as_json(self) -> Json:
+        """Keys of `results.json`."""
+        return {"convention": self.convention, "conventions": list(self.conventions), **self.options()}
+
+    @classmethod
+    def of_json(cls, content: Json, kind: str) -> EvaluationSettings:
+        """Read what `as_json` gives for a subject of this kind."""
+        return cls(
+            conventions=tuple(content.get("conventions", [content.get("convention", "pooled")])),
+            score=str(content.get("score", AS_GIVEN)),
+            components=str(content.get("components", "none")),
+            instances=bool(content.get("instances", False)),
+            threshold=content.get("threshold"),
+            network=None if kind == "maps" else NetworkSettings.of_json(content),
+            resize_maps=bool(content.get("resize_maps", False)),
+        )
+
+
+@dataclass(frozen=True)
+class SetData:
+    """The data of a set.
+
+    Attributes:
+        dataset, split, manifest_digest: of its shards.
+        max_frames: only that many first frames; None: all.
+        paste: how objects were pasted, with their `objects_digest`; None: not. Shown and compared, never computed with.
+    """
+
+    dataset: str = ""
+    split: str = ""
+    manifest_digest: str = ""
+    max_frames: int | None = None
+    paste: Json | None = None
+
+    def as_json(self) -> Json:
+        """Keys of a set in `results.json`."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Judged pixels of a set."""
+
+    anomaly: int
+    inlier: int
+
+
+@dataclass(frozen=True)
+class PartNumbers:
+    """Pooled metrics of a category of anomalies, or of a group of frames."""
+
+    metrics: dict[str, float]
+    frames: int
+    anomaly_pixels: int
+    inlier_pixels: int
+
+    def as_json(self) -> Json:
+        """Keys of a part in `results.json`."""
+        counts = {"frames": self.frames, "anomaly_pixels": self.anomaly_pixels, "inlier_pixels": self.inlier_pixels}
+        return self.metrics | counts
+
+    @classmethod
+    def of_json(cls, content: Json) -> PartNumbers:
+        """Read what `as_json` gives."""
+        counts = (int(content.get(key, 0)) for key in ("frames", "anomaly_pixels", "inlier_pixels"))
+        return cls(_numbers(content), *counts)
+
+
+@dataclass(frozen=True)
+class SetNumbers:
+    """The numbers of one set; metrics by the keys of `choices.METRICS`, as fractions; what does not exist has no key.
+
+    Attributes:
+        metrics: under the first convention.
+        frames: of the set.
+        intervals: low and high end over images, per metric that has one.
+        conventions: the metrics under each convention.
+        pixels: None: not known.
+        iou: per class.
+        data: which data it was.
+        components, instances: None: not asked for, or without a threshold.
+        categories: per category of anomaly, against all inliers.
+        groups: per folder of frames.
+        best_f1_threshold: score from which on a pixel is an anomaly at the best F1.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    frames: int = 0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    conventions: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    pixels: PixelCounts | None = None
+    iou: dict[str, float] = field(default_factory=dict[str, float])
+    data: SetData = field(default_factory=SetData)
     components: ComponentMetrics | None = None
     instances: InstanceMetrics | None = None
-    categories: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
-    groups: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    categories: dict[str, PartNumbers] = field(default_factory=dict[str, PartNumbers])
+    groups: dict[str, PartNumbers] = field(default_factory=dict[str, PartNumbers])
+    best_f1_threshold: float | None = None
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers that exist, as fractions."""
-        numbers = {"miou": self.miou}
-        if self.components is not None:
-            numbers |= {"siou": self.components.siou, "ppv": self.components.ppv, "mean_f1": self.components.mean_f1}
-        if self.instances is not None:
-            numbers |= {"instance_ap": self.instances.ap, "instance_ap50": self.instances.ap50}
-        return _existing(self.pixel) | {name: value for name, value in numbers.items() if math.isfinite(value)}
+    def as_json(self) -> Json:
+        """Keys of a set in `results.json`."""
+        row: Json = {
+            **self.metrics,
+            "frames": self.frames,
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "conventions": self.conventions,
+            "pixels": None if self.pixels is None else asdict(self.pixels),
+            "iou": self.iou,
+            **self.data.as_json(),
+            "components": None if self.components is None else self.components.as_json(),
+            "instances": None if self.instances is None else self.instances.as_json(),
+            "categories": {name: each.as_json() for name, each in self.categories.items()} or None,
+            "groups": {name: each.as_json() for name, each in self.groups.items()} or None,
+            "thresholds": None if self.best_f1_threshold is None else {"best_f1": self.best_f1_threshold},
+        }
+        return {key: value for key, value in row.items() if value is not None}
+
+    @classmethod
+    def of_json(cls, row: Json) -> SetNumbers:
+        """Read what `as_json` gives."""
+        pixels: Json | None = row.get("pixels")
+        return cls(
+            metrics=_numbers(row),
+            frames=int(row.get("frames", 0)),
+            intervals={name: (float(low), float(high)) for name, (low, high) in row.get("intervals", {}).items()},
+            conventions={name: _numbers(each) for name, each in row.get("conventions", {}).items()},
+            pixels=None if pixels is None else PixelCounts(int(pixels["anomaly"]), int(pixels["inlier"])),
+            iou=_numbers(row.get("iou", {})),
+            data=SetData(
+                dataset=str(row.get("dataset", "")),
+                split=str(row.get("split", "")),
+                manifest_digest=str(row.get("manifest_digest", "")),
+                max_frames=row.get("max_frames"),
+                paste=row.get("paste"),
+            ),
+            components=ComponentMetrics.of_json(row["components"]) if "components" in row else None,
+            instances=InstanceMetrics.of_json(row["instances"]) if "instances" in row else None,
+            categories={name: PartNumbers.of_json(each) for name, each in row.get("categories", {}).items()},
+            groups={name: PartNumbers.of_json(each) for name, each in row.get("groups", {}).items()},
+            best_f1_threshold=row.get("thresholds", {}).get("best_f1"),
+        )
 
 
-def results_json(results: Sequence[SetResult], subject: Subject, settings: dict[str, Any]) -> dict[str, Any]:
-    """The results as they are stored: numbers with their convention, score, switches, and the data they belong to.
+@dataclass(frozen=True)
+class Selection:
+    """The validation that chose the network: `metric` had `value` on `set` after `step` steps."""
 
-    Args:
-        results: one per set.
+    step: int
+    set: str
+    metric: str
+    value: float
+    better: str = "higher"
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """The content of `results.json`.
+
+    Attributes:
         subject: what was evaluated.
-        settings: score, convention and every test-time option, as plain values.
+        settings: how.
+        sets: by name.
+        evaluation_id: equal for evaluations that must give equal numbers; empty in files that lack it.
+        selection: which validation chose the network; None: it is the last one.
+        tool_version: of mgcda_dist.
+        interval_level: coverage of the intervals.
     """
+
+    subject: Subject
+    settings: EvaluationSettings
+    sets: dict[str, SetNumbers]
+    evaluation_id: str = ""
+    selection: Selection | None = None
+    tool_version: str = ""
+    interval_level: float = INTERVAL_LEVEL
+
+    def logged_metrics(self) -> dict[str, float]:
+        """The metrics by the names that trackers know them by: `eval/SET/ap`."""
+        return {f"eval/{name}/{key}": value for name, each in self.sets.items() for key, value in each.metrics.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write `results.json` into a folder, at once or not at all."""
+        write_json_atomically(folder / RESULTS, self.as_json())
+
+    @classmethod
+    def load(cls, folder: Path) -> EvaluationResults:
+        """Read the `results.json` of a folder.
+
+        Raises:
+            MgcdaError: it is not there, is not whole, or is no record of results.
+        """
+        path = folder / RESULTS
+        try:
+            return cls.of_json(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise MgcdaError(str(path), f"cannot be read: {error.strerror}", "evaluate the run again") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise MgcdaError(str(path), f"is not whole: {error}", "evaluate the run again") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"is not a record of results: {error!r}"
+            raise MgcdaError(str(path), problem, "evaluate the run again") from None
+
+    def as_json(self) -> Json:
+        """The content of the file."""
+        selection = {} if self.selection is None else {"selection": asdict(self.selection)}
+        return {
+            **self.settings.as_json(),
+            "subject": asdict(self.subject),
+            "tool_version": self.tool_version,
+            "interval_level": self.interval_level,
+            "sets": {name: each.as_json() for name, each in self.sets.items()},
+            "evaluation_id": self.evaluation_id,
+            **selection,
+        }
+
+    @classmethod
+    def of_json(cls, content: Json) -> EvaluationResults:
+        """Read what `as_json` gives.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: it is something else.
+        """
+        subject: Json = content.get("subject", {})
+        named = Subject(**{each.name: str(subject[each.name]) for each in fields(Subject) if each.name in subject})
+        chosen: Json | None = content.get("selection")
+        return cls(
+            subject=named,
+            settings=EvaluationSettings.of_json(content, named.kind),
+            sets={name: SetNumbers.of_json(row) for name, row in content.get("sets", {}).items()},
+            evaluation_id=str(content.get("evaluation_id", "")),
+            selection=None if chosen is None else Selection(**chosen),
+            tool_version=str(content.get("tool_version", "")),
+            interval_level=float(content.get("interval_level", INTERVAL_LEVEL)),
+        )
+
+
+def _numbers(content: Mapping[str, object]) -> dict[str, float]:
+    """The metrics among the entries of an object: all finite numbers that are no counts."""
     return {
-        **settings,
-        "subject": {
-            "name": subject.name,
-            "kind": subject.kind,
-            "digest": subject.digest,
-            "class_space": subject.class_space,
-        },
-        "tool_version": __version__,
-        "interval_level": INTERVAL_LEVEL,
-        "sets": {result.name: _set_json(result, subject) for result in results},
+        key: value
+        for key, value in content.items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and key not in ("frames", "max_frames", "anomaly_pixels", "inlier_pixels")
     }
-
-
-def _set_json(result: SetResult, subject: Subject) -> dict[str, Any]:
-    pixel = result.pixel
-    row: dict[str, Any] = {
-        **result.metrics(),
-        "frames": len(result.frames),
-        "intervals": {
-            name: [each.low, each.high] for name, each in result.intervals.items() if math.isfinite(each.low)
-        },
-        "conventions": {name: _existing(each) for name, each in result.conventions.items()},
-        "pixels": {"anomaly": pixel.num_anomaly, "inlier": pixel.num_inlier},
-        "iou": {
-            name: round(float(value), 6)
-            for name, value in zip(subject.class_names, result.iou, strict=True)
-            if math.isfinite(value)
-        },
-        **result.facts,
-    }
-    if result.components is not None:
-        row["components"] = _finite(result.components.as_dict())
-    if result.instances is not None:
-        row["instances"] = _finite(result.instances.as_dict())
-    for name, parts in (("categories", result.categories), ("groups", result.groups)):
-        if parts:
-            row[name] = {part: _existing(each) | _counts(each) for part, each in parts.items()}
-    if "best_f1" in row:
-        row["thresholds"] = {"best_f1": pixel.best_f1_threshold}
-    return row
-
-
-def _existing(pixel: PixelMetrics) -> dict[str, float]:
-    if not math.isfinite(pixel.auroc):
-        return {}  # without anomalies, or without inliers, there is nothing to rank
-    numbers = {"ap": pixel.ap, "auroc": pixel.auroc, "fpr95": pixel.fpr95, "best_f1": pixel.best_f1}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def _counts(pixel: PixelMetrics) -> dict[str, int]:
-    return {"frames": pixel.num_frames, "anomaly_pixels": pixel.num_anomaly, "inlier_pixels": pixel.num_inlier}
-
-
-def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: what does not exist is left out."""
-    return {name: value for name, value in numbers.items() if not isinstance(value, float) or math.isfinite(value)}

@@ -12,21 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.evaluate import Score, Sink
 from mgcda_dist.evaluation.score_maps import h5py_module
 
-__all__ = ["LAYOUTS", "Layout", "submission"]
-
-Layout = Literal["fishyscapes", "smiyc"]
-LAYOUTS: tuple[Layout, ...] = ("fishyscapes", "smiyc")
+__all__ = ["submission"]
 
 # Data set → the name under which the benchmark's code keeps outputs (`name_for_persistence` in its `tracks.py`); its
 # Fishyscapes frames are read from Lost and Found's.
@@ -37,7 +35,7 @@ _SMIYC_DATASETS: dict[str, Callable[[str], str]] = {
 }
 
 
-def submission(layout: Layout, folder: Path, *, method: str, manifest: Manifest, class_space: str) -> Sink:
+def submission(layout: SubmissionLayout, folder: Path, *, method: str, manifest: Manifest, class_space: str) -> Sink:
     """Writes the frames of one set.
 
     Args:

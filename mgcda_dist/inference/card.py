@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
 
@@ -14,6 +17,9 @@ __all__ = ["model_card"]
 _LOADING = {
     "model.safetensors": """\
 ```python
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.inference.model import load_exported  # needs {needs}
 
 scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB; higher score: more anomalous
@@ -126,24 +132,26 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
 
 
 def _results(model: ExportedModel, run: Path | None) -> str:
-    results = _read(run, "results.json")
-    # A run's results are those of its last step, not of every checkpoint that may be exported.
-    if not results.get("sets") or results.get("subject", {}).get("digest") != model.digest:
+    try:
+        results = EvaluationResults.load(run) if run is not None else None
+    except MgcdaError:
         return ""
-    head = "| set | frames | AP | AUROC | FPR95 | mIoU |\n|---|---:|---:|---:|---:|---:|"
+    # A run's results are those of its last step, not of every checkpoint that may be exported.
+    if results is None or not results.sets or results.subject.digest != model.digest or not results.settings.network:
+        return ""
+    head = f"| set | frames | {' | '.join(METRICS[key].title for key in HEADLINE_METRICS)} |"
     rows = [
-        f"| {name} | {row['frames']} | "
-        + " | ".join(
-            f"{100 * row[key]:.2f}" if row.get(key) is not None else "–" for key in ("ap", "auroc", "fpr95", "miou")
-        )
+        f"| {name} | {row.frames} | "
+        + " | ".join(f"{100 * row.metrics[key]:.2f}" if key in row.metrics else "–" for key in HEADLINE_METRICS)
         + " |"
-        for name, row in results["sets"].items()
+        for name, row in results.sets.items()
     ]
-    height, score = results["height_px"] or "as is", results["score"]
-    seen = f", mean over scales {', '.join(f'{scale:g}' for scale in model.views.scales)}"
-    seen = (seen if model.views.scales != (1.0,) else "") + (", mirrored too" if model.views.flip else "")
-    about = f"Per cent, convention `{results['convention']}`, height {height}, score `{score}`{seen}."
-    return "## Results\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
+    settings, shown = results.settings, results.settings.network.augmentation
+    seen = f", mean over scales {', '.join(f'{scale:g}' for scale in shown.scales)}" if shown.scales != (1.0,) else ""
+    seen += ", mirrored too" if shown.flip else ""
+    height = results.settings.network.height_px or "as is"
+    about = f"Per cent, convention `{settings.convention}`, height {height}, score `{settings.score}`{seen}."
+    return "## Results\n\n" + "\n".join([head, "|---|" + "---:|" * (1 + len(HEADLINE_METRICS)), *rows]) + f"\n\n{about}"
 
 
 def _thresholds(model: ExportedModel) -> str:

@@ -12,14 +12,18 @@ anomalous ones lie.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgcda_dist.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.evaluation.folder import read_curves
+from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.inference.model import ExportedModel
 
 __all__ = ["CRITERIA", "Threshold", "choose_threshold", "operating_points", "run_folder"]
@@ -55,8 +59,8 @@ def operating_points(model: ExportedModel) -> list[dict[str, Any]]:
     run = run_folder(model.folder)
     if not points and run is not None:
         found: dict[str, dict[str, Any]] = {}
-        for results in sorted(run.glob("evaluation*/results.json")):
-            for point in _points(results, model.digest):
+        for results in sorted(run.glob(f"evaluation*/{RESULTS}")):
+            for point in _points(results.parent, model.digest):
                 found.setdefault(point["set"], point)
         points = list(found.values())
     return sorted(points, key=lambda point: not point["pasted"])
@@ -109,26 +113,34 @@ def choose_threshold(points: Sequence[Mapping[str, Any]], wanted: str | None, us
     )
 
 
-def _points(results: Path, digest: str) -> list[dict[str, Any]]:
+def _points(folder: Path, digest: str) -> list[dict[str, Any]]:
     """The operating points in an evaluation's folder, if it is one of these weights."""
-    content = _read(results)
-    if content.get("subject", {}).get("digest") != digest:
+    try:
+        results = EvaluationResults.load(folder)
+    except MgcdaError:
         return []
-    settings = {key: content.get(key) for key in _SETTINGS}
+    if results.subject.digest != digest:
+        return []
+    options = results.settings.options()
+    settings = {key: options.get(key) for key in _SETTINGS}
     points: list[dict[str, Any]] = []
-    for name, row in content.get("sets", {}).items():
-        best = row.get("thresholds", {}).get("best_f1")
-        curves = _read(results.parent / "sets" / name / "curves.json")
-        if best is None or not curves:
+    for name, row in results.sets.items():
+        best = row.best_f1_threshold
+        try:
+            curves = read_curves(folder, name)
+        except MgcdaError:
             continue
-        thresholds = {"best_f1": best, "recall95": _first(curves, "recall", 0.95)}
-        low, high = _first(curves, "fpr", _FPR_OF_LOW), _first(curves, "recall", _RECALL_OF_HIGH)
+        if best is None:
+            continue
+        thresholds = {"best_f1": best, "recall95": _first(curves.threshold, curves.recall, 0.95)}
+        low = _first(curves.threshold, curves.fpr, _FPR_OF_LOW)
+        high = _first(curves.threshold, curves.recall, _RECALL_OF_HIGH)
         points.append(
             {
                 "set": name,
-                "dataset": row.get("dataset"),
-                "split": row.get("split"),
-                "pasted": "paste" in row,
+                "dataset": row.data.dataset,
+                "split": row.data.split,
+                "pasted": row.data.paste is not None,
                 "thresholds": {key: value for key, value in thresholds.items() if value is not None},
                 # A perfect detector has all anomalies over all inliers; the range then is what lies around.
                 "range": [min(low, best), max(high, best)] if low is not None and high is not None else None,
@@ -138,10 +150,10 @@ def _points(results: Path, digest: str) -> list[dict[str, Any]]:
     return points
 
 
-def _first(curves: Mapping[str, Any], axis: str, level: float) -> float | None:
+def _first(threshold: NDArray[np.float64], rate: NDArray[np.float64], level: float) -> float | None:
     """The first threshold, from the highest on, at which a rate reaches a level."""
-    pairs = zip(curves["threshold"], curves[axis], strict=True)
-    return next((float(t) for t, rate in pairs if rate >= level and math.isfinite(t)), None)
+    reached = threshold[(rate >= level) & np.isfinite(threshold)]
+    return float(reached[0]) if reached.size else None
 
 
 def _range(point: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -157,11 +169,3 @@ def _number(text: str) -> float | None:
     if not math.isfinite(value):
         raise ConfigError("--threshold", f"{text} is no threshold", "give a finite number")
     return value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS
 from mgcda_dist.config.schema import Config
+from mgcda_dist.evaluation.results import EvaluationResults
 
 __all__ = ["describe", "run_tags"]
 
-_COLUMNS = {"ap": "AP ↑", "fpr95": "FPR95 ↓", "auroc": "AUROC ↑", "miou": "mIoU ↑"}
-
 
 def describe(
-    config: Config, manifests: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any] | None = None
+    config: Config, manifests: Mapping[str, Mapping[str, Any]], results: EvaluationResults | None = None
 ) -> str:
     """Markdown with the method, the data, and the results when there are any.
 
     Args:
         config: of the run.
         manifests: from `build.manifests`.
-        results: the content of `results.json`; None before the end.
+        results: None before the end.
     """
     scaling, model = config.scaling, config.model
     workers = f"{scaling.num_workers} worker{'s' if scaling.num_workers > 1 else ''}"
@@ -39,17 +39,19 @@ def describe(
         label = f"{use}, no labels" if domain is not None and not domain.labelled else use
         per_step = str(domain.per_step) if domain is not None else ""
         lines.append(f"| {label} | {facts['dataset']} {facts['split']} | {facts['samples']} | {per_step} |")
-    if results is not None and results["sets"]:
-        shown = {key: name for key, name in _COLUMNS.items() if any(key in row for row in results["sets"].values())}
-        lines += ["", f"Results in %, convention {results['convention']}, score {results['score']}:", ""]
-        lines += [f"| set | frames | {' | '.join(shown.values())} |", f"|---|---:|{'---:|' * len(shown)}"]
-        for name, row in results["sets"].items():
-            numbers = [f"{100 * row[key]:.2f}" if key in row else "–" for key in shown]
-            lines.append(f"| {name} | {row['frames']} | {' | '.join(numbers)} |")
-        chosen = results.get("selection")
+    if results is not None and results.sets:
+        settings, rows = results.settings, results.sets.items()
+        shown = [key for key in HEADLINE_METRICS if any(key in row.metrics for _, row in rows)]
+        lines += ["", f"Results in %, convention {settings.convention}, score {settings.score}:", ""]
+        headings = " | ".join(METRICS[key].heading for key in shown)
+        lines += [f"| set | frames | {headings} |", f"|---|---:|{'---:|' * len(shown)}"]
+        for name, row in rows:
+            numbers = [f"{100 * row.metrics[key]:.2f}" if key in row.metrics else "–" for key in shown]
+            lines.append(f"| {name} | {row.frames} | {' | '.join(numbers)} |")
+        chosen = results.selection
         if chosen is not None:
-            how = f"{chosen['metric']} = {100 * chosen['value']:.2f} % on {chosen['set']}"
-            lines += ["", f"The network is that of step {chosen['step']}, chosen by validation: {how}."]
+            how = f"{chosen.metric} = {100 * chosen.value:.2f} % on {chosen.set}"
+            lines += ["", f"The network is that of step {chosen.step}, chosen by validation: {how}."]
     return "\n".join(lines) + "\n"
 
 

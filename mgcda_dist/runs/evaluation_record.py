@@ -6,14 +6,12 @@ folder of a run which the server knows, MLflow shows it below that run.
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mgcda_dist.errors import ConfigError, MgcdaError
-from mgcda_dist.evaluation.folder import RESULTS
 from mgcda_dist.evaluation.request import EvaluationRequest
-from mgcda_dist.reports.runs import result_metrics
+from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
@@ -24,7 +22,6 @@ EXPERIMENT = "mgcda"
 """Of evaluations of foreign score maps, by default; a model's is that of its run."""
 
 _ID_TAG = "mgcda.evaluation_id"
-_NOT_SETTINGS = {"sets", "subject", "convention", "tool_version", "evaluation_id"}
 
 
 def refuse_training_record(folder: Path) -> None:
@@ -52,25 +49,25 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
         ConfigError: the folder holds the record of a training.
     """
     refuse_training_record(folder)
-    results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    if _recorded_id(folder) != results["evaluation_id"]:
+    results = EvaluationResults.load(folder)
+    if _recorded_id(folder) != results.evaluation_id:
         for name in (CALLS, METRICS, "mlflow.json", "mlflow_run_id"):
             (folder / name).unlink(missing_ok=True)
-    subject = results["subject"]
+    subject, settings = results.subject, results.settings
     of_run = request.config.tracking.experiment if request.config is not None else EXPERIMENT
     # A model's evaluation is called otherwise than its run: names are how runs are asked for.
-    name = f"{subject['name']}-{folder.name}" if subject["kind"] == "model" else subject["name"]
+    name = f"{subject.name}-{folder.name}" if subject.kind == "model" else subject.name
     record = JsonlTracker(folder / METRICS)
     record.log_start(experiment or of_run, name, uri)
-    tags = {"mgcda.method": f"evaluation of {subject['kind']}"}
-    tags |= {_ID_TAG: results["evaluation_id"], "mgcda.evaluation": ", ".join(results["sets"])}
+    tags = {"mgcda.method": f"evaluation of {subject.kind}"}
+    tags |= {_ID_TAG: results.evaluation_id, "mgcda.evaluation": ", ".join(results.sets)}
     record.set_tags(provenance_tags(Path(__file__).parent) | tags | {"mgcda.run_folder": str(folder)})
-    settings = {f"evaluation.{key}": value for key, value in results.items() if key not in _NOT_SETTINGS}
-    record.log_params({f"subject.{key}": value for key, value in subject.items()} | settings)
+    how = {"conventions": list(settings.conventions), **settings.options(), "interval_level": results.interval_level}
+    record.log_params({"subject": asdict(subject), "evaluation": how})
     shards = {entry.name: entry.shards for entry in request.job.section.sets}
-    for name, row in results["sets"].items():
-        record.log_dataset(f"eval/{name}", row["manifest_digest"], str(shards[name]), "evaluation")
-    record.log_metrics(result_metrics(results), 0)
+    for name, row in results.sets.items():
+        record.log_dataset(f"eval/{name}", row.data.manifest_digest, str(shards[name]), "evaluation")
+    record.log_metrics(results.logged_metrics(), 0)
     for file in (RESULTS, "results.md", "results.tex"):
         record.log_artifact(folder / file, "evaluation")
     record.log_artifact(folder / "sets", "evaluation/sets")

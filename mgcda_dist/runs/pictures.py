@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.job import Evaluation
-from mgcda_dist.evaluation.results import SetResult
+from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_history
@@ -39,7 +39,7 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
 def draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:
     """Draw the frames of a set that were kept to be looked at; returns the PNG file."""
     score_name = f"anomaly score ({evaluation.job.score})"
-    return panel_figure(result.panel, evaluation.subject.class_names, path, score_name=score_name, title=title)
+    return panel_figure(result.panel, evaluation.class_names, path, score_name=score_name, title=title)
 
 
 def draw_history(run: RunFolder, config: Config) -> Path:

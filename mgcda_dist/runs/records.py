@@ -6,10 +6,10 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.description import describe, run_tags
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
@@ -47,7 +47,7 @@ def open_trackers(
     return trackers
 
 
-def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: dict[str, Any]) -> None:
+def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: EvaluationResults) -> None:
     """Put the results into the run's description."""
     manifests = json.loads(run.manifests.read_text(encoding="utf-8"))
     tracker.set_tags({_NOTE: describe(config, manifests, results)})

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mgcda_dist import build
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
@@ -59,7 +60,7 @@ class Validation:
         job = EvaluationJob.of_model(config.model_copy(update={"evaluation": section}), Path(config.runs) / config.name)
         job = job.model_copy(update={"digest": f"step {step}"})
         (result,) = run_job(job, self._world, self._device, network=self.network()).results
-        numbers = {key: value for key, value in result.metrics().items() if key in ("ap", "auroc", "fpr95", "miou")}
+        numbers = {key: value for key, value in result.metrics().items() if key in HEADLINE_METRICS}
         if best.metric not in numbers:
             has = f"it has {', '.join(numbers)}" if numbers else "it has none"
             raise ConfigError("checkpoint.best.metric", f"the set {best.set.name} gives no {best.metric}", has)
@@ -72,5 +73,5 @@ def choice(config: Config, numbers: dict[str, float]) -> dict[str, Any] | None:
     if best is None or not numbers:
         return None
     value = numbers[f"validation/{best.set.name}/{best.metric}"]
-    better = "lower" if best.metric == "fpr95" else "higher"
+    better = "lower" if METRICS[best.metric].lower_is_better else "higher"
     return {"set": best.set.name, "metric": best.metric, "value": value, "better": better}

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
-from mgcda_dist.files import write_json_atomically
+from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.alignment import draw_alignment
 from mgcda_dist.runs.evaluation_events import saying
@@ -163,7 +162,7 @@ def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: Eva
         evaluation = run_job(EvaluationJob.model_validate(job), world, device, progress)
         if world.rank == 0:
             draw_results(evaluation, Path(out) / "pictures")
-            write_evaluation(evaluation, Path(out))
+            write_evaluation(evaluation.record(), evaluation.results, Path(out))
 
 
 def _conclude(
@@ -180,12 +179,12 @@ def _conclude(
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
     job = EvaluationJob.of_model(config, run.model)
-    evaluation = replace(run_job(job, world, device, saying(run.say) if leads else None), selection=chosen)
+    evaluation = run_job(job, world, device, saying(run.say) if leads else None)
     if not leads:
         return
-    write_evaluation(evaluation, run.evaluation)
-    numbers = {f"eval/{r.name}/{key}": value for r in evaluation.results for key, value in r.metrics().items()}
-    tracker.log_metrics(numbers, config.optim.steps)
+    results = evaluation.record(Selection(**chosen) if chosen is not None else None)
+    write_evaluation(results, evaluation.results, run.evaluation)
+    tracker.log_metrics(results.logged_metrics(), config.optim.steps)
     tracker.log_artifact(run.evaluation, "evaluation")
     pictures = [*draw_results(evaluation, run.pictures), draw_history(run, config)]
     if config.tracking.alignment_steps:
@@ -194,14 +193,14 @@ def _conclude(
         pictures.append(run.pictures / "alignment.png")
     for picture in pictures:
         tracker.log_picture(picture.name, picture)
-    describe_results(config, run, tracker, evaluation.as_json())
+    describe_results(config, run, tracker, results)
     # After the description, which a registered version takes over.
     tracker.log_model(run.model, config.tracking.register_model)
     report = draw_report(run) if config.tracking.report else None
     if report is not None:
         tracker.log_artifact(report, "report")
     # Last: whoever watches takes this file as the end of the run.
-    write_json_atomically(run.results, evaluation.as_json())
+    results.save(run.root)
 
 
 def _workers(world: Collectives) -> list[dict[str, Any]]:

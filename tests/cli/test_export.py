@@ -109,7 +109,7 @@ def test_the_graph_needs_torch_alone(exported: tuple[Path, Result], tmp_path: Pa
 @pytest.mark.slow
 def test_the_card_says_how_it_was_made_and_what_it_reached(exported: tuple[Path, Result]) -> None:
     card = (exported[0] / "README.md").read_text()
-    for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 75.00 | 25.00 | – |", "convention `pooled`",
+    for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 25.00 | 75.00 | – |", "convention `pooled`",
                  "torch.export.load", "InferenceSession", load_exported(exported[0]).digest):  # fmt: skip
         assert text in card
 

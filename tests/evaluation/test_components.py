@@ -111,7 +111,7 @@ def test_a_worked_example() -> None:
     f1 = [8 / 9] * 4 + [6 / 8] * 2 + [4 / 9] * 3 + [2 / 9] * 2
     assert result.f1 == pytest.approx(f1)
     assert result.mean_f1 == pytest.approx(sum(f1) / 11)
-    assert result.as_dict()["f1"]["0.50"] == pytest.approx(6 / 8)
+    assert result.as_json()["f1"]["0.50"] == pytest.approx(6 / 8)
     # From 5 px on: g2, g3 and g4 go; from 4 px on: k3 becomes void. sIoU: 0.4, 0, 2/3; PPV: 0.5, 2/3.
     result = counted([(predicted, label)], ComponentSizes(5, 4)).result()
     assert (result.num_truth, result.num_predicted) == (3, 2)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import CONVENTIONS
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.conventions import PixelEvaluation
 from mgcda_dist.evaluation.exact import ExactPixelMetrics
-from mgcda_dist.evaluation.metrics import CONVENTIONS
 
 from .reference import adversarial_frames, labels, sklearn_metrics
 

@@ -57,7 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 
 def _evaluated(run: Path, out: Path, **options: Any) -> dict[str, Any]:
     request = model_request(run, [], options)
-    write_evaluation(run_job(request.job, Collectives(), torch.device("cpu")), out)
+    done = run_job(request.job, Collectives(), torch.device("cpu"))
+    write_evaluation(done.record(), done.results, out)
     return json.loads((out / "results.json").read_text())
 
 

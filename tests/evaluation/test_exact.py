@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mgcda_dist.choices import CONVENTIONS
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.exact import ExactPixelMetrics
-from mgcda_dist.evaluation.metrics import CONVENTIONS
 
 from .reference import adversarial_frames, labels, sklearn_metrics
 

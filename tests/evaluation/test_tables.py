@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 
 
-def _results(name: str, ap: float, **subject: Any) -> dict[str, Any]:
+def _results(name: str, ap: float, **subject: Any) -> EvaluationResults:
     numbers = {"ap": ap, "fpr95": 0.0989, "auroc": 0.97, "best_f1": 0.7}
     row = {
         **numbers,
@@ -22,7 +23,7 @@ def _results(name: str, ap: float, **subject: Any) -> dict[str, Any]:
     }
     city = {"miou": 0.5, "frames": 10, "intervals": {}, "conventions": {"pooled": {}, "smiyc": {}}}
     city |= {"dataset": "cityscapes", "split": "val", "manifest_digest": "1" * 64}
-    return {
+    content = {
         "convention": "pooled",
         "score": "energy",
         "scales": [0.5, 1.0],
@@ -34,6 +35,7 @@ def _results(name: str, ap: float, **subject: Any) -> dict[str, Any]:
         "subject": {"name": name, "kind": "model", "digest": "ab" * 32, "class_space": "idd7"} | subject,
         "sets": {"road_anomaly": row, "city_val": city},
     }
+    return EvaluationResults.of_json(content)
 
 
 def test_markdown_has_a_row_per_set_and_names_everything() -> None:

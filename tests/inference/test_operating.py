@@ -25,6 +25,7 @@ def _evaluated(folder: Path, digest: str, **rows: dict[str, Any]) -> None:
     curves = {
         "threshold": [None, -1.0, -2.0, -3.0, -4.0],
         "recall": [0, 0.3, 0.9, 0.96, 1],
+        "precision": [1, 1, 0.9, 0.5, 0.1],
         "fpr": [0, 0, 0.02, 0.2, 1],
     }
     curves["threshold"][0] = 1e9

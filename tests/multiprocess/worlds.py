@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mgcda_dist.evaluation.results import SetResult
+from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
 from tests.support.evaluations import evaluate_drawn

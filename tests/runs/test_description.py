@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mgcda_dist.config.load import load_config
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.description import describe, run_tags
 from tests.build.test_model import CONFIG
 
@@ -24,7 +25,8 @@ def test_before_and_after(tmp_path: Path) -> None:
     assert "| train/real_day, no labels | demo train | 5 | 1 |" in before
     assert "| eval/unseen | demo test | 4 |  |" in before and "Results" not in before
     sets = {"unseen": {"ap": 0.5, "fpr95": 0.25, "frames": 4}, "camvid": {"miou": 0.75, "frames": 9}}
-    after = describe(config, MANIFESTS, {"convention": "pooled", "score": "energy", "sets": sets})
+    results = EvaluationResults.of_json({"convention": "pooled", "score": "energy", "sets": sets})
+    after = describe(config, MANIFESTS, results)
     assert after.startswith(before)
     assert "| set | frames | AP ↑ | FPR95 ↓ | mIoU ↑ |" in after
     assert "| unseen | 4 | 50.00 | 25.00 | – |" in after and "| camvid | 9 | – | – | 75.00 |" in after

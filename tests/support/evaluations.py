@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +14,8 @@ from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.evaluation.evaluate import SetOptions, evaluate_set
 from mgcda_dist.evaluation.folder import write_evaluation
-from mgcda_dist.evaluation.job import Evaluation
-from mgcda_dist.evaluation.results import SetResult, Subject, results_json
+from mgcda_dist.evaluation.results import EvaluationResults, EvaluationSettings, NetworkSettings, SetData, Subject
+from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
 
 __all__ = ["evaluate_drawn", "write_evaluated_run"]
@@ -50,22 +49,12 @@ def write_evaluated_run(
         json.dumps({"time": 1.7e9, "kind": "note", "text": f"{name} has something to say"}) + "\n"
     )
     results = [evaluate_drawn("seen", skill, frames, with_anomalies=True), evaluate_drawn("plain", skill, 3, False)]
-    evaluation = _Evaluation(results, Subject(name, "model", "e" * 64, "drawn", CLASSES))
-    write_evaluation(cast(Evaluation, evaluation), folder / "evaluation")
+    settings = EvaluationSettings(score="energy", network=NetworkSettings())
+    sets = {result.name: result.numbers(CLASSES) for result in results}
+    record = EvaluationResults(Subject(name, "model", "e" * 64, "drawn"), settings, sets)
+    write_evaluation(record, results, folder / "evaluation")
     (folder / "results.json").write_text((folder / "evaluation" / "results.json").read_text())
     return folder
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """What `write_evaluation` reads of an `Evaluation`."""
-
-    results: list[SetResult]
-    subject: Subject
-
-    def as_json(self) -> dict[str, Any]:
-        settings = {"convention": "pooled", "score": "energy", "blur": False, "height_px": None, "scales": [1.0]}
-        return results_json(self.results, self.subject, settings)
 
 
 class _Frames(list[Frame]):
@@ -90,9 +79,9 @@ def evaluate_drawn(
         values = coarse + (frame.label == ANOMALY) * skill * noise.uniform(0.3, 1.2)
         return values.astype(np.float32), np.where(frame.label == 1, 1, 0).astype(np.uint8)
 
-    facts = {"dataset": "drawn", "split": name, "manifest_digest": "d" * 64}
     return evaluate_set(score, cast(EvaluationFrames, frames), name=name, num_classes=len(CLASSES),
-                        world=world or Collectives(), options=SetOptions(kept_frames=2), facts=facts)  # fmt: skip
+                        data=SetData("drawn", name, "d" * 64), world=world or Collectives(),
+                        options=SetOptions(kept_frames=2))  # fmt: skip
 
 
 def _frame(index: int, with_anomalies: bool) -> Frame:

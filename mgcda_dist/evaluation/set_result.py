@@ -1,0 +1,145 @@
+"""What evaluating a set gives in memory: numbers, curves, tables and pictures; `results.py` has what is kept of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgcda_dist.evaluation.bootstrap import ImageTables, Interval
+from mgcda_dist.evaluation.components import ComponentMetrics
+from mgcda_dist.evaluation.instances import InstanceMetrics
+from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics
+from mgcda_dist.evaluation.results import PartNumbers, PixelCounts, SetData, SetNumbers
+
+__all__ = ["FrameResult", "KeptFrame", "PanelRow", "SetResult"]
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W."""
+
+    key: str
+    image: NDArray[np.uint8]
+    predicted: NDArray[np.uint8]
+    score: NDArray[np.floating[Any]]
+    label: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """One frame's own numbers; NaN where one does not exist."""
+
+    index: int
+    key: str
+    ap: float
+    fpr95: float
+    num_anomaly: int
+    num_inlier: int
+    miou: float
+
+    @property
+    def quality(self) -> float:
+        """What frames are ranked by: AP, or mIoU in sets without anomalies; NaN where there is neither."""
+        return self.ap if math.isfinite(self.fpr95) else self.miou
+
+
+@dataclass(frozen=True)
+class KeptFrame:
+    """One of the worst or best frames, small: image h×w×3 and label h×w, uint8; score h×w."""
+
+    frame: FrameResult
+    image: NDArray[np.uint8]
+    score: NDArray[np.floating[Any]]
+    label: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What one set gave.
+
+    Attributes:
+        name: of the set.
+        pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
+        conventions: the same under each convention that was asked for.
+        intervals: 95 % percentile intervals over images, where the first convention pools all frames.
+        miou: closed-set mean IoU; NaN where the set has no class labels, or the scores come without classes.
+        iou: C, per class.
+        frames: of the set, in its order.
+        curves: PR and ROC.
+        tables: ranked tables per frame, for the paired bootstrap between evaluations.
+        panel: some frames to look at.
+        kept: the worst and best frames, worst first.
+        components: SMIYC's component metrics, if they were asked for and the set has a threshold.
+        instances: OoDIS' instance metrics, likewise.
+        categories: pooled metrics of each category's anomaly pixels against all inliers, where labels tell categories.
+        groups: pooled metrics of each folder of frames on its own, where the set has several.
+        data: which data it was.
+    """
+
+    name: str
+    pixel: PixelMetrics
+    conventions: dict[str, PixelMetrics]
+    intervals: dict[str, Interval]
+    miou: float
+    iou: NDArray[np.float64]
+    frames: list[FrameResult]
+    curves: CurvePoints
+    tables: ImageTables
+    panel: list[PanelRow] = field(default_factory=list[PanelRow])
+    kept: list[KeptFrame] = field(default_factory=list[KeptFrame])
+    components: ComponentMetrics | None = None
+    instances: InstanceMetrics | None = None
+    categories: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
+    groups: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
+    data: SetData = field(default_factory=SetData)
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics that exist, by the keys of `choices.METRICS`, as fractions."""
+        numbers = {"miou": self.miou}
+        if self.components is not None:
+            numbers |= {"siou": self.components.siou, "ppv": self.components.ppv, "mean_f1": self.components.mean_f1}
+        if self.instances is not None:
+            numbers |= {"instance_ap": self.instances.ap, "instance_ap50": self.instances.ap50}
+        return _existing(self.pixel) | {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def numbers(self, class_names: Sequence[str]) -> SetNumbers:
+        """What `results.json` keeps of it.
+
+        Args:
+            class_names: C, in train-id order.
+        """
+        metrics, pixel = self.metrics(), self.pixel
+        return SetNumbers(
+            metrics=metrics,
+            frames=len(self.frames),
+            intervals={name: (each.low, each.high) for name, each in self.intervals.items() if math.isfinite(each.low)},
+            conventions={name: _existing(each) for name, each in self.conventions.items()},
+            pixels=PixelCounts(pixel.num_anomaly, pixel.num_inlier),
+            iou={
+                name: round(float(value), 6)
+                for name, value in zip(class_names, self.iou, strict=True)
+                if math.isfinite(value)
+            },
+            data=self.data,
+            components=self.components,
+            instances=self.instances,
+            categories={name: _part(each) for name, each in self.categories.items()},
+            groups={name: _part(each) for name, each in self.groups.items()},
+            best_f1_threshold=pixel.best_f1_threshold if "best_f1" in metrics else None,
+        )
+
+
+def _existing(pixel: PixelMetrics) -> dict[str, float]:
+    if not math.isfinite(pixel.auroc):
+        return {}  # without anomalies, or without inliers, there is nothing to rank
+    numbers = {"ap": pixel.ap, "auroc": pixel.auroc, "fpr95": pixel.fpr95, "best_f1": pixel.best_f1}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _part(pixel: PixelMetrics) -> PartNumbers:
+    return PartNumbers(_existing(pixel), pixel.num_frames, pixel.num_anomaly, pixel.num_inlier)
