@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from mgcda_dist.choices import CLASS_SPACES, ROAD_NAMES, Border, KnownClassSpace, OnBadSample, Placement
-from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, NonNegative, Positive, Probability, Section
 
 __all__ = [
     "AugmentConfig",
@@ -21,7 +21,7 @@ __all__ = [
 class PasteConfig(Section):
     """AnomalyMix: objects pasted while streaming, labelled as anomaly (PEBAL, arXiv 2111.12264, section 3)."""
 
-    objects: str = Field(description="folder of object shards (kind `objects`)")
+    objects: Annotated[str, FREE] = Field(description="folder of object shards (kind `objects`)")
     probability: Probability = Field(default=1.0, description="share of images that get objects; ours")
     include: list[str] = Field(default=[], description="categories of objects to paste; empty: all")
     exclude: list[str] = Field(default=[], description="categories of objects never to paste")
@@ -45,13 +45,13 @@ class PasteConfig(Section):
 class DomainConfig(Section):
     """One domain: a set of shards that contributes a fixed number of images to every global batch."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    shards: str = Field(description="folder of frame shards, with its manifest")
-    per_step: Count = Field(description="images of this domain in every global batch")
-    labelled: bool = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED]
+    shards: Annotated[str, FREE] = Field(description="folder of frame shards, with its manifest")
+    per_step: Annotated[Count, OVERRIDE] = Field(description="images of this domain in every global batch")
+    labelled: Annotated[bool, OVERRIDE] = Field(
         default=True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn"
     )
-    paste: PasteConfig | None = Field(default=None, description="objects to paste; null: none")
+    paste: Annotated[PasteConfig | None, OVERRIDE] = Field(default=None, description="objects to paste; null: none")
 
 
 class AugmentConfig(Section):
@@ -105,25 +105,30 @@ class DataConfig(Section):
     class_space: Annotated[
         Annotated[KnownClassSpace, Tag("known")] | Annotated[ClassSpaceConfig, Tag("own")],
         Discriminator(_kind_of_class_space),
+        FIXED,
     ] = Field(description="a known class space, or classes of one's own")
-    crop_px: tuple[Count, Count] = Field(description="height, width of the training crop, pixels")
+    crop_px: Annotated[tuple[Count, Count], OVERRIDE] = Field(description="height, width of the training crop, pixels")
     domains: Annotated[list[DomainConfig], Field(min_length=1)]
-    augment: AugmentConfig = AugmentConfig()
-    window_shards: Count = Field(default=8, description="shards that are shuffled together, sample by sample")
-    loader_workers: Annotated[int, Field(ge=0)] = Field(
+    augment: Annotated[AugmentConfig, OVERRIDE] = AugmentConfig()
+    window_shards: Annotated[Count, FIXED] = Field(
+        default=8, description="shards that are shuffled together, sample by sample"
+    )
+    loader_workers: Annotated[int, Field(ge=0), FREE] = Field(
         default=1, description="loader processes per rank; 0: in the trainer"
     )
-    prefetch_steps: Count = Field(default=4, description="batches a loader process prepares ahead")
-    loader_timeout_s: Positive = Field(
+    prefetch_steps: Annotated[Count, FREE] = Field(default=4, description="batches a loader process prepares ahead")
+    loader_timeout_s: Annotated[Positive, FREE] = Field(
         default=120.0, description="longest wait for a batch before the loader process is reported as stuck, seconds"
     )
-    on_bad_sample: OnBadSample = Field(
+    on_bad_sample: Annotated[OnBadSample, FREE] = Field(
         default="error",
         description="a damaged image or label ends the run, or another sample of its domain stands in for it: counted, "
         "logged, and the same one at every number of workers",
     )
-    max_bad_samples: Count = Field(default=100, description="`skip` ends the run when more were met, over all epochs")
-    pin_memory: bool = Field(default=False, description="page-locked host memory; for GPUs")
+    max_bad_samples: Annotated[Count, FREE] = Field(
+        default=100, description="`skip` ends the run when more were met, over all epochs"
+    )
+    pin_memory: Annotated[bool, FREE] = Field(default=False, description="page-locked host memory; for GPUs")
 
     @property
     def class_names(self) -> tuple[str, ...]:

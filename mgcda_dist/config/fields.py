@@ -1,12 +1,43 @@
-"""What the sections of a configuration are made of: their base, and the kinds of values that many of them have."""
+"""Base of the sections of a configuration, kinds of values, and the decision whether a key may change on resume.
+
+Each field carries its decision as `Annotated[…, FREE]`, OVERRIDE or FIXED. One on a section is that of all fields below
+it that have none of their own.
+"""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Count", "NonNegative", "Positive", "Probability", "Section", "StageName", "Triple"]
+__all__ = [
+    "FIXED",
+    "FREE",
+    "OVERRIDE",
+    "Count",
+    "NonNegative",
+    "OnResume",
+    "Positive",
+    "Probability",
+    "Section",
+    "StageName",
+    "Triple",
+]
+
+
+class OnResume(Enum):
+    """Decision whether a value may differ from the one that the checkpoint was trained with."""
+
+    FREE = "free"
+    """It does not change what is learned. Folders are free, too: the digests of their shards are compared."""
+    OVERRIDE = "override"
+    """It changes what is learned, but every state of the checkpoint still fits: the user has to ask for it."""
+    FIXED = "fixed"
+    """States would not fit, or would mean something else."""
+
+
+FREE, OVERRIDE, FIXED = OnResume.FREE, OnResume.OVERRIDE, OnResume.FIXED
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Triple = tuple[float, float, float]

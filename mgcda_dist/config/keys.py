@@ -1,4 +1,4 @@
-"""What the schema says of a dotted key: the nearest valid one, and what a field means."""
+"""Lookup of dotted keys in the schema: meaning, nearest valid name, decision on resume."""
 
 from __future__ import annotations
 
@@ -7,24 +7,44 @@ from typing import get_args
 
 from pydantic import BaseModel
 
+from mgcda_dist.config.fields import OnResume
 from mgcda_dist.config.schema import Config
 
-__all__ = ["KeyPath", "description", "dotted_name", "near_key"]
+__all__ = ["KeyPath", "description", "dotted_name", "near_key", "on_resume", "section_of"]
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands: keys, and positions in lists."""
+"""Place of a value: keys, and positions in lists."""
 
 
 def dotted_name(path: KeyPath) -> str:
-    """As it is written on a command line."""
+    """The path as it is written on a command line."""
     return ".".join(str(part) for part in path)
 
 
 def description(path: KeyPath) -> str | None:
-    """What the schema says of a field."""
+    """Meaning of a field, as the schema has it."""
     section = _section_at(path[:-1])
     info = section.model_fields.get(str(path[-1])) if section else None
     return info.description if info else None
+
+
+def on_resume(key: str) -> OnResume | None:
+    """Decision of a dotted key: its field's, else that of the nearest section above it that has one; None: no decision.
+
+    Positions in lists and names in mappings have the decision of the field that holds them; so has a key that the
+    schema does not know (any more) that of its section.
+    """
+    found: OnResume | None = None
+    section: type[BaseModel] | None = Config
+    for part in key.split("."):
+        if part.isdigit():
+            continue
+        info = section.model_fields.get(part) if section else None
+        if section is None or info is None:
+            break
+        found = next((item for item in info.metadata if isinstance(item, OnResume)), found)
+        section = section_of(section, part)
+    return found
 
 
 def near_key(path: KeyPath) -> str | None:
@@ -47,11 +67,12 @@ def _section_at(path: KeyPath) -> type[BaseModel] | None:
     section: type[BaseModel] | None = Config
     for part in path:
         if isinstance(part, str):
-            section = section and _section_of(section, part)
+            section = section and section_of(section, part)
     return section
 
 
-def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+def section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The section that a field holds, by itself, in a list, or as one of several kinds; None: it holds a value."""
     info = section.model_fields.get(name)
     if info is None:
         return None
@@ -68,7 +89,7 @@ def _all_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     for name in section.model_fields:
         found.append(dotted_name((*path, name)))
-        below = _section_of(section, name)
+        below = section_of(section, name)
         if below is not None:
             found.extend(_all_keys(below, (*path, name)))
     return found

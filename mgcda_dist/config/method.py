@@ -24,7 +24,18 @@ from mgcda_dist.choices import (
     ScoreKind,
     SmoothingMode,
 )
-from mgcda_dist.config.fields import Count, NonNegative, Positive, Probability, Section, StageName, Triple
+from mgcda_dist.config.fields import (
+    FIXED,
+    FREE,
+    OVERRIDE,
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    StageName,
+    Triple,
+)
 
 __all__ = [
     "BACKBONE_STAGES",
@@ -47,8 +58,10 @@ BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
 class StageConfig(Section):
     """A network stage that gets a discriminator."""
 
-    name: StageName = Field(description="stride4 … stride32: of the backbone; a name of model.taps.stages; embedding")
-    weight: NonNegative = 1.0
+    name: Annotated[StageName, FIXED] = Field(
+        description="stride4 … stride32: of the backbone; a name of model.taps.stages; embedding"
+    )
+    weight: Annotated[NonNegative, OVERRIDE] = 1.0
 
 
 class SmoothingConfig(Section):
@@ -67,20 +80,24 @@ class SmoothingConfig(Section):
 class MdatConfig(Section):
     """Scene level: multi-source domain adversarial training."""
 
-    enabled: bool = True
-    weight: NonNegative = Field(default=MdatDefaults.weight, description="α of the total loss; ours")
-    warmup: Probability = Field(
+    enabled: Annotated[bool, FIXED] = True
+    weight: Annotated[NonNegative, OVERRIDE] = Field(
+        default=MdatDefaults.weight, description="α of the total loss; ours"
+    )
+    warmup: Annotated[Probability, OVERRIDE] = Field(
         default=MdatDefaults.warmup, description="share of training over which α rises linearly"
     )
-    lambda_max: NonNegative = Field(
+    lambda_max: Annotated[NonNegative, OVERRIDE] = Field(
         default=MdatDefaults.lambda_max, description="ceiling of λ(p); DANN (arXiv 1409.7495) uses 1; ours"
     )
     stages: Annotated[list[StageConfig], Field(min_length=1)] = Field(
         default=[StageConfig(name="stride16"), StageConfig(name="embedding")]
     )
-    channels: Count = Field(default=MdatDefaults.channels, description="width of a discriminator; ours")
-    smoothing: SmoothingConfig = SmoothingConfig()
-    mask_anomalies: bool = Field(
+    channels: Annotated[Count, FIXED] = Field(
+        default=MdatDefaults.channels, description="width of a discriminator; ours"
+    )
+    smoothing: Annotated[SmoothingConfig, OVERRIDE] = SmoothingConfig()
+    mask_anomalies: Annotated[bool, OVERRIDE] = Field(
         default=MdatDefaults.mask_anomalies,
         description="pasted anomalies and void pixels do not reach the discriminators",
     )
@@ -89,52 +106,56 @@ class MdatConfig(Section):
 class CaclConfig(Section):
     """Sample level: cross-domain anomaly-aware contrastive learning."""
 
-    enabled: bool = True
-    weight: NonNegative = Field(default=CaclDefaults.weight, description="β of the total loss; ours")
-    warmup: Probability = Field(
+    enabled: Annotated[bool, FIXED] = True
+    weight: Annotated[NonNegative, OVERRIDE] = Field(
+        default=CaclDefaults.weight, description="β of the total loss; ours"
+    )
+    warmup: Annotated[Probability, OVERRIDE] = Field(
         default=CaclDefaults.warmup, description="share of training over which β rises linearly; ours"
     )
-    temperature: Positive = Field(
+    temperature: Annotated[Positive, OVERRIDE] = Field(
         default=CaclDefaults.temperature, description="T; supervised contrastive learning (arXiv 2004.11362)"
     )
-    projection_dim: Count = Field(default=CaclDefaults.projection_dim, description="K; MoCo (arXiv 1911.05722)")
-    anomaly_pixels: Count = Field(
+    projection_dim: Annotated[Count, FIXED] = Field(
+        default=CaclDefaults.projection_dim, description="K; MoCo (arXiv 1911.05722)"
+    )
+    anomaly_pixels: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.anomaly_pixels, description="anomaly pixels sampled per image; ours"
     )
-    inlier_pixels: Count = Field(
+    inlier_pixels: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.inlier_pixels, description="pixels sampled per inlier class and image; ours"
     )
-    hard_fraction: Probability = Field(
+    hard_fraction: Annotated[Probability, OVERRIDE] = Field(
         default=CaclDefaults.hard_fraction, description="share drawn from the hardest; ours"
     )
-    image_aware: bool = Field(
+    image_aware: Annotated[bool, OVERRIDE] = Field(
         default=CaclDefaults.image_aware, description="harder images get a larger share of the step's budget"
     )
-    num_positives: Count = Field(
+    num_positives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_positives, description="positives per anchor, other domains first; ours"
     )
-    num_negatives: Count = Field(
+    num_negatives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_negatives, description="negatives per side of anomaly/inlier; ours"
     )
-    hard_negative_fraction: Probability = Field(
+    hard_negative_fraction: Annotated[Probability, OVERRIDE] = Field(
         default=CaclDefaults.hard_negative_fraction,
         description="share of the negatives that are the most difficult; the rest is random. ours",
     )
-    cross_domain: bool = Field(
+    cross_domain: Annotated[bool, OVERRIDE] = Field(
         default=CaclDefaults.cross_domain, description="false: positives from the same domain first (ablation)"
     )
-    negatives: Negatives = Field(
+    negatives: Annotated[Negatives, OVERRIDE] = Field(
         default=CaclDefaults.negatives,
         description="what an anchor is pushed away from: the opposite side of anomaly/inlier; or all other types",
     )
-    queue_rows: Annotated[int, Field(ge=0)] = Field(
+    queue_rows: Annotated[int, Field(ge=0), FIXED] = Field(
         default=CaclDefaults.queue_rows, description="memory rows per (domain, side) ring; 0: no memory"
     )
-    queue_layout: QueueLayout = Field(
+    queue_layout: Annotated[QueueLayout, FIXED] = Field(
         default=CaclDefaults.queue_layout,
         description="every rank holds all rows, or a W-th of them; same loss. Sharded pays from some 100 MB of rows on",
     )
-    unlabelled_confidence: Probability | None = Field(
+    unlabelled_confidence: Annotated[Probability | None, OVERRIDE] = Field(
         default=CaclDefaults.unlabelled_confidence,
         description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
     )
@@ -207,8 +228,8 @@ class ModelConfig(Section):
         description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
     )
     decoder_channels: Count = Field(default=DECODER_CHANNELS, description="D of the decoder that a backbone gets; ours")
-    score: ScoreKind = Field(default=SCORE, description="anomaly score")
-    compile: bool = Field(default=False, description="torch.compile of the segmenter")
+    score: Annotated[ScoreKind, OVERRIDE] = Field(default=SCORE, description="anomaly score")
+    compile: Annotated[bool, FREE] = Field(default=False, description="torch.compile of the segmenter")
 
     @property
     def shown(self) -> str:
@@ -240,16 +261,18 @@ class ModelConfig(Section):
 class OptimConfig(Section):
     """AdamW (or SGD), one learning rate per group, one schedule."""
 
-    steps: Count
-    optimizer: OptimizerKind = "adamw"
-    lr_backbone: Positive = 1e-4
-    lr_heads: Positive = 1e-3
-    lr_discriminators: Positive = 1e-3
-    weight_decay: NonNegative = 1e-4
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.9, description="sgd only")
-    schedule: Schedule = "poly"
-    warmup: Probability = Field(default=0.03, description="share of training with linearly rising rate")
-    clip_norm: NonNegative = Field(default=5.0, description="global gradient norm; 0: no clipping")
-    max_skipped_in_a_row: Count = Field(
+    steps: Annotated[Count, OVERRIDE]
+    optimizer: Annotated[OptimizerKind, FIXED] = "adamw"
+    lr_backbone: Annotated[Positive, OVERRIDE] = 1e-4
+    lr_heads: Annotated[Positive, OVERRIDE] = 1e-3
+    lr_discriminators: Annotated[Positive, OVERRIDE] = 1e-3
+    weight_decay: Annotated[NonNegative, OVERRIDE] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(default=0.9, description="sgd only")
+    schedule: Annotated[Schedule, OVERRIDE] = "poly"
+    warmup: Annotated[Probability, OVERRIDE] = Field(
+        default=0.03, description="share of training with linearly rising rate"
+    )
+    clip_norm: Annotated[NonNegative, OVERRIDE] = Field(default=5.0, description="global gradient norm; 0: no clipping")
+    max_skipped_in_a_row: Annotated[Count, FREE] = Field(
         default=5, description="steps without a finite loss and gradient that are skipped before the run stops; ours"
     )

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, ZeroStage
 from mgcda_dist.config.data import PasteConfig
-from mgcda_dist.config.fields import Count, Positive, Section
+from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Positive, Section
 
 __all__ = [
     "BestConfig",
@@ -25,9 +25,9 @@ __all__ = [
 class EngineConfig(Section):
     """DeepSpeed."""
 
-    zero_stage: ZeroStage = 1
-    precision: Precision = "fp32"
-    accumulation: Count = Field(
+    zero_stage: Annotated[ZeroStage, FIXED] = 1
+    precision: Annotated[Precision, FIXED] = "fp32"
+    accumulation: Annotated[Count, OVERRIDE] = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, OUTLIER_LOSSES, ROAD_NAMES, SMOOTHING_MODES, smoothing_cap
 from mgcda_dist.config.data import ClassSpaceConfig, DataConfig
-from mgcda_dist.config.fields import Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
 from mgcda_dist.config.method import (
     BACKBONE_STAGES,
     CaclConfig,
@@ -34,22 +34,24 @@ PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 class Config(Section):
     """One training run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED] = Field(
         description="stable name: same name, same run"
     )
-    seed: int = 0
-    runs: str = Field(default="runs", description="folder that receives runs/NAME and the MLflow database")
+    seed: Annotated[int, FIXED] = 0
+    runs: Annotated[str, FREE] = Field(
+        default="runs", description="folder that receives runs/NAME and the MLflow database"
+    )
     data: DataConfig
-    model: ModelConfig
-    loss: SegmentationLossConfig = SegmentationLossConfig()
+    model: Annotated[ModelConfig, FIXED]
+    loss: Annotated[SegmentationLossConfig, OVERRIDE] = SegmentationLossConfig()
     mdat: MdatConfig = MdatConfig()
     cacl: CaclConfig = CaclConfig()
     optim: OptimConfig
     engine: EngineConfig = EngineConfig()
-    scaling: ScalingConfig = ScalingConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    scaling: Annotated[ScalingConfig, FREE] = ScalingConfig()
+    checkpoint: Annotated[CheckpointConfig, FREE] = CheckpointConfig()
+    tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
+    evaluation: Annotated[EvaluationConfig, FREE] = EvaluationConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> Config:

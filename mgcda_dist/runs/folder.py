@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from mgcda_dist.config.fields import FREE, OVERRIDE
+from mgcda_dist.config.keys import on_resume
 from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -27,24 +28,6 @@ EVENTS = "events.jsonl"
 """File of a run, and of an evaluation on workers, that `append_event` appends to."""
 
 _LOG = logging.getLogger(__name__)
-
-_SAFE = ("runs", "scaling", "checkpoint", "tracking", "evaluation", "data.loader_workers", "data.prefetch_steps",
-         "data.loader_timeout_s", "data.max_bad_samples", "data.on_bad_sample", "data.pin_memory",
-         "model.compile", "optim.max_skipped_in_a_row")  # fmt: skip
-"""Keys that may change on resume: they do not touch what is learned. Folders may move: their digests are compared."""
-
-_FITTING = re.compile(
-    r"""optim\.(steps|lr_.*|weight_decay|momentum|schedule|warmup|clip_norm)
-    |loss\..*
-    |mdat\.(weight|warmup|lambda_max|mask_anomalies|smoothing\..*|stages\.\d+\.weight)
-    |cacl\.(weight|warmup|temperature|anomaly_pixels|inlier_pixels|hard_fraction|image_aware|num_positives|num_negatives
-        |hard_negative_fraction|cross_domain|negatives|unlabelled_confidence)
-    |data\.(crop_px\.\d|augment\..*|domains\.\d+\.(per_step|labelled|paste.*))
-    |model\.score
-    |engine\.accumulation""",
-    re.VERBOSE,
-)
-"""Keys that change what is learned, but not the shape or meaning of any state: `--override-config` lets them."""
 
 
 class RunFolder:
@@ -154,7 +137,7 @@ class RunFolder:
         if not differing:
             return
         where = str(self.config_file)
-        refused = {key: change for key, change in differing.items() if not _FITTING.fullmatch(key)}
+        refused = {key: change for key, change in differing.items() if on_resume(key) is not OVERRIDE}
         if override and refused:
             raise ConfigError(
                 where,
@@ -224,10 +207,7 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     return {
         key: (old.get(key), new.get(key))
         for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key)
-        and not any(key == safe or key.startswith(safe + ".") for safe in _SAFE)
-        and not key.startswith(off)
-        and not re.fullmatch(r"data\.domains\.\d+\.(shards|paste\.objects)", key)
+        if old.get(key) != new.get(key) and on_resume(key) is not FREE and not key.startswith(off)
     }
 
 
