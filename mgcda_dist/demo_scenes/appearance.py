@@ -1,4 +1,4 @@
-"""How a domain sees a scene: the same drawing, lit, weathered and photographed in its own way.
+"""The look of a scene in a domain: the same drawing, lit, hazed and photographed in the domain's own way.
 
 Light is added in linear space and encoded with a square root.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.demo_scenes.camera import SUPER, Float
 from mgcda_dist.demo_scenes.canvas import Canvas
-from mgcda_dist.demo_scenes.domains import Colour, Domain, Range, domain_named
+from mgcda_dist.demo_scenes.domains import Domain, Range, domain_named
 from mgcda_dist.demo_scenes.materials import GROUND, Material
 from mgcda_dist.demo_scenes.palettes import albedo
 from mgcda_dist.demo_scenes.scene import Scene
@@ -22,17 +22,6 @@ from mgcda_dist.demo_scenes.textures import SurfacePoints, clouds, surface_point
 from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["render"]
-
-_GLOWING: dict[Material, tuple[Colour, float]] = {
-    Material.LAMP: ((1.0, 0.78, 0.45), 6.0),
-    Material.TAIL_LIGHT: ((1.0, 0.06, 0.03), 0.9),
-    Material.HEAD_LIGHT: ((1.0, 0.95, 0.82), 2.5),
-    Material.SIGNAL_RED: ((1.0, 0.08, 0.04), 1.6),
-    Material.SIGNAL_GREEN: ((0.1, 1.0, 0.5), 1.4),
-    Material.SHOP: ((1.0, 0.8, 0.5), 0.28),
-    Material.GLASS: ((1.0, 0.75, 0.4), 0.4),
-}
-"""Colour and strength of what shines by itself; of windows, those that are lit."""
 
 
 @dataclass
@@ -82,12 +71,11 @@ def render(scene: Scene, domain: str, seed: int, index: int) -> NDArray[np.uint8
         ConfigError: there is no such domain.
     """
     shot = _Shot(scene, domain_named(domain), numpy_generator(seed, index, "synthetic appearance", domain))
-    light, shine, sky = _illuminate(shot)
-    light = _weather(shot, light, shine, sky)
-    return _camera(shot, light)
+    light, sky = _illuminate(shot)
+    return _camera(shot, _in_air(shot, light, sky))
 
 
-def _average(canvas: Canvas, table: NDArray[np.uint8], sprites: NDArray[np.uint8] | None = None) -> Float:
+def _average(canvas: Canvas, table: NDArray[np.uint8], sprites: NDArray[np.uint8] | None) -> Float:
     """Looks up RGB0 (shapes×4) per canvas pixel and averages down to the frame: h×w×4 float in [0, 1]."""
     packed = np.ascontiguousarray(table).view(np.uint32)[:, 0].take(canvas.ids)
     full = packed.view(np.uint8).reshape(*canvas.ids.shape, 4)
@@ -99,11 +87,11 @@ def _average(canvas: Canvas, table: NDArray[np.uint8], sprites: NDArray[np.uint8
     return small.astype(np.float32) * np.float32(1 / 255)
 
 
-def _illuminate(shot: _Shot) -> tuple[Float, Float | None, Float]:
+def _illuminate(shot: _Shot) -> tuple[Float, Float]:
     """Surfaces under sky and sun.
 
     Returns:
-        linear light h×w×3 (sky still black), light of lamps h×w×3 or None, share of sky h×w.
+        linear light h×w×3 (sky still black), share of sky h×w.
     """
     canvas, domain = shot.scene.canvas, shot.domain
     ambient = np.float32(shot.draw(domain.ambient)) * np.array(domain.ambient_colour, np.float32)
@@ -124,10 +112,7 @@ def _illuminate(shot: _Shot) -> tuple[Float, Float | None, Float]:
     encoded = _average(canvas, table, sprites)
     light = encoded[..., :3] ** 2 * np.float32(peak)
     light *= _surface_shade(shot, ambient, sun)
-    shine = None
-    if domain.glow > 0:
-        shine = _lamps(shot) * np.float32(domain.glow)
-    return light, shine, encoded[..., 3]
+    return light, encoded[..., 3]
 
 
 def _surface_shade(shot: _Shot, ambient: Float, sun: Float) -> Float:
@@ -151,41 +136,17 @@ def _surface_shade(shot: _Shot, ambient: Float, sun: Float) -> Float:
     return factor[..., None] * (1 - shadow[..., None] * (1 - dark))
 
 
-def _lamps(shot: _Shot) -> Float:
-    """Light that shines by itself, with its halo, h×w×3."""
-    table = np.zeros((len(shot.materials), 4), np.uint8)
-    for material, (colour, strength) in _GLOWING.items():
-        chosen = shot.materials == material
-        if material in (Material.GLASS, Material.SHOP):
-            chosen &= shot.variants > 0.6
-        table[chosen, :3] = np.rint(np.array(colour) * min(1.0, strength / 6) * 255)
-    shine = _average(shot.scene.canvas, table)[..., :3] * np.float32(6)
-    half = cv2.resize(shine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    halo = cv2.GaussianBlur(half, (0, 0), 0.008 * shot.rows) * np.float32(0.6)
-    halo += cv2.GaussianBlur(half, (0, 0), 0.03 * shot.rows) * np.float32(0.8)
-    return shine + cv2.resize(halo, shine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _weather(shot: _Shot, light: Float, shine: Float | None, sky: Float) -> Float:
-    """Adds lamps, the sky, wet mirrors, fog and rain."""
-    domain, camera = shot.domain, shot.scene.canvas.camera
-    if shine is not None and domain.glow > 0.9:  # the camera's own headlights
-        across = (shot.points.x - np.float32(camera.x_m)) / (2.2 + 0.12 * shot.points.depth)
-        beam = np.exp(-(across**2) - shot.points.depth / 24) * np.float32(9) + np.exp(-shot.points.depth / 60)
-        light = light * (1 + beam[..., None] * np.array([1.0, 0.92, 0.75], np.float32))
+def _in_air(shot: _Shot, light: Float, sky: Float) -> Float:
+    """Adds the sky and fog."""
+    domain = shot.domain
     foot = int(np.flatnonzero(sky.any(axis=1)).max(initial=0)) + 1
     light[:foot] += sky[:foot, :, None] * _sky(shot, foot)
-    if shine is not None:
-        light += shine
-    if domain.wet > 0:
-        light = _mirror(shot, light)
     density = shot.draw(domain.fog)
     veil = np.array(domain.horizon, np.float32) * np.float32(0.9)
     clear = np.exp(-density * np.minimum(shot.points.depth, 400))
     clear = clear + (1 - clear) * sky * np.float32(0.6)
-    light = light * clear[..., None] + veil * (1 - clear)[..., None]
-    density = shot.draw(domain.rain)
-    return _rain(shot, light, density) if density > 0 else light
+    shot.rng.random()  # Unused: without it all later draws, and so the pictures of every seed, would change.
+    return light * clear[..., None] + veil * (1 - clear)[..., None]
 
 
 def _sky(shot: _Shot, rows: int) -> Float:
@@ -201,34 +162,11 @@ def _sky(shot: _Shot, rows: int) -> Float:
     white = np.float32(1.25) * horizon.mean() * np.float32(0.5) + np.float32(0.6) * horizon
     colour = colour + (white * (1 - 0.25 * share) - colour) * share * np.float32(0.85)
     x, y, z = shot.scene.canvas.sun.direction
-    if z > 0.2 and domain.sun[1] > 0:
+    if z > 0.2:
         distance = ((du / camera.focal_px - x / z) ** 2 + (-dv / camera.focal_px - y / z) ** 2) * np.float32(4)
         glow = np.exp(-distance) * np.float32(0.35 * (1 - 0.7 * cover) * min(1.0, domain.sun[1]))
         colour = colour + glow[..., None] * np.array(domain.sun_colour, np.float32)
     return colour.astype(np.float32)
-
-
-def _mirror(shot: _Shot, light: Float) -> Float:
-    """Reflects what stands above the horizon on the wet ground."""
-    horizon = shot.scene.canvas.camera.horizon_px / SUPER
-    rows = np.clip(np.rint(2 * horizon - np.arange(shot.rows)), 0, shot.rows - 1).astype(np.int32)
-    image = cv2.GaussianBlur(light[rows], (0, 0), sigmaX=0.006 * shot.rows, sigmaY=0.035 * shot.rows)
-    ground = shot.of_material(Material.ASPHALT, Material.ASPHALT_PATCH, Material.MARKING, Material.SLABS)
-    puddles = np.clip(0.6 + 0.4 * np.sin(shot.points.x * 1.1 + np.sin(shot.points.depth * 0.5) * 1.5), 0.2, 1)
-    share = (np.float32(shot.domain.wet) * ground * puddles * np.clip(0.35 + shot.points.depth / 40, 0, 1))[..., None]
-    return light * (1 - np.float32(0.55) * share) + image * share
-
-
-def _rain(shot: _Shot, light: Float, density: np.float32) -> Float:
-    """Slanted streaks in front of the scene."""
-    rows, columns = light.shape[:2]
-    drops = (shot.rng.random((rows, columns), np.float32) < 0.004 * density).astype(np.float32)
-    long = max(3, rows // 20)
-    kernel = np.zeros((long, long), np.float32)
-    lean = float(shot.rng.uniform(-0.25, 0.25))
-    cv2.line(kernel, (int(long * (0.5 - lean)), 0), (int(long * (0.5 + lean)), long - 1), 1.0, 1, cv2.LINE_AA)
-    streaks = cv2.filter2D(drops, -1, kernel / kernel.sum() * 1.4)
-    return light * (1 - streaks[..., None]) + streaks[..., None] * np.array(shot.domain.horizon, np.float32) * 1.15
 
 
 @lru_cache(maxsize=2)

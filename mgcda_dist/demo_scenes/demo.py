@@ -50,7 +50,7 @@ def frames(
         split: names the stream of scenes; no scene is in two splits or two domains.
         image_px: height, width; both even.
         anomalies: put one to three objects of the split's own families on every road (label 254).
-        labelled: false: no labels, as of a camera that nobody annotated.
+        labelled: False: no labels, as for frames without annotation.
 
     Raises:
         ConfigError: no such domain, or an impossible size.
@@ -85,14 +85,10 @@ def _demo_parts(frames_per_domain: int) -> list[_Part]:
     few = max(2, frames_per_domain // 4)
     return [
         _Part("render_a", "train", frames_per_domain),
-        _Part("render_a", "val", few),
         _Part("render_b", "train", frames_per_domain),
-        _Part("render_b", "val", few),
         _Part("real_day", "train", frames_per_domain, labelled=False),
         _Part("real_day", "val", few),
         _Part("real_day", "test", few, anomalies=True),
-        _Part("real_dusk", "train", max(2, frames_per_domain // 2), labelled=False),
-        _Part("real_dusk", "test", few, anomalies=True),
         _Part("objects", "train", max(8, frames_per_domain), "objects"),
         _Part("objects", "val", max(8, frames_per_domain // 2), "objects"),
     ]
@@ -113,9 +109,9 @@ def write_demo_shards(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Writes folder/{render_a,render_b,real_day,real_dusk}/{train,val,test} and folder/objects/{train,val}.
+    """Writes folder/{render_a,render_b}/train, folder/real_day/{train,val,test} and folder/objects/{train,val}.
 
-    Labelled renderers; `real_*/train` without labels; `real_*/test` with families of objects that no other folder
+    Labelled renderers; `real_day/train` without labels; `real_day/test` with families of objects that no other folder
     holds; `real_day/val` without anomalies, for pasting `objects/val`. Folders that are there already, from the same
     arguments, are left alone.
 

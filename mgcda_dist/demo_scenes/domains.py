@@ -1,7 +1,7 @@
-"""The six worlds: palette, light, weather and camera of every domain.
+"""The three domains: palette, light, haze and camera of each.
 
-`render_*` are renderers (a flat game, a textured and saturated one, a night one); `real_*` stand for cameras (soft,
-noisy, muted; by day, at dusk, in rain).
+`render_a` and `render_b` are renderers (a flat one, and a textured and saturated one); `real_day` stands for a camera
+(soft, noisy, muted).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Domain:
-    """A world's look; every `Range` is drawn anew for each frame.
+    """The look of a domain; every `Range` is drawn anew for each frame.
 
     Attributes:
         palette, atlas: names of its colours and of its set of surface textures.
@@ -36,8 +36,6 @@ class Domain:
         shot, read: noise that grows with the light, and that does not (linear).
         sharpen: strength of the camera's own sharpening.
         jpeg: quality of the camera's own compression; None: none.
-        glow: strength of lamps and lit windows.
-        rain: density of rain streaks. wet: mirror of the road.
     """
 
     palette: str
@@ -65,9 +63,6 @@ class Domain:
     read: Range = (0.0, 0.0)
     sharpen: Range = (0.0, 0.0)
     jpeg: Range | None = None
-    glow: float = 0.0
-    rain: Range = (0.0, 0.0)
-    wet: float = 0.0
 
 
 DOMAINS: dict[str, Domain] = {
@@ -103,23 +98,6 @@ DOMAINS: dict[str, Domain] = {
         saturation=(1.2, 1.45),
         vignette=(0.1, 0.25),
     ),
-    "render_night": Domain(
-        "natural",
-        "engine",
-        texture=(0.7, 1.0),
-        ambient=(0.035, 0.06),
-        ambient_colour=(0.7, 0.85, 1.45),
-        sun=(0.02, 0.06),
-        sun_colour=(0.7, 0.85, 1.3),
-        zenith=(0.004, 0.007, 0.02),
-        horizon=(0.03, 0.03, 0.045),
-        cover=(0.2, 0.7),
-        fog=(0.002, 0.006),
-        exposure=(1.3, 1.8),
-        contrast=(1.05, 1.2),
-        glow=1.0,
-        wet=0.4,
-    ),
     "real_day": Domain(
         "natural",
         "street",
@@ -145,63 +123,6 @@ DOMAINS: dict[str, Domain] = {
         read=(0.001, 0.004),
         sharpen=(0.2, 0.6),
         jpeg=(45, 80),
-    ),
-    "real_dusk": Domain(
-        "natural",
-        "street",
-        texture=(0.7, 1.0),
-        ambient=(0.16, 0.26),
-        ambient_colour=(0.95, 0.92, 1.12),
-        sun=(0.05, 0.4),
-        sun_colour=(1.5, 0.8, 0.42),
-        shadow_blur=0.015,
-        zenith=(0.10, 0.13, 0.24),
-        horizon=(0.5, 0.29, 0.19),
-        cover=(0.3, 0.9),
-        fog=(0.001, 0.009),
-        exposure=(0.8, 1.2),
-        metering=0.3,
-        red=(1.0, 1.12),
-        blue=(0.8, 0.97),
-        contrast=(1.0, 1.25),
-        saturation=(0.6, 0.9),
-        lift=(0.03, 0.08),
-        vignette=(0.3, 0.55),
-        blur=(0.6, 1.1),
-        shot=(0.0006, 0.002),
-        read=(0.002, 0.006),
-        sharpen=(0.2, 0.6),
-        jpeg=(40, 75),
-        glow=0.7,
-    ),
-    "real_rain": Domain(
-        "natural",
-        "street",
-        texture=(0.7, 1.0),
-        ambient=(0.36, 0.5),
-        ambient_colour=(0.93, 1.0, 1.08),
-        sun=(0.0, 0.0),
-        shadow_blur=0.02,
-        zenith=(0.40, 0.44, 0.48),
-        horizon=(0.58, 0.61, 0.63),
-        cover=(0.9, 1.0),
-        fog=(0.006, 0.018),
-        exposure=(0.8, 1.2),
-        metering=0.6,
-        red=(0.9, 1.0),
-        blue=(1.0, 1.12),
-        contrast=(0.85, 1.05),
-        saturation=(0.5, 0.75),
-        lift=(0.04, 0.1),
-        vignette=(0.2, 0.45),
-        blur=(0.7, 1.2),
-        shot=(0.0004, 0.0014),
-        read=(0.002, 0.005),
-        sharpen=(0.2, 0.6),
-        jpeg=(40, 75),
-        glow=0.35,
-        rain=(0.3, 1.0),
-        wet=0.55,
     ),
 }
 """All domains by name."""

@@ -100,7 +100,7 @@ def _miou(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_network_trained_on_one_domain_loses_on_another() -> None:
-    """The domain gap as a number: mIoU on the domain of training, and on three others with the very same scenes."""
+    """The domain gap as a number: mIoU on the domain of training, and on the two others with the very same scenes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = _network()
@@ -116,9 +116,8 @@ def test_a_network_trained_on_one_domain_loses_on_another() -> None:
         optimiser.step()
         schedule.step()
     held_out = [scene(2, index, SIZE) for index in range(16)]
-    names = ("render_a", "render_b", "real_day", "real_dusk")
-    miou = {name: _miou(network, *_samples(name, held_out, 2)) for name in names}
+    miou = {name: _miou(network, *_samples(name, held_out, 2)) for name in DOMAINS}
     print("mIoU of a network trained on render_a:", {name: round(value, 3) for name, value in miou.items()})
     assert miou["render_a"] > 0.5
-    for other in ("render_b", "real_day", "real_dusk"):
+    for other in ("render_b", "real_day"):
         assert miou[other] < miou["render_a"] - 0.15, (other, miou)
