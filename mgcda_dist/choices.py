@@ -21,6 +21,7 @@ __all__ = [
     "METRICS",
     "NO_CLASS",
     "OUTLIER_LOSSES",
+    "PIPE",
     "ROAD_NAMES",
     "SCORE",
     "SCORES",
@@ -89,6 +90,9 @@ ROAD_NAMES = ("road", "drivable", "drivable_area")
 
 ShardKind = Literal["frames", "objects"]
 """Content of a shard folder: scenes with labels, or cutouts with alpha."""
+
+PIPE = " pipe:"
+"""Stands between a folder of shards and a command that streams them: `shards/theirs pipe:gsutil cat gs://bucket/{}`."""
 
 Border = Literal[
     "hard",  # as cut

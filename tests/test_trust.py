@@ -18,13 +18,12 @@ from mgcda_dist.data.shards.encode import EncodeOptions, encode_sample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
-from mgcda_dist.data.shards.verify import verify_shards
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.models.exported import load_segmenter
 from mgcda_dist.models.weights import read_state
 from tests.conftest import REPOSITORY
-from tests.support.shards import LUT, write_frames
+from tests.support.shards import LUT, verified, write_frames
 from tests.support.tars import plain_tar
 
 
@@ -74,7 +73,7 @@ def test_a_shard_table_that_names_paths_is_refused(tmp_path: Path) -> None:
     np.save(folder / "shards.npy", table)
     with pytest.raises(ShardError, match="is a path"):
         Manifest.open(folder).shard_path(0)
-    assert "is a path" in str(verify_shards(folder))
+    assert "is a path" in str(verified(folder))
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:

@@ -10,28 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mgcda_dist.choices import ExitCode
+from mgcda_dist.data.shards.sources import SOURCES
 
 if TYPE_CHECKING:
     from mgcda_dist.data.colours import Colour
     from mgcda_dist.data.shards.manifest import Manifest
-    from mgcda_dist.data.shards.sources import Source
+    from mgcda_dist.data.shards.sources.source import Source
     from mgcda_dist.data.shards.verify import Problem, Verified
     from mgcda_dist.errors import MgcdaError
 
-__all__ = ["DATASETS", "shards_app"]
+__all__ = ["shards_app"]
 
 shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=True)
 
-DATASETS = (
-    "acdc", "bdd100k", "camvid", "carla", "cityscapes", "coco", "fishyscapes_lost_and_found", "fishyscapes_static",
-    "gta5", "idd", "idd_lite", "lost_and_found", "mapillary", "road_anomaly", "road_anomaly21", "road_obstacle21",
-    "street_hazards", "synthia", "plain",
-)  # fmt: skip
-"""Names of the readers, written here so that `--help` need not import them."""
+_PLACE = "'FOLDER pipe:COMMAND', where {} in the command is the shard's name"
 
 Workers = Annotated[int | None, typer.Option(help="threads; default: one per processor")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="folder of shards")]
 
 
 @shards_app.command()
@@ -40,7 +35,7 @@ def write(
         str,
         typer.Argument(
             metavar="DATASET",
-            help=f"{', '.join(DATASETS)}; plain: any folder of images/ and labels/",
+            help=f"{', '.join(SOURCES)}; plain: any folder of images/ and labels/",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="folder of the dataset, in its official layout")],
@@ -129,7 +124,8 @@ def synth(
 @shards_app.command()
 def verify(
     folders: Annotated[
-        list[str], typer.Argument(metavar="FOLDER...", help="folders of shards, or folders above them; or URLs")
+        list[str],
+        typer.Argument(metavar="FOLDER...", help=f"folders of shards, or folders above them; or URLs; or {_PLACE}"),
     ],
     partial: Annotated[bool, typer.Option("--partial", help="a part of a known dataset is fine")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="files and checksums only; do not decode the samples")] = False,
@@ -144,13 +140,7 @@ def verify(
     num_problems = len(unreadable)
     for manifest in opened:
         with _bar(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
-            found = verify_shards(
-                manifest.remote.url if manifest.remote else manifest.folder,
-                partial=partial,
-                contents=not fast,
-                progress=advance,
-                workers=workers,
-            )
+            found = verify_shards(manifest, partial=partial, contents=not fast, progress=advance, workers=workers)
         problems = list(found.problems)
         for other, seen in checked:
             if other.kind == manifest.kind:
@@ -183,7 +173,7 @@ def list_folders(
 
 @shards_app.command()
 def show(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="of shards, with its manifest; or a URL")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help=f"of shards; or a URL; or {_PLACE}")],
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: DATASET_SPLIT.png")] = None,
     count: Annotated[int, typer.Option(min=1)] = 16,
     columns: Annotated[int, typer.Option(min=1)] = 4,
@@ -202,24 +192,29 @@ def show(
 
 @shards_app.command()
 def index(
-    folder: Folder,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help=f"of tar files, also gzipped; or {_PLACE}")],
     dataset: Annotated[str, typer.Option(help="name to record")],
     label_format: Annotated[str, typer.Option(help="raw ids of the labels, e.g. cityscapes_ids; unlabelled: none")],
     split: Annotated[str, typer.Option(help="name to record")] = "train",
     kind: Annotated[Literal["frames", "objects"], typer.Option(help="scenes, or cutouts with alpha")] = "frames",
+    names: Annotated[
+        str | None, typer.Option(help="of the shards that a command gives, e.g. 'train-{000000..003999}.tar'")
+    ] = None,
     image_ext: Annotated[list[str] | None, typer.Option(help="image members, e.g. rgb.png; repeat for several")] = None,
     label_ext: Annotated[list[str] | None, typer.Option(help="label members, e.g. seg.png; repeat for several")] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make WebDataset tar files of another tool readable: write the manifest beside them."""
-    from mgcda_dist.data.shards.index import Extensions, index_shards
+    from mgcda_dist.data.shards.index import index_shards, shards_at
+    from mgcda_dist.data.shards.streamed import Extensions
 
     default = Extensions()
     extensions = Extensions(tuple(image_ext or default.image), tuple(label_ext or default.label))
-    with _bar("indexing", len(list(folder.glob("*.tar")))) as advance:
+    shards = shards_at(folder, names)
+    with _bar("indexing", len(shards)) as advance:
         manifest = index_shards(
-            folder, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
+            folder, shards, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
             progress=advance, workers=workers, overwrite=overwrite,
         )  # fmt: skip
     _print_manifests([manifest])
@@ -263,7 +258,6 @@ def preview(
 def _reader(dataset: str) -> Source:
     from difflib import get_close_matches
 
-    from mgcda_dist.data.shards.sources import SOURCES
     from mgcda_dist.errors import ConfigError
 
     if dataset not in SOURCES:
@@ -284,6 +278,7 @@ def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
 
 def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
     """The manifests of each folder, or of all folders below it; and why others cannot be read."""
+    from mgcda_dist.choices import PIPE
     from mgcda_dist.data.shards.journal import JOURNAL
     from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
     from mgcda_dist.data.shards.remote import is_url
@@ -291,20 +286,17 @@ def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
 
     opened: list[Manifest] = []
     unreadable: list[MgcdaError] = []
-    for folder in map(Path, (folder for folder in folders if not is_url(folder))):
-        below = {path.parent for name in (MANIFEST, JOURNAL) for path in folder.rglob(name)}
-        for path in sorted(below) or [folder]:
+    for place in folders:
+        whole = is_url(place) or PIPE in place
+        found = [] if whole else [path.parent for name in (MANIFEST, JOURNAL) for path in Path(place).rglob(name)]
+        for path in sorted(set(found)) or [place]:
             try:
-                if (path / JOURNAL).exists() and not (path / MANIFEST).exists():
-                    raise ShardError(_short(path.absolute()), "not finished", "run the same `mgcda shards write` again")
+                if not whole and (Path(path) / JOURNAL).exists() and not (Path(path) / MANIFEST).exists():
+                    shown = _short(Path(path).absolute())
+                    raise ShardError(shown, "not finished", "run the same `mgcda shards write` again")
                 opened.append(Manifest.open(path))
             except MgcdaError as error:
                 unreadable.append(error)
-    for url in filter(is_url, folders):
-        try:
-            opened.append(Manifest.open(url))
-        except MgcdaError as error:
-            unreadable.append(error)
     if not opened and len(unreadable) == 1:
         raise unreadable[0]
     return opened, unreadable

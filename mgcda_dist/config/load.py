@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mgcda_dist.choices import PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
@@ -39,7 +40,7 @@ class LoadedConfig:
         problems: list[tuple[KeyPath, str]] = [
             (path, f"{dotted_name(path)}: no shards in {folder!r} (no manifest.json there)")
             for path, folder in shard_folders(self.config)
-            if "://" not in folder and not (Path(folder) / "manifest.json").is_file()
+            if "://" not in _folder_of(folder) and not (Path(_folder_of(folder)) / "manifest.json").is_file()
         ]
         remedy = (
             "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
@@ -123,7 +124,13 @@ def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    folder = _folder_of(path)
+    return path if "://" in folder else str(Path(folder).expanduser().absolute()) + path.removeprefix(folder)
+
+
+def _folder_of(place: str) -> str:
+    """The folder or URL of a place of shards, without the command behind it."""
+    return place.partition(PIPE)[0]
 
 
 def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict[str, Any]:

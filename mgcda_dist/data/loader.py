@@ -35,7 +35,7 @@ from mgcda_dist.method.randomness import numpy_generator, torch_generator
 __all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
 
 _MAX_STAND_INS = 20
-_FETCH_AHEAD_STEPS = 32
+_PREFETCH_STEPS = 32
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -132,8 +132,8 @@ class TrainingStream(Dataset[Batch]):
         step, micro = self.where(index)
         refs = self.plan.slots(step, self._slots[micro])
         # What a later step needs is known: remote shards are on their way long before.
-        for ref in self.plan.slots(step + _FETCH_AHEAD_STEPS, self._slots[micro]):
-            self.sources[ref.domain].reader.fetch_ahead(ref.sample)
+        for ref in self.plan.slots(step + _PREFETCH_STEPS, self._slots[micro]):
+            self.sources[ref.domain].reader.prefetch(ref.sample)
         height, width = self.transform.crop_px
         images = np.empty((len(refs), height, width, 3), np.uint8)
         labels = np.empty((len(refs), height, width), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.data.shards.remote import Ahead
+from mgcda_dist.data.shards.remote import Prefetch
 from mgcda_dist.errors import SampleError, ShardError
 
 __all__ = ["EncodedSample", "ShardReader"]
@@ -46,7 +46,7 @@ class ShardReader:
         self._shards: LruCache[int, _OpenShard] = LruCache(
             partial(_open, manifest), _OPEN_SHARDS, drop=_OpenShard.close
         )
-        self._ahead = Ahead()
+        self._prefetch = Prefetch()
 
     def __len__(self) -> int:
         return self._length
@@ -67,10 +67,10 @@ class ShardReader:
         label = _pread(shard, label_bytes, label_offset, where) if label_bytes else None
         return EncodedSample(key, image, label, where)
 
-    def fetch_ahead(self, index: int) -> None:
-        """Start to fetch the shard of a sample that will be read later; nothing to do where shards are local."""
-        if self.manifest.remote:
-            self._ahead.ask(self.manifest.shard_path, int(self._ends.searchsorted(index, side="right")))
+    def prefetch(self, index: int) -> None:
+        """Start to fetch the shard of a sample that will be read later, unless shards are read in place."""
+        if self.manifest.mirrored:
+            self._prefetch.ask(self.manifest.shard_path, int(self._ends.searchsorted(index, side="right")))
 
     def close(self) -> None:
         """Close all files; the next read opens them again."""
@@ -101,7 +101,7 @@ def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        if manifest.remote and attempts > 1:  # dropped from the mirror between the fetch and the opening
+        if manifest.mirrored and attempts > 1:  # dropped from the mirror between the fetch and the opening
             return _open(manifest, shard, attempts - 1)
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
     except OSError as error:

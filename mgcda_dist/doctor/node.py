@@ -179,13 +179,18 @@ def _torch_sees_gpus() -> int | None:
 
 
 def _shards(folder: str) -> ShardsReport:
-    if "://" in folder:
-        return _remote_shards(folder)
     import numpy as np
+
+    from mgcda_dist.choices import PIPE
+
+    if "://" in folder or PIPE in folder:
+        return _mirrored_shards(folder)
 
     root = Path(folder)
     try:
         manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+        if "streamed" in manifest["options"]:
+            return _mirrored_shards(folder)
         table = np.load(root / "shards.npy", mmap_mode="r", allow_pickle=False)
         # All shards of a small set, an even sample of a large one.
         for row in table[:: max(1, len(table) // _MAX_SHARDS_CHECKED)]:
@@ -202,11 +207,11 @@ def _shards(folder: str) -> ShardsReport:
     return {"digest": manifest["digest"], "num_samples": manifest["num_samples"]}
 
 
-def _remote_shards(url: str) -> ShardsReport:
+def _mirrored_shards(place: str) -> ShardsReport:
     try:
         from mgcda_dist.data.shards.manifest import Manifest
 
-        manifest = Manifest.open(url)
+        manifest = Manifest.open(place)
     except Exception as error:  # clients of object stores raise every kind
         return {"problem": str(error).splitlines()[0]}
     return {"digest": manifest.digest, "num_samples": manifest.num_samples}

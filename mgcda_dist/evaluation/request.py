@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
-from mgcda_dist.choices import SubmissionLayout
+from mgcda_dist.choices import PIPE, SubmissionLayout
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
@@ -71,6 +71,8 @@ def model_request(
     section = _section(config.evaluation, sets, given)
     if not section.sets:
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
+    if not sets:
+        _refuse_commands(section)
     config = config.model_copy(update={"evaluation": section})
     run, step = _run_of(folder)
     shown = name or (f"{config.name}_{step}" if step else config.name)
@@ -126,13 +128,26 @@ def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
     """
     pairs = [_place(folder) for folder in folders]
     # Names from the last two parts of each path; a number is added where two are equal.
-    names = [name or _safe("_".join(place.rstrip("/").split("/")[-2:])) for name, place in pairs]
+    names = [name or _safe("_".join(place.partition(PIPE)[0].rstrip("/").split("/")[-2:])) for name, place in pairs]
     names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
     return [EvaluationSetConfig(name=name, shards=place) for name, (_, place) in zip(names, pairs, strict=True)]
 
 
+def _refuse_commands(section: EvaluationConfig) -> None:
+    """A model may come from somebody else: only the user names a command to run."""
+    places = [place for entry in section.sets for place in (entry.shards, entry.paste.objects if entry.paste else "")]
+    command = next((place for place in places if PIPE in place), None)
+    if command is not None:
+        problem = f"the model's own configuration names a command: {command}"
+        raise ConfigError("--data", problem, "if you trust it, give the place yourself")
+
+
 def _place(text: str) -> tuple[str, str]:
-    """`FOLDER`, `URL`, or either with `NAME=` as (name or empty, absolute folder or URL)."""
+    """`FOLDER` or `URL`, with `NAME=` before or ` pipe:COMMAND` behind it, as (name or empty, the absolute place)."""
+    text, pipe, command = text.partition(PIPE)
+    if pipe:
+        name, place = _place(text)
+        return name, place + pipe + command
     name, separator, rest = text.partition("=")
     if separator and is_url(rest) and not is_url(name):
         return name, rest

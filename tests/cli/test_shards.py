@@ -30,7 +30,7 @@ from mgcda_dist.data.shards.sources import SOURCES
 from tests.data.shards.test_sources_fishyscapes import static
 from tests.support.tars import plain_tar
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Run(NamedTuple):
@@ -127,7 +127,7 @@ def test_faults_of_a_kind_are_told_together(dataset: Path, tmp_path: Path) -> No
     )
     ids = "ids 7, 8, 9, 10, 11 are none of idd_lite's"
     assert [ids in line for line in lines[2:4]] == [True, True] and "s/b: 10 more like this" in lines[4]
-    assert "--label-format" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
+    assert "`label_format`" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
     assert "s/c: not finished" in run.stdout and "manifest.json: not readable" in run.stdout
     assert lines[-1].endswith("problems in 4 folders")
     listed = mgcda("ls", "s", cwd=tmp_path)
@@ -150,7 +150,7 @@ def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None
     (tmp_path / "src" / "trainannot" / "f03.png").write_bytes(b"broken")
     command = ("write", "camvid", "src", "out", "--samples-per-shard", 2)
     failed = mgcda(*command, cwd=tmp_path)
-    assert failed.returncode == 2 and "error: f03: the label is not" in failed.stderr and "--skip KEY" in failed.stderr
+    assert failed.returncode == 2 and "error: f03: the label is not" in failed.stderr and "`skip`" in failed.stderr
     assert failed.stderr.count("→") == 1 and "0x" not in failed.stderr, "one remedy, and no address of memory"
     strange = mgcda(*command, "--skip", "f99", cwd=tmp_path)
     assert strange.returncode == 2 and "no sample has the key f99\n  → keys look like f00" in strange.stderr
@@ -179,7 +179,7 @@ def test_samples_can_be_chosen_by_a_pattern(dataset: Path, tmp_path: Path) -> No
         (("verify", "nowhere"), "no such folder"),
         (("show", "."), "no manifest.json here"),
         (("ls",), "no such folder"),
-        (("index", ".", "--dataset", "x", "--label-format", "binary"), "no *.tar here"),
+        (("index", ".", "--dataset", "x", "--label-format", "binary"), "no *.tar, *.tar.gz or *.tgz here"),
         (("preview", "nowhere.yaml"), "nowhere.yaml"),
     ],
 )
@@ -197,6 +197,23 @@ def test_index(tmp_path: Path) -> None:
     )
     assert run.returncode == 0 and "theirs" in run.stdout
     assert mgcda("verify", ".", cwd=tmp_path).returncode == 0
+
+
+def test_index_behind_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MGCDA_CACHE", str(tmp_path / "cache"))
+    image = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    (tmp_path / "away").mkdir()
+    for name in ("a0.tar", "a1.tar"):
+        plain_tar(tmp_path / "away" / name, {f"{name[:2]}.jpg": image})
+    place, options = "here pipe:cat away/{}", ("--dataset", "theirs", "--label-format", "unlabelled")
+    refused = mgcda("index", place, *options, cwd=tmp_path)
+    assert refused.returncode == 2 and "the names of its shards are not known" in refused.stderr
+    assert mgcda("index", place, *options, "--names", "a{0..1}.tar", cwd=tmp_path).returncode == 0
+    assert "2 samples in 2 shards, no problem" in mgcda("verify", place, cwd=tmp_path).stdout
+    assert "theirs" in mgcda("ls", "here", cwd=tmp_path).stdout
+    assert mgcda("show", place, cwd=tmp_path).returncode == 0 and (tmp_path / "theirs_train.png").is_file()
+    bare = mgcda("verify", "here", cwd=tmp_path)
+    assert bare.returncode == 1 and "which a manifest never holds" in bare.stdout
 
 
 def test_interrupted_and_run_again(tmp_path: Path) -> None:

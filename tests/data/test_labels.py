@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mgcda_dist.choices import CLASS_SPACES
+from mgcda_dist.choices import CLASS_SPACES, KnownClassSpace
 from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
@@ -110,7 +110,7 @@ def test_anomaly_formats_are_the_same_in_every_space(space: str) -> None:
 
 @pytest.mark.parametrize("space", CLASS_SPACES)
 @pytest.mark.parametrize("label_format", LABEL_FORMATS)
-def test_every_pair_gives_legal_values_and_unknown_ids_are_void(label_format: str, space: str) -> None:
+def test_every_pair_gives_legal_values_and_unknown_ids_are_void(label_format: str, space: KnownClassSpace) -> None:
     table = lookup_table(label_format, space)
     assert table.dtype == np.uint8 and table.shape == (256,) and not table.flags.writeable
     legal = set(range(len(CLASS_SPACES[space]))) | {INLIER, ANOMALY, VOID}

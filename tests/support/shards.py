@@ -11,6 +11,7 @@ from mgcda_dist.data.labels import lookup_table
 from mgcda_dist.data.pixels import Pixels, as_pixels
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.verify import Verified, verify_shards
 from mgcda_dist.data.shards.write import write_shards
 
 LUT = lookup_table("road8", "road8")
@@ -63,3 +64,8 @@ def write_objects(folder: Path, num_samples: int) -> Manifest:
         for number in range(num_samples)
     ]
     return write_shards(samples, folder, dataset="made", split="train", label_format="road8", kind="objects", workers=1)
+
+
+def verified(folder: Path | str, *, partial: bool = False, contents: bool = True) -> Verified:
+    """The check of a folder or URL of shards."""
+    return verify_shards(Manifest.open(folder), partial=partial, contents=contents)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
@@ -21,7 +21,7 @@ from mgcda_dist.errors import ShardError
 
 __all__ = ["MAX_PIXELS", "EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
 
-_SKIP = "--skip KEY leaves the sample out"
+_SKIP = "`skip` leaves the sample out"
 _REPLACE = f"replace the file; {_SKIP}"
 
 MAX_PIXELS = 2**26
@@ -55,7 +55,7 @@ class EncodedSample:
     image_ext: str
     label: bytes
     meta: bytes
-    histogram: np.ndarray
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     category: str = ""
 
 
@@ -184,7 +184,7 @@ def _encode(image: np.ndarray, image_ext: str, quality: int, where: str) -> byte
         "png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
     }[image_ext]
     if image_ext == "jpg" and image.ndim == 3 and image.shape[2] == 4:
-        raise ShardError(where, "JPEG cannot hold the alpha of an object", "use --format png or webp")
+        raise ShardError(where, "JPEG cannot hold the alpha of an object", "use png or webp")
     good, encoded = cv2.imencode(f".{image_ext}", image, parameters)
     if not good:
         raise ShardError(where, f"cannot encode {image.shape[1]}×{image.shape[0]} px as {image_ext}")

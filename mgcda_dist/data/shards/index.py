@@ -1,7 +1,7 @@
 """Tar files that another tool wrote → a readable shard folder: the tables and the manifest are made beside them.
 
 A sample is what WebDataset calls one: members whose names are equal up to the first dot of the file name. The tar files
-are not changed.
+are not changed. Those that can only be streamed (compressed, or behind a command) are streamed once, into the mirror.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,20 +21,14 @@ import numpy as np
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
-from mgcda_dist.data.shards.members import category_of
+from mgcda_dist.data.shards.members import category_of, plain_key
+from mgcda_dist.data.shards.remote import ShardCache
+from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, shard_names, split_place
 from mgcda_dist.data.shards.tables import SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
 
-__all__ = ["Extensions", "index_shards"]
-
-
-@dataclass(frozen=True)
-class Extensions:
-    """What follows the first dot of the members' names; of several present the first counts."""
-
-    image: tuple[str, ...] = ("jpg", "jpeg", "webp", "image.jpg", "image.png", "rgb.jpg", "rgb.png", "png")
-    label: tuple[str, ...] = ("label.png", "labels.png", "mask.png", "seg.png", "labelids.png", "png")
+__all__ = ["index_shards", "shards_at"]
 
 
 class _Indexed(NamedTuple):
@@ -43,7 +37,8 @@ class _Indexed(NamedTuple):
 
 
 def index_shards(
-    folder: Path | str,
+    place: Path | str,
+    names: Sequence[str] = (),
     *,
     dataset: str,
     split: str,
@@ -57,7 +52,8 @@ def index_shards(
     """Make the manifest of the tar files in a folder.
 
     Args:
-        folder: with `*.tar`, taken in the order of their names.
+        place: folder of tar files, or `FOLDER pipe:COMMAND`, where the manifest goes to the folder.
+        names: of the shards, in order; none: those of the folder, see `shards_at`.
         dataset, split, label_format, kind: as nothing in the tar files says it.
         extensions: which members are images and labels.
         progress: called with the number of tar files done since the last call.
@@ -68,19 +64,20 @@ def index_shards(
         ShardError: no tar file, a compressed or damaged one, a sample without an image, a label that holds no ids.
         ConfigError: no such label format.
     """
+    folder, command = split_place(place)
     folder = Path(folder).absolute()
     known_ids(label_format)
     if (folder / MANIFEST).exists() and not overwrite:
-        raise ShardError(str(folder), f"already has a {MANIFEST}", "give --overwrite to index it again")
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
-    if not tars:
-        packed = [path.name for path in folder.glob("*.tar.*")] if folder.is_dir() else []
-        remedy = f"unpack the compression first: {packed[0]} cannot be read by offset" if packed else "check the folder"
-        raise ShardError(str(folder), "no *.tar here", remedy)
+        raise ShardError(str(folder), f"already has a {MANIFEST}", "choose `overwrite` to index it again")
+    names = list(names) or shards_at(place, None)
+    if command:
+        folder.mkdir(parents=True, exist_ok=True)
+    extensions = extensions or Extensions()
+    streamed = bool(command) or any(map(is_packed, names))
     rows: list[ShardRow] = []
     histogram = np.zeros(256, np.int64)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        for indexed in pool.map(partial(_index_tar, extensions=extensions or Extensions()), tars):
+        for indexed in pool.map(partial(_index, folder, command, extensions), names):
             rows.append(indexed.row)
             histogram += indexed.histogram
             if progress is not None:
@@ -88,11 +85,49 @@ def index_shards(
     return finish_manifest(
         rows, folder, dataset=dataset, split=split, label_format=label_format, kind=kind,
         histogram={raw: int(count) for raw, count in enumerate(histogram) if count},
-        options={}, provenance={"indexed": "tar files of another tool"},
+        options={STREAMED: asdict(extensions)} if streamed else {},
+        provenance={"indexed": "tar files of another tool"},
     )  # fmt: skip
 
 
-def _index_tar(path: Path, extensions: Extensions) -> _Indexed:
+def shards_at(place: Path | str, pattern: str | None) -> list[str]:
+    """Names of the shards to index: those of a pattern with braces, or the tar files of a folder, in order.
+
+    Raises:
+        ShardError: there is none, or a command without a pattern.
+    """
+    folder, command = Path(split_place(place)[0]), split_place(place)[1]
+    if pattern:
+        return shard_names(pattern)
+    if command:
+        raise ShardError(str(place), "the names of its shards are not known", "give them, e.g. train-{000..127}.tar")
+    files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    tars = [name for name in files if name.endswith(".tar") or is_packed(name)]
+    if not tars:
+        packed = [name for name in files if ".tar." in name]
+        remedy = f"unpack the compression first, or use gzip: {packed[0]}" if packed else "check the folder"
+        raise ShardError(str(folder), "no *.tar, *.tar.gz or *.tgz here", remedy)
+    return tars
+
+
+def _index(folder: Path, command: str, extensions: Extensions, name: str) -> _Indexed:
+    """Index one shard; one that can only be streamed is left in the mirror, where training will look for it."""
+    table = index_path(folder / name)
+    if not command and not is_packed(name):
+        return _index_tar(folder / name, name, table, extensions)
+    source = StreamSource(folder, command, extensions, ShardCache.default())
+    path = source.fetch_unchecked(name)
+    try:
+        indexed = _index_tar(path, name, table, Extensions())
+        kept = source.path(name, indexed.row.sha256)
+        os.replace(path, kept)
+    finally:
+        path.unlink(missing_ok=True)
+    source.cache.make_room(keep=kept)
+    return indexed
+
+
+def _index_tar(path: Path, name: str, table: Path, extensions: Extensions) -> _Indexed:
     """Write the sample table of one tar file; its row of the shard table and its pixels per raw id."""
     rows: list[SampleRow] = []
     histogram = np.zeros(256, np.int64)
@@ -104,8 +139,8 @@ def _index_tar(path: Path, extensions: Extensions) -> _Indexed:
                 label = os.pread(file.fileno(), rows[-1].label_bytes, rows[-1].label_offset)
                 histogram += np.bincount(decode_ids(label, f"{path}: {key}").ravel(), minlength=256)
         digest = hashlib.file_digest(file, "sha256").digest()
-    save_table(sample_table(rows), index_path(path))
-    return _Indexed(ShardRow(path.name, len(rows), path.stat().st_size, digest), histogram)
+    save_table(sample_table(rows), table)
+    return _Indexed(ShardRow(name, len(rows), path.stat().st_size, digest), histogram)
 
 
 def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -118,30 +153,19 @@ def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 stem, dot, extension = name.partition(".")
                 if not member.isreg() or not dot or not stem:
                     continue
-                if member.name.startswith("/") or ".." in member.name.split("/"):
-                    problem = f"the member {member.name!r} leads out of the archive"
-                    raise ShardError(str(path), problem, "pack it again with plain names, or do not trust it")
-                key = f"{folder}/{stem}" if folder else stem
-                parts = groups.setdefault(key.removeprefix("./"), {})
+                key = plain_key(f"{folder}/{stem}" if folder or member.name.startswith("/") else stem, str(path))
+                parts = groups.setdefault(key, {})
                 if extension.lower() in parts:
                     raise ShardError(f"{path}: {key}", f"two members .{extension}", "keys must be unique in a shard")
                 parts[extension.lower()] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ShardError(
-            str(path), f"not a whole tar file ({error})", "copy it again; compressed tars cannot be used"
-        ) from error
+        raise ShardError(str(path), f"not a whole tar file ({error})", "copy it again") from error
     if not groups:
         raise ShardError(str(path), "no sample in it", "remove the file")
     return groups
 
 
 def _sample_row(path: Path, key: str, members: dict[str, tuple[int, int]], extensions: Extensions) -> SampleRow:
-    image = next((e for e in extensions.image if e in members), None)
-    if image is None:
-        remedy = "name the image's extension with --image-ext"
-        raise ShardError(f"{path}: {key}", f"no image among the members {', '.join(sorted(members))}", remedy)
-    label = next((e for e in extensions.label if e in members and e != image), None)
-    kind = image.rpartition(".")[2]
-    extension = "jpg" if kind == "jpeg" else kind
+    image, label = extensions.members(f"{path}: {key}", list(members))
     label_place = members[label] if label else (0, 0)
-    return SampleRow(key, *members[image], extension, *label_place, *members.get("json", (0, 0)))
+    return SampleRow(key, *members[image], extensions.kind(image), *label_place, *members.get("json", (0, 0)))

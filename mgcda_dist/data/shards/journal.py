@@ -95,7 +95,7 @@ class Journal:
             problem = "holds tar files that no manifest names"
         if problem:
             self.close(remove=not lines)
-            raise ShardError(str(folder), problem, "choose another folder, or give --overwrite")
+            raise ShardError(str(folder), problem, "choose another folder, or `overwrite`")
 
     def _whole_lines(self) -> list[str]:
         # A killed writer may leave half a line at the end.

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache, is_url
+from mgcda_dist.choices import PIPE
+from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
+from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
@@ -45,6 +47,7 @@ class Manifest:
         provenance: where the data came from.
         tool_version: version of the package that wrote it.
         remote: where the folder is a mirror of; None: it is the folder itself.
+        command: gives the shards one by one, see `mgcda_dist.data.shards.streamed`; never read from a file.
     """
 
     folder: Path
@@ -61,21 +64,24 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     tool_version: str = ""
     remote: RemoteFolder | None = None
+    command: str = ""
 
     @classmethod
-    def open(cls, folder: Path | str, cache: ShardCache | None = None) -> Manifest:
+    def open(cls, place: Path | str, cache: ShardCache | None = None) -> Manifest:
         """The manifest of a folder; a million shards open in well under a second.
 
         Args:
-            folder: a path, or a URL that fsspec reads.
+            place: a path, or a URL that fsspec reads; either may be followed by ` pipe:COMMAND`.
             cache: where the files of a URL go; None: `ShardCache.default()`.
 
         Raises:
+            ConfigError: a command that does not name the shard.
             ShardError: no manifest, a damaged one, one of a newer version, or a shard table that does not fit it.
         """
+        folder, command = split_place(place)
         remote = None
         if is_url(folder):
-            remote = RemoteFolder(str(folder).rstrip("/"), cache or ShardCache.default())
+            remote = RemoteFolder(folder.rstrip("/"), cache or ShardCache.default())
             folder = _mirrored(remote)
         folder = Path(folder).absolute()
         raw = _read_json(folder / MANIFEST)
@@ -83,12 +89,12 @@ class Manifest:
         if version != FORMAT_VERSION:
             problem = f"format version {version!r}; this version of mgcda reads {FORMAT_VERSION}"
             raise ShardError(str(folder / MANIFEST), problem, "update mgcda, or write the shards again")
-        known = {f.name for f in fields(cls)} - {"folder", "remote"}
+        known = {f.name for f in fields(cls)} - {"folder", "remote", "command"}
         missing = known - raw.keys()
         if missing:
             raise ShardError(str(folder / MANIFEST), f"the keys {', '.join(sorted(missing))} are missing", _WRITE)
         raw["label_histogram"] = {int(raw_id): count for raw_id, count in raw["label_histogram"].items()}
-        manifest = cls(folder=folder, remote=remote, **{name: raw[name] for name in known})
+        manifest = cls(folder=folder, remote=remote, command=command, **{name: raw[name] for name in known})
         if len(manifest.table) != manifest.num_shards:
             problem = f"{len(manifest.table)} rows, but {MANIFEST} counts {manifest.num_shards} shards"
             raise ShardError(str(folder / SHARD_TABLE), problem, _WRITE)
@@ -97,7 +103,7 @@ class Manifest:
     def save(self) -> None:
         """Write `manifest.json`, at once or not at all."""
         content = asdict(self)
-        del content["folder"], content["remote"]
+        del content["folder"], content["remote"], content["command"]
         content = {"format_version": FORMAT_VERSION} | content
         write_json_atomically(self.folder / MANIFEST, content, indent=2)
 
@@ -116,15 +122,28 @@ class Manifest:
         """The folder, or the URL it mirrors, for messages and records."""
         return self.remote.shown if self.remote else str(self.folder)
 
+    @property
+    def mirrored(self) -> bool:
+        """Do the shards come through the mirror of this machine?"""
+        return bool(self.remote or self.command or STREAMED in self.options)
+
     def shard_path(self, shard: int) -> Path:
-        """Path of a shard's tar file; that of a remote folder is fetched first.
+        """Path of a shard's tar file; one that is not here, or can only be streamed, is brought to the mirror first.
 
         Raises:
             ShardError, TransientError: it cannot be fetched.
         """
         row, name = self.table[shard], self._name(shard)
+        expected = Expected(row["sha256"].tobytes(), int(row["num_bytes"]))
+        if self.command or is_packed(name):
+            cache = self.remote.cache if self.remote else ShardCache.default()
+            extensions = Extensions(**{what: tuple(names) for what, names in self.options.get(STREAMED, {}).items()})
+            return StreamSource(self.folder, self.command, extensions, cache, self.remote).fetch(name, expected)
         if self.remote:
-            return self.remote.fetch(name, sha256=row["sha256"].tobytes(), num_bytes=int(row["num_bytes"]))
+            return self.remote.fetch(name, expected)
+        if STREAMED in self.options and not (self.folder / name).exists():
+            problem, remedy = "its shards come from a command", f"name it behind the folder: `FOLDER{PIPE}COMMAND`"
+            raise ShardError(self.place, f"{problem}, which a manifest never holds", remedy)
         return self.folder / name
 
     def shard_index(self, shard: int) -> np.ndarray:

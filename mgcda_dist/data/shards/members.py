@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["category_of", "members_of", "rows_astray"]
+from mgcda_dist.errors import ShardError
+
+__all__ = ["category_of", "members_of", "plain_key", "rows_astray"]
 
 
 def members_of(path: Path) -> tuple[dict[tuple[int, int], str], str]:
@@ -66,3 +68,15 @@ def category_of(meta: bytes) -> str:
     except ValueError:
         return ""
     return str(content.get("category", "")) if isinstance(content, dict) else ""
+
+
+def plain_key(key: str, where: str) -> str:
+    """The key of a sample without a leading `./`.
+
+    Raises:
+        ShardError: an absolute path, or one with `..`.
+    """
+    if key.startswith("/") or ".." in key.split("/"):
+        problem = f"the member {key!r} leads out of the archive"
+        raise ShardError(where, problem, "pack it again with plain names, or do not trust it")
+    return key.removeprefix("./")

@@ -63,7 +63,7 @@ class LazySamples:
         for pattern in patterns:
             if not any(fnmatchcase(item.key, pattern) for item in self._items):
                 first = next((item.key for item in self._items), "")
-                raise ShardError("--only", f"no sample has a key like {pattern}", f"keys look like {first}")
+                raise ShardError("only", f"no sample has a key like {pattern}", f"keys look like {first}")
         kept = [item for item in self._items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
         return LazySamples(kept, self._load)
 
@@ -77,5 +77,5 @@ class LazySamples:
         if len(kept) + len(set(keys)) != len(self._items):
             strange = sorted(set(keys) - {item.key for item in self._items})
             first = next((item.key for item in self._items), "")
-            raise ShardError("--skip", f"no sample has the key {strange[0]}", f"keys look like {first}")
+            raise ShardError("skip", f"no sample has the key {strange[0]}", f"keys look like {first}")
         return LazySamples(kept, self._load)

@@ -17,20 +17,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from mgcda_dist.errors import MgcdaError, ShardError, TransientError
 from mgcda_dist.files import PendingFile, remove_leftovers
 
-__all__ = ["Ahead", "RemoteFolder", "ShardCache", "is_url"]
+__all__ = ["UNCHECKED", "Damaged", "Expected", "Prefetch", "RemoteFolder", "ShardCache", "fetch", "is_url"]
 
 _TRIES = 6
 _FIRST_PAUSE_S = 0.5
 
 
 def is_url(folder: Path | str) -> bool:
-    """Whether a shard folder is remote."""
+    """Is the shard folder remote?"""
     return "://" in str(folder)
 
 
@@ -65,6 +67,16 @@ class ShardCache:
                     total -= size
 
 
+class Expected(NamedTuple):
+    """Properties that a fetched file must have: SHA-256 (32 bytes) and size; None: not checked."""
+
+    sha256: bytes | None = None
+    num_bytes: int | None = None
+
+
+UNCHECKED = Expected()
+
+
 @dataclass(frozen=True)
 class RemoteFolder:
     """A shard folder behind a URL.
@@ -89,65 +101,89 @@ class RemoteFolder:
         scheme, _, rest = self.shown.partition("://")
         return self.cache.folder / scheme / rest.strip("/")
 
-    def fetch(
-        self, name: str, *, sha256: bytes | None = None, num_bytes: int | None = None, fresh: bool = False
-    ) -> Path:
-        """The local copy of a file of the folder.
+    def fetch(self, name: str, expected: Expected = UNCHECKED, *, fresh: bool = False) -> Path:
+        """The local copy of a file of the folder; arguments and errors as in `fetch`."""
+        where, get = f"{self.shown}/{name}", partial(self.download, name)
+        return fetch(self.mirror / name, get, where, self.cache, expected, fresh=fresh)
 
-        Args:
-            name: of the file.
-            sha256: 32 bytes that its content must have; None: not checked.
-            num_bytes: size that it must have; None: not checked.
-            fresh: fetch it even if a copy is there.
-
-        Raises:
-            ShardError: there is no such file, or it is not what the manifest says, however often it is fetched.
-            TransientError: the server could not be reached within some tries.
-        """
-        path = self.mirror / name
-        if not fresh and _touched(path):
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f".{name}.lock")):
-            if fresh or not _touched(path):  # another process may have fetched it meanwhile
-                self._download(name, path, sha256, num_bytes)
-        if name.endswith(".tar"):
-            self.cache.make_room(keep=path)
-        return path
-
-    def _download(self, name: str, path: Path, sha256: bytes | None, num_bytes: int | None) -> None:
-        where, error = f"{self.shown}/{name}", Exception()
-        remove_leftovers(path)  # the lock is held
-        for attempt in range(_TRIES):
-            if attempt:  # the clock decides by how much, so that many processes do not come back at once
-                time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.5 + time.monotonic_ns() % 1000 / 2000))
-            try:
-                with PendingFile(path) as temporary:
-                    _get(f"{self.url}/{name}", temporary)
-                    _check(temporary, sha256, num_bytes)
-                return
-            except FileNotFoundError:
-                remedy = "check the URL, or write or copy the shards there again"
-                raise ShardError(where, "there is no such file", remedy) from None
-            except MgcdaError:
-                raise
-            except Exception as caught:  # every protocol has errors of its own
-                error = caught
-        if isinstance(error, _Damaged):
-            raise ShardError(where, f"fetched {_TRIES} times, {error}", "write or copy the shards there again")
-        problem = f"cannot be fetched, {_TRIES} tries: {type(error).__name__}: {self._without_secrets(str(error))}"
-        raise TransientError(where, problem, "check the network, the server and the credentials of this machine")
-
-    def _without_secrets(self, text: str) -> str:
-        return text.replace(self.url, self.shown).replace(urlsplit(self.url).query or "\0", "…")
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file of the folder to a path; raises what the protocol raises, without credentials."""
+        try:
+            _get(f"{self.url}/{name}", path)
+        except (FileNotFoundError, MgcdaError):
+            raise
+        except Exception as error:  # every protocol has errors of its own
+            text = str(error).replace(self.url, self.shown).replace(urlsplit(self.url).query or "\0", "…")
+            raise OSError(f"{type(error).__name__}: {text}") from None
 
     def forget(self) -> None:
         """Drop the mirror, e.g. when the remote manifest has changed."""
         shutil.rmtree(self.mirror, ignore_errors=True)
 
 
-class Ahead:
-    """Two threads that fetch what will be needed, in each process that asks. Failures are left to the reader."""
+def fetch(
+    path: Path,
+    get: Callable[[Path], None],
+    where: str,
+    cache: ShardCache,
+    expected: Expected,
+    *,
+    fresh: bool = False,
+    tries: int = _TRIES,
+) -> Path:
+    """A file of the mirror, fetched if it is not there.
+
+    Args:
+        path: in the mirror.
+        get: writes the content to a path; called again after an error.
+        where: of the original, for messages.
+        cache: the mirror, whose bound is kept.
+        expected: what is checked after each try.
+        fresh: fetch it even if a copy is there.
+        tries: before it is given up.
+
+    Raises:
+        ShardError: there is no such file, or it is not what the manifest says, however often it is fetched.
+        TransientError: `get` failed in other ways in all tries.
+    """
+    if not fresh and _touched(path):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f".{path.name}.lock")):
+        if fresh or not _touched(path):  # another process may have fetched it meanwhile
+            _fetch(path, get, where, expected, tries)
+    if path.suffix == ".tar":
+        cache.make_room(keep=path)
+    return path
+
+
+def _fetch(path: Path, get: Callable[[Path], None], where: str, expected: Expected, tries: int) -> None:
+    error = Exception()
+    remove_leftovers(path)  # the lock is held
+    for attempt in range(tries):
+        if attempt:  # the clock decides by how much, so that many processes do not come back at once
+            time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.5 + time.monotonic_ns() % 1000 / 2000))
+        try:
+            with PendingFile(path) as temporary:
+                get(temporary)
+                _check(temporary, expected)
+            return
+        except FileNotFoundError:
+            remedy = "check the place, or write or copy the shards there again"
+            raise ShardError(where, "there is no such file", remedy) from None
+        except MgcdaError:
+            raise
+        except (Damaged, OSError) as caught:
+            error = caught
+    if isinstance(error, Damaged):
+        often = f"fetched {tries} times, " if tries > 1 else ""
+        raise ShardError(where, f"{often}{error}", "write or copy the shards there again")
+    problem = f"cannot be fetched, {tries} tries: {error}"
+    raise TransientError(where, problem, "check the network, the server and the credentials of this machine")
+
+
+class Prefetch:
+    """Two threads that fetch shards before they are read, in each process that asks. Errors are left to the reader."""
 
     def __init__(self) -> None:
         self._process, self._jobs = 0, queue.SimpleQueue[tuple[Callable[[int], Path], int]]()
@@ -167,12 +203,12 @@ class Ahead:
             with suppress(Exception):
                 fetch(shard)
 
-    def __reduce__(self) -> tuple[type[Ahead], tuple[()]]:
-        return Ahead, ()
+    def __reduce__(self) -> tuple[type[Prefetch], tuple[()]]:
+        return Prefetch, ()
 
 
-class _Damaged(Exception):
-    """What arrived is not what the manifest says."""
+class Damaged(Exception):
+    """A fetched file differs from what the manifest says, or is no tar file."""
 
 
 def _get(url: str, path: Path) -> None:
@@ -191,17 +227,17 @@ def _get(url: str, path: Path) -> None:
     filesystem.get_file(place, str(path))
 
 
-def _check(path: Path, sha256: bytes | None, num_bytes: int | None) -> None:
-    if num_bytes is not None and path.stat().st_size != num_bytes:
-        raise _Damaged(f"{path.stat().st_size} bytes arrive instead of {num_bytes}")
-    if sha256 is not None:
+def _check(path: Path, expected: Expected) -> None:
+    if expected.num_bytes is not None and path.stat().st_size != expected.num_bytes:
+        raise Damaged(f"{path.stat().st_size} bytes arrive instead of {expected.num_bytes}")
+    if expected.sha256 is not None:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").digest() != sha256:
-                raise _Damaged("its checksum differs from the manifest's")
+            if hashlib.file_digest(file, "sha256").digest() != expected.sha256:
+                raise Damaged("its checksum differs from the manifest's")
 
 
 def _touched(path: Path) -> bool:
-    """Whether the file is there; it counts as used now."""
+    """Is the file there? If so, it counts as used now."""
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -72,7 +72,7 @@ class _Limits:
 
 
 def verify_shards(
-    folder: Path | str,
+    manifest: Manifest,
     *,
     partial: bool = False,
     contents: bool = True,
@@ -82,7 +82,7 @@ def verify_shards(
     """Check a shard folder.
 
     Args:
-        folder: with its manifest; a path or a URL.
+        manifest: of the folder.
         partial: a part of a known dataset is fine.
         contents: decode every image and label; False: files, checksums and tables only.
         progress: called with the number of samples looked at since the last call.
@@ -91,7 +91,6 @@ def verify_shards(
     Raises:
         ShardError: the manifest or shard table itself cannot be read.
     """
-    manifest = Manifest.open(folder)
     table_problems, problems = _table_problems(manifest, partial=partial), list[Problem]()
     histogram = np.zeros(256, np.int64)
     limits = _Limits.of(manifest.label_format)
@@ -141,9 +140,9 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
     left_out = len(manifest.provenance.get("selection", {}).get("skip", []))
     if official is not None and official != manifest.num_samples + left_out and not partial:
         why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
-        why += f" ({left_out} left out by --skip)" if left_out else ""
+        why += f" ({left_out} left out by `skip`)" if left_out else ""
         problems.append(
-            Problem("manifest.json", "", why, "complete the source and write again; --partial accepts a part")
+            Problem("manifest.json", "", why, "complete the source and write again, or allow a part (`partial`)")
         )
     return problems + list(_strays(manifest))
 
@@ -155,7 +154,7 @@ def _strays(manifest: Manifest) -> Iterator[Problem]:
     counted = set(manifest.table["name"].tolist())
     for path in sorted(manifest.folder.glob("*.tar")):
         if path.name.encode() not in counted:
-            remedy = "remove it, or index the folder again with `mgcda shards index --overwrite`"
+            remedy = "remove it, or index the folder again"
             yield Problem(path.name, "", "it lies here, but is not in the shard table", remedy)
 
 
@@ -270,7 +269,7 @@ def _check_sample(
         whys = _label_problems(data[start : start + size], image.shape[:2], limits, found.histogram)
         yield from (problem(*pair) for pair in whys)
     elif manifest.label_histogram:  # others have labels
-        yield problem("no label", "complete the labels and write again, or write the folder with --unlabelled")
+        yield problem("no label", "complete the labels and write again, or write the folder `unlabelled`")
 
 
 def _label_problems(
@@ -297,6 +296,6 @@ def _label_problems(
         why = f"ids {listing} are none of {limits.label_format}'s ({share:.1%} of the pixels)"
         if share > 0.5 and len(unknown) > 2:
             why += ": it looks like colours turned to grey"
-        yield why, "give the right --label-format, or make id labels (colour maps are no labels)"
+        yield why, "give the right `label_format`, or make id labels (colour maps are no labels)"
     elif not (counts > 0)[~limits.void].any():
-        yield "every pixel is void", "remove the frame, or write the folder with --unlabelled"
+        yield "every pixel is void", "remove the frame, or write the folder `unlabelled`"

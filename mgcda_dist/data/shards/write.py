@@ -206,7 +206,7 @@ def _watched(ready: Iterator[_Ready], folder: Path, progress: Callable[[int], No
 
 
 def _changed(folder: Path, shard: str) -> ShardError:
-    remedy = "give --overwrite to start anew"
+    remedy = "choose `overwrite` to start anew"
     return ShardError(str(folder), f"the source changed since the interrupted write (at {shard})", remedy)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import cv2
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 
 from mgcda_dist.data.shards.encode import png_bytes
-from mgcda_dist.data.shards.index import Extensions, index_shards
+from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.data.shards.verify import verify_shards
+from mgcda_dist.data.shards.streamed import Extensions
 from mgcda_dist.errors import ConfigError, ShardError
+from tests.support.shards import verified
 from tests.support.tars import plain_tar
 
 LABEL = png_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4) % 8)
@@ -46,15 +46,15 @@ def test_what_webdataset_wrote(tmp_path: Path) -> None:
     assert member(manifest, 1, 2, "image") == JPEG and member(manifest, 1, 2, "label") == LABEL
     assert member(manifest, 1, 2, "meta") == b'{"i": 2}'
     assert sum(manifest.label_histogram.values()) == 6 * 12
-    assert verify_shards(tmp_path).problems == []
-    with pytest.raises(ShardError, match="--overwrite"):
+    assert verified(tmp_path).problems == []
+    with pytest.raises(ShardError, match="`overwrite`"):
         index(tmp_path)
     assert index(tmp_path, overwrite=True).digest == manifest.digest
 
 
 def test_extensions(tmp_path: Path) -> None:
     plain_tar(tmp_path / "a.tar", {"1.rgb.png": PNG, "1.ids.png": LABEL, "2.rgb.png": PNG, "readme": b"no sample"})
-    with pytest.raises(ShardError, match="--image-ext"):
+    with pytest.raises(ShardError, match="`image_ext`"):
         index(tmp_path, extensions=Extensions(image=("jpg",)))
     manifest = index(tmp_path, extensions=Extensions(label=("ids.png",)))
     assert member(manifest, 0, 0, "label") == LABEL and member(manifest, 0, 1, "label") == b""
@@ -69,11 +69,10 @@ def test_jpeg_with_a_png_label(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"no \*\.tar here"):
+    with pytest.raises(ShardError, match=r"no \*\.tar, "):
         index(tmp_path)
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz"):
-        pass
-    with pytest.raises(ShardError, match="unpack the compression"):
+    (tmp_path / "a.tar.zst").touch()
+    with pytest.raises(ShardError, match="unpack the compression first"):
         index(tmp_path)
     plain_tar(tmp_path / "a.tar", {"1.jpg": JPEG})
     with pytest.raises(ConfigError, match="no label format"):

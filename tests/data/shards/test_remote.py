@@ -23,9 +23,8 @@ from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache
-from mgcda_dist.data.shards.verify import verify_shards
 from mgcda_dist.errors import ShardError, TransientError
-from tests.support.shards import LUT, write_frames
+from tests.support.shards import LUT, verified, write_frames
 
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 needs_nginx = pytest.mark.skipif(
@@ -115,7 +114,7 @@ def test_http_gives_the_same_samples_and_fetches_each_file_once(server: Nginx, l
     assert sorted(line.split()[1] for line in fetched if ".tar" in line) == [
         f"/frames/shard-{i:06d}.tar" for i in range(4)
     ]
-    assert not verify_shards(f"{server.url}/frames").problems
+    assert not verified(f"{server.url}/frames").problems
 
 
 @needs_nginx
@@ -138,7 +137,7 @@ def test_batches_are_those_of_local_shards(server: Nginx, local: Manifest, size:
 @needs_nginx
 def test_what_a_later_step_needs_is_fetched_before(server: Nginx, local: Manifest) -> None:
     reader = ShardReader(Manifest.open(f"{server.url}/frames"))
-    reader.fetch_ahead(11)
+    reader.prefetch(11)
     mirrored = reader.manifest.folder / "shard-000003.tar"
     deadline = time.monotonic() + 20
     while not mirrored.is_file():
@@ -191,7 +190,7 @@ def test_damage_on_the_server_is_an_error_of_its_shard(server: Nginx, local: Man
         with pytest.raises(ShardError, match=problem):
             reader.read(index)
     assert not list(manifest.folder.glob(".*.part"))
-    problems = verify_shards(f"{server.url}/frames").problems
+    problems = verified(f"{server.url}/frames").problems
     assert [problem.shard for problem in problems] == [f"shard-00000{i}.tar" for i in (1, 2, 3)]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist.cli.shards import DATASETS
 from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids, lookup_table
 from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.record import SourceSample
@@ -19,9 +18,9 @@ from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.carla import _COLOURS_0913, _COLOURS_0914
 from mgcda_dist.data.shards.sources.coco import KNOWN_TO_CITYSCAPES
 from mgcda_dist.data.shards.sources.source import safe_key
-from mgcda_dist.data.shards.verify import verify_shards
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, ShardError
+from tests.support.shards import verified
 
 
 def put(path: Path, array: np.ndarray) -> Path:
@@ -50,8 +49,8 @@ def ids(sample: SourceSample) -> set[int]:
     return set(np.unique(decode_ids(sample.label, sample.key)).tolist())
 
 
-def test_the_command_line_names_them_all() -> None:
-    assert set(DATASETS) == set(SOURCES)
+def test_every_reader_has_its_name_and_says_where_its_data_is_from() -> None:
+    assert all(SOURCES[name].name == name for name in SOURCES)
     assert all(source.licence and source.url and source.layout for source in SOURCES.values())
 
 
@@ -85,7 +84,7 @@ def test_official_layouts(tmp_path: Path, dataset: str) -> None:
         put(tmp_path / images.format(f"s.0{i}"), image(i))
         if i < 2:
             put(tmp_path / labels.format(f"s.0{i}"), label(*raw))
-    with pytest.raises(ShardError, match=r"1 of 3 images have none.*\n.*--unlabelled"):
+    with pytest.raises(ShardError, match=r"1 of 3 images have none.*\n.*`unlabelled`"):
         read(dataset, tmp_path, "train")
     unlabelled, no_format = read(dataset, tmp_path, "train", unlabelled=True)
     assert no_format == "unlabelled" and all(sample.label is None for sample in unlabelled)
@@ -106,7 +105,7 @@ def test_gta5_counts_number_plates_on(tmp_path: Path) -> None:
     put(tmp_path / "labels" / "00001.png", label(7, 26, 34))
     write_shards(SOURCES["gta5"].open(tmp_path, "train").samples, tmp_path / "shards", dataset="gta5", split="train",
                  label_format="gta5_ids")  # fmt: skip
-    assert verify_shards(tmp_path / "shards").problems == []
+    assert verified(tmp_path / "shards").problems == []
     table, of_cityscapes = lookup_table("gta5_ids", "cityscapes19"), lookup_table("cityscapes_ids", "cityscapes19")
     assert table[34] == 255 and (table == of_cityscapes).all()
     assert known_ids("gta5_ids") - known_ids("cityscapes_ids") == {34}
@@ -157,7 +156,7 @@ def test_carla_from_0914_has_other_ids_for_its_colours(tmp_path: Path) -> None:
     put(tmp_path / "a_label.png", colours)
     (sample,), label_format = read("carla", tmp_path, "train", label_format="carla_0914_ids")
     assert (label_format, ids(sample)) == ("carla_0914_ids", {1, 13, 24})
-    with pytest.raises(ShardError, match=r"\(255, 0, 0\) is none of CARLA's\n.*give --label-format carla_0914_ids"):
+    with pytest.raises(ShardError, match=r"\(255, 0, 0\) is none of CARLA's\n.*give `label_format` carla_0914_ids"):
         read("carla", tmp_path, "train")
     with pytest.raises(ShardError, match="no labels of format 'camvid'"):
         read("carla", tmp_path, "train", label_format="camvid")
@@ -320,7 +319,7 @@ def test_real_data(
     manifest = write_shards(opened.samples, tmp_path / "a", dataset=dataset, split=split, kind=source.kind,
                             label_format=opened.label_format)  # fmt: skip
     assert manifest.num_samples == count
-    assert verify_shards(tmp_path / "a", partial=True).problems == []
+    assert verified(tmp_path / "a", partial=True).problems == []
 
 
 def test_real_objects_are_unknown_to_cityscapes(real_data: Path) -> None:

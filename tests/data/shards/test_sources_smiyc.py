@@ -31,7 +31,7 @@ def test_tracks(
     samples, label_format = read(dataset, folder, "val")
     assert label_format == "binary" and [sample.key for sample in samples] == names
     assert all(ids(sample) == {0, 1, 255} and sample.image_ext == suffix for sample in samples)
-    with pytest.raises(ShardError, match="--unlabelled"):
+    with pytest.raises(ShardError, match="`unlabelled`"):
         read(dataset, folder, "test")
     (sample,), _ = read(dataset, folder, "test", unlabelled=True)
     assert sample.key == test_name

@@ -19,6 +19,7 @@ from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.verify import Problem, shared_images, verify_shards
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ShardError
+from tests.support.shards import verified
 from tests.support.tars import plain_tar
 
 LABEL = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 8
@@ -53,9 +54,9 @@ def foreign(folder: Path, samples: list[SourceSample], label_format: str = "road
 
 def test_sound_folders_have_no_problem(folder: Path) -> None:
     steps: list[int] = []
-    verified = verify_shards(folder, progress=steps.append, workers=2)
-    assert verified.problems == [] and steps == [3, 3] and len(verified.fingerprints) == 6
-    assert verify_shards(folder, contents=False).fingerprints == []
+    found = verify_shards(Manifest.open(folder), progress=steps.append, workers=2)
+    assert found.problems == [] and steps == [3, 3] and len(found.fingerprints) == 6
+    assert verified(folder, contents=False).fingerprints == []
 
 
 def cut(path: Path) -> None:
@@ -92,7 +93,7 @@ def zero_header(path: Path) -> None:
 )  # fmt: skip
 def test_damaged_files(folder: Path, damage: Callable[[Path], object], whys: list[str]) -> None:
     damage(folder / "shard-000001.tar")
-    problems = verify_shards(folder).problems
+    problems = verified(folder).problems
     assert len(problems) == len(whys), "one fault is one problem, not one per sample"
     for problem, why in zip(problems, whys, strict=True):
         assert why in problem.why and problem.remedy
@@ -131,7 +132,7 @@ def test_sample_tables_that_name_other_bytes(tmp_path: Path, alter: Callable[[np
     index = Manifest.open(tmp_path / "a").shard_index(1)
     alter(index)
     np.save(tmp_path / "a" / "shard-000001.idx.npy", index)
-    problems = verify_shards(tmp_path / "a").problems
+    problems = verified(tmp_path / "a").problems
     assert f"{lost} of its 3 samples are not where the sample table says" in problems[0].why
     assert {problem.shard for problem in problems} == {"shard-000001.tar"}
 
@@ -145,7 +146,7 @@ def test_sample_tables_of_garbage(folder: Path, damage: tuple[int, bytes]) -> No
         place = data.index(b"frame3")
     data[place : place + len(garbage)] = garbage
     path.write_bytes(data)
-    problems = verify_shards(folder).problems
+    problems = verified(folder).problems
     assert problems and {problem.shard for problem in problems} == {"shard-000001.tar"}
     assert "sample table" in problems[0].why
 
@@ -154,7 +155,7 @@ def test_a_shard_table_of_garbage(folder: Path) -> None:
     table = Manifest.open(folder).table.copy()
     table["name"][1] = b"shard-\xff\xfe.tar"
     np.save(folder / "shards.npy", table)
-    whys = [problem.why for problem in verify_shards(folder).problems]
+    whys = [problem.why for problem in verified(folder).problems]
     assert any("digest" in why for why in whys) and any("is no file name" in why for why in whys)
 
 
@@ -166,12 +167,12 @@ def test_names_of_members_may_start_with_a_dot(tmp_path: Path) -> None:
     plain_tar(folder / "a.tar", {f"./{s.key}.{s.image_ext}": s.image for s in samples}
               | {f"./{s.key}.label.png": s.label for s in samples if s.label})  # fmt: skip
     index_shards(folder, dataset="toy", split="train", label_format="road8")
-    assert verify_shards(folder).problems == []
+    assert verified(folder).problems == []
 
 
 def test_shards_that_nobody_counts(folder: Path) -> None:
     (folder / "shard-000007.tar").write_bytes((folder / "shard-000000.tar").read_bytes())
-    problems = verify_shards(folder).problems
+    problems = verified(folder).problems
     assert [problem.shard for problem in problems] == ["shard-000007.tar"]
     assert "not in the shard table" in problems[0].why
 
@@ -180,19 +181,19 @@ def test_sums_that_do_not_match(folder: Path) -> None:
     content = json.loads((folder / "manifest.json").read_text())
     histogram = content["label_histogram"] | {"3": content["label_histogram"]["3"] - 5, "9": 5}
     (folder / "manifest.json").write_text(json.dumps(content | {"num_bytes": 1, "label_histogram": histogram}))
-    whys = [problem.why for problem in verify_shards(folder).problems]
+    whys = [problem.why for problem in verified(folder).problems]
     assert whys == [
         f"the shard table counts {content['num_bytes']} bytes, the manifest 1",
         "the labels hold other ids, or other numbers of pixels, than the manifest counts: 3, 9",
     ]
-    assert len(verify_shards(folder, contents=False).problems) == 1, "nothing is decoded, nothing is counted"
+    assert len(verified(folder, contents=False).problems) == 1, "nothing is decoded, nothing is counted"
 
 
 def test_counts_that_do_not_match(folder: Path) -> None:
     np.save(folder / "shard-000001.idx.npy", Manifest.open(folder).shard_index(1)[:2])
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text.replace('"num_samples": 6', '"num_samples": 7'))
-    whys = [problem.why for problem in verify_shards(folder).problems]
+    whys = [problem.why for problem in verified(folder).problems]
     assert "the shard table counts 6 samples, the manifest 7" in whys
     assert any("2 samples, but the manifest counts 3" in why for why in whys)
 
@@ -200,7 +201,7 @@ def test_counts_that_do_not_match(folder: Path) -> None:
 def test_another_manifest_has_another_digest(folder: Path) -> None:
     content = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(content | {"label_format": "camvid"}))
-    assert any("digest" in problem.why for problem in verify_shards(folder).problems)
+    assert any("digest" in problem.why for problem in verified(folder).problems)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_another_manifest_has_another_digest(folder: Path) -> None:
 def test_unfit_labels(tmp_path: Path, label: bytes | None, why: str, label_format: str) -> None:
     good = png_bytes(np.full((24, 32), 7, np.uint8))
     samples = [replace(frame(0), label=good), replace(frame(1), label=label), replace(frame(2), label=good)]
-    problems = verify_shards(foreign(tmp_path / "a", samples, label_format)).problems
+    problems = verified(foreign(tmp_path / "a", samples, label_format)).problems
     assert [(problem.shard, problem.key) for problem in problems] == [("a.tar", "frame1")]
     assert why in problems[0].why
 
@@ -234,21 +235,21 @@ def test_colour_labels_are_found_after_the_fact(tmp_path: Path) -> None:
     assert start + size < len(data)
     path.write_bytes(data + colours)
     np.save(folder / "a.idx.npy", index)
-    whys = {problem.why for problem in verify_shards(folder).problems if problem.key == "frame1"}
+    whys = {problem.why for problem in verified(folder).problems if problem.key == "frame1"}
     assert any("3 channels: it looks like a colour map" in why for why in whys)
 
 
 def test_a_set_without_any_label_is_fine(tmp_path: Path) -> None:
     samples = [replace(frame(i), label=None) for i in range(3)]
-    assert verify_shards(foreign(tmp_path / "a", samples)).problems == []
+    assert verified(foreign(tmp_path / "a", samples)).problems == []
 
 
 def test_known_datasets_have_their_size(tmp_path: Path) -> None:
     label = png_bytes(np.where(LABEL > 3, 2, 0).astype(np.uint8))
     samples = [replace(frame(i), label=label) for i in range(3)]
     write_shards(samples, tmp_path / "a", dataset="road_anomaly", split="test", label_format="road_anomaly")
-    assert [p.why for p in verify_shards(tmp_path / "a").problems] == ["3 samples, but road_anomaly test has 60"]
-    assert verify_shards(tmp_path / "a", partial=True).problems == []
+    assert [p.why for p in verified(tmp_path / "a").problems] == ["3 samples, but road_anomaly test has 60"]
+    assert verified(tmp_path / "a", partial=True).problems == []
 
 
 @pytest.mark.parametrize("left_out", [57, 56])
@@ -257,15 +258,15 @@ def test_samples_left_out_on_purpose_are_not_missed(tmp_path: Path, left_out: in
     skipped = {"selection": {"skip": [f"s{i}" for i in range(left_out)]}}
     write_shards([replace(frame(i), label=label) for i in range(3)], tmp_path / "a", dataset="road_anomaly",
                  split="test", label_format="road_anomaly", provenance=skipped)  # fmt: skip
-    whys = [problem.why for problem in verify_shards(tmp_path / "a").problems]
-    assert whys == ([] if left_out == 57 else ["3 samples, but road_anomaly test has 60 (56 left out by --skip)"])
+    whys = [problem.why for problem in verified(tmp_path / "a").problems]
+    assert whys == ([] if left_out == 57 else ["3 samples, but road_anomaly test has 60 (56 left out by `skip`)"])
 
 
 def test_objects_need_alpha(tmp_path: Path) -> None:
     clear, solid = np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 4), 255, np.uint8)
     samples = [SourceSample(f"o{i}", png_bytes(array), "png") for i, array in enumerate([solid, clear, solid[..., :3]])]
     write_shards(samples, tmp_path / "a", dataset="toy", split="train", label_format="binary", kind="objects")
-    assert [problem.key for problem in verify_shards(tmp_path / "a").problems] == ["o1", "o2"]
+    assert [problem.key for problem in verified(tmp_path / "a").problems] == ["o1", "o2"]
 
 
 def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
@@ -277,16 +278,16 @@ def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
     pngs = {f"t{i}": cv2.imencode(".png", scene(i))[1].tobytes() for i in range(30)}
     small = cv2.resize(scene(7), (48, 36), interpolation=cv2.INTER_AREA)
     jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
-    train = verify_shards(write("train", pngs, "png"))
+    train = verified(write("train", pngs, "png"))
     others = {f"v{i}": cv2.imencode(".png", scene(i))[1].tobytes() for i in range(100, 130)}
-    assert list(shared_images(train, verify_shards(write("val", others, "png")))) == []
-    copied = list(shared_images(train, verify_shards(write("copied", others | {"w": pngs["t3"]}, "png"))))
+    assert list(shared_images(train, verified(write("val", others, "png")))) == []
+    copied = list(shared_images(train, verified(write("copied", others | {"w": pngs["t3"]}, "png"))))
     assert [(problem.key, "the same image as t3 in" in problem.why) for problem in copied] == [("w", True)]
-    altered = list(shared_images(train, verify_shards(write("altered", {"w": jpeg}, "jpg"))))
+    altered = list(shared_images(train, verified(write("altered", {"w": jpeg}, "jpg"))))
     assert [problem.key for problem in altered] == ["w"] and "bits differ) as t7 in" in altered[0].why
 
 
 def test_a_folder_without_manifest_is_an_error_not_a_problem(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="mgcda shards index"):
-        verify_shards(tmp_path)
+        verified(tmp_path)
     assert Problem("a", "b", "c", "d").remedy == "d"

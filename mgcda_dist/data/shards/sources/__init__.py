@@ -1,46 +1,54 @@
-"""The datasets that `mgcda shards write` reads, one file per family of layouts."""
+"""The datasets that `mgcda shards write` reads, one file per family of layouts, imported when one is asked for."""
 
 from __future__ import annotations
 
-from mgcda_dist.data.shards.sources.acdc import ACDC
-from mgcda_dist.data.shards.sources.bdd100k import BDD100K
-from mgcda_dist.data.shards.sources.camvid import CAMVID
-from mgcda_dist.data.shards.sources.carla import CARLA
-from mgcda_dist.data.shards.sources.cityscapes import CITYSCAPES, IDD_LITE, LOST_AND_FOUND
-from mgcda_dist.data.shards.sources.coco import COCO
-from mgcda_dist.data.shards.sources.fishyscapes import FISHYSCAPES_LOST_AND_FOUND, FISHYSCAPES_STATIC
-from mgcda_dist.data.shards.sources.idd import IDD
-from mgcda_dist.data.shards.sources.mapillary import MAPILLARY
-from mgcda_dist.data.shards.sources.plain import GTA5, PLAIN, ROAD_ANOMALY
-from mgcda_dist.data.shards.sources.smiyc import ROAD_ANOMALY_21, ROAD_OBSTACLE_21
-from mgcda_dist.data.shards.sources.source import Source, SourceSet
-from mgcda_dist.data.shards.sources.street_hazards import STREET_HAZARDS
-from mgcda_dist.data.shards.sources.synthia import SYNTHIA
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-__all__ = ["SOURCES", "Source", "SourceSet"]
+if TYPE_CHECKING:
+    from mgcda_dist.data.shards.sources.source import Source
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        CAMVID,
-        IDD_LITE,
-        CITYSCAPES,
-        COCO,
-        ROAD_ANOMALY,
-        LOST_AND_FOUND,
-        GTA5,
-        CARLA,
-        BDD100K,
-        IDD,
-        ACDC,
-        SYNTHIA,
-        STREET_HAZARDS,
-        MAPILLARY,
-        ROAD_ANOMALY_21,
-        ROAD_OBSTACLE_21,
-        FISHYSCAPES_LOST_AND_FOUND,
-        FISHYSCAPES_STATIC,
-        PLAIN,
-    )
-}
-"""Name → reader."""
+__all__ = ["SOURCES"]
+
+
+class _Sources(Mapping[str, "Source"]):
+    """Name → reader; the names are known without an import, since `--help` lists them."""
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> Source:
+        return resolve_name(f"{__name__}.{self._places[name]}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+SOURCES = _Sources(
+    {
+        "acdc": "acdc:ACDC",
+        "bdd100k": "bdd100k:BDD100K",
+        "camvid": "camvid:CAMVID",
+        "carla": "carla:CARLA",
+        "cityscapes": "cityscapes:CITYSCAPES",
+        "coco": "coco:COCO",
+        "fishyscapes_lost_and_found": "fishyscapes:FISHYSCAPES_LOST_AND_FOUND",
+        "fishyscapes_static": "fishyscapes:FISHYSCAPES_STATIC",
+        "gta5": "plain:GTA5",
+        "idd": "idd:IDD",
+        "idd_lite": "cityscapes:IDD_LITE",
+        "lost_and_found": "cityscapes:LOST_AND_FOUND",
+        "mapillary": "mapillary:MAPILLARY",
+        "road_anomaly": "plain:ROAD_ANOMALY",
+        "road_anomaly21": "smiyc:ROAD_ANOMALY_21",
+        "road_obstacle21": "smiyc:ROAD_OBSTACLE_21",
+        "street_hazards": "street_hazards:STREET_HAZARDS",
+        "synthia": "synthia:SYNTHIA",
+        "plain": "plain:PLAIN",
+    }
+)
+"""Name of a dataset → its reader, written as `FILE:CONSTANT`."""

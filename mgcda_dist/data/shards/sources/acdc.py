@@ -47,4 +47,4 @@ ACDC = Source(
     licence="ACDC licence, non-commercial",
     counts={"train": 1600, "val": 406, "test": 2000},
 )
-"""The test split has no labels: write it with --unlabelled. `CONDITION/SPLIT` gives one condition."""
+"""The test split has no labels: write it `unlabelled`. `CONDITION/SPLIT` gives one condition."""

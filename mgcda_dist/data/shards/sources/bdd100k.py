@@ -34,4 +34,4 @@ BDD100K = Source(
     licence="education, research and not-for-profit (doc.bdd100k.com/license.html)",
     counts={"train": 7000, "val": 1000, "test": 2000},
 )
-"""Labels are Cityscapes train ids. The test split has none: write it with --unlabelled."""
+"""Labels are Cityscapes train ids. The test split has none: write it `unlabelled`."""

@@ -74,7 +74,7 @@ def _ids_of(red: np.ndarray, green: np.ndarray, blue: np.ndarray, pair: FramePai
             other = "carla_0914_ids" if known is _COLOURS_0913 else "carla_ids"
             remedy = "lossy or resized colour labels cannot be read; use id labels"
             if rgb in _COLOURS[other]:
-                remedy = f"give --label-format {other}: another version of CARLA drew this"
+                remedy = f"give `label_format` {other}: another version of CARLA drew this"
             raise ShardError(str(pair.label), f"the colour {rgb} is none of CARLA's", remedy)
         ids[i] = known[rgb]
     return ids[position].reshape(packed.shape)

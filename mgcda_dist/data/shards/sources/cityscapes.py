@@ -115,7 +115,7 @@ CITYSCAPES = Source(
     options=("unlabelled", "coarse"),
     counts={"train": 2975, "val": 500, "test": 1525, "train_extra": 19998},
 )
-"""Frame troisdorf_000000_000073 of train_extra is a flat picture without any label: leave it out with --skip."""
+"""Frame troisdorf_000000_000073 of train_extra is a flat picture without any label: leave it out."""
 
 IDD_LITE = Source(
     "idd_lite",
@@ -133,7 +133,7 @@ IDD_LITE = Source(
     licence="India Driving Dataset, research only",
     counts={"train": 1403, "val": 204, "test": 404},
 )
-"""The test split has no labels: write it with --unlabelled."""
+"""The test split has no labels: write it `unlabelled`."""
 
 LOST_AND_FOUND = Source(
     "lost_and_found",

@@ -61,7 +61,7 @@ def _open_static(folder: Path, split: str) -> SourceSet:
 
 def _only_val(folder: Path, split: str) -> None:
     if split != "val":
-        raise ShardError(str(folder), f"no split {split!r} is public", "expected --split val")
+        raise ShardError(str(folder), f"no split {split!r} is public", "expected val")
 
 
 def _labels_in(folder: Path, layout: str) -> list[tuple[str, str, Path]]:

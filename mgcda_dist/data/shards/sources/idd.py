@@ -42,7 +42,7 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
             f"polygons only, no label named *{_ENDINGS[chosen]}.png",
             "draw the labels with AutoNUE (https://github.com/AutoNUE/public-code): "
             f"python preperation/createLabels.py --datadir {labels.parents[1]} --id-type {_ID_TYPES[chosen]}; "
-            "or give --unlabelled to write images only",
+            "or choose `unlabelled` to write images only",
         )
     return open_cityscapes(
         folder,

@@ -45,4 +45,4 @@ MAPILLARY = Source(
     options=("unlabelled", "label_format"),
     counts={"train": 18000, "val": 2000, "test": 5000},
 )
-"""The test split has no labels: write it with --unlabelled."""
+"""The test split has no labels: write it `unlabelled`."""

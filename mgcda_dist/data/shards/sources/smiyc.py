@@ -16,7 +16,7 @@ _LAYOUT = "images/NAME.jpg (or .webp) and labels_masks/NAME_labels_semantic.png,
 def _open(folder: Path, split: str, *, archive: str, unlabelled: bool = False) -> SourceSet:
     """The `val` frames are those named so, the `test` frames all others."""
     if split not in ("val", "test"):
-        raise ShardError(str(folder), f"no split {split!r} here", "expected --split val, or --split test --unlabelled")
+        raise ShardError(str(folder), f"no split {split!r} here", "expected val, or test, `unlabelled`")
     top = folder / archive if (folder / archive).is_dir() else folder
     pairs = [
         FramePair(safe_key(path.stem), path, top / "labels_masks" / f"{path.stem}_labels_semantic.png")

@@ -139,5 +139,5 @@ def frame_set(
     missing = [pair.label for pair in pairs if pair.label is not None and not pair.label.is_file()]
     if missing:
         problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
-        raise ShardError(str(missing[0]), problem, "complete the labels, or give --unlabelled to write images only")
+        raise ShardError(str(missing[0]), problem, "complete the labels, or choose `unlabelled` to write images only")
     return SourceSet(LazySamples(pairs, read), label_format)

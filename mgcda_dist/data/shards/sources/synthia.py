@@ -29,7 +29,7 @@ _LAYOUT = "RGB/NAME.png and GT/LABELS/NAME.png (with or without RAND_CITYSCAPES/
 def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
     """All frames: the release has no splits, so any but `train` is refused."""
     if split != "train":
-        raise ShardError(str(folder), f"SYNTHIA has no split {split!r}", "give --split train, which is all of it")
+        raise ShardError(str(folder), f"SYNTHIA has no split {split!r}", "the split train is all of it")
     top = folder / "RAND_CITYSCAPES" if (folder / "RAND_CITYSCAPES").is_dir() else folder
     labels = top / "GT" / "LABELS"
     pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(top / "RGB", _LAYOUT)]

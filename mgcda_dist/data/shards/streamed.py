@@ -1,0 +1,244 @@
+"""Shards that can only be read from front to back: gzip tars, and the output of a command (WebDataset's `pipe:`).
+
+The plan reads samples in any order, so each such shard is streamed once per machine, sample by sample, and written to
+the mirror of remote shards as a plain tar of its images, labels and JSON. That tar is the same bytes every time, so its
+checksum in the manifest says whether the source is still the same, and it is read by offset as any other shard.
+
+A command runs with the rights of the user. It therefore never comes from a manifest, only from the place that the user
+gives (`split_place`); a manifest contributes file names, which must be plain and are quoted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import shlex
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mgcda_dist.choices import PIPE
+from mgcda_dist.data.shards.encode import EncodedSample
+from mgcda_dist.data.shards.members import category_of, plain_key
+from mgcda_dist.data.shards.remote import UNCHECKED, Damaged, Expected, RemoteFolder, ShardCache, fetch
+from mgcda_dist.data.shards.tar import ShardFile
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+
+__all__ = ["STREAMED", "Extensions", "StreamSource", "is_packed", "shard_names", "split_place", "unpack"]
+
+STREAMED = "streamed"
+"""Key of a manifest's options: the extensions that its shards are unpacked with; absent: they are read in place."""
+
+_NAME = "{}"  # stands for the shard's name in a command
+_BLOCK = 512
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """What follows the first dot of the members' names; of several present the first counts."""
+
+    image: tuple[str, ...] = ("jpg", "jpeg", "webp", "image.jpg", "image.png", "rgb.jpg", "rgb.png", "png")
+    label: tuple[str, ...] = ("label.png", "labels.png", "mask.png", "seg.png", "labelids.png", "png")
+
+    def members(self, where: str, extensions: list[str]) -> tuple[str, str | None]:
+        """The extensions of a sample's image and label, of those that it has; None: no label.
+
+        Raises:
+            ShardError: no image.
+        """
+        image = next((e for e in self.image if e in extensions), None)
+        if image is None:
+            remedy = "name the extension of the images (`image_ext`)"
+            raise ShardError(where, f"no image among the members {', '.join(sorted(extensions))}", remedy)
+        return image, next((e for e in self.label if e in extensions and e != image), None)
+
+    @staticmethod
+    def kind(image: str) -> str:
+        """`jpg`, `png` or `webp`, of the extension of an image."""
+        last = image.rpartition(".")[2]
+        return "jpg" if last == "jpeg" else last
+
+
+def split_place(place: Path | str) -> tuple[str, str]:
+    """`FOLDER pipe:COMMAND` as (folder, command); the command is empty where there is none.
+
+    Raises:
+        ConfigError: no folder, or a command that does not name the shard.
+    """
+    folder, pipe, command = str(place).partition(PIPE)
+    if pipe and not (folder.strip() and _NAME in command):
+        problem = "the command does not name the shard" if folder.strip() else "no folder for the manifest"
+        remedy = f"as in `shards/theirs{PIPE}curl -sf https://host/{_NAME}`: {_NAME} stands for the shard's name"
+        raise ConfigError("shards", f"{problem}: {place}", remedy)
+    return folder.strip() if pipe else folder, command
+
+
+def is_packed(name: str) -> bool:
+    """Is the shard a compressed tar, by its name?"""
+    return name.endswith((".tar.gz", ".tgz"))
+
+
+def shard_names(pattern: str) -> list[str]:
+    """The names that a pattern with braces stands for, e.g. `train-{000000..003999}.tar`."""
+    from webdataset.shardlists import expand_urls
+
+    return expand_urls(pattern)
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """The shards of a folder that can only be streamed.
+
+    Attributes:
+        folder: holds the compressed tars.
+        command: gives the shards instead; empty: the folder does.
+        extensions: which members are images and labels.
+        cache: the mirror, which holds them unpacked.
+        remote: where the folder is a mirror of; None: it is the folder itself.
+    """
+
+    folder: Path
+    command: str
+    extensions: Extensions
+    cache: ShardCache
+    remote: RemoteFolder | None = None
+
+    def path(self, name: str, sha256: bytes) -> Path:
+        """Place in the mirror of a shard whose plain tar has this checksum."""
+        return self.cache.folder / "streamed" / f"{name}-{sha256.hex()[:16]}.tar"
+
+    def fetch(self, name: str, expected: Expected) -> Path:
+        """The plain tar of a shard, streamed unless the mirror has it.
+
+        Raises:
+            ShardError, TransientError: as `remote.fetch`.
+        """
+        assert expected.sha256 is not None
+        return self._fetch(name, self.path(name, expected.sha256), expected)
+
+    def fetch_unchecked(self, name: str) -> Path:
+        """The plain tar of a shard that no manifest counts yet, under a name that is neither read nor dropped."""
+        folder = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return self._fetch(name, self.cache.folder / "streamed" / f"{folder}-{name}.new", UNCHECKED, fresh=True)
+
+    def _fetch(self, name: str, path: Path, expected: Expected, *, fresh: bool = False) -> Path:
+        where = f"{self.remote.shown if self.remote else self.folder}/{name}"
+        get = partial(self._unpack, name)
+        if self.command or self.remote:
+            return fetch(path, get, where, self.cache, expected, fresh=fresh)
+        return fetch(path, get, where, self.cache, expected, fresh=fresh, tries=1)  # a file is the same every time
+
+    def _unpack(self, name: str, path: Path) -> None:
+        if self.command:
+            with _piped(self.command, name) as stream:
+                return unpack(stream, path, name, self.extensions)
+        packed = path.with_name(f"{path.name}.packed") if self.remote else self.folder / name
+        try:
+            if self.remote:
+                self.remote.download(name, packed)
+            with packed.open("rb") as file:
+                return unpack(file, path, name, self.extensions)
+        finally:
+            if self.remote:
+                packed.unlink(missing_ok=True)
+
+
+@contextmanager
+def _piped(command: str, name: str) -> Iterator[BinaryIO]:
+    """The output of a command for one shard.
+
+    Raises:
+        ShardError: the name is not a plain file name.
+        OSError: the command failed.
+    """
+    from webdataset.gopen import gopen
+
+    if not _PLAIN.fullmatch(name):
+        raise ShardError(repr(name), "not a plain file name", "a command gets names of letters, digits, `.`, `_`, `-`")
+    stream: Any = gopen(f"pipe:{command.replace(_NAME, shlex.quote(name))}")
+    try:
+        yield stream
+    except BaseException:
+        stream.proc.kill()
+        stream.ignore_errors = True
+        stream.close()
+        if stream.status > 0:  # and not the kill's: WebDataset's text repeats the command, which may hold a secret
+            raise OSError(f"the command ended with exit code {stream.status}") from None
+        raise
+    stream.ignore_errors = True
+    stream.close()
+    if stream.status:
+        raise OSError(f"the command ended with exit code {stream.status}")
+
+
+class _Tail:
+    """A stream that remembers its last block."""
+
+    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
+        self._stream, self.block = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.block = (self.block + data)[-_BLOCK:]
+        return data
+
+
+def unpack(stream: BinaryIO, path: Path, name: str, extensions: Extensions) -> None:
+    """Write the samples of a tar stream to a plain tar file, one at a time.
+
+    Args:
+        stream: of a tar, which is read to its end.
+        path: of the plain tar, which is created.
+        name: of the shard; its ending says whether it is compressed.
+        extensions: which members are images and labels.
+
+    Raises:
+        Damaged: not a whole tar.
+        ShardError: a sample without an image, two with one key, or a member that leads out of the archive.
+    """
+    file, keys = ShardFile(path), set[str]()
+    try:
+        for sample in _samples(stream, name, extensions):
+            if sample.key in keys:
+                raise ShardError(f"{name}: {sample.key}", "two samples have this key", "keys must be unique in a shard")
+            keys.add(sample.key)
+            file.add(sample)
+        if not keys:
+            raise ShardError(name, "no sample in it", "leave it out")
+        file.finish(name)
+    finally:
+        file.close()
+
+
+def _samples(stream: BinaryIO, name: str, extensions: Extensions) -> Iterator[EncodedSample]:
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    tail = _Tail(gzip.GzipFile(fileobj=stream) if is_packed(name) else stream)
+    try:
+        for members in group_by_keys(tar_file_expander([{"url": name, "stream": tail}])):
+            key = plain_key(members["__key__"], name)
+            found = [extension for extension in members if not extension.startswith("__")]
+            image, label = extensions.members(f"{name}: {key}", found)
+            meta = members.get("json", b"")
+            yield EncodedSample(
+                key, members[image], extensions.kind(image), members[label] if label else b"", meta,
+                category=category_of(meta),
+            )  # fmt: skip
+        while tail.read(2**20):  # a command that cannot write all of its output would fail
+            pass
+        # A stream that is cut off between two members looks like an archive to tarfile.
+        if len(tail.block) < _BLOCK or any(tail.block):
+            raise Damaged("not a whole tar file (it does not end with an empty block)")
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Damaged(f"not a whole tar file ({error.args[0]})") from None
+    except MgcdaError:
+        raise
+    except ValueError as error:  # WebDataset's for two members of one name
+        raise ShardError(name, str(error.args[0]), "names must be unique in a shard") from None
