@@ -1,0 +1,64 @@
+"""docs/add-a-dataset.md, followed word for word in a copy of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.pages import apply, commands_of, copy_of_repository, edits_of, run
+
+PAGE = REPOSITORY / "docs" / "add-a-dataset.md"
+
+TRAINING_AND_EVALUATION = """\
+from mgcda_dist import build
+from mgcda_dist.config.load import load_config
+from mgcda_dist.data.shards.sheet import read_tiles
+
+config = load_config("configs/my_dataset.yaml", ["data.loader_workers=0", "runs=runs"]).config
+batch = next(iter(build.training_stream(config, 0, 1)))
+print(sorted(set(batch.label.unique().tolist())), batch.keys[0].split("/")[0])
+frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
+print(len(frames), sorted(set(frames[0].label.ravel().tolist())))
+(_, legend) = read_tiles(frames.manifest, 2)
+print(list(legend), len(set(legend.values())))
+build.save_model(config, build.segmenter(config), __import__("pathlib").Path("runs/my_dataset/model"))
+"""
+
+
+def _write_data(folder: Path) -> None:
+    """Six frames in the page's layout: sky over a road with a car and an anomaly."""
+    label = np.zeros((64, 96), np.uint8)
+    label[:30], label[30:], label[40:50, 10:40], label[50:60, 60:80] = 3, 1, 2, 7
+    for split, names in (("train", "abcd"), ("val", "ef")):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for name in names:
+            noise = np.random.default_rng(ord(name)).integers(0, 256, (64, 96, 3), np.uint8)
+            cv2.imwrite(str(folder / "images" / split / f"{name}.jpg"), noise)
+            cv2.imwrite(str(folder / "labels" / split / f"{name}.png"), label)
+
+
+@pytest.mark.slow
+def test_the_page_word_for_word(tmp_path: Path) -> None:
+    root, edits = copy_of_repository(tmp_path), edits_of(PAGE)
+    code = [edit.path for edit in edits if edit.path.startswith("mgcda_dist/")]
+    assert len(code) <= 3 and len([edit for edit in edits if edit.path.startswith("tests/")]) == 1
+    _write_data(root / "my_dataset")
+    apply(edits, root)
+    written, checked = [run(command, root) for command in commands_of(PAGE)][1:]
+    assert "6 samples" in written or written.count("no problem") == 2, written
+    assert (root / "my_dataset_train.png").is_file() and (root / "preview.png").is_file() and checked
+    (root / "use.py").write_text(TRAINING_AND_EVALUATION)
+    # road8: 0 road, 4 sky, 5 vehicle, 254 anomaly
+    assert run("python use.py", root).splitlines() == [
+        "[0, 4, 5, 254, 255] mine", "2 [0, 4, 5, 254]", "['road', 'car', 'sky', 'anomaly'] 4"
+    ]  # fmt: skip
+    assert "mine_val" in run("mgcda evaluate runs/my_dataset", root)
+    run("cp configs/my_dataset.yaml runs/my_dataset/config.yaml; mgcda report runs/my_dataset", root)
+    assert "mine_val" in (root / "report.html").read_text()
+    run("python -m pytest -q tests/data/shards/test_sources_my_dataset.py tests/data/test_labels.py", root)
+    run("python -m pytest -q tests/data/shards/test_sources.py tests/cli/test_shards.py -k 'readme or reader'", root)
