@@ -1,4 +1,4 @@
-"""`mgcda predict`: a trained network on images, folders and videos; its options, progress, and closing words."""
+"""`mgcda predict`: a trained network on images, folders and videos; options, progress and summary."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.inference.operating import Threshold
     from mgcda_dist.inference.predict import Predicted, PredictOptions
     from mgcda_dist.inference.sources import Source
 
@@ -37,9 +38,9 @@ def predict(
     threshold: Annotated[
         str | None,
         typer.Option(metavar="NUMBER|best_f1[:SET]|recall95[:SET]",
-                     help="score from which on a pixel is an anomaly; default: best F1 where the model was evaluated"),
+                     help="lowest score of an anomalous pixel; default: best F1 of the model's evaluation"),
     ] = None,
-    min_area: Annotated[int, typer.Option(min=1, help="smaller anomalies are left out, pixels")] = 50,
+    min_area: Annotated[int, typer.Option(min=1, help="smallest anomaly, pixels")] = 50,
     score: Score = None,
     height: Height = None,
     scales: Scales = None,
@@ -48,16 +49,16 @@ def predict(
     overlap: Overlap = None,
     blur: Blur = None,
     shown: Annotated[
-        str | None, typer.Option("--range", metavar="LOW,HIGH", help="scores that the colours of overlays stand for")
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="range of scores for the colours of overlays")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="frames of one size that the network sees together")] = 1,
-    every: Annotated[int, typer.Option(min=1, help="of so many frames of a video, the first")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="frames per forward pass, of one size")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="predict every so many frames of a video")] = 1,
     codec: Annotated[
         Literal["vp9", "mpeg4"], typer.Option(help="of videos: vp9 plays in browsers, mpeg4 is faster to write")
     ] = "vp9",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="write into --out though it holds other files or predictions")
+        bool, typer.Option("--overwrite", help="write into --out even if it holds other files or predictions")
     ] = False,
 ) -> None:  # fmt: skip
     """Predict images and videos: anomalies with boxes and scores as JSON, overlays, score maps; resumable.
@@ -68,6 +69,7 @@ def predict(
 
     from mgcda_dist.inference import predict as work
     from mgcda_dist.inference.model import load_exported
+    from mgcda_dist.inference.operating import choose_threshold, operating_points
     from mgcda_dist.inference.outputs import OUTPUTS
     from mgcda_dist.inference.sources import find_sources
     from mgcda_dist.models.compatibility import check_statistics
@@ -75,7 +77,7 @@ def predict(
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     outputs: Any = tuple(names_of(write, "--write", OUTPUTS)) if write != "none" else ()
-    given: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
         "flip": flip,
         "window_px": window_of(window, "512x1024") if window is not None else None,
@@ -85,49 +87,31 @@ def predict(
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
     check_statistics(score or network.score, network.metadata.statistics, network.folder)
-    views = replace(network.views, **{name: value for name, value in given.items() if value is not None})
+    augmentation = replace(network.augmentation, **{key: value for key, value in changes.items() if value is not None})
     out = out or Path("predictions") / network.name
     sources = find_sources(inputs, out)
-    options = _options(network, threshold, errors, {
-        "score": score or network.score, "height_px": height if height is not None else network.height_px or 0,
-        "views": replace(views, window_px=views.window_px or None),
-        "blur": network.blur if blur is None else blur, "shown_range": ends,
-        "min_area_px": min_area, "outputs": outputs, "batch": batch, "every": every, "codec": codec,
-    })  # fmt: skip
-    work.free_for(out, work.prediction_id(network, options), overwrite=overwrite)
+    options = work.PredictOptions(
+        score=score or network.score, height_px=height if height is not None else network.height_px or 0,
+        augmentation=replace(augmentation, window_px=augmentation.window_px or None),
+        blur=network.blur if blur is None else blur,
+        min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec,
+    )  # fmt: skip
+    chosen = choose_threshold(operating_points(network), threshold, options.evaluation_settings())
+    options = replace(options, threshold=chosen, shown_range=ends or chosen.shown_range)
+    _note_threshold(chosen, errors)
+    work.check_output_folder(out, work.prediction_id(network, options), overwrite=overwrite)
     predicted = _predict(network, sources, out, options)
-    _say(predicted, out, options, console, errors)
+    _summarise(predicted, out, options, console, errors)
     if predicted.failed:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _options(
-    model: ExportedModel, threshold: str | None, errors: Console, given: dict[str, Any]
-) -> PredictOptions:  # fmt: skip
-    """With the threshold, and what is to be said of it."""
-    from mgcda_dist.inference.operating import choose_threshold, operating_points
-    from mgcda_dist.inference.predict import PredictOptions
-
-    views = given["views"]
-    used = {
-        "score": given["score"],
-        "height_px": given["height_px"] or None,
-        "scales": list(views.scales),
-        "flip": views.flip,
-        "window_px": views.window_px and list(views.window_px),
-        "window_overlap": views.window_overlap if views.window_px else None,
-        "blur": given["blur"],
-    }
-    chosen = choose_threshold(operating_points(model), threshold, used)
+def _note_threshold(chosen: Threshold, errors: Console) -> None:
     if chosen.value is None:
-        errors.print(
-            f"note: no threshold is known ({chosen.source}), so no anomalies are listed; --threshold NUMBER gives one",
-            soft_wrap=True,
-        )
+        note = f"no threshold is known ({chosen.source}), so no anomalies are listed; --threshold NUMBER sets one"
+        errors.print(f"note: {note}", soft_wrap=True)
     elif chosen.doubt:
         errors.print(f"note: the threshold {chosen.value:.4g} ({chosen.source}) {chosen.doubt}", soft_wrap=True)
-    given["shown_range"] = given["shown_range"] or chosen.shown_range
-    return PredictOptions(threshold=chosen, **given)
 
 
 def _predict(model: ExportedModel, sources: list[Source], out: Path, options: PredictOptions) -> Predicted:
@@ -145,13 +129,13 @@ def _predict(model: ExportedModel, sources: list[Source], out: Path, options: Pr
         return work(model, sources, out, options, advance)
 
 
-def _say(predicted: Predicted, out: Path, options: PredictOptions, console: Console, errors: Console) -> None:
+def _summarise(predicted: Predicted, out: Path, options: PredictOptions, console: Console, errors: Console) -> None:
     count = len(predicted.done)
     words = [f"{count} input{'s' * (count != 1)} predicted"]
     if predicted.resumed:
         words[0] += f" ({predicted.resumed} of them before)"
     if options.threshold.value is not None:
-        anomalies = sum(each["anomalies"] for each in predicted.done)
+        anomalies = sum(each.get("anomalies", 0) for each in predicted.done)
         words.append(
             f"{anomalies} anomal{'y' if anomalies == 1 else 'ies'} at {options.score} ≥ {options.threshold.value:.4g} "
             f"({options.threshold.source})"
@@ -172,5 +156,5 @@ def _range(text: str | None) -> tuple[float, float] | None:
         return None
     ends = numbers_of(text, "--range")
     if len(ends) != 2 or not ends[0] < ends[1]:
-        raise ConfigError("--range", f"{text!r} is no range", "the lower and the higher score: --range=-12,-4")
+        raise ConfigError("--range", f"{text!r} is no range", "the lowest and the highest score: --range=-12,-4")
     return ends[0], ends[1]

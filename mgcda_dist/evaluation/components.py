@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from mgcda_dist.choices import ANOMALY, VOID, ComponentTrack
 from mgcda_dist.errors import MgcdaError
@@ -193,6 +192,8 @@ class ComponentEvaluation:
 def component_map(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """8-connected components of an H×W mask: ids 1 … n as an H×W map, and n."""
     ids = np.zeros(mask.shape, np.int32)
+    from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]  # not needed to predict
+
     ndimage.label(mask, np.ones((3, 3), np.int8), output=ids)  # pyright: ignore[reportUnknownMemberType]
     return ids, int(ids.max(initial=0))
 

@@ -1,1 +1,1 @@
-"""Trained networks in use: loading, scoring, export. Needs torch, timm and what they bring; nothing of the training."""
+"""Use of trained networks: loading, prediction, export. Needs torch, timm and their dependencies, no training code."""

@@ -1,4 +1,4 @@
-"""The anomalies of a score map as a list: 8-connected components over a threshold, with box, area and scores."""
+"""Anomalies of a score map: 8-connected components over a threshold, with box, area and scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Anomaly:
     """One component.
 
     Attributes:
-        box: left, top, width, height in pixels of the image, as COCO has them.
+        box: left, top, width, height in pixels of the image, as in COCO.
         area_px: pixels of the component, holes not counted.
         score: mean of its scores.
         max_score: highest of them.
@@ -29,7 +29,7 @@ class Anomaly:
     max_score: float
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name; scores with six digits, more than float16 maps hold."""
+        """All fields by name; scores with six digits, which exceeds the precision of float16 maps."""
         numbers = {"score": float(f"{self.score:.6g}"), "max_score": float(f"{self.max_score:.6g}")}
         return {**asdict(self), "box": list(self.box), **numbers}
 
@@ -52,7 +52,7 @@ def find_anomalies(
     count, labelled, stats, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8), connectivity=8)
     ids = np.asarray(labelled, np.int32)
     large = stats[:, cv2.CC_STAT_AREA] >= min_area_px
-    large[0] = False  # what is under the threshold
+    large[0] = False  # the background
     found: list[Anomaly] = []
     for number in range(1, count):
         if large[number]:

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was trained on, what it reached, and how to use it."""
+"""Model card: a Markdown page on an exported model, its training, results, thresholds and use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ __all__ = ["model_card"]
 _LOADING = {
     "model.safetensors": """\
 ```python
-from mgcda_dist.choices import HEADLINE_METRICS, METRICS
-from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.inference.model import load_exported  # needs {needs}
 
 scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB; higher score: more anomalous
@@ -48,7 +45,7 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
     Args:
         model: the model.
         files: names of the files beside the card.
-        run: folder of the run, for what it recorded; None: unknown.
+        run: folder of the run, for its records; None: unknown.
     """
     config: dict[str, Any] = model.metadata.config
     section = config["model"]
@@ -70,14 +67,14 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         _training(model, config, run),
         _results(model, run),
         _thresholds(model),
-        "## Limits\n\nThe score ranks pixels; it is no probability, and a threshold holds for data like that it was "
-        "chosen on. Anomalies like those of the training are found best. Not tested for use in a vehicle.",
+        "## Limits\n\nThe score ranks pixels and is not a probability. A threshold is valid for data like those it was "
+        "chosen on. Anomalies that resemble the training's are detected best. Not tested for use in a vehicle.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _needs(network: str | None) -> str:
-    """What loading the weights imports, besides this package."""
+    """Packages that loading the weights needs, besides this one."""
     library, _, rest = (network or "").partition(":")
     match library:
         case "python":
@@ -95,39 +92,36 @@ def _input(model: ExportedModel) -> str:
     height = f"resized to a height of {model.height_px} pixels" if model.height_px else "at their own size"
     return (
         "Images are RGB, 0…255; the network normalises them itself. The results below were measured with frames "
-        f"{height}; all files but `model.safetensors` take the image as it is.\n\nWeights: SHA-256 `{model.digest}`."
+        f"{height}; graphs take the image at its own size.\n\nWeights: SHA-256 `{model.digest}`."
     )
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    facts, manifests = _read(run, "provenance.json"), _read(run, "manifests.json")
+    provenance, manifests = _read(run, "provenance.json"), _read(run, "manifests.json")
     checkpoint = model.folder.absolute().parent
-    part = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
-    of = f"Checkpoint after {part} of " if part else ""
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
+    of = f"Checkpoint after {step} of " if step else ""
     method = [name.upper() for name in ("mdat", "cacl") if config[name]["enabled"]]
     lines = [
-        f"- Method: {' and '.join(method) if method else 'no MDAT, no CACL'}; of both, nothing is left in the model.",
+        f"- Method: {' and '.join(method) if method else 'neither MDAT nor CACL'}; no part of either is exported.",
         f"- {of}{config['optim']['steps']} steps of {sum(d['per_step'] for d in config['data']['domains'])} crops of "
         f"{config['data']['crop_px'][1]}×{config['data']['crop_px'][0]} pixels, seed {config['seed']}; the backbone's "
         f"weights: `{config['model']['weights']}`.",
     ]
     for domain in config["data"]["domains"]:
         data = manifests.get(f"train/{domain['name']}", {})
-        what = (
+        source = (
             f"{data['dataset']}/{data['split']}, {data['samples']} samples, digest `{data['digest'][:12]}`"
             if data
             else "?"
         )
         also = ", without labels" if not domain["labelled"] else ", with pasted objects" if domain["paste"] else ""
-        lines.append(f"- Domain `{domain['name']}`: {what}{also}.")
-    if "mlflow.source.git.commit" in facts:
-        clean = "" if facts.get("mgcda.git_clean") == "true" else ", with changes"
-        lines.append(
-            f"- Code: commit `{facts['mlflow.source.git.commit'][:12]}`{clean}, version {facts.get('mgcda.version')}."
-        )
-    lines.append(
-        "- The licences of the data sets decide what the weights may be used for; shards/README.md lists them."
-    )
+        lines.append(f"- Domain `{domain['name']}`: {source}{also}.")
+    if "mlflow.source.git.commit" in provenance:
+        commit = provenance["mlflow.source.git.commit"][:12]
+        clean = "" if provenance.get("mgcda.git_clean") == "true" else ", with changes"
+        lines.append(f"- Code: commit `{commit}`{clean}, version {provenance.get('mgcda.version')}.")
+    lines.append("- The licences of the data sets limit the use of the weights; shards/README.md lists them.")
     return "## Training\n\n" + "\n".join(lines)
 
 
@@ -156,15 +150,15 @@ def _results(model: ExportedModel, run: Path | None) -> str:
 
 def _thresholds(model: ExportedModel) -> str:
     rows = [
-        f"| {point['set']} | {'pasted objects' if point['pasted'] else 'as it is'} | "
-        + " | ".join(f"{point['thresholds'][key]:.4g}" if key in point["thresholds"] else "–" for key in CRITERIA)
+        f"| {point.set} | {'pasted objects' if point.pasted else 'real'} | "
+        + " | ".join(f"{point.thresholds[key]:.4g}" if key in point.thresholds else "–" for key in CRITERIA)
         + " |"
         for point in operating_points(model)
     ]
     if not rows:
         return ""
     head = "| set | anomalies | " + " | ".join(CRITERIA.values()) + " |\n|---|---|" + "---:|" * len(CRITERIA)
-    about = "Scores from which on a pixel is taken for an anomaly; the first is what `mgcda predict` uses by default."
+    about = "Lowest scores of anomalous pixels; `mgcda predict` uses the first by default."
     return "## Thresholds\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
 
 

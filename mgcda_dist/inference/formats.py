@@ -29,8 +29,8 @@ _EXAMPLE_SIZE = 70, 90
 _CHECKED_SIZES = ((1, 101, 67), (2, 64, 64), (1, 227, 320))
 """Batch, height, width: not the example's, and not multiples of the network's stride."""
 _REMEDY = {
-    ".onnx": "leave onnx out of --format; pooling to a grid of cells (PSPNet, UPerNet) has no counterpart there",
-    ".pt2": "--format safetensors, which every network has",
+    ".onnx": "export without ONNX, which cannot express pooling to a grid of cells (PSPNet, UPerNet)",
+    ".pt2": "export as safetensors only, which works for every network",
 }
 
 
@@ -52,8 +52,8 @@ class ScoreNetwork(nn.Module):
         """N×3×H×W uint8, RGB → scores N×H×W float32, classes N×H×W uint8."""
         prediction: Prediction = self.network(image)
         logits = prediction.logits.float()
-        # The grid of the logits ends beyond an image that the stride does not divide. Rows are picked and not sliced:
-        # a slice would fix, at the sizes of the example, which images need no cut.
+        # The grid of the logits extends beyond an image that the stride does not divide. index_select and not a slice,
+        # which would be specialised to the sizes of the example.
         grid = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
         rows, columns = (torch.arange(n, device=image.device) for n in image.shape[2:])
         full = grid.index_select(2, rows).index_select(3, columns)
@@ -71,11 +71,11 @@ def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
     with torch.no_grad(), fixed_padding(model.network):
         try:
             return torch.export.export(_with_scores(model), (example,), dynamic_shapes=sizes)
-        except Exception as error:  # the tracer raises what the network's code makes it raise
+        except Exception as error:  # tracing raises every kind
             raise MgcdaError(
                 str(model.folder),
                 f"torch.export cannot trace {type(model.network).__name__}: {_cause(error)}",
-                "export with --format safetensors, which every network has",
+                _REMEDY[".pt2"],
             ) from error
 
 
@@ -92,10 +92,10 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         MgcdaError: the packages for it are missing, or an operation has no counterpart.
     """
     try:
-        import onnxruntime  # noqa: F401  # for the check that follows: better said now than after a minute
+        import onnxruntime  # noqa: F401  # needed by the check that follows
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MgcdaError("--format onnx", f"{error.name} is not installed", "pip install 'mgcda-dist[onnx]'") from None
+        raise MgcdaError(str(path), f"{error.name} is not installed", "pip install 'mgcda-dist[onnx]'") from None
     with PendingFile(path) as temporary, _quiet():
         try:
             written = torch.onnx.export(
@@ -112,11 +112,11 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def largest_difference(model: ExportedModel, path: Path) -> float:
-    """Largest difference of a score between the file and the network, over several sizes of random images.
+    """Largest absolute difference of a score between the file and the network, over several sizes of random images.
 
     Raises:
-        MgcdaError: a graph that does not take these images, gives another shape or type, or classes that differ where
-            the scores do not tie.
+        MgcdaError: a graph that does not accept these images, gives another shape or type, or other classes on more
+            than 0.1 % of the pixels.
     """
     network = _with_scores(model)
     images = [
@@ -126,7 +126,7 @@ def largest_difference(model: ExportedModel, path: Path) -> float:
     try:
         run = program_output(path)
         found = [run(image) for image in images]
-    except Exception as error:  # a guard of the tracer, or whatever the runtime stumbles over
+    except Exception as error:  # guards of the tracer and runtimes raise every kind
         problem = f"does not take images of every size, as the network does: {_cause(error)}"
         raise MgcdaError(path.name, problem, _REMEDY[path.suffix]) from error
     largest = 0.0
@@ -144,7 +144,7 @@ def largest_difference(model: ExportedModel, path: Path) -> float:
 
 
 def program_output(path: Path) -> Callable[[NDArray[np.uint8]], Sequence[NDArray[Any]]]:
-    """What a written file computes: uint8 image N×3×H×W → (score, classes), as NumPy arrays."""
+    """The function that a written file computes: uint8 image N×3×H×W → (score, classes), as NumPy arrays."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -160,7 +160,7 @@ def program_output(path: Path) -> Callable[[NDArray[np.uint8]], Sequence[NDArray
 
 
 def _cause(error: BaseException) -> str:
-    """What was wrong first, in one line: exporters wrap it several times."""
+    """The first cause of an error, in one line: exporters wrap it several times."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip()
@@ -179,7 +179,7 @@ def _with_scores(model: ExportedModel) -> ScoreNetwork:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own insides."""
+    """Silence the exporter's warnings about its internals, within the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):

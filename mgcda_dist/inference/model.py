@@ -1,4 +1,4 @@
-"""An exported model, ready to score images.
+"""Loading an exported model and scoring images with it.
 
 model = load_exported("runs/demo/model")
 scores, classes = model.predict(image)  # H×W×3 uint8 RGB
@@ -27,13 +27,13 @@ __all__ = ["ExportedModel", "load_exported"]
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A bare network and what is known of it.
+    """The segmenter, without MDAT and CACL, and its metadata.
 
     Attributes:
-        folder: where it was read from.
+        folder: of its files.
         network: N×3×H×W (uint8, or floats in 0…255, RGB; any H, W) → `Prediction`, in evaluation mode.
         metadata: content of `model.json`.
-        device: where the network is.
+        device: device of the network.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class ExportedModel:
         return self.metadata.height_px
 
     @property
-    def views(self) -> TestTimeAugmentation:
+    def augmentation(self) -> TestTimeAugmentation:
         """Scales, flip and sliding window that the run was evaluated with."""
         section, default = self._evaluation, TestTimeAugmentation()
         window = section.get("window_px")
@@ -75,7 +75,7 @@ class ExportedModel:
 
     @property
     def blur(self) -> bool:
-        """Whether the run was evaluated with blurred score maps."""
+        """True if the run was evaluated with blurred score maps."""
         return self._evaluation.get("blur", False)
 
     @property
@@ -92,7 +92,7 @@ class ExportedModel:
         image: NDArray[np.uint8],
         *,
         height_px: int | None = None,
-        views: TestTimeAugmentation | None = None,
+        augmentation: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Anomaly scores and classes of an image, as `mgcda evaluate` computes them.
@@ -100,13 +100,13 @@ class ExportedModel:
         Args:
             image: H×W×3, RGB.
             height_px: height of the network's input, 0 for the image's own; None: as the run was evaluated.
-            views: scales, flip and sliding window; None: as the run was evaluated.
+            augmentation: scales, flip and sliding window; None: as the run was evaluated.
             blur: 7×7, σ = 1 blur of the score map; None: as the run was evaluated.
 
         Returns:
             Scores H×W float32, higher is more anomalous; classes H×W uint8, index into `class_names`.
         """
-        return self.predict_batch([image], height_px=height_px, views=views, blur=blur)[0]
+        return self.predict_batch([image], height_px=height_px, augmentation=augmentation, blur=blur)[0]
 
     def predict_batch(
         self,
@@ -114,15 +114,15 @@ class ExportedModel:
         *,
         score: ScoreKind | None = None,
         height_px: int | None = None,
-        views: TestTimeAugmentation | None = None,
+        augmentation: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-        """`predict` of images of one size, which the network sees together.
+        """`predict` of images of one size, as one batch.
 
         Args:
             images: N of H×W×3, RGB.
             score: another anomaly score than the run was evaluated with.
-            height_px, views, blur: as of `predict`.
+            height_px, augmentation, blur: as of `predict`.
         """
         size = images[0].shape[0], images[0].shape[1]
         height = self.height_px if height_px is None else height_px
@@ -132,23 +132,22 @@ class ExportedModel:
             [resized(image, height, width) if height else image for image in images],
             size,
             score=scorer(score or self.score, self.metadata.statistics),
-            views=views or self.views,
+            views=augmentation or self.augmentation,
             blur=self.blur if blur is None else blur,
             device=self.device,
         )
 
 
 def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> ExportedModel:
-    """Load a model strictly into the bare network.
+    """Load a model strictly.
 
     Args:
         folder: an exported model, a run folder, or a checkpoint.
-        device: where to put the network.
+        device: device for the network.
 
     Raises:
-        CheckpointError: nothing there, damaged files, or tensors that do not fit.
+        CheckpointError: no model, damaged files, or tensors that do not fit.
     """
-    place = model_folder(Path(folder))
-    metadata, network = load_segmenter(place)
-    where = torch.device(device)
-    return ExportedModel(place, network.to(where).requires_grad_(False), metadata, where)
+    found, device = model_folder(Path(folder)), torch.device(device)
+    metadata, network = load_segmenter(found)
+    return ExportedModel(found, network.to(device).requires_grad_(False), metadata, device)

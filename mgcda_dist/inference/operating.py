@@ -1,20 +1,16 @@
-"""Where a score becomes an anomaly: thresholds that evaluations of a model have found, and the range of its scores.
+"""Operating points of a model: thresholds found by evaluations, and the range of its scores.
 
-A threshold belongs to the data it was chosen on. So none is built in: it is a number, or the name of a criterion on a
-set that *this* model (by the digest of its weights) was evaluated on. `mgcda export` keeps them in `model.json` as
-
-    operating_points  [{set, dataset, split, pasted, thresholds: {best_f1, recall95}, range: [low, high], settings}]
-
-`best_f1` has the best pixel F1 of the set, `recall95` is the first one that finds 95 % of its anomalous pixels.
-Pictures show scores from `low`, over which a tenth of the inlier pixels lie, to `high`, over which a quarter of the
-anomalous ones lie.
+A threshold is only valid for data like those it was chosen on, so there is no default: it is a number, or a criterion
+on a set that *this* model (by the digest of its weights) was evaluated on. `mgcda export` stores operating points in
+`model.json`. `best_f1` has the best pixel F1 of the set; `recall95` is the highest threshold with a recall of 95 % of
+the anomalous pixels. The range of an overlay's colours goes from a false positive rate of 10 % to a recall of 25 %.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,7 @@ from mgcda_dist.evaluation.folder import read_curves
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.inference.model import ExportedModel
 
-__all__ = ["CRITERIA", "Threshold", "choose_threshold", "operating_points", "run_folder"]
+__all__ = ["CRITERIA", "OperatingPoint", "Threshold", "choose_threshold", "operating_points", "run_folder"]
 
 CRITERIA = {"best_f1": "best F1", "recall95": "95 % recall"}
 _SETTINGS = ("score", "height_px", "scales", "flip", "window_px", "window_overlap", "blur")
@@ -38,10 +34,10 @@ class Threshold:
     """A threshold with its origin.
 
     Attributes:
-        value: None: none is known.
-        source: in a few words; why there is none, if there is none.
-        shown_range: range of scores for pictures; None: unknown.
-        doubt: how the prediction differs from the evaluation that found the threshold; empty: not at all.
+        value: None: not known.
+        source: origin of the value in a few words, or the reason why it is not known.
+        shown_range: range of scores for an overlay's colours; None: unknown.
+        doubt: differences between the prediction and the evaluation that found the threshold; empty: none.
     """
 
     value: float | None
@@ -50,71 +46,102 @@ class Threshold:
     doubt: str = ""
 
 
-def operating_points(model: ExportedModel) -> list[dict[str, Any]]:
-    """What is known of the model's scores: from its `model.json`, else from the evaluations of its run.
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Thresholds of one evaluation set, as `model.json` holds them.
 
-    Sets with pasted objects come first: real anomalies are for tests, and a threshold is not chosen on a test set.
+    Attributes:
+        set, dataset, split: the evaluation set, and its data.
+        pasted: the anomalies are pasted objects.
+        thresholds: criterion → score.
+        range: of an overlay's colours; None: unknown.
+        settings: of the evaluation, key → JSON value: only compared with those of a prediction.
     """
-    points: list[dict[str, Any]] = list(model.metadata.operating_points)
+
+    set: str
+    dataset: str | None
+    split: str | None
+    pasted: bool
+    thresholds: Mapping[str, float]
+    range: Sequence[float] | None
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+    @property
+    def shown_range(self) -> tuple[float, float] | None:
+        """The range of an overlay's colours; None: unknown or empty."""
+        ends = self.range
+        return (float(ends[0]), float(ends[1])) if ends and ends[0] < ends[1] else None
+
+
+def operating_points(model: ExportedModel) -> list[OperatingPoint]:
+    """Operating points from the model's metadata, else from the evaluations of its run.
+
+    Sets with pasted objects come first: a threshold must not be chosen on a test set, whose anomalies are real.
+    """
+    points = [OperatingPoint(**point) for point in model.metadata.operating_points]
     run = run_folder(model.folder)
     if not points and run is not None:
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, OperatingPoint] = {}
         for results in sorted(run.glob(f"evaluation*/{RESULTS}")):
             for point in _points(results.parent, model.digest):
-                found.setdefault(point["set"], point)
+                found.setdefault(point.set, point)
         points = list(found.values())
-    return sorted(points, key=lambda point: not point["pasted"])
+    return sorted(points, key=lambda point: not point.pasted)
 
 
 def run_folder(model: Path) -> Path | None:
-    """The run that a model folder lies in: `RUN/model`, or `RUN/checkpoints/step-…/model`; None: in none."""
+    """The run folder of a model folder `RUN/model` or `RUN/checkpoints/step-…/model`; None: not in a run."""
     model = model.absolute()
-    places = [model.parent, *model.parents[2:3]]
-    return next((place for place in places if (place / "config.yaml").is_file()), None)
+    candidates = [model.parent, *model.parents[2:3]]
+    return next((candidate for candidate in candidates if (candidate / "config.yaml").is_file()), None)
 
 
-def choose_threshold(points: Sequence[Mapping[str, Any]], wanted: str | None, used: Mapping[str, Any]) -> Threshold:
-    """The threshold that is asked for.
+def choose_threshold(points: Sequence[OperatingPoint], wanted: str | None, settings: Mapping[str, Any]) -> Threshold:
+    """The threshold for a prediction.
 
     Args:
         points: from `operating_points`.
         wanted: a number, `best_f1`, `recall95`, or either with `:SET`; None: `best_f1` of the first set, if any.
-        used: score, height and views of this prediction, as `settings` of a point has them.
+        settings: of the prediction, with the keys of `OperatingPoint.settings`.
 
     Raises:
         ConfigError: neither a number nor a criterion, or a set that the model was not evaluated on with this score.
     """
-    comparable = [point for point in points if point["settings"]["score"] == used["score"]]
-    shown_range = _range(comparable[0]) if comparable else None
+    comparable = [point for point in points if point.settings["score"] == settings["score"]]
+    shown_range = comparable[0].shown_range if comparable else None
     number = _number(wanted) if wanted is not None else None
     if number is not None:
         return Threshold(number, "given", shown_range)
     criterion, _, name = (wanted or "best_f1").partition(":")
     if criterion not in CRITERIA:
-        raise ConfigError("--threshold", f"{wanted!r} is no threshold", f"a number, or {' or '.join(CRITERIA)}[:SET]")
-    fitting = [p for p in comparable if criterion in p["thresholds"] and name in ("", p["set"])]
+        raise ConfigError("threshold", f"{wanted!r} is no threshold", f"a number, or {' or '.join(CRITERIA)}[:SET]")
+    fitting = [p for p in comparable if criterion in p.thresholds and name in ("", p.set)]
     if not fitting:
         if wanted is None:
             return Threshold(None, "the model was not evaluated with this score on a set with anomalies", shown_range)
-        known = ", ".join(sorted({p["set"] for p in comparable if criterion in p["thresholds"]}))
+        known = ", ".join(sorted({p.set for p in comparable if criterion in p.thresholds}))
         where = "that set" if name else "any set"
         raise ConfigError(
-            "--threshold",
-            f"{wanted!r}: the model was not evaluated on {where} with score {used['score']}",
+            "threshold",
+            f"{wanted!r}: the model was not evaluated on {where} with score {settings['score']}",
             f"known sets: {known}" if known else "evaluate the run with `mgcda evaluate`, or give a number",
         )
     point = fitting[0]
-    differing = [key for key in _SETTINGS if key in point["settings"] and point["settings"][key] != used.get(key)]
+    differing = [key for key in _SETTINGS if key in point.settings and point.settings[key] != settings.get(key)]
     return Threshold(
-        float(point["thresholds"][criterion]),
-        f"{CRITERIA[criterion]} on {point['set']}",
-        _range(point),
+        float(point.thresholds[criterion]),
+        f"{CRITERIA[criterion]} on {point.set}",
+        point.shown_range,
         f"was found with another {' and '.join(differing)}" if differing else "",
     )
 
 
-def _points(folder: Path, digest: str) -> list[dict[str, Any]]:
-    """The operating points in an evaluation's folder, if it is one of these weights."""
+def _points(folder: Path, digest: str) -> list[OperatingPoint]:
+    """The operating points of an evaluation's folder; empty for an evaluation of other weights."""
     try:
         results = EvaluationResults.load(folder)
     except MgcdaError:
@@ -123,7 +150,7 @@ def _points(folder: Path, digest: str) -> list[dict[str, Any]]:
         return []
     options = results.settings.options()
     settings = {key: options.get(key) for key in _SETTINGS}
-    points: list[dict[str, Any]] = []
+    points: list[OperatingPoint] = []
     for name, row in results.sets.items():
         best = row.best_f1_threshold
         try:
@@ -135,30 +162,18 @@ def _points(folder: Path, digest: str) -> list[dict[str, Any]]:
         thresholds = {"best_f1": best, "recall95": _first(curves.threshold, curves.recall, 0.95)}
         low = _first(curves.threshold, curves.fpr, _FPR_OF_LOW)
         high = _first(curves.threshold, curves.recall, _RECALL_OF_HIGH)
-        points.append(
-            {
-                "set": name,
-                "dataset": row.data.dataset,
-                "split": row.data.split,
-                "pasted": row.data.paste is not None,
-                "thresholds": {key: value for key, value in thresholds.items() if value is not None},
-                # A perfect detector has all anomalies over all inliers; the range then is what lies around.
-                "range": [min(low, best), max(high, best)] if low is not None and high is not None else None,
-                "settings": settings,
-            }
-        )
+        # Of a perfect detector low is above high; the range is then extended to contain the threshold.
+        ends = [min(low, best), max(high, best)] if low is not None and high is not None else None
+        known = {key: value for key, value in thresholds.items() if value is not None}
+        pasted = row.data.paste is not None
+        points.append(OperatingPoint(name, row.data.dataset, row.data.split, pasted, known, ends, settings))
     return points
 
 
 def _first(threshold: NDArray[np.float64], rate: NDArray[np.float64], level: float) -> float | None:
-    """The first threshold, from the highest on, at which a rate reaches a level."""
+    """The highest threshold at which a rate reaches a level; None: none."""
     reached = threshold[(rate >= level) & np.isfinite(threshold)]
     return float(reached[0]) if reached.size else None
-
-
-def _range(point: Mapping[str, Any]) -> tuple[float, float] | None:
-    ends = point.get("range")
-    return (float(ends[0]), float(ends[1])) if ends and ends[0] < ends[1] else None
 
 
 def _number(text: str) -> float | None:
@@ -167,5 +182,5 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     if not math.isfinite(value):
-        raise ConfigError("--threshold", f"{text} is no threshold", "give a finite number")
+        raise ConfigError("threshold", f"{text} is no threshold", "give a finite number")
     return value

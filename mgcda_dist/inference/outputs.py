@@ -1,10 +1,10 @@
-"""What `mgcda predict` leaves: files that appear whole or not at all, the record of an input last.
+"""Output files of a prediction, written atomically, the record of an input last.
 
-NAME.overlay.png, NAME.overlay.mp4    frame, scores and anomalies as a picture; a video without its sound
+NAME.overlay.png, NAME.overlay.mp4    frame, scores and anomalies as a picture or a video without sound
 NAME.score.npy                        H×W float16
 NAME.score.png                        H×W uint16: score = low + value · (high - low) / 65535, with `low` and `high`
 in the picture's text and in the record
-NAME/FRAME.score.…                    the same of a video's frames
+NAME/FRAME.score.…                    the same for each frame of a video
 NAME.json                             the record: sizes, anomalies, files
 """
 
@@ -37,19 +37,19 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 Codec = Literal["vp9", "mpeg4"]
 _FOURCC: dict[Codec, tuple[str, str, str, str]] = {"vp9": ("v", "p", "0", "9"), "mpeg4": ("m", "p", "4", "v")}
-"""VP9 plays in browsers; MPEG-4 part 2 does not, and is written many times as fast. OpenCV has no encoder of H.264."""
+"""VP9 plays in browsers; MPEG-4 part 2 does not, but is encoded many times faster. OpenCV has no H.264 encoder."""
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame, predicted.
+    """Prediction of one frame.
 
     Attributes:
         score: H×W float32.
         anomalies: highest mean score first; None: no threshold is known.
-        picture: the overlay, or None if it was not asked for.
+        picture: the overlay; None: not wanted.
     """
 
     score: NDArray[np.float32]
@@ -75,7 +75,7 @@ def write_image(result: FrameResult, out: Path, name: str, outputs: Sequence[Out
 
 
 def write_maps(score: NDArray[np.float32], out: Path, name: str, outputs: Sequence[Output]) -> dict[str, Any]:
-    """Write the score maps that were asked for; returns their paths below `out`, with the range of 16-bit pictures.
+    """Write the score maps named in `outputs`; returns their paths below `out`, with the range of 16-bit pictures.
 
     Raises:
         MgcdaError: a score that float16 cannot hold.
@@ -102,15 +102,15 @@ def write_maps(score: NDArray[np.float32], out: Path, name: str, outputs: Sequen
 
 
 class VideoOutput:
-    """The results of a video, frame by frame; nothing of it has its name before `close`.
+    """Results of a video, written frame by frame; the files get their final names in `close`.
 
     Args:
         out: folder of results.
         name: of the video's results.
-        record: the head of its record.
+        record: first part of its record.
         fps: frames per second of the overlay.
         codec: of the overlay.
-        outputs: what to write.
+        outputs: kinds of files to write.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ class VideoOutput:
         self.max_score = -np.inf
 
     def add(self, index: int, time_s: float, result: FrameResult) -> None:
-        """Take the next frame.
+        """Write the next frame.
 
         Raises:
-            ConfigError: the codec is not there.
-            MgcdaError: a frame of another size than the first.
+            ConfigError: OpenCV does not have the codec.
+            MgcdaError: a score that float16 cannot hold.
         """
         files = write_maps(result.score, self.out, f"{self.name}/{index:06d}", self.outputs)
         if result.picture is not None:
@@ -143,14 +143,14 @@ class VideoOutput:
         self.num_anomalies += len(result.anomalies or ())
         self.max_score = max(self.max_score, float(result.score.max()))
 
-    def close(self, facts: dict[str, Any]) -> None:
-        """Finish: the files get their names, the record last.
+    def close(self, properties: dict[str, Any]) -> None:
+        """Give the files their final names, the record last.
 
         Args:
-            facts: what was learnt of the video while it was read, for the record.
+            properties: of the video, known only after all of it is read, for the record.
 
         Raises:
-            MgcdaError: the overlay is not whole.
+            MgcdaError: the overlay is incomplete.
         """
         files: dict[str, Any] = {}
         if self._writer is not None:
@@ -162,10 +162,10 @@ class VideoOutput:
         totals = {"num_frames": self.num_frames, "max_score": float(f"{self.max_score:.6g}")}
         if self.record.get("threshold") is not None:
             totals["num_anomalies"] = self.num_anomalies
-        head = self.record | facts | totals | {"files": files}
+        head = self.record | properties | totals | {"files": files}
 
         def write(path: Path) -> None:
-            # By hand around the frames, which may be too many for memory.
+            # The JSON is assembled as text, because the frames may not fit into memory.
             with path.open("w", encoding="utf-8") as target, self._lines.temporary.open(encoding="utf-8") as lines:
                 target.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "frames": [\n')
                 shutil.copyfileobj(lines, target)
@@ -175,7 +175,7 @@ class VideoOutput:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what has no name yet."""
+        """Remove the temporary files."""
         if self._writer is not None:
             self._writer.release()
         self._file.close()
@@ -187,11 +187,11 @@ class VideoOutput:
         writer = cv2.VideoWriter(str(self._overlay.temporary), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             other = next(name for name in _FOURCC if name != self.codec)
-            raise ConfigError("--codec", f"this OpenCV cannot write {self.codec}", f"try --codec {other}")
+            raise ConfigError("codec", f"this OpenCV cannot write {self.codec}", f"try {other}")
         return writer
 
     def _check(self) -> None:
-        """OpenCV says nothing when a disk is full."""
+        """Count the written frames: OpenCV reports no error for a full disk."""
         written = cv2.VideoCapture(str(self._overlay.temporary), cv2.CAP_FFMPEG)
         found = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()

@@ -1,4 +1,4 @@
-"""Results in bounded memory: a few frames seen together, a few written behind."""
+"""Batches of frames, and a background thread for writing results, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TypeVar
 
 from mgcda_dist.data.pixels import Pixels
 
-__all__ = ["Behind", "batches"]
+__all__ = ["BackgroundWriter", "batches"]
 
 _T = TypeVar("_T")
 
 
 def batches(frames: Iterable[tuple[_T, Pixels]], size: int) -> Iterator[list[tuple[_T, Pixels]]]:
-    """Neighbours of one size, at most `size` of them."""
+    """Batches of at most `size` consecutive frames of equal shape."""
     batch: list[tuple[_T, Pixels]] = []
     for frame in frames:
         if batch and (len(batch) == size or frame[1].shape != batch[0][1].shape):
@@ -29,22 +29,22 @@ def batches(frames: Iterable[tuple[_T, Pixels]], size: int) -> Iterator[list[tup
         yield batch
 
 
-class Behind:
-    """Does work in a thread, in order, at most `count` pieces late; its errors appear here."""
+class BackgroundWriter:
+    """A thread that runs tasks in order; at most `max_pending` wait. Their errors are raised by `submit` or on exit."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, max_pending: int) -> None:
+        self._max_pending = max_pending
         self._pool = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Do it later."""
-        while len(self._pending) >= self._count:
+    def submit(self, task: Callable[[], None]) -> None:
+        """Queue a task; waits while the queue is full."""
+        while len(self._pending) >= self._max_pending:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(work))
+        self._pending.append(self._pool.submit(task))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Predicting on many images and videos: read ahead, through the network in batches, written behind, in bounded memory.
+"""Prediction of many images and videos: prefetched, run in batches and written in the background, in bounded memory.
 
-At any moment a few frames exist, however many there are. An input whose record has the same settings and the same file
-is not predicted again, so the same command resumes. One that cannot be read is reported, and the rest goes on.
+An input whose record has the same settings and the same file is not predicted again, so a repeated command resumes.
+An input that cannot be read is reported, and the others are predicted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from mgcda_dist.choices import ScoreKind
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.prefetch import ahead
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
+from mgcda_dist.evaluation.results import NetworkSettings
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
@@ -30,40 +31,40 @@ from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
 from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, write_image
 from mgcda_dist.inference.overlay import Legend, overlay
-from mgcda_dist.inference.pipeline import Behind, batches
+from mgcda_dist.inference.pipeline import BackgroundWriter, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
 
-__all__ = ["PredictOptions", "Predicted", "Progress", "free_for", "predict", "prediction_id"]
+__all__ = ["PredictOptions", "Predicted", "Progress", "check_output_folder", "predict", "prediction_id"]
 
 _T = TypeVar("_T")
 
 Progress = Callable[[str, int, int], None]
-"""Receives the name of an input, the frames of it that are done, and its frames in all (0: unknown)."""
+"""Callback with the name of an input, its finished frames, and the number of its frames (0: unknown)."""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is predicted, and what is written.
+    """Settings of a prediction and its outputs.
 
     Attributes:
         score: anomaly score.
         height_px: of the network's input; 0: the frame's own.
         threshold: of anomalies, with its origin.
         min_area_px: smaller anomalies are left out.
-        views: scales, flip, sliding window.
+        augmentation: scales, flip, sliding window.
         blur: 7×7, σ = 1 blur of the score map.
-        shown_range: scores that the colours stand for; None: the range of the first frame.
-        outputs: what is written beside the records.
-        batch: frames that the network sees together.
-        every: of so many frames of a video, the first.
+        shown_range: scores that the colours cover; None: the range of the first frame.
+        outputs: kinds of files written besides the records.
+        batch: frames per forward pass.
+        every: every so many frames of a video are predicted.
         codec: of videos.
     """
 
     score: ScoreKind
     height_px: int
-    threshold: Threshold
+    threshold: Threshold = field(default_factory=partial(Threshold, None, "not chosen"))
     min_area_px: int = 50
-    views: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+    augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     blur: bool = False
     shown_range: tuple[float, float] | None = None
     outputs: tuple[Output, ...] = ("overlay",)
@@ -72,51 +73,73 @@ class PredictOptions:
     codec: Codec = "vp9"
 
     def as_json(self) -> dict[str, Any]:
-        """What the results depend on, as plain values. Not the batch, which changes nothing but rounding."""
+        """The settings of `predictions.json`, which the results depend on; the batch only changes rounding."""
         threshold = {"threshold": self.threshold.value, "threshold_source": self.threshold.source}
         own = ("score", "height_px", "min_area_px", "blur", "shown_range", "outputs", "every", "codec")
-        return threshold | {name: getattr(self, name) for name in own} | asdict(self.views)
+        return threshold | {name: getattr(self, name) for name in own} | asdict(self.augmentation)
+
+    def evaluation_settings(self) -> dict[str, Any]:
+        """The settings that an evaluation has as well, by their keys in `results.json`."""
+        return {"score": self.score} | NetworkSettings(self.height_px or None, self.augmentation, self.blur).as_json()
+
+
+class InputSummary(TypedDict):
+    """Entry of `predictions.json` for one predicted input."""
+
+    input: str
+    name: str
+    kind: str  # image or video
+    record: str
+    max_score: float
+    anomalies: NotRequired[int]  # with a threshold only
+
+
+class FailedInput(TypedDict):
+    """Entry of `predictions.json` for an input that could not be read."""
+
+    input: str
+    problem: str
 
 
 @dataclass
 class Predicted:
-    """What became of the inputs.
+    """Summary of a prediction.
 
     Attributes:
-        done: one summary per input, in order: `input`, `name`, `kind`, `record`, `max_score`, `anomalies`.
-        failed: `input` and `problem` of each that could not be read.
-        resumed: how many of `done` were there already.
-        frames: frames predicted now.
+        done: one entry per predicted input, in order.
+        failed: one entry per input that could not be read.
+        resumed: number of entries of `done` from an earlier call.
+        frames: frames predicted in this call.
     """
 
-    done: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    failed: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    done: list[InputSummary] = field(default_factory=list[InputSummary])
+    failed: list[FailedInput] = field(default_factory=list[FailedInput])
     resumed: int = 0
     frames: int = 0
 
 
 def prediction_id(model: ExportedModel, options: PredictOptions) -> str:
-    """Equal for predictions that give equal results for one input: same weights, same settings."""
+    """Digest of the weights and settings: equal for predictions that give equal results."""
     content = json.dumps([model.digest, options.as_json()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def free_for(out: Path, identity: str, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else.
+def check_output_folder(out: Path, identity: str, *, overwrite: bool) -> None:
+    """Refuse a folder with other content than this prediction's.
 
     Raises:
-        ConfigError: results of another model or of other settings, or a folder that is no folder of predictions.
+        ConfigError: results of another model or of other settings, or other files.
     """
     if out.exists() and not out.is_dir():
-        raise ConfigError("--out", f"{out} is a file", "give a folder")
+        raise ConfigError(str(out), "is a file", "give a folder")
     if overwrite or not out.exists() or not any(out.iterdir()):
         return
     before = _read_record(out / RECORD)
     if before is None:
-        raise ConfigError("--out", f"{out} holds other files", "give another folder, or --overwrite to write into it")
+        raise ConfigError(str(out), "holds other files", "give another folder, or allow overwriting")
     if before.get("prediction_id") != identity:
-        problem = f"{out} holds predictions of another model or with other settings"
-        raise ConfigError("--out", problem, "give another folder, or --overwrite")
+        problem = "holds predictions of another model or with other settings"
+        raise ConfigError(str(out), problem, "give another folder, or allow overwriting")
 
 
 def predict(
@@ -126,25 +149,22 @@ def predict(
     options: PredictOptions,
     progress: Progress | None = None,
 ) -> Predicted:
-    """Predict every source; results are below `out`, and `predictions.json` there says what they are.
+    """Predict every source; writes the results below `out`, and their list to `predictions.json`.
 
     Args:
         model: on its device.
         sources: from `find_sources`.
-        out: folder of results, made if need be; check it with `free_for`.
-        options: what to predict and write.
-        progress: told of every frame.
+        out: folder of results, created if missing; check it with `check_output_folder`.
+        options: settings and outputs.
+        progress: called after every frame.
 
     Raises:
-        MgcdaError: what concerns all inputs: the window does not fit the network, the memory of the device is full.
+        MgcdaError: a problem of all inputs: the window does not fit the network, the memory of the device is full.
         OSError: a result cannot be written.
     """
     run = _Run(model, out, options, progress or (lambda name, done, total: None))
     run.record(complete=False)
-    todo: list[Source] = []
-    for source in sources:
-        if not run.resumed(source):
-            todo.append(source)
+    todo = [source for source in sources if not run.resumed(source)]
     run.images([source for source in todo if not source.is_video])
     for source in todo:
         if source.is_video:
@@ -161,9 +181,9 @@ class _Run:
         self.id = prediction_id(model, options)
         self.result = Predicted()
         before = _read_record(out / RECORD) or {}
-        # A prediction that goes on keeps the colours it began with.
-        kept = before.get("drawn_range") if before.get("prediction_id") == self.id else None
-        self.shown_range = options.shown_range or (kept and (float(kept[0]), float(kept[1])))
+        # A resumed prediction keeps its colour range.
+        drawn = before.get("drawn_range") if before.get("prediction_id") == self.id else None
+        self.shown_range = options.shown_range or (drawn and (float(drawn[0]), float(drawn[1])))
 
     def record(self, *, complete: bool) -> None:
         """Write `predictions.json`."""
@@ -184,9 +204,13 @@ class _Run:
         write_json_atomically(self.out / RECORD, content)
 
     def resumed(self, source: Source) -> bool:
-        """Whether the source's results are there already; then they are counted."""
+        """True if the source's results exist already; counts them."""
         content = _read_record(self.out / f"{source.name}.json")
-        if content is None or content.get("prediction_id") != self.id or content.get("input") != _facts(source.path):
+        if (
+            content is None
+            or content.get("prediction_id") != self.id
+            or content.get("input") != _fingerprint(source.path)
+        ):
             return False
         files = [each if isinstance(each, str) else each["file"] for each in content["files"].values()]
         if not all((self.out / file).is_file() for file in files):
@@ -198,7 +222,7 @@ class _Run:
         return True
 
     def images(self, sources: Sequence[Source]) -> None:
-        """Predict images, those of one size together."""
+        """Predict images, those of equal size in batches."""
 
         def readable() -> Iterator[tuple[Source, Pixels]]:
             for source, image in ahead(map(_read, sources), 2 * self.options.batch):
@@ -207,10 +231,10 @@ class _Run:
                 else:
                     yield source, image
 
-        with Behind(2 * self.options.batch) as behind:
+        with BackgroundWriter(2 * self.options.batch) as writer:
             for source, image, score in self._scores(readable()):
-                self._see_range(score)
-                behind.do(partial(self._image, source, image, score))
+                self._init_range(score)
+                writer.submit(partial(self._image, source, image, score))
 
     def _image(self, source: Source, image: Pixels, score: NDArray[np.float32]) -> None:
         if not np.isfinite(score).all():
@@ -238,22 +262,24 @@ class _Run:
         )  # fmt: skip
         size = (0, 0)
         try:
-            with Behind(2 * options.batch) as behind:
+            with BackgroundWriter(2 * options.batch) as writer:
                 for index, image, score in self._scores(ahead(iter(frames), 2 * options.batch)):
                     size = size if any(size) else (image.shape[1], image.shape[0])
                     if size != (image.shape[1], image.shape[0]) or not np.isfinite(score).all():
                         problem = f"frame {index} has another size, or scores that are NaN or infinite"
                         raise SampleError(str(source.path), problem, "")
-                    self._see_range(score)
-                    behind.do(partial(self._frame, output, source, frames, index, image, score))
-            facts = {
+                    self._init_range(score)
+                    writer.submit(partial(self._frame, output, source, frames, index, image, score))
+            properties = {
                 "width": size[0],
                 "height": size[1],
                 "frames_read": frames.read,
                 "frames_announced": frames.announced,
             }
-            output.close(facts)
-            self._done(source, record | facts | {"max_score": output.max_score, "num_anomalies": output.num_anomalies})
+            output.close(properties)
+            self._done(
+                source, record | properties | {"max_score": output.max_score, "num_anomalies": output.num_anomalies}
+            )
         except SampleError as error:
             self._failed(source, error)
         finally:
@@ -269,23 +295,24 @@ class _Run:
         self.progress(source.name, output.num_frames, video.num_frames)
 
     def _scores(self, frames: Iterable[tuple[_T, Pixels]]) -> Iterator[tuple[_T, Pixels, NDArray[np.float32]]]:
-        """Each frame with its scores, seen in batches of one size."""
+        """Each frame with its scores, computed in batches of equal size."""
         options = self.options
         for batch in batches(frames, options.batch):
             try:
                 maps = self.model.predict_batch(
                     [image for _, image in batch],
-                    score=options.score, height_px=options.height_px, views=options.views, blur=options.blur,
+                    score=options.score, height_px=options.height_px,
+                    augmentation=options.augmentation, blur=options.blur,
                 )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 problem = f"the memory of {self.model.device} is full: {str(error).splitlines()[0]}"
-                remedy = "give --window, for example 512x1024, a smaller --batch, or --height"
-                raise MgcdaError("mgcda predict", problem, remedy) from None
+                remedy = "use a sliding window, for example of 512x1024, a smaller batch, or a smaller height"
+                raise MgcdaError("prediction", problem, remedy) from None
             for (tag, image), (score, _) in zip(batch, maps, strict=True):
                 yield tag, image, score
 
-    def _see_range(self, score: NDArray[np.float32]) -> None:
-        """The range of the first frame, where none is known; median and maximum, so that half of it stays clear."""
+    def _init_range(self, score: NDArray[np.float32]) -> None:
+        """Set an unknown colour range to median and maximum of the first frame, so that half of it stays uncoloured."""
         if self.shown_range is None and np.isfinite(score).all():
             self.shown_range = float(np.median(score)), float(score.max())
 
@@ -302,10 +329,10 @@ class _Run:
         return FrameResult(score, anomalies, picture)
 
     def _head(self, source: Source) -> dict[str, Any]:
-        return {"prediction_id": self.id, "input": _facts(source.path), "threshold": self.options.threshold.value}
+        return {"prediction_id": self.id, "input": _fingerprint(source.path), "threshold": self.options.threshold.value}
 
     def _done(self, source: Source, content: dict[str, Any]) -> None:
-        summary: dict[str, Any] = {
+        summary: InputSummary = {
             "input": str(source.path.absolute()),
             "name": source.name,
             "kind": "video" if source.is_video else "image",
@@ -322,8 +349,8 @@ class _Run:
         self.progress(source.name, 1, 1)
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """What tells a file from the one that a record was made of."""
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Path, size and time of a file, as JSON, to detect that it has changed."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Proof that an exported model is the bare network and nothing else (law 5): tensors, parameters, operations, time."""
+"""Proof that an exported model is the segmenter alone (law 5): tensors, parameters, operations and latency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.models.exported import bare_segmenter
 
-__all__ = ["Fact", "proofs"]
+__all__ = ["Check", "compare_with_baseline"]
 
 _TURNS = 15
 _LATENCY_TOLERANCE = 1.1
@@ -23,29 +23,29 @@ _WARM_UP = 3
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One thing that was checked.
+class Check:
+    """Result of one check.
 
     Attributes:
-        name: what.
-        holds: whether it is so.
-        found: in words, with figures.
+        name: subject of the check.
+        passed: the result.
+        found: description with numbers.
     """
 
     name: str
-    holds: bool
+    passed: bool
     found: str
 
 
-def proofs(model: ExportedModel, size: tuple[int, int]) -> list[Fact]:
-    """Compare with the baseline: the same architecture built anew, as it is without MDAT and CACL.
+def compare_with_baseline(model: ExportedModel, size: tuple[int, int]) -> list[Check]:
+    """Compare a model with the baseline: the same architecture, newly built, without MDAT and CACL.
 
     Args:
-        model: strictly loaded already.
-        size: height and width of the image that FLOPs and latency are counted for, pixels.
+        model: strictly loaded.
+        size: height and width of the image for FLOPs and latency, pixels.
 
     Returns:
-        Tensors, parameters, FLOPs, operations and latency.
+        Checks of tensors, parameters, operations, FLOPs and latency.
     """
     with torch.random.fork_rng(devices=[]):
         baseline = bare_segmenter(**model.metadata.architecture).to(model.device).eval()
@@ -56,27 +56,27 @@ def proofs(model: ExportedModel, size: tuple[int, int]) -> list[Fact]:
     ratio, milliseconds = _latency(model.network, baseline, image)
     where = f"at {size[1]}×{size[0]}"
     return [
-        Fact(
+        Check(
             "tensors",
             tensors == expected,
-            f"{len(tensors)}, strictly loaded; those of the bare network and no other"
+            f"{len(tensors)}, strictly loaded; exactly those of the baseline"
             if tensors == expected
-            else f"not of the bare network: {', '.join(sorted(tensors ^ expected)[:3])}",
+            else f"not of the baseline: {', '.join(sorted(tensors ^ expected)[:3])}",
         ),
-        Fact("parameters", parameters == baseline_parameters, f"{parameters:,}, baseline {baseline_parameters:,}"),
-        Fact(
+        Check("parameters", parameters == baseline_parameters, f"{parameters:,}, baseline {baseline_parameters:,}"),
+        Check(
             "operations",
             calls == baseline_calls,
             f"{sum(calls.values())} calls, baseline {sum(baseline_calls.values())}",
         ),
-        Fact("FLOPs", flops == baseline_flops, f"{flops / 1e9:.3f} G {where}, baseline {baseline_flops / 1e9:.3f} G"),
-        Fact("latency", ratio < _LATENCY_TOLERANCE, f"{milliseconds:.1f} ms {where}, {ratio:.2f} of the baseline's"),
+        Check("FLOPs", flops == baseline_flops, f"{flops / 1e9:.3f} G {where}, baseline {baseline_flops / 1e9:.3f} G"),
+        Check("latency", ratio < _LATENCY_TOLERANCE, f"{milliseconds:.1f} ms {where}, {ratio:.2f} of the baseline's"),
     ]
 
 
 @torch.no_grad()
 def _counted(network: nn.Module, image: torch.Tensor) -> tuple[int, dict[str, int]]:
-    """FLOPs, and how often each operation runs."""
+    """FLOPs, and number of calls of each operation."""
     calls = _Calls()
     with FlopCounterMode(display=False) as counter:
         network(image)
@@ -97,9 +97,9 @@ class _Calls(TorchDispatchMode):
 
 @torch.no_grad()
 def _latency(network: nn.Module, baseline: nn.Module, image: torch.Tensor) -> tuple[float, float]:
-    """Median ratio of neighbouring turns, and median of the network's own times in ms.
+    """Median ratio of the network's to the baseline's time in alternating calls, and the network's median time in ms.
 
-    On a CPU the ratio is of processor time, which other programs on the machine disturb less.
+    On a CPU the ratio is of processor time, which depends less on other programs.
     """
     own: list[float] = []
     ratios: list[float] = []
@@ -112,7 +112,7 @@ def _latency(network: nn.Module, baseline: nn.Module, image: torch.Tensor) -> tu
 
 
 def _time(network: nn.Module, image: torch.Tensor) -> tuple[float, float]:
-    """Seconds of one call: elapsed, and those to compare."""
+    """Seconds of one call: elapsed, and for the comparison."""
     start, start_processor = time.perf_counter(), time.process_time()
     network(image)
     if image.is_cuda:

@@ -16,7 +16,7 @@ __all__ = ["ScoreFunction"]
 
 
 class ScoreFunction:
-    """Images in, score maps out.
+    """The function that MLflow serves: images in, score maps out.
 
     Args:
         model: an exported model.
@@ -30,8 +30,8 @@ class ScoreFunction:
 
         Args:
             images: N×H×W×3 uint8, RGB.
-            params: `height_px`, height of the network's input: 0 for the images' own, -1 (or nothing) as the run was
-                evaluated.
+            params: `height_px`, height of the network's input: 0 for the images' own, -1 (the default) as the run was
+                evaluated. Dictionaries are MLflow's interface.
 
         Returns:
             `score` N×H×W float32, higher is more anomalous; `classes` N×H×W uint8, index into the model's class names.
@@ -41,7 +41,7 @@ class ScoreFunction:
         """
         batch = np.asarray(images)
         if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8:
-            raise ValueError(f"images: {batch.dtype} {batch.shape}, where uint8 N×H×W×3 (RGB) is meant")
+            raise ValueError(f"images: {batch.dtype} {batch.shape}, expected uint8 N×H×W×3 (RGB)")
         height = int((params or {}).get("height_px", -1))
         found = [self.model.predict(image, height_px=None if height < 0 else height) for image in batch]
         return {
@@ -51,5 +51,5 @@ class ScoreFunction:
 
 
 def _load_pyfunc(data_path: str) -> ScoreFunction:
-    """MLflow's entry: the folder with `model.safetensors` and `model.json`."""
+    """Entry point of MLflow; `data_path` is the folder with `model.safetensors` and `model.json`."""
     return ScoreFunction(load_exported(data_path))

@@ -1,8 +1,8 @@
-"""What `mgcda predict` is given: images, folders and videos, each with the name that its results carry.
+"""Inputs of a prediction: images and videos, found in files and folders, each with a unique name for its results.
 
-A name is the path below the folder that was given, without the suffix: the same inputs have the same names, whatever
-was predicted before. Where two would be equal, those keep their suffix (`a.jpg`, `a.png`: `a_jpg`, `a_png`); where
-several inputs are given at once, folders put their own name in front.
+A name is the path below the given folder, without the suffix, so the same inputs always have the same names. Names
+that would be equal keep their suffix (`a.jpg`, `a.png`: `a_jpg`, `a_png`); with several inputs, names of files in
+folders start with the folder's name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["IMAGE_SUFFIXES", "RECORD", "VIDEO_SUFFIXES", "Source", "Video", "fin
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 RECORD = "predictions.json"
-"""The file that tells a folder of results: such folders are never read as inputs."""
+"""File that marks a folder of results; such folders are never read as inputs."""
 
-_USUAL_FPS = 25.0
+_DEFAULT_FPS = 25.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Source:
 
     Attributes:
         path: the file.
-        name: of its results, with `/`; its own among all that were found.
-        is_video: whether it has frames.
+        name: of its results, with `/`; unique among all sources.
+        is_video: False for an image.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Source:
 
 
 def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
-    """All images and videos, folders searched to their bottom, in order; files that are given twice count once.
+    """All images and videos in order, with subfolders; a file that is given twice is listed once.
 
     Args:
         inputs: files and folders.
-        out: the folder of the results, which is left out where it lies in a folder of inputs.
+        out: folder of the results, which is skipped if it is within a folder of inputs.
 
     Raises:
         ConfigError: an input that does not exist, or is the folder of results; a folder without images and videos.
@@ -65,11 +65,11 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
         if not given.exists():
             raise ConfigError(str(given), "does not exist", "give images, folders of images, or videos")
         if os.path.realpath(given) == os.path.realpath(out):
-            raise ConfigError("--out", f"{out} is an input, too", "give results a folder of their own")
+            raise ConfigError(str(out), "is an input and the folder of results", "give another folder for the results")
         files = list(_below(given, out)) if given.is_dir() else [given]
         if not files:
             known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-            raise ConfigError(str(given), "holds no image and no video", f"they are known by their suffix: {known}")
+            raise ConfigError(str(given), "holds no image and no video", f"suffixes are {known}")
         for path in files:
             relative = path.relative_to(given) if given.is_dir() else Path(path.name)
             name = (Path(prefixes.get(given, "")) / relative).with_suffix("").as_posix()
@@ -79,7 +79,7 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
 
 
 def _prefixes(folders: Sequence[Path]) -> dict[Path, str]:
-    """The names of folders, numbered where two are called the same."""
+    """Unique names of folders: equal ones are numbered."""
     seen: Counter[str] = Counter()
     prefixes: dict[Path, str] = {}
     for folder in dict.fromkeys(folders):
@@ -91,23 +91,23 @@ def _prefixes(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _below(folder: Path, out: Path) -> Iterator[Path]:
-    """Images and videos, sorted within each folder; without hidden ones, and without results of earlier predictions."""
+    """Images and videos, sorted within each folder; without hidden files and results of earlier predictions."""
     visited: set[str] = set()
-    own = os.path.realpath(out)
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in visited or here == own or RECORD in files:
+    results = os.path.realpath(out)
+    for current, folders, files in os.walk(folder, followlinks=True):
+        resolved = os.path.realpath(current)
+        if resolved in visited or resolved == results or RECORD in files:
             folders.clear()
             continue
-        visited.add(here)
+        visited.add(resolved)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) and not name.startswith("."):
-                yield Path(place, name)
+                yield Path(current, name)
 
 
 def _unique(sources: list[Source]) -> list[Source]:
-    """Names that differ also where a file system does not tell upper from lower case."""
+    """The sources with unique names, also on file systems that ignore case."""
     taken = Counter(source.name.casefold() for source in sources)
     sources = [
         replace(source, name=source.name + source.path.suffix.replace(".", "_"))
@@ -119,13 +119,13 @@ def _unique(sources: list[Source]) -> list[Source]:
     for index, source in enumerate(sources):
         seen[source.name.casefold()] += 1
         number = seen[source.name.casefold()]
-        if number > 1:  # files of one name that were given one by one
+        if number > 1:  # files of equal name, given separately
             sources[index] = replace(source, name=f"{source.name}-{number}")
     return sources
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image as H×W×3 RGB, uint8, turned as its EXIF mark says; alpha is dropped, 16 bits become 8.
+    """An image as H×W×3 RGB, uint8, rotated by its EXIF orientation; alpha is dropped, 16 bits become 8.
 
     Raises:
         SampleError: the file cannot be read, is damaged, or is no image.
@@ -137,20 +137,20 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         return decode_image(data, str(path), upright=True)
     except SampleError as error:
-        raise SampleError(str(path), error.problem, "is the file whole?") from None
+        raise SampleError(str(path), error.problem, "check that the file is complete") from None
 
 
 class Video:
     """The frames of a video, one at a time.
 
     Args:
-        path: the file; what FFmpeg reads.
-        every: of so many frames, the first.
+        path: a file that FFmpeg can read.
+        every: every so many frames one is returned.
 
     Attributes:
-        fps: frames per second of the file; 25 where it does not say.
-        announced: frames that the file says it has, all of them; 0 where it does not say.
-        read: frames read so far, all of them.
+        fps: frames per second of the file; 25 if unknown.
+        announced: number of frames by the file's header, before `every`; 0: unknown.
+        read: number of frames read so far, before `every`.
 
     Raises:
         SampleError: it cannot be opened, or its first frame cannot be read.
@@ -161,18 +161,18 @@ class Video:
         with _silent():
             self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         fps, announced = (float(self._capture.get(key)) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
+        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _DEFAULT_FPS
         self.announced = int(announced) if math.isfinite(announced) and announced > 0 else 0
         if not self._capture.isOpened():
-            raise SampleError(str(path), "the video cannot be opened", "is it a video, and whole?")
+            raise SampleError(str(path), "the video cannot be opened", "check that it is a video, and complete")
 
     @property
     def num_frames(self) -> int:
-        """Frames that will be given, as far as the file tells; 0: it does not."""
+        """Number of frames that will be returned, by the file's header; 0: unknown."""
         return -(-self.announced // self.every)
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Number in the file, and H×W×3 RGB, uint8.
+        """Index of the frame in the file, and the frame, H×W×3 RGB, uint8.
 
         Raises:
             SampleError: no frame at all.
@@ -188,15 +188,16 @@ class Video:
         finally:
             self._capture.release()
         if not self.read:
-            raise SampleError(str(self.path), "no frame of the video can be read", "is it a video, and whole?")
+            problem = "no frame of the video can be read"
+            raise SampleError(str(self.path), problem, "check that it is a video, and complete")
 
     def close(self) -> None:
-        """Let go of the file, if its frames were not read to the end."""
+        """Close the file, if its frames were not read to the end."""
         self._capture.release()
 
 
 class _silent:
-    """OpenCV writes about files it cannot open to standard error; our error says it once."""
+    """Silences OpenCV's log of files that it cannot open, within the block; `SampleError` reports them."""
 
     def __enter__(self) -> None:
         logging: Any = cv2.utils.logging

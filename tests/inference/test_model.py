@@ -56,18 +56,18 @@ def test_the_run_s_height_is_used_and_the_result_has_the_image_s_size(run: Path)
     shown = pixels.resized(_image(), 32, 45)
     assert np.array_equal(scores, score_map(model.network, shown, (50, 70), score=energy)[0])
     assert scores.shape == (50, 70)
-    assert not np.array_equal(scores, model.predict(_image(), views=TestTimeAugmentation(flip=True))[0])
+    assert not np.array_equal(scores, model.predict(_image(), augmentation=TestTimeAugmentation(flip=True))[0])
 
 
-def test_the_run_s_views_are_used_unless_others_are_asked_for(tmp_path: Path) -> None:
+def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
     options = {"scales": [0.5, 1.0], "flip": True, "window_px": [64, 64], "window_overlap": 0.5, "blur": True}
     model = load_exported(write_run(tmp_path / "averaging", options))
-    views = TestTimeAugmentation((0.5, 1.0), True, (64, 64), 0.5)
-    assert model.views == views and model.blur
+    augmentation = TestTimeAugmentation((0.5, 1.0), True, (64, 64), 0.5)
+    assert model.augmentation == augmentation and model.blur
     scores, _ = model.predict(_image(90, 110), height_px=0)
-    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, views=views, blur=True)[0]
+    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, views=augmentation, blur=True)[0]
     assert np.array_equal(scores, shown)
-    once, _ = model.predict(_image(), height_px=0, views=TestTimeAugmentation(), blur=False)
+    once, _ = model.predict(_image(), height_px=0, augmentation=TestTimeAugmentation(), blur=False)
     assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=energy)[0])
 
 

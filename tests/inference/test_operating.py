@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_validation_set_comes_before_test_sets(run: Path) -> None:
     points = operating_points(load_exported(run))
-    assert [(point["set"], point["pasted"]) for point in points] == [("val", True), ("real", False)]
+    assert [(point.set, point.pasted) for point in points] == [("val", True), ("real", False)]
     chosen = choose_threshold(points, None, _SETTINGS)
     assert (chosen.value, chosen.source, chosen.doubt) == (-2.5, "best F1 on val", "")
     assert chosen.shown_range == (-3.0, -1.0)
@@ -84,7 +84,7 @@ def test_an_export_carries_its_thresholds_along(run: Path, tmp_path: Path) -> No
     exported = load_exported(tmp_path / "out")
     assert operating_points(exported) == operating_points(load_exported(run)) != []
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| val | pasted objects | -2.5 | -3 |" in card and "| real | as it is | -2 | -3 |" in card
+    assert "| val | pasted objects | -2.5 | -3 |" in card and "| real | real | -2 | -3 |" in card
     from PIL import Image
 
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")

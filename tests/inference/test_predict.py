@@ -255,10 +255,10 @@ def test_videos_of_both_codecs_can_be_read(run: Path, tmp_path: Path, codec: str
 def test_batches_and_windows_change_nothing_but_rounding(run: Path, tmp_path: Path) -> None:
     images = [_picture(tmp_path / f"{i}.png", i, size=(70, 101)) for i in range(2)]
     model = load_exported(run)
-    for views in (TestTimeAugmentation(window_px=(64, 64)), TestTimeAugmentation(scales=(0.5,), flip=True)):
-        together = model.predict_batch(images, height_px=0, views=views)
+    for augmentation in (TestTimeAugmentation(window_px=(64, 64)), TestTimeAugmentation(scales=(0.5,), flip=True)):
+        together = model.predict_batch(images, height_px=0, augmentation=augmentation)
         for image, (score, classes) in zip(images, together, strict=True):
-            expected, predicted = model.predict(image, height_px=0, views=views)
+            expected, predicted = model.predict(image, height_px=0, augmentation=augmentation)
             assert score == pytest.approx(expected, abs=1e-4)
             assert (classes == predicted).mean() > 0.999
 

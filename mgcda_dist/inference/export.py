@@ -1,0 +1,99 @@
+"""Export of a trained network: weights, graphs and model card in one folder, checked against a newly built network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.files import pending_folder
+from mgcda_dist.inference.card import model_card
+from mgcda_dist.inference.formats import as_program, largest_difference, write_onnx, write_program
+from mgcda_dist.inference.model import ExportedModel, load_exported
+from mgcda_dist.inference.operating import operating_points, run_folder
+from mgcda_dist.inference.proof import Check, compare_with_baseline
+from mgcda_dist.models.exported import save_segmenter
+
+__all__ = ["FORMATS", "check_output_folder", "export_model", "verify_export"]
+
+FORMATS = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
+"""Format → file; the first is always written."""
+_TOLERANCE = 1e-3
+"""Largest absolute difference of a score between a written graph and the network."""
+
+Status = Callable[[str], AbstractContextManager[object]]
+"""Context that shows the current step to the user."""
+
+
+def check_output_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced.
+
+    Raises:
+        MgcdaError: the folder holds other files, or an exported model without `overwrite`.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "model.json").is_file():
+        raise MgcdaError(str(out), "exists and is no exported model", "give another folder")
+    if not overwrite:
+        raise MgcdaError(str(out), "exists already", "give another folder, or allow overwriting")
+
+
+def export_model(
+    model: ExportedModel,
+    out: Path,
+    formats: Sequence[str],
+    status: Status,
+    verify: Callable[[ExportedModel, Sequence[Path]], None] | None = None,
+) -> None:
+    """Write a model, its operating points and its card to `out`, which is replaced at the end.
+
+    Args:
+        model: from `load_exported`.
+        out: checked with `check_output_folder`.
+        formats: of `FORMATS`.
+        status: shows the current step.
+        verify: called with the written model and its graphs; an exception discards the export.
+    """
+    graphs = [FORMATS[name] for name in formats if name != "safetensors"]
+    with pending_folder(out) as folder:
+        metadata = replace(model.metadata, operating_points=[point.as_json() for point in operating_points(model)])
+        save_segmenter(model.network, metadata, folder)
+        if graphs:
+            with status("tracing the network"):
+                program = as_program(model)
+            if "torch" in formats:
+                write_program(program, folder / FORMATS["torch"])
+            if "onnx" in formats:
+                with status("translating to ONNX"):
+                    write_onnx(program, folder / FORMATS["onnx"])
+        card = model_card(model, [FORMATS["safetensors"], *graphs], run_folder(model.folder))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if verify is not None:
+            verify(load_exported(folder), [folder / name for name in graphs])
+
+
+def verify_export(
+    written: ExportedModel, model: ExportedModel, graphs: Sequence[Path], size: tuple[int, int]
+) -> list[Check]:
+    """Check that a written model is the segmenter alone, and that its files give the original's outputs.
+
+    Args:
+        written: loaded from the written files.
+        model: the original.
+        graphs: written `.pt2` and `.onnx` files.
+        size: height and width of the image for FLOPs and latency, pixels.
+    """
+    checks = compare_with_baseline(written, size)
+    image = torch.arange(3 * 61 * 83, dtype=torch.int64).remainder(256).to(torch.uint8).view(1, 3, 61, 83)
+    with torch.no_grad():
+        same = torch.equal(written.network(image).logits, model.network(image).logits)
+    checks.append(Check(FORMATS["safetensors"], same, "bit-identical logits" if same else "other logits"))
+    for path in graphs:
+        difference = largest_difference(written, path)
+        checks.append(Check(path.name, difference < _TOLERANCE, f"scores differ by at most {difference:.1e}"))
+    return checks
