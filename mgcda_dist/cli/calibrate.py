@@ -1,4 +1,4 @@
-"""`mgcda calibrate`: measures what `--score standardized_max_logit` needs, once per trained model."""
+"""`mgcda calibrate`: class statistics of a trained model for `--score standardized_max_logit`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
-    source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="whose logits to measure")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="model to measure")],
     data: Annotated[str, typer.Option("--data", "-d", metavar="FOLDER|URL", help="labelled shards it was trained on")],
-    max_frames: Annotated[int, typer.Option(min=1, help="the first frames only")] = 200,
+    max_frames: Annotated[int, typer.Option(min=1, help="number of frames, from the first")] = 200,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Measure each class's maximum logit on training frames, for --score standardized_max_logit."""
@@ -49,5 +49,8 @@ def calibrate(
     }  # fmt: skip
     save_metadata(replace(read_metadata(folder), class_statistics=measured), folder)
     for name, mean, var, number in zip(names, found.mean, found.var, pixels, strict=True):
-        console.print(f"{name:20} {mean:8.3f} ± {var**0.5:.3f}   {number} pixels" + ("" if number > 1 else ": as all"))
-    console.print(f"{folder / 'model.json'}   now takes --score standardized_max_logit", soft_wrap=True)
+        console.print(
+            f"{name:20} {mean:8.3f} ± {var**0.5:.3f}   {number} pixels"
+            + ("" if number > 1 else ": as over all classes")
+        )
+    console.print(f"{folder / 'model.json'}   now supports --score standardized_max_logit", soft_wrap=True)

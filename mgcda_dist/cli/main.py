@@ -1,4 +1,4 @@
-"""`mgcda`: the commands, and how errors become messages and exit codes. Imports lazily."""
+"""`mgcda`: registration of the commands, and conversion of errors to messages and exit codes. Imports lazily."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ app.command()(report)
 def config_check(
     config: ConfigFile,
     overrides: Overrides = None,
-    files: Annotated[bool, typer.Option(help="also look whether the shards are there, and fit")] = True,
+    files: Annotated[bool, typer.Option(help="also check that the shards exist and fit")] = True,
 ) -> None:
-    """Say whether a configuration can run; exit code 2 if not."""
+    """Check that a configuration can run; exit code 2 if not."""
     from mgcda_dist.cluster.scaling import shares_in_words
     from mgcda_dist.config.load import load_config
 
@@ -113,7 +113,7 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
-    """Refuse shards that do not fit the run; print what is doubtful."""
+    """Refuse shards that do not fit the run; print warnings."""
     from mgcda_dist.checks import check_data
 
     problems, warnings = check_data(loaded.config, samples=samples)
@@ -132,7 +132,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 
 def main() -> None:
-    """Entry point: our errors become one message and exit code 2, without a traceback."""
+    """Entry point: `MgcdaError` becomes a message and an exit code, without a traceback."""
     from mgcda_dist.errors import MgcdaError
 
     try:
@@ -143,7 +143,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        # A folder that cannot be written, a full disk: the system's own words say what to do.
+        # A folder that cannot be written, a full disk: the system's message is enough.
         typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
         sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:

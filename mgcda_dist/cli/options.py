@@ -1,4 +1,4 @@
-"""Values of options that are more than one word: sizes, lists of numbers, lists of names, devices."""
+"""Parsing of option values: sizes, lists of numbers, lists of names, devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["device_of", "names_of", "numbers_of", "refuse_password", "size_of", 
 
 
 def numbers_of(text: str, option: str) -> list[float]:
-    """`0.75,1,1.25`.
+    """A list of numbers, written `0.75,1,1.25`.
 
     Raises:
         ConfigError: not numbers.
@@ -28,10 +28,10 @@ def numbers_of(text: str, option: str) -> list[float]:
 
 
 def size_of(text: str, option: str, example: str) -> tuple[int, int]:
-    """`512x1024`: height, width.
+    """Height and width, written `512x1024`.
 
     Raises:
-        ConfigError: not two numbers above 0.
+        ConfigError: not two positive integers.
     """
     found = re.fullmatch(r"(\d+)[x×](\d+)", text.strip().lower())
     if found is None or not min(int(x) for x in found.groups()):
@@ -40,7 +40,7 @@ def size_of(text: str, option: str, example: str) -> tuple[int, int]:
 
 
 def window_of(text: str, example: str) -> tuple[int, ...]:
-    """`512x1024`: height, width; `none`: empty, frames are seen whole.
+    """Height and width of a sliding window, written `512x1024`; empty for `none`.
 
     Raises:
         ConfigError: neither.
@@ -49,10 +49,10 @@ def window_of(text: str, example: str) -> tuple[int, ...]:
 
 
 def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:
-    """`a,b`: each of `known`, once, in the order given.
+    """Names from `known`, written `a,b`: without duplicates, in the order given.
 
     Raises:
-        ConfigError: another name, or none.
+        ConfigError: an unknown name, or none.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -61,15 +61,15 @@ def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:
             remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
             raise ConfigError(option, f"unknown name {name!r}", remedy)
     if not names:
-        raise ConfigError(option, "names nothing", f"some of {', '.join(known)}")
+        raise ConfigError(option, "is empty", f"one or more of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
 def device_of(text: str) -> torch.device:
-    """`auto` (the first GPU, if there is one), or what PyTorch calls a device: `cpu`, `cuda:1`, `mps`.
+    """The device `auto` (the first GPU, if there is one), `cpu`, `cuda:1`, `mps` or another of PyTorch's names.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: no such device on this machine.
     """
     import torch
 
@@ -85,7 +85,7 @@ def device_of(text: str) -> torch.device:
 
 
 def refuse_password(uri: str | None) -> None:
-    """Nothing, or a refusal: addresses of MLflow are written down beside what is recorded.
+    """Refuse an address of MLflow with a password, because addresses are stored in the run's records.
 
     Raises:
         MgcdaError: the address holds a password.
@@ -95,6 +95,6 @@ def refuse_password(uri: str | None) -> None:
     if uri is not None and PASSWORD.search(uri):
         raise MgcdaError(
             "--mlflow-uri",
-            "the address holds a password, which would be written down beside the run",
+            "the address holds a password, which would be stored with the run",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )

@@ -1,8 +1,7 @@
-"""What `mgcda train` shows: progress while workers run, then the results and where pictures are."""
+"""`mgcda train`: launch of the workers, their progress, and a summary of the results."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import signal
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import show_results
 from mgcda_dist.cluster.scaling import is_open, resolve, wanted
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.runs.tail import Tail
 
@@ -28,11 +28,11 @@ __all__ = ["run_training"]
 
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
-_WAIT_WORTH_A_WORD_S = 90.0
+_LONG_WAIT_S = 90.0
 
 
 def run_training(config: Config, *, override: bool = False) -> int:
-    """Train; returns the exit code. `override`: go on with a configuration that differs, where the state fits it."""
+    """Train; returns the exit code. `override`: resume with a changed configuration if the state fits it."""
     from mgcda_dist import build, checks
 
     console = Console(highlight=False, markup=False)
@@ -72,11 +72,10 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
             raise
     if not run.results.is_file():
         console.print(
-            f"stopped; the checkpoint is in {run.checkpoints}. The same command goes on from there.", soft_wrap=True
+            f"stopped; the checkpoint is in {run.checkpoints}. The same command resumes from it.", soft_wrap=True
         )
         return ExitCode.STOPPED
-    results = json.loads(run.results.read_text(encoding="utf-8"))
-    show_results([results], console)
+    show_results([EvaluationResults.load(run.root)], console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
     if run.report.is_file():
         console.print(f"report     {run.report}", soft_wrap=True)
@@ -87,17 +86,17 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
 
 
 def _mlflow_command(uri: str) -> str:
-    """What shows the record: a server's address, or the command for a database."""
+    """The address of a tracking server, or the command that opens a database."""
     if uri.startswith(("http:", "https:")):
         return uri
-    # Without an activated environment the command is not on the path.
+    # Without an activated environment the command is not on PATH.
     beside = Path(sys.executable).with_name("mlflow")
     command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
     return f"{command} ui --backend-store-uri {uri}"
 
 
 def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Console) -> None:
-    """Run `work` in a thread; show its progress; on Ctrl-C ask the workers to stop with a checkpoint."""
+    """Run `work` in a thread and show its progress; on Ctrl-C ask the workers to stop with a checkpoint."""
     failure: list[BaseException] = []
 
     def guarded() -> None:
@@ -118,41 +117,20 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        tail = Tail(run)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("starting the workers", total=num_steps)
-            told_stop, told_wait, last_plain, started = False, False, 0.0, time.monotonic()
+            display = _Display(run, num_steps, progress)
             while thread.is_alive():
                 thread.join(_POLL_S)
-                # While it starts, Ray puts a handler of its own in C on SIGTERM, which dumps a stack and aborts.
+                # At its start Ray installs a SIGTERM handler in C that dumps a stack and aborts: replace it.
                 for s in previous:
                     signal.signal(s, interrupt)
-                if interrupts and not told_stop:
-                    progress.console.print("stopping after this step, with a checkpoint (again to give up at once)")
-                    told_stop = True
+                if interrupts:
+                    display.note_stop()
                 if interrupts > 1:
                     raise KeyboardInterrupt
-                if not told_wait and not tail.has_moved and time.monotonic() - started > _WAIT_WORTH_A_WORD_S:
-                    progress.console.print(
-                        "no worker has started yet: does the cluster have what scaling asks for? `ray status`"
-                    )
-                    told_wait = True
-                line = tail.metrics()  # read and shown before the events: a phase begins after its last step
-                events = tail.events()
-                if line is not None:
-                    progress.update(task, completed=line["step"] + 1, description=_progress_line(line["metrics"]))
-                    if not console.is_terminal and (
-                        time.monotonic() - last_plain > _PLAIN_LINE_EVERY_S or line["step"] + 1 >= num_steps
-                    ):
-                        last_plain = time.monotonic()
-                        eta = (num_steps - line["step"] - 1) * line["metrics"].get("time/step_s", 0.0)
-                        shown = f"step {line['step'] + 1}/{num_steps}  {_progress_line(line['metrics'])}"
-                        console.print(f"{shown}  ETA {_duration(eta)}", soft_wrap=True)
-                for event in events:
-                    _show(event, progress, task)
-            for event in tail.events():
-                _show(event, progress, task)
+                display.update()
+            display.update()
     finally:
         for s, handler in previous.items():
             signal.signal(s, handler)
@@ -162,13 +140,54 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
         raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
 
 
-def _show(event: dict[str, Any], progress: Progress, task: TaskID) -> None:
-    if event["kind"] == "progress" and progress.console.is_terminal:
-        progress.update(task, completed=event["done"], total=event["total"], description=event["text"])
-        return
-    progress.console.print(event["text"], soft_wrap=True)
-    if event["kind"] == "phase":
-        progress.update(task, description=event["text"])
+class _Display:
+    """Progress and events of a run: a bar on a terminal, and a line now and then in a log."""
+
+    def __init__(self, run: RunFolder, num_steps: int, progress: Progress) -> None:
+        self._tail, self._num_steps, self._progress = Tail(run), num_steps, progress
+        self._task = progress.add_task("starting the workers", total=num_steps)
+        self._stop_noted = self._wait_noted = False
+        self._last_line_s, self._started_s = 0.0, time.monotonic()
+
+    def note_stop(self) -> None:
+        """Announce, once, that the run is stopping."""
+        if not self._stop_noted:
+            self._print("stopping after this step, with a checkpoint (Ctrl-C again to abort at once)")
+        self._stop_noted = True
+
+    def update(self) -> None:
+        """Show the metrics and events since the last call."""
+        waited_s = time.monotonic() - self._started_s
+        if not self._wait_noted and not self._tail.has_moved and waited_s > _LONG_WAIT_S:
+            self._print("no worker has started yet: does the cluster have the requested resources? `ray status`")
+            self._wait_noted = True
+        line = self._tail.metrics()  # before the events: a phase begins after its last step
+        events = self._tail.events()
+        if line is not None:
+            self._show_step(line["step"] + 1, line["metrics"])
+        for event in events:
+            self._show_event(event)
+
+    def _show_step(self, done: int, metrics: dict[str, float]) -> None:
+        text = _progress_line(metrics)
+        self._progress.update(self._task, completed=done, description=text)
+        due = time.monotonic() - self._last_line_s > _PLAIN_LINE_EVERY_S or done >= self._num_steps
+        if due and not self._progress.console.is_terminal:
+            self._last_line_s = time.monotonic()
+            remaining_s = (self._num_steps - done) * metrics.get("time/step_s", 0.0)
+            self._print(f"step {done}/{self._num_steps}  {text}  ETA {_duration(remaining_s)}")
+
+    def _show_event(self, event: dict[str, Any]) -> None:
+        """Show an event of events.jsonl, whose keys depend on its kind."""
+        if event["kind"] == "progress" and self._progress.console.is_terminal:
+            self._progress.update(self._task, completed=event["done"], total=event["total"], description=event["text"])
+            return
+        self._print(event["text"])
+        if event["kind"] == "phase":
+            self._progress.update(self._task, description=event["text"])
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(text, soft_wrap=True)
 
 
 def _progress_line(metrics: dict[str, float]) -> str:

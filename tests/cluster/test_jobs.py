@@ -34,7 +34,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_when_submitted_again(plac
     stopped = nodes.run(["ray", "job", "stop", "--address", nodes.dashboard, "long-1"])
     assert stopped.returncode == 0 and "was stopped" in stopped.stdout + stopped.stderr, stopped
     logs = nodes.run(["ray", "job", "logs", "--address", nodes.dashboard, "long-1"])
-    assert "The same command goes on from there" in logs.stdout
+    assert "The same command resumes from it" in logs.stdout
     (checkpoint,) = (run / "checkpoints").glob("step-*/checkpoint.json")
     assert json.loads(checkpoint.read_text())["world_size"] == 2
 

@@ -117,7 +117,7 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_more_workers_go_on(
     for run in stopped:
         assert (run.returncode, run.stderr) == (3, ""), run.stdout + run.stderr
         assert "stopping after this step, with a checkpoint" in run.stdout
-        assert "The same command goes on from there" in run.stdout
+        assert "The same command resumes from it" in run.stdout
     assert "for 2 workers" in stopped[1].stdout, "the optimiser's state was dealt anew"
     assert (again.returncode, again.stderr) == (0, ""), again.stdout + again.stderr
     assert "resuming at step" in again.stdout

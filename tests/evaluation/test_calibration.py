@@ -55,7 +55,7 @@ def test_a_model_is_calibrated_and_then_takes_the_score(tmp_path: Path, tiny_sha
     refused = CliRunner().invoke(app, scored)
     assert isinstance(refused.exception, ConfigError) and "first: mgcda calibrate" in refused.exception.remedy
     told = CliRunner().invoke(app, ["calibrate", str(run), "--data", shards, "--max-frames", "2", "--device", "cpu"])
-    assert told.exit_code == 0 and "now takes --score standardized_max_logit" in told.output, told.output
+    assert told.exit_code == 0 and "now supports --score standardized_max_logit" in told.output, told.output
     model = load_exported(run)
     measured = model.metadata.class_statistics
     assert measured is not None and measured["frames"] == 2 and sum(measured["pixels"]) > 0
