@@ -36,10 +36,10 @@ IMAGES = 4
 
 
 def _engine(width: int, stage: int, world: Collectives) -> DeepSpeedEngine:
-    from examples.single_process import Network
+    from examples.single_process import CLASSES, Network
 
     torch.manual_seed(0)
-    model = MGCDA(Network(width), segmentation_loss("energy_hinge"), energy, collectives=world)  # type: ignore[arg-type]
+    model = MGCDA(Network(width), segmentation_loss("energy_hinge", CLASSES), energy, collectives=world)  # type: ignore[arg-type]
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-4, "base_lr": 1e-4}]
     config = deepspeed_config(
         micro_batch=IMAGES // world.size, accumulation=1, zero_stage=stage, precision="fp32", clip_norm=5.0
@@ -61,10 +61,10 @@ class _Bench:
 
         start = time.perf_counter()
         own = batch(self.number, self.world.rank, self.world.size, images=IMAGES)
-        outcome = self.engine.forward(own, 0.5, self.writer.signals())
-        terms = outcome.terms()
-        written, failed = (round(terms[f"signal/{name}"] * self.world.size) for name in ("written", "failed"))
-        self.writer.settle(written, failed)
+        outcome = self.engine.forward(own, 0.5)
+        signals = {name: torch.tensor(number) for name, number in self.writer.signals().items()}
+        values = self.engine.model.total([outcome], signals).scalars()
+        self.writer.settle(round(values["written"]), round(values["failed"]))
         self.engine.backward(outcome.loss)
         self.engine.step(1.0)
         self.number += 1

@@ -20,9 +20,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn import functional as F
 
+from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
+from mgcda_dist.method.cacl.exchange import start_exchange
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import torch_generator
+from mgcda_dist.method.reduce import StepCounts
 
 CLASSES, DOMAINS, IMAGES, DIM, ROUNDS = 7, 3, 12, 128, 3
 LAYOUTS = ("replicated", "sharded")
@@ -58,9 +61,10 @@ def step(cacl: CACL, world: Collectives) -> float:
     z = F.normalize(torch.randn(IMAGES, cacl.budget.rows_per_image, DIM, generator=random), dim=2)
     own = slice(world.rank * images, (world.rank + 1) * images)
     z = z[own].flatten(0, 1).requires_grad_()
-    domain = torch.arange(IMAGES)[own] % DOMAINS
-    sample = cacl.receive(cacl.send(z, index[own], torch.rand(images, 100, generator=random), domain, world), world)
-    loss, _ = cacl.share(sample, 1, torch.tensor(0), world)
+    slot = torch.arange(IMAGES)[own]
+    batch = Batch(torch.empty(images, 0), torch.empty(images, 0), slot % DOMAINS, slot, step=1)
+    pending = start_exchange(z, index[own], torch.rand(images, 100, generator=random), batch, world)
+    loss = cacl(pending, StepCounts({}, 1, world))[0].local_loss
     loss.backward()
     return world.start_sum(loss / world.size, "loss").wait().item()
 
@@ -89,7 +93,7 @@ def measure(rank: int, size: int, port: int, rows: int, results: mp.SimpleQueue[
             times[layout].append(time.process_time() - before)
     if rank == 0:
         for layout in LAYOUTS:
-            queue, sent = cacls[layout].queue, sum(worlds[layout].account.num_bytes.values()) / ROUNDS
+            queue, sent = cacls[layout].queue, sum(worlds[layout].stats.num_bytes.values()) / ROUNDS
             size_mb = queue.z.numel() * queue.z.element_size() / 1e6
             known = sum(b.numel() * b.element_size() for b in queue.buffers()) / 1e6 - size_mb
             results.put((layout, Cost(size_mb, known, statistics.median(times[layout]), sent / 1e6, losses[layout])))

@@ -50,18 +50,19 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
     mdat = MDAT({"early": 64, "late": 64}, DOMAINS, channels=128)
     cacl = CACL(64, DOMAINS, Budget(CLASSES, 64, 32, 0.5, True), Selection(32, 512, 0.5, True), queue_rows=512)
     model = MGCDA(
-        Network(64), segmentation_loss("energy_hinge"), energy, mdat=mdat, cacl=cacl, collectives=Collectives()
+        Network(64), segmentation_loss("energy_hinge", CLASSES), energy, mdat=mdat, cacl=cacl, collectives=Collectives()
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     _name(mdat, "forward", "discriminators")
-    _name(cacl, "share", "contrast")
+    _name(cacl, "contrast", "contrast")
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for step in range(STEPS):
             own = _enlarged(batch(step, rank, size, images=IMAGES))
             dist.barrier()
             with record_function("forward"):
                 outcome = model(own, progress=step / STEPS)
-                outcome.terms()
+                totals = model.total([outcome])
+                totals.scalars()
             optimizer.zero_grad()
             with record_function("backward"):
                 outcome.loss.backward()
@@ -69,7 +70,7 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
                 for parameter in model.parameters():
                     dist.all_reduce(parameter.grad)
             optimizer.step()
-            model.commit(outcome)
+            model.commit([outcome], totals)
     profiler.export_chrome_trace(f"{folder}/rank-{rank}.json")
     dist.destroy_process_group()
 

@@ -79,7 +79,7 @@ class Method:
 
     @property
     def rows_per_image(self) -> int:
-        """PixelMetadata reserved per image."""
+        """Rows reserved per image."""
         return (self.anomaly_pixels + self.num_classes * self.inlier_pixels) * (2 if self.image_aware else 1)
 
     def counts_bytes(self, num_ranks: int) -> int:

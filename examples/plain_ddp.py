@@ -23,10 +23,10 @@ def main() -> None:
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
-        model.module.commit(outcome)
-        terms = outcome.terms()
+        totals = model.module.total([outcome])
+        model.module.commit([outcome], totals)
         if rank == 0:
-            print(step, *(f"{name}={value:.4f}" for name, value in terms.items()))
+            print(step, *(f"{name}={value:.4f}" for name, value in totals.scalars().items()))
     dist.destroy_process_group()
 
 

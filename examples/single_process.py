@@ -42,7 +42,7 @@ def mgcda() -> MGCDA:
     torch.manual_seed(0)
     return MGCDA(
         Network(),
-        segmentation_loss("energy_hinge", limits={"inlier_energy": -3.0, "outlier_energy": -1.0}),
+        segmentation_loss("energy_hinge", CLASSES, limits={"inlier_energy": -3.0, "outlier_energy": -1.0}),
         energy,
         mdat=MDAT({"early": 16, "late": 16}, DOMAINS, channels=16),
         cacl=CACL(16, DOMAINS, Budget(CLASSES, 8, 4, 0.5, True), Selection(8, 32, 0.5, True), queue_rows=64),
@@ -73,8 +73,9 @@ def main() -> None:
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
-        model.commit(outcome)  # the memory and the running accuracies move once the step is accepted
-        print(step, *(f"{name}={value:.4f}" for name, value in outcome.terms().items()))
+        totals = model.total([outcome])
+        model.commit([outcome], totals)  # the memory and the running accuracies move once the step is accepted
+        print(step, *(f"{name}={value:.4f}" for name, value in totals.scalars().items()))
     # `model.segmenter` is the bare network again: nothing of MGCDA is left in it.
 
 

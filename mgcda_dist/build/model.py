@@ -114,12 +114,11 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         with seeded(config.seed, "cacl"):
             cacl = _cacl(config, channels["embedding"], num_domains, num_classes, collectives or Collectives())
     loss = config.loss
-    if config.model.compile:
-        network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
-    return MGCDA(
+    model = MGCDA(
         network,
         segmentation_loss(
             loss.outlier,
+            num_classes,
             outlier_weight=loss.outlier_weight,
             limits=_limits(config),
             logits=network.logit_kind,
@@ -137,6 +136,11 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         cacl_warmup=config.cacl.warmup,
         collectives=collectives,
     )
+    if model.mdat is not None:
+        model.stage_sizes(*config.data.crop_px)
+    if config.model.compile:
+        network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
+    return model
 
 
 def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:

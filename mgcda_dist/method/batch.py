@@ -74,15 +74,3 @@ class Prediction(NamedTuple):
 def unlabelled(label: Tensor) -> Tensor:
     """N bool: images without any label of their own, N×H×W; anomalies may have been pasted onto them."""
     return ((label == VOID) | (label == ANOMALY)).flatten(1).all(dim=1)
-
-
-class MaskedSums(NamedTuple):
-    """Local sums and counts of G masked means: Σ weight · (global sum / global count) is a loss.
-
-    Attributes:
-        sums: G, with gradient.
-        counts: G.
-    """
-
-    sums: Tensor
-    counts: Tensor

@@ -1,7 +1,7 @@
 """Collectives of fixed shape: asynchronous sums, gathers, and a gather that gradients cross; identity without a group.
 
 Laws 1 and 3 of the distributed form. Every call is made by every rank at every step with the same shape; what a rank
-lacks is zeros under a mask. The account counts calls and payload bytes per label, so that the price of a step is known.
+lacks is zeros under a mask. `CommStats` counts calls and payload bytes per label, so that the cost of a step is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "global_mean_share", "to_host"]
+__all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_host"]
 
 
 @dataclass
@@ -58,13 +58,13 @@ class PendingSum:
 
     _value: Tensor
     _work: dist.Work | None
-    _account: CommStats = field(default_factory=CommStats)
+    _stats: CommStats = field(default_factory=CommStats)
     _label: str = ""
 
     def wait(self) -> Tensor:
         """The sum over ranks; blocks until it has arrived."""
         if self._work is not None:
-            with self._account.waits_in(self._label):
+            with self._stats.waits_in(self._label):
                 self._work.wait()
             self._work = None
         return self._value
@@ -94,7 +94,7 @@ class Collectives:
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
-        self.account = CommStats()
+        self.stats = CommStats()
 
     @property
     def size(self) -> int:
@@ -111,9 +111,9 @@ class Collectives:
         total = value.detach().clone()
         if self.size == 1:
             return PendingSum(total, None)
-        self.account.add(label, total)
+        self.stats.add(label, total)
         work = dist.all_reduce(total, group=self.group, async_op=True)
-        return PendingSum(total, work, self.account, label)
+        return PendingSum(total, work, self.stats, label)
 
     def start_gather(self, rows: Tensor, label: str) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
@@ -124,7 +124,7 @@ class Collectives:
         """
         if self.size == 1:
             return PendingGather(rows)
-        self.account.add(label, rows)
+        self.stats.add(label, rows)
         pending = PendingGather(rows)
         pending.rows = _StartGather.apply(rows, self, label, pending)
         return pending
@@ -137,19 +137,19 @@ class Collectives:
         """Sum of `value` over ranks; its gradient is the sum of what every rank's loss says about it."""
         if self.size == 1:
             return value
-        self.account.add(label, value)
+        self.stats.add(label, value)
         return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any, label: str) -> list[Any]:
         """What every rank has, in rank order: picklable, of any size; for what is sent once and not at every step."""
         if self.size == 1:
             return [value]
-        # Pickled here, so that the account knows the size.
+        # Pickled here, so that the stats knows the size.
         mine = pickle.dumps(value)
-        self.account.calls[label] += 1
-        self.account.num_bytes[label] += len(mine)
+        self.stats.calls[label] += 1
+        self.stats.num_bytes[label] += len(mine)
         everyone: list[Any] = [None] * self.size
-        with self.account.waits_in(label):
+        with self.stats.waits_in(label):
             dist.all_gather_object(everyone, mine, group=self.group)
         return [pickle.loads(theirs) for theirs in everyone]
 
@@ -175,7 +175,7 @@ class _StartGather(torch.autograd.Function):
         work, own, collectives = pending.work, pending.gradient, pending.collectives
         if work is None or own is None or collectives is None:
             raise RuntimeError("the gathered rows were used without `wait`")
-        with collectives.account.waits_in(f"{pending.label}_backward"):
+        with collectives.stats.waits_in(f"{pending.label}_backward"):
             work.wait()
         return own, None, None, None
 
@@ -187,7 +187,7 @@ class _WaitGather(torch.autograd.Function):
     def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
         ctx.pending = pending
         if pending.work is not None and pending.collectives is not None:
-            with pending.collectives.account.waits_in(pending.label):
+            with pending.collectives.stats.waits_in(pending.label):
                 pending.work.wait()
         return gathered.view_as(gathered)
 
@@ -198,7 +198,7 @@ class _WaitGather(torch.autograd.Function):
         if collectives is None:
             raise RuntimeError("waited for a gather that was not started")
         pending.gradient = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
-        collectives.account.add(f"{pending.label}_backward", grad)
+        collectives.stats.add(f"{pending.label}_backward", grad)
         pending.work = dist.reduce_scatter_single(
             pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
         )
@@ -212,7 +212,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, collectives: Collectives, label: str) -> Tensor:
         ctx.collectives, ctx.label = collectives, label
         total = value.clone()
-        with collectives.account.waits_in(label):
+        with collectives.stats.waits_in(label):
             dist.all_reduce(total, group=collectives.group)
         return total
 
@@ -220,29 +220,10 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         collectives: Collectives = ctx.collectives
         grad = grad_outputs[0].clone()
-        collectives.account.add(f"{ctx.label}_backward", grad)
-        with collectives.account.waits_in(f"{ctx.label}_backward"):
+        collectives.stats.add(f"{ctx.label}_backward", grad)
+        with collectives.stats.waits_in(f"{ctx.label}_backward"):
             dist.all_reduce(grad, group=collectives.group)
         return grad, None, None
-
-
-def global_mean_share(sums: Tensor, counts: Tensor, num_ranks: int) -> Tensor:
-    """This rank's share of a mean over groups of means: W · Σ_g (local sum_g / global count_g) / (groups present).
-
-    The mean of the shares over ranks is the global value, and an engine that averages gradients over ranks therefore
-    yields the gradient of the global value: never a mean of means. Groups that no rank has are left out of the mean.
-
-    Args:
-        sums: G, local sums, with gradient (zeros of an absent group still touch the graph).
-        counts: G, counts over all ranks.
-        num_ranks: W.
-
-    Returns:
-        Scalar.
-    """
-    present = counts > 0
-    means = sums / counts.clamp(min=1)
-    return num_ranks * (means * present).sum() / present.sum().clamp(min=1)
 
 
 def to_host(values: Tensor) -> list[float]:

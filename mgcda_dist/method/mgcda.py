@@ -1,15 +1,21 @@
-"""THE PAPER: MGCDA around any segmenter (a reconstruction of arXiv 2308.08696).
+"""MGCDA around any segmenter: the total loss (a reconstruction of arXiv 2308.08696).
 
     L = L_seg + α(p)·L_mdat + β(p)·L_cacl
 
-`MGCDA.forward` returns this rank's share of L; `MGCDA.commit` moves the memory and the running accuracies once the step
-is accepted. Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values), and one
-sum over the anchors where the memory is sharded.
+One optimizer step over A micro-batches:
+
+    counts = model.count(batches)                                             # from the labels of the whole step
+    outcomes = [model(batch, progress, counts) for batch in batches]          # call backward on each loss / A
+    totals = model.total(outcomes)                                            # values and running state, over ranks
+    model.commit(outcomes, totals)                                            # once the optimizer has stepped
+
+Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values), and one sum over the
+anchors where the memory is sharded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -17,26 +23,34 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import CaclDefaults, MdatDefaults
-from mgcda_dist.method.batch import Batch, MaskedSums, Prediction
-from mgcda_dist.method.cacl.loss import CACL, GatheredSample
-from mgcda_dist.method.cacl.sampler import Pixels, describe_pixels, image_difficulty, image_quota, sample_pixels
-from mgcda_dist.method.collectives import Collectives, PendingSum, to_host
+from mgcda_dist.method.batch import Batch, Prediction
+from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample
+from mgcda_dist.method.cacl.loss import CACL
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat.loss import MDAT
-from mgcda_dist.method.mdat.reversal import reversal_strength
+from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, local_mean
 
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
-
-_NO_SIGNALS: Mapping[str, float] = MappingProxyType({})
+_OFF = LossTerm(torch.zeros(()), {})
+_NOTHING: NamedTensors = MappingProxyType({})
 
 
 class SegmentationLoss(Protocol):
-    """L_seg: the first group is the cross-entropy over inliers, the others are the outlier term."""
+    """L_seg = Σ_name weights[name] · (sum / count of that name over ranks and micro-batches).
 
-    weights: tuple[float, ...]
+    Attributes:
+        weights: by name; the first is how inliers are classified, the others are the outlier loss.
+    """
 
-    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
-        """Sums and counts for N×C×h×w logits and N×H×W labels."""
+    weights: Mapping[str, float]
+
+    def counts(self, label: Tensor) -> dict[str, Tensor]:
+        """Number of pixels per name for labels N×H×W: no prediction is needed to know it."""
+        ...
+
+    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Local sums per name for N×C×h×w logits and N×H×W labels."""
         ...
 
 
@@ -49,24 +63,22 @@ class ScoreFunction(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What one micro-batch gave.
+    """The result of one micro-batch.
 
     Attributes:
-        loss: scalar to call backward on: this rank's share, so that averaging gradients over ranks gives the gradient
-            of the global loss.
-        values: pending sum over ranks of the logged values, named by `names`.
+        loss: scalar to call backward on: this part's share, so that averaging gradients over ranks and micro-batches
+            gives the gradient of the loss of the step.
+        sums: local parts of the named sums of the step.
+        counts: of the step.
+        step: of training.
+        sample: for the memory; None without CACL.
     """
 
     loss: Tensor
+    sums: dict[str, Tensor]
+    counts: StepCounts
     step: int
-    names: tuple[str, ...]
-    values: PendingSum
-    counts: Tensor
     sample: GatheredSample | None
-
-    def terms(self) -> dict[str, float]:
-        """Global value of each term; waits for the sum over ranks. Not finite on one rank means not finite on all."""
-        return dict(zip(self.names, to_host(self.values.wait()[: len(self.names)]), strict=True))
 
 
 class MGCDA(nn.Module):
@@ -105,120 +117,103 @@ class MGCDA(nn.Module):
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.collectives = collectives or Collectives()
+        self._stage_sizes: dict[tuple[int, int], dict[str, tuple[int, int]]] = {}
 
-    def forward(self, batch: Batch, progress: float, signals: Mapping[str, float] = _NO_SIGNALS) -> Outcome:
-        """Losses of one micro-batch. Every rank runs every branch (law 3).
+    def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
+        """Loss of one micro-batch. Every rank computes every term (law 3).
 
         Args:
             batch: this rank's slice.
             progress: p in [0, 1].
-            signals: numbers that are averaged over ranks with the values, as `signal/NAME`: the trainer's wish to stop,
-                or that its part of a checkpoint is written, so that agreeing costs no collective of its own. The
-                names are the same on every rank.
+            counts: of the step, from `count`; None: the step has this one micro-batch.
         """
-        num_ranks, rank, n = self.collectives.size, self.collectives.rank, len(batch.slot)
+        counts = counts or self.count([batch])
         prediction: Prediction = self.segmenter(batch.image)
-        seg = self.segmentation_loss(prediction.logits, batch.label)
+        pending = self._start_cacl(prediction, batch, counts)  # its all-gather is in flight while MDAT computes
 
-        # First sum over ranks: how many pixels, locations and images each mean runs over.
-        counts = [seg.counts.to(torch.float64)]
-        kept = self.mdat.kept(prediction.stages, batch.label) if self.mdat else []
+        seg = self.segmentation(prediction, batch, counts)
+        mdat = self.mdat(prediction.stages, batch, progress, counts) if self.mdat else _OFF
+        cacl, sample = self.cacl(pending, counts) if self.cacl else (_OFF, None)
+        alpha = self.mdat_weight * ramp(progress, self.mdat_warmup)
+        beta = self.cacl_weight * ramp(progress, self.cacl_warmup)
+        loss = seg.local_loss + alpha * mdat.local_loss + beta * cacl.local_loss
+
+        sums = {**seg.sums, **mdat.sums, **cacl.sums, "loss/total": loss / counts.num_parts}
+        return Outcome(loss, {name: x.detach() for name, x in sums.items()}, counts, batch.step, sample)
+
+    def segmentation(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> LossTerm:
+        """L_seg: classification of inliers, and the outlier loss."""
+        sums, totals = self.segmentation_loss(prediction.logits, batch.label), counts.total()
+        terms = torch.stack(
+            [
+                weight * local_mean(sums[name], totals[f"seg/{name}"], counts.num_parts)
+                for name, weight in self.segmentation_loss.weights.items()
+            ]
+        )
+        values = {"loss/seg": terms[0] / counts.num_parts, "loss/outlier": terms[1:].sum() / counts.num_parts}
+        return LossTerm(self.segmentation_weight * terms.sum(), values)
+
+    def count(self, batches: Sequence[Batch]) -> StepCounts:
+        """Counts of one step, from the labels of this rank's part of all its micro-batches."""
+        local = _summed([self._counts(batch) for batch in batches])
+        counts = StepCounts(local, len(batches), self.collectives)
+        # Image-aware sampling sums difficulties after the forward pass: the counts travel with them, for no cost.
+        return counts if self.cacl and self.cacl.budget.image_aware else counts.start()
+
+    def total(self, outcomes: Sequence[Outcome], beside: NamedTensors = _NOTHING) -> NamedSum:
+        """Start the sum over ranks and micro-batches of a step's values; nothing waits for it before it is read.
+
+        Args:
+            outcomes: of all micro-batches of the step.
+            beside: this rank's part of other named sums, which then cost no collective of their own.
+        """
+        local = _summed([outcome.sums for outcome in outcomes])
+        return NamedSum({**local, **beside}, self.collectives, "values")
+
+    def commit(self, outcomes: Sequence[Outcome], totals: NamedSum) -> None:
+        """Accept a step: move A_s once and fill the memory. All state of the method lives in buffers (law 4)."""
         if self.mdat:
-            counts.append(self.mdat.counts(kept, batch.domain).flatten())
-        pixels = self._describe(batch, prediction, self.cacl.unlabelled_confidence) if self.cacl else None
-        if self.cacl and pixels:
-            mean, present = image_difficulty(pixels, self.cacl.budget.num_classes)
-            difficulty = mean.new_zeros(num_ranks, 2, n, 2)
-            difficulty[rank] = torch.stack([mean, present])
-            counts.append(difficulty.flatten())
-        pending_counts = self.collectives.start_sum(torch.cat(counts), "counts")
+            self.mdat.update(totals.wait(), outcomes[0].counts)
+        for outcome in outcomes:
+            if self.cacl and outcome.sample is not None:
+                self.cacl.queue.push(outcome.sample.metadata, outcome.sample.z, outcome.step)
 
-        parts = list(torch.split(pending_counts.wait(), [len(part) for part in counts]))
-        seg_counts = parts.pop(0)
-        stage_counts = parts.pop(0).view(len(self.mdat.stages), self.mdat.num_domains) if self.mdat else counts[0][:0]
-
-        # Sample level: draw this rank's pixels, and send them.
-        pending_rows = None
-        if self.cacl and pixels:
-            mean, present = parts.pop(0).view(num_ranks, 2, n, 2).transpose(0, 1).flatten(1, 2)  # 2 × B×2
-            quota = image_quota(mean, present, self.cacl.budget)[rank * n : (rank + 1) * n]
-            index = sample_pixels(pixels, quota, self.cacl.budget, batch.slot, self.cacl.seed, batch.step)
-            z = self.cacl.project(prediction.embedding, index)
-            pending_rows = self.cacl.send(z, index, pixels.difficulty, batch.domain, self.collectives)
-
-        shares = seg.sums / seg_counts.clamp(min=1) * num_ranks
-        weights = shares.new_tensor(self.segmentation_loss.weights)
-        terms = {"loss/seg": (weights * shares)[0], "loss/outlier": (weights * shares)[1:].sum()}
-        loss = self.segmentation_weight * (weights * shares).sum()
-
-        # Scene level, while the rows travel; on the way back its gradients hide the sum of theirs.
-        extra: list[Tensor] = []
-        if self.mdat:
-            domains = self.mdat(prediction.stages, batch.domain, kept, progress)
-            terms["loss/mdat"] = self.mdat.share(domains, stage_counts, num_ranks)
-            loss = loss + self.mdat_weight * ramp(progress, self.mdat_warmup) * terms["loss/mdat"]
-            extra = [domains.correct.flatten(), domains.epsilon.flatten()]
-
-        # Sample level: contrast.
-        sample = None
-        if self.cacl and pending_rows:
-            sample = self.cacl.receive(pending_rows, self.collectives)
-            first_slot = batch.slot[0] - rank * n
-            terms["loss/cacl"], anchors = self.cacl.share(sample, batch.step, first_slot, self.collectives)
-            # Every rank knows the number. One says it: W-ths of it add up to 56.00000000000001.
-            terms["cacl/anchors"] = anchors.to(torch.float64) * (num_ranks if rank == 0 else 0)
-            loss = loss + self.cacl_weight * ramp(progress, self.cacl_warmup) * terms["loss/cacl"]
-
-        # Second sum over ranks: the values to log and the discriminators' hits; nothing waits for it before `terms`.
-        terms["loss/total"] = loss
-        terms["data/bad_samples"] = loss.new_tensor(float(len(batch.bad) * num_ranks))
-        terms |= {f"signal/{name}": loss.new_tensor(signal) for name, signal in signals.items()}
-        logged = torch.stack([term.detach().to(torch.float64) for term in terms.values()]) / num_ranks
-        values = self.collectives.start_sum(torch.cat([logged, *extra]), "values")
-        return Outcome(loss, batch.step, tuple(terms), values, stage_counts, sample)
-
-    def _describe(self, batch: Batch, prediction: Prediction, unlabelled_confidence: float | None) -> Pixels:
-        """Type and difficulty of every pixel, on the grid that logits and embedding share."""
-        logits = prediction.logits.detach().float()
-        if logits.shape[2:] != prediction.embedding.shape[2:]:
-            grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
-            raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
-        assert self.cacl is not None
-        num_classes, abstains = self.cacl.budget.num_classes, bool(getattr(self.segmenter, "abstains", False))
-        if logits.shape[1] - num_classes not in (0, int(abstains)):
-            raise ValueError(
-                f"the segmenter has {logits.shape[1]} logits but the contrastive budget {num_classes} classes: make "
-                "them one number (a logit more, abstention's, is for segmenters with `abstains`)"
-            )
-        logits = logits[:, :num_classes]  # without abstention's, which some losses train
-        return describe_pixels(batch.label, logits, self.score(logits), unlabelled_confidence)
-
-    def commit(self, outcome: Outcome) -> None:
-        """Accept a micro-batch: move A_s and fill the memory. All state of the method lives in buffers (law 4)."""
-        if self.mdat:
-            hits = outcome.values.wait()[len(outcome.names) :].view(2, *outcome.counts.shape)
-            self.mdat.update(hits[0], outcome.counts)
-        if self.cacl and outcome.sample is not None:
-            self.cacl.queue.push(outcome.sample.rows, outcome.sample.z, outcome.step)
-
-    def health(self, outcome: Outcome, progress: float) -> dict[str, float]:
+    def health(self, outcomes: Sequence[Outcome], totals: NamedSum, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""
-        signals: dict[str, float] = {}
-        if self.mdat:
-            signals["mdat/lambda"] = reversal_strength(progress, self.mdat.lambda_max)
-            epsilon = outcome.values.wait()[len(outcome.names) :].view(2, *outcome.counts.shape)[1]
-            mean_epsilon = epsilon.sum(dim=1) / outcome.counts.sum(dim=1).clamp(min=1)
-            chance = 1.0 / self.mdat.num_domains
-            for stage, accuracy, eps in zip(
-                self.mdat.stages, to_host(self.mdat.accuracy), to_host(mean_epsilon), strict=True
-            ):
-                signals[f"mdat/{stage}/accuracy"] = accuracy
-                signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
-                signals[f"mdat/{stage}/epsilon"] = eps
-                signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
-        if self.cacl:
-            signals |= {f"cacl/{name}": value for name, value in self.cacl.queue.health(outcome.step).items()}
-        return signals
+        mdat = self.mdat.health(totals.wait(), outcomes[0].counts, progress) if self.mdat else {}
+        cacl = self.cacl.queue.health(outcomes[0].step) if self.cacl else {}
+        return mdat | {f"cacl/{name}": value for name, value in cacl.items()}
+
+    def stage_sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Height and width of every stage's feature map for images H×W, measured once per size with one image.
+
+        Call it before an engine slices the parameters; the network runs in evaluation mode, without gradient.
+        """
+        if (height, width) not in self._stage_sizes:
+            device = next(self.parameters()).device
+            training = self.segmenter.training
+            with torch.no_grad():
+                image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
+                stages = self.segmenter.eval()(image).stages
+            self.segmenter.train(training)
+            self._stage_sizes[height, width] = {name: (x.shape[2], x.shape[3]) for name, x in stages.items()}
+        return self._stage_sizes[height, width]
+
+    def _counts(self, batch: Batch) -> dict[str, Tensor]:
+        seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.label).items()}
+        mdat = self.mdat.counts(batch, self.stage_sizes(*batch.label.shape[1:])) if self.mdat else {}
+        return seg | mdat
+
+    def _start_cacl(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> PendingSample | None:
+        if self.cacl is None:
+            return None
+        abstains = bool(getattr(self.segmenter, "abstains", False))
+        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains)
+
+
+def _summed(parts: Sequence[NamedTensors]) -> dict[str, Tensor]:
+    """Sums over micro-batches, by name, float64."""
+    return {name: torch.stack([part[name].to(torch.float64) for part in parts]).sum(dim=0) for name in parts[0]}
 
 
 def ramp(progress: float, warmup: float) -> float:

@@ -22,6 +22,7 @@ from mgcda_dist.choices import Precision
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
+from mgcda_dist.method.reduce import StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
@@ -95,15 +96,15 @@ class DeepSpeedEngine:
         self._norm, self._is_first_of_step = 0.0, True
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, batch: Batch, progress: float, signals: Mapping[str, float] | None = None) -> Outcome:
-        """Losses of one micro-batch."""
+    def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
+        """Loss of one micro-batch; `counts` of the step, where it has several."""
         if self._is_first_of_step:
             self._statistics = _statistics(self.model)
             self._is_first_of_step = False
-        return self._engine(batch.to(self.device), progress, signals or {})
+        return self._engine(batch.to(self.device), progress, counts)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of this rank's share."""
+        """Accumulate the gradient of this rank's part of the loss."""
         self._engine.backward(loss)
 
     def step(self, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""The training loop, on one page: read, forward, agree, backward, step, accept or refuse, log, checkpoint."""
+"""The training loop: read, forward, backward, step, accept or refuse, log, checkpoint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import Outcome
+from mgcda_dist.method.reduce import NamedSum
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
@@ -19,6 +23,7 @@ from mgcda_dist.training.state import TrainState
 
 __all__ = ["Hooks", "fit"]
 
+_STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
 _CALMER = (
     "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm: with --override-config, or under another name=…"
 )
@@ -34,7 +39,7 @@ class Hooks:
         say_everywhere: the same, from any rank.
         alarm: a name and a sentence about the health of the run.
         wish: what was asked of this rank.
-        signals: more numbers of this rank that every micro-batch adds up over ranks.
+        signals: more numbers of this rank that are added up over ranks once a step; always the same names.
         agreed: told their sums, which are equal on every rank.
         validate: numbers on the validation set, for the step just done; a collective.
         checkpoint: begin to write one that carries these numbers; a collective.
@@ -65,65 +70,101 @@ def fit(
         batches: this rank's micro-batches, starting with those of `state.step`.
         state: advanced in place.
         config: the run's configuration.
-        hooks: logging, checkpoints and the wish to stop.
+        hooks: logging, checkpoints and requests to stop.
 
     Returns:
-        The wish that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached.
+        The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached.
     """
     optim, watch, clock = config.optim, HealthWatch(config, state.alarms), _Clock(config.data.global_batch)
+    model = engine.model
     while state.step < optim.steps:
         step, progress = state.step, state.step / optim.steps
         last, due = step + 1 == optim.steps, (step + 1) % config.checkpoint.every_steps == 0
-        outcomes: list[Outcome] = []
-        samples: list[str] = []
-        wish = StopRequest.NONE
-        for _ in range(config.engine.accumulation):
-            hooks.progress.enter("loader", step)
-            with clock.waiting():
-                batch = next(batches)
-            samples += batch.keys
-            for sentence in batch.bad:
-                hooks.say_everywhere(f"another sample stands in: {sentence}")
-            hooks.progress.enter("forward", step)
-            outcome = engine.forward(batch, progress, {"wish": hooks.wish().signal, **hooks.signals()})
-            # The values are sums over ranks: every rank sees the same numbers and takes the same branch.
-            terms = outcome.terms()
-            wish = max(wish, agreed(terms["signal/wish"]))
-            hooks.agreed(_signals(terms, engine.model.collectives.size))
-            _count_bad_samples(state, int(terms["data/bad_samples"]), config)
-            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
-            is_finite = math.isfinite(terms["loss/total"])
-            hooks.progress.enter("backward", step)
-            engine.backward(outcome.loss if is_finite else outcome.loss * math.nan)
-            hooks.progress.enter("optimizer", step)
-            engine.step(rate_factor(progress, optim.schedule, optim.warmup))
-            outcomes.append(outcome)
-        norm, losses = engine.gradient_norm(), _mean_terms(outcomes)
-        accepted = math.isfinite(norm)
+        parts = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
+        outcomes, totals = _forward_and_backward(engine, parts, progress, config, hooks)
+        # Sums over ranks: every rank sees the same numbers and takes the same branch.
+        values = totals.scalars()
+        hooks.agreed({name: round(values[name]) for name in hooks.signals()})
+        _count_bad_samples(state, round(values[_BAD]), config)
+        norm, accepted = engine.gradient_norm(), math.isfinite(engine.gradient_norm())
         if accepted:
-            for outcome in outcomes:
-                engine.model.commit(outcome)
+            model.commit(outcomes, totals)
         state.count(accepted)
         clock.tick()
         if not accepted:
-            _refuse(engine, losses["loss/total"], samples, state, config, hooks)
-        watch.see(step, losses["loss/total"], norm)
+            _refuse(engine, values["loss/total"], [key for part in parts for key in part.keys], state, config, hooks)
+        watch.see(step, values["loss/total"], norm)
         hooks.progress.enter("validation", step)
         numbers = hooks.validate() if due or last else {}
         if accepted and (numbers or last or step % config.tracking.log_every_steps == 0):
-            metrics = losses | engine.model.health(outcomes[-1], progress) | engine.learning_rates() | numbers
+            metrics = {name: values[name] for name in outcomes[0].sums if name in values}
+            metrics |= model.health(outcomes, totals, progress) | engine.learning_rates() | numbers
             metrics |= {"train/gradient_norm": norm, "train/skipped_steps": state.skipped_steps}
             metrics |= {"data/bad_samples": state.bad_samples} | clock.read()
             hooks.log(step, metrics)
             for name, sentence in watch.read(step, metrics).items():
                 state.alarms.append(name)
                 hooks.alarm(name, sentence)
-        if wish or due or last:
+        request = agreed(values[_STOP], values[_LEAVE])
+        if request or due or last:
             hooks.progress.enter("checkpoint", step)
             hooks.checkpoint(numbers)
-        if wish:
-            return wish
+        if request:
+            return request
     return StopRequest.NONE
+
+
+def _read(
+    engine: DeepSpeedEngine, batches: Iterator[Batch], number: int, step: int, hooks: Hooks, clock: _Clock
+) -> list[Batch]:
+    """The micro-batches of a step, on the engine's device."""
+    hooks.progress.enter("loader", step)
+    with clock.waiting():
+        parts = [next(batches) for _ in range(number)]
+    for sentence in (sentence for part in parts for sentence in part.bad):
+        hooks.say_everywhere(f"another sample stands in: {sentence}")
+    return [part.to(engine.device) for part in parts]
+
+
+def _forward_and_backward(
+    engine: DeepSpeedEngine, parts: list[Batch], progress: float, config: Config, hooks: Hooks
+) -> tuple[list[Outcome], NamedSum]:
+    """Accumulate the gradient of a step and let the engine take it or refuse it.
+
+    Returns:
+        Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's own.
+    """
+    step, model = parts[0].step, engine.model
+    own = _trainer_sums(parts, hooks)
+    hooks.progress.enter("forward", step)
+    counts, outcomes, totals = model.count(parts), list[Outcome](), None
+    for part in parts:
+        hooks.progress.enter("forward", step)
+        outcome = engine.forward(part, progress, counts)
+        outcomes.append(outcome)
+        loss = outcome.loss
+        if len(outcomes) == len(parts):
+            totals = model.total(outcomes, own)
+            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
+            loss = loss if math.isfinite(totals.scalars()["loss/total"]) else loss * math.nan
+        hooks.progress.enter("backward", step)
+        engine.backward(loss)
+        hooks.progress.enter("optimizer", step)
+        engine.step(rate_factor(progress, config.optim.schedule, config.optim.warmup))
+    assert totals is not None
+    return outcomes, totals
+
+
+def _trainer_sums(parts: list[Batch], hooks: Hooks) -> dict[str, Tensor]:
+    """What the trainer adds up over ranks beside the values of the method, once a step, by name."""
+    request = hooks.wish()
+    numbers = {
+        _STOP: float(request is StopRequest.STOP),
+        _LEAVE: float(request is StopRequest.LEAVE),
+        _BAD: float(sum(len(part.bad) for part in parts)),
+        **hooks.signals(),
+    }
+    return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
 
 
 def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
@@ -154,19 +195,6 @@ def _refuse(
         f"Samples: {listing}. {hooks.last_good()}",
         f"look at these samples; {_CALMER}",
     )
-
-
-def _signals(terms: dict[str, float], num_ranks: int) -> dict[str, int]:
-    """Sums of the signals; the terms are means over ranks."""
-    prefix = "signal/"
-    return {k.removeprefix(prefix): round(v * num_ranks) for k, v in terms.items() if k.startswith(prefix)}
-
-
-def _mean_terms(outcomes: list[Outcome]) -> dict[str, float]:
-    """Terms of the step: the mean over its micro-batches."""
-    all_terms = [outcome.terms() for outcome in outcomes]
-    names = [name for name in all_terms[0] if not name.startswith("signal/") and name != "data/bad_samples"]
-    return {name: sum(terms[name] for terms in all_terms) / len(all_terms) for name in names}
 
 
 class _Clock:

@@ -16,21 +16,16 @@ __all__ = ["PROGRESS", "Progress", "Report", "StopRequest", "agreed", "ask_to_le
 
 
 class StopRequest(IntEnum):
-    """What is wanted of the run after this step: nothing; a checkpoint and a new start; a checkpoint and the end."""
+    """What a run shall do after its step: go on; write a checkpoint and start elsewhere; write a checkpoint and end."""
 
     NONE = 0
     LEAVE = 1
     STOP = 2
 
-    @property
-    def signal(self) -> float:
-        """As a number that is averaged over ranks: one wish to stop outweighs any number of wishes to leave."""
-        return (0.0, 1.0, 2.0**24)[self]
 
-
-def agreed(signal: float) -> StopRequest:
-    """The strongest wish of all ranks, from the mean of their signals; equal on every rank."""
-    return StopRequest.NONE if signal <= 0 else StopRequest.LEAVE if signal < 1.5 else StopRequest.STOP
+def agreed(stop: float, leave: float) -> StopRequest:
+    """The strongest request of all ranks, from the numbers of ranks that were asked to stop and to leave."""
+    return StopRequest.STOP if stop > 0 else StopRequest.LEAVE if leave > 0 else StopRequest.NONE
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self.account = CommStats()
+        self.stats = CommStats()
         self.wish, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
         self._seen, self._moved_at = -1, time.monotonic()
@@ -82,10 +77,10 @@ class Progress:
 
     def report(self) -> Report:
         """Where it is; called from one thread only."""
-        moves, now = self._entered + self.account.waits, time.monotonic()
+        moves, now = self._entered + self.stats.waits, time.monotonic()
         if moves != self._seen:
             self._seen, self._moved_at = moves, now
-        return Report(self._step, self._phase, self.account.waiting, moves, now - self._moved_at)
+        return Report(self._step, self._phase, self.stats.waiting, moves, now - self._moved_at)
 
 
 PROGRESS = Progress()

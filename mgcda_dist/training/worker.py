@@ -55,7 +55,7 @@ def train(config: Config) -> None:
             where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
             text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
             run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
-        PROGRESS.account = world.account
+        PROGRESS.stats = world.stats
         model = build.mgcda(config, world)
         doubtful = checks.doubts(config, model.segmenter)
         share = config.data.global_batch // (world.size * config.engine.accumulation)

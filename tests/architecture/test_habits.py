@@ -29,11 +29,12 @@ BESIDE_THE_MIRROR = {
     "cluster/test_two_nodes.py": "one training over two nodes",
     "data/shards/test_scale.py": "opening and planning over a very large set of shards",
     "data/shards/test_sources": "one file per source, until they have moved to data/shards/sources/",
+    "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
     "tracking/test_mlflow_server.py": "tracking through a real server",
     "training/test_elastic.py": "resuming with another number of ranks",
-    "training/test_refused.py": "checkpoints that do not fit",
+    "training/test_refused.py": "steps whose loss or gradient is not finite",
     "training/test_resume.py": "resuming bit for bit",
     "training/test_run.py": "the training loop from the first step to the exported model",
 }

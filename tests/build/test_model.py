@@ -43,11 +43,12 @@ def _train(config: Config) -> tuple[dict[str, float], dict[str, Any]]:
     terms: dict[str, float] = {}
     for step, batch in zip(range(3), build.training_stream(config, 0, 1), strict=False):
         outcome = model(batch, step / 4)
-        terms = outcome.terms()
+        totals = model.total([outcome])
+        terms = totals.scalars()
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
-        model.commit(outcome)
+        model.commit([outcome], totals)
     return terms, {name: value.clone() for name, value in model.segmenter.state_dict().items()}
 
 

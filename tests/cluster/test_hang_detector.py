@@ -1,4 +1,4 @@
-"""The hang detector names the rank that all others wait for, and nobody who is merely slow; wishes agree over ranks."""
+"""The hang detector names the rank that all others wait for, never one that is only slow; ranks agree on a request."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_progress_counts_moves_and_collectives() -> None:
     progress = Progress()
     before = progress.report()
     progress.enter("loader", 4)
-    with progress.account.waits_in("values"):
+    with progress.stats.waits_in("values"):
         seen: list[Report] = []
         reader = threading.Thread(target=lambda: seen.append(progress.report()))
         reader.start()
@@ -66,7 +66,7 @@ def test_progress_counts_moves_and_collectives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "outcome"),
+    ("requests", "outcome"),
     [
         ([StopRequest.NONE] * 4, StopRequest.NONE),
         ([StopRequest.NONE, StopRequest.LEAVE, StopRequest.NONE, StopRequest.NONE], StopRequest.LEAVE),
@@ -75,10 +75,8 @@ def test_progress_counts_moves_and_collectives() -> None:
         ([StopRequest.STOP] + [StopRequest.LEAVE] * 1023, StopRequest.STOP),
     ],
 )
-def test_all_ranks_agree_on_the_strongest_wish(wishes: list[StopRequest], outcome: StopRequest) -> None:
-    # As the model does: cast to the loss's type, divided by the number of ranks, summed.
-    shares = [torch.tensor(wish.signal, dtype=torch.bfloat16).double() / len(wishes) for wish in wishes]
-    assert agreed(float(sum(shares))) == outcome
+def test_all_ranks_agree_on_the_strongest_request(requests: list[StopRequest], outcome: StopRequest) -> None:
+    assert agreed(requests.count(StopRequest.STOP), requests.count(StopRequest.LEAVE)) == outcome
 
 
 def _label_while_waiting() -> str:
@@ -86,10 +84,10 @@ def _label_while_waiting() -> str:
     if world.rank == 1:
         time.sleep(1.0)
     else:
-        threading.Timer(0.3, lambda: seen.__setitem__(0, world.account.waiting)).start()
+        threading.Timer(0.3, lambda: seen.__setitem__(0, world.stats.waiting)).start()
     assert float(world.start_sum(torch.ones(1), "counts").wait()) == 2
     return seen[0]
 
 
-def test_the_account_names_the_collective_that_a_rank_waits_in() -> None:
+def test_comm_stats_name_the_collective_that_a_rank_waits_in() -> None:
     assert run_distributed(_label_while_waiting, 2)[0] == "counts"

@@ -19,6 +19,7 @@ from mgcda_dist.choices import SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
 from mgcda_dist.method.randomness import stream_key
+from mgcda_dist.method.reduce import NamedSum
 from tests.multiprocess.scenarios import pasted_on_unlabelled
 from tests.support import reference
 from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, tiny_batch, tiny_mgcda
@@ -35,6 +36,10 @@ def lively(**options: object) -> MGCDA:
         for parameter in model.parameters():
             parameter.mul_(3.0)
     return model
+
+
+def values_of(model: MGCDA, step: int = 0, progress: float = 0.2) -> dict[str, float]:
+    return model.total([model(tiny_batch(step), progress)]).scalars()
 
 
 class ReferenceStep:
@@ -86,7 +91,6 @@ class ReferenceStep:
             "loss/cacl": cacl,
             "cacl/anchors": anchors,
             "loss/total": terms[0] + outlier + 0.5 * mdat.loss + 0.1 * cacl,
-            "data/bad_samples": 0.0,
         }
 
     def sample(self, batch: Batch, prediction: Prediction) -> list[reference.Row]:
@@ -146,22 +150,23 @@ def test_steps_agree_with_the_formulas(mode: SmoothingMode, queue_rows: int):
         batch, progress = tiny_batch(step), (step + 1) / 4
         wanted = expected(batch, progress)
         outcome = model(batch, progress)
-        assert outcome.terms() == pytest.approx(wanted, abs=1e-7)
+        totals = model.total([outcome])
+        assert totals.scalars() == pytest.approx(wanted, abs=1e-7)
         assert outcome.loss.item() == pytest.approx(wanted["loss/total"], abs=1e-7)
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
-        model.commit(outcome)
+        model.commit([outcome], totals)
         assert model.mdat is not None and model.cacl is not None
         assert model.mdat.accuracy.tolist() == pytest.approx(expected.accuracy, abs=1e-12)
         memory = expected.memory.rows()
-        filled = model.cacl.queue.rows()
+        filled = model.cacl.queue.metadata()
         assert [(row.type, row.domain, row.id) for row in memory] == list(
             zip(filled.type.tolist(), filled.domain.tolist(), filled.id.tolist(), strict=True)
         )
         if memory:
             torch.testing.assert_close(
-                model.cacl.queue.held()[1], torch.tensor([row.z for row in memory], dtype=torch.float64)
+                model.cacl.queue.local_rows()[1], torch.tensor([row.z for row in memory], dtype=torch.float64)
             )
 
 
@@ -170,8 +175,7 @@ def test_a_pasted_object_does_not_take_an_unlabelled_domain_out_of_alignment():
     assert model.mdat is not None
     batch = tiny_batch(0)
     pasted = pasted_on_unlabelled(batch)
-    stages = model.segmenter(batch.image).stages
-    whole, fewer = (model.mdat.counts(model.mdat.kept(stages, b.label), b.domain)[:, 2] for b in (batch, pasted))
+    whole, fewer = (model.count([b]).total()["mdat/locations"][:, 2] for b in (batch, pasted))
     assert bool((fewer > 0.5 * whole).all())
 
 
@@ -186,10 +190,10 @@ def test_ramp_rises_linearly_over_the_warm_up():
 def test_warm_ups_weigh_the_total_and_not_the_logged_terms():
     model = lively()
     model.mdat_warmup, model.cacl_warmup = 0.4, 0.8
-    terms = model(tiny_batch(0), 0.2).terms()
+    terms = values_of(model)
     total = terms["loss/seg"] + terms["loss/outlier"] + 0.5 * 0.5 * terms["loss/mdat"] + 0.1 * 0.25 * terms["loss/cacl"]
     assert terms["loss/total"] == pytest.approx(total, abs=1e-12)
-    assert terms["loss/cacl"] == pytest.approx(lively()(tiny_batch(0), 0.2).terms()["loss/cacl"], abs=1e-12)
+    assert terms["loss/cacl"] == pytest.approx(values_of(lively())["loss/cacl"], abs=1e-12)
 
 
 def test_at_the_start_of_a_warm_up_every_parameter_is_touched():
@@ -204,29 +208,33 @@ def test_at_the_start_of_a_warm_up_every_parameter_is_touched():
 @pytest.mark.parametrize(("with_mdat", "with_cacl"), [(True, False), (False, True), (False, False)])
 def test_terms_that_are_off_leave_no_trace(with_mdat: bool, with_cacl: bool):
     model = lively(with_mdat=with_mdat, with_cacl=with_cacl)
-    outcome = model(tiny_batch(0), 0.5)
-    outcome.loss.backward()
-    model.commit(outcome)
-    assert ("loss/mdat" in outcome.terms()) == with_mdat and ("loss/cacl" in outcome.terms()) == with_cacl
+    outcomes = [model(tiny_batch(0), 0.5)]
+    outcomes[0].loss.backward()
+    totals = model.total(outcomes)
+    model.commit(outcomes, totals)
+    assert ("loss/mdat" in totals.scalars()) == with_mdat and ("loss/cacl" in totals.scalars()) == with_cacl
     assert any(name.startswith("mdat") for name in model.state_dict()) == with_mdat
-    assert any(name.startswith("mdat/") for name in model.health(outcome, 0.5)) == with_mdat
-    assert any(name.startswith("cacl/") for name in model.health(outcome, 0.5)) == with_cacl
+    assert any(name.startswith("mdat/") for name in model.health(outcomes, totals, 0.5)) == with_mdat
+    assert any(name.startswith("cacl/") for name in model.health(outcomes, totals, 0.5)) == with_cacl
 
 
-def test_the_signal_is_the_mean_over_ranks():
-    assert tiny_mgcda()(tiny_batch(0), 0.1, {"stop": 0.25}).terms()["signal/stop"] == 0.25
+def test_other_sums_travel_beside_the_values():
+    model = tiny_mgcda()
+    totals = model.total([model(tiny_batch(0), 0.1)], {"trainer/stop": torch.tensor(1.0)})
+    assert totals.scalars()["trainer/stop"] == 1.0
 
 
 # ----------------------------------------------------------------------------------------------------- state and purity
 
 
-def commit_steps(model: MGCDA, first: int, last: int) -> Outcome:
-    outcome = None
+def commit_steps(model: MGCDA, first: int, last: int) -> tuple[list[Outcome], NamedSum]:
+    outcomes, totals = list[Outcome](), None
     for step in range(first, last):
-        outcome = model(tiny_batch(step), step / 10)
-        model.commit(outcome)
-    assert outcome is not None
-    return outcome
+        outcomes = [model(tiny_batch(step), step / 10)]
+        totals = model.total(outcomes)
+        model.commit(outcomes, totals)
+    assert totals is not None
+    return outcomes, totals
 
 
 def test_a_restored_model_takes_the_same_next_step():
@@ -234,15 +242,14 @@ def test_a_restored_model_takes_the_same_next_step():
     commit_steps(model, 0, 3)
     restored = lively(seed=0)
     restored.load_state_dict(model.state_dict())
-    assert commit_steps(restored, 3, 5).terms() == commit_steps(model, 3, 5).terms()
+    assert commit_steps(restored, 3, 5)[1].scalars() == commit_steps(model, 3, 5)[1].scalars()
 
 
 def test_forward_alone_changes_no_state():
     model = lively()
     commit_steps(model, 0, 2)
     before = copy.deepcopy(model.state_dict())
-    first, second = model(tiny_batch(2), 0.2), model(tiny_batch(2), 0.2)
-    assert first.terms() == second.terms()
+    assert values_of(model, 2) == values_of(model, 2)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -252,7 +259,7 @@ def test_the_global_generators_are_neither_used_nor_moved():
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        terms.append(model(tiny_batch(0), 0.2).terms())
+        terms.append(values_of(model))
         assert torch.equal(torch.get_rng_state(), state)
     assert terms[0] == terms[1]
 
@@ -261,13 +268,12 @@ def test_a_copy_is_independent():
     model = lively()
     twin = copy.deepcopy(model)
     commit_steps(model, 0, 2)
-    assert twin.cacl is not None and len(twin.cacl.queue.rows()) == 0
+    assert twin.cacl is not None and len(twin.cacl.queue.metadata()) == 0
 
 
 def test_health_names_every_stage():
     model = lively()
-    outcome = commit_steps(model, 0, 3)
-    health = model.health(outcome, 0.2)
+    health = model.health(*commit_steps(model, 0, 3), 0.2)
     assert model.mdat is not None
     for s, stage in enumerate(("stride4", "embedding")):
         accuracy = model.mdat.accuracy[s].item()
@@ -288,14 +294,15 @@ def test_other_precisions_train(dtype: torch.dtype):
     for step in range(2):
         outcome = model(tiny_batch(step), 0.5)
         outcome.loss.backward()
-        model.commit(outcome)
-        assert all(math.isfinite(value) for value in outcome.terms().values())
+        totals = model.total([outcome])
+        model.commit([outcome], totals)
+        assert all(math.isfinite(value) for value in totals.scalars().values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_one_image_in_the_batch():
     model = lively()
-    outcome = commit_steps(model, 0, 1)
+    commit_steps(model, 0, 1)
     batch = tiny_batch(1, size=1)
     outcome = model(batch, 0.5)
     outcome.loss.backward()
@@ -309,7 +316,8 @@ def test_a_loss_that_is_not_finite_is_seen_and_refused_without_a_trace():
     image = batch.image.double()
     image[0] = float("nan")
     before = copy.deepcopy(model.state_dict())
-    assert math.isnan(model(replace(batch, image=image), 0.2).terms()["loss/total"])
+    outcome = model(replace(batch, image=image), 0.2)
+    assert math.isnan(model.total([outcome]).scalars()["loss/total"])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

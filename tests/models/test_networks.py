@@ -38,8 +38,9 @@ def train(config: Config, steps: int = 2) -> tuple[MGCDA, list[dict[str, float]]
         # Law 3: an engine waits for the gradient of each.
         assert not [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
         optimizer.step()
-        model.commit(outcome)
-        terms.append(outcome.terms())
+        totals = model.total([outcome])
+        model.commit([outcome], totals)
+        terms.append(totals.scalars())
     return model, terms
 
 
@@ -254,7 +255,7 @@ def test_other_outlier_losses_lower_what_they_are_about(network: str, outlier: s
     losses: list[float] = []
     for _ in range(8):
         outcome = model(batch, 0.5)
-        losses.append(outcome.terms()["loss/outlier"])
+        losses.append(model.total([outcome]).scalars()["loss/outlier"])
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()

@@ -1,58 +1,76 @@
-"""L_seg: groups, weights, and what no pixel may do."""
+"""L_seg: its terms, counts and weights, and batches without pixels."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mgcda_dist.models.outlier_losses import energy_hinge
-from mgcda_dist.models.segmentation_loss import segmentation_loss
+from mgcda_dist.models.segmentation_loss import OutlierKind, segmentation_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 4, 8, 8, generator=GENERATOR)
 LABEL = torch.tensor([0, 1, 2, 3, 253, 254, 255])[torch.randint(0, 7, (2, 32, 32), generator=GENERATOR)]
 
 
-def test_groups_equal_the_plain_losses_at_full_size():
-    result = segmentation_loss("energy_hinge", outlier_weight=0.3, stride_px=1)(LOGITS, LABEL)
+def test_terms_equal_the_plain_losses_at_full_size():
+    loss = segmentation_loss("energy_hinge", 4, outlier_weight=0.3, stride_px=1)
     full = F.interpolate(LOGITS, size=(32, 32), mode="bilinear")
     target = torch.where(LABEL < 4, LABEL, -100)
     outlier = energy_hinge(full, LABEL, -8.0, -3.0)
-    expected = [F.cross_entropy(full, target, reduction="sum"), outlier.inlier_sum, outlier.anomaly_sum]
-    torch.testing.assert_close(result.sums, torch.stack(expected))
-    assert result.counts.tolist() == [int((LABEL < 4).sum())] * 2 + [int((LABEL == 254).sum())]
-    assert segmentation_loss("energy_hinge", outlier_weight=0.3).weights == (1.0, 0.3, 0.3)
+    expected = {
+        "classification": F.cross_entropy(full, target, reduction="sum"),
+        "outlier_inlier": outlier.inlier_sum,
+        "outlier_anomaly": outlier.anomaly_sum,
+    }
+    torch.testing.assert_close(loss(LOGITS, LABEL), expected)
+    inlier, anomaly = int((LABEL < 4).sum()), int((LABEL == 254).sum())
+    assert numbers(loss.counts(LABEL)) == {
+        "classification": inlier, "outlier_inlier": inlier, "outlier_anomaly": anomaly
+    }  # fmt: skip
+    assert loss.weights == {"classification": 1.0, "outlier_inlier": 0.3, "outlier_anomaly": 0.3}
+
+
+def numbers(counts: dict[str, torch.Tensor]) -> dict[str, int]:
+    return {name: int(count) for name, count in counts.items()}
 
 
 def test_class_weights_are_factors_of_the_pixels_of_their_class():
     weights = [1.0, 5.0, 0.5, 2.0]
-    plain = segmentation_loss("entropy", stride_px=1)(LOGITS, LABEL)
-    weighted = segmentation_loss("entropy", stride_px=1, class_weights=weights)(LOGITS, LABEL)
+    plain, weighted = (segmentation_loss("entropy", 4, stride_px=1, class_weights=w) for w in (None, weights))
     log_p = F.interpolate(LOGITS, size=(32, 32), mode="bilinear").log_softmax(1)
     expected = sum(-w * log_p[:, k][k == LABEL].sum() for k, w in enumerate(weights))
-    torch.testing.assert_close(weighted.sums[0], expected)
-    assert weighted.counts.tolist() == plain.counts.tolist() and weighted.sums[1:].tolist() == plain.sums[1:].tolist()
+    found = weighted(LOGITS, LABEL)
+    torch.testing.assert_close(found.pop("classification"), expected)
+    assert numbers(weighted.counts(LABEL)) == numbers(plain.counts(LABEL))
+    assert found == {name: x for name, x in plain(LOGITS, LABEL).items() if name != "classification"}
 
 
-@pytest.mark.parametrize("outlier", ["energy_hinge", "entropy", "none"])
+@pytest.mark.parametrize("outlier", get_args(OutlierKind))
 @pytest.mark.parametrize("stride_px", [1, 2, 4])
 @pytest.mark.parametrize("label", [LABEL, torch.full_like(LABEL, 255)], ids=["mixed", "void"])
-def test_any_batch_gives_finite_sums_and_gradients(outlier, stride_px, label):
+def test_any_batch_gives_finite_sums_and_gradients(outlier: OutlierKind, stride_px: int, label: torch.Tensor):
+    num_classes = 3 if outlier == "abstention" else 4
     logits = LOGITS.clone().requires_grad_()
-    loss = segmentation_loss(outlier, stride_px=stride_px)
-    result = loss(logits, label)
-    assert result.sums.shape == result.counts.shape == (len(loss.weights),)
-    result.sums.sum().backward()
+    loss = segmentation_loss(outlier, num_classes, stride_px=stride_px)
+    sums, counts = loss(logits, label), loss.counts(label)
+    assert sums.keys() == counts.keys() == loss.weights.keys()
+    torch.stack(list(sums.values())).sum().backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
-    assert bool(logits.grad.any()) == bool(result.counts.any())
+    assert bool(logits.grad.any()) == any(count > 0 for count in counts.values())
 
 
 def test_odd_sizes():
-    result = segmentation_loss("entropy")(torch.randn(1, 4, 9, 13), torch.zeros(1, 33, 50, dtype=torch.int64))
-    assert result.counts.tolist() == [17 * 25, 0, 0]
+    counts = segmentation_loss("entropy", 4).counts(torch.zeros(1, 33, 50, dtype=torch.int64))
+    assert numbers(counts) == {"classification": 17 * 25, "outlier_inlier": 17 * 25, "outlier_anomaly": 0}
+    assert segmentation_loss("entropy", 4)(torch.randn(1, 4, 9, 13), torch.zeros(1, 33, 50, dtype=torch.int64))[
+        "classification"
+    ].isfinite()
 
 
 def test_unknown_term_is_named():
     with pytest.raises(ValueError, match="'focal'"):
-        segmentation_loss("focal")  # pyright: ignore[reportArgumentType]
+        segmentation_loss("focal", 4)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from torch import Tensor
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
 from mgcda_dist.method.cacl import MemoryQueue
 from mgcda_dist.method.collectives import Collectives, CommStats
+from mgcda_dist.method.mgcda import Outcome
 from tests.support.tiny import NUM_DOMAINS, part_of, tiny_batch, tiny_mgcda
 
 BATCH = 12  # divides by 1, 2, 3 and 4
@@ -39,17 +40,17 @@ class Scenario:
 
 @dataclass
 class Record:
-    """What a rank saw, per micro-batch, and the state at the end; equal at every world size."""
+    """What a rank saw, per step (rows: per micro-batch), and the state at the end; equal at every world size."""
 
     terms: list[dict[str, float]] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
     rows: list[dict[str, Tensor]] = field(default_factory=list)
     cursors: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)  # per optimiser step, all parameters
+    gradients: list[Tensor] = field(default_factory=list)  # of all parameters
     state: dict[str, Tensor] = field(default_factory=dict)
     memory: Tensor = field(default_factory=lambda: torch.zeros(0))  # embeddings of all ranks, in ring order
     shard: dict[str, Tensor] = field(default_factory=dict)  # of the sharded memory, this rank's
-    account: CommStats = field(default_factory=CommStats)
+    stats: CommStats = field(default_factory=CommStats)
 
 
 def play(
@@ -77,22 +78,29 @@ def play(
         progress = (step + 1) / 10
         optimizer.zero_grad()
         whole = scenario.alter(tiny_batch(step, BATCH * scenario.accumulation))
-        for micro in range(scenario.accumulation):
-            batch = part_of(part_of(whole, micro, scenario.accumulation), rank, size)
+        batches = [
+            part_of(part_of(whole, micro, scenario.accumulation), rank, size) for micro in range(scenario.accumulation)
+        ]
+        counts, outcomes = model.count(batches), list[Outcome]()
+        for batch in batches:
             _be_late(scenario, rank, size)
-            outcome = model(batch, progress, {"rank": float(rank)})
+            outcomes.append(model(batch, progress, counts))
             _be_late(scenario, rank, size)
-            (outcome.loss / scenario.accumulation).backward()
-            record.terms.append(outcome.terms())
-            if all(value == value for value in record.terms[-1].values()):  # refused when not a number
-                model.commit(outcome)
-                record.health.append(model.health(outcome, progress))
+            (outcomes[-1].loss / scenario.accumulation).backward()
+        trainer = {"trainer/rank": torch.tensor(float(rank)), "trainer/bad_samples": torch.tensor(0.0)}
+        totals = model.total(outcomes, trainer)
+        record.terms.append(totals.scalars())
+        if all(value == value for value in record.terms[-1].values()):  # refused when not a number
+            model.commit(outcomes, totals)
+            record.health.append(model.health(outcomes, totals, progress))
+        for outcome in outcomes:
             if outcome.sample is not None and model.cacl is not None:
-                rows = outcome.sample.rows
+                rows = outcome.sample.metadata
                 found = {"z": outcome.sample.z, "type": rows.type, "domain": rows.domain, "id": rows.id}
                 found["difficulty"] = rows.difficulty
                 record.rows.append({name: value.detach().clone() for name, value in found.items()})
-                record.cursors.append(model.cacl.queue.cursor.clone())
+        if model.cacl is not None:
+            record.cursors.append(model.cacl.queue.cursor.clone())
         gradient = torch.cat([_gradient(p).flatten() for p in model.parameters()])
         if size > 1:
             dist.all_reduce(gradient, group=group)
@@ -106,13 +114,13 @@ def play(
     record.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     if model.cacl is not None:
         record.memory, record.shard = _memory(model.cacl.queue, size, group), model.cacl.queue.shard_state()
-    record.account = model.collectives.account
+    record.stats = model.collectives.stats
     return record
 
 
 def _memory(queue: MemoryQueue, size: int, group: dist.ProcessGroup | None) -> Tensor:
-    index, z = queue.held()
-    everything = torch.zeros(len(queue.rows()), z.shape[1], dtype=torch.float64)
+    index, z = queue.local_rows()
+    everything = torch.zeros(len(queue.metadata()), z.shape[1], dtype=torch.float64)
     everything[index] = z.to(everything.dtype)
     if queue.is_sharded and size > 1:
         dist.all_reduce(everything, group=group)

@@ -57,30 +57,31 @@ def test_a_step_calls_two_sums_one_gather_and_its_backward(worlds: list[Results]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_account_follows_the_formula(worlds: list[Results], name: str, size: int):
+def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: int):
     scenario = SCENARIOS[name]
-    micros = scenario.steps * scenario.accumulation
+    steps, micros = scenario.steps, scenario.steps * scenario.accumulation
     mdat, cacl = scenario.model.get("with_mdat", True), scenario.model.get("with_cacl", True)
     sharded = scenario.model.get("queue_layout") == "sharded"
-    images = BATCH // size
+    images, image_aware = BATCH // size, cacl and scenario.model.get("image_aware", True)
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
+    difficulty = image_aware * size * 2 * images * 2
     terms = 5 + mdat + 2 * cacl
     rows = images * per_image * (DIM + 3)
-    expected = {
-        "counts": SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + cacl * size * 2 * images * 2,
-        "values": terms + mdat * 2 * STAGES * NUM_DOMAINS,
-        "cacl_rows": cacl * rows,
-        "cacl_rows_backward": cacl * size * rows,
-        "memory": sharded * size * images * per_image,
-        "memory_backward": sharded * size * images * per_image,
+    expected = {  # label: (calls, float64 numbers of a call)
+        "counts": (steps, SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + difficulty),
+        "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
+        "values": (steps, terms + mdat * 2 * STAGES * NUM_DOMAINS),
+        "cacl_rows": (micros, cacl * rows),
+        "cacl_rows_backward": (micros, cacl * size * rows),
+        "memory": (micros, sharded * size * images * per_image),
+        "memory_backward": (micros, sharded * size * images * per_image),
     }
+    expected = {label: (calls, numbers) for label, (calls, numbers) in expected.items() if calls * numbers}
     # The same on every rank and at every step, whatever the rank has or lacks (law 3).
     for rank in range(size):
-        account = worlds[rank].records[name, size].account
-        assert dict(account.calls) == {label: micros for label, number in expected.items() if number}
-        assert dict(account.num_bytes) == {
-            label: micros * FLOAT64 * number for label, number in expected.items() if number
-        }
+        stats = worlds[rank].records[name, size].stats
+        assert dict(stats.calls) == {label: calls for label, (calls, _) in expected.items()}
+        assert dict(stats.num_bytes) == {label: calls * FLOAT64 * n for label, (calls, n) in expected.items()}
 
 
 @pytest.mark.parametrize("size", SIZES)

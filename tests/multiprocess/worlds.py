@@ -72,7 +72,7 @@ def everything() -> Results:
         results.sums[size] = _two_sums(rank, group)
         world = Collectives(group)
         result = evaluate_drawn("drawn", 1.0, EVALUATED_FRAMES, with_anomalies=True, world=world)
-        results.evaluations[size] = result, world.account.num_bytes["evaluation"]
+        results.evaluations[size] = result, world.stats.num_bytes["evaluation"]
 
     # Law 4: two steps on two ranks, then the rest at every world size.
     for layout in get_args(QueueLayout):
@@ -90,7 +90,7 @@ def everything() -> Results:
 
 
 def rows_of(rank: int) -> Tensor:
-    """PixelMetadata that one rank gives to a gather."""
+    """Rows that one rank gives to a gather."""
     generator = torch.Generator().manual_seed(100 + rank)
     return torch.randn(3, 2, generator=generator, dtype=torch.float64)
 

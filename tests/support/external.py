@@ -126,8 +126,9 @@ def train_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad /= world.size
             optimizer.step()
-            model.commit(outcome)
-            losses.append(outcome.terms()["loss/total"])
+            totals = model.total([outcome])
+            model.commit([outcome], totals)
+            losses.append(totals.scalars()["loss/total"])
         found[name] = losses, torch.cat([x.detach().flatten() for x in parameters])
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.choices import Negatives, SmoothingMode
-from mgcda_dist.method.batch import ANOMALY, VOID, Batch, MaskedSums, Prediction
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
@@ -39,19 +40,25 @@ class TinySegmenter(nn.Module):
 
 
 class PlainSegmentationLoss:
-    """Cross-entropy over inliers and an energy hinge, as masked sums."""
+    """Cross-entropy over inliers and an energy hinge, as named sums."""
 
-    weights = (1.0, 0.1, 0.1)
+    weights: Mapping[str, float] = {"classification": 1.0, "hinge_inlier": 0.1, "hinge_anomaly": 0.1}
 
-    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
+    def counts(self, label: Tensor) -> dict[str, Tensor]:
+        inlier, anomaly = (label < NUM_CLASSES).sum(), (label == ANOMALY).sum()
+        return {"classification": inlier, "hinge_inlier": inlier, "hinge_anomaly": anomaly}
+
+    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = F.interpolate(logits, size=label.shape[-2:], mode="bilinear")
         inlier, anomaly = label < NUM_CLASSES, label == ANOMALY
         ce = F.cross_entropy(logits, torch.where(inlier, label, 0), reduction="none")
         energy = -torch.logsumexp(logits, dim=1)
-        sums = [ce * inlier, F.relu(energy + 1.5) ** 2 * inlier, F.relu(-0.5 - energy) ** 2 * anomaly]
-        counts = [inlier, inlier, anomaly]
-        return MaskedSums(torch.stack([s.sum() for s in sums]), torch.stack([c.sum() for c in counts]))
+        return {
+            "classification": (ce * inlier).sum(),
+            "hinge_inlier": (F.relu(energy + 1.5) ** 2 * inlier).sum(),
+            "hinge_anomaly": (F.relu(-0.5 - energy) ** 2 * anomaly).sum(),
+        }
 
 
 def energy(logits: Tensor) -> Tensor:

@@ -84,10 +84,11 @@ def _run(
     losses: list[float] = []
     for step in range(first, last):
         outcome = engine.forward(part_of(tiny_batch(step, BATCH), world.rank, world.size), step / STEPS)
-        losses.append(outcome.terms()["loss/total"])
+        totals = engine.model.total([outcome])
+        losses.append(totals.scalars()["loss/total"])
         engine.backward(outcome.loss)
         engine.step(1.0)
-        engine.model.commit(outcome)
+        engine.model.commit([outcome], totals)
     if save is not None:
         engine.save(save)
     return losses

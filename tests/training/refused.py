@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.plan import slots_of
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.method.batch import Batch, MaskedSums
+from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.loop import Hooks, fit
@@ -52,13 +53,15 @@ class _Poison(torch.autograd.Function):
 
 
 class _PoisonedLoss(PlainSegmentationLoss):
-    what = ""
+    def __init__(self) -> None:
+        self.queue: deque[str] = deque()  # what is not finite, per micro-batch; all of a step are read before the first
 
-    def __call__(self, logits: Tensor, label: Tensor) -> MaskedSums:
-        if self.what.endswith("gradient"):
-            logits = _Poison.apply(logits, math.inf if self.what == "infinite gradient" else math.nan)
+    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        what = self.queue.popleft()
+        if what.endswith("gradient"):
+            logits = _Poison.apply(logits, math.inf if what == "infinite gradient" else math.nan)
         found = super().__call__(logits, label)
-        return MaskedSums(found.sums * math.nan, found.counts) if self.what == "loss" else found
+        return {name: x * math.nan for name, x in found.items()} if what == "loss" else found
 
 
 class _Run:
@@ -109,7 +112,7 @@ class _Run:
                 own = slice(slots.start, slots.stop)
                 # One rank, and of several micro-batches the first: the others are good.
                 bad = step in bad_steps and rank == size - 1 and micro == 0
-                self.loss.what = what if bad else ""
+                self.loss.queue.append(what if bad else "")
                 keys = tuple(f"d/{step}-{slot}" for slot in slots)
                 yield Batch(whole.image[own], whole.label[own], whole.domain[own], whole.slot[own], step, keys)
 

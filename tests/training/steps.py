@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from mgcda_dist.data.plan import slots_of
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mgcda import Outcome
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from tests.support.tiny import QueueLayout, tiny_batch, tiny_mgcda
 
@@ -98,27 +99,31 @@ def _train(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout, f
             engine.load(folder)
         whole = tiny_batch(step, _BATCH)
         counted = sent if step == STEPS - 1 else nullcontext()
+        batches: list[Batch] = []
         for micro in range(accumulation):
             slots = slots_of(world.rank, world.size, accumulation, micro, _BATCH)
             own = slice(slots.start, slots.stop)
-            batch = Batch(whole.image[own], whole.label[own], whole.domain[own], whole.slot[own], step)
-            with counted:
-                outcome = engine.forward(batch, step / STEPS)
-                terms = outcome.terms()
-                engine.backward(outcome.loss)
+            batches.append(Batch(whole.image[own], whole.label[own], whole.domain[own], whole.slot[own], step))
+        with counted:
+            counts, outcomes = engine.model.count(batches), list[Outcome]()
+            for batch in batches:
+                outcomes.append(engine.forward(batch, step / STEPS, counts))
+                engine.backward(outcomes[-1].loss)
                 engine.step(1.0)
-                engine.model.commit(outcome)
-            losses.append(terms["loss/total"])
+            totals = engine.model.total(outcomes)
+            engine.model.commit(outcomes, totals)
+        losses.append(totals.scalars()["loss/total"])
+        for outcome in outcomes:
             assert outcome.sample is not None
-            anchors.append(outcome.sample.rows.id.tolist())
+            anchors.append(outcome.sample.metadata.id.tolist())
     assert engine.model.cacl is not None
-    queue, account = engine.model.cacl.queue, engine.model.collectives.account
+    queue, stats = engine.model.cacl.queue, engine.model.collectives.stats
     return {
         "losses": losses,
         "anchors": anchors,
         "types": queue.types.tolist(),
         "steps": queue.steps.tolist(),
         "sent": sent.num_bytes,
-        "rows": account.num_bytes["cacl_rows_backward"] // max(account.calls["cacl_rows_backward"], 1),
+        "rows": stats.num_bytes["cacl_rows_backward"] // max(stats.calls["cacl_rows_backward"], 1),
         "parameters": sum(getattr(x, "ds_numel", x.numel()) for x in engine.model.parameters()),
     }

@@ -69,10 +69,13 @@ def test_the_engine_sends_what_the_page_on_scale_says(seen: dict[int, list[list[
         padded = pytest.approx(gradient, abs=64)  # to a multiple of the ranks
         sent: dict[str, list[int]] = {name: list(sizes) for name, sizes in found["sent"].items()}
         reductions = [size for size in sent["allreduce"] if size >= gradient]
-        # Besides the gradients: two small sums a micro-batch, two more of a sharded memory, and DeepSpeed's norm, which
-        # without slices every rank takes of its own.
+        # Besides the gradients: the counts (with the difficulties of one micro-batch) and the values of the step, the
+        # difficulties of the other micro-batches, two sums per micro-batch of a sharded memory, and DeepSpeed's norm,
+        # which without slices every rank takes of its own.
         small = len(sent["allreduce"]) - len(reductions)
-        assert small == micros * (4 if layout == "sharded" else 2) + (2 if kind == "bf16" else int(stage > 0))
+        assert small == 2 + (micros - 1) + micros * (2 if layout == "sharded" else 0) + (
+            2 if kind == "bf16" else int(stage > 0)
+        )
         # Of the rows of CACL, one gather and one scatter a micro-batch; the others are DeepSpeed's.
         gathers, scatters = (
             [x for x in sent[f"{n}_base"] if x != found["rows"]] for n in ("allgather", "reduce_scatter")

@@ -10,39 +10,33 @@ against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both gi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.choices import CaclDefaults
+from mgcda_dist.method.batch import Batch, Prediction
+from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata
-from mgcda_dist.method.cacl.sampler import Budget
+from mgcda_dist.method.cacl.sampler import (
+    Budget,
+    Pixels,
+    describe_pixels,
+    image_difficulty,
+    image_quota,
+    sample_pixels,
+)
 from mgcda_dist.method.cacl.selection import Choice, Selection
-from mgcda_dist.method.collectives import Collectives, PendingGather
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key
+from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
-__all__ = ["CACL", "GatheredSample", "pull", "push_apart"]
+__all__ = ["CACL", "pull", "push_apart"]
 
 _MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
-
-
-class GatheredSample(NamedTuple):
-    """The sampled pixels of the global batch, after the gather.
-
-    Attributes:
-        rows: what is known of the R filled rows.
-        z: R×K, unit length; gradients cross ranks.
-        own: R, bool: sampled by this rank.
-        num_places: rows reserved in the global batch, filled or not; `rows.id` is the place.
-    """
-
-    rows: PixelMetadata
-    z: Tensor
-    own: Tensor
-    num_places: int
 
 
 class CACL(nn.Module):
@@ -82,99 +76,115 @@ class CACL(nn.Module):
         self.projection = ProjectionHead(embedding_dim, projection_dim)
         self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
 
+    def start(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        score: Callable[[Tensor], Tensor],
+        counts: StepCounts,
+        *,
+        abstains: bool = False,
+    ) -> PendingSample:
+        """Sample this rank's pixels and start their all-gather; what runs before `forward` overlaps with it.
+
+        Args:
+            prediction: of the segmenter; logits and embedding on one grid.
+            batch: of this rank.
+            score: logits N×C×h×w → N×h×w, higher is more anomalous.
+            counts: of the step; the difficulties of its images are summed over ranks beside them.
+            abstains: the logits have one more channel, that of abstention.
+        """
+        pixels = self._describe(prediction, batch.label, score, abstains)
+        index = sample_pixels(pixels, self._quota(pixels, counts), self.budget, batch.slot, self.seed, batch.step)
+        z = self.project(prediction.embedding, index)
+        return start_exchange(z, index, pixels.difficulty, batch, counts.collectives)
+
+    def forward(self, pending: PendingSample, counts: StepCounts) -> tuple[LossTerm, GatheredSample]:
+        """L_cacl as this rank and micro-batch has it, and the sample that enters the memory.
+
+        The mean runs over the anchors of a micro-batch, then over micro-batches: an anchor's positives and negatives
+        come from its own micro-batch and the memory (docs/equations.md says how much that differs).
+        """
+        world = counts.collectives
+        sample = gathered_sample(pending, self.budget, world)
+        total, num_anchors = self.contrast(sample, world)
+        local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
+        counted_once = num_anchors * int(world.rank == 0)  # every rank knows the number of all
+        return LossTerm(local_loss, {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": counted_once}), sample
+
     def project(self, embedding: Tensor, index: Tensor) -> Tensor:
         """z of the sampled pixels: N×D×h×w, N×R → N·R×K; empty rows (index -1) give a value that is masked later."""
-        place = index.clamp(min=0).unsqueeze(1).expand(-1, embedding.shape[1], -1)  # N×D×R
-        picked = embedding.flatten(2).gather(2, place)
+        pixel = index.clamp(min=0).unsqueeze(1).expand(-1, embedding.shape[1], -1)  # N×D×R
+        picked = embedding.flatten(2).gather(2, pixel)
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
-    def send(
-        self, z: Tensor, index: Tensor, difficulty: Tensor, domain: Tensor, collectives: Collectives
-    ) -> PendingGather:
-        """Start the one gather of CACL: this rank's rows, fixed shape plus mask.
+    def contrast(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor]:
+        """Σ over this rank's anchors of their mean over positives, and the number of anchors over all ranks.
 
-        Args:
-            z: N·R×K from `project`.
-            index: N×R from `sampler.sample_pixels`.
-            difficulty: N×P from `sampler.describe_pixels`.
-            domain: N, int64.
-            collectives: the ranks.
+        With a sharded memory Σ over all anchors of what the rows of this rank contribute: the sum over ranks is the
+        same. An anchor without a positive contributes nothing and is not counted.
         """
-        rows_per_image = self.budget.rows_per_image
-        # What is known of a row travels as further columns: small integers are exact in floating point.
-        known = torch.stack(
-            [
-                (index >= 0).flatten().to(z.dtype),
-                domain.repeat_interleave(rows_per_image).to(z.dtype),
-                difficulty.gather(1, index.clamp(min=0)).flatten().to(z.dtype),
-            ],
-            dim=1,
-        )
-        return collectives.start_gather(torch.cat([z, known], dim=1), "cacl_rows")
-
-    def receive(self, pending: PendingGather, collectives: Collectives) -> GatheredSample:
-        """Every rank's filled rows, in global order."""
-        everywhere = pending.wait()
-        rows_per_image = self.budget.rows_per_image
-        types = torch.arange(rows_per_image, device=everywhere.device) - self.budget.max_anomaly_pixels
-        types = torch.where(types < 0, self.budget.num_classes, types // self.budget.max_inlier_pixels)
-        known = everywhere[:, -3:].detach()
-        filled = known[:, 0] > 0.5
-        place = torch.arange(len(everywhere), device=everywhere.device)
-        rows = PixelMetadata(
-            types.repeat(len(everywhere) // rows_per_image)[filled],
-            known[filled, 1].round().to(torch.int64),
-            known[filled, 2],
-            place[filled],
-        )
-        own = place // (len(everywhere) // collectives.size) == collectives.rank
-        return GatheredSample(rows, everywhere[filled, :-3], own[filled], len(everywhere))
-
-    def share(
-        self, sample: GatheredSample, step: int, first_slot: Tensor, collectives: Collectives
-    ) -> tuple[Tensor, Tensor]:
-        """This rank's share of L_cacl, and the number of anchors over all ranks.
-
-        Args:
-            sample: from `receive`.
-            step: of training.
-            first_slot: scalar, int64: first slot of the global micro-batch.
-            collectives: the ranks; used by the sharded memory only.
-        """
-        candidates = PixelMetadata.concat(sample.rows, self.queue.rows())
+        candidates = PixelMetadata.concat(sample.metadata, self.queue.metadata())
         choice = Choice.of(
             candidates,
             num_domains=self.num_domains,
             anomaly_type=self.budget.num_classes,
             selection=self.selection,
-            key=stream_key(self.seed, step, "contrast"),
-            counter=first_slot,
+            key=stream_key(self.seed, sample.step, "contrast"),
+            counter=sample.first_slot,
         )
-        batch = torch.arange(len(sample.rows), device=sample.z.device)
-        remembered, z_memory = self.queue.held()
-        # Anchors × rows: own × all, or all × held. Either way a W-th of all pairs.
-        anchors = batch if self.queue.is_sharded else batch[sample.own]
-        from_batch = batch[sample.own] if self.queue.is_sharded else batch
-        held = torch.cat([from_batch, len(batch) + remembered])
-        z_held = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
-        used = choice.in_use()[held]
-        held, z_held = held[used], z_held[used]
+        batch = torch.arange(len(sample.metadata), device=sample.z.device)
+        remembered, z_memory = self.queue.local_rows()
+        # Anchors × rows: local × all, or all × local. Either way a W-th of all pairs.
+        anchors = batch if self.queue.is_sharded else batch[sample.is_local]
+        from_batch = batch[sample.is_local] if self.queue.is_sharded else batch
+        rows = torch.cat([from_batch, len(batch) + remembered])
+        z_rows = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
+        used = choice.in_use()[rows]
+        rows, z_rows = rows[used], z_rows[used]
 
-        similarity = sample.z[anchors] @ z_held.T / self.temperature  # A×R'
-        log_repulsion = push_apart(similarity, choice.negatives(anchors, held))
+        similarity = sample.z[anchors] @ z_rows.T / self.temperature  # A×R'
+        log_repulsion = push_apart(similarity, choice.negatives(anchors, rows))
         if self.queue.is_sharded:
             log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
-        per_anchor = pull(similarity, choice.positives(anchors, held, candidates), log_repulsion)
+        per_anchor = pull(similarity, choice.positives(anchors, rows, candidates), log_repulsion)
         total = (per_anchor / choice.num_positives[anchors].clamp(min=1)).sum() + 0.0 * sample.z.sum()
-        count = (choice.num_positives[batch] > 0).sum()
-        return collectives.size * total / count.clamp(min=1), count
+        return total, (choice.num_positives[batch] > 0).sum()
+
+    def _describe(
+        self, prediction: Prediction, label: Tensor, score: Callable[[Tensor], Tensor], abstains: bool
+    ) -> Pixels:
+        """Type and difficulty of every pixel, on the grid that logits and embedding share."""
+        logits, num_classes = prediction.logits.detach().float(), self.budget.num_classes
+        if logits.shape[2:] != prediction.embedding.shape[2:]:
+            grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
+            raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
+        if logits.shape[1] - num_classes not in (0, int(abstains)):
+            raise ValueError(
+                f"the segmenter has {logits.shape[1]} logits but the contrastive budget {num_classes} classes: make "
+                "them one number (one more logit, that of abstention, is for segmenters with `abstains`)"
+            )
+        logits = logits[:, :num_classes]
+        return describe_pixels(label, logits, score(logits), self.unlabelled_confidence)
+
+    def _quota(self, pixels: Pixels, counts: StepCounts) -> Tensor:
+        """Pixels that each image of this rank may give, N×2; image-aware shares need the difficulties of all ranks."""
+        world, num_images = counts.collectives, len(pixels.type)
+        mean, present = image_difficulty(pixels, self.budget.num_classes)
+        if not self.budget.image_aware:
+            return image_quota(mean, present, self.budget)
+        local = mean.new_zeros(2, world.size, num_images, 2)
+        local[:, world.rank] = torch.stack([mean, present])
+        everywhere = counts.sum_beside({"difficulty": local}, "difficulty")["difficulty"]
+        quota = image_quota(everywhere[0].flatten(0, 1), everywhere[1].flatten(0, 1), self.budget)
+        return quota.view(world.size, num_images, 2)[world.rank]
 
     def _over_ranks(self, log_repulsion: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
         """log Σ over ranks of e^{log_repulsion}, A → A: one sum of fixed shape that gradients cross."""
-        # PixelMetadata have unit length, so no exponent exceeds 1/T, and shifting by it needs no maximum over ranks.
-        shift = 1.0 / self.temperature
-        places = log_repulsion.new_zeros(sample.num_places).index_copy(0, sample.rows.id, (log_repulsion - shift).exp())
-        total = collectives.sum_with_gradient(places, "memory")[sample.rows.id]
+        # Rows have unit length, so no exponent exceeds 1/T, and shifting by it needs no maximum over ranks.
+        shift, row = 1.0 / self.temperature, sample.metadata.id
+        reserved = log_repulsion.new_zeros(sample.num_reserved).index_copy(0, row, (log_repulsion - shift).exp())
+        total = collectives.sum_with_gradient(reserved, "memory")[row]
         smallest = torch.finfo(total.dtype).tiny
         return torch.where(total > 0, total.clamp(min=smallest).log() + shift, _MASKED)
 

@@ -1,10 +1,10 @@
 """The memory: ring buffers of sampled pixels, one per (domain, side), so that inliers never push out anomalies.
 
-What enters is the gathered, detached sample of every rank in global order, so no further collective is needed. What is
-known of the rows (type, step, difficulty) is on every rank. The embeddings have two layouts:
+The gathered, detached samples of all ranks enter in global order, so that no further collective is needed. The metadata
+of the rows (type, step, difficulty) is on every rank. The embeddings have two layouts:
 
-- `replicated`: every rank holds all of them;
-- `sharded`: rank r of W holds the places r, r+W, r+2W, … of each ring; memory per rank falls as 1/W.
+- `replicated`: every rank stores all of them;
+- `sharded`: rank r of W stores rows r, r+W, r+2W, … of each ring; memory per rank falls as 1/W.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["MemoryQueue", "PixelMetadata"]
 
 @dataclass(frozen=True)
 class PixelMetadata:
-    """What is known of sampled pixels, on every rank and in the same order.
+    """Type, domain, difficulty and id of sampled pixels, equal on every rank.
 
     Attributes:
         type: R, int64: inlier class, or C for anomaly.
         domain: R, int64.
         difficulty: R, float: higher is harder, comparable within inliers and within anomalies.
-        id: R, int64: names the row for random draws.
+        id: R, int64: key of the row for random draws.
     """
 
     type: Tensor
@@ -39,7 +39,7 @@ class PixelMetadata:
 
     @staticmethod
     def concat(*parts: PixelMetadata) -> PixelMetadata:
-        """All rows, one after the other."""
+        """Concatenation along the rows."""
         return PixelMetadata(
             *(torch.cat([getattr(part, name) for part in parts]) for name in PixelMetadata.__dataclass_fields__)
         )
@@ -69,71 +69,72 @@ class MemoryQueue(nn.Module):
         super().__init__()
         self.num_classes, self.capacity, self.is_sharded = num_classes, capacity, shard is not None
         self._rank, self._num_shards = shard or (0, 1)
-        rings, places = 2 * num_domains, -(-capacity // self._num_shards)
-        self.register_buffer("z", torch.zeros(rings, places, dim), persistent=not self.is_sharded)
+        rings, local_capacity = 2 * num_domains, -(-capacity // self._num_shards)
+        self.register_buffer("z", torch.zeros(rings, local_capacity, dim), persistent=not self.is_sharded)
         self.register_buffer("types", torch.zeros(rings, capacity, dtype=torch.int64))
         self.register_buffer("difficulties", torch.zeros(rings, capacity))
         self.register_buffer("steps", torch.full((rings, capacity), -1, dtype=torch.int64))  # -1: empty
         self.register_buffer("cursor", torch.zeros(rings, dtype=torch.int64))
 
-    def rows(self) -> PixelMetadata:
-        """What is known of all filled rows, in ring order. Ids are negative: none is a row's of the batch."""
+    def metadata(self) -> PixelMetadata:
+        """Metadata of all filled rows, in ring order. Ids are negative: those of rows of the batch are not."""
         filled = (self.steps >= 0).flatten()
-        place = torch.arange(filled.numel(), device=filled.device)[filled]
-        domain = place // max(self.capacity, 1) // 2
-        return PixelMetadata(self.types.flatten()[filled], domain, self.difficulties.flatten()[filled], -1 - place)
+        index = torch.arange(filled.numel(), device=filled.device)[filled]
+        domain = index // max(self.capacity, 1) // 2
+        return PixelMetadata(self.types.flatten()[filled], domain, self.difficulties.flatten()[filled], -1 - index)
 
-    def held(self) -> tuple[Tensor, Tensor]:
-        """The filled rows that this rank holds: their positions among `rows()`, and their embeddings R'×K."""
+    def local_rows(self) -> tuple[Tensor, Tensor]:
+        """Filled rows whose embeddings this rank stores: their indices in `metadata()`, and the embeddings R'×K."""
         filled = self.steps >= 0
-        here = torch.zeros_like(filled)
-        here[:, self._rank :: self._num_shards] = True
-        ring, place = torch.nonzero(filled & here, as_tuple=True)
+        is_local = torch.zeros_like(filled)
+        is_local[:, self._rank :: self._num_shards] = True
+        ring, row = torch.nonzero(filled & is_local, as_tuple=True)
         # A copy: the buffers change in `push`, before the backward pass of an accumulated loss may have run.
-        return torch.nonzero(here[filled])[:, 0], self.z[ring, place // self._num_shards]
+        return torch.nonzero(is_local[filled])[:, 0], self.z[ring, row // self._num_shards]
 
     @torch.no_grad()
-    def push(self, rows: PixelMetadata, z: Tensor, step: int) -> None:
-        """Append rows (with their embeddings, R×K) in the given order; of more rows than a ring holds the last stay."""
-        if self.capacity == 0 or len(rows) == 0:
+    def push(self, metadata: PixelMetadata, z: Tensor, step: int) -> None:
+        """Append rows (metadata, embeddings R×K) in the given order; a ring that overflows keeps the last ones."""
+        if self.capacity == 0 or len(metadata) == 0:
             return
-        side = (rows.type == self.num_classes).to(torch.int64)
-        ring = rows.domain * 2 + side
+        side = (metadata.type == self.num_classes).to(torch.int64)
+        ring = metadata.domain * 2 + side
         entering = torch.bincount(ring, minlength=len(self.cursor))
         by_ring = torch.argsort(ring, stable=True)
         start = entering.cumsum(0) - entering
         nth = torch.empty_like(ring).scatter_(
             0, by_ring, torch.arange(len(ring), device=ring.device) - start[ring[by_ring]]
         )
-        kept = nth >= (entering - self.capacity)[ring]
-        place = (self.cursor[ring] + nth) % self.capacity
-        self.types[ring[kept], place[kept]] = rows.type[kept]
-        self.difficulties[ring[kept], place[kept]] = rows.difficulty[kept].to(self.difficulties.dtype)
-        self.steps[ring[kept], place[kept]] = step
-        mine = kept & (place % self._num_shards == self._rank)
-        self.z[ring[mine], place[mine] // self._num_shards] = z.detach()[mine].to(self.z.dtype)
+        mask = nth >= (entering - self.capacity)[ring]
+        row = (self.cursor[ring] + nth) % self.capacity
+        self.types[ring[mask], row[mask]] = metadata.type[mask]
+        self.difficulties[ring[mask], row[mask]] = metadata.difficulty[mask].to(self.difficulties.dtype)
+        self.steps[ring[mask], row[mask]] = step
+        local = mask & (row % self._num_shards == self._rank)
+        self.z[ring[local], row[local] // self._num_shards] = z.detach()[local].to(self.z.dtype)
         self.cursor.copy_((self.cursor + entering) % self.capacity)
 
     def shard_state(self) -> dict[str, Tensor]:
-        """This rank's embeddings of the sharded layout, with which of how many shards they are."""
+        """This rank's embeddings of the sharded layout, and (rank, W)."""
         return {"z": self.z.detach().cpu().contiguous(), "shard": torch.tensor([self._rank, self._num_shards])}
 
     @torch.no_grad()
     def load_shards(self, shards: Iterable[dict[str, Tensor]]) -> None:
-        """Take this rank's places from the `shard_state` of all ranks of any world size.
+        """Take this rank's rows from the `shard_state` of all ranks of any world size.
 
         Raises:
             ValueError: the shards are not those of one memory of this size, or some are missing.
         """
         seen: set[int] = set()
-        places = torch.arange(self._rank, self.capacity, self._num_shards)
+        rows = torch.arange(self._rank, self.capacity, self._num_shards)
         for state in shards:
             rank, num_shards = (int(number) for number in state["shard"])
             wanted = (self.z.shape[0], -(-self.capacity // num_shards), self.z.shape[2])
             if tuple(state["z"].shape) != wanted:
                 raise ValueError(f"shard {rank} of {num_shards} is {tuple(state['z'].shape)}, wanted is {wanted}")
-            here = places % num_shards == rank
-            self.z[:, : len(places)][:, here.to(self.z.device)] = state["z"][:, places[here] // num_shards].to(self.z)
+            of_shard = rows % num_shards == rank
+            loaded = state["z"][:, rows[of_shard] // num_shards].to(self.z)
+            self.z[:, : len(rows)][:, of_shard.to(self.z.device)] = loaded
             seen.add(rank)
             if seen == set(range(num_shards)):
                 return

@@ -53,17 +53,17 @@ class Budget:
 
     @property
     def max_anomaly_pixels(self) -> int:
-        """PixelMetadata reserved for anomalies per image."""
+        """Rows reserved for anomalies per image."""
         return self.anomaly_pixels * (2 if self.image_aware else 1)
 
     @property
     def max_inlier_pixels(self) -> int:
-        """PixelMetadata reserved per inlier class and image."""
+        """Rows reserved per inlier class and image."""
         return self.inlier_pixels * (2 if self.image_aware else 1)
 
     @property
     def rows_per_image(self) -> int:
-        """PixelMetadata reserved per image: fixed, so that the gather has one shape at every step on every rank."""
+        """Rows reserved per image: fixed, so that the gather has one shape at every step on every rank."""
         return self.max_anomaly_pixels + self.num_classes * self.max_inlier_pixels
 
 

@@ -35,5 +35,5 @@ class PatchDiscriminator(nn.Module):
 
     @staticmethod
     def output_size(height: int, width: int) -> tuple[int, int]:
-        """PixelMetadata and columns of the domain logits for a feature map of that size."""
+        """Rows and columns of the domain logits for a feature map of that size."""
         return -(-height // 4), -(-width // 4)

@@ -1,4 +1,4 @@
-"""MDAT, scene level: the multi-source, multi-stage domain adversarial loss, as local sums that ranks can add.
+"""MDAT, scene level: the multi-source, multi-stage domain adversarial loss.
 
     L_mdat = Σ_s w_s · mean over domains m of mean over locations of images with d = m of CE(D_s(R_λ(f_s)), q_s(d))
 
@@ -8,34 +8,22 @@ Balanced over domains by construction: a domain with more images does not win.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.choices import MdatDefaults
-from mgcda_dist.method.batch import ANOMALY, VOID, unlabelled
-from mgcda_dist.method.collectives import global_mean_share
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, unlabelled
+from mgcda_dist.method.collectives import to_host
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.method.mdat.reversal import reversal_strength, reverse_gradient
 from mgcda_dist.method.mdat.smoothing import LabelSmoothing, smoothed_cross_entropy
+from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
-__all__ = ["MDAT", "DomainSums", "alignable"]
+__all__ = ["MDAT", "alignable"]
 
-
-class DomainSums(NamedTuple):
-    """Local sums of the adversarial term, per stage and domain.
-
-    Attributes:
-        loss: S×M, Σ of the cross-entropy over locations, with gradient.
-        correct: S×M, locations whose domain was recognised.
-        epsilon: S×M, Σ of ε over locations.
-    """
-
-    loss: Tensor
-    correct: Tensor
-    epsilon: Tensor
+_LOCATIONS, _HITS, _EPSILON = "mdat/locations", "mdat/hits", "mdat/epsilon"
 
 
 class MDAT(nn.Module):
@@ -79,48 +67,72 @@ class MDAT(nn.Module):
         )
         self.register_buffer("accuracy", torch.full((len(self.stages),), 1.0 / num_domains))
 
-    def kept(self, stages: Mapping[str, Tensor], label: Tensor) -> list[Tensor]:
-        """Per stage, N×h×w bool at the discriminator's resolution: the locations that count."""
-        keep = alignable(label) if self.mask_anomalies else torch.ones_like(label, dtype=torch.bool)
-        sizes = [PatchDiscriminator.output_size(*stages[name].shape[-2:]) for name in self.stages]
-        share = keep.to(torch.float32).unsqueeze(1)
+    def masks(self, label: Tensor, stage_sizes: Mapping[str, tuple[int, int]]) -> list[Tensor]:
+        """Per stage the locations that count, N×h×w bool at the discriminator's resolution.
+
+        Args:
+            label: N×H×W.
+            stage_sizes: height and width of the feature map of every stage.
+        """
+        aligned = alignable(label) if self.mask_anomalies else torch.ones_like(label, dtype=torch.bool)
+        share = aligned.to(torch.float32).unsqueeze(1)
+        sizes = [PatchDiscriminator.output_size(*stage_sizes[name]) for name in self.stages]
         return [F.adaptive_avg_pool2d(share, size).squeeze(1) >= 0.5 for size in sizes]
 
-    def counts(self, kept: Sequence[Tensor], domain: Tensor) -> Tensor:
-        """S×M: local number of locations per stage and domain."""
-        return torch.stack([self._per_domain(mask.sum(dim=(1, 2)), domain) for mask in kept])
+    def counts(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
+        """Local number of locations per stage and domain, S×M: it follows from the labels, before any forward pass."""
+        masks = self.masks(batch.label, stage_sizes)
+        return {_LOCATIONS: torch.stack([self._per_domain(mask.sum(dim=(1, 2)), batch.domain) for mask in masks])}
 
-    def forward(
-        self, stages: Mapping[str, Tensor], domain: Tensor, kept: Sequence[Tensor], progress: float
-    ) -> DomainSums:
-        """Local sums over the locations of this rank's images; `progress` is p in [0, 1]."""
+    def forward(self, stages: Mapping[str, Tensor], batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
+        """L_mdat as this rank and micro-batch has it.
+
+        Args:
+            stages: feature maps N×c×h×w by name.
+            batch: labels and domains.
+            progress: p in [0, 1].
+            counts: of the step, with those of `counts`.
+        """
+        masks = self.masks(batch.label, {name: (x.shape[2], x.shape[3]) for name, x in stages.items()})
+        locations, domain = counts.total()[_LOCATIONS], batch.domain
         strength = reversal_strength(progress, self.lambda_max)
-        loss: list[Tensor] = []
-        correct: list[Tensor] = []
-        epsilon: list[Tensor] = []
-        for s, (name, mask) in enumerate(zip(self.stages, kept, strict=True)):
+        local_losses: list[Tensor] = []
+        hits: list[Tensor] = []
+        epsilons: list[Tensor] = []
+        for s, (name, mask) in enumerate(zip(self.stages, masks, strict=True)):
             logits = self.discriminators[name](reverse_gradient(stages[name], strength))
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # N×M×h×w
-            eps = self.smoothing.per_image(logits, domain, mask, self.accuracy[s], progress)  # N
-            ce = smoothed_cross_entropy(logits, domain, eps)  # N×h×w
+            epsilon = self.smoothing.per_image(logits, domain, mask, self.accuracy[s], progress)  # N
+            ce = smoothed_cross_entropy(logits, domain, epsilon)  # N×h×w
             hit = logits.detach().argmax(dim=1) == domain.view(-1, 1, 1)
-            loss.append(self._per_domain((ce * mask).sum(dim=(1, 2)), domain))
-            correct.append(self._per_domain((hit & mask).sum(dim=(1, 2)), domain))
-            epsilon.append(self._per_domain(eps * mask.sum(dim=(1, 2)), domain))
-        return DomainSums(torch.stack(loss), torch.stack(correct), torch.stack(epsilon))
-
-    def share(self, sums: DomainSums, counts: Tensor, num_ranks: int) -> Tensor:
-        """This rank's share of L_mdat, given the counts (S×M) over all ranks."""
-        shares = [global_mean_share(sums.loss[s], counts[s], num_ranks) for s in range(len(self.stages))]
-        return torch.stack([w * share for w, share in zip(self.weights, shares, strict=True)]).sum()
+            per_domain = self._per_domain((ce * mask).sum(dim=(1, 2)), domain)
+            local_losses.append(self.weights[s] * local_mean(per_domain, locations[s], counts.num_parts))
+            hits.append(self._per_domain((hit & mask).sum(dim=(1, 2)), domain))
+            epsilons.append(self._per_domain(epsilon * mask.sum(dim=(1, 2)), domain))
+        local_loss = torch.stack(local_losses).sum()
+        sums = {"loss/mdat": local_loss / counts.num_parts, _HITS: torch.stack(hits), _EPSILON: torch.stack(epsilons)}
+        return LossTerm(local_loss, sums)
 
     @torch.no_grad()
-    def update(self, correct: Tensor, counts: Tensor) -> None:
-        """Move A_s towards this step's domain-balanced accuracy; `correct`, `counts` are S×M over all ranks."""
-        present = counts > 0
-        balanced = (correct / counts.clamp(min=1) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+    def update(self, totals: Mapping[str, Tensor], counts: StepCounts) -> None:
+        """Move A_s towards the domain-balanced accuracy of a step, given its sums over ranks and micro-batches."""
+        locations = counts.total()[_LOCATIONS]
+        present = locations > 0
+        balanced = (totals[_HITS] / locations.clamp(min=1) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         moved = self.momentum * self.accuracy + (1.0 - self.momentum) * balanced
         self.accuracy.copy_(torch.where(present.any(dim=1), moved, self.accuracy))
+
+    def health(self, totals: Mapping[str, Tensor], counts: StepCounts, progress: float) -> dict[str, float]:
+        """λ, and per stage A_s, A_s over chance, the mean ε and the proxy A-distance, named as they are logged."""
+        locations, chance = counts.total()[_LOCATIONS], 1.0 / self.num_domains
+        mean_epsilon = totals[_EPSILON].sum(dim=1) / locations.sum(dim=1).clamp(min=1)
+        signals = {"mdat/lambda": reversal_strength(progress, self.lambda_max)}
+        for stage, accuracy, epsilon in zip(self.stages, to_host(self.accuracy), to_host(mean_epsilon), strict=True):
+            signals[f"mdat/{stage}/accuracy"] = accuracy
+            signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
+            signals[f"mdat/{stage}/epsilon"] = epsilon
+            signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
+        return signals
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MDAT:
         # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.

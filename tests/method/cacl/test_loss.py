@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mgcda_dist.choices import Negatives
+from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
-from mgcda_dist.method.cacl.loss import GatheredSample
+from mgcda_dist.method.cacl.exchange import GatheredSample, gathered_sample, start_exchange
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key
+from mgcda_dist.method.reduce import LossTerm, StepCounts
 from tests.support import reference
 
 ANOMALY_TYPE, DOMAINS, DIM = 3, 3, 5
@@ -50,8 +52,8 @@ def contrasting(selection: Selection, temperature: float = 0.1, memory: list[int
 def found(cacl: CACL, rows: PixelMetadata, z: Tensor, own: Tensor | None = None) -> tuple[Tensor, int]:
     """Sum over this rank's anchors, and the number of all anchors."""
     own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
-    share, count = cacl.share(GatheredSample(rows, z, own, 200), STEP, torch.tensor(0), ALONE)
-    return share * count.clamp(min=1), int(count)
+    total, count = cacl.contrast(GatheredSample(rows, z, own, 200, STEP, torch.tensor(0)), ALONE)
+    return total, int(count)
 
 
 def as_list(rows: PixelMetadata, z: Tensor) -> list[reference.Row]:
@@ -63,7 +65,7 @@ def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
     key = stream_key(1, STEP, "contrast")
     return reference.contrastive(
         as_list(rows, z),
-        as_list(rows, z) + as_list(cacl.queue.rows(), cacl.queue.held()[1]),
+        as_list(rows, z) + as_list(cacl.queue.metadata(), cacl.queue.local_rows()[1]),
         anomaly_type=ANOMALY_TYPE,
         temperature=cacl.temperature,
         num_positives=cacl.selection.num_positives,
@@ -135,7 +137,7 @@ def test_gradients_reach_anchors_positives_and_negatives_but_not_the_memory():
     cacl = contrasting(Selection(9, 9, 1.0, True), memory=[0, 3])
     found(cacl, rows, z, own=torch.tensor([True, False, False]))[0].backward()
     assert z.grad is not None and bool((z.grad.abs().sum(dim=1) > 1e-9).all())
-    assert not cacl.queue.held()[1].requires_grad
+    assert not cacl.queue.local_rows()[1].requires_grad
 
 
 # --------------------------------------------------------------------------------------- which rows are chosen, by hand
@@ -195,9 +197,8 @@ def test_inliers_of_another_class_repel_when_negatives_are_all_other_types():
 def test_micro_batches_of_a_step_draw_differently():
     rows, z = rows_of([0] * 12 + [3] * 30, 3)
     cacl = contrasting(Selection(2, 4, 0.0, True))
-    sample = GatheredSample(rows, z, torch.ones(42, dtype=torch.bool), 200)
-    shares = [cacl.share(sample, STEP, torch.tensor(slot), ALONE)[0].item() for slot in (0, 4, 8)]
-    assert len(set(shares)) == 3
+    samples = [GatheredSample(rows, z, torch.ones(42, dtype=torch.bool), 200, STEP, torch.tensor(i)) for i in (0, 4, 8)]
+    assert len({cacl.contrast(sample, ALONE)[0].item() for sample in samples}) == 3
 
 
 # ------------------------------------------------------------------------------------------------------------ the edges
@@ -275,6 +276,17 @@ def module(queue_rows: int = 4) -> CACL:
     ).double()  # fmt: skip
 
 
+def of_domains(*domains: int) -> Batch:
+    slot = torch.arange(len(domains))
+    return Batch(torch.empty(0), torch.empty(0), torch.tensor(domains), slot, step=3)
+
+
+def loss_of(cacl: CACL, embedding: Tensor, index: Tensor, difficulty: Tensor) -> LossTerm:
+    """L_cacl of these pixels of two images, of domains 0 and 1."""
+    pending = start_exchange(cacl.project(embedding, index), index, difficulty, of_domains(0, 1), ALONE)
+    return cacl(pending, StepCounts({}, 1, ALONE))[0]
+
+
 def test_projection_is_unit_length_and_of_the_sampled_pixels():
     cacl = module()
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64)
@@ -297,13 +309,15 @@ def test_gathered_rows_know_type_domain_and_place():
     index = torch.tensor([[4, -1, 2, -1, 0], [-1, -1, -1, 3, -1]])  # 2 anomaly rows, then one per class
     z = torch.arange(10.0).double().unsqueeze(1).expand(10, DIM)
     difficulty = torch.arange(10.0).view(2, 5).double()
-    rows, z, own, places = cacl.receive(cacl.send(z, index, difficulty, torch.tensor([2, 1]), ALONE), ALONE)
+    pending = start_exchange(z, index, difficulty, of_domains(2, 1), ALONE)
+    rows, z, is_local, num_reserved, step, first_slot = gathered_sample(pending, cacl.budget, ALONE)
+    assert (step, first_slot.item()) == (3, 0)
     assert rows.id.tolist() == [0, 2, 4, 8]
     assert rows.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
     assert rows.domain.tolist() == [2, 2, 2, 1]
     assert z[:, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
     assert rows.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
-    assert own.all() and places == 10
+    assert is_local.all() and num_reserved == 10
 
 
 @pytest.mark.parametrize("queue_rows", [0, 4])
@@ -312,11 +326,9 @@ def test_empty_rows_send_no_gradient(queue_rows: int):
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([[4, 5, 2, -1, 7], [1, -1, 3, 8, -1]])
     difficulty = torch.zeros(2, 12, dtype=torch.float64)
-    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
-    sample = cacl.receive(pending, ALONE)
-    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
-    loss.backward()
-    assert count == 5  # three anomalies, class 0 twice; classes 1 and 2 once each have no positive
+    term = loss_of(cacl, embedding, index, difficulty)
+    term.local_loss.backward()
+    assert term.sums["cacl/anchors"] == 5  # three anomalies, class 0 twice; classes 1 and 2 once each have no positive
     assert embedding.grad is not None
     touched = embedding.grad.abs().sum(dim=1).flatten(1) > 0
     assert not touched[0, 0] and not touched[1, 0], "pixel 0 stands in for empty rows"
@@ -328,9 +340,7 @@ def test_nothing_sampled_touches_the_projection():
     embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
     index = torch.full((2, 5), -1)
     difficulty = torch.zeros(2, 12, dtype=torch.float64)
-    pending = cacl.send(cacl.project(embedding, index), index, difficulty, torch.tensor([0, 1]), ALONE)
-    sample = cacl.receive(pending, ALONE)
-    loss, count = cacl.share(sample, 3, torch.tensor(0), ALONE)
-    loss.backward()
-    assert loss.item() == 0.0 and count == 0
+    term = loss_of(cacl, embedding, index, difficulty)
+    term.local_loss.backward()
+    assert term.local_loss.item() == 0.0 == term.sums["cacl/anchors"]
     assert all(p.grad is not None and not p.grad.any() for p in cacl.parameters())

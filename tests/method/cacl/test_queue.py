@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows_of(kinds: list[tuple[int, int]], seed: int) -> tuple[PixelMetadata, Tensor]:
-    """PixelMetadata of the given (type, domain), and their embeddings."""
+    """Rows of the given (type, domain), and their embeddings."""
     generator = torch.Generator().manual_seed(seed)
     rows = PixelMetadata(
         torch.tensor([kind for kind, _ in kinds], dtype=torch.int64),
@@ -34,9 +34,9 @@ def as_list(rows: PixelMetadata, z: Tensor) -> list[reference.Row]:
 
 
 def content(queue: MemoryQueue) -> list[reference.Row]:
-    index, z = queue.held()
-    assert index.tolist() == list(range(len(queue.rows()))), "replicated: all rows are here"
-    return as_list(queue.rows(), z)
+    index, z = queue.local_rows()
+    assert index.tolist() == list(range(len(queue.metadata()))), "replicated: all rows are here"
+    return as_list(queue.metadata(), z)
 
 
 PUSHES = st.lists(
@@ -63,7 +63,7 @@ def test_of_more_rows_than_a_ring_holds_the_last_stay():
     queue = MemoryQueue(1, CLASSES, 3, DIM).double()
     rows, z = rows_of([(0, 0)] * 8, seed=0)
     queue.push(rows, z, 0)
-    assert sorted(queue.held()[1][:, 0].tolist()) == sorted(z[-3:, 0].tolist())
+    assert sorted(queue.local_rows()[1][:, 0].tolist()) == sorted(z[-3:, 0].tolist())
     assert queue.cursor.tolist() == [8 % 3, 0]
 
 
@@ -72,33 +72,33 @@ def test_frequent_inliers_never_push_out_an_anomaly():
     queue.push(*rows_of([(CLASSES, 1)], seed=0), 0)
     for step in range(1, 20):
         queue.push(*rows_of([(0, 0), (1, 1)] * 6, seed=step), step)
-    anomalies = queue.rows().type == CLASSES
-    assert anomalies.sum() == 1 and queue.rows().domain[anomalies].tolist() == [1]
+    anomalies = queue.metadata().type == CLASSES
+    assert anomalies.sum() == 1 and queue.metadata().domain[anomalies].tolist() == [1]
 
 
 def test_ids_are_negative_unique_and_bound_to_the_place():
     queue = MemoryQueue(DOMAINS, CLASSES, 5, DIM).double()
     queue.push(*rows_of([(0, 0), (CLASSES, 2), (1, 1)], 0), 0)
-    before = queue.rows().id.tolist()
+    before = queue.metadata().id.tolist()
     assert max(before) < 0 and len(set(before)) == len(before)
     queue.push(*rows_of([(0, 0)], 1), 1)
-    assert set(before) < set(queue.rows().id.tolist())
+    assert set(before) < set(queue.metadata().id.tolist())
 
 
 def test_what_was_read_does_not_change_when_rows_enter():
     queue = MemoryQueue(1, CLASSES, 2, DIM).double()
     queue.push(*rows_of([(0, 0)] * 2, 0), 0)
-    _, read = queue.held()
+    _, read = queue.local_rows()
     copy = read.clone()
     queue.push(*rows_of([(0, 0)] * 2, 1), 1)
-    assert torch.equal(read, copy) and not torch.equal(queue.held()[1], copy)
+    assert torch.equal(read, copy) and not torch.equal(queue.local_rows()[1], copy)
 
 
 def test_rows_enter_without_their_graph():
     queue = MemoryQueue(1, CLASSES, 2, DIM).double()
     rows, z = rows_of([(0, 0)], 0)
     queue.push(rows, z.requires_grad_() * 2, 0)
-    assert not queue.held()[1].requires_grad
+    assert not queue.local_rows()[1].requires_grad
 
 
 def test_all_state_is_in_buffers():
@@ -126,7 +126,7 @@ def test_health_tells_fill_and_age():
 def test_without_capacity_there_is_no_memory():
     queue = MemoryQueue(2, CLASSES, 0, DIM)
     queue.push(*rows_of([(0, 0)], 0), 0)
-    assert len(queue.rows()) == 0 and queue.held()[1].shape == (0, DIM) and queue.health(3) == {}
+    assert len(queue.metadata()) == 0 and queue.local_rows()[1].shape == (0, DIM) and queue.health(3) == {}
 
 
 # ------------------------------------------------------------------------------------------------------ sharded
@@ -138,10 +138,10 @@ def sharded(size: int, capacity: int) -> list[MemoryQueue]:
 
 def together(queues: list[MemoryQueue]) -> list[reference.Row]:
     """The rows of all shards in order; every row is held once."""
-    rows = queues[0].rows()
+    rows = queues[0].metadata()
     z = torch.full((len(rows), DIM), torch.nan, dtype=torch.float64)
     for queue in queues:
-        index, part = queue.held()
+        index, part = queue.local_rows()
         assert z[index].isnan().all(), "a row is held twice"
         z[index] = part
     return as_list(rows, z)

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 
 from mgcda_dist.choices import SmoothingMode
-from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.method.mdat.loss import alignable
 from mgcda_dist.method.mdat.reversal import reversal_strength
+from mgcda_dist.method.reduce import LossTerm, StepCounts
 from tests.support import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
 CHANNELS = {"middle": 4, "last": 3}
+SIZES = {"middle": (16, 24), "last": (8, 12)}
 
 
 @dataclass
@@ -67,9 +70,13 @@ def mdat_of(mode: SmoothingMode = "constant", epsilon: float = 0.2, mask_anomali
 
 
 def loss_of(mdat: MDAT, given: Case, progress: float = 0.6) -> Tensor:
-    kept = mdat.kept(given.stages, given.label)
-    sums = mdat(given.stages, given.domain, kept, progress)
-    return mdat.share(sums, mdat.counts(kept, given.domain), 1)
+    return term_of(mdat, given, progress)[0].local_loss
+
+
+def term_of(mdat: MDAT, given: Case, progress: float = 0.6) -> tuple[LossTerm, StepCounts]:
+    batch = Batch(torch.empty(0), given.label, given.domain, torch.arange(len(given.domain)), step=0)
+    counts = StepCounts(mdat.counts(batch, SIZES), 1, Collectives())
+    return mdat(given.stages, batch, progress, counts), counts
 
 
 def reference_of(mdat: MDAT, given: Case, progress: float = 0.6) -> reference.Mdat:
@@ -94,16 +101,17 @@ def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[
     expected = reference_of(mdat, given)
     assert loss_of(mdat, given).item() == pytest.approx(expected.loss, abs=1e-12)
 
-    kept = mdat.kept(given.stages, given.label)
-    counts = mdat.counts(kept, given.domain)
-    sums = mdat(given.stages, given.domain, kept, 0.6)
+    masks = mdat.masks(given.label, SIZES)
+    term, counts = term_of(mdat, given)
     for s in range(2):
-        per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * kept[s].sum(dim=(1, 2))
+        per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * masks[s].sum(dim=(1, 2))
         for d in range(3):
-            assert sums.epsilon[s, d].item() == pytest.approx(per_image[given.domain == d].sum().item(), abs=1e-12)
+            assert term.sums["mdat/epsilon"][s, d].item() == pytest.approx(
+                per_image[given.domain == d].sum().item(), abs=1e-12
+            )
 
     before = mdat.accuracy.clone()
-    mdat.update(sums.correct, counts)
+    mdat.update(term.sums, counts)
     for s, accuracy in enumerate(expected.accuracy):
         moved = before[s].item() if accuracy is None else 0.95 * before[s].item() + 0.05 * accuracy
         assert mdat.accuracy[s].item() == pytest.approx(moved, abs=1e-12)
@@ -127,19 +135,19 @@ def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
 
     # Finite differences of the loss itself, at ε held where it is (it is detached).
     frozen = mdat_of("constant")
-    kept = mdat.kept(leaves, given.label)
+    masks = mdat.masks(given.label, SIZES)
     for s, (name, x) in enumerate(leaves.items()):
         logits = mdat.discriminators[name](x)
-        epsilon = mdat.smoothing.per_image(logits, given.domain, kept[s], mdat.accuracy[s], progress)
+        epsilon = mdat.smoothing.per_image(logits, given.domain, masks[s], mdat.accuracy[s], progress)
         assert x.grad is not None
         place = (2, 1, 3, 5)
-        slope = _slope(frozen, name, x.detach(), place, given.domain, kept[s], epsilon)
+        slope = _slope(frozen, name, x.detach(), place, given.domain, masks[s], epsilon)
         expected = -reversal_strength(progress, mdat.lambda_max) * mdat.weights[s] * slope
         assert x.grad[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def _slope(
-    mdat: MDAT, name: str, x: Tensor, place: tuple[int, ...], domain: Tensor, kept: Tensor, epsilon: Tensor
+    mdat: MDAT, name: str, x: Tensor, place: tuple[int, ...], domain: Tensor, mask: Tensor, epsilon: Tensor
 ) -> float:
     from mgcda_dist.method.mdat.smoothing import smoothed_cross_entropy
 
@@ -148,7 +156,7 @@ def _slope(
         moved = x.clone()
         moved[place] += step
         ce = smoothed_cross_entropy(mdat.discriminators[name](moved), domain, epsilon)
-        means = [ce[domain == d][kept[domain == d]].mean() for d in domain.unique() if kept[domain == d].any()]
+        means = [ce[domain == d][mask[domain == d]].mean() for d in domain.unique() if mask[domain == d].any()]
         values.append(torch.stack(means).mean().item())
     return (values[0] - values[1]) / 2e-5
 
@@ -173,8 +181,8 @@ def test_without_any_location_the_loss_is_zero_and_touches_everything():
     loss.backward()
     assert loss.item() == 0.0
     assert all(p.grad is not None and not p.grad.any() for p in mdat.parameters())
-    kept = mdat.kept(given.stages, given.label)
-    mdat.update(mdat(given.stages, given.domain, kept, 0.5).correct, mdat.counts(kept, given.domain))
+    term, counts = term_of(mdat, given)
+    mdat.update(term.sums, counts)
     assert torch.equal(mdat.accuracy, before)
 
 
@@ -209,9 +217,9 @@ def test_the_running_accuracy_moves_in_a_bf16_model():
     # In bf16 a step of 0.05 · (0.78 - 0.75) is lost in rounding, and A_s would stand still for good.
     mdat = mdat_of().bfloat16()
     assert mdat.accuracy.tolist() == pytest.approx([0.7, 0.4], abs=1e-6), "not rounded by the cast either"
-    hits, counts = torch.full((2, 3), 78.0), torch.full((2, 3), 100.0)
+    counts = StepCounts({"mdat/locations": torch.full((2, 3), 100.0)}, 1, Collectives())
     for _ in range(400):
-        mdat.update(hits, counts)
+        mdat.update({"mdat/hits": torch.full((2, 3), 78.0)}, counts)
     assert mdat.accuracy.tolist() == pytest.approx([0.78, 0.78], abs=1e-4)
 
 
@@ -220,7 +228,8 @@ def test_one_domain_is_refused():
         MDAT(CHANNELS, 1)
 
 
-def test_many_locations_are_counted_exactly():
-    mdat = mdat_of()
-    kept = [torch.ones(2, 1, dtype=torch.bool).expand(2, 2**25).unsqueeze(1)]
-    assert mdat.counts(kept, torch.tensor([1, 1]))[0].tolist() == [0.0, float(2**26), 0.0]
+def test_many_locations_are_counted_exactly(monkeypatch: pytest.MonkeyPatch):
+    mdat, batch = mdat_of(), Batch(torch.empty(0), torch.empty(0), torch.tensor([1, 1]), torch.arange(2), step=0)
+    masks = [torch.ones(2, 1, dtype=torch.bool).expand(2, 2**25).unsqueeze(1)]
+    monkeypatch.setattr(mdat, "masks", lambda label, sizes: masks)
+    assert mdat.counts(batch, SIZES)["mdat/locations"][0].tolist() == [0.0, float(2**26), 0.0]
