@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from mgcda_dist import build
-from mgcda_dist.build.data import label_pixels, open_shards
+from mgcda_dist.build.data import class_space
 from mgcda_dist.choices import ANOMALY, INLIER
 from mgcda_dist.config.data import DomainConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
+from mgcda_dist.data.folders import label_pixels, open_shards
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.categories import choose_objects
 from mgcda_dist.data.shards.manifest import Manifest
@@ -92,13 +93,13 @@ def _check_entry(
             first = ShardReader(objects).read(0)
             decode_cutout(first.image, first.where)
     if not isinstance(entry, DomainConfig):
-        return manifest, label_pixels(manifest, config.data)
+        return manifest, label_pixels(manifest, class_space(config.data))
     if not entry.labelled:
         return manifest, Counter()
     if not manifest.label_histogram:
         problem = f"domain {entry.name} is labelled, but its shards hold no labels"
         raise ShardError(manifest.place, problem, "set labelled: false on the domain, or use labelled shards")
-    return manifest, label_pixels(manifest, config.data)
+    return manifest, label_pixels(manifest, class_space(config.data))
 
 
 def _entries(config: Config) -> Iterator[tuple[_Path, DomainConfig | EvaluationSetConfig]]:

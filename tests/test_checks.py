@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from mgcda_dist import build
-from mgcda_dist.build import label_pixels, open_shards
 from mgcda_dist.checks import check_data
 from mgcda_dist.cli.main import main
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.folders import label_pixels, open_shards
 from mgcda_dist.data.paste import PasteSource
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.write import write_shards
@@ -66,7 +66,7 @@ def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
 def test_classes_of_ones_own_reach_the_network_and_its_record(tmp_path: Path) -> None:
     run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
     assert run.data.class_names == ("path", "grass", "tool")
-    pixels = label_pixels(open_shards(run.data.domains[0].shards, "frames"), run.data)
+    pixels = label_pixels(open_shards(run.data.domains[0].shards, "frames"), build.class_space(run.data))
     assert pixels.keys() == {0, 1, 2, INLIER, VOID}
     (batch, *_) = build.training_stream(run, 0, 1)
     assert set(np.unique(batch.label.numpy())) <= pixels.keys()

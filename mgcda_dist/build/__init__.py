@@ -2,13 +2,17 @@
 
 from mgcda_dist.build.data import (
     class_space,
-    evaluation_frames,
-    label_pixels,
-    label_table,
+    global_batches,
     manifests,
-    open_shards,
     road_ids,
     training_stream,
+)
+from mgcda_dist.build.evaluation import (
+    evaluation_frames,
+    evaluation_job,
+    maps_job,
+    preview_job,
+    validation_job,
 )
 from mgcda_dist.build.model import (
     check_pairs,
@@ -26,16 +30,18 @@ __all__ = [
     "check_stages",
     "class_space",
     "evaluation_frames",
-    "label_pixels",
-    "label_table",
+    "evaluation_job",
+    "global_batches",
     "load_model",
     "manifests",
+    "maps_job",
     "mgcda",
     "model_text",
-    "open_shards",
     "optimizer",
+    "preview_job",
     "road_ids",
     "save_model",
     "segmenter",
     "training_stream",
+    "validation_job",
 ]

@@ -26,8 +26,8 @@ def calibrate(
     from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
-    from mgcda_dist.evaluation.request import sets_of
     from mgcda_dist.models.exported import model_folder, read_metadata, save_metadata
+    from mgcda_dist.runs.evaluation_request import sets_of
 
     console = Console(highlight=False, markup=False)
     folder, where = model_folder(source), device_of(device)

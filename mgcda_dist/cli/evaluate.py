@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mgcda_dist.cli.progress import Show
-    from mgcda_dist.evaluation.request import EvaluationRequest
     from mgcda_dist.evaluation.results import EvaluationResults
+    from mgcda_dist.runs.evaluation_request import EvaluationRequest
 
 __all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "followed", "show_results"]
 
@@ -122,13 +122,13 @@ def evaluate(
 
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
-    from mgcda_dist.evaluation.request import map_request, model_request, named, sets_of
     from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
         record_evaluation,
         refuse_training_record,
     )
+    from mgcda_dist.runs.evaluation_request import map_request, model_request, named, sets_of
 
     console = Console(highlight=False, markup=False)
     refuse_password(mlflow_uri)
@@ -188,7 +188,7 @@ def evaluate(
 def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:
     """Where the results of each go; says what is wrong before anything is evaluated."""
     from mgcda_dist.errors import ConfigError
-    from mgcda_dist.evaluation.request import free_folder, holds_another
+    from mgcda_dist.evaluation.folder import free_folder, holds_another
 
     if not requests:
         raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
@@ -212,7 +212,7 @@ def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: boo
 
 
 def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
-    arguments: dict[str, Any] = {"job": request.job.model_dump(mode="json"), "out": str(folder)}
+    arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder)}
     from mgcda_dist.cli.progress import shown_progress
 
     if workers > 1 and request.config is not None:

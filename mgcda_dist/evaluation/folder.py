@@ -32,7 +32,7 @@ from mgcda_dist.evaluation.set_result import FrameResult, KeptFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
 
-__all__ = ["read_curves", "write_evaluation", "write_tables"]
+__all__ = ["free_folder", "holds_another", "read_curves", "write_evaluation", "write_tables"]
 
 _JPEG_QUALITY = 88
 _CURVES = ("threshold", "recall", "precision", "fpr")
@@ -77,6 +77,30 @@ def read_curves(folder: Path, set_name: str) -> CurvePoints:
     if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
         raise MgcdaError(str(path), "has columns of different lengths", "evaluate again")
     return CurvePoints(*columns)
+
+
+def free_folder(wanted: Path, identity: str) -> Path:
+    """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds no other evaluation than this one.
+
+    Args:
+        wanted: preferred folder.
+        identity: of the evaluation, from `evaluation_id`.
+    """
+    number, folder = 1, wanted
+    while holds_another(folder, identity):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def holds_another(folder: Path, identity: str) -> bool:
+    """True where another evaluation, or a damaged record, lies in the folder."""
+    if not (folder / RESULTS).exists():
+        return False
+    try:
+        return EvaluationResults.load(folder).evaluation_id != identity
+    except MgcdaError:
+        return True  # a damaged file, or another tool's
 
 
 def _write_set(result: SetResult, folder: Path) -> None:

@@ -1,88 +1,90 @@
-"""An evaluation as one record that travels to workers: what is evaluated, on which sets, with which options."""
+"""An evaluation as one plain record that travels to workers: what is evaluated, on which sets, with which options."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import TypeAdapter
 from torch import nn
 
-from mgcda_dist import __version__, build
-from mgcda_dist.choices import SCORES, ScoreKind, SubmissionLayout
-from mgcda_dist.config.data import DataConfig
-from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
-from mgcda_dist.config.schema import Config
+from mgcda_dist import __version__
+from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.labels import ClassSpace
 from mgcda_dist.evaluation.components import TRACKS
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
 from mgcda_dist.evaluation.results import (
     AS_GIVEN,
     EvaluationResults,
     EvaluationSettings,
-    NetworkSettings,
     Selection,
-    SetData,
     Subject,
 )
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.set_result import SetResult
+from mgcda_dist.evaluation.sets import EvaluationSet, evaluation_frames, set_data
 from mgcda_dist.evaluation.submission import submission
-from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
+from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.models.exported import digest_of, read_metadata
+from mgcda_dist.models.exported import digest_of, load_segmenter
 from mgcda_dist.models.scores import ClassStatistics, scorer
 
 __all__ = ["Evaluation", "EvaluationJob", "run_job"]
 
+_PASTE_SEED = 0
+"""Seed of pasted objects, not that of the run: runs of several seeds are compared on the same frames."""
 
-class EvaluationJob(BaseModel):
-    """One model, or one folder of score maps, on the sets of `section`.
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One model, or one folder of score maps, on some sets.
 
     Attributes:
         name: of the subject, shown in tables.
-        kind: `model`, or `maps` for score maps of another method.
         path: the folder of the exported model, or of the maps; absolute.
-        score: the anomaly score; `as given` for maps.
-        data: has the class space; None: scores come without classes.
-        seed: of pasted objects.
-        section: sets and options.
-        resize_maps: bring maps of another size to that of their label.
-        ignore_extra_maps: do not mind maps that belong to no frame.
+        sets: what it is evaluated on.
+        settings: score, conventions, and how the network is run; without a network: score maps of another method.
+        class_space: of the labels and of the network; None: scores come without classes.
+        class_names: inlier classes in train-id order; none for maps.
+        panel_frames: how many frames of each set are kept for a panel of pictures.
+        kept_frames: how many of the worst frames are kept with pictures, and how many of the best.
+        ignore_extra_maps: accept maps that belong to no frame.
         submission: benchmark whose layout the score maps are also written in, and the folder for them.
         digest: SHA-256 of the weights or maps, if it is known already.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    kind: Literal["model", "maps"] = "model"
     path: str
-    score: ScoreKind | Literal["as given"] = "energy"
-    data: DataConfig | None = None
-    seed: int = 0
-    section: EvaluationConfig
-    resize_maps: bool = False
+    sets: tuple[EvaluationSet, ...]
+    settings: EvaluationSettings
+    class_space: str | ClassSpace | None = None
+    class_names: tuple[str, ...] = ()
+    panel_frames: int = 0
+    kept_frames: int = 0
     ignore_extra_maps: bool = False
     submission: tuple[SubmissionLayout, str] | None = None
     digest: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as JSON has them, to be sent to workers."""
+        return asdict(self)
+
     @classmethod
-    def of_model(cls, config: Config, folder: Path, name: str = "") -> EvaluationJob:
-        """The evaluation that a run's configuration describes."""
-        return cls(
-            name=name or config.name,
-            path=str(folder),
-            score=config.model.score,
-            data=config.data,
-            section=config.evaluation,
-        )
+    def of_json(cls, fields: dict[str, Any]) -> EvaluationJob:
+        """Read what `as_json` gives."""
+        return TypeAdapter(cls).validate_python(fields)
+
+    def subject(self) -> Subject:
+        """What is evaluated, as tables name it."""
+        space = self.class_space
+        shown = "" if space is None else space if isinstance(space, str) else "own"
+        return Subject(self.name, "maps" if self.settings.network is None else "model", self.digest, shown)
 
     def with_digest(self) -> EvaluationJob:
         """The same, with the digest of its weights or maps.
@@ -92,10 +94,9 @@ class EvaluationJob(BaseModel):
         """
         if self.digest:
             return self
-        if self.kind == "maps":
-            frames = {entry.name: _frames(self, entry) for entry in self.section.sets}
-            return self.model_copy(update={"digest": _chosen_maps(self, frames)[0].digest()})
-        return self.model_copy(update={"digest": digest_of(Path(self.path))})
+        if self.settings.network is None:
+            return replace(self, digest=_chosen_maps(self, _frames(self))[0].digest())
+        return replace(self, digest=digest_of(Path(self.path)))
 
     def identity(self) -> str:
         """Equal for evaluations that must give equal numbers: same weights or maps, data, and options.
@@ -103,63 +104,24 @@ class EvaluationJob(BaseModel):
         Raises:
             MgcdaError: a model or set that cannot be read.
         """
-        sets = {entry.name: _set_data(entry).as_json() for entry in self.section.sets}
-        content = [self.with_digest().digest, self.settings().as_json(), self.seed, sets]
+        sets = {entry.name: set_data(entry).as_json() for entry in self.sets}
+        content = [self.with_digest().digest, self.settings.as_json(), _PASTE_SEED, sets]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-    def class_statistics(self) -> ClassStatistics | None:
-        """Statistics that a calibrated score standardizes with; None for every other score."""
-        if self.score == AS_GIVEN or not SCORES[self.score].calibrated:
-            return None
-        return read_metadata(Path(self.path)).statistics
-
-    def settings(self) -> EvaluationSettings:
-        """What the numbers depend on beside model and data."""
-        section, statistics = self.section, self.class_statistics()
-        network = NetworkSettings(
-            height_px=section.height_px,
-            augmentation=self.augmentation(),
-            blur=section.blur,
-            class_statistics={"mean": list(statistics.mean), "var": list(statistics.var)} if statistics else None,
-        )
-        return EvaluationSettings(
-            conventions=tuple(section.conventions),
-            score=self.score,
-            components=section.components,
-            instances=section.instances,
-            threshold=section.threshold,
-            network=None if self.kind == "maps" else network,
-            resize_maps=self.resize_maps,
-        )
-
-    def augmentation(self) -> TestTimeAugmentation:
-        """How frames are shown to the network."""
-        section = self.section
-        return TestTimeAugmentation(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, and what it was.
+    """What an evaluation found: a result per set of its job."""
 
-    Attributes:
-        results: one per set.
-        subject: what was evaluated.
-        job: with which options.
-        class_names: inlier classes in train-id order; none for maps.
-    """
-
-    results: list[SetResult]
-    subject: Subject
     job: EvaluationJob
-    class_names: tuple[str, ...] = ()
+    results: list[SetResult]
 
     def record(self, selection: Selection | None = None) -> EvaluationResults:
         """What `results.json` keeps of it; `selection`: which validation chose the model, if one did."""
         return EvaluationResults(
-            subject=self.subject,
-            settings=self.job.settings(),
-            sets={result.name: result.numbers(self.class_names) for result in self.results},
+            subject=self.job.subject(),
+            settings=self.job.settings,
+            sets={result.name: result.numbers(self.job.class_names) for result in self.results},
             evaluation_id=self.job.identity(),
             selection=selection,
             tool_version=__version__,
@@ -180,63 +142,63 @@ def run_job(
         world: the ranks, which share the frames.
         device: where to run the network.
         progress: told the set's name, frames done and frames in all.
-        network: in evaluation mode, on `device`, instead of the one in `job.path`; `job.digest` names it.
+        network: in evaluation mode, on `device`, instead of the one in `job.path`.
 
     Raises:
         MgcdaError: a model, set, frame or map that cannot be used.
     """
-    job = job.with_digest()
-    section, data = job.section, job.data
-    frames = {entry.name: _frames(job, entry) for entry in section.sets}
-    if job.kind == "maps" or data is None:
-        class_names, subject, scorers = (), Subject(job.name, "maps", job.digest), _map_scorers(job, frames)
+    job = job if network is not None else job.with_digest()
+    settings, frames = job.settings, _frames(job)
+    if settings.network is None:
+        scorers = _map_scorers(job, frames)
     else:
-        space = data.class_space if isinstance(data.class_space, str) else "own"
-        class_names, subject = data.class_names, Subject(job.name, "model", job.digest, space)
-        scorers = dict.fromkeys(frames, _network_scorer(job, device, network))
+        network = network or load_segmenter(Path(job.path))[1].to(device).eval()
+        scorers = dict.fromkeys(frames, _network_scorer(network, settings, device))
     options = SetOptions(
-        conventions=section.conventions,
-        components=TRACKS.get(section.components),
-        instances=section.instances,
-        threshold=section.threshold,
-        panel_frames=section.panel_frames,
-        kept_frames=section.kept_frames,
+        conventions=settings.conventions,
+        components=TRACKS.get(settings.components),
+        instances=settings.instances,
+        threshold=settings.threshold,
+        panel_frames=job.panel_frames,
+        kept_frames=job.kept_frames,
     )
     results = [
         evaluate_set(
             scorers[entry.name],
             frames[entry.name],
             name=entry.name,
-            num_classes=len(class_names),
+            num_classes=len(job.class_names),
             world=world,
+            data=set_data(entry),
             options=options,
             sink=submission(
                 job.submission[0],
                 Path(job.submission[1]),
                 method=job.name,
                 manifest=frames[entry.name].manifest,
-                class_space=subject.class_space,
+                class_space=job.subject().class_space,
             )
             if job.submission
             else None,
-            data=_set_data(entry),
             progress=progress,
         )
-        for entry in section.sets
+        for entry in job.sets
     ]
-    return Evaluation(results, subject, job, class_names)
+    return Evaluation(job, results)
 
 
-def _frames(job: EvaluationJob, entry: EvaluationSetConfig) -> EvaluationFrames:
-    return build.evaluation_frames(entry, job.data, job.section.height_px, job.seed)
+def _frames(job: EvaluationJob) -> dict[str, EvaluationFrames]:
+    """The frames of every set, by its name."""
+    height_px = job.settings.network.height_px if job.settings.network is not None else None
+    return {entry.name: evaluation_frames(entry, job.class_space, height_px, _PASTE_SEED) for entry in job.sets}
 
 
-def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module | None) -> Scorer:
-    section, kind = job.section, job.score
-    assert kind != AS_GIVEN
-    network = given or build.load_model(Path(job.path))[1].to(device).eval()
-    of_logits = scorer(kind, job.class_statistics())
-    views = job.augmentation()
+def _network_scorer(network: nn.Module, settings: EvaluationSettings, device: torch.device) -> Scorer:
+    kind, how = settings.score, settings.network
+    assert kind != AS_GIVEN and how is not None
+    found = how.class_statistics
+    statistics = None if found is None else ClassStatistics(tuple(found["mean"]), tuple(found["var"]))
+    of_logits = scorer(kind, statistics)
 
     def score(frame: Frame) -> Scored:
         return score_map(
@@ -244,8 +206,8 @@ def _network_scorer(job: EvaluationJob, device: torch.device, given: nn.Module |
             frame.image,
             (frame.label.shape[0], frame.label.shape[1]),
             score=of_logits,
-            views=views,
-            blur=section.blur,
+            augmentation=how.augmentation,
+            blur=how.blur,
             device=device,
         )
 
@@ -265,17 +227,8 @@ def _chosen_maps(
     job: EvaluationJob, frames: Mapping[str, EvaluationFrames]
 ) -> tuple[ScoreMaps, dict[str, dict[str, MapFile]]]:
     """The maps, and per set the map of every key."""
-    maps = ScoreMaps(Path(job.path), resize=job.resize_maps)
+    maps = ScoreMaps(Path(job.path), resize=job.settings.resize_maps)
     chosen = {name: maps.choose(name, each.keys) for name, each in frames.items()}
     if not job.ignore_extra_maps:
         maps.refuse_unused()
     return maps, chosen
-
-
-def _set_data(entry: EvaluationSetConfig) -> SetData:
-    """Which data a set is."""
-    manifest, paste = Manifest.open(entry.shards), None
-    if entry.paste is not None:
-        digest = Manifest.open(entry.paste.objects).digest
-        paste = entry.paste.model_dump(mode="json", exclude={"objects"}) | {"objects_digest": digest}
-    return SetData(manifest.dataset, manifest.split, manifest.digest, entry.max_frames, paste)

@@ -15,8 +15,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+from mgcda_dist.choices import ComponentTrack, ScoreKind
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -40,7 +41,7 @@ __all__ = [
 
 RESULTS = "results.json"
 INTERVAL_LEVEL = 0.95
-AS_GIVEN = "as given"
+AS_GIVEN: Final = "as given"
 """The score of maps that another method wrote."""
 
 Json = dict[str, Any]
@@ -126,8 +127,8 @@ class EvaluationSettings:
     """
 
     conventions: tuple[str, ...] = ("pooled",)
-    score: str = AS_GIVEN
-    components: str = "none"
+    score: ScoreKind | Literal["as given"] = AS_GIVEN
+    components: ComponentTrack = "none"
     instances: bool = False
     threshold: float | None = None
     network: NetworkSettings | None = None
@@ -157,8 +158,8 @@ class EvaluationSettings:
         """Read what `as_json` gives for a subject of this kind."""
         return cls(
             conventions=tuple(content.get("conventions", [content.get("convention", "pooled")])),
-            score=str(content.get("score", AS_GIVEN)),
-            components=str(content.get("components", "none")),
+            score=content.get("score", AS_GIVEN),
+            components=content.get("components", "none"),
             instances=bool(content.get("instances", False)),
             threshold=content.get("threshold"),
             network=None if kind == "maps" else NetworkSettings.of_json(content),

@@ -66,7 +66,7 @@ def score_map(
     size: tuple[int, int],
     *,
     score: Callable[[Tensor], Tensor],
-    views: TestTimeAugmentation = TestTimeAugmentation(),
+    augmentation: TestTimeAugmentation = TestTimeAugmentation(),
     blur: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -77,14 +77,14 @@ def score_map(
         image: h×w×3, RGB, at the network's input size.
         size: H, W of the result: the label's own size.
         score: logits N×C×h×w → N×h×w, higher is more anomalous.
-        views: how the frame is shown.
+        augmentation: how the frame is shown.
         blur: 7×7, σ = 1 blur of the score map.
         device: where the network is.
 
     Returns:
         Scores H×W float32; predicted classes H×W uint8.
     """
-    return score_maps(network, [image], size, score=score, views=views, blur=blur, device=device)[0]
+    return score_maps(network, [image], size, score=score, augmentation=augmentation, blur=blur, device=device)[0]
 
 
 @torch.no_grad()
@@ -94,24 +94,24 @@ def score_maps(
     size: tuple[int, int],
     *,
     score: Callable[[Tensor], Tensor],
-    views: TestTimeAugmentation = TestTimeAugmentation(),
+    augmentation: TestTimeAugmentation = TestTimeAugmentation(),
     blur: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
     """Anomaly scores and predicted classes of frames of one size, which the network sees together.
 
     Args:
-        network, size, score, views, blur, device: as of `score_map`.
+        network, size, score, augmentation, blur, device: as of `score_map`.
         images: N of h×w×3.
     """
-    looks = [_look(network, images, scale, mirrored, views, device) for scale, mirrored in _each(views)]
+    looks = [_look(network, images, scale, mirrored, augmentation, device) for scale, mirrored in _views(augmentation)]
     return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
 
 
 def _scored(
     seen: Sequence[_Seen], size: tuple[int, int], score: Callable[[Tensor], Tensor], blur: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Scores and classes of one frame from what the network returned for each of its views."""
+    """Scores and classes of one frame from what the network returned for each of its augmentation."""
     scores = torch.empty(size, dtype=torch.float32, device=seen[0].logits.device)
     predicted = torch.empty(size, dtype=torch.uint8, device=scores.device)
     elements = _STRIP_ELEMENTS.get(scores.device.type, _STRIP_ELEMENTS_ELSEWHERE)
@@ -128,8 +128,12 @@ def _scored(
     return scores.cpu().numpy(), predicted.cpu().numpy()
 
 
-def _each(views: TestTimeAugmentation) -> list[tuple[float, bool]]:
-    return [(scale, mirrored) for scale in views.scales for mirrored in ((False, True) if views.flip else (False,))]
+def _views(augmentation: TestTimeAugmentation) -> list[tuple[float, bool]]:
+    return [
+        (scale, mirrored)
+        for scale in augmentation.scales
+        for mirrored in ((False, True) if augmentation.flip else (False,))
+    ]
 
 
 def _look(
@@ -137,17 +141,17 @@ def _look(
     images: Sequence[Pixels],
     scale: float,
     mirrored: bool,
-    views: TestTimeAugmentation,
+    augmentation: TestTimeAugmentation,
     device: torch.device | str,
 ) -> list[_Seen]:
     height, width = (max(1, round(scale * length)) for length in images[0].shape[:2])
     shown = [resized(image, height, width) for image in images]
     pixels = torch.stack([torch.as_tensor(flipped(each) if mirrored else each).permute(2, 0, 1) for each in shown])
-    if views.window_px is None or (height <= views.window_px[0] and width <= views.window_px[1]):
+    if augmentation.window_px is None or (height <= augmentation.window_px[0] and width <= augmentation.window_px[1]):
         prediction: Prediction = network(pixels.to(device))
         logits = prediction.logits.float()
     else:
-        logits = _slide(network, pixels, views.window_px, views.window_overlap, device)
+        logits = _slide(network, pixels, augmentation.window_px, augmentation.window_overlap, device)
     return [_Seen(each, height, width, mirrored) for each in logits]
 
 

@@ -132,7 +132,7 @@ class ExportedModel:
             [resized(image, height, width) if height else image for image in images],
             size,
             score=scorer(score or self.score, self.metadata.statistics),
-            views=augmentation or self.augmentation,
+            augmentation=augmentation or self.augmentation,
             blur=self.blur if blur is None else blur,
             device=self.device,
         )

@@ -1,16 +1,16 @@
-"""What training has done to the domain gap: pixels of all domains, embedded by the network before and after."""
+"""The domain gap before and after training: pixels of all domains, embedded by both networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mgcda_dist import build
-from mgcda_dist.config.schema import Config
-from mgcda_dist.method.batch import ANOMALY, Batch
+from mgcda_dist.choices import ANOMALY
+from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.reports.alignment import EmbeddedPixels, alignment_figure, domain_accuracy
 
@@ -19,49 +19,55 @@ __all__ = ["draw_alignment"]
 _PIXELS_PER_TYPE = 24  # of one image
 
 
-def draw_alignment(config: Config, model: Path, path: Path, device: torch.device) -> dict[str, float]:
-    """Draw embeddings of the stream's first images; one process does it alone.
+def draw_alignment(
+    networks: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    path: Path,
+    *,
+    domains: Sequence[str],
+    classes: Sequence[str],
+    seed: int,
+    title: str,
+) -> list[float]:
+    """Draw embeddings of the same pixels by several networks; one process does it alone.
 
     Args:
-        config: of the run; `tracking.alignment_steps` says how many global batches are read.
-        model: folder of the trained network.
+        networks: by heading, each on the device where it is to run.
+        batches: images of all domains.
         path: PNG to write.
-        device: where to run the networks.
+        domains: their names, in the order of their numbers.
+        classes: inlier classes in train-id order.
+        seed: chooses the pixels.
+        title: of the picture.
 
     Returns:
-        `align/domain_accuracy_before` and `…_after`: see `domain_accuracy`.
+        `domain_accuracy` of each network.
     """
-    data = config.data.model_copy(update={"loader_workers": 0, "pin_memory": False})
-    optim = config.optim.model_copy(update={"steps": config.tracking.alignment_steps})
-    engine = config.engine.model_copy(update={"accumulation": 1})
-    batches = list(
-        build.training_stream(config.model_copy(update={"data": data, "optim": optim, "engine": engine}), 0, 1)
-    )
-    _, trained = build.load_model(model)
-    networks = {"before training": build.segmenter(config), "after": trained}
-    moments = {heading: _embed(network.to(device).eval(), batches, config) for heading, network in networks.items()}
-    domains, classes = [domain.name for domain in config.data.domains], config.data.class_names
-    alignment_figure(moments, domains, classes, path, title=f"Embeddings of training pixels, {config.name}")
-    before, after = (domain_accuracy(pixels, len(domains), len(classes)) for pixels in moments.values())
-    return {"align/domain_accuracy_before": before, "align/domain_accuracy_after": after}
+    moments = {
+        heading: _embed(network.eval(), batches, len(domains), len(classes), seed)
+        for heading, network in networks.items()
+    }
+    alignment_figure(moments, list(domains), tuple(classes), path, title=title)
+    return [domain_accuracy(pixels, len(domains), len(classes)) for pixels in moments.values()]
 
 
 @torch.no_grad()
-def _embed(network: nn.Module, batches: list[Batch], config: Config) -> EmbeddedPixels:
+def _embed(
+    network: nn.Module, batches: Sequence[Batch], num_domains: int, num_classes: int, seed: int
+) -> EmbeddedPixels:
     """The same pixels for every network: they are chosen by labels and by chance."""
-    num_classes = len(config.data.class_names)
     embeddings: list[torch.Tensor] = []
     domains: list[torch.Tensor] = []
     types: list[torch.Tensor] = []
     images: list[torch.Tensor] = []
-    seen = [0] * len(config.data.domains)
+    seen = [0] * num_domains
     device = next(network.parameters()).device
     for batch in batches:
         embedding = F.normalize(network(batch.image.to(device)).embedding.float(), dim=1).cpu()
         size = embedding.shape[2:]
         label = F.interpolate(batch.label[:, None].float(), size=size, mode="nearest-exact")[:, 0].long().flatten(1)
         label = torch.where(label == ANOMALY, num_classes, torch.where(label < num_classes, label, -1))
-        generator = torch_generator(config.seed, "alignment", batch.step)
+        generator = torch_generator(seed, "alignment", batch.step)
         for image, domain in enumerate(batch.domain.tolist()):
             order = torch.randperm(label.shape[1], generator=generator)
             for kind in label[image].unique().tolist():

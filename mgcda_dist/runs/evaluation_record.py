@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mgcda_dist.errors import ConfigError, MgcdaError
-from mgcda_dist.evaluation.request import EvaluationRequest
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
+from mgcda_dist.runs.evaluation_request import EvaluationRequest
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
@@ -64,7 +64,7 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
     record.set_tags(provenance_tags(Path(__file__).parent) | tags | {"mgcda.run_folder": str(folder)})
     how = {"conventions": list(settings.conventions), **settings.options(), "interval_level": results.interval_level}
     record.log_params({"subject": asdict(subject), "evaluation": how})
-    shards = {entry.name: entry.shards for entry in request.job.section.sets}
+    shards = {entry.name: entry.shards for entry in request.job.sets}
     for name, row in results.sets.items():
         record.log_dataset(f"eval/{name}", row.data.manifest_digest, str(shards[name]), "evaluation")
     record.log_metrics(results.logged_metrics(), 0)

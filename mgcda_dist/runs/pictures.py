@@ -21,9 +21,9 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
         The PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    subject, results = evaluation.subject, evaluation.results
+    name, results = evaluation.job.name, evaluation.results
     pictures = [
-        draw_panel(evaluation, result, folder / f"panel_{result.name}.png", f"{subject.name} on {result.name}")
+        draw_panel(evaluation, result, folder / f"panel_{result.name}.png", f"{name} on {result.name}")
         for result in results
         if result.panel
     ]
@@ -31,15 +31,15 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     if ranked:
         pr = {r.name: (r.curves.recall, r.curves.precision, r.pixel.ap) for r in ranked}
         roc = {r.name: (r.curves.fpr, r.curves.tpr, r.pixel.auroc, r.pixel.fpr95) for r in ranked}
-        pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {subject.name}"))
-        pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {subject.name}"))
+        pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {name}"))
+        pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {name}"))
     return pictures
 
 
 def draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:
     """Draw the frames of a set that were kept to be looked at; returns the PNG file."""
-    score_name = f"anomaly score ({evaluation.job.score})"
-    return panel_figure(result.panel, evaluation.class_names, path, score_name=score_name, title=title)
+    score_name = f"anomaly score ({evaluation.job.settings.score})"
+    return panel_figure(result.panel, evaluation.job.class_names, path, score_name=score_name, title=title)
 
 
 def draw_history(run: RunFolder, config: Config) -> Path:

@@ -84,7 +84,16 @@ def train(config: Config) -> None:
         state = TrainState() if found is None else resume(engine, found, world, say)
         writer = CheckpointWriter(store, world, say)
         saver = Saver(engine, writer, config, world)
-        validation = Validation(engine, config, world, device)
+        best = config.checkpoint.best
+        validation = Validation(
+            engine,
+            partial(build.segmenter, config, "none"),
+            build.validation_job(config),
+            best.metric if best is not None else "",
+            world,
+            device,
+        )
+        preview = build.preview_job(config)
         loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
         tracker = open_trackers(config, run, state.step, leads=leads, say=say)
         if world.size > 1:
@@ -100,8 +109,9 @@ def train(config: Config) -> None:
         def checkpoint(numbers: dict[str, float]) -> None:
             saver.start(state, numbers)
             PROGRESS.enter("preview", state.step)
-            if state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps:
-                picture = draw_preview(config, validation.network, state.step, run.pictures, world, device)
+            due = state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps
+            if preview is not None and due:
+                picture = draw_preview(preview, validation.network, state.step, run.pictures, world, device)
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
@@ -116,7 +126,7 @@ def train(config: Config) -> None:
             wish=wish,
             signals=writer.signals,
             agreed=lambda sums: writer.settle(sums["written"], sums["failed"]),
-            validate=lambda: validation.measure(state.step),
+            validate=validation.measure,
             checkpoint=checkpoint,
             last_good=writer.last_good,
             progress=PROGRESS,
@@ -159,7 +169,7 @@ def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: Eva
         progress = saying(partial(append_event, Path(out) / EVENTS))
     device = torch.device("cpu") if config is None else _device(config)
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
-        evaluation = run_job(EvaluationJob.model_validate(job), world, device, progress)
+        evaluation = run_job(EvaluationJob.of_json(job), world, device, progress)
         if world.rank == 0:
             draw_results(evaluation, Path(out) / "pictures")
             write_evaluation(evaluation.record(), evaluation.results, Path(out))
@@ -178,7 +188,7 @@ def _conclude(
     if leads and config.evaluation.sets:
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
-    job = EvaluationJob.of_model(config, run.model)
+    job = build.evaluation_job(config, run.model)
     evaluation = run_job(job, world, device, saying(run.say) if leads else None)
     if not leads:
         return
@@ -188,9 +198,9 @@ def _conclude(
     tracker.log_artifact(run.evaluation, "evaluation")
     pictures = [*draw_results(evaluation, run.pictures), draw_history(run, config)]
     if config.tracking.alignment_steps:
-        gap = draw_alignment(config, run.model, run.pictures / "alignment.png", device)
-        tracker.log_metrics(gap, config.optim.steps)
-        pictures.append(run.pictures / "alignment.png")
+        path = run.pictures / "alignment.png"
+        tracker.log_metrics(_alignment(config, run.model, path, device), config.optim.steps)
+        pictures.append(path)
     for picture in pictures:
         tracker.log_picture(picture.name, picture)
     describe_results(config, run, tracker, results)
@@ -201,6 +211,21 @@ def _conclude(
         tracker.log_artifact(report, "report")
     # Last: whoever watches takes this file as the end of the run.
     results.save(run.root)
+
+
+def _alignment(config: Config, model: Path, path: Path, device: torch.device) -> dict[str, float]:
+    """Draw embeddings of the run's first images before and after training; how well their domains are told apart."""
+    networks = {"before training": build.segmenter(config), "after": build.load_model(model)[1]}
+    before, after = draw_alignment(
+        {heading: network.to(device) for heading, network in networks.items()},
+        list(build.global_batches(config, config.tracking.alignment_steps)),
+        path,
+        domains=[domain.name for domain in config.data.domains],
+        classes=config.data.class_names,
+        seed=config.seed,
+        title=f"Embeddings of training pixels, {config.name}",
+    )
+    return {"align/domain_accuracy_before": before, "align/domain_accuracy_after": after}
 
 
 def _workers(world: Collectives) -> list[dict[str, Any]]:

@@ -20,10 +20,10 @@ from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
-from mgcda_dist.evaluation.folder import write_evaluation
+from mgcda_dist.evaluation.folder import free_folder, write_evaluation
 from mgcda_dist.evaluation.job import run_job
-from mgcda_dist.evaluation.request import free_folder, model_request, sets_of
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.runs.evaluation_request import model_request, sets_of
 from tests.support import shards as made
 
 
@@ -66,8 +66,10 @@ def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(tiny_sha
     config = tiny_config(tiny_shards)
     windowed = config.evaluation.model_copy(update={"window_px": (64, 64)})
     build.save_model(config.model_copy(update={"evaluation": windowed}), build.segmenter(config), tmp_path / "model")
-    sections = [model_request(tmp_path / "model", [], {"window_px": asked}).job.section for asked in (None, ())]
-    assert [section.window_px for section in sections] == [(64, 64), None]
+    networks = [
+        model_request(tmp_path / "model", [], {"window_px": asked}).job.settings.network for asked in (None, ())
+    ]
+    assert [network and network.augmentation.window_px for network in networks] == [(64, 64), None]
 
 
 def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: Path) -> None:

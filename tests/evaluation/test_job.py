@@ -1,7 +1,8 @@
-"""What an evaluation depends on: the sets and options, and not the seed a run was trained with."""
+"""Evaluation jobs: they travel as JSON, and depend on sets and options, not on the seed of the run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from mgcda_dist import build
 from mgcda_dist.config.load import load_config
 from mgcda_dist.evaluation.job import EvaluationJob
+from mgcda_dist.evaluation.sets import evaluation_frames
 from tests.build.test_model import CONFIG
 
 
@@ -20,6 +22,20 @@ def test_pasted_objects_do_not_depend_on_the_seed_of_the_run(tmp_path: Path, tin
     frames = []
     for seed in (0, 1):
         config = load_config(tmp_path / "t.yaml", [sets, f"seed={seed}"]).config
-        job = EvaluationJob.of_model(config, tmp_path)
-        frames.append(build.evaluation_frames(job.section.sets[0], job.data, None, job.seed)[0])
+        job = build.evaluation_job(config, tmp_path)
+        frames.append(evaluation_frames(job.sets[0], job.class_space)[0])
     assert np.array_equal(frames[0].image, frames[1].image) and np.array_equal(frames[0].label, frames[1].label)
+
+
+def test_a_job_is_the_same_after_travelling_as_json(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(CONFIG.format(shards=tmp_path))
+    space = "{names: [road], ids: {binary: {0: road, 1: anomaly}}}"
+    changes = [
+        f"data.class_space={space}",
+        f"evaluation.sets=[{{name: a, shards: {tmp_path}/a, paste: {{objects: {tmp_path}/o, include: [dog]}}}}]",
+        "evaluation.window_px=[64, 96]",
+        "evaluation.scales=[0.5, 1]",
+    ]
+    job = build.evaluation_job(load_config(tmp_path / "t.yaml", changes).config, tmp_path)
+    assert job.sets[0].paste is not None and not isinstance(job.class_space, str | None)
+    assert EvaluationJob.of_json(json.loads(json.dumps(job.as_json()))) == job

@@ -82,7 +82,7 @@ def test_scales_and_flips_average_the_logits() -> None:
             seen.append(F.interpolate(logits, size=size, mode="bilinear", align_corners=False))
     expected = energy(torch.stack(seen).mean(0))[0].numpy()
     scores, _ = score_map(
-        network, image, size, score=energy, views=TestTimeAugmentation(scales=(0.5, 1.0, 1.25), flip=True)
+        network, image, size, score=energy, augmentation=TestTimeAugmentation(scales=(0.5, 1.0, 1.25), flip=True)
     )
     np.testing.assert_allclose(scores, expected, atol=2e-6)
 
@@ -90,7 +90,7 @@ def test_scales_and_flips_average_the_logits() -> None:
 def test_flipping_changes_nothing_for_a_network_without_a_side() -> None:
     image = _image(64, 96)
     plain, _ = score_map(Pointwise(), image, (64, 96), score=energy)
-    both, _ = score_map(Pointwise(), image, (64, 96), score=energy, views=TestTimeAugmentation(flip=True))
+    both, _ = score_map(Pointwise(), image, (64, 96), score=energy, augmentation=TestTimeAugmentation(flip=True))
     np.testing.assert_allclose(both, plain, atol=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_windows_change_nothing_for_a_pointwise_network(height: int, width: int,
     image, size = _image(height, width), (height, width)
     whole, predicted = score_map(Pointwise(), image, size, score=energy)
     windows = TestTimeAugmentation(window_px=(64, 64), window_overlap=overlap)
-    scores, classes = score_map(Pointwise(), image, size, score=energy, views=windows)
+    scores, classes = score_map(Pointwise(), image, size, score=energy, augmentation=windows)
     np.testing.assert_allclose(scores, whole, atol=1e-6)
     assert (classes == predicted).mean() > 0.999  # cells of two equal means may fall to either
 
@@ -108,7 +108,7 @@ def test_windows_change_nothing_for_a_pointwise_network(height: int, width: int,
 def test_a_window_as_large_as_the_frame_is_the_frame() -> None:
     network, image = _network(), _image(64, 96)
     whole, _ = score_map(network, image, (64, 96), score=energy)
-    scores, _ = score_map(network, image, (64, 96), score=energy, views=TestTimeAugmentation(window_px=(64, 96)))
+    scores, _ = score_map(network, image, (64, 96), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 96)))
     np.testing.assert_array_equal(scores, whole)
 
 
@@ -116,7 +116,9 @@ def test_windows_of_a_real_network_differ_at_their_seams_only() -> None:
     # The tiny network sees 7 pixels; windows of 64 agree with the whole frame everywhere else.
     network, image = _network(), _image(64, 224)
     whole, _ = score_map(network, image, (64, 224), score=energy)
-    scores, _ = score_map(network, image, (64, 224), score=energy, views=TestTimeAugmentation(window_px=(64, 128)))
+    scores, _ = score_map(
+        network, image, (64, 224), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 128))
+    )
     near = np.abs(scores - whole).max(axis=0) > 1e-6
     assert 0 < near.sum() < 60
     assert not near[:80].any() and not near[144:].any()
@@ -129,7 +131,9 @@ def test_a_stride_that_windows_cannot_keep_is_refused() -> None:
             return Prediction(logits, {}, logits)
 
     with pytest.raises(MgcdaError, match="multiples of the network's stride"):
-        score_map(Odd(), _image(128, 128), (128, 128), score=energy, views=TestTimeAugmentation(window_px=(64, 64)))
+        score_map(
+            Odd(), _image(128, 128), (128, 128), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 64))
+        )
 
 
 def test_a_blur_keeps_constants_and_spreads_a_point() -> None:

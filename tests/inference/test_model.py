@@ -65,7 +65,7 @@ def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
     augmentation = TestTimeAugmentation((0.5, 1.0), True, (64, 64), 0.5)
     assert model.augmentation == augmentation and model.blur
     scores, _ = model.predict(_image(90, 110), height_px=0)
-    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, views=augmentation, blur=True)[0]
+    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, augmentation=augmentation, blur=True)[0]
     assert np.array_equal(scores, shown)
     once, _ = model.predict(_image(), height_px=0, augmentation=TestTimeAugmentation(), blur=False)
     assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=energy)[0])

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.evaluation.request import model_request
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
+from mgcda_dist.runs.evaluation_request import model_request
 from tests.support.distributed import run_distributed
 from tests.support.external import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
 from tests.support.tiny import tiny_batch

@@ -30,7 +30,7 @@ from mgcda_dist.data.shards.streamed import Extensions, split_place, unpack
 from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.doctor.node import _shards
 from mgcda_dist.errors import ConfigError, ShardError, TransientError
-from mgcda_dist.evaluation.request import sets_of
+from mgcda_dist.runs.evaluation_request import sets_of
 from tests.support.shards import LUT, verified, write_frames
 
 NAMES = "shard-{000000..000003}.tar"

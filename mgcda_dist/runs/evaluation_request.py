@@ -1,4 +1,4 @@
-"""What `mgcda evaluate` was asked for: finds models and sets by the paths given, and says where results go."""
+"""Evaluation requests: models and sets found by the paths that a user gives, and the folder of their results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from mgcda_dist.choices import PIPE, SubmissionLayout
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
-from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
 
-__all__ = ["EvaluationRequest", "free_folder", "holds_another", "map_request", "model_request", "named", "sets_of"]
+__all__ = ["EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class EvaluationRequest:
 
     def with_submission(self, layout: SubmissionLayout, folder: Path) -> EvaluationRequest:
         """The same, with score maps written in a benchmark's layout."""
-        return replace(self, job=self.job.model_copy(update={"submission": (layout, str(folder))}))
+        return replace(self, job=replace(self.job, submission=(layout, str(folder))))
 
 
 def model_request(
@@ -73,10 +72,9 @@ def model_request(
         raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
     if not sets:
         _refuse_commands(section)
-    config = config.model_copy(update={"evaluation": section})
     run, step = _run_of(folder)
     shown = name or (f"{config.name}_{step}" if step else config.name)
-    job = EvaluationJob.of_model(config, folder.absolute(), shown).model_copy(update={"score": score})
+    job = build.evaluation_job(config, folder.absolute(), section=section, score=score, name=shown)
     beside = run / f"evaluation-{step}" if step else run / "evaluation"
     return EvaluationRequest(job.with_digest(), beside.absolute(), config)
 
@@ -98,7 +96,7 @@ def map_request(
         options: keys of the section `evaluation`, and `max_frames` of every set.
         name: shown in tables; empty: the folder's.
         resize: bring maps of another size to that of their label.
-        ignore_extra: do not mind maps that belong to no frame.
+        ignore_extra: accept maps that belong to no frame.
 
     Raises:
         ConfigError: no set, or maps that are missing or left over.
@@ -106,16 +104,9 @@ def map_request(
     if not sets:
         raise ConfigError("--maps", "score maps need the labels they are judged by", "give --data FOLDER")
     given = {key: value for key, value in options.items() if value is not None}
-    section = _section(EvaluationConfig(), sets, {"panel_frames": 0, **given})
-    job = EvaluationJob(
-        name=name or _safe(path.stem if path.is_file() else path.absolute().name),
-        kind="maps",
-        path=str(path.absolute()),
-        score="as given",
-        section=section,
-        resize_maps=resize,
-        ignore_extra_maps=ignore_extra,
-    )
+    section = _section(EvaluationConfig(), sets, given)
+    shown = name or _safe(path.stem if path.is_file() else path.absolute().name)
+    job = build.maps_job(section, path.absolute(), name=shown, resize=resize, ignore_extra=ignore_extra)
     beside = path.absolute().with_name(f"{path.absolute().stem}-evaluation")
     return EvaluationRequest(job.with_digest(), beside)
 
@@ -157,30 +148,6 @@ def _place(text: str) -> tuple[str, str]:
     if not (path / "manifest.json").is_file():
         raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
     return name, str(path.absolute())
-
-
-def free_folder(wanted: Path, identity: str) -> Path:
-    """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds no other evaluation than this one.
-
-    Args:
-        wanted: preferred folder.
-        identity: of the evaluation, from `evaluation_id`.
-    """
-    number, folder = 1, wanted
-    while holds_another(folder, identity):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
-def holds_another(folder: Path, identity: str) -> bool:
-    """Whether another evaluation lies in the folder."""
-    if not (folder / RESULTS).exists():
-        return False
-    try:
-        return EvaluationResults.load(folder).evaluation_id != identity
-    except MgcdaError:
-        return True  # a damaged file, or another tool's
 
 
 def _section(
