@@ -102,10 +102,6 @@ class Plan:
             found.append(SlotRef(slot, domain, self._orders[domain].sample(position)))
         return found
 
-    def epochs(self, t: int) -> dict[str, float]:
-        """Passes over each domain that are done when step `t` begins."""
-        return {d.name: t * d.per_step / order.num_samples for d, order in zip(self.domains, self._orders, strict=True)}
-
 
 def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_batch: int) -> range:
     """Slots that `rank` holds in micro-batch `micro`.

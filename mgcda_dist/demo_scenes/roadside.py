@@ -10,10 +10,9 @@ from mgcda_dist.demo_scenes.camera import Float
 from mgcda_dist.demo_scenes.canvas import Canvas
 from mgcda_dist.demo_scenes.materials import Label, Material
 
-__all__ = ["TREES", "TreeKind", "draw_lamp", "draw_sign", "draw_traffic_light", "draw_tree"]
+__all__ = ["TreeKind", "draw_lamp", "draw_sign", "draw_traffic_light", "draw_tree"]
 
 TreeKind = Literal["broad", "poplar", "conifer", "bush"]
-TREES: tuple[TreeKind, ...] = ("broad", "poplar", "conifer", "bush")
 
 
 def draw_tree(

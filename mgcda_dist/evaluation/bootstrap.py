@@ -33,7 +33,6 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "bootstrap",
-    "paired_bootstrap",
     "paired_difference",
     "percentiles",
     "replicates_of",
@@ -176,22 +175,6 @@ def bootstrap(
     """
     draws = replicates_of(tables, replicates=replicates, seed=seed)
     return {name: Interval(float(each[0]), *percentiles(each[1:], level)) for name, each in draws.items()}
-
-
-def paired_bootstrap(
-    first: ImageTables, second: ImageTables, *, replicates: int = 1000, level: float = 0.95, seed: int = 0
-) -> dict[str, PairedDifference]:
-    """Differences second - first of the pooled metrics, both runs on the same drawn images in every replicate.
-
-    Raises:
-        MgcdaError: the two runs were not evaluated on the same images.
-    """
-    if first.keys != second.keys:
-        odd = sorted(set(first.keys) ^ set(second.keys))
-        problem = f"the runs saw different images: {len(odd)} are in one only, first {odd[0]!r}"
-        raise MgcdaError("paired bootstrap", problem, "evaluate both runs on the same set")
-    before, after = (replicates_of(tables, replicates=replicates, seed=seed) for tables in (first, second))
-    return {name: paired_difference(after[name] - before[name], level) for name in before if name in after}
 
 
 def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0) -> dict[str, Floats]:

@@ -47,21 +47,6 @@ class PredictedInstances:
     confidence: Floats
     shape: tuple[int, ...]
 
-    @classmethod
-    def from_masks(
-        cls, masks: Sequence[Bools], confidence: Sequence[float], shape: tuple[int, ...]
-    ) -> PredictedInstances:
-        """From P masks of H×W.
-
-        Raises:
-            MgcdaError: a mask is not H×W.
-        """
-        for number, mask in enumerate(masks):
-            if mask.shape != shape:
-                problem = f"has shape {mask.shape}, the frame {shape}"
-                raise MgcdaError(f"mask {number}", problem, "resize the masks to the label")
-        return cls([np.flatnonzero(mask) for mask in masks], np.asarray(confidence, np.float64), shape)
-
 
 @dataclass(frozen=True)
 class InstanceMetrics:

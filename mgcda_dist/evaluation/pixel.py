@@ -34,9 +34,6 @@ __all__ = ["PixelHistogram", "as_array", "merge_rows", "refuse_non_finite", "spl
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
-_INLIER, _ANOMALY, _FRAMES = 1, 2, 3  # what a row of the state is
-_KIND_BITS = 2
-
 
 class PixelHistogram:
     """Streaming pixel metrics of anomaly scores, pooled over all valid pixels of all frames.
@@ -53,7 +50,7 @@ class PixelHistogram:
         self, *, max_rows: int = 1 << 19, per_octave: int = 1 << 13, parts: int = 1 << 15, skip_empty: bool = False
     ) -> None:
         self.num_frames = 0
-        self._max_rows, self._per_octave, self._parts = max_rows, per_octave, parts
+        self._per_octave, self._parts = per_octave, parts
         self._skip_empty = skip_empty
         self._inlier, self._anomaly = RankTable(max_rows), RankTable(max_rows)
 
@@ -87,39 +84,6 @@ class PixelHistogram:
         self._inlier.add(*other._inlier.rows(), other._inlier.shift)
         self._anomaly.add(*other._anomaly.rows(), other._anomaly.shift)
         self.num_frames += other.num_frames
-
-    def state(self) -> Ints:
-        """All that was counted, as R×3 int64 rows (kind, code, count); a wide code's second number is in `kind`.
-
-        States merge by concatenation along the first axis; rows of zeros are padding, so that ranks may gather their
-        states with any fixed number of rows.
-        """
-        parts = [np.array([[_FRAMES, 0, self.num_frames]], np.int64)]
-        for kind, table in ((_INLIER, self._inlier), (_ANOMALY, self._anomaly)):
-            codes, counts = table.rows()
-            parts.append(np.array([[-kind, table.shift, 0]], np.int64))
-            first, second = (codes[:, 0], codes[:, 1]) if codes.ndim == 2 else (codes, np.zeros_like(codes))
-            parts.append(np.stack([(second << _KIND_BITS) | kind, first, counts], axis=1))
-        return np.concatenate(parts)
-
-    @classmethod
-    def from_state(
-        cls, state: Ints, *, max_rows: int = 1 << 19, per_octave: int = 1 << 13, parts: int = 1 << 15,
-        skip_empty: bool = False,
-    ) -> PixelHistogram:  # fmt: skip
-        """The histogram of one state, or of several concatenated ones (from histograms of the same settings)."""
-        histogram = cls(max_rows=max_rows, per_octave=per_octave, parts=parts, skip_empty=skip_empty)
-        kinds = state[:, 0]
-        histogram.num_frames = int(state[kinds == _FRAMES, 2].sum())
-        for kind, table in ((_INLIER, histogram._inlier), (_ANOMALY, histogram._anomaly)):
-            shifts = state[kinds == -kind, 1]
-            rows = state[(kinds > 0) & (kinds & ((1 << _KIND_BITS) - 1) == kind)]
-            second = rows[:, 0] >> _KIND_BITS
-            for of_it, wide in ((second == 0, False), (second > 0, True)):
-                codes = np.stack([rows[of_it, 1], second[of_it]], axis=1) if wide else rows[of_it, 1]
-                if codes.size:
-                    table.add(codes, rows[of_it, 2], int(shifts.max()))
-        return histogram
 
     def counts(self) -> RankedCounts:
         """The ranked pixel counts, highest score first."""

@@ -124,10 +124,6 @@ def test_known_order_is_frozen():
 KNOWN = [(0, 0, 2), (1, 1, 1), (2, 0, 5), (0, 0, 1), (1, 1, 4), (2, 0, 4), (0, 0, 5), (1, 1, 4), (2, 0, 4)]
 
 
-def test_epochs_counts_passes():
-    assert make_plan([([3, 5], 2)]).epochs(8) == {"d0": 2.0}
-
-
 def test_pickled_plan_gives_the_same_steps():
     plan = make_plan([([3, 4], 2), ([5], 1)], seed=7)
     before = plan.step(11)

@@ -1,4 +1,5 @@
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ def by_definition(frames: list[Picture], overlap: float, min_px: int) -> float:
     return area
 
 
+def from_masks(masks: list[Any], confidence: list[float], shape: tuple[int, ...]) -> PredictedInstances:
+    return PredictedInstances([np.flatnonzero(mask) for mask in masks], np.asarray(confidence, np.float64), shape)
+
+
 def counted(frames: list[Picture], size: int, min_px: int, numbers: range | None = None) -> InstanceEvaluation:
     evaluation = InstanceEvaluation(min_px)
     for number in range(len(frames)) if numbers is None else numbers:
@@ -49,7 +54,7 @@ def counted(frames: list[Picture], size: int, min_px: int, numbers: range | None
         for index, truth in enumerate(truths):
             ids[0, sorted(truth)] = 1000 + 7 * index
         masks = [np.isin(np.arange(size), sorted(pixels))[None] for pixels, _ in predictions]
-        predicted = PredictedInstances.from_masks(masks, [c for _, c in predictions], ids.shape)
+        predicted = from_masks(masks, [c for _, c in predictions], ids.shape)
         evaluation.update(f"frame_{number}", predicted, ids, np.isin(np.arange(size), sorted(void))[None])
     return evaluation
 
@@ -154,10 +159,8 @@ def test_mistakes_are_named() -> None:
     evaluation = InstanceEvaluation()
     truth = np.zeros((2, 3), np.int32)
     with pytest.raises(MgcdaError, match="f: 1 instances, confidences"):
-        evaluation.update("f", PredictedInstances.from_masks([truth == 0], [float("nan")], (2, 3)), truth)
+        evaluation.update("f", from_masks([truth == 0], [float("nan")], (2, 3)), truth)
     with pytest.raises(MgcdaError, match="f: 1 instances, confidences"):
-        evaluation.update("f", PredictedInstances.from_masks([truth == 0], [], (2, 3)), truth)
+        evaluation.update("f", from_masks([truth == 0], [], (2, 3)), truth)
     with pytest.raises(MgcdaError, match="f: predictions have shape"):
-        evaluation.update("f", PredictedInstances.from_masks([], [], (2, 3)), truth, np.zeros((3, 2), np.bool_))
-    with pytest.raises(MgcdaError, match=r"mask 0: has shape \(4, 4\), the frame \(2, 3\)"):
-        PredictedInstances.from_masks([np.ones((4, 4), np.bool_)], [1.0], (2, 3))
+        evaluation.update("f", from_masks([], [], (2, 3)), truth, np.zeros((3, 2), np.bool_))
