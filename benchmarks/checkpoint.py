@@ -62,8 +62,7 @@ class _Bench:
         start = time.perf_counter()
         own = batch(self.number, self.world.rank, self.world.size, images=IMAGES)
         outcome = self.engine.forward(own, 0.5)
-        signals = {name: torch.tensor(number) for name, number in self.writer.signals().items()}
-        values = self.engine.model.total([outcome], signals).scalars()
+        values = self.engine.model.total([outcome], self.writer.signals()).scalars()
         self.writer.settle(round(values["written"]), round(values["failed"]))
         self.engine.backward(outcome.loss)
         self.engine.step(1.0)

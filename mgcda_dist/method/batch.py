@@ -1,4 +1,4 @@
-"""The records that cross borders: what a segmenter reads, and what it returns.
+"""The two records between data, segmenter and method: the batch and the prediction.
 
 Shape legend, used in the whole project: N images, M domains, C inlier classes, H×W image size, h×w size of the logits
 and of the embedding, D embedding channels, K projection channels, S discriminated stages, W ranks, B images per global
@@ -29,7 +29,7 @@ class Batch:
         slot: N, int64: position of each image in the global batch (0…B-1), the same at every world size.
         step: global step the batch belongs to.
         keys: sample keys, `domain/key`, for messages only.
-        bad: what was wrong with samples that others stand in for, one sentence each.
+        bad: one sentence per damaged sample that another one replaces.
     """
 
     image: Tensor
@@ -58,7 +58,7 @@ class Batch:
 
 
 class Prediction(NamedTuple):
-    """What a segmenter returns: a tuple, because engines that slice parameters hook into a module's output tensors.
+    """Output of a segmenter: a tuple, because engines that slice parameters hook into a module's output tensors.
 
     Attributes:
         logits: N×C×h×w.

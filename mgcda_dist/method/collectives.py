@@ -1,7 +1,7 @@
 """Collectives of fixed shape: asynchronous sums, gathers, and a gather that gradients cross; identity without a group.
 
-Laws 1 and 3 of the distributed form. Every call is made by every rank at every step with the same shape; what a rank
-lacks is zeros under a mask. `CommStats` counts calls and payload bytes per label, so that the cost of a step is known.
+Laws 1 and 3 of the distributed form. Every rank makes every call at every step with the same shape; a rank that
+lacks rows sends zeros under a mask. `CommStats` counts calls and payload bytes per label.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_host"]
 
 @dataclass
 class CommStats:
-    """Calls and payload bytes that one rank handed to collectives, per label, and the one that it waits in.
+    """Statistics of one rank: calls and payload bytes of collectives per label, and the collective it waits in.
 
     Attributes:
         calls, num_bytes: per label.
@@ -37,13 +37,13 @@ class CommStats:
     waiting: str = ""
 
     def add(self, label: str, tensor: Tensor) -> None:
-        """Book one collective with `tensor` as this rank's payload."""
+        """Count one collective with `tensor` as this rank's payload."""
         self.calls[label] += 1
         self.num_bytes[label] += tensor.numel() * tensor.element_size()
 
     @contextmanager
     def waits_in(self, label: str) -> Generator[None]:
-        """Say that this rank waits for the others, and in which collective."""
+        """Record that this rank waits for the others, and in which collective."""
         self.waits += 1
         self.waiting = label
         try:
@@ -118,8 +118,8 @@ class Collectives:
     def start_gather(self, rows: Tensor, label: str) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
 
-        Gradients cross: the gradient of a row is the sum of what every rank's loss says about it. A detached gather
-        gives a pixel contrast whose gradient is off by about a half. What is computed before `wait` overlaps with the
+        Gradients cross: the gradient of a row is the sum of its gradients from every rank's loss. A detached gather
+        gives a pixel contrast whose gradient is off by about a half. Computation before `wait` overlaps with the
         gather, and its backward pass with the sum of the gradients.
         """
         if self.size == 1:
@@ -134,17 +134,17 @@ class Collectives:
         return self.start_gather(rows, label).wait()
 
     def sum_with_gradient(self, value: Tensor, label: str) -> Tensor:
-        """Sum of `value` over ranks; its gradient is the sum of what every rank's loss says about it."""
+        """Sum of `value` over ranks; its gradient is the sum of the gradients of all ranks' losses."""
         if self.size == 1:
             return value
         self.stats.add(label, value)
         return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any, label: str) -> list[Any]:
-        """What every rank has, in rank order: picklable, of any size; for what is sent once and not at every step."""
+        """One picklable object per rank, of any size, in rank order; for rare use, not for every step."""
         if self.size == 1:
             return [value]
-        # Pickled here, so that the stats knows the size.
+        # Pickled here, so that the size is known.
         mine = pickle.dumps(value)
         self.stats.calls[label] += 1
         self.stats.num_bytes[label] += len(mine)

@@ -33,7 +33,7 @@ from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCount
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
 _OFF = LossTerm(torch.zeros(()), {})
-_NOTHING: NamedTensors = MappingProxyType({})
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class SegmentationLoss(Protocol):
@@ -157,18 +157,20 @@ class MGCDA(nn.Module):
         """Counts of one step, from the labels of this rank's part of all its micro-batches."""
         local = _summed([self._counts(batch) for batch in batches])
         counts = StepCounts(local, len(batches), self.collectives)
-        # Image-aware sampling sums difficulties after the forward pass: the counts travel with them, for no cost.
+        # Image-aware sampling sums difficulties after the forward pass; the counts share that collective.
         return counts if self.cacl and self.cacl.budget.image_aware else counts.start()
 
-    def total(self, outcomes: Sequence[Outcome], beside: NamedTensors = _NOTHING) -> NamedSum:
-        """Start the sum over ranks and micro-batches of a step's values; nothing waits for it before it is read.
+    def total(self, outcomes: Sequence[Outcome], beside: Mapping[str, float] = _NOTHING) -> NamedSum:
+        """Start the sum over ranks and micro-batches of a step's values; it is awaited when it is read.
 
         Args:
             outcomes: of all micro-batches of the step.
-            beside: this rank's part of other named sums, which then cost no collective of their own.
+            beside: this rank's part of other named sums, which then cost no collective of their own; the same names on
+                every rank.
         """
-        local = _summed([outcome.sums for outcome in outcomes])
-        return NamedSum({**local, **beside}, self.collectives, "values")
+        local, loss = _summed([outcome.sums for outcome in outcomes]), outcomes[0].loss
+        others = torch.tensor(list(beside.values()), dtype=torch.float64, device=loss.device)
+        return NamedSum({**local, **dict(zip(beside, others, strict=True))}, self.collectives, "values")
 
     def commit(self, outcomes: Sequence[Outcome], totals: NamedSum) -> None:
         """Accept a step: move A_s once and fill the memory. All state of the method lives in buffers (law 4)."""

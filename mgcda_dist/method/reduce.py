@@ -20,7 +20,7 @@ from mgcda_dist.method.collectives import Collectives, to_host
 __all__ = ["LossTerm", "NamedSum", "NamedTensors", "StepCounts", "local_mean"]
 
 NamedTensors = Mapping[str, Tensor]
-"""What one rank has of sums over ranks; the same names and shapes on every rank."""
+"""Local parts of sums over ranks, by name; the same names and shapes on every rank."""
 
 
 class LossTerm(NamedTuple):
@@ -28,7 +28,7 @@ class LossTerm(NamedTuple):
 
     Attributes:
         local_loss: scalar with gradient; its mean over ranks and micro-batches is the term.
-        sums: local parts of named sums over ranks and micro-batches: values to log, and what running state needs.
+        sums: local parts of named sums over ranks and micro-batches: values to log, and inputs of the running state.
     """
 
     local_loss: Tensor
@@ -62,7 +62,7 @@ class NamedSum:
 
 
 class StepCounts:
-    """Counts of one optimizer step over all ranks and micro-batches: what its means are divided by.
+    """Counts of one optimizer step over all ranks and micro-batches: the denominators of its means.
 
     Args:
         local: counts over this rank's part of all micro-batches of the step.
@@ -80,7 +80,7 @@ class StepCounts:
         self._total: dict[str, Tensor] | None = None
 
     def start(self) -> StepCounts:
-        """Start the sum over ranks; without it the counts travel with the first `sum_beside`."""
+        """Start the sum over ranks; without it the counts are sent with the first `sum_beside`."""
         self._pending = self._pending or NamedSum(self._local, self.collectives, "counts")
         return self
 
@@ -91,9 +91,9 @@ class StepCounts:
         return self._total
 
     def sum_beside(self, local: NamedTensors, label: str) -> dict[str, Tensor]:
-        """Sum over ranks of what is known only after the forward pass of a micro-batch, by name.
+        """Sum over ranks of tensors that are known only after the forward pass of a micro-batch, by name.
 
-        Where the counts have not travelled yet, both are one collective, labelled `counts`.
+        If the counts have not been sent yet, both share one collective, labelled `counts`.
         """
         if self._pending is not None:
             return NamedSum(local, self.collectives, label).wait()

@@ -151,7 +151,7 @@ class DeepSpeedEngine:
         return self._optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
     def snapshot(self, earlier: Mapping[str, HostCopy] | None = None) -> dict[str, HostCopy]:
-        """What this rank would save of model, optimiser and buffers, as copies of its own in host memory; a collective.
+        """Host copies of everything that this rank saves of model, optimiser and buffers; a collective.
 
         Args:
             earlier: a snapshot that is written; its memory is taken over.

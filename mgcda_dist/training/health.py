@@ -1,8 +1,7 @@
-"""Health in words: what the signals of a run mean and which key to look at; each alarm is raised once in a run.
+"""Health alarms: signals of a run in words, with the configuration keys to look at; each is raised once in a run.
 
-An alarm needs evidence over a while, never one step: windows are counted in steps (loss and gradient norm, which are
-seen at every step) or in readings (what is logged). The numbers at the top are ours; the tests try
-them on made series only.
+No alarm is raised for a single step: windows are counted in steps (loss and gradient norm, read at every step) or in
+readings (logged steps). The thresholds are ours; they are tested on made-up series only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mgcda_dist.config.schema import Config
 __all__ = ["HealthWatch"]
 
 _WINDOW = 50
-"""Steps whose median is what is normal at present."""
+"""Steps whose median is the present normal value."""
 _STEEP = 10.0
 """The gradient norm explodes when several steps in a row are this many times its median …"""
 _STEEP_STEPS = 3
@@ -33,7 +32,7 @@ _DATA_WAIT = 0.2
 
 
 class HealthWatch:
-    """Reads what a run measures.
+    """Alarms from the metrics of a run.
 
     Args:
         config: of the run.
@@ -50,7 +49,7 @@ class HealthWatch:
         self._seen: dict[str, str] = {}
 
     def see(self, step: int, loss: float, gradient_norm: float) -> None:
-        """Look at every step.
+        """Read the loss and gradient norm of a step.
 
         Args:
             step: its number.
@@ -58,7 +57,7 @@ class HealthWatch:
             gradient_norm: global, before clipping; not finite in a step that was refused.
         """
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            return  # such steps are refused, counted and said where it happens
+            return  # such steps are refused and counted by the loop
         norm, usual_norm = self._norms.add(gradient_norm)
         if usual_norm is not None and norm > _STEEP * usual_norm.median:
             self._seen["gradient_norm"] = (
@@ -139,7 +138,7 @@ class HealthWatch:
 
 
 class _Usual:
-    """What is normal: the median of a window, and the median distance from it."""
+    """Median of a window, and the median distance from it."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self.median = statistics.median(values)
@@ -147,14 +146,14 @@ class _Usual:
 
 
 class _Series:
-    """A window of what was, and the newest values beside it, which must not make themselves normal."""
+    """A window of earlier values; the newest values are kept apart, so that they do not count as normal."""
 
     def __init__(self, num_newest: int) -> None:
         self._newest: deque[float] = deque(maxlen=num_newest)
         self._window: deque[float] = deque(maxlen=_WINDOW)
 
     def add(self, value: float) -> tuple[float, _Usual | None]:
-        """The lowest of the newest values, and what was normal before them; None until there is a whole window."""
+        """The lowest of the newest values, and the normal value before them; None until the window is full."""
         if len(self._newest) == self._newest.maxlen:
             self._window.append(self._newest[0])
         self._newest.append(value)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
@@ -24,23 +22,21 @@ from mgcda_dist.training.state import TrainState
 __all__ = ["Hooks", "fit"]
 
 _STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
-_CALMER = (
-    "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm: with --override-config, or under another name=…"
-)
+_CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm; override the configuration or rename the run"
 
 
 @dataclass
 class Hooks:
-    """What the loop tells the outside, and asks it.
+    """Connections of the loop to its surroundings: logging, checkpoints, validation, requests to stop.
 
     Attributes:
         log: metrics of a step; called on every rank with equal losses.
         say: a sentence for the user.
         say_everywhere: the same, from any rank.
-        alarm: a name and a sentence about the health of the run.
-        wish: what was asked of this rank.
-        signals: more numbers of this rank that are added up over ranks once a step; always the same names.
-        agreed: told their sums, which are equal on every rank.
+        alarm: name and sentence of a health alarm.
+        stop_request: of this rank.
+        local_sums: more numbers of this rank that are summed over ranks once a step; always the same names.
+        summed: receives the sums, which are equal on every rank.
         validate: numbers on the validation set, for the step just done; a collective.
         checkpoint: begin to write one that carries these numbers; a collective.
         last_good: which checkpoint to go back to, in words; a collective.
@@ -51,9 +47,9 @@ class Hooks:
     say: Callable[[str], None]
     say_everywhere: Callable[[str], None]
     alarm: Callable[[str, str], None]
-    wish: Callable[[], StopRequest]
-    signals: Callable[[], dict[str, float]]
-    agreed: Callable[[dict[str, int]], None]
+    stop_request: Callable[[], StopRequest]
+    local_sums: Callable[[], dict[str, float]]
+    summed: Callable[[dict[str, int]], None]
     validate: Callable[[], dict[str, float]]
     checkpoint: Callable[[dict[str, float]], None]
     last_good: Callable[[], str]
@@ -80,19 +76,22 @@ def fit(
     while state.step < optim.steps:
         step, progress = state.step, state.step / optim.steps
         last, due = step + 1 == optim.steps, (step + 1) % config.checkpoint.every_steps == 0
-        parts = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
-        outcomes, totals = _forward_and_backward(engine, parts, progress, config, hooks)
+        micro_batches = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
+        own = _trainer_sums(micro_batches, hooks)
+        outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks)
         # Sums over ranks: every rank sees the same numbers and takes the same branch.
         values = totals.scalars()
-        hooks.agreed({name: round(values[name]) for name in hooks.signals()})
+        hooks.summed({name: round(values[name]) for name in own})
         _count_bad_samples(state, round(values[_BAD]), config)
-        norm, accepted = engine.gradient_norm(), math.isfinite(engine.gradient_norm())
+        norm = engine.gradient_norm()
+        accepted = math.isfinite(norm)
         if accepted:
             model.commit(outcomes, totals)
         state.count(accepted)
         clock.tick()
         if not accepted:
-            _refuse(engine, values["loss/total"], [key for part in parts for key in part.keys], state, config, hooks)
+            samples = [key for batch in micro_batches for key in batch.keys]
+            _refuse(engine, values["loss/total"], samples, state, config, hooks)
         watch.see(step, values["loss/total"], norm)
         hooks.progress.enter("validation", step)
         numbers = hooks.validate() if due or last else {}
@@ -120,30 +119,45 @@ def _read(
     """The micro-batches of a step, on the engine's device."""
     hooks.progress.enter("loader", step)
     with clock.waiting():
-        parts = [next(batches) for _ in range(number)]
-    for sentence in (sentence for part in parts for sentence in part.bad):
+        micro_batches = [next(batches) for _ in range(number)]
+    for sentence in (sentence for batch in micro_batches for sentence in batch.bad):
         hooks.say_everywhere(f"another sample stands in: {sentence}")
-    return [part.to(engine.device) for part in parts]
+    return [batch.to(engine.device) for batch in micro_batches]
+
+
+def _trainer_sums(micro_batches: list[Batch], hooks: Hooks) -> dict[str, float]:
+    """Numbers of this rank that the trainer sums over ranks beside the values of the method, by name."""
+    request = hooks.stop_request()
+    return {
+        _STOP: float(request is StopRequest.STOP),
+        _LEAVE: float(request is StopRequest.LEAVE),
+        _BAD: float(sum(len(batch.bad) for batch in micro_batches)),
+        **hooks.local_sums(),
+    }
 
 
 def _forward_and_backward(
-    engine: DeepSpeedEngine, parts: list[Batch], progress: float, config: Config, hooks: Hooks
+    engine: DeepSpeedEngine,
+    micro_batches: list[Batch],
+    progress: float,
+    own: dict[str, float],
+    config: Config,
+    hooks: Hooks,
 ) -> tuple[list[Outcome], NamedSum]:
-    """Accumulate the gradient of a step and let the engine take it or refuse it.
+    """Accumulate the gradient of a step; the engine applies it or refuses it.
 
     Returns:
-        Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's own.
+        Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's `own`.
     """
-    step, model = parts[0].step, engine.model
-    own = _trainer_sums(parts, hooks)
+    step, model = micro_batches[0].step, engine.model
     hooks.progress.enter("forward", step)
-    counts, outcomes, totals = model.count(parts), list[Outcome](), None
-    for part in parts:
+    counts, outcomes, totals = model.count(micro_batches), list[Outcome](), None
+    for batch in micro_batches:
         hooks.progress.enter("forward", step)
-        outcome = engine.forward(part, progress, counts)
+        outcome = engine.forward(batch, progress, counts)
         outcomes.append(outcome)
         loss = outcome.loss
-        if len(outcomes) == len(parts):
+        if len(outcomes) == len(micro_batches):
             totals = model.total(outcomes, own)
             # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
             loss = loss if math.isfinite(totals.scalars()["loss/total"]) else loss * math.nan
@@ -153,18 +167,6 @@ def _forward_and_backward(
         engine.step(rate_factor(progress, config.optim.schedule, config.optim.warmup))
     assert totals is not None
     return outcomes, totals
-
-
-def _trainer_sums(parts: list[Batch], hooks: Hooks) -> dict[str, Tensor]:
-    """What the trainer adds up over ranks beside the values of the method, once a step, by name."""
-    request = hooks.wish()
-    numbers = {
-        _STOP: float(request is StopRequest.STOP),
-        _LEAVE: float(request is StopRequest.LEAVE),
-        _BAD: float(sum(len(part.bad) for part in parts)),
-        **hooks.signals(),
-    }
-    return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
 
 
 def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
@@ -182,7 +184,7 @@ def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
 def _refuse(
     engine: DeepSpeedEngine, loss: float, samples: list[str], state: TrainState, config: Config, hooks: Hooks
 ) -> None:
-    """Say which samples gave a step that no rank has taken; stop after several in a row."""
+    """Report the samples of a step that was refused on all ranks; stop after several in a row."""
     what = "gradient" if math.isfinite(loss) else "loss"
     of_ranks = engine.model.collectives.gather_objects(samples, "refused")
     listing = "; ".join(f"rank {rank}: {', '.join(keys) or 'unknown'}" for rank, keys in enumerate(of_ranks))
@@ -207,11 +209,11 @@ class _Clock:
     def _reset(self) -> None:
         self._start, self._waited_s, self._steps = time.perf_counter(), 0.0, 0
 
-    def waiting(self) -> _Stopwatch:
-        return _Stopwatch(self)
-
-    def add_wait(self, seconds: float) -> None:
-        self._waited_s += seconds
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
 
     def tick(self) -> None:
         self._steps += 1
@@ -225,14 +227,3 @@ class _Clock:
         }
         self._reset()
         return metrics
-
-
-class _Stopwatch:
-    def __init__(self, clock: _Clock) -> None:
-        self._clock = clock
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        self._clock.add_wait(time.perf_counter() - self._start)

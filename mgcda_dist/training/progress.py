@@ -1,4 +1,4 @@
-"""Progress of a training process: the phase it is in, and what it was asked to do after the step.
+"""Progress of a training process: its phase, and requests for after the step.
 
 `Progress` is written by the training thread and read by another thread of the same process, which answers the hang
 detector (`cluster.hang_detector`) outside of it.
@@ -16,7 +16,7 @@ __all__ = ["PROGRESS", "Progress", "Report", "StopRequest", "agreed", "ask_to_le
 
 
 class StopRequest(IntEnum):
-    """What a run shall do after its step: go on; write a checkpoint and start elsewhere; write a checkpoint and end."""
+    """Request for after the step: none; write a checkpoint and restart elsewhere; write a checkpoint and end."""
 
     NONE = 0
     LEAVE = 1
@@ -30,7 +30,7 @@ def agreed(stop: float, leave: float) -> StopRequest:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a rank is.
+    """Position of a rank.
 
     Attributes:
         step: optimiser step.
@@ -52,31 +52,31 @@ class Report:
 
 
 class Progress:
-    """Where this process is in its training, and what the outside has asked of it.
+    """Position of this process in its training, and requests from outside.
 
     Attributes:
-        wish: set from other threads and signal handlers; the loop reads it once a step.
+        request: set from other threads and signal handlers; the loop reads it once a step.
         reason: why it should leave; for the user.
     """
 
     def __init__(self) -> None:
         self.stats = CommStats()
-        self.wish, self.reason = StopRequest.NONE, ""
+        self.request, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
         self._seen, self._moved_at = -1, time.monotonic()
 
     def enter(self, phase: str, step: int) -> None:
-        """Say that a phase of a step begins."""
+        """Enter a phase of a step."""
         self._step, self._phase = step, phase
         self._entered += 1
 
     def ask_to_leave(self, reason: str) -> None:
         """Ask for a checkpoint after this step and a start elsewhere; safe in a signal handler."""
         self.reason = self.reason or reason
-        self.wish = max(self.wish, StopRequest.LEAVE)
+        self.request = max(self.request, StopRequest.LEAVE)
 
     def report(self) -> Report:
-        """Where it is; called from one thread only."""
+        """Present position; called from one thread only."""
         moves, now = self._entered + self.stats.waits, time.monotonic()
         if moves != self._seen:
             self._seen, self._moved_at = moves, now
@@ -88,10 +88,10 @@ PROGRESS = Progress()
 
 
 def report() -> Report:
-    """Where this process is; what the hang detector calls in a worker."""
+    """Position of this process; called by the hang detector in a worker."""
     return PROGRESS.report()
 
 
 def ask_to_leave(reason: str) -> None:
-    """Ask this process to leave after its step; what is called in a worker."""
+    """Ask this process to leave after its step; called in a worker."""
     PROGRESS.ask_to_leave(reason)

@@ -115,17 +115,17 @@ def train(config: Config) -> None:
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
-        def wish() -> StopRequest:
-            return StopRequest.STOP if leads and run.stop_file.exists() else PROGRESS.wish
+        def stop_request() -> StopRequest:
+            return StopRequest.STOP if leads and run.stop_file.exists() else PROGRESS.request
 
         hooks = Hooks(
             log=log,
             say=say,
             say_everywhere=partial(run.say, "note"),
             alarm=alarm,
-            wish=wish,
-            signals=writer.signals,
-            agreed=lambda sums: writer.settle(sums["written"], sums["failed"]),
+            stop_request=stop_request,
+            local_sums=writer.signals,
+            summed=lambda sums: writer.settle(sums["written"], sums["failed"]),
             validate=validation.measure,
             checkpoint=checkpoint,
             last_good=writer.last_good,

@@ -220,7 +220,7 @@ def test_terms_that_are_off_leave_no_trace(with_mdat: bool, with_cacl: bool):
 
 def test_other_sums_travel_beside_the_values():
     model = tiny_mgcda()
-    totals = model.total([model(tiny_batch(0), 0.1)], {"trainer/stop": torch.tensor(1.0)})
+    totals = model.total([model(tiny_batch(0), 0.1)], {"trainer/stop": 1.0})
     assert totals.scalars()["trainer/stop"] == 1.0
 
 

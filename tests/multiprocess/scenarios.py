@@ -87,7 +87,7 @@ def play(
             outcomes.append(model(batch, progress, counts))
             _be_late(scenario, rank, size)
             (outcomes[-1].loss / scenario.accumulation).backward()
-        trainer = {"trainer/rank": torch.tensor(float(rank)), "trainer/bad_samples": torch.tensor(0.0)}
+        trainer = {"trainer/rank": float(rank), "trainer/bad_samples": 0.0}
         totals = model.total(outcomes, trainer)
         record.terms.append(totals.scalars())
         if all(value == value for value in record.terms[-1].values()):  # refused when not a number

@@ -1,4 +1,4 @@
-"""Anomaly-aware sampling: which pixels become anchors, positives and negatives.
+"""Anomaly-aware sampling: the pixels that become anchors, positives and negatives.
 
 A pixel's *type* is its inlier class (0 … C-1) or anomaly (C). Its *difficulty* comes from the detached anomaly score a:
 an anomaly is hard when a is low, an inlier when a is high. From each type present in an image a quota is drawn, a share
@@ -35,7 +35,7 @@ NO_TYPE = -1
 
 @dataclass(frozen=True)
 class Budget:
-    """How many pixels are drawn.
+    """Numbers of pixels to sample.
 
     Attributes:
         num_classes: C.

@@ -1,7 +1,7 @@
-"""Which rows a step contrasts with: positives per type and domain, negatives per side of anomaly/inlier.
+"""Selection of positives (per type and domain) and negatives (per side of anomaly/inlier) of a step.
 
-The choice reads what is *known of* the rows (type, domain, difficulty, a random draw) and never their embeddings. So it
-is the same on every rank wherever the embeddings lie, costs R log R for R rows, and all anchors of a kind share it.
+The choice reads metadata of the rows (type, domain, difficulty, a random draw) and never their embeddings. It is the
+same on every rank wherever the embeddings are stored, costs R log R for R rows, and all anchors of a kind share it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Choice", "Selection"]
 
 @dataclass(frozen=True)
 class Selection:
-    """How positives and negatives are chosen.
+    """Rules for positives and negatives.
 
     Attributes:
         num_positives: |P_i| is at most this.
@@ -43,16 +43,17 @@ class Choice:
     """The choice of one step among R candidate rows.
 
     Attributes:
-        kind: R, int64: what rows must differ in to repel each other, the side of anomaly/inlier or the type.
+        kind: R, int64: rows of different kinds repel each other; the side of anomaly/inlier, or the type.
         is_negative: R, bool: the row is in N_i of every anchor i of another kind.
-        positive_place: M×R, int64: the row's place among the rows of its type, as an anchor of domain d takes them.
+        positive_rank: M×R, int64: rank of a row among the rows of its type, in the order in which an anchor of domain d
+            takes positives.
         num_positives: R, int64: |P_i| if the row is an anchor.
         limit: at most so many positives.
     """
 
     kind: Tensor
     is_negative: Tensor
-    positive_place: Tensor
+    positive_rank: Tensor
     num_positives: Tensor
     limit: int
 
@@ -67,13 +68,13 @@ class Choice:
         key: int,
         counter: Tensor,
     ) -> Choice:
-        """Choose.
+        """Choose positives and negatives among candidate rows.
 
         Args:
             rows: the candidates: the global batch and the memory, in the same order on every rank.
             num_domains: M.
             anomaly_type: C.
-            selection: how.
+            selection: the rules.
             key: of the random draws, from `stream_key`.
             counter: scalar, int64: the first slot of the micro-batch; micro-batches of a step draw differently.
         """
@@ -87,19 +88,19 @@ class Choice:
 
         own_domain = torch.arange(num_domains, device=side.device).unsqueeze(1) == rows.domain  # M×R
         later = own_domain if selection.cross_domain else ~own_domain
-        place = rank_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype))
+        order_of_type = rank_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype))
         of_type = torch.bincount(rows.type, minlength=anomaly_type + 1)[rows.type]
         return cls(
             rows.type if selection.negatives == "other_type" else side,
             order[0] < selection.num_negatives,
-            place,
+            order_of_type,
             (of_type - 1).clamp(max=selection.num_positives),
             selection.num_positives,
         )
 
     def in_use(self) -> Tensor:
-        """R, bool: rows that some anchor contrasts with; an anchor that meets itself looks one row further."""
-        return self.is_negative | (self.positive_place.amin(dim=0) <= self.limit)
+        """R, bool: rows that some anchor contrasts with; an anchor among its own positives takes one row more."""
+        return self.is_negative | (self.positive_rank.amin(dim=0) <= self.limit)
 
     def negatives(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
@@ -108,9 +109,9 @@ class Choice:
     def positives(self, anchors: Tensor, rows: Tensor, candidates: PixelMetadata) -> Tensor:
         """P_i for A anchors among R' rows, both given as indices of `candidates`: A×R' bool."""
         domain = candidates.domain[anchors]
-        place = self.positive_place[domain][:, rows]  # A×R'
-        own_place = self.positive_place[domain, anchors].unsqueeze(1)
-        # An anchor is no positive of its own: whoever comes after it moves up by one place.
-        chosen = place - (own_place < place).to(place.dtype) < self.limit
+        rank = self.positive_rank[domain][:, rows]  # A×R'
+        own_rank = self.positive_rank[domain, anchors].unsqueeze(1)
+        # An anchor is no positive of its own: rows after it move up by one.
+        chosen = rank - (own_rank < rank).to(rank.dtype) < self.limit
         same_type = candidates.type[anchors].unsqueeze(1) == candidates.type[rows]
         return chosen & same_type & (anchors.unsqueeze(1) != rows)
