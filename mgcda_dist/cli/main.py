@@ -49,7 +49,8 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     override_config: Annotated[
-        bool, typer.Option("--override-config", help="resume with changed keys, where the checkpoint fits them")
+        bool,
+        typer.Option("--override-config", help="resume with a changed configuration, if the checkpoint fits it"),
     ] = False,
 ) -> None:
     """Train, evaluate and report one run; the same command resumes it."""

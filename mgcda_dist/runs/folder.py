@@ -141,12 +141,12 @@ class RunFolder:
         if override and refused:
             raise ConfigError(
                 where,
-                f"--override-config cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
+                f"an override cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
                 "mean something else",
                 "choose another name=… for the new configuration",
             )
         if not override:
-            way_on = "" if refused else ", or go on with it: --override-config"
+            way_on = "" if refused else ", or resume with the configuration overridden"
             raise ConfigError(
                 where,
                 f"the run was started with another configuration ({_listing(differing)})",
