@@ -143,7 +143,13 @@ class AtLeast(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------ outlier losses
 
-OutlierKind = Literal["energy_hinge", "entropy", "abstention", "rba_hinge", "none"]
+OutlierKind = Literal[
+    "energy_hinge",
+    "entropy",
+    "abstention",
+    "rba_hinge",
+    "none",
+]
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,15 @@ class LossDefaults:
 
 # -------------------------------------------------------------------------------------------------------------- scores
 
-ScoreKind = Literal["msp", "max_logit", "entropy", "energy", "rba", "rba_mask", "standardized_max_logit"]
+ScoreKind = Literal[
+    "msp",
+    "max_logit",
+    "entropy",
+    "energy",
+    "rba",
+    "rba_mask",
+    "standardized_max_logit",
+]
 
 
 @dataclass(frozen=True)
@@ -265,7 +279,12 @@ SCORE: ScoreKind = "energy"
 
 # ---------------------------------------------------------------------------------------------------------------- MDAT
 
-SmoothingMode = Literal["constant", "annealed", "adaptive_sample", "adaptive_stage"]
+SmoothingMode = Literal[
+    "constant",
+    "annealed",
+    "adaptive_sample",
+    "adaptive_stage",
+]
 
 
 @dataclass(frozen=True)

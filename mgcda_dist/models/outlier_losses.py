@@ -22,6 +22,7 @@ from mgcda_dist.choices import ANOMALY, OUTLIER_LOSSES, LogitKind, OutlierKind
 from mgcda_dist.models.scores import energy, rba, rba_mask
 
 __all__ = [
+    "LOSS_FUNCTIONS",
     "OutlierLoss",
     "PixelSums",
     "abstention",
@@ -112,7 +113,7 @@ def abstention(logits: Tensor, label: Tensor) -> PixelSums:
 
 OutlierLoss = Callable[[Tensor, Tensor], PixelSums]
 
-_FUNCTIONS: dict[OutlierKind, Callable[..., PixelSums]] = {
+LOSS_FUNCTIONS: dict[OutlierKind, Callable[..., PixelSums]] = {
     "energy_hinge": energy_hinge,
     "entropy": entropy,
     "abstention": abstention,
@@ -139,7 +140,7 @@ def outlier_loss(
         raise ValueError(f"unknown outlier loss {kind!r}: one of {', '.join(OUTLIER_LOSSES)}")
     if kind == "none":
         return None
-    function = _ON_MASKS.get(kind, _FUNCTIONS[kind]) if logits == "mask" else _FUNCTIONS[kind]
+    function = _ON_MASKS.get(kind, LOSS_FUNCTIONS[kind]) if logits == "mask" else LOSS_FUNCTIONS[kind]
     given = limits or {}
     return partial(function, **{name: given.get(name, value) for name, value in OUTLIER_LOSSES[kind].limits.items()})
 

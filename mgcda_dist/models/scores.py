@@ -16,6 +16,7 @@ from torch import Tensor
 from mgcda_dist.choices import SCORES, ScoreKind
 
 __all__ = [
+    "SCORE_FUNCTIONS",
     "ClassStatistics",
     "anomaly_score",
     "energy",
@@ -83,7 +84,7 @@ def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     return -(value - mean[predicted]) / std[predicted]
 
 
-_FUNCTIONS: dict[ScoreKind, Callable[..., Tensor]] = {
+SCORE_FUNCTIONS: dict[ScoreKind, Callable[..., Tensor]] = {
     "msp": msp,
     "max_logit": max_logit,
     "entropy": entropy,
@@ -105,9 +106,9 @@ def scorer(kind: ScoreKind, statistics: ClassStatistics | None = None) -> Callab
     Raises:
         ValueError: an unknown score, or a calibrated one without statistics.
     """
-    if kind not in _FUNCTIONS:
+    if kind not in SCORE_FUNCTIONS:
         raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(SCORES)}")
-    function = _FUNCTIONS[kind]
+    function = SCORE_FUNCTIONS[kind]
     if not SCORES[kind].calibrated:
         return function
     if statistics is None:

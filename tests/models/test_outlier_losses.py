@@ -8,16 +8,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mgcda_dist.models.outlier_losses import abstention, energy_hinge, entropy, label_at, rba_hinge, upsample
+from mgcda_dist.choices import OutlierKind
+from mgcda_dist.models.outlier_losses import (
+    abstention,
+    energy_hinge,
+    entropy,
+    label_at,
+    outlier_loss,
+    rba_hinge,
+    upsample,
+)
 
 # Four pixels of three classes: inlier, anomaly, void, normal of unknown class. Energies: -log(e^2+2), -log 3, …
 LOGITS = torch.tensor([[2.0, 0.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).view(1, 3, 1, 4)
 LABEL = torch.tensor([0, 254, 255, 253]).view(1, 1, 4)
-LOSSES = {
-    "energy_hinge": lambda x, y: energy_hinge(x, y, -3.0, -1.0),
-    "rba_hinge": lambda x, y: rba_hinge(x, y, -2.5, -0.5),
-    "entropy": entropy,
+LIMITS: dict[OutlierKind, dict[str, float]] = {
+    "energy_hinge": {"inlier_energy": -3.0, "outlier_energy": -1.0},
+    "rba_hinge": {"inlier_rba": -2.5, "outlier_rba": -0.5},
+    "entropy": {},
 }
+LOSSES = {kind: loss for kind, limits in LIMITS.items() if (loss := outlier_loss(kind, limits))}
 
 
 def test_energy_hinge_by_hand():

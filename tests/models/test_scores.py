@@ -50,5 +50,5 @@ def test_standardized_max_logit_uses_the_predicted_class():
 
 
 def test_unknown_score_is_named():
-    with pytest.raises(ValueError, match="'margin'"):
-        anomaly_score(LOGITS, "margin")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="'no_such'"):
+        anomaly_score(LOGITS, "no_such")  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mgcda_dist.choices import MdatDefaults, SmoothingMode, smoothing_cap
 
-__all__ = ["LabelSmoothing", "SmoothingInputs", "smoothed_cross_entropy"]
+__all__ = ["SMOOTHING_FUNCTIONS", "LabelSmoothing", "SmoothingInputs", "smoothed_cross_entropy"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def adaptive_stage(epsilon: float, x: SmoothingInputs) -> Tensor:
     return epsilon * ((x.accuracy - chance) / (1.0 - chance)).clamp(0, 1) * x.ones
 
 
-_MODES: dict[SmoothingMode, Callable[[float, SmoothingInputs], Tensor]] = {
+SMOOTHING_FUNCTIONS: dict[SmoothingMode, Callable[[float, SmoothingInputs], Tensor]] = {
     "constant": constant,
     "annealed": annealed,
     "adaptive_sample": adaptive_sample,
@@ -87,7 +87,7 @@ class LabelSmoothing:
     def per_image(self, logits: Tensor, domain: Tensor, mask: Tensor, accuracy: Tensor, progress: float) -> Tensor:
         """ε of each image: N, without gradient; the arguments are those of `SmoothingInputs`."""
         inputs = SmoothingInputs(logits.detach(), domain, mask, accuracy, progress)
-        return _MODES[self.mode](self.epsilon, inputs).clamp(max=smoothing_cap(logits.shape[1]))
+        return SMOOTHING_FUNCTIONS[self.mode](self.epsilon, inputs).clamp(max=smoothing_cap(logits.shape[1]))
 
 
 def smoothed_cross_entropy(logits: Tensor, domain: Tensor, epsilon: Tensor) -> Tensor:
