@@ -26,7 +26,7 @@ shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=T
 _PLACE = "'FOLDER pipe:COMMAND', where {} in the command is the shard's name"
 
 Workers = Annotated[int | None, typer.Option(help="threads; default: one per processor")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace finished shards")]
 
 
 @shards_app.command()
@@ -66,7 +66,7 @@ def write(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a dataset as shards. Killed and run again, it goes on where it stopped."""
+    """Write a dataset as shards. If it was interrupted, the same command continues it."""
     from mgcda_dist.data.shards.encode import EncodeOptions
     from mgcda_dist.data.shards.write import write_shards
 
@@ -88,7 +88,7 @@ def write(
         "selection": chosen
         | ({"only": sorted(set(only))} if only else {})
         | ({"skip": sorted(set(skip))} if skip else {}),
-        **opened.facts,
+        **opened.metadata,
     }
     with _bar(f"{dataset} {split}", len(samples)) as advance:
         manifest = write_shards(
@@ -132,7 +132,7 @@ def verify(
     max_problems: Annotated[int, typer.Option(min=1, help="shown per folder and kind")] = 5,
     workers: Workers = None,
 ) -> None:
-    """Look for damage, wrong labels, and images that two folders share. Exit code 1 if there is a problem."""
+    """Check for damage, wrong labels, and images that two folders share. Exit code 1 if there is a problem."""
     from mgcda_dist.data.shards.verify import shared_images, verify_shards
 
     opened, unreadable = _open_all(folders)
@@ -205,7 +205,7 @@ def index(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make WebDataset tar files of another tool readable: write the manifest beside them."""
+    """Write the manifest of WebDataset tar files of another tool, so that they can be read here."""
     from mgcda_dist.data.shards.index import index_shards, shards_at
     from mgcda_dist.data.shards.streamed import Extensions
 
@@ -231,7 +231,7 @@ def preview(
     tile_width: Annotated[int, typer.Option(min=32, help="pixels")] = 240,
     labels: Annotated[bool, typer.Option(help="lay the labels over")] = True,
 ) -> None:
-    """Write what the network will see: the crops of some steps, augmented and pasted, with labels laid over."""
+    """Write a picture of the training crops of some steps, augmented and with objects pasted, labels laid over."""
     from itertools import islice
 
     from mgcda_dist.build import training_stream
@@ -324,7 +324,7 @@ def _print_manifests(manifests: list[Manifest]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 240  # nothing is cut off on its way into a file or another program
+        console.width = 240  # lines in a file or pipe are not cut off
     table = Table("folder", "dataset", "split", "kind", "labels", box=None, pad_edge=False)
     for title in ("samples", "shards", "MB"):
         table.add_column(title, justify="right")
@@ -336,7 +336,7 @@ def _print_manifests(manifests: list[Manifest]) -> None:
 
 
 def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:
-    """The first of each kind, with what to do about it, and how many more there are."""
+    """The first problems of each kind, their remedy, and how many more there are."""
     name = _short(manifest.folder)
     if not problems:
         typer.echo(
@@ -360,7 +360,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _short(folder: Path) -> str:
-    """Relative to where the user stands, if it lies below."""
+    """Relative to the current directory, if it is below."""
     here = Path.cwd()
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 

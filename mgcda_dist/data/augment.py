@@ -1,12 +1,11 @@
-"""Random geometry and colour of one frame: parameters are drawn first, then each pixel is touched as rarely as can be.
+"""Random geometry and colour of one frame: all parameters are drawn first, then the image is resampled once.
 
-A frame is thought of as resized to `reference_height_px` (so that cameras of different resolution show things at like
-size), scaled by a log-uniform factor, and cropped. What is done is the reverse: the region of the frame that ends up in
+In effect a frame is resized to `reference_height_px` (so that cameras of different resolution show things at a similar
+size), scaled by a log-uniform factor, and cropped. It is computed in reverse: the region of the frame that ends up in
 the crop is cut out and resized once. Brightness, contrast, saturation and hue are one 3×4 matrix.
 
 A scaled frame smaller than the crop is placed at random in it. Around it the label is VOID and the image is reflected:
-a flat border would tell the domains apart by the shape of their frames, which is the last thing adversarial training
-should learn from.
+with a flat border, the discriminators could tell domains apart by the shape of their frames.
 """
 
 from __future__ import annotations
@@ -73,10 +72,10 @@ class AugmentParams:
 
 @dataclass(frozen=True)
 class View:
-    """All that is random about one look at a frame.
+    """The random parameters of one crop.
 
     Attributes:
-        box: top, left, height, width of the region of the frame that is seen, px.
+        box: top, left, height, width of the region of the frame that is shown, px.
         size: height, width of that region in the crop, px.
         offset: top, left of that region in the crop, px.
         flip: mirrored left to right.
@@ -99,7 +98,7 @@ class View:
 def draw_view(
     generator: np.random.Generator, frame_px: tuple[int, int], crop_px: tuple[int, int], params: AugmentParams
 ) -> View:
-    """Draw how a frame of `frame_px` (height, width) is seen in a crop of `crop_px`.
+    """Draw the parameters of a crop of `crop_px` from a frame of `frame_px` (height, width).
 
     Takes the same number of draws whatever the parameters, so that switching one off leaves the others as they were.
     """
@@ -144,7 +143,7 @@ def apply_geometry(image: Image, label: Label, view: View, crop_px: tuple[int, i
 
 
 def apply_colour(image: Image, view: View) -> Image:
-    """The crop in another light: brightness, contrast, saturation, hue, then blur.
+    """The crop with its colours changed: brightness, contrast, saturation, hue, then blur.
 
     Each of the first four is linear in RGB (hue turns about the grey axis of YIQ), so their product is one matrix and
     rounding and clipping happen once. The mean that contrast is taken about is that of the brightened crop.

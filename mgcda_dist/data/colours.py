@@ -1,4 +1,4 @@
-"""Colours of what labels show, by name: one thing has one colour in every dataset, class space and picture.
+"""Colours of labelled things, by name: a thing has the same colour in every data set, class space and picture.
 
 Cityscapes' colours where it has one, those of Mapillary Vistas or IDD for what only they have.
 """
@@ -38,12 +38,12 @@ _BY_NAME: dict[str, Colour] = {
 
 
 def colour_of(name: str) -> Colour | None:
-    """The colour of a thing or class, spaces and underscores alike; None: nobody knows it."""
+    """The colour of a thing or class, spaces and underscores alike; None: it has none."""
     return _BY_NAME.get(name.lower().replace("_", " "))
 
 
 def class_colours(names: Sequence[str]) -> list[Colour]:
-    """One colour per class, all different: a name nobody knows, or whose colour is taken, gets a hue of its own."""
+    """One colour per class, all different: a name without a colour, or whose colour is taken, gets a hue of its own."""
     colours: list[Colour] = []
     for index, name in enumerate(names):
         colour = colour_of(name)
@@ -52,7 +52,7 @@ def class_colours(names: Sequence[str]) -> list[Colour]:
 
 
 def _own_hue(index: int) -> Colour:
-    # Steps of the golden ratio never meet; the reds are left to anomalies.
+    # Steps of the golden ratio never repeat; the reds are left to anomalies.
     hue = 0.06 + 0.86 * (index * 0.618034 % 1)
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, 0.9 - 0.25 * (index % 3 == 2))
     return round(255 * red), round(255 * green), round(255 * blue)

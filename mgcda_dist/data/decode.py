@@ -22,7 +22,7 @@ from mgcda_dist.errors import SampleError
 __all__ = ["MAX_PIXELS", "decode_cutout", "decode_image", "decode_label"]
 
 _REMEDY = "run `mgcda shards verify` on the folder; write the shards again from an intact source"
-# Turning by EXIF would part an image from its label, which carries no such mark.
+# Rotation by EXIF would misalign an image and its label, which has no such mark.
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -32,7 +32,7 @@ def decode_image(data: bytes, where: str, *, upright: bool = False) -> Pixels:
     Args:
         data: the file.
         where: shard and key, or path.
-        upright: turn it as its EXIF mark says, which is ignored otherwise.
+        upright: rotate it by its EXIF mark, which is ignored otherwise.
 
     Raises:
         SampleError: damaged or too large.
@@ -85,7 +85,7 @@ def _decode(data: bytes, flags: int, where: str, what: str) -> Pixels:
 
 
 def _check_header(data: bytes, where: str, what: str) -> str:
-    """Pillow's mode of the picture, once its size is known to be sane."""
+    """Pillow's mode of the picture, after a check of its size."""
     header = _open(data, where, what)
     width, height = header.size
     if width * height > MAX_PIXELS:
@@ -99,5 +99,5 @@ def _open(data: bytes, where: str, what: str) -> Image.Image:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # its message holds an address, different in every process
         raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes)", _REMEDY) from None
-    except Exception as error:  # foreign bytes: Pillow's parsers raise whatever they stumble over
+    except Exception as error:  # of damaged bytes Pillow's parsers raise all kinds
         raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes: {error})", _REMEDY) from None

@@ -1,4 +1,4 @@
-"""Evaluation frames by number: whole pictures, the same ones every time, with the same objects pasted into them."""
+"""Evaluation frames by number: whole frames in a fixed order, with the same objects pasted into them every time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["EvaluationFrames", "Frame", "check_sizes", "resize_to_height"]
 
 
 class Frame(NamedTuple):
-    """One frame to be judged."""
+    """One frame to be evaluated."""
 
     image: Pixels
     """height×width×3 at the network's size, RGB."""
@@ -28,7 +28,7 @@ class Frame(NamedTuple):
     """H×W train ids at the frame's own size, all VOID when the frame has no label."""
     key: str
     category: Pixels | None = None
-    """H×W raw ids at the frame's own size, where the set tells kinds of anomalies."""
+    """H×W raw ids at the frame's own size, where the set distinguishes kinds of anomalies."""
 
 
 class EvaluationFrames:
@@ -41,7 +41,7 @@ class EvaluationFrames:
         height_px: images are resized to this height, keeping their aspect; None: as they are.
         max_frames: first frames only; None: all.
         seed: of the pasted objects.
-        categories: raw id → kind of anomaly, for a breakdown; None: there is only one.
+        categories: raw id → kind of anomaly, for results per kind; None: there is only one.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The one file that knows raw label ids: every dataset's ids → what a pixel shows → the train id of a class space.
+"""Raw label ids of every data set → names of the things they show → train ids of a class space; only this file.
 
-A *label format* says what each raw id of a label PNG shows, by name (`FORMATS`). A *class space* says which train id a
-named thing gets (`SPACES`, train ids in the order of the configured class names; or a `ClassSpace` of the user's own).
-`lookup_table` joins the two to 256 bytes that map a label image in one indexing. Things that are normal but have no
-class in a space read as `INLIER` (253): evaluated as normal, never trained.
+A *label format* gives the name of the thing that each raw id of a label PNG shows (`FORMATS`). A *class space* gives
+the train id of each name (`SPACES`, train ids in the order of the configured class names; or a `ClassSpace` of the
+user's own). `lookup_table` joins the two to 256 bytes that map a label image in one indexing. Things that are normal
+but have no class in a space become `INLIER` (253): evaluated as normal, never trained.
 
 Sources of the ids: cityscapesScripts `labels.py`; the SegNet release of CamVid; IDD-Lite's page; CARLA's reference of
 the semantic camera; the RoadAnomaly and Lost and Found releases; IDD: `helpers/anue_labels.py` of AutoNUE/public-code;
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 OWN = "own"
-"""Label formats that nobody but the user knows: `own`, and `own_NAME` where there are several."""
+"""Label formats whose ids only the user knows: `own`, and `own_NAME` where there are several."""
 
 NORMAL = "normal"
 """Name of a pixel that is no anomaly, class unknown."""
@@ -148,7 +148,7 @@ FORMATS: dict[str, dict[int, str]] = {
     "lost_and_found_ids": {0: "void", 1: NORMAL} | dict.fromkeys(range(2, 201), "anomaly"),
     "unlabelled": {},
 }  # fmt: skip
-"""Label format → raw id → what it shows. 255 is void in every format that gives it no other meaning."""
+"""Label format → raw id → thing. 255 is void in every format that gives it no other meaning."""
 
 for _table in FORMATS.values():
     _table.setdefault(255, "void")
@@ -166,7 +166,7 @@ _LAF_CATEGORIES = {
 CATEGORIES: dict[str, dict[int, str]] = {
     "lost_and_found_ids": {raw: name for name, ids in _LAF_CATEGORIES.items() for raw in ids}
 }
-"""Label format → raw id → category of the anomaly, where a data set tells kinds of them (Lost and Found's table)."""
+"""Label format → raw id → category of an anomaly, where a data set has several (Lost and Found's table)."""
 
 SPACES: dict[str, dict[str, int]] = {
     "cityscapes19": {name: i for i, name in enumerate(_CITYSCAPES_TRAIN)} | {
@@ -200,13 +200,13 @@ SPACES: dict[str, dict[str, int]] = {
         "vehicle fallback": 5, "billboard": INLIER, "structure fallback": INLIER,
         "mountain": INLIER, "snow": INLIER, "water": INLIER},
 }  # fmt: skip
-"""Class space → what is shown → train id. A thing that a space does not list is void there."""
+"""Class space → thing → train id. A thing that a space does not list is void there."""
 
 _ALWAYS = {NORMAL: INLIER, "anomaly": ANOMALY, "void": VOID}
 
 
 def shown_by(label_format: str) -> dict[int, str]:
-    """What each raw id of a format shows; for legends.
+    """Raw id → thing, of a format; for legends.
 
     Raises:
         ConfigError: no such format.
@@ -296,12 +296,12 @@ def _mapped_to_own(label_format: str, space: ClassSpace) -> dict[int, int]:
 
 
 def train_names(class_names: Sequence[str]) -> dict[int, str]:
-    """What each label shows after mapping: train id → name, and 253, 254, 255; for legends."""
+    """Train id → name, and the names of 253, 254, 255; for legends."""
     return dict(enumerate(class_names)) | {train_id: name for name, train_id in _ALWAYS.items()}
 
 
 def is_own(label_format: str) -> bool:
-    """Is this the name of a format of the user's own?"""
+    """Is this the name of a label format of the user's own?"""
     return label_format == OWN or (label_format.startswith(f"{OWN}_") and label_format.isidentifier())
 
 
@@ -311,6 +311,6 @@ def _format(label_format: str) -> dict[int, str]:
     if label_format not in FORMATS:
         near = get_close_matches(label_format, (*LABEL_FORMATS, OWN), 1)
         choice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(LABEL_FORMATS)}"
-        own = f"{OWN} or {OWN}_NAME are ids of your own, which the configuration's class space explains"
+        own = f"{OWN} or {OWN}_NAME are ids of your own, which the class space of the configuration explains"
         raise ConfigError("label_format", f"no label format {label_format!r}", f"{choice}; {own}")
     return FORMATS[label_format]

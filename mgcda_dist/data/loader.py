@@ -1,7 +1,7 @@
-"""The stream of training batches: the plan's slots, read, decoded and augmented in loader processes, in order.
+"""The stream of training batches: the slots of the plan, read, decoded and augmented in loader processes, in order.
 
 Picture k of step t is a function of (seed, t, k, shards): all its draws come from `numpy_generator(seed, "augment", t,
-k)`, so it is the same bytes on any rank and in any process, after any resume.
+k)`, so it is byte-identical on any rank, in any process, and after any resume.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True, eq=False)
 class DomainSource:
-    """Where one domain's samples come from, and what is made of them.
+    """The samples of one domain and their treatment.
 
     Attributes:
         name: the domain's name, as in the plan.
@@ -51,7 +51,7 @@ class DomainSource:
         paste: puts objects into the crops; None: none.
 
     Raises:
-        ConfigError: objects on an unlabelled domain, where they would be the only thing with a label.
+        ConfigError: objects on an unlabelled domain, where nothing else would have a label.
     """
 
     name: str
@@ -126,12 +126,12 @@ class TrainingStream(Dataset[Batch]):
         return self.start_step + step, micro
 
     def compact(self, index: int) -> Batch:
-        """As `[index]`, but with uint8 labels: an eighth of the memory on the way between processes."""
+        """As `[index]`, but with uint8 labels: an eighth of the bytes between processes."""
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
         step, micro = self.where(index)
         refs = self.plan.slots(step, self._slots[micro])
-        # What a later step needs is known: remote shards are on their way long before.
+        # The samples of later steps are known: their shards are fetched in the background.
         for ref in self.plan.slots(step + _PREFETCH_STEPS, self._slots[micro]):
             self.sources[ref.domain].reader.prefetch(ref.sample)
         height, width = self.transform.crop_px
@@ -153,7 +153,7 @@ class TrainingStream(Dataset[Batch]):
         )
 
     def _sample_or_another(self, step: int, ref: SlotRef, bad: list[str]) -> tuple[Pixels, Pixels, str]:
-        """`sample`, or that of a stand-in if it is damaged and may be skipped; what was damaged is added to `bad`."""
+        """`sample`, or a stand-in for a damaged one that may be skipped; damaged ones are added to `bad`."""
         for attempt in range(_MAX_STAND_INS + 1):
             try:
                 return self.sample(step, ref, attempt)
@@ -161,7 +161,7 @@ class TrainingStream(Dataset[Batch]):
                 if self.on_bad_sample == "error":
                     raise
                 bad.append(f"step {step}, {error.where}: {error.problem}")
-            # Whatever the rank and the process: the stand-in depends on the slot alone.
+            # The stand-in depends on the slot alone, not on rank or process.
             generator = numpy_generator(self.plan.seed, "stand-in", step, ref.slot, attempt)
             ref = ref._replace(sample=int(generator.integers(self.plan.domain_sizes[ref.domain])))
         problem = f"{_MAX_STAND_INS + 1} samples in a row are damaged, the last is {bad[-1]}"
@@ -184,7 +184,7 @@ class TrainingStream(Dataset[Batch]):
         else:
             label = decode_label(encoded.label, source.lut, encoded.where)
             check_sizes(image, label, encoded.where)
-        # A stand-in draws anew: what was damaged may be the object that was to be pasted.
+        # A stand-in has draws of its own: the damaged part may be an object that was to be pasted.
         name = ("augment", step, ref.slot) if attempt == 0 else ("augment", step, ref.slot, attempt)
         generator = numpy_generator(self.plan.seed, *name)
         image, label = self.transform(image, label, generator, source.paste)
@@ -232,8 +232,8 @@ class StreamLoader:
     """Iterates over the batches of a stream; each iteration starts at the stream's first batch, with new processes.
 
     Raises (while iterating):
-        ShardError: what a loader process stumbled over, as if it had happened here.
-        TransientError: a loader process died, or gave nothing within the time allowed; the message names it.
+        ShardError: an error of a loader process, as if it had happened here.
+        TransientError: a loader process died, or delivered nothing in time; the message names it.
     """
 
     def __init__(self, loader: DataLoader[_Delivery], stream: TrainingStream, timeout_s: float) -> None:
@@ -255,17 +255,17 @@ class StreamLoader:
                     raise delivery.error
                 yield delivery.unpacked()
         except RuntimeError as error:
-            # In a main thread PyTorch raises this from a signal handler: anywhere, and not only while we wait.
+            # In a main thread PyTorch raises this from a signal handler: at any point, not only in `next`.
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise self._lost(index, pids, str(error)) from None
         finally:
-            # An iterator that waits for the garbage collector, e.g. in the frames of a traceback, would keep its
-            # processes, and would fail loudly in every process forked meanwhile.
+            # An iterator that a traceback keeps alive would keep its processes, and would raise an error in every
+            # process forked meanwhile.
             try:
                 getattr(deliveries, "_shutdown_workers", lambda: None)()
             except RuntimeError as error:
-                # The same signal once more, while the others are waited for; it must not hide what was said of it.
+                # The same signal again, while the other processes are joined; it must not hide the first error.
                 if not str(error).startswith("DataLoader worker"):
                     raise
 
@@ -273,32 +273,32 @@ class StreamLoader:
         try:
             return next(deliveries)
         except (RuntimeError, OSError, EOFError) as error:
-            # "Caught …": an exception nobody foresaw, raised in a loader process, with its traceback.
+            # "Caught …": an unexpected exception of a loader process, with its traceback.
             if self._loader.num_workers == 0 or str(error).startswith("Caught "):
                 raise
             raise self._lost(index, pids, str(error)) from None
 
     def _lost(self, index: int, pids: dict[int, int], message: str) -> TransientError:
-        # DataLoader hands item i to process i mod workers, so the one that owes this item is known.
+        # DataLoader gives item i to process i mod workers.
         worker = index % self._loader.num_workers
         named = {int(pid) for pid in re.findall(r"\d+", message)}
         worker = next((w for w, pid in pids.items() if pid in named), worker)
         step, micro = self.stream.where(index)
-        who = f"loader process {worker} of {self._loader.num_workers} (pid {pids.get(worker, 'unknown')})"
+        process = f"loader process {worker} of {self._loader.num_workers} (pid {pids.get(worker, 'unknown')})"
         if "timed out" in message:
-            problem = f"gave nothing for {self.timeout_s:g} s while step {step}, micro-batch {micro}, was due"
+            problem = f"delivered nothing for {self.timeout_s:g} s while step {step}, micro-batch {micro}, was due"
             return TransientError(
-                who, problem, "storage that does not answer is the usual cause; see what the process waits for"
+                process, problem, "storage that does not answer is the usual cause; see what the process waits for"
             )
         problem = f"died while step {step}, micro-batch {micro}, was due: {message}"
         return TransientError(
-            who, problem, "memory is the usual cause: lower data.prefetch_steps or data.loader_workers"
+            process, problem, "memory is the usual cause: lower data.prefetch_steps or data.loader_workers"
         )
 
 
 @dataclass(frozen=True)
 class _Delivery:
-    """What a loader process sends: who it is, and a batch, or an error, which DataLoader itself could not rebuild."""
+    """A message of a loader process: its number and pid, with a batch or an error, which DataLoader cannot rebuild."""
 
     worker: int
     pid: int
@@ -306,7 +306,7 @@ class _Delivery:
     error: MgcdaError | None = None
 
     def pin_memory(self) -> _Delivery:
-        """Called by DataLoader's pinning thread, which thereby widens the labels too."""
+        """Called by DataLoader's pinning thread, which so converts the labels as well."""
         return replace(self, batch=None if self.batch is None else _with_long_labels(self.batch).pin_memory())
 
     def unpacked(self) -> Batch:
@@ -316,7 +316,7 @@ class _Delivery:
 
 
 class _Deliveries(Dataset[_Delivery]):
-    """The stream as loader processes serve it."""
+    """The stream as a data set of deliveries."""
 
     def __init__(self, stream: TrainingStream) -> None:
         self.stream = stream
@@ -347,6 +347,6 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C reaches the whole process group; the trainer decides when its loader processes end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        # It has inherited the trainer's sockets: as long as it lives, other ranks do not see that the trainer is gone.
-        # PyTorch itself looks every five seconds; Linux ends a process with the thread that has started it.
+        # It has inherited the trainer's sockets: while it lives, other ranks do not notice that the trainer has ended.
+        # PyTorch itself checks every five seconds; Linux can end a process with the thread that started it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

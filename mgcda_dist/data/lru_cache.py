@@ -1,4 +1,4 @@
-"""Keep what was used last: a small bounded store for open files, shard indices, permutations and decoded objects."""
+"""A bounded cache of the values used last: open files, sample tables, permutations, decoded objects."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Value = TypeVar("Value")
 
 
 class LruCache(Generic[Key, Value]):
-    """A mapping that makes what it lacks, and forgets what was not used for longest.
+    """A mapping that computes missing values, and drops those not used for longest.
 
     Args:
-        make: value of a key. It must be a pure function, so that forgetting never changes a result.
-        limit: largest sum of weights kept; the value asked for last stays even when it alone is heavier.
+        make: value of a key. It must be a pure function, so that dropping a value never changes a result.
+        limit: largest sum of weights; the value asked for last stays even if it alone is heavier.
         weigh: weight of a value; None: 1 each.
-        drop: called with every forgotten value, e.g. to close it.
+        drop: called with every dropped value, e.g. to close it.
 
-    Pickling (to start a loader process) keeps the recipe and forgets the values.
+    A pickled cache, e.g. for a loader process, is empty.
     """
 
     def __init__(
@@ -36,25 +36,25 @@ class LruCache(Generic[Key, Value]):
         self._weight = 0
 
     def __getitem__(self, key: Key) -> Value:
-        """The value of `key`, made if it is not there."""
+        """The value of `key`, computed if it is not there."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key]
         value = self._values[key] = self.make(key)
         self._weight += self._weight_of(value)
         while self._weight > self.limit and len(self._values) > 1:
-            self._forget_oldest()
+            self._drop_oldest()
         return value
 
     def __len__(self) -> int:
         return len(self._values)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all values."""
         while self._values:
-            self._forget_oldest()
+            self._drop_oldest()
 
-    def _forget_oldest(self) -> None:
+    def _drop_oldest(self) -> None:
         _, value = self._values.popitem(last=False)
         self._weight -= self._weight_of(value)
         if self.drop is not None:

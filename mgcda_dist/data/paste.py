@@ -1,8 +1,8 @@
 """AnomalyMix: objects are pasted while streaming and labelled as anomaly (after PEBAL, arXiv 2111.12264, section 3).
 
-An object is resized, mirrored and tilted with premultiplied alpha (so that what lay around it in its photo cannot bleed
-in), optionally brought to the brightness of the place where it will stand, and blended in with one of three borders. A
-pixel is ANOMALY where the object contributes more than half of it.
+An object is resized, mirrored and rotated with premultiplied alpha (so that its photo's background cannot bleed in),
+optionally brought to the brightness of its surroundings, and blended in with one of three borders. A pixel is ANOMALY
+where the object contributes more than half of it.
 
 Poisson blending proper (Pérez et al., SIGGRAPH 2003) takes the colours from the scene and only the gradients from the
 object, so that a plain object vanishes while its label says anomaly. The border `poisson` is the screened form (Bhat et
@@ -43,7 +43,7 @@ _GAIN = (0.5, 2.0)  # bounds of the change of brightness
 
 @dataclass(frozen=True)
 class PasteParams:
-    """What to paste, and how.
+    """Parameters of pasting.
 
     Attributes:
         objects: folder of the object shards; for the record, nothing is read from here.
@@ -81,7 +81,7 @@ class Cutouts(Protocol):
 
 
 class ObjectLibrary:
-    """The objects of a shard folder, decoded when asked for, with those used last kept.
+    """The objects of a shard folder, decoded on demand and cached.
 
     Args:
         reader: reader over shards of kind `objects`.
@@ -124,7 +124,7 @@ class ObjectLibrary:
 
 @dataclass(frozen=True, eq=False)
 class PasteSource:
-    """Objects and how to paste them: a `Paste` for `Transform`."""
+    """Objects with the parameters of pasting: a `Paste` for `Transform`."""
 
     objects: Cutouts
     params: PasteParams
@@ -142,9 +142,9 @@ def paste_objects(
     Args:
         image: H×W×3, uint8.
         label: H×W train ids, uint8.
-        generator: where all randomness comes from.
-        objects: what to draw from, uniformly.
-        params: how.
+        generator: of all draws.
+        objects: drawn from uniformly.
+        params: of pasting.
     """
     if generator.random() >= params.probability:
         return image, label
@@ -165,7 +165,7 @@ class _Sprite(NamedTuple):
 
 
 def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float], params: PasteParams) -> bool:
-    """Blend one object into image and label, in place; False, and nothing done, when too little of it would show."""
+    """Blend one object into image and label, in place; False, and no change, if too little of it would be visible."""
     low, high = params.scale
     longer_px = low * (high / low) ** draws[0] * min(label.shape)
     flip, tilt = draws[1] < params.flip, _TILT_DEGREES * (2 * draws[2] - 1)
@@ -189,7 +189,7 @@ def _paste_one(image: Image, label: Label, cutout: Pixels, draws: Sequence[float
 
 
 def _posed(cutout: Pixels, longer_px: float, flip: bool, tilt_degrees: float) -> Pixels:
-    """The object at its size, mirrored and tilted; still premultiplied RGBA."""
+    """The object resized, mirrored and rotated; still premultiplied RGBA."""
     height, width = cutout.shape[:2]
     factor = longer_px / max(height, width)
     height, width = max(1, round(height * factor)), max(1, round(width * factor))
@@ -204,7 +204,7 @@ def _posed(cutout: Pixels, longer_px: float, flip: bool, tilt_degrees: float) ->
 
 
 def _feathered(cutout: Pixels, feather_px: float) -> _Sprite:
-    """Colour and alpha with a border that fades *inwards*: outside its outline an object has no colour to fade to."""
+    """Colour and alpha with a border that fades *inwards*: an object has no colour outside its outline."""
     pixels = cutout.astype(np.float32)
     colour, alpha = pixels[:, :, :3], pixels[:, :, 3:] / np.float32(255)
     if feather_px >= _LEAST_FEATHER_PX:
@@ -218,7 +218,7 @@ def _feathered(cutout: Pixels, feather_px: float) -> _Sprite:
 def _place(
     label: Label, size: tuple[int, int], draw_y: float, draw_x: float, params: PasteParams
 ) -> tuple[int, int] | None:
-    """Top and left of the object in the image; None when no road is left to stand on."""
+    """Top and left of the object in the image; None if the label shows no road."""
     height, width = size
     if params.placement == "anywhere":
         room_y, room_x = label.shape[0] - height, label.shape[1] - width
@@ -232,7 +232,7 @@ def _place(
 
 
 def _clip(place: tuple[int, int], size: tuple[int, int], image_px: tuple[int, ...]) -> tuple[Any, Any]:
-    """Slices of the part of the object that shows: within the object, and within the image."""
+    """Slices of the visible part of the object: within the object, and within the image."""
     inside: list[slice] = []
     on_image: list[slice] = []
     for start, length, limit in zip(place, size, image_px, strict=True):
@@ -255,7 +255,7 @@ def _matched(
 def _screened(
     colour: NDArray[np.float32], alpha: NDArray[np.float32], scene: NDArray[np.float32], decay_px: float
 ) -> NDArray[np.float32]:
-    """The object's colour plus what its outline lacks to the scene's, spread inwards and fading with the distance."""
+    """The object's colour plus the difference of scene and object at its outline, spread inwards and fading."""
     solid = np.pad((alpha[:, :, 0] > 0.5).astype(np.uint8), 1)
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)[1:-1, 1:-1]
     outline = ((depth > 0) & (depth < 1.5)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""OpenCV on 8-bit pictures, typed: one rule of resizing for frames, crops and objects.
+"""Typed OpenCV operations on 8-bit images, with one rule of resizing for frames, crops and objects.
 
-Where a model is only used, OpenCV may be missing: images are then resized by the same rule without it, within one grey
-level where both sides shrink or both grow.
+For inference, OpenCV may be missing: images are then resized by the same rule with Pillow and NumPy, equal within one
+grey level where both sides shrink or both grow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def resized_label(label: Pixels, height: int, width: int) -> Pixels:
     """The label at another size, to the nearest pixel, with the pixel centres that `resized` has."""
     if label.shape == (height, width):
         return label
-    # INTER_NEAREST would look up the corner of each pixel, half a pixel off the image.
+    # INTER_NEAREST samples the corner of each pixel, half a pixel off the image.
     return as_pixels(cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
@@ -63,7 +63,7 @@ def _averaged(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def _overlaps(source: int, target: int) -> NDArray[np.float32]:
-    """target×source: which share of each target pixel lies in each source pixel."""
+    """target×source: share of each target pixel that lies in each source pixel."""
     edges = np.arange(target + 1) * (source / target)
     pixels = np.arange(source)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

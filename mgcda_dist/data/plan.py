@@ -1,14 +1,14 @@
-"""Which samples make global batch t: a pure function of (seed, domains, t), in integers, without any IO.
+"""The samples of global batch t: a pure function of (seed, domains, t), in integers, without IO.
 
 A domain's samples are numbered through its shard table (*flat index*). Epoch e permutes the shards, cuts them in
 windows of `window_shards` consecutive ones, and permutes the samples inside each window: neighbours in the stream come
-from few shards, so reading stays local, yet every sample comes exactly once per epoch. Position n of a domain's endless
+from few shards, so reading stays local, and every sample comes exactly once per epoch. Position n of a domain's endless
 stream is sample n mod size of epoch n // size, and step t takes positions t·per_step … (t+1)·per_step - 1. Nothing is
-carried from step to step: step 10⁹ costs what step 0 costs, resuming is starting at t, and memory holds the shard table
-and the permutations in use.
+carried from step to step: step 10⁹ costs as much as step 0, a resumed run starts at t, and memory holds the shard table
+and the permutations in use (docs/data-path.md).
 
-The global batch is one list of B slots. Ranks and micro-batches cut it in contiguous pieces (`slots_of`), so another
-number of ranks reads the same batch.
+The global batch is one list of B slots. It is cut into contiguous pieces for ranks and micro-batches (`slots_of`), so
+every number of ranks reads the same batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["DomainPlan", "Plan", "SlotRef", "slots_of"]
 
 
 class SlotRef(NamedTuple):
-    """Who sits in one slot of the global batch."""
+    """The sample in one slot of the global batch."""
 
     slot: int
     """Position in the global batch, 0…B-1."""
@@ -41,7 +41,7 @@ class SlotRef(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DomainPlan:
-    """One domain's share of every step.
+    """The part of one domain in every step.
 
     Attributes:
         name: names the domain's random streams; two domains over the same shards get different orders.
@@ -55,15 +55,15 @@ class DomainPlan:
 
 
 class Plan:
-    """The order of all samples for all time.
+    """The order of all samples.
 
     Args:
         domains: the domains; their position is the domain index.
-        seed: another seed is another order.
+        seed: of the order.
         window_shards: shards whose samples are shuffled together.
 
     Raises:
-        ConfigError: no domain, a name used twice, a share or window below 1.
+        ConfigError: no domain, a name used twice, `per_step` or window below 1.
         ShardError: a domain without a sample.
     """
 
@@ -92,7 +92,7 @@ class Plan:
         return self.slots(t, range(self.global_batch))
 
     def slots(self, t: int, slots: range) -> list[SlotRef]:
-        """Some slots of global batch `t`: equal to `step(t)[slots.start:slots.stop]`, at the cost of those only."""
+        """Some slots of global batch `t`: equal to `step(t)[slots.start:slots.stop]`, at a cost in their number."""
         if t < 0:
             raise ConfigError("plan", f"step {t} is before the first step, 0")
         found: list[SlotRef] = []
@@ -104,7 +104,7 @@ class Plan:
 
 
 def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_batch: int) -> range:
-    """Slots that `rank` holds in micro-batch `micro`.
+    """The slots of `rank` in micro-batch `micro`.
 
     The batch is first cut in `accumulation` contiguous micro-batches, each of which is cut in `world_size` contiguous
     parts: a micro-batch is the same set of images at every world size.
@@ -120,22 +120,22 @@ def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_b
         )
     if not (0 <= rank < world_size and 0 <= micro < accumulation):
         raise ConfigError("plan", f"rank {rank} of {world_size}, micro-batch {micro} of {accumulation} does not exist")
-    share = global_batch // (world_size * accumulation)
-    first = (micro * world_size + rank) * share
-    return range(first, first + share)
+    length = global_batch // (world_size * accumulation)
+    first = (micro * world_size + rank) * length
+    return range(first, first + length)
 
 
-def _interleave(shares: Sequence[int]) -> list[tuple[int, int]]:
+def _interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
     """Per slot (domain, turn): turn j of a domain with p turns stands at (j + ½)/p of the batch, as Bresenham's line.
 
-    So every contiguous piece of the batch holds each domain's share to within one image. Compared as integers
-    (2j + 1)/(2p), scaled by the product of shares, since a float tie could fall differently on another machine.
+    So every contiguous piece of the batch holds each domain in proportion, to within one image. Positions are compared
+    as integers, (2j + 1)/(2p) times the product of all p, since float ties could be broken differently elsewhere.
     """
-    product = math.prod(shares)
+    product = math.prod(counts)
     keyed = [
-        ((2 * turn + 1) * (product // share), domain, turn)
-        for domain, share in enumerate(shares)
-        for turn in range(share)
+        ((2 * turn + 1) * (product // count), domain, turn)
+        for domain, count in enumerate(counts)
+        for turn in range(count)
     ]
     return [(domain, turn) for _, domain, turn in sorted(keyed)]
 
@@ -146,7 +146,7 @@ class _Epoch(NamedTuple):
 
 
 class _DomainOrder:
-    """The endless stream of one domain's samples."""
+    """The endless stream of the samples of one domain."""
 
     def __init__(self, domain: DomainPlan, seed: int, window_shards: int) -> None:
         self.name, self.seed, self.window_shards = domain.name, seed, window_shards
@@ -156,7 +156,7 @@ class _DomainOrder:
         if self.num_samples == 0:
             raise ShardError(f"domain {domain.name}", "its shards hold no sample", "write its shards, or leave it out")
         self.first = ends - self.sizes  # flat index of each shard's first sample
-        # A step may straddle an epoch, and a window; one more of each serves jumps back and forth.
+        # A step may straddle two epochs and two windows; one more window serves the prefetch of later steps.
         self._epochs: LruCache[int, _Epoch] = LruCache(self._make_epoch, limit=2)
         self._windows: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(self._make_window, limit=3)
 

@@ -1,4 +1,4 @@
-"""Read ahead in a thread: OpenCV and files let other threads run meanwhile."""
+"""Prefetching in a thread: OpenCV and reads release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["ahead"]
+__all__ = ["prefetch"]
 
 _T = TypeVar("_T")
 _END: Any = object()
 
 
-def ahead(items: Iterator[_T], count: int) -> Iterator[_T]:
-    """The same items, the next `count` made in a thread meanwhile."""
+def prefetch(items: Iterator[_T], count: int) -> Iterator[_T]:
+    """The same items, with the next `count` computed in a thread."""
     with ThreadPoolExecutor(1, "read") as reader:
         pending = deque(reader.submit(next, items, _END) for _ in range(count))
         try:

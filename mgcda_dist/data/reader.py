@@ -19,7 +19,7 @@ _OPEN_SHARDS = 32  # a window of the plan holds a handful of shards
 
 
 class EncodedSample(NamedTuple):
-    """One sample as it lies in the shard."""
+    """One sample as it is in the shard."""
 
     key: str
     image: bytes
@@ -110,7 +110,7 @@ def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
 
 
 def _pread(shard: _OpenShard, size: int, offset: int, where: str) -> bytes:
-    lacking = offset + size - shard.num_bytes  # asked before, since a damaged table may ask for gigabytes
+    lacking = offset + size - shard.num_bytes  # checked first, since a damaged table may ask for gigabytes
     if lacking <= 0:
         try:
             data = os.pread(shard.file, size, offset)

@@ -26,7 +26,7 @@ __all__ = ["render"]
 
 @dataclass
 class _Shot:
-    """One frame in the making."""
+    """The state of one rendering."""
 
     scene: Scene
     domain: Domain
@@ -58,7 +58,7 @@ class _Shot:
 
 
 def render(scene: Scene, domain: str, seed: int, index: int) -> NDArray[np.uint8]:
-    """Colours a scene as a domain sees it.
+    """Renders a scene in the style of a domain.
 
     Args:
         domain: a name of `DOMAINS`.

@@ -26,7 +26,7 @@ from mgcda_dist.demo_scenes.scene import scene
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.randomness import numpy_generator, stream_key
 
-__all__ = ["demo_size", "frames", "objects", "write_demo_shards"]
+__all__ = ["Part", "demo_size", "samples", "write_demo_shards"]
 
 Split = Literal["train", "val", "test"]
 JPEG_QUALITY = 92
@@ -34,44 +34,18 @@ GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other pictures."""
 
 
-def frames(
-    domain: str,
-    split: Split,
-    count: int,
-    seed: int = 0,
-    image_px: tuple[int, int] = (256, 512),
-    anomalies: bool = False,
-    labelled: bool = True,
-) -> Iterator[SourceSample]:
-    """Frames of one domain; sample i is the same whatever `count` is.
+@dataclass(frozen=True)
+class Part:
+    """One shard folder of the demo.
 
-    Args:
-        domain: a name of `domains.DOMAINS`.
-        split: names the stream of scenes; no scene is in two splits or two domains.
-        image_px: height, width; both even.
+    Attributes:
+        dataset: a name of `domains.DOMAINS`, or `objects`.
+        split: names the stream of scenes, which no other split or domain has; of objects: their family set.
+        count: number of samples.
+        kind: frames, or cut-out objects (RGBA PNG).
         anomalies: put one to three objects of the split's own families on every road (label 254).
         labelled: False: no labels, as for frames without annotation.
-
-    Raises:
-        ConfigError: no such domain, or an impossible size.
     """
-    domain_named(domain)
-    height, width = image_px
-    if height < 32 or width < 32 or height % 2 or width % 2:
-        raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
-    part = _Part(domain, split, count, "frames", anomalies, labelled)
-    return (_sample(part, seed, image_px, index) for index in range(count))
-
-
-def objects(family_set: FamilySet, count: int, seed: int = 0) -> Iterator[SourceSample]:
-    """Cut-out objects of a family set: RGBA PNG, alpha being the mask, for shards of kind `objects`."""
-    part = _Part("objects", family_set, count, "objects")
-    return (_sample(part, seed, (0, 0), index) for index in range(count))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One shard folder of the demo."""
 
     dataset: str
     split: Split
@@ -81,16 +55,39 @@ class _Part:
     labelled: bool = True
 
 
-def _demo_parts(frames_per_domain: int) -> list[_Part]:
+def samples(part: Part, seed: int = 0, image_px: tuple[int, int] = (256, 512)) -> Iterator[SourceSample]:
+    """The samples of a part; sample i is the same for every count.
+
+    Args:
+        part: of the demo.
+        seed: of all draws.
+        image_px: height, width of frames; both even.
+
+    Raises:
+        ConfigError: no such domain, or an impossible size.
+    """
+    if part.kind == "frames":
+        domain_named(part.dataset)
+    _check_size(image_px)
+    return (_sample(part, seed, image_px, index) for index in range(part.count))
+
+
+def _check_size(image_px: tuple[int, int]) -> None:
+    height, width = image_px
+    if height < 32 or width < 32 or height % 2 or width % 2:
+        raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
+
+
+def _demo_parts(frames_per_domain: int) -> list[Part]:
     few = max(2, frames_per_domain // 4)
     return [
-        _Part("render_a", "train", frames_per_domain),
-        _Part("render_b", "train", frames_per_domain),
-        _Part("real_day", "train", frames_per_domain, labelled=False),
-        _Part("real_day", "val", few),
-        _Part("real_day", "test", few, anomalies=True),
-        _Part("objects", "train", max(8, frames_per_domain), "objects"),
-        _Part("objects", "val", max(8, frames_per_domain // 2), "objects"),
+        Part("render_a", "train", frames_per_domain),
+        Part("render_b", "train", frames_per_domain),
+        Part("real_day", "train", frames_per_domain, labelled=False),
+        Part("real_day", "val", few),
+        Part("real_day", "test", few, anomalies=True),
+        Part("objects", "train", max(8, frames_per_domain), "objects"),
+        Part("objects", "val", max(8, frames_per_domain // 2), "objects"),
     ]
 
 
@@ -126,7 +123,7 @@ def write_demo_shards(
     Raises:
         ConfigError: an impossible size. ShardError: a folder is there already from other arguments.
     """
-    next(frames("render_a", "train", 0, seed, image_px), None)  # refuses an impossible size before any work
+    _check_size(image_px)
     paths: list[Path] = []
     with _drawing(workers) as draw:
         for part in _demo_parts(frames_per_domain):
@@ -150,11 +147,11 @@ def _is_there(path: Path, provenance: dict[str, object]) -> bool:
 
 
 @contextmanager
-def _drawing(workers: int | None) -> Iterator[Callable[[_Part, int, tuple[int, int]], Iterable[SourceSample]]]:
+def _drawing(workers: int | None) -> Iterator[Callable[[Part, int, tuple[int, int]], Iterable[SourceSample]]]:
     """A function that draws the samples of a part, in order, with `workers` processes."""
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers <= 1:
-        yield lambda part, seed, image_px: (_sample(part, seed, image_px, i) for i in range(part.count))
+        yield samples
         return
     # Spawned, not forked: the caller may run threads (a progress bar, torch) that a fork would copy half.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
@@ -171,13 +168,13 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _sample(part: _Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
+def _sample(part: Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
     if part.kind == "objects":
         return _object(part.split, seed, index)
     return _frame(part, seed, image_px, index)
 
 
-def _frame(part: _Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
+def _frame(part: Part, seed: int, image_px: tuple[int, int], index: int) -> SourceSample:
     stream = stream_key(seed, "synthetic", part.dataset, part.split)
     drawn = scene(stream, index, image_px, anomalies=part.split if part.anomalies else None)
     image = render(drawn, part.dataset, stream, index)

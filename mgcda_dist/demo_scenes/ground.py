@@ -64,11 +64,11 @@ class Road:
         return (lane + 0.5 - self.lanes / 2) * self.lane_m
 
     def is_oncoming(self, lane: int) -> bool:
-        """Whether traffic in this lane comes towards the camera."""
+        """Does traffic in this lane come towards the camera?"""
         return self.lane_centre(lane) * self.drive_side < -1e-6
 
     def at_crossing(self, z: float, margin_m: float = 0.0) -> bool:
-        """Whether depth `z` lies within the side street."""
+        """Is depth `z` within the side street?"""
         return self.crossing_z is not None and abs(z - self.crossing_z) < 4.0 + margin_m
 
 

@@ -1,4 +1,4 @@
-"""The label of every pixel and the material of every surface: the two alphabets that scenes are written in."""
+"""Labels of pixels and materials of surfaces, of which scenes are composed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Label(IntEnum):
 
 
 class Material(IntEnum):
-    """What a surface is made of; a domain's palette and textures are keyed by it."""
+    """The material of a surface; palettes and textures of a domain are keyed by it."""
 
     SKY = 0
     ASPHALT = auto()

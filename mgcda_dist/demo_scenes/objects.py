@@ -1,4 +1,4 @@
-"""Things that do not belong on a road: three disjoint sets of families, for pasting, for validation and for the test.
+"""Anomalous objects: three disjoint sets of families, for pasting, for validation and for the test.
 
 The families of the test share neither shapes nor textures with those of training: plain colours, bands and chessboards
 there; hides, feathers, stone, timber and woven cloth here.

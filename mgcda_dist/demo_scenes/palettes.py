@@ -1,4 +1,4 @@
-"""Colours of every material in every world: lists of hex colours, of which a shape's variant picks one."""
+"""Colours of every material in every domain: lists of hex colours, of which a shape's variant picks one."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ _RICH = {
 }
 
 PALETTES: dict[str, dict[Material, str]] = {"natural": {}, "clean": _CLEAN, "rich": _RICH}
-"""What each palette changes of the natural one."""
+"""Changes of each palette to the natural one."""
 
 
 @lru_cache(maxsize=8)

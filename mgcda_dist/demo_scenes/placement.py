@@ -1,4 +1,4 @@
-"""Who stands where on a street: buildings, trees, lamps, vehicles, persons, each drawn when its depth has come."""
+"""Placement of buildings, trees, lamps, vehicles and persons on a street, each drawn in the order of depth."""
 
 from __future__ import annotations
 

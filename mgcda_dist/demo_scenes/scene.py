@@ -1,4 +1,4 @@
-"""What stands where: one street scene per (seed, index), drawn far to near, with or without anomalies on the road."""
+"""Street scenes: one per (seed, index), drawn from far to near, with or without anomalies on the road."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SETTING_SHARES = (0.38, 0.2, 0.27, 0.15)
 
 @dataclass(frozen=True)
 class Anomaly:
-    """An object that should not be there.
+    """An anomalous object.
 
     Attributes:
         family: name of its kind.
-        s, z: where its foot stands: offset from the road's centre line and depth, metres.
+        s, z: of its foot: offset from the road's centre line and depth, metres.
         foot_px: the same point in the frame (column, row).
         height_m: its height.
         visible_px: frame pixels that show it.
@@ -50,7 +50,7 @@ class Scene:
         setting: `city`, `avenue`, `suburb` or `country`.
         canvas: shape ids and their tables.
         road: the road's geometry.
-        anomalies: what was put on the road and can be seen.
+        anomalies: the visible ones.
     """
 
     setting: str
@@ -149,7 +149,7 @@ def _sun(rng: np.random.Generator) -> Sun:
 def _place_anomalies(
     street: Street, sprites: list[tuple[int, Anomaly]], family_set: FamilySet, rng: np.random.Generator
 ) -> None:
-    """Puts one to three objects on free spots of the road, in view and not hidden by what stands nearer."""
+    """Puts one to three objects on free spots of the road, in view and not hidden by nearer things."""
     camera, road = street.canvas.camera, street.road
     for _ in range(rng.integers(1, 4)):
         picture = draw_object(pick_family(family_set, rng), rng)
@@ -172,7 +172,7 @@ def _in_view(camera: Camera, foot: np.ndarray) -> bool:
 
 
 def _is_free(street: Street, s: float, z: float, half_m: float) -> bool:
-    """Whether nothing stands on the spot, nor between it and the camera."""
+    """Is the spot free, and the view from the camera to it?"""
     road, own = street.road, street.canvas.camera.x_m
     bearing = (float(road.x(s, z)) - own) / z
     for other_s, other_z, length in street.taken:

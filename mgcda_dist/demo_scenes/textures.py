@@ -99,7 +99,7 @@ def _atlas(name: str) -> Float:
 
 @lru_cache(maxsize=4)
 def _material_tables() -> tuple[NDArray[np.int32], Float, NDArray[np.bool_]]:
-    """Per material: tile number, tiles per metre, whether it lies on the ground."""
+    """Per material: tile number, tiles per metre, is it ground."""
     tile = np.zeros(len(Material), np.int32)
     per_metre = np.ones(len(Material), np.float32)
     for material, (pattern, metres) in _MATERIAL_PATTERN.items():
@@ -198,5 +198,5 @@ def clouds(rays: tuple[Float, Float], focal_px: float, name: str, offset: tuple[
 
 
 def _fraction(value: Float) -> Float:
-    """What is left over the next lower integer; several times as fast as `value % 1`."""
+    """The fractional part; several times as fast as `value % 1`."""
     return value - np.floor(value)

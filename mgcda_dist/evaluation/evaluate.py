@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.data.prefetch import ahead
+from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
 from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
@@ -32,7 +32,7 @@ from mgcda_dist.method.collectives import Collectives
 __all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evaluate_set"]
 
 _PANEL_HEIGHT_PX = 360
-_AHEAD = 2
+_PREFETCH_FRAMES = 2
 """Frames that are decoded ahead."""
 _MAX_GROUPS = 64
 _PER_OCTAVE, _PARTS = 1 << 11, 1 << 13
@@ -110,7 +110,7 @@ def evaluate_set(
     part = _Part(options, num_classes, frames)
     shown = set(np.linspace(0, len(frames) - 1, min(options.panel_frames, len(frames))).round().astype(int).tolist())
     mine = range(world.rank, len(frames), world.size)
-    for index, frame in _ahead(frames, mine):
+    for index, frame in _prefetched(frames, mine):
         scores, predicted = score(frame)
         part.count(index, frame, scores, predicted, name)
         if index in shown and predicted is not None:
@@ -124,7 +124,7 @@ def evaluate_set(
     pixel = part.pixel()
     if options.components is not None or options.instances:
         shapes = _Shapes.of(options, pixel)
-        for index, frame in _ahead(frames, mine) if shapes is not None else ():
+        for index, frame in _prefetched(frames, mine) if shapes is not None else ():
             assert shapes is not None
             shapes.count(frame, score(frame)[0])
             if progress is not None:
@@ -261,9 +261,9 @@ def _grouped(keys: Sequence[str]) -> dict[str, str]:
     return groups if 1 < len(set(groups.values())) <= _MAX_GROUPS else {}
 
 
-def _ahead(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
+def _prefetched(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
     """The frames in order, the next ones being decoded meanwhile."""
-    return ahead(((index, frames[index]) for index in indices), _AHEAD)
+    return prefetch(((index, frames[index]) for index in indices), _PREFETCH_FRAMES)
 
 
 def _merge(mine: Any, world: Collectives) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mgcda_dist import __version__
 from mgcda_dist.choices import ScoreKind
 from mgcda_dist.data.pixels import Pixels
-from mgcda_dist.data.prefetch import ahead
+from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.results import NetworkSettings
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
@@ -225,7 +225,7 @@ class _Run:
         """Predict images, those of equal size in batches."""
 
         def readable() -> Iterator[tuple[Source, Pixels]]:
-            for source, image in ahead(map(_read, sources), 2 * self.options.batch):
+            for source, image in prefetch(map(_read, sources), 2 * self.options.batch):
                 if isinstance(image, SampleError):
                     self._failed(source, image)
                 else:
@@ -263,7 +263,7 @@ class _Run:
         size = (0, 0)
         try:
             with BackgroundWriter(2 * options.batch) as writer:
-                for index, image, score in self._scores(ahead(iter(frames), 2 * options.batch)):
+                for index, image, score in self._scores(prefetch(iter(frames), 2 * options.batch)):
                     size = size if any(size) else (image.shape[1], image.shape[0])
                     if size != (image.shape[1], image.shape[0]) or not np.isfinite(score).all():
                         problem = f"frame {index} has another size, or scores that are NaN or infinite"

@@ -58,7 +58,7 @@ def test_nothing_drawn_changes_nothing():
 
 
 @pytest.mark.parametrize("scale", [0.4, 0.9, 1.0, 1.7])
-def test_image_and_label_stay_together(scale: float):
+def test_image_and_label_stay_aligned(scale: float):
     """A frame whose colour is its label must stay one, but for the blended borders."""
     label = frame(8, 120, 160)[1]
     image = np.repeat(label[:, :, None] * 30, 3, axis=2)
@@ -72,7 +72,7 @@ def test_image_and_label_stay_together(scale: float):
         np.testing.assert_array_equal(out_image[inner][:, 0], out_label[inner] * 30)
 
 
-def test_cropping_first_is_resizing_first():
+def test_cropping_before_resizing_equals_resizing_before_cropping():
     params = AugmentParams(scale=(0.6, 0.6), flip=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0)
     image, label = frame(2, 240, 320)
     view = draw_view(numpy_generator(4), (240, 320), (90, 90), params)
@@ -84,7 +84,7 @@ def test_cropping_first_is_resizing_first():
     assert (crop_label == slow_label).mean() > 0.9
 
 
-def test_reference_height_brings_cameras_together():
+def test_the_reference_height_gives_cameras_one_scale():
     """The same scene at twice the resolution gives the same crop."""
     params = AugmentParams(
         scale=(1.3, 1.3), reference_height_px=120, brightness=0, contrast=0, saturation=0, hue=0, blur=0
@@ -145,7 +145,7 @@ def test_blur_smooths():
     assert apply_colour(IMAGE, whole(60, 80, blur_px=1.5)).std() < IMAGE.std()
 
 
-def test_ranges_are_kept_and_reached():
+def test_draws_cover_their_ranges():
     params = AugmentParams(scale=(0.5, 2.0), brightness=0.3, contrast=1.5, hue=0.05, blur=0.1, flip=0.25)
     views = [draw_view(numpy_generator(seed), (400, 400), (100, 100), params) for seed in range(2000)]
     factors = np.array([100 / view.box[0 + 2] for view in views])

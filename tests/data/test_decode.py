@@ -89,7 +89,7 @@ def test_damaged_labels_are_refused():
 
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
-def test_absurd_dimensions_are_refused_unread(side: int):
+def test_absurd_dimensions_are_refused_without_decoding(side: int):
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

@@ -67,7 +67,7 @@ def same(first: Batch, second: Batch) -> bool:
     return equal and (first.step, first.keys) == (second.step, second.keys)
 
 
-def test_a_batch_is_what_its_record_says(world: World):
+def test_a_batch_matches_its_slots_and_keys(world: World):
     batch = world.stream()[0]
     assert batch.image.shape == (8, 3, *CROP)
     assert batch.image.dtype == torch.uint8
@@ -108,7 +108,7 @@ def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int):
             assert same(joined, expected[step])
 
 
-def test_starting_late_is_going_on(world: World):
+def test_a_later_start_gives_the_same_batches(world: World):
     whole = list(make_loader(world.stream(num_steps=6)))
     for start in (2, 5):
         resumed = list(make_loader(world.stream(start_step=start, num_steps=6 - start)))
@@ -162,7 +162,7 @@ def test_spawned_processes_deliver_the_same(world: World):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damage_reaches_the_trainer_as_it_was_found(world: World, tmp_path: Path, workers: int):
+def test_errors_of_loader_processes_reach_the_trainer(world: World, tmp_path: Path, workers: int):
     manifest = write_frames(tmp_path / "hurt", 8, per_shard=8)
     row = manifest.shard_index(0)[5]
     with open(manifest.shard_path(0), "r+b") as tar:
@@ -220,7 +220,7 @@ def test_a_truncated_shard_is_bad_samples_and_a_missing_one_is_not(tmp_path: Pat
         list(make_loader(_stream_of(manifest, num_steps=10, on_bad_sample="skip")))
 
 
-def test_a_domain_of_nothing_but_damage_is_an_error(tmp_path: Path):
+def test_a_domain_of_damaged_samples_only_is_an_error(tmp_path: Path):
     stream = _stream_of(_hurt(tmp_path / "hurt", list(range(10))), on_bad_sample="skip")
     with pytest.raises(ShardError, match=r"domain d: 21 samples in a row are damaged, the last is step 0, .*hurt-0000"):
         stream[0]
@@ -239,7 +239,7 @@ def test_a_dead_process_is_named(world: World):
         list(loader)
 
 
-def test_a_process_that_dies_while_nobody_waits_for_it_is_named(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_that_dies_between_two_batches_is_named(world: World, monkeypatch: pytest.MonkeyPatch):
     """In a main thread PyTorch says so from a signal handler, whatever we are doing then."""
     widen = loader_module._with_long_labels  # pyright: ignore[reportPrivateUsage]
 
@@ -275,7 +275,7 @@ def test_the_signal_of_a_dead_process_does_not_hide_its_name(world: World, monke
 def test_a_stuck_process_is_named(world: World):
     loader = make_loader(_stream_of(world.plain, _Trap(_hang), num_steps=40), workers=1, timeout_s=2)
     start = time.monotonic()
-    with pytest.raises(MgcdaError, match=r"loader process 0 of 1 \(pid \d+\): gave nothing for 2 s while step \d+"):
+    with pytest.raises(MgcdaError, match=r"process 0 of 1 \(pid \d+\): delivered nothing for 2 s while step \d+"):
         list(loader)
     assert time.monotonic() - start < 30
 
@@ -297,12 +297,12 @@ def test_a_killed_trainer_takes_its_loader_processes_with_it(world: World):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bug_keeps_its_own_name(world: World, workers: int):
+def test_unexpected_exceptions_keep_their_type(world: World, workers: int):
     with pytest.raises(ZeroDivisionError):
         list(make_loader(_stream_of(world.plain, _Trap(_fail), num_steps=40), workers))
 
 
-def test_streams_that_cannot_be_are_refused(world: World):
+def test_impossible_streams_are_refused(world: World):
     with pytest.raises(ConfigError, match="8 images per step cannot be cut"):
         world.stream(world_size=3)
     with pytest.raises(ConfigError, match="domain x: objects are pasted into a domain that is not labelled"):

@@ -87,7 +87,7 @@ def test_an_object_shows_its_own_colour_and_only_there():
     assert (label == 1).all()
 
 
-def test_what_lay_around_an_object_does_not_bleed_in(tmp_path: Path):
+def test_the_background_of_an_object_does_not_bleed_in(tmp_path: Path):
     pixels = cutout(0)
     pixels[pixels[:, :, 3] == 0] = (255, 255, 255, 0)  # a white photo background, transparent
     sample = SourceSample("white", encoded(pixels), "png")
@@ -147,7 +147,7 @@ def test_a_poisson_border_has_the_colours_of_the_scene_and_the_middle_its_own():
     assert (outside["poisson"] <= outside["hard"] + 1).all(), "the scene stays as it is"
 
 
-def test_at_least_so_many_objects():
+def test_min_objects():
     image, label = np.zeros((200, 200, 3), np.uint8), np.ones((200, 200), np.uint8)
     params = replace(PARAMS, min_objects=4, max_objects=4, scale=(0.05, 0.05), feather_px=0.0)
     counts = [
@@ -157,7 +157,7 @@ def test_at_least_so_many_objects():
     assert max(counts) == 4 and min(counts) >= 2  # they may lie upon each other
 
 
-def test_a_feather_of_next_to_nothing_is_none():
+def test_a_tiny_feather_is_none():
     image, label = frame(1)
     crops = [
         paste_objects(image, label, numpy_generator(2), [ELLIPSE], replace(PARAMS, feather_px=feather_px))[0]

@@ -133,7 +133,7 @@ def test_pickled_plan_gives_the_same_steps():
 @pytest.mark.parametrize(
     ("rank", "world_size", "accumulation", "micro"), [(0, 3, 1, 0), (2, 2, 1, 0), (0, 2, 2, 2), (0, 0, 1, 0)]
 )
-def test_impossible_shares_are_named(rank: int, world_size: int, accumulation: int, micro: int):
+def test_impossible_cuts_are_named(rank: int, world_size: int, accumulation: int, micro: int):
     with pytest.raises(ConfigError):
         slots_of(rank, world_size, accumulation, micro, 8)
 

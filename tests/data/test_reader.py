@@ -58,7 +58,7 @@ def test_pickled_and_forked_readers_read_the_same(manifest: Manifest):
     os.close(send)
 
 
-def test_close_gives_the_files_back(manifest: Manifest):
+def test_close_closes_the_files(manifest: Manifest):
     def num_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -100,7 +100,7 @@ def test_a_sample_table_that_points_beyond_its_shard_is_damage_too(tmp_path: Pat
         reader.read(1)
 
 
-def test_recent_forgets_what_was_not_used_for_longest():
+def test_the_cache_drops_values_not_used_for_longest():
     made: list[str] = []
     dropped: list[str] = []
 
@@ -108,11 +108,11 @@ def test_recent_forgets_what_was_not_used_for_longest():
         made.append(key)
         return key
 
-    recent: LruCache[str, str] = LruCache(make, 5, weigh=len, drop=dropped.append)
+    cache: LruCache[str, str] = LruCache(make, 5, weigh=len, drop=dropped.append)
     for key in ("aa", "bb", "aa", "cc", "aa"):
-        assert recent[key] == key
+        assert cache[key] == key
     assert (made, dropped) == (["aa", "bb", "cc"], ["bb"])
-    assert recent["a long one stays"] == "a long one stays"
-    assert len(recent) == 1
-    recent.clear()
-    assert len(recent) == 0
+    assert cache["a long one stays"] == "a long one stays"
+    assert len(cache) == 1
+    cache.clear()
+    assert len(cache) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.demo_scenes.demo import demo_size, frames, objects, write_demo_shards
+from mgcda_dist.demo_scenes.demo import Part, demo_size, samples, write_demo_shards
 from mgcda_dist.demo_scenes.objects import FAMILIES
 from mgcda_dist.errors import ConfigError, ShardError
 
@@ -39,33 +40,35 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], in
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    first, again = (list(frames("real_day", "test", 3, 5, SIZE, anomalies=True)) for _ in range(2))
+    part = Part("real_day", "test", 3, anomalies=True)
+    first, again = (list(samples(part, 5, SIZE)) for _ in range(2))
     assert first == again
-    assert list(islice(frames("real_day", "test", 99, 5, SIZE, anomalies=True), 3)) == first  # whatever the count
-    other = list(frames("real_day", "test", 3, 6, SIZE, anomalies=True))
+    assert list(islice(samples(replace(part, count=99), 5, SIZE), 3)) == first
+    other = list(samples(part, 6, SIZE))
     assert all(a.image != b.image for a, b in zip(first, other, strict=True))
-    assert list(objects("train", 4, 5)) == list(objects("train", 4, 5))
+    objects = Part("objects", "train", 4, "objects")
+    assert list(samples(objects, 5)) == list(samples(objects, 5))
 
 
 def test_domains_and_splits_show_other_scenes() -> None:
-    labels = [next(frames("render_a", split, 1, 0, SIZE)).label for split in ("train", "val")]
-    labels += [next(frames(domain, "train", 1, 0, SIZE)).label for domain in ("render_b", "real_day")]
+    labels = [next(samples(Part("render_a", split, 1), 0, SIZE)).label for split in ("train", "val")]
+    labels += [next(samples(Part(domain, "train", 1), 0, SIZE)).label for domain in ("render_b", "real_day")]
     assert len(set(labels)) == 4
 
 
 def test_a_frame_sample_is_well_formed() -> None:
-    sample = next(frames("render_a", "train", 1, 0, SIZE, anomalies=True))
+    sample = next(samples(Part("render_a", "train", 1, anomalies=True), 0, SIZE))
     assert sample.label is not None
     image, label = _decode(sample.image), _decode(sample.label)
     assert sample.image_ext == "jpg" and image.shape == (*SIZE, 3)
     assert label.shape == SIZE and label.dtype == np.uint8
     assert set(np.unique(label)) <= {*range(8), 254, 255}
     assert set(str(sample.meta["anomalies"]).split()) <= set(FAMILIES["train"])
-    assert next(frames("real_day", "train", 1, 0, SIZE, labelled=False)).label is None
+    assert next(samples(Part("real_day", "train", 1, labelled=False), 0, SIZE)).label is None
 
 
 def test_an_object_sample_is_a_cut_out_of_its_set() -> None:
-    for sample in objects("val", 6):
+    for sample in samples(Part("objects", "val", 6, "objects")):
         picture = _decode(sample.image)
         assert sample.image_ext == "png" and picture.shape[2] == 4 and sample.label is None
         assert sample.meta["category"] in FAMILIES["val"]
@@ -74,12 +77,12 @@ def test_an_object_sample_is_a_cut_out_of_its_set() -> None:
 @pytest.mark.parametrize("size", [(31, 64), (64, 63), (0, 0)])
 def test_an_impossible_size_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="even"):
-        frames("render_a", "train", 1, 0, size)
+        samples(Part("render_a", "train", 1), 0, size)
 
 
 def test_an_unknown_domain_is_refused() -> None:
     with pytest.raises(ConfigError, match="real_day"):
-        frames("real_night", "train", 1)
+        samples(Part("real_night", "train", 1))
 
 
 def test_the_demo_set_is_complete(demo: tuple[Path, list[Path], int]) -> None:

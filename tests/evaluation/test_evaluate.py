@@ -333,3 +333,13 @@ def test_a_model_of_another_class_space_is_measured_in_its_own(tmp_path: Path, t
     assert results["subject"]["class_space"] == "idd7"
     assert set(results["sets"]["unseen"]["iou"]) <= set(config.data.class_names)
     assert results["sets"]["unseen"]["pixels"]["anomaly"] > 0
+
+
+def test_a_model_from_elsewhere_runs_no_command(tmp_path: Path, tiny_shards: Path) -> None:
+    place = f"{tiny_shards}/real_day/test pipe:touch {tmp_path}/run; cat {tiny_shards}/real_day/test/{{}}"
+    config = tiny_config(tiny_shards, evaluation={"sets": [{"name": "unseen", "shards": place}]})
+    build.save_model(config, build.segmenter(config), tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"the model's own configuration names a command: .*pipe:touch"):
+        model_request(tmp_path / "model", [], {})
+    assert not (tmp_path / "run").exists()
+    assert model_request(tmp_path / "model", sets_of([f"x={place}"]), {}).job.sets[0].shards == place

@@ -1,4 +1,4 @@
-"""Which objects of a folder are pasted: by the categories that its sample tables name."""
+"""Choosing objects to paste by the categories in the sample tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["choose_objects"]
 def choose_objects(
     manifest: Manifest, include: Collection[str] = (), exclude: Collection[str] = ()
 ) -> NDArray[np.int64] | None:
-    """Flat indices of the chosen objects; None: all of them, and nothing was read.
+    """Flat indices of the chosen objects; None: all of them, without reading a table.
 
     Args:
         manifest: of object shards.
@@ -38,11 +38,11 @@ def choose_objects(
             raise ShardError(manifest.place, "its sample tables name no categories", remedy)
         names += [name.decode() for name in index["category"].tolist()]
     counts = Counter(names)
-    strange = sorted({*include, *exclude} - counts.keys())
-    if strange:
-        near = [f"did you mean {name}? " for name in get_close_matches(strange[0], counts, 1)]
+    unknown = sorted({*include, *exclude} - counts.keys())
+    if unknown:
+        near = [f"did you mean {name}? " for name in get_close_matches(unknown[0], counts, 1)]
         listing = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        problem = f"no object of category {strange[0]!r}"
+        problem = f"no object of category {unknown[0]!r}"
         raise ShardError(manifest.place, problem, f"{''.join(near)}there are {listing}")
     wanted = set(include or counts) - set(exclude)
     chosen = np.flatnonzero([name in wanted for name in names])

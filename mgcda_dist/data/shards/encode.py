@@ -1,7 +1,7 @@
-"""One sample on its way into a shard: label brought to plain 8-bit ids, image resized and re-encoded where asked.
+"""Encoding of one sample for a shard: label as plain 8-bit ids, image resized and re-encoded on request.
 
-Without options the image bytes pass unchanged; labels are decoded in any case, to count their ids and to refuse what
-would only be noticed in training (other size than the image, colours instead of ids).
+Without options the image bytes are unchanged; labels are decoded in any case, to count their ids and to refuse faults
+that would only be noticed in training (another size than the image, colours instead of ids).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How images are written; recorded in the manifest.
+    """Options of the images; recorded in the manifest.
 
     Attributes:
         resize_height_px: taller images are brought to this height (width in proportion); None: as they are.
         image_format: None keeps the source's.
-        quality: of JPEG and WebP, 1 … 100; ignored where the bytes pass unchanged.
+        quality: of JPEG and WebP, 1 … 100; ignored where the bytes are unchanged.
     """
 
     resize_height_px: int | None = None
@@ -48,7 +48,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """What goes into the tar file, the pixels per raw id (int64[256]), and an object's category."""
+    """The members of the tar file, the pixels per raw id (int64[256]), and the category of an object."""
 
     key: str
     image: bytes
@@ -60,7 +60,7 @@ class EncodedSample:
 
 
 def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample:
-    """The sample as it will lie in the shard.
+    """The sample as it will be in the shard.
 
     Raises:
         ShardError: a key that WebDataset would split, bytes that are no image, a label of another size or of colours.
@@ -90,15 +90,15 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
     return EncodedSample(sample.key, image, image_ext, label, meta, histogram, str(sample.meta.get("category", "")))
 
 
-def _said(error: Exception) -> str:
-    """What was found, without a second remedy and without the address of the buffer that PIL has read."""
+def _problem_of(error: Exception) -> str:
+    """The text of an error, without a second remedy and without the address of a buffer of PIL."""
     if isinstance(error, UnidentifiedImageError):
         return "of no known format"
     return error.problem if isinstance(error, ShardError) else str(error)
 
 
 def image_size(image: bytes, where: str) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone: nothing is decoded that claims more than `MAX_PIXELS`.
+    """Height and width in pixels, from the header alone; images over `MAX_PIXELS` are refused before decoding.
 
     Raises:
         ShardError: no image that can be read, or one over the bound.
@@ -107,7 +107,7 @@ def image_size(image: bytes, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as header:
             height, width = header.height, header.width
     except Exception as error:  # PIL raises a dozen kinds for damaged headers
-        raise ShardError(where, f"not a readable image ({_said(error)})", _REPLACE) from error
+        raise ShardError(where, f"not a readable image ({_problem_of(error)})", _REPLACE) from error
     if height * width > MAX_PIXELS:
         raise ShardError(where, f"it claims {width}×{height} pixels, over the bound of {MAX_PIXELS}", _REPLACE)
     return height, width
@@ -116,7 +116,7 @@ def image_size(image: bytes, where: str) -> tuple[int, int]:
 def decode_ids(label: bytes, where: str) -> np.ndarray:
     """Raw ids of a label PNG, uint8 H×W.
 
-    Of a palette image the indices count, not the colours; colour images whose channels are equal are read as one.
+    Of a palette image the indices are the ids, not the colours; of a colour image with equal channels, one channel.
 
     Raises:
         ShardError: damaged, colours, or ids over 255.
@@ -129,7 +129,7 @@ def decode_ids(label: bytes, where: str) -> np.ndarray:
             with Image.open(io.BytesIO(label)) as picture:
                 ids = np.asarray(picture)
     except Exception as error:  # PIL and OpenCV raise a dozen kinds for damaged files
-        raise ShardError(where, f"the label is not a readable PNG ({_said(error)})", _REPLACE) from error
+        raise ShardError(where, f"the label is not a readable PNG ({_problem_of(error)})", _REPLACE) from error
     if ids is None:
         raise ShardError(where, "the label is not a readable PNG", _REPLACE)
     if ids.ndim == 3:
@@ -142,7 +142,7 @@ def decode_ids(label: bytes, where: str) -> np.ndarray:
 
 
 def _one_channel(colours: np.ndarray, where: str) -> np.ndarray:
-    """The ids of a picture whose colour channels all hold them; alpha does not count."""
+    """The ids of a picture whose colour channels are equal; alpha is ignored."""
     channels = colours[..., : 1 if colours.shape[2] == 2 else 3]
     if not (channels == channels[..., :1]).all():
         remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"

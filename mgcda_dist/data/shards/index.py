@@ -119,11 +119,11 @@ def _index(folder: Path, command: str, extensions: Extensions, name: str) -> _In
     path = source.fetch_unchecked(name)
     try:
         indexed = _index_tar(path, name, table, Extensions())
-        kept = source.path(name, indexed.row.sha256)
-        os.replace(path, kept)
+        final = source.path(name, indexed.row.sha256)
+        os.replace(path, final)
     finally:
         path.unlink(missing_ok=True)
-    source.cache.make_room(keep=kept)
+    source.cache.make_room(keep=final)
     return indexed
 
 

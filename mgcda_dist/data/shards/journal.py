@@ -1,4 +1,4 @@
-"""What an interrupted write has finished: one line per shard, so that the same command run again goes on from there.
+"""The journal of a write: one line per finished shard, so that the same command can continue an interrupted write.
 
 The file exists only while a folder is being written. It is locked, so two writers never share a folder.
 """
@@ -44,7 +44,7 @@ class Journal:
     Args:
         folder: the shard folder.
         header: what is written and how.
-        anew: forget what lies there.
+        anew: ignore the shards that are there.
 
     Raises:
         ShardError: another process is writing to the folder, or (unless `anew`) holds shards of another write.
@@ -70,12 +70,12 @@ class Journal:
             self._append(line)
 
     def add(self, shard: FinishedShard) -> None:
-        """Record a shard that lies in its place."""
+        """Record a shard that is in its place."""
         self.finished.append(shard)
         self._append(json.dumps(asdict(shard)))
 
     def close(self, *, remove: bool = False) -> None:
-        """Release the folder; `remove` when the write is complete."""
+        """Release the folder; `remove`: the write is complete."""
         if remove:
             self._path.unlink(missing_ok=True)
         self._file.close()
@@ -105,7 +105,7 @@ class Journal:
 
 
 def _usable(shards: list[FinishedShard], folder: Path) -> list[FinishedShard]:
-    """The leading shards whose files still lie there with their size."""
+    """The leading shards whose files are still there with their size."""
     usable: list[FinishedShard] = []
     for shard in shards:
         path = folder / shard.name

@@ -1,6 +1,6 @@
-"""The same image in two splits: by its bytes, or, once re-encoded or resized, by what it shows.
+"""Images that two splits share: by their bytes, or, if re-encoded or resized, by a difference hash.
 
-What it shows is a difference hash: the image at 17×16 grey pixels, one bit per neighbouring pair, "right is brighter".
+The hash is that of the image at 17×16 grey pixels, with one bit per neighbouring pair, "right is brighter".
 Measured on CamVid, IDD-Lite and RoadAnomaly frames: copies at JPEG quality 70 and copies at half size differ in at most
 19 of 256 bits, different scenes in 63 or more, neighbouring frames of a drive in 1 to 30.
 """
@@ -32,7 +32,7 @@ class Fingerprint(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """Two samples that show the same; `bits` of 256 differ, None where the bytes are equal."""
+    """Two samples with the same image; `bits` of 256 differ, None: the bytes are equal."""
 
     first: Fingerprint
     second: Fingerprint
@@ -53,7 +53,7 @@ def fingerprint(manifest: Manifest, key: str, encoded: bytes, image: np.ndarray 
 
 
 def find_leaks(first: list[Fingerprint], second: list[Fingerprint]) -> Iterator[Leak]:
-    """Samples of one folder that another folder holds, too; for each of the second's the nearest of the first's."""
+    """Samples of the second folder that the first holds as well, each with the nearest sample of the first."""
     exact = {item.exact: item for item in first}
     rest: list[Fingerprint] = []
     for item in second:

@@ -1,4 +1,4 @@
-"""The manifest of a shard folder: what the samples are, how many, and where each one lies.
+"""The manifest of a shard folder: the meaning, the number and the places of its samples.
 
 A folder holds `shard-000000.tar` … (plain WebDataset tar files), per shard a sample table, `shards.npy` with one row
 per shard, and `manifest.json`, which is written last: a folder without it is not finished.
@@ -33,18 +33,18 @@ Kind = Literal["frames", "objects"]
 
 @dataclass(frozen=True)
 class Manifest:
-    """A readable set of shards. Small to pickle: the tables are opened again where they are needed.
+    """A readable set of shards. It is small when pickled: the tables are opened again where they are needed.
 
     Attributes:
-        folder: where the shards lie.
+        folder: of the shards.
         kind: `frames` (scenes with labels) or `objects` (cutouts with alpha, to paste).
         dataset, split: names, e.g. `camvid`, `train`.
-        label_format: which raw ids the labels hold, see `mgcda_dist.data.labels`.
+        label_format: meaning of the raw ids of the labels, see `mgcda_dist.data.labels`.
         num_samples, num_shards, num_bytes: totals.
         digest: SHA-256 (hex) over the shard table and the fields above: equal digests, equal data.
         label_histogram: pixels per raw id over all labels.
-        options: how images were resized and encoded.
-        provenance: where the data came from.
+        options: of resizing and encoding, or of streaming (`streamed`); as JSON, since writers differ.
+        provenance: origin of the data, as JSON of the writer's choice; recorded, and shown.
         tool_version: version of the package that wrote it.
         remote: where the folder is a mirror of; None: it is the folder itself.
         command: gives the shards one by one, see `mgcda_dist.data.shards.streamed`; never read from a file.
@@ -181,7 +181,7 @@ class Manifest:
         except UnicodeDecodeError as error:
             raise ShardError(where, f"the shard name {raw!r} is no file name", _WRITE) from error
         if Path(name).name != name:
-            # Of a foreign table: it would lead out of the folder, and a mirror would write there.
+            # From an untrusted table: it would lead out of the folder, and a mirror would write there.
             raise ShardError(where, f"the shard name {name!r} is a path", "do not trust this set")
         return name
 
@@ -191,20 +191,20 @@ class Manifest:
 
 
 def _mirrored(remote: RemoteFolder) -> Path:
-    """Bring the manifest and the shard table; drop what was mirrored of other shards at that URL."""
+    """Fetch the manifest and the shard table; drop the mirror of other shards at that URL."""
     held = remote.mirror / MANIFEST
     before = held.read_bytes() if held.is_file() else None
     remote.fetch(MANIFEST, fresh=True)
     if before is not None and held.read_bytes() != before:
         now = held.read_bytes()
-        remote.forget()
+        remote.drop()
         write_atomically(held, now)
     remote.fetch(SHARD_TABLE)
     return remote.mirror
 
 
 def manifest_digest(table: np.ndarray, *identity: str) -> str:
-    """SHA-256 (hex) of a shard table and the strings that say what the samples are."""
+    """SHA-256 (hex) of a shard table and the strings that identify the data set."""
     digest = hashlib.sha256(json.dumps(identity).encode())
     digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Do the headers of a tar file and its sample table name the same bytes?
+"""Comparison of a sample table with the headers of its tar file.
 
-Sample tables have no checksum of their own; the tar file has, so its headers are what a table is held against.
+Sample tables have no checksum of their own; the tar file has one, so its headers are the reference.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from mgcda_dist.errors import ShardError
 
-__all__ = ["category_of", "members_of", "plain_key", "rows_astray"]
+__all__ = ["category_of", "members_of", "misplaced_rows", "plain_key"]
 
 
 def members_of(path: Path) -> tuple[dict[tuple[int, int], str], str]:
-    """The members of a tar file: (offset of the bytes, their number) → name; and what is wrong with the file, or ""."""
+    """The members of a tar file: (offset, size) → name; and a problem of the file, or ""."""
     members: dict[tuple[int, int], str] = {}
     try:
         with tarfile.open(path, "r:") as tar:
@@ -29,13 +29,13 @@ def members_of(path: Path) -> tuple[dict[tuple[int, int], str], str]:
     return members, ""
 
 
-def rows_astray(index: np.ndarray, members: dict[tuple[int, int], str], data: mmap) -> np.ndarray:
-    """The rows of a sample table that name a place where no such member of their sample lies.
+def misplaced_rows(index: np.ndarray, members: dict[tuple[int, int], str], data: mmap) -> np.ndarray:
+    """The rows of a sample table at whose places the tar file has no such member.
 
     Args:
         index: the sample table.
         members: from `members_of`.
-        data: the tar file, to compare the category with what the sample's JSON says.
+        data: the tar file, to compare the category with that in the sample's JSON.
     """
     return index[[not _in_place(row, members, data) for row in index]]
 
@@ -62,7 +62,7 @@ def _in_place(row: np.void, members: dict[tuple[int, int], str], data: mmap) -> 
 
 
 def category_of(meta: bytes) -> str:
-    """What a sample's JSON calls the category of its object; nothing where it says nothing."""
+    """The category of an object in its sample's JSON; empty if it has none."""
     try:
         content = json.loads(meta) if meta else {}
     except ValueError:

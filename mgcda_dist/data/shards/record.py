@@ -1,4 +1,4 @@
-"""What a dataset reader hands to the shard writer: samples, still encoded, read when they are asked for."""
+"""Samples from a data set reader to the shard writer, encoded, and read on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SourceSample:
         image: encoded image bytes (JPEG, PNG or WebP). For an object: PNG with alpha, which is its mask.
         image_ext: `jpg`, `png` or `webp`.
         label: PNG bytes, 8-bit single channel, raw ids of the dataset's own label format; None: unlabelled.
-        meta: small JSON-able facts (source photo, category, credit), stored as `KEY.json` when not empty.
+        meta: small JSON-able values (source photo, category, credit), stored as `KEY.json` when not empty.
     """
 
     key: str
@@ -34,10 +34,10 @@ class SourceSample:
 
 
 class LazySamples:
-    """The samples of a split: their number is known, each is read when its turn comes, several at once if asked.
+    """The samples of a split: their number is known; each is read on demand, several in parallel if wanted.
 
     Args:
-        items: what identifies the samples, in order, each with its `key`.
+        items: descriptions of the samples, in order, each with its `key`.
         load: item → sample; called from several threads.
     """
 
@@ -64,8 +64,8 @@ class LazySamples:
             if not any(fnmatchcase(item.key, pattern) for item in self._items):
                 first = next((item.key for item in self._items), "")
                 raise ShardError("only", f"no sample has a key like {pattern}", f"keys look like {first}")
-        kept = [item for item in self._items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
-        return LazySamples(kept, self._load)
+        chosen = [item for item in self._items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
+        return LazySamples(chosen, self._load)
 
     def without(self, keys: Collection[str]) -> LazySamples:
         """The same samples but those with these keys.
@@ -73,9 +73,9 @@ class LazySamples:
         Raises:
             ShardError: no sample has one of the keys.
         """
-        kept = [item for item in self._items if item.key not in keys]
-        if len(kept) + len(set(keys)) != len(self._items):
-            strange = sorted(set(keys) - {item.key for item in self._items})
+        rest = [item for item in self._items if item.key not in keys]
+        if len(rest) + len(set(keys)) != len(self._items):
+            unknown = sorted(set(keys) - {item.key for item in self._items})
             first = next((item.key for item in self._items), "")
-            raise ShardError("skip", f"no sample has the key {strange[0]}", f"keys look like {first}")
-        return LazySamples(kept, self._load)
+            raise ShardError("skip", f"no sample has the key {unknown[0]}", f"keys look like {first}")
+        return LazySamples(rest, self._load)

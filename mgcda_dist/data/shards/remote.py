@@ -1,8 +1,8 @@
 """Remote shard folders (`s3://`, `gs://`, `https://`, …): fetched into a bounded local mirror, checked, retried.
 
-A remote folder is a local one whose files arrive when they are asked for. All processes of a machine share one mirror:
-a file is fetched under a lock, beside its place, and renamed when it is whole. What was used longest ago is dropped
-first; on Linux a dropped file stays readable for whoever has it open. Nothing lists a bucket.
+A remote folder is a local one whose files are fetched on demand. All processes of a machine share one mirror:
+a file is fetched under a lock, beside its place, and renamed when it is whole. The file used longest ago is
+dropped first; on Linux a dropped file stays readable for processes that have it open. Buckets are never listed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ShardCache:
     """The local mirror of remote shards.
 
     Attributes:
-        folder: where it lies; on a local disk.
+        folder: of the mirror, on a local disk.
         max_bytes: bound on the tar files in it. It should hold a window of shards of every domain.
     """
 
@@ -55,7 +55,7 @@ class ShardCache:
         return cls(Path(folder).expanduser(), int(float(os.environ.get("MGCDA_CACHE_GB", "50")) * 1e9))
 
     def make_room(self, keep: Path) -> None:
-        """Drop the tar files that were used longest ago until the bound holds; `keep` stays."""
+        """Drop the tar files used longest ago until the bound holds, but not `keep`."""
         with _locked(self.folder / ".lock"):
             files = [(stat.st_mtime, stat.st_size, path) for path, stat in _tars(self.folder)]
             total = sum(size for _, size, _ in files)
@@ -83,7 +83,7 @@ class RemoteFolder:
 
     Attributes:
         url: without a slash at its end; credentials in it, or in its query, never reach a message.
-        cache: where its files go.
+        cache: the mirror.
     """
 
     url: str
@@ -116,7 +116,7 @@ class RemoteFolder:
             text = str(error).replace(self.url, self.shown).replace(urlsplit(self.url).query or "\0", "…")
             raise OSError(f"{type(error).__name__}: {text}") from None
 
-    def forget(self) -> None:
+    def drop(self) -> None:
         """Drop the mirror, e.g. when the remote manifest has changed."""
         shutil.rmtree(self.mirror, ignore_errors=True)
 
@@ -161,7 +161,7 @@ def _fetch(path: Path, get: Callable[[Path], None], where: str, expected: Expect
     error = Exception()
     remove_leftovers(path)  # the lock is held
     for attempt in range(tries):
-        if attempt:  # the clock decides by how much, so that many processes do not come back at once
+        if attempt:  # jitter from the clock, so that many processes do not return at once
             time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.5 + time.monotonic_ns() % 1000 / 2000))
         try:
             with PendingFile(path) as temporary:

@@ -1,6 +1,6 @@
-"""A contact sheet: images with their labels laid over, colours named, to see at a glance whether both belong together.
+"""A contact sheet: images with their labels laid over and a legend, to see whether both belong together.
 
-Anomalies are red and outlined, void is black, what is normal without a class stays as it is.
+Anomalies are red and outlined, void is black, normal pixels without a class are unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tile:
 
 
 def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile], dict[str, Colour]]:
-    """Samples drawn at random, the same ones for the same seed; and the legend of what their labels show.
+    """Random samples, the same ones for the same seed; and the legend of their labels.
 
     Raises:
         ShardError: a sample cannot be read.
@@ -73,7 +73,7 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
 
 
 def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> dict[str, Colour]:
-    """What a label shows, in the order of the ids, with its colour: a legend."""
+    """The things in a label, in the order of the ids, with their colours: a legend."""
     colours = _colours(meaning)
     names = {meaning.get(raw, f"unknown {raw}"): None for raw in np.unique(ids).tolist()}
     return {name: colours.get(name, UNKNOWN) for name in names if name != NORMAL}
@@ -85,10 +85,10 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
     Args:
         image: uint8 H×W×3 RGB.
         ids: raw ids, uint8 h×w; brought to the image's size if they differ.
-        meaning: id → what it shows; other ids are magenta.
+        meaning: id → thing; other ids are magenta.
 
     Returns:
-        uint8 H×W×3 RGB; the bare image where the label says nothing at all.
+        uint8 H×W×3 RGB; the bare image if the label is all void.
     """
     if shown(ids, meaning).keys() == {"void"}:
         return image
@@ -96,8 +96,8 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
     if ids.shape != (height, width):
         ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     colours, opacity, anomaly = _palette(meaning)
-    share = opacity[ids][..., None]
-    mixed = (image * (1 - share) + colours[ids] * share).astype(np.uint8)
+    alpha = opacity[ids][..., None]
+    mixed = (image * (1 - alpha) + colours[ids] * alpha).astype(np.uint8)
     outlines, _ = cv2.findContours(anomaly[ids], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(mixed, outlines, -1, (255, 255, 0), max(1, height // 240))
 
@@ -146,7 +146,7 @@ def _palette(meaning: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _flatten(image: np.ndarray) -> np.ndarray:
-    """RGB; an object stands on a chequered ground."""
+    """RGB; an object is shown on a chequered ground."""
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if image.shape[2] == 3:

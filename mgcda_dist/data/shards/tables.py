@@ -1,7 +1,7 @@
-"""The two tables that stand beside the tar files: one row per shard, one row per sample.
+"""The two kinds of tables beside the tar files: one row per shard, one row per sample.
 
-`shards.npy` is memory-mapped, so a set of a million shards opens at once; a shard's sample table is read when the
-shard is. Plain NumPy files: any other tool reads them.
+`shards.npy` is memory-mapped, so a set of a million shards opens at once; a sample table is read with its shard. They
+are plain NumPy files that other tools can read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ShardRow(NamedTuple):
 
 
 class SampleRow(NamedTuple):
-    """One sample of a shard: where in the tar file its members' bytes lie; 0 bytes: no such member."""
+    """One sample of a shard: offsets and sizes of its members in the tar file; 0 bytes: no such member."""
 
     key: str
     image_offset: int
@@ -117,7 +117,7 @@ def load_table(path: Path, columns: Sequence[str], *, mapped: bool) -> np.ndarra
         table = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ShardError(str(path), "no such file", _REMEDY) from None
-    except Exception as error:  # of a damaged header NumPy raises whatever its parser stumbles over
+    except Exception as error:  # of a damaged header NumPy raises all kinds
         raise ShardError(str(path), f"not a readable NumPy table ({error})", _REMEDY) from error
     missing = [name for name in columns if name not in (table.dtype.names or ())]
     if missing:

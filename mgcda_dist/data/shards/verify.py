@@ -1,7 +1,7 @@
-"""Is this shard folder what its manifest says, and fit for training? Every doubt as one problem with a remedy.
+"""Verification of a shard folder: does it match its manifest, and is it fit for training?
 
-Files first (missing, cut off, altered), then the tar's own headers against the sample table, then every image
-and label, and what the labels add up to.
+Files first (missing, cut off, altered), then the tar's headers against the sample table, then every image and label,
+and the sum of the labels. Every fault is one problem with a remedy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mgcda_dist.data.labels import known_ids, void_ids
 from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
-from mgcda_dist.data.shards.members import members_of, rows_astray
+from mgcda_dist.data.shards.members import members_of, misplaced_rows
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ShardError
 
@@ -32,7 +32,7 @@ _COPY = "copy the shard again from where it came, or write the folder again"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: shard file (empty: the folder), sample (empty: the file), why, and what to do."""
+    """One fault: shard file (empty: the folder), sample (empty: the file), reason, and remedy."""
 
     shard: str
     key: str
@@ -42,10 +42,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a folder's check found, and what its images look like, to compare it with other folders.
+    """The problems of a folder, and fingerprints of its images, to compare it with other folders.
 
     Attributes:
-        problems: what is wrong.
+        problems: faults of files, tables, images and labels.
         fingerprints: of the images that could be decoded.
         histogram: int64[256], pixels per raw id over the labels that could be decoded.
     """
@@ -57,7 +57,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class _Limits:
-    """What labels may hold."""
+    """The ids that labels may hold."""
 
     label_format: str
     known: np.ndarray
@@ -85,7 +85,7 @@ def verify_shards(
         manifest: of the folder.
         partial: a part of a known dataset is fine.
         contents: decode every image and label; False: files, checksums and tables only.
-        progress: called with the number of samples looked at since the last call.
+        progress: called with the number of samples checked since the last call.
         workers: threads; None: one per processor.
 
     Raises:
@@ -148,14 +148,14 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
 
 
 def _strays(manifest: Manifest) -> Iterator[Problem]:
-    """Tar files that lie in a local folder uncounted: other WebDataset readers would read them, too."""
+    """Tar files of a local folder that the shard table does not count: other WebDataset readers would read them."""
     if manifest.remote:
         return
     counted = set(manifest.table["name"].tolist())
     for path in sorted(manifest.folder.glob("*.tar")):
         if path.name.encode() not in counted:
             remedy = "remove it, or index the folder again"
-            yield Problem(path.name, "", "it lies here, but is not in the shard table", remedy)
+            yield Problem(path.name, "", "it is here, but not in the shard table", remedy)
 
 
 def _histogram_problems(manifest: Manifest, found: np.ndarray) -> Iterator[Problem]:
@@ -219,7 +219,7 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
 
 
 def _ends(index: np.ndarray) -> np.ndarray:
-    """Where image and label of each sample end."""
+    """The ends of image and label of each sample."""
     parts = [index[f"{part}_offset"] + index[f"{part}_bytes"] for part in ("image", "label")]
     return np.max(parts, axis=0)
 
@@ -231,17 +231,17 @@ def _from(samples: np.ndarray) -> str:
 def _tar_problems(path: Path, index: np.ndarray, data: mmap.mmap) -> Iterator[Problem]:
     """At most one problem: the tar file is broken, or its headers and the sample table disagree."""
     members, broken = members_of(path)
-    astray = rows_astray(index, members, data)
-    if len(astray) or broken:
+    misplaced = misplaced_rows(index, members, data)
+    if len(misplaced) or broken:
         why = f"{broken}; " if broken else ""
-        why += f"{len(astray)} of its {len(index)} samples are not where the sample table says"
-        yield Problem(path.name, "", why + _from(astray), _COPY)
+        why += f"{len(misplaced)} of its {len(index)} samples are not where the sample table says"
+        yield Problem(path.name, "", why + _from(misplaced), _COPY)
 
 
 def _check_sample(
     manifest: Manifest, shard: str, row: np.void, data: mmap.mmap, limits: _Limits, found: Verified
 ) -> Iterator[Problem]:
-    """What is wrong with one sample; its fingerprint and the ids of its label are added to `found`."""
+    """Problems of one sample; its fingerprint and the ids of its label are added to `found`."""
     key = row["key"].decode()
 
     def problem(why: str, remedy: str) -> Problem:
@@ -275,7 +275,7 @@ def _check_sample(
 def _label_problems(
     label: bytes, image_px: tuple[int, ...], limits: _Limits, histogram: np.ndarray
 ) -> Iterator[tuple[str, str]]:
-    """Why a label is unfit, and what to do; its ids are added to the histogram."""
+    """Problems of a label, with remedies; its ids are added to the histogram."""
     try:
         ids = decode_ids(label, "label")
     except ShardError as error:

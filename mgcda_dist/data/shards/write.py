@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class _Ready(NamedTuple):
-    """A sample on its way: key, checksum of the source, and the encoded form unless its shard is there already."""
+    """A sample ready to be written: key, checksum of the source, and its encoding unless its shard is there."""
 
     key: str
     fingerprint: bytes
@@ -55,11 +55,11 @@ def write_shards(
 ) -> Manifest:
     """Write shards and their manifest.
 
-    A write that was killed goes on where it stopped when it is run again with the same arguments; the finished folder
-    is the same, byte by byte, as that of an unbroken write.
+    A killed write continues when it is run again with the same arguments; the finished folder is byte-identical to
+    that of an uninterrupted write.
 
     Args:
-        samples: in the order they will have; a `LazySamples` is also read in parallel.
+        samples: in order; a `LazySamples` is also read in parallel.
         folder: created if absent.
         dataset, split, label_format, kind, provenance: recorded in the manifest; provenance must be JSON-able.
         samples_per_shard: of every shard but the last.
@@ -152,13 +152,13 @@ def _write_all(
     def job(item: tuple[int, Callable[[], SourceSample]]) -> _Ready:
         position, load = item
         sample = load()
-        # A sample of a reused shard is read to see that it is still the same, but not encoded again.
+        # A sample of a reused shard is read to check that it is still the same, but not encoded again.
         return _Ready(
             sample.key, _fingerprint(sample), encode_sample(sample, options) if position >= num_reused else None
         )
 
     ready = _in_order(job, enumerate(_loaders(samples)), workers or os.cpu_count() or 1)
-    ready = _watched(ready, folder, progress)
+    ready = _checked(ready, folder, progress)
     for shard in reused:
         source = hashlib.sha256(b"".join(item.fingerprint for item in islice(ready, shard.num_samples))).hexdigest()
         if source != shard.source:
@@ -167,13 +167,13 @@ def _write_all(
         shard := _write_one(islice(ready, samples_per_shard), folder / shard_name(len(journal.finished)))
     ) is not None:
         if journal.finished and journal.finished[-1].num_samples < samples_per_shard:
-            raise _changed(folder, journal.finished[-1].name)  # what was the last shard is no longer the last
+            raise _changed(folder, journal.finished[-1].name)  # the former last shard is no longer the last
         journal.add(shard)
     return journal.finished
 
 
 def _write_one(ready: Iterator[_Ready], path: Path) -> FinishedShard | None:
-    """One shard with all that is ready; None when nothing is."""
+    """One shard of all the given samples; None if there is none."""
     writer, fingerprints, histogram = None, hashlib.sha256(), np.zeros(256, np.int64)
     try:
         for _, fingerprint, encoded in ready:
@@ -193,8 +193,8 @@ def _write_one(ready: Iterator[_Ready], path: Path) -> FinishedShard | None:
     return FinishedShard(row.name, row.num_samples, row.num_bytes, row.sha256.hex(), fingerprints.hexdigest(), counts)
 
 
-def _watched(ready: Iterator[_Ready], folder: Path, progress: Callable[[int], None] | None) -> Iterator[_Ready]:
-    """The same items, counted, with a second sample of one key refused."""
+def _checked(ready: Iterator[_Ready], folder: Path, progress: Callable[[int], None] | None) -> Iterator[_Ready]:
+    """The same items, with progress reported and duplicate keys refused."""
     seen: set[str] = set()
     for item in ready:
         if item.key in seen:
@@ -245,10 +245,10 @@ def _in_order(job: Callable[[Item], Result], items: Iterable[Item], workers: int
                 future.cancel()
 
 
-def _remove_strays(kept: set[str], folder: Path) -> None:
-    """Remove shards of an earlier write of the same folder, and leftovers of killed ones."""
+def _remove_strays(written: set[str], folder: Path) -> None:
+    """Remove shards of an earlier write of the same folder, and temporary files of killed writes."""
     for path in folder.glob("shard-*.tar"):
-        if path.name not in kept:
+        if path.name not in written:
             path.unlink()
             index_path(path).unlink(missing_ok=True)
     for path in folder.glob(".*.part"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -102,6 +103,21 @@ def _all_samples(manifest: Manifest) -> list[tuple[str, bytes, bytes | None]]:
     samples = [reader.read(i) for i in range(len(reader))]
     reader.close()
     return [(sample.key, sample.image, sample.label) for sample in samples]
+
+
+def test_a_process_forked_under_a_lock_can_take_it(tmp_path: Path) -> None:
+    """Loader processes may be forked while a thread fetches: they inherit its open lock file."""
+
+    def take() -> None:
+        with remote._locked(tmp_path / "lock"):
+            pass
+
+    process = multiprocessing.get_context("fork").Process(target=take)
+    with remote._locked(tmp_path / "lock"):
+        process.start()
+    process.join(timeout=20)
+    assert process.exitcode == 0
+    process.close()
 
 
 @needs_nginx
@@ -238,7 +254,7 @@ def test_new_shards_at_the_same_place_replace_the_mirrored_ones(server: Nginx, l
 
 
 @needs_nginx
-def test_processes_fetch_a_shard_once_and_a_killed_one_leaves_nothing_that_is_believed(
+def test_processes_fetch_a_shard_once_and_a_killed_one_leaves_no_partial_file(
     server: Nginx, local: Manifest, cache: ShardCache
 ) -> None:
     url = f"{server.url}/slow/frames"

@@ -195,7 +195,7 @@ def test_cityscapes_fine_and_coarse(tmp_path: Path, archives: bool) -> None:
     ):
         opened = SOURCES["cityscapes"].open(tmp_path, split, **options)
         assert [ids(sample) for sample in opened.samples] == [{raw}, {raw}]
-        assert opened.facts == {"annotation": kind} and opened.label_format == "cityscapes_ids"
+        assert opened.metadata == {"annotation": kind} and opened.label_format == "cityscapes_ids"
     (kept,) = opened.samples.without(["ulm/ulm_000000_000019"])
     assert kept.key == "ulm/ulm_000001_000019"
     with pytest.raises(ShardError, match=r"no sample has the key ulm_000000_000019\n.*keys look like ulm/ulm_000000"):
@@ -206,7 +206,7 @@ def test_cityscapes_fine_and_coarse(tmp_path: Path, archives: bool) -> None:
             read("cityscapes", tmp_path, "train")
 
 
-def test_what_macos_leaves_behind_is_no_image(tmp_path: Path) -> None:
+def test_hidden_files_of_macos_are_no_images(tmp_path: Path) -> None:
     cityscapes(tmp_path, "val")
     for file in list(tmp_path.rglob("*.png")):
         file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")

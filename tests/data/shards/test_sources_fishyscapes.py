@@ -32,7 +32,7 @@ def test_static_adds_the_overlay_and_records_its_version(tmp_path: Path, folder:
     static(tmp_path, folder, difference)
     opened = SOURCES["fishyscapes_static"].open(tmp_path, "val")
     (sample,) = opened.samples
-    assert (opened.label_format, dict(opened.facts)) == ("binary", {"version": version})
+    assert (opened.label_format, dict(opened.metadata)) == ("binary", {"version": version})
     assert (sample.key, ids(sample)) == (f"0000_{NAME}", {0, 1, 255})
     picture = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
@@ -64,7 +64,7 @@ def test_lost_and_found_takes_frames_of_both_splits(tmp_path: Path) -> None:
         put(tmp_path / "leftImg8bit" / split / "04_Maurener_Weg_8" / f"{name}_leftImg8bit.png", image())
         put(tmp_path / "fishyscapes_lostandfound" / f"000{i}_{name}_labels.png", label(0, 1, 255))
     opened = SOURCES["fishyscapes_lost_and_found"].open(tmp_path, "val")
-    assert opened.label_format == "binary" and dict(opened.facts) == {"version": "1.0.0"}
+    assert opened.label_format == "binary" and dict(opened.metadata) == {"version": "1.0.0"}
     samples = list(opened.samples)
     assert [sample.key for sample in samples] == [f"000{i}_04_Maurener_Weg_8_00000{i}_000030" for i in (0, 1)]
     assert all(ids(sample) == {0, 1, 255} for sample in samples)

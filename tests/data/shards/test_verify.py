@@ -170,7 +170,7 @@ def test_names_of_members_may_start_with_a_dot(tmp_path: Path) -> None:
     assert verified(folder).problems == []
 
 
-def test_shards_that_nobody_counts(folder: Path) -> None:
+def test_uncounted_shards(folder: Path) -> None:
     (folder / "shard-000007.tar").write_bytes((folder / "shard-000000.tar").read_bytes())
     problems = verified(folder).problems
     assert [problem.shard for problem in problems] == ["shard-000007.tar"]
@@ -253,7 +253,7 @@ def test_known_datasets_have_their_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left_out", [57, 56])
-def test_samples_left_out_on_purpose_are_not_missed(tmp_path: Path, left_out: int) -> None:
+def test_skipped_samples_are_not_reported_as_missing(tmp_path: Path, left_out: int) -> None:
     label = png_bytes(np.where(LABEL > 3, 2, 0).astype(np.uint8))
     skipped = {"selection": {"skip": [f"s{i}" for i in range(left_out)]}}
     write_shards([replace(frame(i), label=label) for i in range(3)], tmp_path / "a", dataset="road_anomaly",

@@ -104,7 +104,7 @@ def test_webdataset_reads_them(tmp_path: Path) -> None:
     gc.collect()
 
 
-def test_headers_carry_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_headers_are_independent_of_the_machine(tmp_path: Path) -> None:
     write([frame(0)], tmp_path / "a")
     with tarfile.open(tmp_path / "a" / "shard-000000.tar") as tar:
         for member in tar:
@@ -200,7 +200,7 @@ class Numbered(NamedTuple):
     number: int
 
 
-def test_killed_for_good_at_every_moment(tmp_path: Path) -> None:
+def test_sigkill_at_any_moment(tmp_path: Path) -> None:
     """SIGKILL before each opening, renaming and removing of a file: the same command ends with the same bytes."""
     repository = Path(__file__).parents[3]
     run = subprocess.run(

@@ -84,7 +84,7 @@ def _open_cityscapes(folder: Path, split: str, *, coarse: bool = False, unlabell
         label_ending=f"_{kind}_labelIds",
         unlabelled=unlabelled,
     )
-    return opened if unlabelled else replace(opened, facts={"annotation": "coarse" if coarse else "fine"})
+    return opened if unlabelled else replace(opened, metadata={"annotation": "coarse" if coarse else "fine"})
 
 
 def _open_lost_and_found(

@@ -41,7 +41,7 @@ def _open_lost_and_found(folder: Path, split: str) -> SourceSet:
     labels = _labels_in(folder / "fishyscapes_lostandfound", _LOST_AND_FOUND)
     pairs = [FramePair(safe_key(f"{n}_{name}"), _base(folder, name, _LOST_AND_FOUND), p) for n, name, p in labels]
     # There has been one release of these labels.
-    return replace(frame_set(pairs, "binary"), facts={"version": "1.0.0"})
+    return replace(frame_set(pairs, "binary"), metadata={"version": "1.0.0"})
 
 
 def _open_static(folder: Path, split: str) -> SourceSet:

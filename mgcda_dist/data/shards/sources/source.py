@@ -1,4 +1,4 @@
-"""What a dataset reader is, and what all readers of image-and-label pairs share."""
+"""The reader of a data set, and functions for readers of pairs of images and labels."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 
 @dataclass(frozen=True)
 class SourceSet:
-    """The samples of a split, the raw ids their labels hold, and facts for the manifest's provenance (a version)."""
+    """The samples of a split, the raw ids their labels hold, and metadata for the provenance (a version)."""
 
     samples: LazySamples
     label_format: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Source:
     Attributes:
         name: as in `mgcda shards write NAME`.
         open: (folder, split, **options) → the samples; raises ShardError where the layout does not fit.
-        layout: one line that shows where images and labels lie below the folder.
+        layout: one line with the places of images and labels below the folder.
         splits: names of the official splits; others are refused by the layout itself.
-        url, licence: where it comes from, under which terms.
+        url, licence: origin and terms.
         kind: scenes, or objects to paste.
         options: names of the options that `open` takes.
-        counts: official number of samples per split, where verification should insist on it.
+        counts: official number of samples per split, which verification compares.
     """
 
     name: str
@@ -97,7 +97,7 @@ def unpacked(folder: Path, below: str) -> Path:
     """`folder/below`, or `folder/ARCHIVE/below` where an archive was unpacked into a folder of its own.
 
     Raises:
-        ShardError: it is there several times.
+        ShardError: there are several.
     """
     if (folder / below).is_dir():
         return folder / below
@@ -126,10 +126,10 @@ def frame_set(
     """The set of those pairs.
 
     Args:
-        pairs: with the place where each label should lie.
+        pairs: with the expected place of each label.
         label_format: of the labels.
-        unlabelled: leave the labels out, whether they exist or not.
-        read: how a pair is read.
+        unlabelled: leave the labels out, even if they exist.
+        read: reads a pair.
 
     Raises:
         ShardError: a label file is missing.
