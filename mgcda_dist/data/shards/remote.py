@@ -258,4 +258,7 @@ def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:  # closing would not unlock it while a process forked meanwhile has it open
+            fcntl.flock(file, fcntl.LOCK_UN)
