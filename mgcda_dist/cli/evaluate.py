@@ -1,4 +1,4 @@
-"""`mgcda evaluate`: what it takes, its progress, and the table of results. Imports lazily."""
+"""`mgcda evaluate`: its options, its progress, and the table of results. Imports lazily."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="the first frames of each set only")
     ] = None,
     kept: Annotated[
-        int | None, typer.Option(min=0, help="pictures of this many worst and best frames")
+        int | None, typer.Option(min=0, help="pictures of this many worst and as many best frames")
     ] = None,
     submission: Annotated[
         SubmissionLayout | None,
@@ -128,32 +128,32 @@ def evaluate(
         record_evaluation,
         refuse_training_record,
     )
-    from mgcda_dist.runs.evaluation_request import map_request, model_request, named, sets_of
+    from mgcda_dist.runs.evaluation_request import EvaluationOptions, map_request, model_request, named, sets_of
 
     console = Console(highlight=False, markup=False)
     refuse_password(mlflow_uri)
     if experiment is not None and mlflow_uri is None:
-        raise ConfigError("--experiment", "names a place in MLflow, but no server", "say where: --mlflow-uri URI")
+        raise ConfigError("--experiment", "needs MLflow, but no server is given", "name it: --mlflow-uri URI")
     sets = sets_of(data or [])
-    of_network = {
-        "score": score,
-        "height_px": height,
-        "scales": numbers_of(scales, "--scales") if scales is not None else None,
-        "flip": flip,
-        "window_px": window_of(window, "1024x1024") if window is not None else None,
-        "window_overlap": overlap,
-        "blur": blur,
-    }
-    _refuse_in_vain(of_network, bool(models))
-    options = {
-        "max_frames": max_frames,
-        "conventions": convention.split(",") if convention is not None else None,
-        "components": components,
-        "instances": instances,
-        "threshold": threshold,
-        "kept_frames": kept,
-    }
-    requests = [model_request(path, sets, options | of_network, name=name) for name, path in map(named, models or [])]
+    options = EvaluationOptions(
+        max_frames=max_frames,
+        conventions=convention.split(",") if convention is not None else None,
+        components=components,
+        instances=instances,
+        threshold=threshold,
+        kept_frames=kept,
+        score=score,
+        height_px=height,
+        scales=numbers_of(scales, "--scales") if scales is not None else None,
+        flip=flip,
+        window_px=window_of(window, "1024x1024") if window is not None else None,
+        window_overlap=overlap,
+        blur=blur,
+    )
+    if not models and options.of_network():
+        problem = "is an option of a network, but only score maps are evaluated"
+        raise ConfigError(options.of_network()[0], problem, "leave it out")
+    requests = [model_request(path, sets, options, name=name) for name, path in map(named, models or [])]
     requests += [
         map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
         for name, path in map(named, maps or [])
@@ -186,7 +186,7 @@ def evaluate(
 
 
 def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:
-    """Where the results of each go; says what is wrong before anything is evaluated."""
+    """The folder of each one's results; folders that cannot be used are refused before anything is evaluated."""
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import free_folder, holds_another
 
@@ -212,6 +212,7 @@ def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: boo
 
 
 def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
+    # Plain values: workers of Ray get them as JSON has them.
     arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder)}
     from mgcda_dist.cli.progress import shown_progress
 
@@ -233,7 +234,7 @@ def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> Non
 
 @contextmanager
 def followed(folder: Path, show: Show) -> Iterator[None]:
-    """Show what workers say in the folder's events, while the body waits for them."""
+    """Show the progress that workers append to the folder's events, while the body waits for them."""
     from threading import Event, Thread
 
     from mgcda_dist.runs.folder import EVENTS
@@ -243,7 +244,7 @@ def followed(folder: Path, show: Show) -> Iterator[None]:
 
     def follow() -> None:
         while True:
-            ends = over.wait(_POLL_S)  # asked before the last look, which then misses nothing
+            ends = over.wait(_POLL_S)  # read before the last lines are, so that none is missed
             for event in lines.read():
                 if event["kind"] == "progress":
                     show(event["done"], event["total"], event["text"].partition(":")[0])
@@ -257,15 +258,6 @@ def followed(folder: Path, show: Show) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _refuse_in_vain(options: dict[str, Any], has_models: bool) -> None:
-    """Test-time options change nothing about maps that are there already."""
-    from mgcda_dist.errors import ConfigError
-
-    given = [name for name, value in options.items() if value is not None]
-    if given and not has_models:
-        raise ConfigError(given[0], "says how a network is run, but only score maps are evaluated", "leave it out")
 
 
 def show_results(every: list[EvaluationResults], console: Console) -> None:

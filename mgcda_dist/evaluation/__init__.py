@@ -1,1 +1,1 @@
-"""Numbers one can trust: pixel metrics in constant memory, mIoU, and intervals over images."""
+"""Evaluation: pixel, component and instance metrics, mIoU, intervals over images, and the record of results."""

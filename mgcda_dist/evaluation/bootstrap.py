@@ -43,7 +43,7 @@ Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints]
 
 METRICS = ("ap", "auroc", "fpr95", "best_f1")
-"""Those that come from scores; with class counts there is `miou`, too."""
+"""Metrics that come from scores; with class counts there is `miou`, too."""
 _PER_OCTAVE, _PARTS = 256, 2048  # rows per image
 _REPLICATES_AT_ONCE = 64
 
@@ -188,7 +188,7 @@ def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0)
 
 
 def paired_difference(differences: Floats, level: float) -> PairedDifference:
-    """A difference on the set itself (first) with what its replicates say of it."""
+    """A difference on the set itself (first value) with the interval and p-value of its replicates (the rest)."""
     draws = differences[1:][np.isfinite(differences[1:])]
     # + 1: the set itself is one of the possible draws, so that p is never 0.
     tail = (min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)) + 1) / (draws.size + 1)
@@ -205,7 +205,7 @@ def percentiles(draws: Floats, level: float) -> tuple[float, float]:
 
 
 def image_weights(num_images: int, replicates: int, seed: int) -> Floats:
-    """How often each image is drawn, K×I; a function of the number of images and the seed, the same for all metrics."""
+    """Times that each image is drawn, K×I: a function of the number of images and the seed, equal for all metrics."""
     drawn = numpy_generator(seed, "bootstrap").integers(0, num_images, (replicates, num_images))
     weights = np.zeros((replicates, num_images))
     np.add.at(weights, (np.arange(replicates)[:, None], drawn), 1.0)

@@ -30,7 +30,7 @@ def class_statistics(
         frames: labelled frames, best of the training data; pixels without an inlier class are left out.
         num_classes: C.
         device: where the network is.
-        progress: told how many frames are done.
+        progress: called with the number of frames done.
 
     Returns:
         The statistics, and the pixels predicted as each class. A class with fewer than two has those of all pixels.

@@ -86,7 +86,7 @@ def order(codes: Ints) -> Ints:
 
 
 def num_distinct(codes: Ints) -> int:
-    """How many different codes there are."""
+    """The number of different codes."""
     return int(np.count_nonzero(starts_of_equal(codes[order(codes)] if codes.ndim == 2 else np.sort(codes))))
 
 
@@ -133,7 +133,7 @@ def code_score(codes: Ints) -> NDArray[np.float64]:
 
 
 def code_is_tied(codes: Ints) -> NDArray[np.bool_]:
-    """Whether a row's pixels share one score."""
+    """True for rows whose pixels share one score."""
     if codes.ndim == 2:
         leaf = (codes[:, 0] & 1 == 1) & ((codes[:, 1] >> _WIDE_SCALE) & 1 == 1)
         return leaf | (codes[:, 1] & ((1 << _WIDE_SCALE) - 1) == 0)

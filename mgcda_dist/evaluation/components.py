@@ -200,7 +200,7 @@ def component_map(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How two maps of ids overlap: for each pair (first, second) that occurs, outside (0, 0), its number of pixels.
+    """The overlap of two maps of ids: for each pair (first, second) that occurs, outside (0, 0), its number of pixels.
 
     Attributes:
         first, second, pixels: each K, int64; id 0 is "none".

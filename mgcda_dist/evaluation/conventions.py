@@ -122,7 +122,7 @@ class PixelEvaluation:
             self._frames_with[name] += other._frames_with[name]
 
     def results(self) -> dict[str, PixelMetrics]:
-        """The metrics under each convention that was asked for, in that order."""
+        """The metrics under each convention, in the order given."""
         results: dict[str, PixelMetrics] = {}
         for name in self.conventions:
             results[name] = self._result(name)

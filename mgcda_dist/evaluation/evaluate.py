@@ -1,7 +1,7 @@
-"""Evaluating on sets of frames, spread over ranks: each rank takes every W-th frame, counts add up.
+"""Evaluation on a set of frames, spread over ranks: each rank takes every W-th frame, counts add up.
 
-Frames stream: the next ones are decoded in a thread while one is scored, and nothing of a frame stays but a few
-thousand numbers and, for the worst and best, a small picture. Components need a threshold; where it is the one of the
+Frames stream: the next ones are decoded in a thread while one is scored. A few thousand numbers of each frame stay in
+memory and, of the worst and best, a small picture. Components need a threshold; where it is the one of the
 best F1 on the same frames, they are scored a second time.
 """
 
@@ -20,8 +20,8 @@ from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
 from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
+from mgcda_dist.evaluation.frame_choice import FrameChoice, pictured_frame, shrunk
 from mgcda_dist.evaluation.instances import InstanceEvaluation, connected_instances
-from mgcda_dist.evaluation.kept import KeptFrames, kept_frame, shrunk
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
@@ -33,13 +33,13 @@ __all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evalu
 
 _PANEL_HEIGHT_PX = 360
 _PREFETCH_FRAMES = 2
-"""Frames that are decoded ahead."""
+"""Frames that are decoded while one is scored."""
 _MAX_GROUPS = 64
 _PER_OCTAVE, _PARTS = 1 << 11, 1 << 13
 """A frame's own numbers are off by about 1e-4 at most, and take a quarter of the time."""
 
 EvaluationProgress = Callable[[str, int, int], None]
-"""Receives the name of a set, the frames done, and the frames in all."""
+"""Called with the name of a set, the frames done, and the frames in all."""
 
 Score = NDArray[np.floating[Any]]
 """H×W, higher = more anomalous."""
@@ -60,7 +60,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class SetOptions:
-    """What to find out about a set.
+    """The options of the evaluation of a set.
 
     Attributes:
         conventions: how frames are pooled; the first is the one that the result shows.
@@ -100,30 +100,30 @@ def evaluate_set(
         num_classes: C; 0 where scores come without classes.
         world: the ranks that share the frames.
         data: which data it is, kept with the result.
-        options: what to find out.
+        options: which metrics, and how many frames for pictures.
         sink: takes every frame's score map.
-        progress: told the set's name, frames done and frames in all, as far as this rank sees.
+        progress: called with the set's name, frames done and frames in all, as far as this rank sees.
 
     Raises:
         MgcdaError: a frame whose scores do not fit its label, or are NaN or infinite.
     """
-    part = _Part(options, num_classes, frames)
+    counts = _RankCounts(options, num_classes, frames)
     shown = set(np.linspace(0, len(frames) - 1, min(options.panel_frames, len(frames))).round().astype(int).tolist())
     mine = range(world.rank, len(frames), world.size)
     for index, frame in _prefetched(frames, mine):
         scores, predicted = score(frame)
-        part.count(index, frame, scores, predicted, name)
+        counts.count(index, frame, scores, predicted, name)
         if index in shown and predicted is not None:
-            part.panel.append((index, _panel_row(frame, predicted, scores)))
+            counts.panel.append((index, _panel_row(frame, predicted, scores)))
         if sink is not None:
             sink(frame, scores, predicted)
         if progress is not None:
             progress(name, min(index + world.size, len(frames)), len(frames))
-    _merge(part, world)
+    _merge(counts, world)
     shapes = None
-    pixel = part.pixel()
+    pixel = counts.pixel()
     if options.components is not None or options.instances:
-        shapes = _Shapes.of(options, pixel)
+        shapes = _ShapeCounts.of(options, pixel)
         for index, frame in _prefetched(frames, mine) if shapes is not None else ():
             assert shapes is not None
             shapes.count(frame, score(frame)[0])
@@ -131,16 +131,16 @@ def evaluate_set(
                 progress(f"{name}, components", min(index + world.size, len(frames)), len(frames))
         if shapes is not None:
             _merge(shapes, world)
-    return part.result(name, data, shapes)
+    return counts.result(name, data, shapes)
 
 
-class _Part:
-    """What one rank has seen of a set."""
+class _RankCounts:
+    """Counts of one rank over its frames of a set."""
 
     def __init__(self, options: SetOptions, num_classes: int, frames: EvaluationFrames) -> None:
         self.pixels = PixelEvaluation(options.conventions)
         self.groups, self.categories = _grouped(frames.keys), frames.categories
-        self.confusion, self.kept = Confusion(num_classes), KeptFrames(options.kept_frames)
+        self.confusion, self.choice = Confusion(num_classes), FrameChoice(options.kept_frames)
         self.frames: list[FrameResult] = []
         self.panel: list[tuple[int, PanelRow]] = []
 
@@ -171,12 +171,12 @@ class _Part:
             miou=own.miou(),
         )
         self.frames.append(result)
-        self.kept.offer(result, lambda: kept_frame(result, frame, scores))
+        self.choice.offer(result, lambda: pictured_frame(result, frame, scores))
 
-    def merge(self, other: _Part) -> None:
+    def merge(self, other: _RankCounts) -> None:
         self.pixels.merge(other.pixels)
         self.confusion.merge(other.confusion)
-        self.kept.merge(other.kept)
+        self.choice.merge(other.choice)
         self.frames += other.frames
         self.panel += other.panel
 
@@ -190,7 +190,7 @@ class _Part:
         intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
         return {n: each for n, each in intervals.items() if n in known | {"miou"} and np.isfinite(each.value)}
 
-    def result(self, name: str, data: SetData, shapes: _Shapes | None) -> SetResult:
+    def result(self, name: str, data: SetData, shapes: _ShapeCounts | None) -> SetResult:
         pixel = self.pixel()
         intervals = self._intervals(pixel)
         return SetResult(
@@ -204,7 +204,7 @@ class _Part:
             curves=self.pixels.curves(500),
             tables=self.pixels.tables,
             panel=[row for _, row in sorted(self.panel, key=lambda pair: pair[0])],
-            kept=self.kept.chosen(),
+            pictured=self.choice.chosen(),
             components=None if shapes is None or shapes.components is None else shapes.components.result(),
             instances=None if shapes is None or shapes.instances is None else shapes.instances.result(),
             categories=self.pixels.by_category(),
@@ -214,15 +214,15 @@ class _Part:
 
 
 @dataclass
-class _Shapes:
-    """What one rank has seen of a set's components and instances."""
+class _ShapeCounts:
+    """Counts of one rank over the components and instances of its frames."""
 
     threshold: float
     components: ComponentEvaluation | None
     instances: InstanceEvaluation | None
 
     @classmethod
-    def of(cls, options: SetOptions, pixel: PixelMetrics) -> _Shapes | None:
+    def of(cls, options: SetOptions, pixel: PixelMetrics) -> _ShapeCounts | None:
         """Empty counts; None where the set gives no threshold."""
         threshold = pixel.best_f1_threshold if options.threshold is None else options.threshold
         if not np.isfinite(threshold):
@@ -245,7 +245,7 @@ class _Shapes:
             predicted = connected_instances(scores, self.threshold)
             self.instances.update(frame.key, predicted, truth, frame.label == VOID)
 
-    def merge(self, other: _Shapes) -> None:
+    def merge(self, other: _ShapeCounts) -> None:
         if self.components is not None and other.components is not None:
             self.components.merge(other.components)
         if self.instances is not None and other.instances is not None:
@@ -262,15 +262,15 @@ def _grouped(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _prefetched(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
-    """The frames in order, the next ones being decoded meanwhile."""
+    """The frames in order; the next ones are decoded meanwhile."""
     return prefetch(((index, frames[index]) for index in indices), _PREFETCH_FRAMES)
 
 
-def _merge(mine: Any, world: Collectives) -> None:
-    """Add what the other ranks hold; pictures and tables of any size, once per set."""
-    for rank, theirs in enumerate(world.gather_objects(mine, "evaluation")):
+def _merge(counts: _RankCounts | _ShapeCounts, world: Collectives) -> None:
+    """Add the counts of the other ranks; pictures and tables of any size, once per set."""
+    for rank, theirs in enumerate(world.gather_objects(counts, "evaluation")):
         if rank != world.rank:
-            mine.merge(theirs)
+            counts.merge(theirs)
 
 
 def _panel_row(frame: Frame, predicted: NDArray[np.uint8], scores: Score) -> PanelRow:

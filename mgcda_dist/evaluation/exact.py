@@ -68,7 +68,7 @@ class ExactPixelMetrics:
 
 
 def exact_counts(inlier: Floats, anomaly: Floats) -> RankedCounts:
-    """One row per distinct anomaly score, and one for the inliers between two of them: all that the metrics depend on.
+    """A row per distinct anomaly score, and one for the inliers between two of them: all that the metrics depend on.
 
     Args:
         inlier: scores of the inlier pixels, ascending.

@@ -4,7 +4,7 @@
     results.md, results.tex       the same as tables
     sets/SET/frames.npz           `bootstrap.ImageTables`, for the paired bootstrap between evaluations
     sets/SET/curves.json          threshold, recall, precision, fpr: PR and ROC curve, at most 500 points each
-    sets/SET/frames.json          score_levels; frames: key, AP, FPR95, pixels, mIoU, and the pictures of the kept ones
+    sets/SET/frames.json          score_levels; frames: key, AP, FPR95, pixels, mIoU, and paths of their pictures
     sets/SET/frames/KEY.jpg, KEY.score.png, KEY.label.png     the worst and best frames, at most 640 pixels wide
 
 A picture of scores holds levels, 0 … 255: level k means `score_levels[k] <= score < score_levels[k + 1]`. All frames of
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
-from mgcda_dist.evaluation.set_result import FrameResult, KeptFrame, SetResult
+from mgcda_dist.evaluation.set_result import FrameResult, PicturedFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
 
@@ -108,16 +108,16 @@ def _write_set(result: SetResult, folder: Path) -> None:
     result.tables.save(folder / "frames.npz")
     curves = result.curves
     write_json_atomically(folder / "curves.json", {name: getattr(curves, name).tolist() for name in _CURVES})
-    levels = _levels(curves, [kept.score for kept in result.kept])
+    levels = _levels(curves, [pictured.score for pictured in result.pictured])
     pictures: dict[int, dict[str, str]] = {}
-    for kept in result.kept:
-        pictures[kept.frame.index] = _write_pictures(kept, levels, folder, taken=len(pictures))
+    for pictured in result.pictured:
+        pictures[pictured.frame.index] = _write_pictures(pictured, levels, folder, taken=len(pictures))
     write_json_atomically(
         folder / "frames.json",
         {
             "score_levels": levels.tolist(),
             "frames": [_frame_json(frame) | pictures.get(frame.index, {}) for frame in result.frames],
-            "kept": [kept.frame.key for kept in result.kept],
+            "kept": [pictured.frame.key for pictured in result.pictured],
         },
     )
 
@@ -133,7 +133,7 @@ def _frame_json(frame: FrameResult) -> dict[str, Any]:
 
 
 def _levels(curves: CurvePoints, scores: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """256 ascending scores: the lowest one kept, then thresholds spread over the curves."""
+    """256 ascending scores: the lowest one shown, then thresholds spread over the curves."""
     lowest = min((float(score.min()) for score in scores), default=0.0)
     thresholds = np.unique(curves.threshold[np.isfinite(curves.threshold)])
     thresholds = thresholds[thresholds > lowest]
@@ -142,15 +142,15 @@ def _levels(curves: CurvePoints, scores: list[NDArray[np.float32]]) -> NDArray[n
     return np.concatenate([[lowest], thresholds])
 
 
-def _write_pictures(kept: KeptFrame, levels: NDArray[np.float64], folder: Path, taken: int) -> dict[str, str]:
+def _write_pictures(pictured: PicturedFrame, levels: NDArray[np.float64], folder: Path, taken: int) -> dict[str, str]:
     """The three pictures of a frame; returns their paths relative to the set's folder."""
     # Keys may hold slashes and be long; the number keeps two of them apart.
-    stem = f"{taken:02d}_" + re.sub(r"[^A-Za-z0-9_.-]+", "_", kept.frame.key)[-80:]
-    level = np.searchsorted(levels, kept.score.astype(np.float64), side="right") - 1
+    stem = f"{taken:02d}_" + re.sub(r"[^A-Za-z0-9_.-]+", "_", pictured.frame.key)[-80:]
+    level = np.searchsorted(levels, pictured.score.astype(np.float64), side="right") - 1
     pictures = {
-        "image": (f"frames/{stem}.jpg", cv2.cvtColor(kept.image, cv2.COLOR_RGB2BGR)),
+        "image": (f"frames/{stem}.jpg", cv2.cvtColor(pictured.image, cv2.COLOR_RGB2BGR)),
         "score": (f"frames/{stem}.score.png", np.clip(level, 0, 255).astype(np.uint8)),
-        "label": (f"frames/{stem}.label.png", kept.label),
+        "label": (f"frames/{stem}.label.png", pictured.label),
     }
     for path, pixels in pictures.values():
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.endswith(".jpg") else []

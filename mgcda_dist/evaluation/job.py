@@ -52,8 +52,8 @@ class EvaluationJob:
         settings: score, conventions, and how the network is run; without a network: score maps of another method.
         class_space: of the labels and of the network; None: scores come without classes.
         class_names: inlier classes in train-id order; none for maps.
-        panel_frames: how many frames of each set are kept for a panel of pictures.
-        kept_frames: how many of the worst frames are kept with pictures, and how many of the best.
+        panel_frames: how many frames of each set are shown in a panel of pictures.
+        kept_frames: how many of the worst frames get pictures of their own, and how many of the best.
         ignore_extra_maps: accept maps that belong to no frame.
         submission: benchmark whose layout the score maps are also written in, and the folder for them.
         digest: SHA-256 of the weights or maps, if it is known already.
@@ -81,7 +81,7 @@ class EvaluationJob:
         return TypeAdapter(cls).validate_python(fields)
 
     def subject(self) -> Subject:
-        """What is evaluated, as tables name it."""
+        """The subject, as tables name it."""
         space = self.class_space
         shown = "" if space is None else space if isinstance(space, str) else "own"
         return Subject(self.name, "maps" if self.settings.network is None else "model", self.digest, shown)
@@ -111,13 +111,13 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: a result per set of its job."""
+    """The results of an evaluation, one per set of its job."""
 
     job: EvaluationJob
     results: list[SetResult]
 
     def record(self, selection: Selection | None = None) -> EvaluationResults:
-        """What `results.json` keeps of it; `selection`: which validation chose the model, if one did."""
+        """The record for `results.json`; `selection`: which validation chose the model, if one did."""
         return EvaluationResults(
             subject=self.job.subject(),
             settings=self.job.settings,
@@ -141,7 +141,7 @@ def run_job(
         job: what is evaluated on what.
         world: the ranks, which share the frames.
         device: where to run the network.
-        progress: told the set's name, frames done and frames in all.
+        progress: called with the set's name, frames done and frames in all.
         network: in evaluation mode, on `device`, instead of the one in `job.path`.
 
     Raises:

@@ -62,7 +62,7 @@ class Confusion:
         self.matrix += other.matrix
 
     def counts(self) -> ClassCounts:
-        """What IoU needs of the matrix."""
+        """The counts that IoU is computed from."""
         return np.stack([np.diagonal(self.matrix), self.matrix.sum(1), self.matrix.sum(0)])
 
     def iou(self) -> NDArray[np.float64]:

@@ -96,7 +96,7 @@ class RankTable:
 
 
 def inlier_cuts(num: int, per_octave: int) -> Ints:
-    """Where to cut `num` ascending ranks so that a chunk holds at most 1/per_octave of what ranks above it.
+    """Cuts of `num` ascending ranks such that a chunk holds at most 1/per_octave of what ranks above it.
 
     The `per_octave` highest ranks are single, the next `per_octave` chunks have two, then four, and so on.
     """
@@ -111,7 +111,7 @@ def inlier_cuts(num: int, per_octave: int) -> Ints:
 
 
 def anomaly_cuts(num: int, parts: int) -> Ints:
-    """Where to cut `num` ascending ranks into chunks of equal size: at least `parts` of them, or single ranks."""
+    """Cuts of `num` ascending ranks into chunks of equal size: at least `parts` of them, or single ranks."""
     return np.arange(0, num, max(1, num // parts), dtype=np.int64)
 
 

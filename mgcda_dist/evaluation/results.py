@@ -50,7 +50,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated.
+    """The subject of an evaluation.
 
     Attributes:
         name: shown in tables: a run's name, a checkpoint's, a folder's.
@@ -67,7 +67,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """How the network was run.
+    """Settings of the network in an evaluation.
 
     Attributes:
         height_px: height of its input; None: the frame's own.
@@ -120,7 +120,7 @@ class EvaluationSettings:
         conventions: how frames were pooled; tables show the first.
         score: the anomaly score; `AS_GIVEN` for maps.
         components: track whose sizes component metrics have, or `none`.
-        instances: instance metrics were asked for.
+        instances: instance metrics were measured.
         threshold: of components and instances; None: that of the best F1 on the same set.
         network: None for maps.
         resize_maps: maps of another size were brought to that of their label.
@@ -229,7 +229,7 @@ class SetNumbers:
         pixels: None: not known.
         iou: per class.
         data: which data it was.
-        components, instances: None: not asked for, or without a threshold.
+        components, instances: None: not measured, or without a threshold.
         categories: per category of anomaly, against all inliers.
         groups: per folder of frames.
         best_f1_threshold: score from which on a pixel is an anomaly at the best F1.

@@ -33,13 +33,13 @@ _PICTURES = (".tif", ".tiff", ".png")
 _ARCHIVES = (".npz", ".h5", ".hdf5")
 _SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
 _NO_MAPS = ("_segmentation", ".overlay")
-"""What lies beside maps: the predicted classes of a submission to Fishyscapes, the pictures of `mgcda predict`."""
+"""Ends of names of other files beside maps: predicted classes (Fishyscapes), pictures of `mgcda predict`."""
 _ENDING = re.compile(r"[_.-](anomaly|score|scores|anomaly_score|uncertainty|heatmap|leftImg8bit|rgb)$")
 
 
 @dataclass(frozen=True)
 class MapFile:
-    """Where a map lies: a file, and the array in it if it holds several."""
+    """The place of a map: a file, and the array in it if it holds several."""
 
     path: Path
     member: str = ""
@@ -98,7 +98,7 @@ class ScoreMaps:
             raise ConfigError(
                 str(self.root),
                 f"{len(extra)} of {len(self._maps)} maps belong to no frame, first {extra[0]}",
-                "are these the maps of another set or split? --ignore-extra-maps leaves them out",
+                "are these the maps of another set or split? else have extra maps ignored",
             )
 
     def read(self, file: MapFile, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
@@ -114,7 +114,7 @@ class ScoreMaps:
             raise MgcdaError(
                 str(file),
                 f"the map is {values.shape[1]}×{values.shape[0]}, the label {shape[1]}×{shape[0]} pixels",
-                "write maps at the label's size, or give --resize-maps",
+                "write maps at the label's size, or have maps resized",
             )
         return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), values.dtype)
 
@@ -147,10 +147,10 @@ def h5py_module() -> Any:
 def _listed(root: Path) -> dict[str, MapFile]:
     """Name → file, in order of the names."""
     if not root.exists():
-        raise ConfigError("--maps", f"{root} does not exist", "give a folder of score maps, or an archive")
+        raise ConfigError(str(root), "does not exist", "give a folder of score maps, or an archive")
     if root.is_file():
         if root.suffix.lower() not in _ARCHIVES:
-            raise ConfigError("--maps", f"{root} is neither a folder nor an archive", f"one of {', '.join(_ARCHIVES)}")
+            raise ConfigError(str(root), "is neither a folder nor an archive", f"one of {', '.join(_ARCHIVES)}")
         return {member or root.stem: MapFile(root, member) for member in _members(root)}
     maps: dict[str, MapFile] = {}
     for path in sorted(root.rglob("*")):
@@ -246,7 +246,7 @@ def _read(file: MapFile) -> NDArray[Any]:
 
 
 def _in_its_range(levels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """The scores that the levels of a 16-bit picture stand for, where it says so."""
+    """The scores that the levels of a 16-bit picture stand for, where it has their range."""
     with Image.open(path) as picture:
         text = picture.info
     if LOW_KEY not in text or HIGH_KEY not in text:

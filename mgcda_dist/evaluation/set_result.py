@@ -1,4 +1,4 @@
-"""What evaluating a set gives in memory: numbers, curves, tables and pictures; `results.py` has what is kept of it."""
+"""The results of a set in memory: numbers, curves, tables and pictures. `results.py` is the record on disk."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mgcda_dist.evaluation.instances import InstanceMetrics
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics
 from mgcda_dist.evaluation.results import PartNumbers, PixelCounts, SetData, SetNumbers
 
-__all__ = ["FrameResult", "KeptFrame", "PanelRow", "SetResult"]
+__all__ = ["FrameResult", "PanelRow", "PicturedFrame", "SetResult"]
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W."""
+    """A frame for the panel of pictures: image H×W×3, label and predicted class H×W, uint8; score H×W."""
 
     key: str
     image: NDArray[np.uint8]
@@ -32,7 +32,7 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame's own numbers; NaN where one does not exist."""
+    """The numbers of one frame alone; NaN where one does not exist."""
 
     index: int
     key: str
@@ -44,13 +44,13 @@ class FrameResult:
 
     @property
     def quality(self) -> float:
-        """What frames are ranked by: AP, or mIoU in sets without anomalies; NaN where there is neither."""
+        """The number that frames are ranked by: AP, or mIoU in sets without anomalies; NaN where there is neither."""
         return self.ap if math.isfinite(self.fpr95) else self.miou
 
 
 @dataclass(frozen=True)
-class KeptFrame:
-    """One of the worst or best frames, small: image h×w×3 and label h×w, uint8; score h×w."""
+class PicturedFrame:
+    """A frame among the worst or best, at most 640 pixels wide: image h×w×3 and label h×w, uint8; score h×w."""
 
     frame: FrameResult
     image: NDArray[np.uint8]
@@ -60,12 +60,12 @@ class KeptFrame:
 
 @dataclass(frozen=True)
 class SetResult:
-    """What one set gave.
+    """The results of one set.
 
     Attributes:
         name: of the set.
         pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
-        conventions: the same under each convention that was asked for.
+        conventions: the same under each convention of the evaluation.
         intervals: 95 % percentile intervals over images, where the first convention pools all frames.
         miou: closed-set mean IoU; NaN where the set has no class labels, or the scores come without classes.
         iou: C, per class.
@@ -73,8 +73,8 @@ class SetResult:
         curves: PR and ROC.
         tables: ranked tables per frame, for the paired bootstrap between evaluations.
         panel: some frames to look at.
-        kept: the worst and best frames, worst first.
-        components: SMIYC's component metrics, if they were asked for and the set has a threshold.
+        pictured: the worst and best frames, worst first.
+        components: SMIYC's component metrics, if the evaluation has them and the set a threshold.
         instances: OoDIS' instance metrics, likewise.
         categories: pooled metrics of each category's anomaly pixels against all inliers, where labels tell categories.
         groups: pooled metrics of each folder of frames on its own, where the set has several.
@@ -91,7 +91,7 @@ class SetResult:
     curves: CurvePoints
     tables: ImageTables
     panel: list[PanelRow] = field(default_factory=list[PanelRow])
-    kept: list[KeptFrame] = field(default_factory=list[KeptFrame])
+    pictured: list[PicturedFrame] = field(default_factory=list[PicturedFrame])
     components: ComponentMetrics | None = None
     instances: InstanceMetrics | None = None
     categories: dict[str, PixelMetrics] = field(default_factory=dict[str, PixelMetrics])
@@ -108,7 +108,7 @@ class SetResult:
         return _existing(self.pixel) | {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def numbers(self, class_names: Sequence[str]) -> SetNumbers:
-        """What `results.json` keeps of it.
+        """The numbers for `results.json`.
 
         Args:
             class_names: C, in train-id order.

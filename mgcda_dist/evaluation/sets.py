@@ -32,7 +32,7 @@ class PastedObjects:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One evaluation set.
+    """An evaluation set.
 
     Attributes:
         name: shown in tables, and of its folder of results.

@@ -73,7 +73,7 @@ def _smiyc(folder: Path) -> Sink:
     def write(frame: Frame, score: Score, predicted: NDArray[np.uint8] | None) -> None:
         if np.abs(score).max() > np.finfo(np.float16).max:
             problem = "a score is beyond ±65504, the range of float16, in which SegmentMeIfYouCan stores scores"
-            raise MgcdaError(frame.key, problem, "choose another --score")
+            raise MgcdaError(frame.key, problem, "choose another score")
         with h5py.File(folder / f"{frame.key.rpartition('/')[2]}.hdf5", "w") as file:
             file.create_dataset("value", data=score.astype(np.float16), compression=9)
 

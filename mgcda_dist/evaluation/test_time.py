@@ -34,7 +34,7 @@ _ALIGNMENT_PX = 32
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """How a frame is shown to the network.
+    """The ways in which a frame is shown to the network.
 
     Attributes:
         scales: factors on the network's input size; each scale is a view.
@@ -52,7 +52,7 @@ class TestTimeAugmentation:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the network returned for one view: coarse logits C×h×w of an image of height×width pixels."""
+    """The network's output for one view: coarse logits C×h×w of an image of height×width pixels."""
 
     logits: Tensor
     height: int
@@ -188,7 +188,7 @@ def _slide(
 
 
 def _origins(full: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along one axis: evenly spread multiples of the alignment that cover `full` pixels."""
+    """First pixels of the windows along one axis: evenly spread multiples of the alignment that cover `full` pixels."""
     last = _up(max(full - window, 0), _ALIGNMENT_PX)
     step = max(_ALIGNMENT_PX, int(window * (1 - overlap)))
     count = math.ceil(last / step) + 1
@@ -249,7 +249,7 @@ def _classes(logits: Tensor) -> Tensor:
 
 
 def _positions(source: int, target: int, first: int, end: int, device: torch.device) -> Tensor:
-    """Where the centres of target rows lie among source rows, as `align_corners=False` has it; float64."""
+    """Positions of the centres of target rows among source rows, as `align_corners=False` has it; float64."""
     centres = (torch.arange(first, end, device=device, dtype=torch.float64) + 0.5) * (source / target) - 0.5
     return centres.clamp(0, source - 1)
 

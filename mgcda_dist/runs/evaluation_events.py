@@ -1,4 +1,4 @@
-"""How far an evaluation on workers is: events that rank 0 appends now and then for whoever watches."""
+"""Progress of an evaluation on workers: events that rank 0 appends, for commands that follow them."""
 
 from __future__ import annotations
 

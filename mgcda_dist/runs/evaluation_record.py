@@ -25,13 +25,13 @@ _ID_TAG = "mgcda.evaluation_id"
 
 
 def refuse_training_record(folder: Path) -> None:
-    """Nothing, or a refusal of a folder that holds the record of a training, which an evaluation's would replace.
+    """Refuse a folder that holds the record of a training, which that of an evaluation would replace.
 
     Raises:
         ConfigError: it does.
     """
     if (folder / CALLS).is_file() and _recorded_id(folder) is None:
-        raise ConfigError("--out", f"{folder} holds the record of a training", "give another folder")
+        raise ConfigError(str(folder), "holds the record of a training", "give another folder")
 
 
 def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experiment: str | None = None) -> None:

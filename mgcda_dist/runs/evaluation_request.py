@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
-from mgcda_dist.choices import PIPE, SubmissionLayout
+from mgcda_dist.choices import PIPE, ComponentTrack, ScoreKind, SubmissionLayout
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
@@ -22,19 +21,55 @@ from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
 
-__all__ = ["EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
+__all__ = ["EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
+
+
+_GIVE_SHARDS = "name the shards to evaluate on"
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options that differ from those of the run; None: as the run.
+
+    Attributes:
+        max_frames: of every set.
+        conventions, components, instances, threshold, kept_frames: as in the section `evaluation`.
+        score: the anomaly score.
+        height_px: of the network's input; 0: the frame's own.
+        scales, flip, window_overlap, blur: as in the section `evaluation`.
+        window_px: height and width; empty: whole frames.
+    """
+
+    max_frames: int | None = None
+    conventions: Sequence[str] | None = None
+    components: ComponentTrack | None = None
+    instances: bool | None = None
+    threshold: float | None = None
+    kept_frames: int | None = None
+    score: ScoreKind | None = None
+    height_px: int | None = None
+    scales: Sequence[float] | None = None
+    flip: bool | None = None
+    window_px: tuple[int, ...] | None = None
+    window_overlap: float | None = None
+    blur: bool | None = None
+
+    def of_network(self) -> list[str]:
+        """Names of the given options that only a network has."""
+        names = ("score", "height_px", "scales", "flip", "window_px", "window_overlap", "blur")
+        return [name for name in names if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """One subject: its job, the folder that results go to by default, and the model's configuration, if it has one."""
+    """A job, the folder that results go to by default, and the model's configuration if it has one."""
 
     job: EvaluationJob
     beside: Path
     config: Config | None = None
 
     def config_for(self, workers: int) -> Config:
-        """The configuration for that many processes on this machine, where the model need not have been trained."""
+        """The model's configuration with that many workers on this machine, wherever it was trained."""
         assert self.config is not None
         gpus = 1 if torch.cuda.device_count() >= workers else 0
         update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus}
@@ -46,15 +81,14 @@ class EvaluationRequest:
 
 
 def model_request(
-    path: Path, sets: Sequence[EvaluationSetConfig], options: dict[str, Any], *, name: str = ""
+    path: Path, sets: Sequence[EvaluationSetConfig], options: EvaluationOptions, *, name: str = ""
 ) -> EvaluationRequest:
-    """Find the exported model in a run, a checkpoint or a model folder, and say what to evaluate.
+    """The evaluation of the exported model in a run, a checkpoint or a model folder.
 
     Args:
         path: run folder, checkpoint or model folder.
         sets: what to evaluate on; empty: the run's own sets.
-        options: keys of the section `evaluation` that differ from the run's, `score`, and `max_frames` of every set;
-            None: as the run.
+        options: those that differ from the run's.
         name: shown in tables; empty: the run's, with the checkpoint's.
 
     Raises:
@@ -63,13 +97,12 @@ def model_request(
     """
     folder = model_folder(path, _near(path))
     config, network = build.load_model(folder)
-    given = {key: value for key, value in options.items() if value is not None}
-    score = given.pop("score", config.model.score)
+    score = options.score or config.model.score
     check_score(score, network.logit_kind, config.loss.outlier)
     check_statistics(score, read_metadata(folder).statistics, folder)
-    section = _section(config.evaluation, sets, given)
+    section = _section(config.evaluation, sets, options)
     if not section.sets:
-        raise ConfigError("--data", "the run names no evaluation sets", "give --data FOLDER")
+        raise ConfigError(str(path), "the run names no evaluation sets", _GIVE_SHARDS)
     if not sets:
         _refuse_commands(section)
     run, step = _run_of(folder)
@@ -82,18 +115,18 @@ def model_request(
 def map_request(
     path: Path,
     sets: Sequence[EvaluationSetConfig],
-    options: dict[str, Any],
+    options: EvaluationOptions,
     *,
     name: str = "",
     resize: bool = False,
     ignore_extra: bool = False,
 ) -> EvaluationRequest:
-    """Evaluate score maps of another method.
+    """The evaluation of score maps of another method.
 
     Args:
         path: folder or archive of maps.
         sets: what they belong to.
-        options: keys of the section `evaluation`, and `max_frames` of every set.
+        options: those that differ from the defaults; none of a network.
         name: shown in tables; empty: the folder's.
         resize: bring maps of another size to that of their label.
         ignore_extra: accept maps that belong to no frame.
@@ -102,9 +135,8 @@ def map_request(
         ConfigError: no set, or maps that are missing or left over.
     """
     if not sets:
-        raise ConfigError("--maps", "score maps need the labels they are judged by", "give --data FOLDER")
-    given = {key: value for key, value in options.items() if value is not None}
-    section = _section(EvaluationConfig(), sets, given)
+        raise ConfigError(str(path), "score maps need the labels they are judged by", _GIVE_SHARDS)
+    section = _section(EvaluationConfig(), sets, options)
     shown = name or _safe(path.stem if path.is_file() else path.absolute().name)
     job = build.maps_job(section, path.absolute(), name=shown, resize=resize, ignore_extra=ignore_extra)
     beside = path.absolute().with_name(f"{path.absolute().stem}-evaluation")
@@ -125,12 +157,12 @@ def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
 
 
 def _refuse_commands(section: EvaluationConfig) -> None:
-    """A model may come from somebody else: only the user names a command to run."""
+    """Refuse commands in a model's own configuration: models are handed on, and a command would run unseen."""
     places = [place for entry in section.sets for place in (entry.shards, entry.paste.objects if entry.paste else "")]
     command = next((place for place in places if PIPE in place), None)
     if command is not None:
         problem = f"the model's own configuration names a command: {command}"
-        raise ConfigError("--data", problem, "if you trust it, give the place yourself")
+        raise ConfigError("evaluation.sets", problem, "if you trust it, give the shards yourself")
 
 
 def _place(text: str) -> tuple[str, str]:
@@ -146,20 +178,21 @@ def _place(text: str) -> tuple[str, str]:
         return "", text
     name, path = named(text)
     if not (path / "manifest.json").is_file():
-        raise ConfigError("--data", f"no shards in {path} (no manifest.json there)", _near_shards(path))
+        raise ConfigError(str(path), "no shards there (no manifest.json)", _near_shards(path))
     return name, str(path.absolute())
 
 
 def _section(
-    section: EvaluationConfig, sets: Sequence[EvaluationSetConfig], update: dict[str, Any]
+    section: EvaluationConfig, sets: Sequence[EvaluationSetConfig], options: EvaluationOptions
 ) -> EvaluationConfig:
     """The section with other values, validated; with other sets, if any are given."""
-    max_frames = update.pop("max_frames", None)
-    # A height of 0 is the frame's own, a window of no size the whole frame.
-    update |= {key: None for key in ("height_px", "window_px") if key in update and not update[key]}
     entries = [entry.model_dump() for entry in (sets or section.sets)]
-    if max_frames is not None:
-        entries = [entry | {"max_frames": max_frames} for entry in entries]
+    if options.max_frames is not None:
+        entries = [entry | {"max_frames": options.max_frames} for entry in entries]
+    given = {key: value for key, value in asdict(options).items() if value is not None}
+    # A height of 0 is the frame's own, a window of no size the whole frame.
+    update = {key: value or None if key in ("height_px", "window_px") else value for key, value in given.items()}
+    update = {key: value for key, value in update.items() if key not in ("score", "max_frames")}
     try:
         return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})
     except ValidationError as error:

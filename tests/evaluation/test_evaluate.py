@@ -23,7 +23,7 @@ from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import free_folder, write_evaluation
 from mgcda_dist.evaluation.job import run_job
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.runs.evaluation_request import model_request, sets_of
+from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
 from tests.support import shards as made
 
 
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 
 
 def _evaluated(run: Path, out: Path, **options: Any) -> dict[str, Any]:
-    request = model_request(run, [], options)
+    request = model_request(run, [], EvaluationOptions(**options))
     done = run_job(request.job, Collectives(), torch.device("cpu"))
     write_evaluation(done.record(), done.results, out)
     return json.loads((out / "results.json").read_text())
@@ -66,10 +66,9 @@ def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(tiny_sha
     config = tiny_config(tiny_shards)
     windowed = config.evaluation.model_copy(update={"window_px": (64, 64)})
     build.save_model(config.model_copy(update={"evaluation": windowed}), build.segmenter(config), tmp_path / "model")
-    networks = [
-        model_request(tmp_path / "model", [], {"window_px": asked}).job.settings.network for asked in (None, ())
-    ]
-    assert [network and network.augmentation.window_px for network in networks] == [(64, 64), None]
+    for asked, window_px in ((None, (64, 64)), ((), None)):
+        network = model_request(tmp_path / "model", [], EvaluationOptions(window_px=asked)).job.settings.network
+        assert network is not None and network.augmentation.window_px == window_px
 
 
 def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
@@ -134,7 +133,7 @@ def test_a_picture_of_scores_gives_the_scores_back(run: Path, tmp_path: Path) ->
 
 
 def test_evaluations_do_not_overwrite_each_other(run: Path, tmp_path: Path) -> None:
-    plain, blurred = (model_request(run, [], {"blur": blur}).job.identity() for blur in (None, True))
+    plain, blurred = (model_request(run, [], EvaluationOptions(blur=blur)).job.identity() for blur in (None, True))
     assert plain != blurred
     wanted = tmp_path / "evaluation"
     assert free_folder(wanted, plain) == wanted
@@ -150,11 +149,11 @@ def test_names_and_places_of_checkpoints(run: Path, tmp_path: Path, tiny_shards:
     config, network = build.load_model(run / "model")
     for step in (10, 20):
         build.save_model(config, network, tmp_path / f"other/checkpoints/step-{step:08d}/model")
-    newest = model_request(tmp_path / "other", [], {})
+    newest = model_request(tmp_path / "other", [], EvaluationOptions())
     assert newest.job.name == "tiny_step-00000020"
     assert newest.beside == tmp_path / "other/evaluation-step-00000020"
-    assert model_request(run, [], {}).beside == run / "evaluation"
-    assert model_request(run / "model", [], {}, name="mine").job.name == "mine"
+    assert model_request(run, [], EvaluationOptions()).beside == run / "evaluation"
+    assert model_request(run / "model", [], EvaluationOptions(), name="mine").job.name == "mine"
 
 
 def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
@@ -163,7 +162,7 @@ def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean .*real_day/train or .*test"):
         sets_of([str(tiny_shards / "real_day")])
     with pytest.raises(CheckpointError, match=r"does not exist\n.*did you mean .*tiny\?"):
-        model_request(run.with_name("tinny"), [], {})
+        model_request(run.with_name("tinny"), [], EvaluationOptions())
     assert [entry.name for entry in sets_of([f"x={tiny_shards}/real_day/test"])] == ["x"]
     both = sets_of([str(tiny_shards / "real_day/test"), str(tiny_shards / "real_day/test")])
     assert [entry.name for entry in both] == ["real_day_test_0", "real_day_test_1"]
@@ -257,7 +256,7 @@ def test_wrong_commands_say_what_to_do(run: Path, tmp_path: Path, tiny_shards: P
     maps, data = tmp_path / "maps", ["--data", str(tiny_shards / "real_day/test")]
     maps.mkdir()
     assert "nothing to evaluate" in _error(_mgcda(*data))
-    assert "give --data FOLDER" in _error(_mgcda("--maps", maps))
+    assert "name the shards" in _error(_mgcda("--maps", maps))
     assert "holds no score map" in _error(_mgcda("--maps", maps, *data))
     np.save(maps / "x.npy", np.zeros((4, 4)))
     assert "have no map" in _error(_mgcda("--maps", maps, *data))

@@ -18,7 +18,7 @@ from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
-from mgcda_dist.runs.evaluation_request import model_request
+from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request
 from tests.support.distributed import run_distributed
 from tests.support.external import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
 from tests.support.tiny import tiny_batch
@@ -318,4 +318,4 @@ def test_a_score_that_the_model_has_no_logits_for_is_refused_at_evaluation(tmp_p
     config = configuration(*NETWORKS["mask2former"])
     build.save_model(config, build.segmenter(config), tmp_path / "model")
     with pytest.raises(ConfigError, match="use 'rba_mask'"):
-        model_request(tmp_path, [], {"score": "rba"})
+        model_request(tmp_path, [], EvaluationOptions(score="rba"))

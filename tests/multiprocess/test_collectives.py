@@ -91,7 +91,7 @@ def test_an_evaluation_merges_to_what_one_process_finds(worlds: list[Results], s
         result, num_bytes = worlds[rank].evaluations[size]
         assert result.pixel == alone.pixel
         assert result.frames == alone.frames
-        assert [kept.frame for kept in result.kept] == [kept.frame for kept in alone.kept]
+        assert [each.frame for each in result.pictured] == [each.frame for each in alone.pictured]
         # Two int64 per row and table, at most one row per pixel; pictures of four kept frames; some numbers.
         frames, pixels = len(range(rank, EVALUATED_FRAMES, size)), 64 * 96
         assert num_bytes < 2 * 16 * frames * pixels + 4 * 8 * pixels + 20_000

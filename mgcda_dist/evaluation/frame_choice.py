@@ -1,4 +1,4 @@
-"""The worst and best frames of a set, chosen while it streams by: small pictures of a few frames, whatever its size."""
+"""Choice of the worst and best frames of a set in one pass over it: small pictures of a few frames only."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from mgcda_dist.data.frames import Frame
-from mgcda_dist.evaluation.set_result import FrameResult, KeptFrame
+from mgcda_dist.evaluation.set_result import FrameResult, PicturedFrame
 
-__all__ = ["KeptFrames", "kept_frame", "shrunk"]
+__all__ = ["FrameChoice", "pictured_frame", "shrunk"]
 
 MAX_WIDTH_PX = 640
 
 
-class KeptFrames:
-    """Keeps `count` worst and as many best frames by AP, and by mIoU in case the set turns out to have no anomaly.
+class FrameChoice:
+    """The `count` worst and as many best frames by AP, and by mIoU in case the set has no anomaly.
 
-    Kept frames of ranks merge; the choice does not depend on order or world size, because equal frames rank by index.
+    Choices of ranks merge; the choice does not depend on order or world size, because equal frames rank by index.
 
     Args:
         count: how many of each; 0: none.
@@ -30,46 +30,46 @@ class KeptFrames:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._best: dict[tuple[str, int], list[tuple[float, int, KeptFrame]]] = {}
+        self._ranked: dict[tuple[str, int], list[tuple[float, int, PicturedFrame]]] = {}
 
-    def offer(self, frame: FrameResult, picture: Callable[[], KeptFrame]) -> None:
-        """Keep a frame if it is among the worst or best so far; only then its pictures are made."""
-        made: KeptFrame | None = None
+    def offer(self, frame: FrameResult, picture: Callable[[], PicturedFrame]) -> None:
+        """Take a frame if it is among the worst or best so far; only then its pictures are made."""
+        made: PicturedFrame | None = None
         for name, value in (("ap", frame.ap), ("miou", frame.miou), ("", 0.0)):
             if not math.isfinite(value) or not self.count:
                 continue
             for sign in (1, -1):  # 1: worst first
-                ranked = self._best.setdefault((name, sign), [])
+                ranked = self._ranked.setdefault((name, sign), [])
                 if len(ranked) < self.count or (sign * value, frame.index) < ranked[-1][:2]:
                     made = made or picture()
                     self._insert(ranked, [(sign * value, frame.index, made)])
 
-    def merge(self, other: KeptFrames) -> None:
-        """Add what another rank kept."""
-        for place, entries in other._best.items():
-            self._insert(self._best.setdefault(place, []), entries)
+    def merge(self, other: FrameChoice) -> None:
+        """Add the frames that another rank has chosen."""
+        for ranking, entries in other._ranked.items():
+            self._insert(self._ranked.setdefault(ranking, []), entries)
 
-    def chosen(self) -> list[KeptFrame]:
+    def chosen(self) -> list[PicturedFrame]:
         """Worst first, each frame once. Without AP and mIoU: the first frames of the set."""
         for name in ("ap", "miou", ""):
-            if (name, 1) in self._best:
-                worst, best = self._best[name, 1], self._best[name, -1][::-1] if name else []
-                return list({index: kept for _, index, kept in [*worst, *best]}.values())
+            if (name, 1) in self._ranked:
+                worst, best = self._ranked[name, 1], self._ranked[name, -1][::-1] if name else []
+                return list({index: frame for _, index, frame in [*worst, *best]}.values())
         return []
 
     def _insert(
-        self, ranked: list[tuple[float, int, KeptFrame]], entries: Iterable[tuple[float, int, KeptFrame]]
+        self, ranked: list[tuple[float, int, PicturedFrame]], entries: Iterable[tuple[float, int, PicturedFrame]]
     ) -> None:
         ranked.extend(entries)
         ranked.sort(key=lambda entry: entry[:2])
         del ranked[self.count :]
 
 
-def kept_frame(result: FrameResult, frame: Frame, score: NDArray[np.floating[Any]]) -> KeptFrame:
+def pictured_frame(result: FrameResult, frame: Frame, score: NDArray[np.floating[Any]]) -> PicturedFrame:
     """The pictures of a frame, at most 640 pixels wide, all of one size."""
     height, width = frame.label.shape
     size = (height, width) if width <= MAX_WIDTH_PX else (max(1, round(height * MAX_WIDTH_PX / width)), MAX_WIDTH_PX)
-    return KeptFrame(
+    return PicturedFrame(
         result,
         shrunk(frame.image, size, "bilinear"),
         # To the nearest pixel: a mean would be a score that no pixel has.
