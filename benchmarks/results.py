@@ -21,15 +21,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from mgcda_dist.reports.compare import Comparison, compare
+from mgcda_dist.choices import METRICS
+from mgcda_dist.reports.compare import Comparison, Difference, compare
 from mgcda_dist.reports.runs import RunRecord, find_runs
-from mgcda_dist.reports.tables import markdown
+from mgcda_dist.reports.tables import VERDICT_MARKS, markdown
+from mgcda_dist.tables import Column, Table
+from mgcda_dist.tables import markdown as as_markdown
 
 PAGE = Path(__file__).parent / "results" / "small_benchmark.md"
 MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
 REFERENCE_OF_PARTS = "full_450"
 PARENT_TAG = "mlflow.parentRunId"  # runs of a sweep have it
-MARKS = {"better": " ▲", "worse": " ▼"}
+SHOWN = ("ap", "fpr95", "miou")
 
 
 def main() -> None:
@@ -93,23 +96,28 @@ def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[
 
 def tables(comparison: Comparison) -> tuple[str, str]:
     """A table of the whole comparison, one line per row, and what it stands on."""
-    lines = ["| AP / FPR95 / mIoU | " + " | ".join(one.name for one in comparison.sets) + " |"]
-    lines.append("|---|" + "---:|" * len(comparison.sets))
+    rows: list[list[str]] = []
     for group in comparison.groups:
-        cells: list[str] = []
+        row = [group.name]
         for one in comparison.sets:
-            verdicts = {metric: d.verdict for metric, d in one.differences.get(group.name, {}).items()}
-            values = one.cells.get(group.name, {})
-            cells.append(
-                " / ".join(
-                    f"{100 * values[metric].value:.2f}{MARKS.get(verdicts.get(metric, ''), '')}"
-                    for metric in ("ap", "fpr95", "miou")
-                    if metric in values
-                )
+            differences, values = one.differences.get(group.name, {}), one.cells.get(group.name, {})
+            numbers = (
+                f"{100 * values[metric].value:.2f}"
+                + (f" {VERDICT_MARKS[differences[metric].verdict]}" if is_significant(differences.get(metric)) else "")
+                for metric in SHOWN
+                if metric in values
             )
-        lines.append(f"| {group.name} | " + " | ".join(cells) + " |")
+            row.append(" / ".join(numbers))
+        rows.append(row)
+    first = Column(" / ".join(METRICS[metric].title for metric in SHOWN), align="left")
+    summary = as_markdown(Table([first, *(Column(one.name) for one in comparison.sets)], rows))
     details = f"<details><summary>Intervals and differences, set by set</summary>\n\n{markdown(comparison)}\n</details>"
-    return "\n".join(lines), details
+    return summary, details
+
+
+def is_significant(difference: Difference | None) -> bool:
+    """A verdict that tables mark."""
+    return difference is not None and difference.verdict in VERDICT_MARKS
 
 
 def row_of(record: RunRecord) -> str:
@@ -119,10 +127,11 @@ def row_of(record: RunRecord) -> str:
 
 def runs_table(records: Sequence[RunRecord]) -> str:
     """One line per run: seed, steps, time, machine, commit, command."""
-    lines = [
-        "| run | seed | steps | minutes | machine | commit | command |",
-        "|---|---:|---:|---:|---|---|---|",
-    ]
+    columns = [
+        Column("run", align="left"), Column("seed"), Column("steps"), Column("minutes"),
+        Column("machine", align="left"), Column("commit", align="left"), Column("command", align="left"),
+    ]  # fmt: skip
+    rows: list[list[str | None]] = []
     for record in records:
         began, ended = record.started_s, record.ended_s
         minutes = (ended - began) / 60 if began is not None and ended is not None else math.nan
@@ -135,11 +144,9 @@ def runs_table(records: Sequence[RunRecord]) -> str:
             command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
         elif PARENT_TAG in tags:
             command = "row of parts.yaml"
-        lines.append(
-            f"| {record.name} | {params.get('seed')} | {params.get('optim.steps')} | {minutes:.1f} "
-            f"| {tags.get('mgcda.hardware', '–')} | {commit} | {command} |"
-        )
-    return "\n".join(lines)
+        facts = [params.get("seed"), params.get("optim.steps"), f"{minutes:.1f}", tags.get("mgcda.hardware")]
+        rows.append([record.name, *facts, commit, command])
+    return as_markdown(Table(columns, rows))
 
 
 def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:

@@ -93,18 +93,11 @@ def compare(
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the tables, then what they say."""
-    from rich.table import Table
-
     from mgcda_dist.reports.tables import comparison_tables, findings, legend
+    from mgcda_dist.tables import terminal
 
-    for text in comparison_tables(comparison):
-        console.print(text.title, style="bold")
-        table = Table()
-        for index, name in enumerate(text.header):
-            table.add_column(name, justify="left" if index < text.num_labels else "right")
-        for row in text.rows:
-            table.add_row(*row)
-        console.print(table)
+    for table in comparison_tables(comparison):
+        console.print(terminal(table))
     for sentence in findings(comparison):
         console.print(sentence)
     console.print()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mgcda_dist.choices import CONVENTIONS, HEADLINE_METRICS, METRICS, ComponentTrack, ScoreKind, SubmissionLayout
+from mgcda_dist.choices import CONVENTIONS, ComponentTrack, ScoreKind, SubmissionLayout
 from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
@@ -262,23 +262,12 @@ def followed(folder: Path, show: Show) -> Iterator[None]:
 
 def show_results(every: list[EvaluationResults], console: Console) -> None:
     """Print the table of some evaluations."""
-    from rich.table import Table
+    from mgcda_dist.evaluation.tables import headline_table
+    from mgcda_dist.tables import terminal
 
-    rows = [(name, results, results.sets[name]) for name in dict.fromkeys(n for r in every for n in r.sets)
-            for results in every if name in results.sets]  # fmt: skip
-    also = ("mean_f1", "instance_ap")
-    shown = [*HEADLINE_METRICS, *(key for key in also if any(key in row.metrics for _, _, row in rows))]
-    table = Table(title=f"Pixel metrics, convention {every[0].settings.convention}, %", title_justify="left")
-    table.add_column("set")
-    if len(every) > 1:
-        table.add_column("method")
-    for column in ("frames", *(METRICS[key].title for key in shown)):
-        table.add_column(column, justify="right")
-    for name, results, row in rows:
-        method = [results.subject.name] if len(every) > 1 else []
-        values = ("—" if key not in row.metrics else f"{100 * row.metrics[key]:.2f}" for key in shown)
-        table.add_row(name, *method, str(row.frames), *values)
-    console.print(table)
+    console.print(f"Pixel metrics, convention {every[0].settings.convention}, %")
+    console.print(terminal(headline_table(every)))
+    rows = [(name, results, row) for results in every for name, row in results.sets.items()]
     for name, results, row in rows:
         if not {"ap", "miou"} & set(row.metrics) and row.pixels is not None:
             counts = {"anomaly": row.pixels.anomaly, "inlier": row.pixels.inlier}

@@ -1,93 +1,91 @@
-"""Results as Markdown and LaTeX in the habits of the field: per cent, two decimals, ↑ ↓, small intervals, best in bold.
+"""Tables of evaluations, in the habits of the field: per cent, two decimals, ↑ ↓, small intervals, best in bold.
 
-Both take one `EvaluationResults` per subject, so that tables can be made of any evaluations later.
+All take one `EvaluationResults` per subject, so that tables can be made of any evaluations later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from mgcda_dist.choices import CONVENTIONS, METRICS
+from mgcda_dist.choices import CONVENTIONS, HEADLINE_METRICS, METRICS
 from mgcda_dist.evaluation.results import EvaluationResults, PartNumbers, SetNumbers
+from mgcda_dist.tables import Cell, Column, Number, Table, best_in_bold, latex, markdown
 
-__all__ = ["latex_table", "markdown_table"]
+__all__ = ["headline_table", "latex_table", "markdown_table", "metric_column", "metric_number"]
 
 _CONVENTION_TITLES: dict[str, str] = {**CONVENTIONS}
 _NOT_SHOWN = ("best_f1",)
+_TERMINAL_COLUMNS = (*HEADLINE_METRICS, "mean_f1", "instance_ap")
 _LATEX_COLUMNS = ("ap", "fpr95", "miou", "mean_f1", "instance_ap")
 _CONVENTION_COLUMNS = ("ap", "fpr95", "auroc", "best_f1")
 _PART_COLUMNS = ("ap", "fpr95", "auroc")
-_NO_NUMBERS = SetNumbers()
+_SET, _METHOD, _FRAMES = Column("set", align="left"), Column("method", align="left"), Column("frames")
 
 
 def markdown_table(every: Sequence[EvaluationResults]) -> str:
     """A table with a row per set and subject, what the numbers depend on, and the breakdowns."""
-    found = {key for _, _, row in _rows(every) for key in row.metrics}
-    columns = [key for key in METRICS if key in found and key not in _NOT_SHOWN]
-    several = len(every) > 1
-    lines = [_sentence(every), ""]
-    head = [
-        "set",
-        *(["method"] if several else []),
-        "frames",
-        *(METRICS[key].heading for key in columns),
-    ]
-    lines += _markdown(head, [
-        [name, *([_method(results)] if several else []), str(row.frames),
-         *(_markdown_cell(row, column, _best(every, name, column)) for column in columns)]
-        for name, results, row in _rows(every)
-    ])  # fmt: skip
-    lines += _conventions(every)
-    for part, title, parts in (
-        ("group", "Per group of frames", [row.groups for _, _, row in _rows(every)]),
-        ("category", "Per category of anomaly, against all inliers", [row.categories for _, _, row in _rows(every)]),
-    ):
-        lines += _breakdown(every, part, title, parts)
-    lines += ["", "What was evaluated:", ""]
-    lines += [f"- **{_method(results)}**: {_depends_on(results)}" for results in every]
-    lines += [f"- **{name}**: {text}" for name, text in _data_of(every).items()]
-    return "\n".join(lines) + "\n"
+    shown = [key for key in METRICS if key not in _NOT_SHOWN]
+    parts = [_sentence(every), markdown(_results_table(every, shown))]
+    rows = _rows(every)
+    breakdowns = (
+        ("The same score maps under other conventions", _conventions_table(every)),
+        ("Per group of frames", _parts_table(rows, "group", [row.groups for _, _, row in rows])),
+        ("Per category of anomaly, against all inliers",
+         _parts_table(rows, "category", [row.categories for _, _, row in rows])),
+    )  # fmt: skip
+    for title, table in breakdowns:
+        parts += [f"{title}:", markdown(table)] if table.rows else []
+    facts = [f"- **{results.subject.name}**: {_depends_on(results)}" for results in every]
+    facts += [f"- **{name}**: {text}" for name, text in _data_of(every).items()]
+    return "\n\n".join([*parts, "What was evaluated:", "\n".join(facts)]) + "\n"
 
 
 def latex_table(every: Sequence[EvaluationResults]) -> str:
     r"""A `table` with a row per subject and a group of columns per set; needs `\usepackage{booktabs}`."""
-    names = _set_names(every)
-    groups = {
-        name: [key for key in _LATEX_COLUMNS if any(key in r.sets.get(name, _NO_NUMBERS).metrics for r in every)]
-        for name in names
-    }
-    groups = {name: columns for name, columns in groups.items() if columns}
-    spans, start = list[str](), 2
-    for columns in groups.values():
-        spans.append(rf"\cmidrule(lr){{{start}-{start + len(columns) - 1}}}")
-        start += len(columns)
-    heads = [rf"\multicolumn{{{len(columns)}}}{{c}}{{{_escaped(name)}}}" for name, columns in groups.items()]
-    arrows = [
-        f"{METRICS[key].title} $\\{'downarrow' if METRICS[key].lower_is_better else 'uparrow'}$"
-        for columns in groups.values()
-        for key in columns
+    shown = [(name, key) for name in _set_names(every) for key in _LATEX_COLUMNS
+             if any(name in r.sets and key in r.sets[name].metrics for r in every)]  # fmt: skip
+    columns = [Column("Method", align="left"), *(metric_column(key, group=name) for name, key in shown)]
+    rows = [
+        [results.subject.name, *(metric_number(results.sets.get(name), key) for name, key in shown)]
+        for results in every
     ]
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_escaped(_sentence(every))}}}",
-        rf"  \begin{{tabular}}{{l{'c' * len(arrows)}}}",
-        r"    \toprule",
-        "    " + " & ".join(["", *heads]) + r" \\",
-        "    " + " ".join(spans),
-        "    " + " & ".join(["Method", *arrows]) + r" \\",
-        r"    \midrule",
+    table = best_in_bold(Table(columns, rows, _sentence(every)))
+    return f"% needs \\usepackage{{booktabs}}\n{latex(table)}\n"
+
+
+def headline_table(every: Sequence[EvaluationResults]) -> Table:
+    """The short table, without intervals: for the terminal, a run's description, a model card."""
+    table = _results_table(every, _TERMINAL_COLUMNS)
+    rows = [[replace(cell, interval=None) if isinstance(cell, Number) else cell for cell in row] for row in table.rows]
+    return Table(table.columns, rows)
+
+
+def metric_column(key: str, group: str = "") -> Column:
+    """The column of a metric; one that `choices.METRICS` does not list has its key as title, and no direction."""
+    entry = METRICS.get(key)
+    if entry is None:
+        return Column(key, group=group)
+    return Column(entry.title, lower_is_better=entry.lower_is_better, group=group)
+
+
+def metric_number(row: SetNumbers | None, key: str) -> Cell:
+    """A metric of a set with its interval; None where it does not exist."""
+    if row is None or key not in row.metrics:
+        return None
+    return Number(row.metrics[key], row.intervals.get(key))
+
+
+def _results_table(every: Sequence[EvaluationResults], metrics: Sequence[str]) -> Table:
+    """A row per set and subject, the best of each set emphasised; only metrics that exist."""
+    found = {key for _, _, row in _rows(every) for key in row.metrics}
+    shown = [key for key in metrics if key in found]
+    method = [_METHOD] if len(every) > 1 else []
+    rows = [
+        [name, *([results.subject.name] if method else []), row.frames, *(metric_number(row, key) for key in shown)]
+        for name, results, row in _rows(every)
     ]
-    for results in every:
-        cells = [
-            _latex_cell(results.sets.get(name, _NO_NUMBERS), column, _best(every, name, column))
-            for name, columns in groups.items()
-            for column in columns
-        ]
-        lines.append("    " + " & ".join([_escaped(_method(results)), *cells]) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    return best_in_bold(Table([_SET, *method, _FRAMES, *map(metric_column, shown)], rows), within=0)
 
 
 def _rows(every: Sequence[EvaluationResults]) -> list[tuple[str, EvaluationResults, SetNumbers]]:
@@ -96,46 +94,6 @@ def _rows(every: Sequence[EvaluationResults]) -> list[tuple[str, EvaluationResul
 
 def _set_names(every: Sequence[EvaluationResults]) -> list[str]:
     return list(dict.fromkeys(name for results in every for name in results.sets))
-
-
-def _method(results: EvaluationResults) -> str:
-    return results.subject.name
-
-
-def _best(every: Sequence[EvaluationResults], name: str, column: str) -> float | None:
-    """The best value of a column, where there is something to compare."""
-    rows = [r.sets[name].metrics for r in every if name in r.sets]
-    values = [metrics[column] for metrics in rows if column in metrics]
-    if len(values) < 2 or min(values) == max(values):
-        return None
-    return min(values) if METRICS[column].lower_is_better else max(values)
-
-
-def _number(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _interval(row: SetNumbers, column: str) -> tuple[str, str] | None:
-    low_high = row.intervals.get(column)
-    return None if low_high is None else (_number(low_high[0]), _number(low_high[1]))
-
-
-def _markdown_cell(row: SetNumbers, column: str, best: float | None) -> str:
-    if column not in row.metrics:
-        return "–"
-    text = _number(row.metrics[column])
-    text = f"**{text}**" if row.metrics[column] == best else text
-    interval = _interval(row, column)
-    return text if interval is None else f"{text} <sub>{interval[0]}–{interval[1]}</sub>"
-
-
-def _latex_cell(row: SetNumbers, column: str, best: float | None) -> str:
-    if column not in row.metrics:
-        return "--"
-    text = _number(row.metrics[column])
-    text = rf"\textbf{{{text}}}" if row.metrics[column] == best else text
-    interval = _interval(row, column)
-    return text if interval is None else rf"{text}{{\scriptsize\,[{interval[0]}, {interval[1]}]}}"
 
 
 def _sentence(every: Sequence[EvaluationResults]) -> str:
@@ -149,36 +107,33 @@ def _sentence(every: Sequence[EvaluationResults]) -> str:
     return f"Per cent. Convention {named}.{level}{warning}"
 
 
-def _conventions(every: Sequence[EvaluationResults]) -> list[str]:
-    """The other conventions, if any were replayed."""
-    rows: list[list[str]] = []
-    for name, results, row in _rows(every):
-        for convention, metrics in row.conventions.items():
-            if len(row.conventions) > 1 and metrics:
-                rows.append([name, _method(results), convention, *_values(metrics, _CONVENTION_COLUMNS)])
-    if not rows:
-        return []
-    head = ["set", "method", "convention", *(METRICS[key].heading for key in _CONVENTION_COLUMNS)]
-    return ["", "The same score maps under other conventions:", "", *_markdown(head, rows)]
-
-
-def _breakdown(
-    every: Sequence[EvaluationResults], part: str, title: str, parts: Sequence[Mapping[str, PartNumbers]]
-) -> list[str]:
+def _conventions_table(every: Sequence[EvaluationResults]) -> Table:
+    """The metrics under each convention of the sets that were pooled in several ways."""
     rows = [
-        [name, _method(results), part_name, str(numbers.frames), f"{numbers.anomaly_pixels:,}".replace(",", " "),
-         *_values(numbers.metrics, _PART_COLUMNS)]
-        for (name, results, _), found in zip(_rows(every), parts, strict=True)
-        for part_name, numbers in found.items()
+        [name, results.subject.name, convention, *_numbers(metrics, _CONVENTION_COLUMNS)]
+        for name, results, row in _rows(every)
+        for convention, metrics in row.conventions.items()
+        if len(row.conventions) > 1 and metrics
+    ]
+    return Table([_SET, _METHOD, Column("convention", align="left"), *map(metric_column, _CONVENTION_COLUMNS)], rows)
+
+
+def _parts_table(
+    sets: Sequence[tuple[str, EvaluationResults, SetNumbers]], kind: str, parts: Sequence[Mapping[str, PartNumbers]]
+) -> Table:
+    """A row per part of a set: a group of frames, or a category of anomaly."""
+    rows = [
+        [name, results.subject.name, part, numbers.frames, f"{numbers.anomaly_pixels:,}".replace(",", " "),
+         *_numbers(numbers.metrics, _PART_COLUMNS)]
+        for (name, results, _), found in zip(sets, parts, strict=True)
+        for part, numbers in found.items()
     ]  # fmt: skip
-    if not rows:
-        return []
-    head = ["set", "method", part, "frames", "anomaly pixels", *(METRICS[key].heading for key in _PART_COLUMNS)]
-    return ["", f"{title}:", "", *_markdown(head, rows)]
+    metrics = map(metric_column, _PART_COLUMNS)
+    return Table([_SET, _METHOD, Column(kind, align="left"), _FRAMES, Column("anomaly pixels"), *metrics], rows)
 
 
-def _values(metrics: Mapping[str, float], columns: Sequence[str]) -> list[str]:
-    return [_number(metrics[key]) if key in metrics else "–" for key in columns]
+def _numbers(metrics: Mapping[str, float], keys: Sequence[str]) -> list[Cell]:
+    return [Number(metrics[key]) if key in metrics else None for key in keys]
 
 
 def _depends_on(results: EvaluationResults) -> str:
@@ -214,15 +169,3 @@ def _data_of(every: Sequence[EvaluationResults]) -> dict[str, str]:
             text = f"{texts[name]}; in another evaluation {text}"
         texts[name] = texts.get(name, "") if text in texts.get(name, "") else text
     return texts
-
-
-def _markdown(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    numeric = [title not in ("set", "method", "convention", "group", "category") for title in head]
-    ruler = ["---:" if number else "---" for number in numeric]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ruler, *rows)]
-
-
-def _escaped(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    return "".join(special.get(sign, sign) for sign in text)

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mgcda_dist.choices import HEADLINE_METRICS, METRICS
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
+from mgcda_dist.evaluation.tables import headline_table
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
+from mgcda_dist.tables import Cell, Column, Table, markdown
 
 __all__ = ["model_card"]
 
@@ -133,33 +134,25 @@ def _results(model: ExportedModel, run: Path | None) -> str:
     # A run's results are those of its last step, not of every checkpoint that may be exported.
     if results is None or not results.sets or results.subject.digest != model.digest or not results.settings.network:
         return ""
-    head = f"| set | frames | {' | '.join(METRICS[key].title for key in HEADLINE_METRICS)} |"
-    rows = [
-        f"| {name} | {row.frames} | "
-        + " | ".join(f"{100 * row.metrics[key]:.2f}" if key in row.metrics else "–" for key in HEADLINE_METRICS)
-        + " |"
-        for name, row in results.sets.items()
-    ]
     settings, shown = results.settings, results.settings.network.augmentation
     seen = f", mean over scales {', '.join(f'{scale:g}' for scale in shown.scales)}" if shown.scales != (1.0,) else ""
     seen += ", mirrored too" if shown.flip else ""
     height = results.settings.network.height_px or "as is"
     about = f"Per cent, convention `{settings.convention}`, height {height}, score `{settings.score}`{seen}."
-    return "## Results\n\n" + "\n".join([head, "|---|" + "---:|" * (1 + len(HEADLINE_METRICS)), *rows]) + f"\n\n{about}"
+    return f"## Results\n\n{markdown(headline_table([results]))}\n\n{about}"
 
 
 def _thresholds(model: ExportedModel) -> str:
-    rows = [
-        f"| {point.set} | {'pasted objects' if point.pasted else 'real'} | "
-        + " | ".join(f"{point.thresholds[key]:.4g}" if key in point.thresholds else "–" for key in CRITERIA)
-        + " |"
+    rows: list[list[Cell]] = [
+        [point.set, "pasted objects" if point.pasted else "real",
+         *(f"{point.thresholds[key]:.4g}" if key in point.thresholds else None for key in CRITERIA)]
         for point in operating_points(model)
-    ]
+    ]  # fmt: skip
     if not rows:
         return ""
-    head = "| set | anomalies | " + " | ".join(CRITERIA.values()) + " |\n|---|---|" + "---:|" * len(CRITERIA)
+    columns = [Column("set", align="left"), Column("anomalies", align="left"), *map(Column, CRITERIA.values())]
     about = "Lowest scores of anomalous pixels; `mgcda predict` uses the first by default."
-    return "## Thresholds\n\n" + "\n".join([head, *rows]) + f"\n\n{about}"
+    return f"## Thresholds\n\n{markdown(Table(columns, rows))}\n\n{about}"
 
 
 def _read(run: Path | None, name: str) -> dict[str, Any]:

@@ -14,30 +14,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.bootstrap import METRICS, paired_difference, percentiles
-from mgcda_dist.reports.draws import RESAMPLED, Draws, Progress, convention_of, row_of
+from mgcda_dist.evaluation.bootstrap import METRICS as RESAMPLED_METRICS
+from mgcda_dist.evaluation.bootstrap import paired_difference, percentiles
+from mgcda_dist.reports.draws import RESAMPLED, Draws, Progress, convention_of, numbers_of
 from mgcda_dist.reports.groups import Group, differing_params, group_runs
 from mgcda_dist.reports.runs import RunRecord
 
-__all__ = ["LOWER_IS_BETTER", "Cell", "Comparison", "Difference", "SetComparison", "compare"]
+__all__ = ["Comparison", "Difference", "GroupValue", "SetComparison", "compare"]
 
-LOWER_IS_BETTER = frozenset({"fpr95"})
-_NO_OPTION = frozenset(
-    {"sets", "convention", "conventions", "subject", "tool_version", "interval_level", "evaluation_id", "selection"}
-)
-"""What `results.json` holds beside the numbers and is no option of the evaluation."""
 _FEW_FRAMES = 20
 """Of a mean over n frames a 95 % percentile interval is ±1.96·√((n-1)/n) standard errors, and Student's t puts that at
 87 % for n = 6, 91 % for 12, 93 % for 20."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class GroupValue:
     """A group's value of a metric, all as fractions.
 
     Attributes:
@@ -82,7 +78,7 @@ class SetComparison:
     convention: str
     frames: int
     metrics: tuple[str, ...] = ()
-    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    cells: dict[str, dict[str, GroupValue]] = field(default_factory=dict)
     differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     marks: list[str] = field(default_factory=list)
 
@@ -134,27 +130,26 @@ def compare(
     Raises:
         MgcdaError: no such reference or metric, or no run with results.
     """
-    left_out = [record.name for record in records if not record.results.get("sets")]
+    left_out = [record.name for record in records if not _has_numbers(record)]
     if len(left_out) == len(records):
         problem = "none of the runs has results"
         raise MgcdaError(", ".join(left_out), problem, "let them finish, or `mgcda evaluate` them")
     if reference in left_out:
         raise MgcdaError("reference", f"{reference} has no results yet", "let it finish, or name another run")
-    records = [record for record in records if record.results.get("sets")]
+    records = [record for record in records if _has_numbers(record)]
     groups = group_runs(records)
     base = _reference(groups, reference)
     comparison = Comparison(groups, base.name, differing_params(groups), [], [], replicates, level, seed)
     if left_out:
         comparison.notes.append(f"Left out, no results yet: {', '.join(left_out)}.")
-    names = list(dict.fromkeys(name for record in records for name in record.results["sets"]))
-    available = {
-        m for r in records for s in r.results.get("sets", {}).values() for m in s if m != "frames" and _is_number(s[m])
-    }
+    measured = [record.results.sets for record in records if record.results is not None]
+    names = list(dict.fromkeys(name for sets in measured for name in sets))
+    available = {metric for sets in measured for numbers in sets.values() for metric in numbers.metrics}
     for metric in metrics:
         if metric not in available:
             raise MgcdaError(f"metric {metric!r}", "no run has it", f"there are {', '.join(sorted(available))}")
-    shown = tuple(metrics) or tuple(m for m in ("ap", "fpr95", "auroc", "miou") if m in available)
-    num_tables = sum(name in record.results.get("sets", {}) for name in names for record in records)
+    shown = tuple(metrics) or tuple(m for m in HEADLINE_METRICS if m in available)
+    num_tables = sum(map(len, measured))
     draws = Draws(replicates, seed, num_tables, progress)
     for name in names:
         comparison.sets.append(_compare_set(name, comparison, base, shown, draws))
@@ -163,10 +158,11 @@ def compare(
 
 
 def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence[str], draws: Draws) -> SetComparison:
-    groups = [group for group in comparison.groups if any(row_of(run, name) for run in group.runs)]
+    groups = [group for group in comparison.groups if any(numbers_of(run, name) for run in group.runs)]
     base = base if base in groups else groups[0]
-    first = next(run for run in base.runs if row_of(run, name))
-    result = SetComparison(name, convention_of(first, name), int(row_of(first, name).get("frames", 0)))
+    first = next(run for run in base.runs if numbers_of(run, name))
+    numbers = numbers_of(first, name)
+    result = SetComparison(name, convention_of(first), numbers.frames if numbers is not None else 0)
     if base.name != comparison.reference:
         result.marks.append(f"{comparison.reference} was not evaluated on {name}: compared with {base.name}")
     absent = [group.name for group in comparison.groups if group not in groups]
@@ -194,10 +190,10 @@ def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence
 
 def _without_intervals(groups: Sequence[Group], result: SetComparison, draws: Draws) -> list[str]:
     """Which runs have numbers that nothing can be said of, and why."""
-    runs = {run.name: draws.of(run, result.name) for g in groups for run in g.runs if row_of(run, result.name)}
+    runs = {run.name: draws.of(run, result.name) for g in groups for run in g.runs if numbers_of(run, result.name)}
     marks: list[str] = []
     without = sorted(name for name, found in runs.items() if found is None)
-    if without and set(result.metrics) & {*METRICS, "miou"}:
+    if without and set(result.metrics) & {*RESAMPLED_METRICS, "miou"}:
         why = "the frames were not kept; evaluate again"
         if result.convention != RESAMPLED:
             why = f"the bootstrap has the convention {RESAMPLED} only"
@@ -231,15 +227,15 @@ def _column(
         p_corrected = corrected.get(name, math.nan)
         verdict = "not tested"
         if math.isfinite(p_corrected):
-            gain = -value if metric in LOWER_IS_BETTER else value
+            gain = -value if metric in METRICS and METRICS[metric].lower_is_better else value
             verdict = "not significant" if p_corrected >= 1 - level else "better" if gain > 0 else "worse"
         found[name] = Difference(value, low, high, p_value, p_corrected, verdict)
     return found
 
 
-def _cell(group: Group, set_name: str, metric: str, draws: Draws, level: float) -> Cell | None:
-    rows = [row_of(run, set_name) for run in group.runs]
-    values = [float(row[metric]) for row in rows if _is_number(row.get(metric))]
+def _cell(group: Group, set_name: str, metric: str, draws: Draws, level: float) -> GroupValue | None:
+    rows = [numbers_of(run, set_name) for run in group.runs]
+    values = [row.metrics[metric] for row in rows if row is not None and metric in row.metrics]
     if not values:
         return None
     low = high = math.nan
@@ -247,36 +243,36 @@ def _cell(group: Group, set_name: str, metric: str, draws: Draws, level: float) 
     if replicates is not None:
         low, high = percentiles(replicates[1:], level)
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Cell(float(np.mean(values)), spread, low, high, len(values))
+    return GroupValue(float(np.mean(values)), spread, low, high, len(values))
 
 
 def _unlike(group: Group, first: RunRecord, name: str, draws: Draws) -> tuple[list[str], list[str]]:
     """Why a group cannot be subtracted from the reference run on a set, and what differs without forbidding it."""
     reasons, warnings = list[str](), list[str]()
     for run in group.runs:
-        mine, theirs = row_of(run, name), row_of(first, name)
-        if not mine:
+        mine, theirs = numbers_of(run, name), numbers_of(first, name)
+        if mine is None or theirs is None:
             warnings.append(f"{run.name} was not evaluated on {name}")
             continue
-        if convention_of(run, name) != convention_of(first, name):
-            reasons.append(f"convention {convention_of(run, name)}, not {convention_of(first, name)}")
-        for key in sorted(k for k in {**theirs, **mine} if k.endswith("digest") and mine.get(k) != theirs.get(k)):
-            digests = [str(row.get(key, "unknown"))[:8] for row in (mine, theirs)]
-            reasons.append(f"other data of the same name ({key.replace('_', ' ')} {digests[0]}, not {digests[1]})")
-        if mine.get("paste") != theirs.get("paste"):
+        if convention_of(run) != convention_of(first):
+            reasons.append(f"convention {convention_of(run)}, not {convention_of(first)}")
+        digests = [(row.data.manifest_digest or "unknown")[:8] for row in (mine, theirs)]
+        if mine.data.manifest_digest != theirs.data.manifest_digest:
+            reasons.append(f"other data of the same name (manifest digest {digests[0]}, not {digests[1]})")
+        if mine.data.paste != theirs.data.paste:
             reasons.append("other objects were pasted, or in another way")
         here, there = draws.of(run, name), draws.of(first, name)
         if here is not None and there is not None and here[0] != there[0]:
             missing, extra = len(set(there[0]) - set(here[0])), len(set(here[0]) - set(there[0]))
             reasons.append(f"other frames ({missing} missing, {extra} more)")
-        elif mine.get("frames") != theirs.get("frames"):
-            reasons.append(f"{mine.get('frames')} frames, not {theirs.get('frames')}")
-        elif mine.get("pixels") != theirs.get("pixels") and "pixels" in mine and "pixels" in theirs:
+        elif mine.frames != theirs.frames:
+            reasons.append(f"{mine.frames} frames, not {theirs.frames}")
+        elif mine.pixels != theirs.pixels and mine.pixels is not None and theirs.pixels is not None:
             reasons.append("other labels on the same frames: the numbers of anomaly and inlier pixels differ")
-        mine, theirs = _options(run, name), _options(first, name)
-        differing = [k for k in {**theirs, **mine} if mine.get(k) != theirs.get(k)]
+        options, others = ({} if r.results is None else r.results.settings.options() for r in (run, first))
+        differing = [k for k in {**others, **options} if options.get(k) != others.get(k)]
         if differing:
-            was = ", ".join(f"{key} {mine.get(key)}, not {theirs.get(key)}" for key in differing)
+            was = ", ".join(f"{key} {options.get(key)}, not {others.get(key)}" for key in differing)
             warnings.append(f"evaluated in another way: {was}")
     return list(dict.fromkeys(reasons)), list(dict.fromkeys(warnings))
 
@@ -347,10 +343,5 @@ def _holm(p_values: dict[str, float]) -> dict[str, float]:
     return corrected
 
 
-def _options(run: RunRecord, set_name: str) -> dict[str, Any]:
-    """How the set was evaluated: score, blur, size and whatever else the record names beside the numbers."""
-    return {k: v for k, v in run.results.items() if k not in _NO_OPTION}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _has_numbers(record: RunRecord) -> bool:
+    return record.results is not None and bool(record.results.sets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,11 +10,12 @@ from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables, replicates_of
+from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.method.randomness import numpy_generator
 from mgcda_dist.reports.groups import Group
 from mgcda_dist.reports.runs import RunRecord
 
-__all__ = ["RESAMPLED", "Draws", "Progress", "convention_of", "row_of"]
+__all__ = ["RESAMPLED", "Draws", "Progress", "convention_of", "numbers_of"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -61,7 +61,7 @@ class Draws:
 
     def _read(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
         path = None if run.evaluation is None else run.evaluation / "sets" / set_name / "frames.npz"
-        if path is None or not path.is_file() or convention_of(run, set_name) != RESAMPLED:
+        if path is None or not path.is_file() or convention_of(run) != RESAMPLED:
             return None
         try:
             tables = ImageTables.load(path)
@@ -70,11 +70,11 @@ class Draws:
         return tables.keys, replicates_of(tables, replicates=self._replicates, seed=self._seed)
 
 
-def row_of(run: RunRecord, set_name: str) -> dict[str, Any]:
-    """What `results.json` of a run has on a set; empty if it was not evaluated there."""
-    return run.results.get("sets", {}).get(set_name, {})
+def numbers_of(run: RunRecord, set_name: str) -> SetNumbers | None:
+    """The numbers of a run on a set; None if it was not evaluated there."""
+    return None if run.results is None else run.results.sets.get(set_name)
 
 
-def convention_of(run: RunRecord, set_name: str) -> str:
-    """How the frames of a set were pooled."""
-    return str(row_of(run, set_name).get("convention", run.results.get("convention", "unknown")))
+def convention_of(run: RunRecord) -> str:
+    """How the frames of each set were pooled."""
+    return "unknown" if run.results is None else run.results.settings.convention

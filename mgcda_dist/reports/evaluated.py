@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from PIL import Image
 
 from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.reports.runs import RunRecord
 
 __all__ = ["Curves", "EvaluatedSet", "Frame", "FramePictures", "read_sets"]
@@ -92,7 +92,7 @@ class EvaluatedSet:
 
     Attributes:
         name: of the set.
-        row: its entry in `results.json`.
+        row: its numbers.
         curves: None if they were not kept.
         levels: ascending scores; level k of a picture means levels[k] <= score < levels[k + 1].
         frames: all frames, as far as their numbers were kept.
@@ -102,7 +102,7 @@ class EvaluatedSet:
     """
 
     name: str
-    row: dict[str, Any]
+    row: SetNumbers
     curves: Curves | None = None
     levels: Floats | None = None
     frames: list[Frame] = field(default_factory=list[Frame])
@@ -129,14 +129,13 @@ def read_sets(run: RunRecord) -> tuple[list[EvaluatedSet], list[str]]:
         results = run.results
     except MgcdaError as error:
         return [], [f"{run.name}: {error.problem}"]
-    rows = results.get("sets")
-    if not isinstance(rows, dict) or not rows:
+    if results is None or not results.sets:
         return [], [f"{run.name} has no evaluation yet: its rows are empty, and it has no pictures"]
-    sets = [_read_set(run, str(name), row) for name, row in rows.items() if isinstance(row, dict)]
+    sets = [_read_set(run, name, row) for name, row in results.sets.items()]
     return sets, [f"{run.name} on {each.name}: {sentence}" for each in sets for sentence in each.missing]
 
 
-def _read_set(run: RunRecord, name: str, row: dict[str, Any]) -> EvaluatedSet:
+def _read_set(run: RunRecord, name: str, row: SetNumbers) -> EvaluatedSet:
     found = EvaluatedSet(name, row)
     folder = (run.evaluation or Path()) / "sets" / name
     if run.evaluation is None or not folder.is_dir():

@@ -132,17 +132,15 @@ def _method(params: dict[str, str]) -> str:
 
 
 def _selection(run: RunRecord) -> str:
-    """Which step's network it is, and what chose it."""
-    folder = run.evaluation
+    """The step of the network that was evaluated, and the validation that chose it."""
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8")) if folder is not None else {}
-    except (OSError, ValueError):
+        chosen = run.results.selection if run.results is not None else None
+    except MgcdaError:
         return ""
-    chosen = results.get("selection") if isinstance(results, dict) else None
-    if not isinstance(chosen, dict):
+    if chosen is None:
         return ""
-    value = f"{100 * float(chosen['value']):.2f} %"
-    return f"step {chosen['step']}, chosen by validation: {chosen['metric']} {value} on {chosen['set']}"
+    value = f"{100 * chosen.value:.2f} %"
+    return f"step {chosen.step}, chosen by validation: {chosen.metric} {value} on {chosen.set}"
 
 
 def _network(params: dict[str, str]) -> str:

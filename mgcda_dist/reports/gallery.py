@@ -177,7 +177,7 @@ def _failures(sources: Sequence[_Source], sets: Sequence[tuple[int, EvaluatedSet
     """The worst mistakes of every run at its threshold of the best F1."""
     failures: list[Failure] = []
     for run, each in sets:
-        if each.levels is None or "ap" not in each.row:
+        if each.levels is None or "ap" not in each.row.metrics:
             continue
         ranked: list[tuple[_Source, Mistake]] = []
         for source in sources:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from mgcda_dist.reports.palette import LINE_COLOURS, LINE_COLOURS_ON_DARK
 from mgcda_dist.reports.pictures import FALSE_ALARM_COLOUR, HIT_COLOUR, MISSED_COLOUR
 from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.reports.sections import SetSection, history_charts, set_sections
-from mgcda_dist.reports.tables import TextTable, comparison_tables, findings, legend
+from mgcda_dist.reports.tables import difference_tables, findings, legend
+from mgcda_dist.tables import Column, RunName, Table, html
 
 __all__ = ["DEFAULT_MEGABYTES", "ReportFile", "render_report", "write_report"]
 
@@ -99,7 +101,9 @@ def render_report(
         written=time.strftime("%Y-%m-%d %H:%M"),
         sections=_SECTIONS,
         runs=runs,
-        colour=lambda run: f"s{run % NUM_COLOURS}" + (" dashed" if run >= NUM_COLOURS else ""),
+        colour=_colour,
+        named=lambda run: Markup(_named(RunName(runs[run].name, run))),
+        table=lambda table, style="numbers": Markup(html(table, style, _named)),
         number=number,
         missing=missing,
         facts=fact_table(runs),
@@ -107,7 +111,7 @@ def render_report(
         sets=sections,
         galleries=galleries,
         histories=histories,
-        tables=[] if comparison is None else _difference_tables(comparison),
+        tables=[] if comparison is None else difference_tables(comparison),
         findings=[] if comparison is None else findings(comparison),
         remarks=[] if comparison is None else [*comparison.notes, *legend(comparison)],
         differing=_differing(runs),
@@ -137,16 +141,22 @@ def _comparison(runs: Sequence[RunRecord]) -> tuple[Comparison | None, list[str]
         return None, [f"the runs could not be compared: {error.where}: {error.problem}"]
 
 
-def _differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    if len(runs) < 2:
-        return {}
-    found = differing_params([Group(run.name, (run,)) for run in runs])
-    return {name: [without_secrets(value) for value in values] for name, values in found.items()}
+def _differing(runs: Sequence[RunRecord]) -> Table:
+    found = differing_params([Group(run.name, (run,)) for run in runs]) if len(runs) > 1 else {}
+    names = (Column(RunName(run.name, index), align="left") for index, run in enumerate(runs))
+    rows = [[key, *map(without_secrets, values)] for key, values in found.items()]
+    caption = "Parameters that differ (name, seed and places left out)"
+    return Table([Column("parameter", align="left"), *names], rows, caption)
 
 
-def _difference_tables(comparison: Comparison) -> list[TextTable]:
-    # Values and parameters stand elsewhere on the page, run by run.
-    return [table for table in comparison_tables(comparison) if "verdict" in table.header]
+def _colour(run: int) -> str:
+    """Classes of the style sheet: colour and dashes of a run's lines."""
+    return f"s{run % NUM_COLOURS}" + (" dashed" if run >= NUM_COLOURS else "")
+
+
+def _named(run: RunName) -> str:
+    """HTML of a run's name with its colour; a long name may break after an underscore."""
+    return f'<span class="run {_colour(run.index)}">{escape(run.text).replace("_", "_<wbr>")}</span>'
 
 
 def _gallery_facts(galleries: Sequence[Gallery], sections: Sequence[SetSection]) -> list[dict[str, Any]]:

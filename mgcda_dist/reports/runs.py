@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.tracking.jsonl import read_history
 from mgcda_dist.tracking.params import flat_params
 
 if TYPE_CHECKING:
     from mgcda_dist.tracking.mlflow_runs import MlflowStore, StoredRun
 
-__all__ = ["SWEEP_TAG", "History", "RunRecord", "RunSource", "find_runs", "result_metrics"]
+__all__ = ["SWEEP_TAG", "History", "RunRecord", "RunSource", "find_runs"]
 
 History = dict[str, tuple[list[int], list[float]]]
 """Per metric its steps and values, in the order they were logged."""
@@ -82,13 +83,13 @@ class RunRecord:
         return found if found is not None and (found / "results.json").is_file() else None
 
     @cached_property
-    def results(self) -> dict[str, Any]:
-        """The content of `results.json`; empty if there is none.
+    def results(self) -> EvaluationResults | None:
+        """The newest evaluation; None if there is none.
 
         Raises:
-            MgcdaError: a file that is not JSON.
+            MgcdaError: a file that is no record of results.
         """
-        return {} if self.evaluation is None else _json(self.evaluation / "results.json")
+        return None if self.evaluation is None else EvaluationResults.load(self.evaluation)
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
@@ -274,32 +275,23 @@ def _from_folder(folder: Path) -> RunRecord:
         read_history=lambda: read_history(folder / "metrics.jsonl"),
     )
     newest = {name: values[-1] for name, (_, values) in record.history.items() if values}
-    return replace(record, metrics=newest | result_metrics(record.results))
+    results = record.results
+    return replace(record, metrics=newest | (results.logged_metrics() if results is not None else {}))
 
 
 def _from_evaluation(folder: Path) -> RunRecord:
     """An evaluation folder on its own: its model's run lends its configuration if it lies above."""
     above = folder.parent
     run = _from_folder(above) if (above / "config.yaml").is_file() else None
-    results = _json(folder / "results.json")
+    results = EvaluationResults.load(folder)
     return RunRecord(
         name=run.name if run and folder.name == "evaluation" else folder.name,
         source=str(folder),
         params=run.params if run else {},
-        metrics=result_metrics(results),
+        metrics=results.logged_metrics(),
         folder=folder,
         read_history=run.read_history if run else dict,
     )
-
-
-def result_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """The numbers in the content of `results.json`, as they are called in MLflow: `eval/SET/ap`."""
-    numbers: dict[str, float] = {}
-    for name, row in results.get("sets", {}).items():
-        for key, value in row.items():
-            if key != "frames" and isinstance(value, int | float) and not isinstance(value, bool):
-                numbers[f"eval/{name}/{key}"] = float(value)
-    return numbers
 
 
 def _json(path: Path) -> dict[str, Any]:

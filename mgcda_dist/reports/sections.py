@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from mgcda_dist.choices import METRICS
+from mgcda_dist.evaluation.results import SetNumbers
+from mgcda_dist.evaluation.tables import metric_column, metric_number
 from mgcda_dist.reports.charts import Axis, Chart, Line, line_chart, number
 from mgcda_dist.reports.evaluated import Curves, EvaluatedSet
 from mgcda_dist.reports.histories import HISTORIES, HistoryPlot, chance_level, matching_metrics, smoothed
 from mgcda_dist.reports.runs import RunRecord
+from mgcda_dist.tables import Column, RunName, Table, best_in_bold
 
-__all__ = ["Bar", "ChartGroup", "Result", "SetSection", "history_charts", "set_sections"]
+__all__ = ["Bar", "ChartGroup", "SetSection", "history_charts", "set_sections"]
 
-METRICS = {"ap": "AP", "auroc": "AUROC", "fpr95": "FPR95", "best_f1": "best F1", "miou": "mIoU"}
-_LOWER_IS_BETTER = frozenset({"fpr95"})
 _LOWEST_FPR = 1e-4
 _FEW_POINTS = 20
 _SMOOTHED_SHARE = 0.06
-
-
-@dataclass(frozen=True)
-class Result:
-    """A number of one run on one set: shown value, interval or nothing, and whether no other run has a better one."""
-
-    value: str
-    interval: str = ""
-    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,21 +41,19 @@ class SetSection:
         name: of the set.
         told: frames, pixels, data and its digest, in words.
         settings: per way of evaluating (convention, score, blur, size) the runs that were evaluated so.
-        metrics: headings of the columns, with the direction that is better.
-        rows: per run its number and results, in the order of the columns.
+        results: the metrics of each run; None: the set gave no number.
         curves: PR, ROC, ROC with a logarithmic axis; empty if no run kept its curves.
         classes: per inlier class the bars of the runs that have it.
-        more: further numbers of `results.json`, per name the value of each run.
+        more: further numbers of the evaluation, a column per run; None: there are none.
     """
 
     name: str
     told: str = ""
     settings: list[str] = field(default_factory=list[str])
-    metrics: list[str] = field(default_factory=list[str])
-    rows: list[tuple[int, list[Result]]] = field(default_factory=list[tuple[int, list[Result]]])
+    results: Table | None = None
     curves: list[Chart] = field(default_factory=list[Chart])
     classes: list[tuple[str, list[tuple[int, Bar]]]] = field(default_factory=list[tuple[str, list[tuple[int, Bar]]]])
-    more: list[tuple[str, list[str]]] = field(default_factory=list[tuple[str, list[str]]])
+    more: Table | None = None
 
 
 @dataclass
@@ -80,10 +71,11 @@ def set_sections(runs: Sequence[RunRecord], sets: Sequence[Sequence[EvaluatedSet
     for index, name in enumerate(names):
         found = [(run, each) for run, mine in enumerate(sets) for each in mine if each.name == name]
         section = SetSection(name, _told(found[0][1].row), _settings(runs, found))
-        _fill_results(section, found)
+        section.results, section.more = _results(runs, found), _further_numbers(runs, found)
         _fill_classes(section, found)
-        _fill_more(section, found)
-        drawn = [(run, each, each.curves) for run, each in found if each.curves is not None and "ap" in each.row]
+        drawn = [
+            (run, each, each.curves) for run, each in found if each.curves is not None and "ap" in each.row.metrics
+        ]
         if drawn:
             section.curves = _curve_charts(f"set{index}", name, runs, drawn)
         sections.append(section)
@@ -161,7 +153,7 @@ def _curve_charts(
     pr: list[Line] = []
     roc: list[Line] = []
     for run, each, curves in drawn:
-        row, f1 = each.row, curves.f1()
+        metrics, f1 = each.row.metrics, curves.f1()
         best = int(np.argmax(f1))
         dot = (float(curves.recall[best]), float(curves.precision[best]), f"best F1 {100 * float(f1[best]):.2f} %")
         # The first point's precision holds down to recall 0, as the step sum takes it.
@@ -170,13 +162,11 @@ def _curve_charts(
             np.concatenate([begin, column])
             for begin, column in zip(first, (curves.recall, curves.precision, curves.threshold), strict=True)
         )
-        note = f"AP {number(float(row['ap']), True)} %"
+        note = _in_words(metrics, "ap")
         pr.append(Line(runs[run].name, x, y, run, dots=(dot,), note=note, extra={"threshold": threshold}))
         dots = ()
-        if _is_number(row.get("fpr95")):
-            text = f"FPR95 {number(float(row['fpr95']), True)} %"
-            dots = ((float(row["fpr95"]), 0.95, text),)
-        parts = [f"{METRICS[m]} {number(float(row[m]), True)} %" for m in ("auroc", "fpr95") if _is_number(row.get(m))]
+        if "fpr95" in metrics:
+            dots = ((metrics["fpr95"], 0.95, _in_words(metrics, "fpr95")),)
         x, y, threshold = (
             np.concatenate([begin, column])
             for begin, column in zip(
@@ -185,7 +175,17 @@ def _curve_charts(
                 strict=True,
             )
         )
-        roc.append(Line(runs[run].name, x, y, run, dots=dots, note=", ".join(parts), extra={"threshold": threshold}))
+        roc.append(
+            Line(
+                runs[run].name,
+                x,
+                y,
+                run,
+                dots=dots,
+                note=_in_words(metrics, "auroc", "fpr95"),
+                extra={"threshold": threshold},
+            )
+        )
     unit = {"low": 0.0, "high": 1.0, "percent": True}
     recall, tpr = Axis("recall", **unit), Axis("true positive rate", **unit)
     low_fpr = Axis("false positive rate", _LOWEST_FPR, 1.0, log=True, percent=True)
@@ -206,89 +206,74 @@ def _equal_f1() -> list[tuple[list[float], list[float], str]]:
     return lines
 
 
-def _fill_results(section: SetSection, found: Sequence[tuple[int, EvaluatedSet]]) -> None:
-    shown = [metric for metric in METRICS if any(_is_number(each.row.get(metric)) for _, each in found)]
-    section.metrics = [f"{METRICS[metric]} {'↓' if metric in _LOWER_IS_BETTER else '↑'}" for metric in shown]
-    best: dict[str, float] = {}
-    for metric in shown:
-        values = [float(each.row[metric]) for _, each in found if _is_number(each.row.get(metric))]
-        if len(values) > 1:
-            best[metric] = min(values) if metric in _LOWER_IS_BETTER else max(values)
-    for run, each in found:
-        intervals = each.row.get("intervals")
-        results: list[Result] = []
-        for metric in shown:
-            value = each.row.get(metric)
-            if not _is_number(value):
-                results.append(Result("–"))
-                continue
-            interval = intervals.get(metric) if isinstance(intervals, dict) else None
-            results.append(
-                Result(number(float(each.row[metric]), True), _interval(interval), value == best.get(metric))
-            )
-        section.rows.append((run, results))
+def _in_words(metrics: Mapping[str, float], *keys: str) -> str:
+    return ", ".join(f"{METRICS[key].title} {number(metrics[key], True)} %" for key in keys if key in metrics)
 
 
-def _interval(interval: Any) -> str:
-    if not isinstance(interval, list) or len(interval) != 2 or not all(_is_number(bound) for bound in interval):
-        return ""
-    return f"[{number(float(interval[0]), True)}, {number(float(interval[1]), True)}]"
+def _results(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet]]) -> Table | None:
+    shown = [key for key in METRICS if any(key in each.row.metrics for _, each in found)]
+    columns = [Column("run, %", align="left"), *map(metric_column, shown)]
+    rows = [
+        [RunName(runs[run].name, run), *(metric_number(each.row, key) for key in shown)]
+        for run, each in found
+    ]  # fmt: skip
+    return best_in_bold(Table(columns, rows)) if shown else None
 
 
 def _fill_classes(section: SetSection, found: Sequence[tuple[int, EvaluatedSet]]) -> None:
-    tables = [(run, each.row["iou"]) for run, each in found if isinstance(each.row.get("iou"), dict)]
-    for name in dict.fromkeys(name for _, table in tables for name in table):
+    for name in dict.fromkeys(name for _, each in found for name in each.row.iou):
         bars = [
-            (run, Bar(number(float(table[name]), True), min(max(float(table[name]), 0.0), 1.0)))
-            for run, table in tables
-            if _is_number(table.get(name))
+            (run, Bar(number(each.row.iou[name], True), min(max(each.row.iou[name], 0.0), 1.0)))
+            for run, each in found
+            if name in each.row.iou
         ]
-        if bars:
-            section.classes.append((str(name).replace("_", " "), bars))
+        section.classes.append((name.replace("_", " "), bars))
 
 
-def _fill_more(section: SetSection, found: Sequence[tuple[int, EvaluatedSet]]) -> None:
-    """Numbers of other conventions, and whatever else an evaluation wrote."""
-    flat = [(run, _flat_numbers(each.row)) for run, each in found]
-    for name in dict.fromkeys(name for _, numbers in flat for name in numbers):
-        section.more.append((name, [number(numbers[name]) if name in numbers else "–" for _, numbers in flat]))
+def _further_numbers(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet]]) -> Table | None:
+    """Numbers under other conventions, of components, instances, categories and groups."""
+    flat = [_flat_numbers(each.row.as_json()) for _, each in found]
+    names = list(dict.fromkeys(name for numbers in flat for name in numbers))
+    columns = [Column("number", align="left"), *(Column(RunName(runs[run].name, run)) for run, _ in found)]
+    rows = [[name, *(number(numbers[name]) if name in numbers else None for numbers in flat)] for name in names]
+    return Table(columns, rows) if rows else None
 
 
 def _flat_numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers of nested JSON objects by their path: the page lists all, whatever they are."""
     flat: dict[str, float] = {}
     for name, value in row.items():
         if not prefix and (name in METRICS or name in ("iou", "intervals", "frames")):
             continue
         if isinstance(value, dict):
             flat |= _flat_numbers(value, f"{prefix}{name} ")
-        elif _is_number(value):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             flat[f"{prefix}{name}".replace("_", " ")] = float(value)
     return flat
 
 
-def _told(row: dict[str, Any]) -> str:
-    words = [f"{row['frames']} frames"] if "frames" in row else []
-    pixels = row.get("pixels")
-    if isinstance(pixels, dict) and _is_number(pixels.get("anomaly")) and _is_number(pixels.get("inlier")):
-        total = pixels["anomaly"] + pixels["inlier"]
-        share = f"{number(100 * pixels['anomaly'] / total)} %" if pixels["anomaly"] else "none"
+def _told(row: SetNumbers) -> str:
+    words = [f"{row.frames} frames"] if row.frames else []
+    if row.pixels is not None:
+        total = row.pixels.anomaly + row.pixels.inlier
+        share = f"{number(100 * row.pixels.anomaly / total)} %" if row.pixels.anomaly else "none"
         words.append(f"{share} of {total:,} judged pixels are anomalies")
-    data = " ".join(str(row[name]) for name in ("dataset", "split") if name in row)
-    digest = str(row.get("manifest_digest", ""))[:12]
+    data = " ".join(word for word in (row.data.dataset, row.data.split) if word)
+    digest = row.data.manifest_digest[:12]
     return ", ".join([*words, *([data] if data else []), *([f"manifest {digest}"] if digest else [])])
 
 
 def _settings(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet]]) -> list[str]:
     """How the numbers were made; by run where that differs."""
     ways: dict[str, list[str]] = {}
-    for run, each in found:
-        options = {k: v for k, v in runs[run].results.items() if isinstance(v, str | int | float | bool | list | None)}
-        options |= {k: each.row[k] for k in ("convention", "score", "blur", "height_px") if k in each.row}
-        left_out = ("evaluation_id", "selection", "tool_version", "interval_level", "conventions")
+    for run, _ in found:
+        results = runs[run].results
+        assert results is not None
+        options = {"convention": results.settings.convention} | results.settings.options()
         words = [
             f"{name.removesuffix('_px').replace('_', ' ')} {_plain(value)}{' px' if name.endswith('_px') else ''}"
             for name, value in options.items()
-            if value not in (None, "none") and name not in left_out
+            if value not in (None, "none") and not isinstance(value, dict)
         ]
         ways.setdefault(", ".join(words), []).append(runs[run].name)
     return [way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()]
@@ -298,7 +283,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "×".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,59 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from mgcda_dist.reports.compare import LOWER_IS_BETTER, Cell, Comparison, Difference
+from mgcda_dist.choices import METRICS
+from mgcda_dist.evaluation.tables import metric_column
+from mgcda_dist.reports.compare import Comparison, Difference, GroupValue, SetComparison
+from mgcda_dist.tables import Column, Number, Table
+from mgcda_dist.tables import latex as latex_of
+from mgcda_dist.tables import markdown as markdown_of
 
-__all__ = ["TextTable", "as_json", "comparison_tables", "findings", "latex", "legend", "markdown"]
+__all__ = [
+    "VERDICT_MARKS",
+    "as_json",
+    "comparison_tables",
+    "difference_tables",
+    "findings",
+    "latex",
+    "legend",
+    "markdown",
+]
 
-_NAMES = {"ap": "AP", "auroc": "AUROC", "fpr95": "FPR95", "miou": "mIoU", "best_f1": "best F1"}
-_BETTER, _WORSE = "▲", "▼"
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", _BETTER: r"$^{+}$", _WORSE: r"$^{-}$", "…": r"\dots{}", "×": r"$\times$",
-    "\n": " ", "Δ": r"$\Delta$",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text; the first `num_labels` columns are names, the others numbers. A cell may have two lines."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    num_labels: int = 1
+VERDICT_MARKS = {"better": "▲", "worse": "▼"}
+"""Behind numbers that differ significantly from those of the reference."""
 
 
-def comparison_tables(comparison: Comparison) -> list[TextTable]:
+def comparison_tables(comparison: Comparison) -> list[Table]:
     """Parameters that differ, then per evaluation set the values and, with several groups, the differences."""
-    tables: list[TextTable] = []
-    names = [group.name for group in comparison.groups]
+    tables: list[Table] = []
     if comparison.params:
+        columns = [Column(name, align="left") for name in ("parameter", *(group.name for group in comparison.groups))]
         rows = [(key, *values) for key, values in comparison.params.items()]
-        tables.append(TextTable("Parameters that differ", ("parameter", *names), rows, num_labels=1 + len(names)))
-    counts = {group.name: len(group.runs) for group in comparison.groups}
+        tables.append(Table(columns, rows, "Parameters that differ"))
     for one in comparison.sets:
-        header = ("run", "runs", *(f"{_metric(metric)} {_direction(metric)}" for metric in one.metrics))
-        rows: list[tuple[str, ...]] = []
-        for name, cells in one.cells.items():
-            differences = one.differences.get(name, {})
-            rows.append((name, str(counts[name]), *(_value(cells.get(m), differences.get(m)) for m in one.metrics)))
-        title = f"{one.name}: {one.frames} frames, convention {one.convention}, %"
-        tables.append(TextTable(title, header, rows))
-        rows = [
-            (name, _metric(metric), *_difference(difference))
-            for name, row in one.differences.items()
-            for metric, difference in row.items()
-        ]
-        if rows:
-            header = ("run", "metric", "Δ", f"{comparison.level:.0%} interval", "p", "p Holm", "verdict")
-            tables.append(TextTable(f"{one.name}: minus {comparison.reference}, points", header, rows, num_labels=2))
+        tables.append(_value_table(comparison, one))
+        tables += [_difference_table(comparison, one)] if one.differences else []
     return tables
+
+
+def difference_tables(comparison: Comparison) -> list[Table]:
+    """Per evaluation set the differences to the reference, where there are any."""
+    return [_difference_table(comparison, one) for one in comparison.sets if one.differences]
+
+
+def _difference_table(comparison: Comparison, one: SetComparison) -> Table:
+    """A row per group and metric of a set: its difference to the reference."""
+    titles = ("Δ", f"{comparison.level:.0%} interval", "p", "p Holm", "verdict")
+    columns = [Column("run", align="left"), Column("metric", align="left"), *map(Column, titles)]
+    rows = [
+        (name, _metric(metric), *_difference(difference))
+        for name, row in one.differences.items()
+        for metric, difference in row.items()
+    ]
+    return Table(columns, rows, f"{one.name}: minus {comparison.reference}, points")
+
+
+def _value_table(comparison: Comparison, one: SetComparison) -> Table:
+    counts = {group.name: len(group.runs) for group in comparison.groups}
+    metrics = [replace(metric_column(metric), interval_digits=1) for metric in one.metrics]
+    rows = [
+        (name, counts[name], *(_value(values.get(m), one.differences.get(name, {}).get(m)) for m in one.metrics))
+        for name, values in one.cells.items()
+    ]
+    caption = f"{one.name}: {one.frames} frames, convention {one.convention}, %"
+    return Table([Column("run", align="left"), Column("runs"), *metrics], rows, caption)
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -83,28 +94,14 @@ def findings(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, with GitHub's tables."""
-    parts: list[str] = []
-    for table in comparison_tables(comparison):
-        rules = ["---" if i < table.num_labels else "---:" for i in range(len(table.header))]
-        lines = [_row(table.header), _row(rules), *(_row(row) for row in table.rows)]
-        parts.append(f"**{table.title}**\n\n" + "\n".join(lines))
+    parts = [markdown_of(table) for table in comparison_tables(comparison)]
     parts += ["\n".join(f"- {text}" for text in [*findings(comparison), *comparison.notes, *legend(comparison)])]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
     """The comparison as LaTeX tables; needs the package booktabs."""
-    parts = ["% needs \\usepackage{booktabs}"]
-    for table in comparison_tables(comparison):
-        columns = "".join("l" if i < table.num_labels else "r" for i in range(len(table.header)))
-        lines = [" & ".join(map(_escaped, row)) + r" \\" for row in (table.header, *table.rows)]
-        parts.append(
-            "\n".join([
-                r"\begin{table}", r"\centering", rf"\caption{{{_escaped(table.title)}}}",
-                rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-                r"\end{tabular}", r"\end{table}",
-            ])
-        )  # fmt: skip
+    parts = ["% needs \\usepackage{booktabs}", *(latex_of(table) for table in comparison_tables(comparison))]
     parts += [f"% {text}" for text in [*findings(comparison), *comparison.notes]]
     return "\n".join(parts) + "\n"
 
@@ -148,32 +145,28 @@ def legend(comparison: Comparison) -> list[str]:
     verdicts = {d.verdict for one in comparison.sets for row in one.differences.values() for d in row.values()}
     if not verdicts & {"better", "worse"}:
         return []
-    return [f"{_BETTER} better, {_WORSE} worse than {comparison.reference}, significantly."]
+    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in VERDICT_MARKS.items())
+    return [f"{marks} than {comparison.reference}, significantly."]
 
 
-def _metric(name: str) -> str:
-    return _NAMES.get(name, name)
+def _metric(key: str) -> str:
+    return METRICS[key].title if key in METRICS else key
 
 
-def _direction(metric: str) -> str:
-    return "↓" if metric in LOWER_IS_BETTER else "↑"
+def _value(group: GroupValue | None, difference: Difference | None) -> Number | None:
+    if group is None:
+        return None
+    return Number(
+        group.value,
+        interval=(group.low, group.high) if math.isfinite(group.low) else None,
+        spread=group.spread if math.isfinite(group.spread) else None,
+        mark=VERDICT_MARKS.get(difference.verdict, "") if difference else "",
+    )
 
 
-def _value(cell: Cell | None, difference: Difference | None) -> str:
-    if cell is None:
-        return "–"
-    text = f"{100 * cell.value:.2f}"
-    if math.isfinite(cell.spread):
-        text += f" ± {100 * cell.spread:.2f}"
-    text += {"better": f" {_BETTER}", "worse": f" {_WORSE}"}.get(difference.verdict if difference else "", "")
-    if math.isfinite(cell.low):
-        text += f"\n[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
-    return text
-
-
-def _difference(d: Difference) -> tuple[str, ...]:
+def _difference(d: Difference) -> tuple[str | None, ...]:
     if not math.isfinite(d.low):
-        return (_points(d.value), "–", "–", "–", d.verdict)
+        return (_points(d.value), None, None, None, d.verdict)
     interval = f"[{_points(d.low)}, {_points(d.high)}]"
     return (_points(d.value), interval, f"{d.p_value:.3f}", f"{d.p_corrected:.3f}", d.verdict)
 
@@ -182,13 +175,5 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _plain(record: Cell | Difference) -> dict[str, Any]:
+def _plain(record: GroupValue | Difference) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(record).items()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mgcda_dist.choices import HEADLINE_METRICS, METRICS
 from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.results import EvaluationResults
+from mgcda_dist.evaluation.tables import headline_table
+from mgcda_dist.tables import Cell, Column, Table, markdown
 
 __all__ = ["describe", "run_tags"]
 
@@ -28,26 +29,21 @@ def describe(
         f"**{_method(config)}** with seed {config.seed}: `{model.shown}` ({model.weights}), {config.optim.steps} "
         f"steps of {config.data.global_batch} images on {workers}, DeepSpeed ZeRO {config.engine.zero_stage}, "
         f"{config.engine.precision}.",
-        "",
-        "| data | from | samples | per step |",
-        "|---|---|---:|---:|",
     ]
+    rows: list[list[Cell]] = []
     domains = {domain.name: domain for domain in config.data.domains}
     for use, facts in manifests.items():
         kind, _, name = use.partition("/")
         domain = domains.get(name) if kind == "train" else None
         label = f"{use}, no labels" if domain is not None and not domain.labelled else use
-        per_step = str(domain.per_step) if domain is not None else ""
-        lines.append(f"| {label} | {facts['dataset']} {facts['split']} | {facts['samples']} | {per_step} |")
+        per_step = domain.per_step if domain is not None else ""
+        rows.append([label, f"{facts['dataset']} {facts['split']}", facts["samples"], per_step])
+    columns = [Column("data", align="left"), Column("from", align="left"), Column("samples"), Column("per step")]
+    lines += ["", markdown(Table(columns, rows))]
     if results is not None and results.sets:
-        settings, rows = results.settings, results.sets.items()
-        shown = [key for key in HEADLINE_METRICS if any(key in row.metrics for _, row in rows)]
+        settings = results.settings
         lines += ["", f"Results in %, convention {settings.convention}, score {settings.score}:", ""]
-        headings = " | ".join(METRICS[key].heading for key in shown)
-        lines += [f"| set | frames | {headings} |", f"|---|---:|{'---:|' * len(shown)}"]
-        for name, row in rows:
-            numbers = [f"{100 * row.metrics[key]:.2f}" if key in row.metrics else "–" for key in shown]
-            lines.append(f"| {name} | {row.frames} | {' | '.join(numbers)} |")
+        lines.append(markdown(headline_table([results])))
         chosen = results.selection
         if chosen is not None:
             how = f"{chosen.metric} = {100 * chosen.value:.2f} % on {chosen.set}"

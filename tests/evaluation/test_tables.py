@@ -43,7 +43,7 @@ def test_markdown_has_a_row_per_set_and_names_everything() -> None:
     lines = text.splitlines()
     assert lines[0].startswith("Per cent. Convention pooled: all valid pixels of all frames pooled")
     assert lines[2] == "| set | frames | AP ↑ | FPR95 ↓ | AUROC ↑ | mIoU ↑ |"
-    assert lines[4] == "| road_anomaly | 60 | 74.83 <sub>64.83–79.83</sub> | 9.89 | 97.00 | – |"
+    assert lines[4] == "| road_anomaly | 60 | 74.83 <sub>[64.83, 79.83]</sub> | 9.89 | 97.00 | – |"
     assert lines[5] == "| city_val | 10 | – | – | – | 50.00 |"
     assert "| road_anomaly | ours | smiyc | 75.83 | 9.89 | 97.00 | 70.00 |" in lines
     assert "| road_anomaly | ours | night | 12 | 123 456 | 50.00 | – | – |" in lines
@@ -57,8 +57,8 @@ def test_markdown_has_a_row_per_set_and_names_everything() -> None:
 
 def test_of_two_methods_the_better_is_bold() -> None:
     text = markdown_table([_results("a", 0.7), _results("b", 0.8)])
-    assert "| road_anomaly | b | 60 | **80.00** <sub>70.00–85.00</sub> | 9.89 |" in text
-    assert "| road_anomaly | a | 60 | 70.00 <sub>60.00–75.00</sub> | 9.89 |" in text
+    assert "| road_anomaly | b | 60 | **80.00** <sub>[70.00, 85.00]</sub> | 9.89 |" in text
+    assert "| road_anomaly | a | 60 | 70.00 <sub>[60.00, 75.00]</sub> | 9.89 |" in text
 
 
 def test_latex_is_a_booktabs_table_with_its_convention_in_the_caption() -> None:

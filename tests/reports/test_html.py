@@ -233,7 +233,7 @@ def test_the_slider_gives_the_numbers_of_the_curves(runs: list[Path]) -> None:
     assert compared > len(seen.levels) / 2
     best = scale["best"]
     f1 = 2 * scale["recall"][best] * scale["precision"][best] / (scale["recall"][best] + scale["precision"][best])
-    assert math.isclose(f1, seen.row["best_f1"], abs_tol=0.01)
+    assert math.isclose(f1, seen.row.metrics["best_f1"], abs_tol=0.01)
 
 
 def test_mistakes_are_found_ranked_and_outlined() -> None:

@@ -59,7 +59,11 @@ def test_a_run_folder_needs_no_mlflow(tmp_path: Path) -> None:
         assert (record.name, record.status, record.folder) == ("a", "FINISHED", run)
         assert record.params["mdat.enabled"] == "True" and record.params["optim.steps"] == "20"
         assert record.history["loss/total"][0] == [0, 5, 10, 15]
-        assert record.evaluation == run / "evaluation" and record.results["convention"] == "pooled"
+        assert (
+            record.evaluation == run / "evaluation"
+            and record.results is not None
+            and record.results.settings.convention == "pooled"
+        )
         stored = json.loads((run / "results.json").read_text())["sets"]["road"]
         assert record.metrics["eval/road/miou"] == stored["miou"] and record.metrics["loss/total"] == 1.25
         assert record.manifests["train/camvid"]["digest"] == "c" * 64
