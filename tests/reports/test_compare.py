@@ -220,6 +220,6 @@ def test_markdown_and_latex_hold_the_same_rows(comparison: Comparison) -> None:
     text, paper = markdown(comparison), latex(comparison)
     assert "| mdat.enabled | False | False | True |" in text and r"mdat.enabled & False & False & True \\" in paper
     assert "road, against base: full is better in AP" in text
-    assert text.count("\n| full |") == paper.count("\nfull &") == 5
+    assert text.count("\n| full |") == paper.count("\n    full &") == 5
     assert "convention pooled, \\%" in paper and r"$\pm$" in paper and "±" not in paper.split("% road")[0]
     assert paper.count(r"\begin{table}") == paper.count(r"\end{table}") == 3
