@@ -1,9 +1,11 @@
-"""The documents do not rot: links lead somewhere, and the map of equations names files and symbols that exist."""
+"""The documents agree with the code: links, commands, keys, the map of the package and the names of its symbols."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/*.md", "cluster/*.md", "shards/*.md", "benchmarks/**/*.md")
     for path in ROOT.glob(pattern)
 )
+SYMBOLS = re.compile(r"\]\(\.\./(mgcda_dist/[\w/.]+\.py)\)((?:[ |,]*`[A-Za-z_][\w.]*`)+)")
 MGCDA: Any = typer.main.get_command(app)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -43,6 +46,15 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 def _anchor(heading: str) -> str:
     words = re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower())
     return words.replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_imports_in_documents_work(path: Path) -> None:
+    for module, names in re.findall(
+        r"^ *from (mgcda_dist[\w.]*) import ([\w, ]+)$", path.read_text("utf-8"), re.MULTILINE
+    ):
+        for name in names.split(","):
+            assert hasattr(importlib.import_module(module), name.strip()), f"{_name(path)}: {module} has no {name}"
 
 
 def test_the_index_lists_every_page() -> None:
@@ -87,18 +99,55 @@ def test_the_tables_that_programs_write_are_there() -> None:
 
 
 def test_the_map_of_equations_names_what_exists() -> None:
-    table = [
-        line for line in (ROOT / "docs" / "equations.md").read_text(encoding="utf-8").splitlines() if "](../" in line
-    ]
-    assert len(table) > 30
+    text = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
+    assert _check_symbols("docs/equations.md", text) > 35
+
+
+def test_the_walks_name_what_exists() -> None:
+    walks = " ".join(_architecture().partition("## Follow a batch")[2].split())
+    assert _check_symbols("docs/architecture.md", walks) > 40
+    unchecked = re.findall(r"`([^`]+)`", SYMBOLS.sub("", walks))
+    assert unchecked == ["mgcda train"], "a name that does not stand behind a link to its file"
+
+
+def test_the_tree_is_the_package() -> None:
+    tree = re.search(r"```text\nmgcda_dist/\n(.*?)```", _architecture(), re.DOTALL)
+    assert tree is not None
+    package = room = ROOT / "mgcda_dist"
+    rooms: set[str] = set()
+    for line in tree[1].splitlines():
+        name, _, text = line.strip().partition(" ")
+        path = (room if line.startswith("    ") else package) / name
+        if path.parent == package:
+            room = path
+            rooms.add(path.name)
+        for file in (name, *re.findall(r"[\w/]+\.py", text)):
+            found = file == name and path.exists(), (path.parent / file).exists(), (path / file).exists()
+            assert any(found), f"docs/architecture.md: there is no {file} where {line.strip()!r} says"
+    unsaid = {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
+    assert rooms - unsaid == {path.name for path in package.iterdir()} - unsaid
+
+
+def test_the_import_line_is_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "direction")
+    assert f"\n    {' > '.join(layers)}\n" in _architecture()
+
+
+def _architecture() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def _check_symbols(page: str, text: str) -> int:
+    """Check every `symbol` behind a link to a file of the package; returns how many there are."""
     checked = 0
-    for line in table:
-        for file, symbols in re.findall(r"\]\(\.\./(mgcda_dist/[\w/.]+\.py)\)((?:[ |,]*`[A-Za-z_][\w.]*`)+)", line):
-            defined = _definitions(ROOT / file)
-            for symbol in re.findall(r"`([^`]+)`", symbols):
-                assert symbol in defined, f"docs/equations.md: {file} defines no {symbol}"
-                checked += 1
-    assert checked > 35
+    for file, symbols in SYMBOLS.findall(text):
+        defined = _definitions(ROOT / file)
+        for symbol in re.findall(r"`([^`]+)`", symbols):
+            assert symbol in defined, f"{page}: {file} defines no {symbol}"
+            checked += 1
+    return checked
 
 
 def _definitions(path: Path) -> set[str]:
