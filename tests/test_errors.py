@@ -1,4 +1,4 @@
-"""Errors that users meet: they say where, which value and what to do, also after a trip between processes."""
+"""Errors for users: place, value and remedy, also after pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from others is read and never run: SECURITY.md's promises about files, one test each."""
+"""Untrusted files are never executed: one test for each promise of SECURITY.md about files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tars import plain_tar
 
 
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

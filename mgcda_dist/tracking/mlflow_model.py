@@ -27,7 +27,7 @@ __all__ = ["log_model", "save_model"]
 _LOADER = "mgcda_dist.inference.pyfunc"
 _NEEDED = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "mlflow")
 _CODE = (
-    "__init__.py", "choices.py", "errors.py", "py.typed", "data/__init__.py", "data/pixels.py",
+    "__init__.py", "choices.py", "errors.py", "files.py", "py.typed", "data/__init__.py", "data/pixels.py",
     "evaluation/__init__.py", "evaluation/test_time.py", "inference/__init__.py", "inference/model.py",
     "inference/pyfunc.py", "method", "models",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What lies in cluster/ fits together: pinned, without rights, behind a token, and in step with the configuration."""
+"""The files of cluster/: pinned images, no privileges, tokens, and consistency with the configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 
 def _pods(node: Any) -> Iterator[dict[str, Any]]:
-    """Every pod specification anywhere below."""
+    """All pod specifications below a node."""
     if isinstance(node, dict):
         if isinstance(node.get("containers"), list):
             yield node
@@ -47,7 +47,7 @@ PODS = [(f"{path.stem}-{i}", pod) for path in MANIFESTS for i, pod in enumerate(
 
 
 @pytest.mark.parametrize("pod", [pod for _, pod in PODS], ids=[name for name, _ in PODS])
-def test_pods_are_pinned_and_run_without_rights(pod: dict[str, Any]) -> None:
+def test_pods_are_pinned_and_unprivileged(pod: dict[str, Any]) -> None:
     """Kubernetes' level `restricted`, which the namespace enforces."""
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
@@ -108,7 +108,7 @@ def _ray_up() -> dict[str, Any]:
     return yaml.safe_load((CLUSTER / "ray" / "cluster.yaml").read_text(encoding="utf-8"))
 
 
-def test_the_runtime_environment_leaves_what_is_large_behind() -> None:
+def test_the_runtime_environment_excludes_large_folders() -> None:
     environment = yaml.safe_load((CLUSTER / "runtime_env.yaml").read_text(encoding="utf-8"))
     assert {"/.venv/", "/shards/", "/runs/", "/.git/", ".env"} <= set(environment["excludes"])
     assert not [name for name in environment["env_vars"] if re.search(r"TOKEN|PASSWORD|SECRET|KEY", name)]

@@ -1,4 +1,4 @@
-"""The command answers at once, and `python -m mgcda_dist` is the same command."""
+"""`mgcda --help` is fast, and `python -m mgcda_dist` is the same command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Habits that no linter knows: who prints, who exits, what a file opens with, and what never enters the repository."""
+"""Rules that no linter checks: output and exits, docstrings, the tests' layout, generators, pinned versions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_a_file_opens_with_its_job(path: Path) -> None:
+def test_every_file_has_a_docstring(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path.name == "__init__.py" and not text.strip():
         return
@@ -82,7 +82,7 @@ def test_tests_mirror_the_package(path: Path) -> None:
     )
 
 
-def test_the_code_keeps_no_hidden_generator() -> None:
+def test_no_global_generator_is_used() -> None:
     """Law 2: the global generators of NumPy, Python and torch are never drawn from."""
     forbidden = re.compile(
         r"\b(np|numpy)\.random\.(seed|rand|randn|randint|choice|shuffle|permutation|uniform|normal)\("
@@ -94,7 +94,7 @@ def test_the_code_keeps_no_hidden_generator() -> None:
             assert not forbidden.search(line), f"{_name(path)}:{number}: {line.strip()}"
 
 
-def test_pins_cover_what_the_package_asks_for() -> None:
+def test_every_dependency_is_pinned() -> None:
     """Each dependency of pyproject.toml has an exact version in constraints.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]

@@ -1,4 +1,4 @@
-"""Every module imports; light ones import without the slow vendors; the method needs torch and nothing else."""
+"""Imports: every module works, none imports a slow vendor, and the method needs only torch."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def _with_submodules(names: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_imports_and_says_what_it_offers(module: str) -> None:
+def test_modules_import_and_have_all(module: str) -> None:
     loaded = importlib.import_module(module)
     assert hasattr(loaded, "__all__") or hasattr(loaded, "__path__"), f"{module} has no __all__"
     missing = [name for name in getattr(loaded, "__all__", []) if not hasattr(loaded, name)]
     assert not missing, f"{module}.__all__ names what is not there: {missing}"
 
 
-def test_no_module_pulls_a_slow_vendor_by_being_imported() -> None:
+def test_no_module_imports_a_slow_vendor() -> None:
     # The modules that subclass Ray's classes; `cluster.trainer.launch` imports them when it starts Ray anyway.
     lazy = [m for m in MODULES if m not in ("mgcda_dist.cluster.recovery", "mgcda_dist.cluster.worker_monitor")]
     found = _packages_after_importing(*lazy) & SLOW_VENDORS
     assert not found, f"imported at module level somewhere: {sorted(found)}"
 
 
-def test_the_method_needs_torch_and_nothing_else_of_the_stack() -> None:
+def test_the_method_needs_only_torch() -> None:
     modules = _with_submodules(("method",))
     assert "mgcda_dist.method.mgcda" in modules
     packages = _packages_after_importing(*modules)
@@ -78,7 +78,7 @@ def test_the_configuration_needs_no_torch() -> None:
     assert not packages & (SLOW_VENDORS | {"torch"})
 
 
-def test_the_use_of_a_model_needs_nothing_of_its_training() -> None:
+def test_prediction_needs_no_training_dependency() -> None:
     packages = _packages_after_importing("mgcda_dist.inference.model", "mgcda_dist.inference.predict")
     assert not packages & {
         "deepspeed",

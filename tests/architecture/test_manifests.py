@@ -1,4 +1,4 @@
-"""The manifests against schemas: Kubernetes' own, strictly, and KubeRay's fields as its API reference names them."""
+"""Kubernetes manifests against strict schemas: Kubernetes' own, and KubeRay's API reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = {
 
 
 def _validate(document: dict[str, Any]) -> None:
-    """Raise what a strict `kubectl apply` would complain about: an unknown field, a missing one, another type."""
+    """Raise the errors of a strict `kubectl apply`: an unknown or missing field, or another type."""
     if document["apiVersion"] != "ray.io/v1":
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
         return

@@ -1,4 +1,4 @@
-"""`mgcda export`: every file gives the network's scores, alone; what is wrong is said, and nothing half is left."""
+"""`mgcda export`: each file alone gives the network's scores, and a failed export leaves no files."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], ru
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_an_efficientnet_is_traced_before_the_user_gives_up(tmp_path: Path) -> None:
-    """Its `same` padding, computed from symbolic sizes, once took longer than five minutes; constants take seconds."""
+def test_an_efficientnet_is_traced_in_seconds(tmp_path: Path) -> None:
+    """With `same` padding computed from symbolic sizes tracing took more than five minutes."""
     model = load_exported(write_run(tmp_path / "lite", backbone="tf_efficientnet_lite0"))
     before = model.predict(np.ascontiguousarray(_image()[0].transpose(1, 2, 0)), height_px=0)[0]
     write_program(as_program(model), tmp_path / "model.pt2")
@@ -95,7 +95,7 @@ def test_an_efficientnet_is_traced_before_the_user_gives_up(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_graph_needs_torch_alone(exported: tuple[Path, Result], tmp_path: Path) -> None:
+def test_the_graph_needs_only_torch(exported: tuple[Path, Result], tmp_path: Path) -> None:
     out, _ = exported
     np.save(tmp_path / "image.npy", _image())
     done = subprocess.run(
@@ -107,14 +107,14 @@ def test_the_graph_needs_torch_alone(exported: tuple[Path, Result], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_card_says_how_it_was_made_and_what_it_reached(exported: tuple[Path, Result]) -> None:
+def test_the_card_has_training_results_and_use(exported: tuple[Path, Result]) -> None:
     card = (exported[0] / "README.md").read_text()
     for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 25.00 | 75.00 | – |", "convention `pooled`",
                  "torch.export.load", "InferenceSession", load_exported(exported[0]).digest):  # fmt: skip
         assert text in card
 
 
-def test_the_card_of_a_checkpoint_shows_no_results_of_the_last_step(run: Path, tmp_path: Path) -> None:
+def test_the_card_of_a_checkpoint_has_no_results_of_the_last_step(run: Path, tmp_path: Path) -> None:
     checkpoint = write_run(tmp_path / "seed", decoder_channels=8) / "model"
     folder = run / "checkpoints" / "step-00000300" / "model"
     shutil.copytree(checkpoint, folder)
@@ -126,7 +126,7 @@ def test_the_card_of_a_checkpoint_shows_no_results_of_the_last_step(run: Path, t
 
 
 @pytest.mark.slow
-def test_an_export_is_replaced_when_asked_only(exported: tuple[Path, Result], run: Path) -> None:
+def test_an_export_is_only_replaced_with_overwrite(exported: tuple[Path, Result], run: Path) -> None:
     out, _ = exported
     refused = _export(run, out, "--format", "safetensors", "--no-verify")
     assert isinstance(refused.exception, MgcdaError) and "exists already" in str(refused.exception)
@@ -137,7 +137,7 @@ def test_an_export_is_replaced_when_asked_only(exported: tuple[Path, Result], ru
     assert {path.name for path in copy.iterdir()} == {"README.md", "model.json", "model.safetensors"}
 
 
-def test_the_card_of_a_network_of_ones_own_says_what_loading_it_runs(run: Path) -> None:
+def test_the_card_of_a_python_network_names_its_module(run: Path) -> None:
     model = load_exported(run)
     assert "# needs torch and timm only" in model_card(model, ["model.safetensors"], None)
     model.metadata.config["model"]["network"] = "python:my.nets:make"
@@ -146,8 +146,8 @@ def test_the_card_of_a_network_of_ones_own_says_what_loading_it_runs(run: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
-def test_a_graph_that_takes_one_size_only_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
-    """Traced without sizes that may change, as the code of some networks makes the tracer do."""
+def test_a_graph_for_one_size_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    """Traced with fixed sizes, as happens for some networks."""
     if name == "model.onnx":
         pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
     model, path = load_exported(run), tmp_path / name
@@ -160,7 +160,7 @@ def test_a_graph_that_takes_one_size_only_is_one_line(run: Path, tmp_path: Path,
     assert len(str(error.value).splitlines()) == 2 and error.value.remedy.startswith("export ")
 
 
-def test_what_is_more_than_the_bare_network_is_refused(tmp_path: Path) -> None:
+def test_additional_tensors_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "tiny") / "model"
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"cacl.queue": tensors["mean"].clone()}, folder / "model.safetensors")
@@ -169,7 +169,7 @@ def test_what_is_more_than_the_bare_network_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
-def test_the_proof_notices_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_comparison_detects_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = load_exported(write_run(tmp_path / "tiny"))
     assert all(check.passed for check in proof.compare_with_baseline(model, (32, 32)) if check.name != "latency")
     wider: dict[str, Any] = {"decoder_channels": 24}
@@ -186,12 +186,12 @@ def test_the_proof_notices_another_network(monkeypatch: pytest.MonkeyPatch, tmp_
         (["--size", "0x64"], "no size"),
     ],
 )
-def test_wrong_options_say_what_to_do(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
+def test_invalid_options_are_refused_with_a_remedy(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
     result = _export(run, tmp_path / "out", *words)
     assert isinstance(result.exception, MgcdaError) and says in str(result.exception)
 
 
-def test_other_peoples_folders_are_left_alone(run: Path, tmp_path: Path) -> None:
+def test_other_folders_are_not_replaced(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("important")
     result = _export(run, tmp_path, "--overwrite")
     assert isinstance(result.exception, MgcdaError) and "no exported model" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Progress where no terminal is: a log gets a line now and then, and short work leaves none."""
+"""Progress without a terminal: a log gets a line per period, and short work none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_without_a_total(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert capsys.readouterr().err == "frames of a video  7\n"
 
 
-def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     with shown_progress("frames", 2) as show:
         show(1)
         show(2)

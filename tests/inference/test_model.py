@@ -1,4 +1,4 @@
-"""An exported model in use: the same scores as the evaluation's, and nothing of the training needed."""
+"""An exported model: the scores of the evaluation, without the training code's dependencies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config
 from mgcda_dist.data import pixels
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
@@ -71,7 +70,7 @@ def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
     assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=energy)[0])
 
 
-def test_only_torch_timm_and_what_they_bring_are_needed(run: Path, tmp_path: Path) -> None:
+def test_only_torch_timm_and_their_dependencies_are_needed(run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", _image())
     stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "pydantic", "ray", "scipy", "typer", "webdataset"}
     assert not stack & NEEDED
@@ -94,7 +93,7 @@ def test_without_opencv_images_are_resized_by_the_same_rule(
     assert np.abs(pixels.resized(_image(), *size).astype(int) - ours).max() <= 1
 
 
-def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_models_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_exported(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="holds no trained model"):
@@ -113,7 +112,7 @@ def test_what_is_wrong_is_said(run: Path, tmp_path: Path) -> None:
         load_exported(folder)
 
 
-def test_loading_leaves_the_global_generator_alone(run: Path) -> None:
+def test_loading_does_not_change_the_global_generator(run: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -121,10 +120,6 @@ def test_loading_leaves_the_global_generator_alone(run: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_files_may_be_read_as_the_umask_says(run: Path) -> None:
+def test_file_modes_follow_the_umask(run: Path) -> None:
     modes = {path.stat().st_mode for path in (run / "model").iterdir()}
     assert len(modes) == 1 and {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}
-
-
-def test_the_configuration_comes_back(run: Path) -> None:
-    assert isinstance(build.load_model(run / "model")[0], Config)

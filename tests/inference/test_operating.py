@@ -1,4 +1,4 @@
-"""Thresholds have an origin: an evaluation of these very weights, with the settings that the prediction uses."""
+"""Operating points: thresholds of evaluations of the same weights with the prediction's settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTINGS = {"score": "energy", "height_px": 32, "scales": [1.0], "flip": False,
 
 
 def _evaluated(folder: Path, digest: str, **rows: dict[str, Any]) -> None:
-    """The evaluation folder of a run, as far as thresholds are read from it."""
+    """The files of an evaluation folder that thresholds are read from."""
     curves = {
         "threshold": [None, -1.0, -2.0, -3.0, -4.0],
         "recall": [0, 0.3, 0.9, 0.96, 1],
@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_validation_set_comes_before_test_sets(run: Path) -> None:
+def test_sets_with_pasted_objects_come_first(run: Path) -> None:
     points = operating_points(load_exported(run))
     assert [(point.set, point.pasted) for point in points] == [("val", True), ("real", False)]
     chosen = choose_threshold(points, None, _SETTINGS)
@@ -58,7 +58,7 @@ def test_the_validation_set_comes_before_test_sets(run: Path) -> None:
     assert choose_threshold(points, "-7.5", _SETTINGS).value == -7.5
 
 
-def test_a_threshold_of_another_score_is_none(run: Path) -> None:
+def test_thresholds_of_another_score_are_not_used(run: Path) -> None:
     points = operating_points(load_exported(run))
     other = _SETTINGS | {"score": "msp"}
     assert choose_threshold(points, None, other).value is None
@@ -69,14 +69,14 @@ def test_a_threshold_of_another_score_is_none(run: Path) -> None:
         choose_threshold(points, "best_f1:moon", _SETTINGS)
 
 
-def test_an_evaluation_of_other_weights_says_nothing(run: Path) -> None:
+def test_evaluations_of_other_weights_are_ignored(run: Path) -> None:
     content = json.loads((run / "evaluation" / "results.json").read_text())
     content["subject"]["digest"] = "0" * 64
     (run / "evaluation" / "results.json").write_text(json.dumps(content))
     assert operating_points(load_exported(run)) == []
 
 
-def test_an_export_carries_its_thresholds_along(run: Path, tmp_path: Path) -> None:
+def test_an_export_contains_its_operating_points(run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
         app, ["export", str(run), str(tmp_path / "out"), "--format", "safetensors", "--no-verify"]
     )

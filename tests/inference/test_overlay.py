@@ -1,4 +1,4 @@
-"""Anomalies as a list, and the picture: clear where scores are low, coloured where they are high, sides even."""
+"""Anomalies of a score map, and the overlay: uncoloured for low scores, coloured for high ones, even sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mgcda predict`: what it leaves, what it says of inputs that cannot be read, and that it goes on where it stopped."""
+"""`mgcda predict`: output files, unreadable inputs, resuming, videos, and the options' errors."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_maps_pictures_and_records_of_a_folder(run: Path, middle: float, tmp_pat
 
 
 def test_written_maps_are_read_as_maps(run: Path, tmp_path: Path) -> None:
-    """What is predicted can be evaluated, overlays beside it or not: 16-bit pictures stand for their scores."""
+    """Predictions can be evaluated, also with overlays beside them: 16-bit pictures are read as scores."""
     pixels = _picture(tmp_path / "in" / "a.png")
     assert _predict(run, tmp_path / "in", "-o", tmp_path / "out", "-w", "overlay,png").exit_code == 0
     score = load_exported(run).predict(pixels)[0]
@@ -116,7 +116,7 @@ def test_written_maps_are_read_as_maps(run: Path, tmp_path: Path) -> None:
     assert read == pytest.approx(score, abs=float(np.ptp(score)) / 65535)
 
 
-def test_a_constant_map_survives_its_16_bit_picture(tmp_path: Path) -> None:
+def test_a_constant_map_is_restored_from_16_bits(tmp_path: Path) -> None:
     from mgcda_dist.inference.outputs import write_maps
 
     write_maps(np.full((4, 5), -3.25, np.float32), tmp_path, "a", ["png"])
@@ -124,7 +124,7 @@ def test_a_constant_map_survives_its_16_bit_picture(tmp_path: Path) -> None:
     assert np.array_equal(maps.read(maps.choose("s", ["a"])["a"], (4, 5)), np.full((4, 5), -3.25))
 
 
-def test_scores_beyond_float16_are_refused_not_made_infinite(tmp_path: Path) -> None:
+def test_scores_beyond_float16_are_refused(tmp_path: Path) -> None:
     from mgcda_dist.inference.outputs import write_maps
 
     with pytest.raises(MgcdaError, match="write png"):
@@ -132,7 +132,7 @@ def test_scores_beyond_float16_are_refused_not_made_infinite(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_read_is_skipped_and_reported(run: Path, tmp_path: Path) -> None:
+def test_unreadable_inputs_are_skipped_and_reported(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     _picture(folder / "good.png")
     whole = (folder / "good.png").read_bytes()
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_skipped_and_reported(run: Path, tmp_path: Path) 
     assert names == {"good.json", "good.overlay.png", "predictions.json"}
 
 
-def test_the_same_command_goes_on_where_it_stopped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_resumes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(4):
         _picture(tmp_path / "in" / f"{index}.png", index)
     out = tmp_path / "out"
@@ -182,8 +182,8 @@ def test_the_same_command_goes_on_where_it_stopped(run: Path, tmp_path: Path, mo
     assert (out / "3.overlay.png").exists()
 
 
-def test_colours_stay_when_a_prediction_goes_on(run: Path, tmp_path: Path) -> None:
-    """Without a known range the first frame's is used; a second call does not begin with another one."""
+def test_a_resumed_prediction_keeps_its_colour_range(run: Path, tmp_path: Path) -> None:
+    """An unknown range is that of the first frame, also in a second call with another first frame."""
     _picture(tmp_path / "in" / "b.png", 1)
     assert _predict(run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     before = _json(tmp_path / "out" / "predictions.json")["drawn_range"]
@@ -192,7 +192,7 @@ def test_colours_stay_when_a_prediction_goes_on(run: Path, tmp_path: Path) -> No
     assert _json(tmp_path / "out" / "predictions.json")["drawn_range"] == before
 
 
-def test_frames_are_shown_as_the_run_was_evaluated_unless_asked_otherwise(tmp_path: Path) -> None:
+def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
     run = write_run(tmp_path / "averaging", {"scales": [0.5, 1.0], "flip": True})
     pixels = _picture(tmp_path / "a.png")
     assert _predict(run, tmp_path / "a.png", "-o", tmp_path / "as", "-w", "npy").exit_code == 0
@@ -206,7 +206,7 @@ def test_frames_are_shown_as_the_run_was_evaluated_unless_asked_otherwise(tmp_pa
     assert (settings["scales"], settings["flip"]) == ([1.0], False)
 
 
-def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(run: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "a.png")
     out = tmp_path / "out"
     assert _predict(run, tmp_path / "in", "-o", out).exit_code == 0
@@ -222,7 +222,7 @@ def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> 
     assert isinstance(foreign.exception, ConfigError) and "other files" in str(foreign.exception)
 
 
-def test_a_video_becomes_a_video(run: Path, middle: float, tmp_path: Path) -> None:
+def test_a_video_gives_a_video_and_a_record(run: Path, middle: float, tmp_path: Path) -> None:
     _video(tmp_path / "clip.avi")
     out = tmp_path / "out"
     words = (tmp_path / "clip.avi", "-o", out, "-w", "overlay,npy", f"--threshold={middle}", "--every", "2")
@@ -263,7 +263,7 @@ def test_batches_and_windows_change_nothing_but_rounding(run: Path, tmp_path: Pa
             assert (classes == predicted).mean() > 0.999
 
 
-def test_names_are_stable_where_files_are_called_alike(run: Path, tmp_path: Path) -> None:
+def test_names_of_equal_files_are_unique_and_stable(run: Path, tmp_path: Path) -> None:
     from mgcda_dist.inference.sources import find_sources
 
     for name in ("one/a/x.png", "one/x.png", "one/x.jpg", "one/.hidden.png", "two/one/x.png", "two/one/X.webp"):
@@ -287,7 +287,7 @@ def test_names_are_stable_where_files_are_called_alike(run: Path, tmp_path: Path
         names("three")
 
 
-def test_photographs_are_turned_upright(run: Path, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     pixels = _picture(tmp_path / "a.png", size=(40, 60))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
@@ -298,7 +298,7 @@ def test_photographs_are_turned_upright(run: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
 
 
-def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(run: Path, tmp_path: Path) -> None:
+def test_windows_can_be_switched_off(run: Path, tmp_path: Path) -> None:
     windowed = write_run(tmp_path / "windowed", {"window_px": [64, 64]})
     _picture(tmp_path / "a.png", size=(90, 110))
     for name, words in {"windows": [], "whole": ["--window", "none"]}.items():
@@ -320,7 +320,7 @@ def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(run: Pat
         (["--window", "100"], "no size"),
     ],
 )
-def test_wrong_options_say_what_to_do(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
+def test_invalid_options_are_refused_with_a_remedy(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
     _picture(tmp_path / "a.png")
     result = _predict(run, tmp_path / "a.png", "-o", tmp_path / "out", *words)
     assert isinstance(result.exception, ConfigError) and says in str(result.exception)
@@ -328,8 +328,8 @@ def test_wrong_options_say_what_to_do(run: Path, tmp_path: Path, words: list[str
 
 
 @pytest.mark.slow
-def test_torch_timm_and_the_light_libraries_suffice(run: Path, middle: float, tmp_path: Path) -> None:
-    """The command itself, images and a video, on a machine without anything that only training needs."""
+def test_the_training_dependencies_are_not_needed(run: Path, middle: float, tmp_path: Path) -> None:
+    """The command with images and a video, without the packages that only training needs."""
     _picture(tmp_path / "in" / "a.png")
     _video(tmp_path / "in" / "clip.avi", 2)
     training = {

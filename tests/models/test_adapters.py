@@ -1,4 +1,4 @@
-"""Torchvision's segmentation networks, wrapped."""
+"""Adapter: torchvision's and other networks as segmenters, and refusals of taps that cannot work."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_logits_are_those_of_the_network_itself():
     torch.testing.assert_close(logits, network(IMAGE / 255)["out"])
 
 
-def test_copies_are_independent_and_leave_no_hook():
+def test_copies_are_independent_and_have_no_hooks():
     segmenter = wrap(deeplab(), **NETWORKS["deeplab"][1])
     twin = copy.deepcopy(segmenter)
     assert torch.equal(twin(IMAGE).logits, segmenter(IMAGE).logits)
@@ -73,7 +73,7 @@ def test_unknown_path_is_named_with_candidates():
 
 
 class Nested(nn.Module):
-    """A backbone that outputs a mapping with a list, and a U that needs sides that are multiples of 8."""
+    """A backbone whose output is a mapping with a list, in a U-Net that needs sides that are multiples of 8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Pyramid(nn.Module):
         return {"maps": [fine, self.coarse(fine)]}
 
 
-def test_a_nested_output_is_asked_for_step_by_step():
+def test_errors_lead_to_an_entry_of_a_nested_output():
     says = {"backbone": r'for example "backbone\[maps\]"', "backbone[maps]": r'for example "backbone\[maps\]\[0\]"',
             "backbone[1]": r'no output \[1\][\s\S]*for example "backbone\[maps\]"'}  # fmt: skip
     for path, message in says.items():
@@ -105,14 +105,14 @@ def test_a_nested_output_is_asked_for_step_by_step():
     assert wrap(Nested(), stages={"middle": "backbone[maps][1]"}, logits="head").stage_channels["middle"] == 4
 
 
-def test_entries_are_those_of_lists_and_mappings_and_not_images_of_a_batch():
+def test_entries_of_tensors_are_refused():
     for entry in ("0", "out"):
         with pytest.raises(ConfigError, match=rf"no output \[{entry}\], but 1×4×32×48[\s\S]*without \[{entry}\]"):
             wrap(Nested(), stages={"middle": f"backbone.fine[{entry}]"}, logits="head")
 
 
 class Twice(nn.Module):
-    """One classifier for two outputs, the second one in training alone."""
+    """One classifier for two outputs, the second only in training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def test_an_output_that_the_next_layer_overwrites_is_refused():
         wrap(Twice(), stages={"early": "body"}, logits="head")
 
 
-def test_logits_need_a_classifier_and_stages_names_of_their_own():
+def test_invalid_taps_and_statistics_are_refused():
     with pytest.raises(ConfigError, match=r"'up' has no weights[\s\S]*in front of it"):
         wrap(Twice(), stages={}, logits="up")
     with pytest.raises(ConfigError, match="cannot be called 'embedding'"):
@@ -148,13 +148,13 @@ def test_logits_need_a_classifier_and_stages_names_of_their_own():
         wrap(Nested(), stages={}, logits="head", mean=(123.0, 116.0, 103.0))
 
 
-def test_abstention_is_a_logit_that_is_there_in_training_alone():
+def test_the_abstention_logit_exists_only_in_training():
     segmenter = wrap(Nested(), stages={}, logits="head", abstains=True)
     assert segmenter.train()(IMAGE).logits.shape[1] == 5
     assert segmenter.eval()(IMAGE).logits.shape[1] == 4
 
 
-def test_a_multiple_that_is_too_small_is_refused_before_a_photograph_shows_it():
+def test_a_multiple_that_is_too_small_is_refused():
     with pytest.raises(ConfigError, match=r"every multiple of 2 pixels: RuntimeError[\s\S]*multiple_px=8") as error:
         wrap(Nested(), stages={}, logits="head", multiple_px=2)
     assert error.value.where == "model.taps.multiple_px"

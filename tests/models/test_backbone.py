@@ -34,7 +34,7 @@ def test_families_give_named_stages(name):
         assert x.shape == (1, backbone.channels[stage], 64 // stride, 96 // stride)
 
 
-def test_windowed_transformers_are_turned_to_channels_first():
+def test_windowed_transformers_give_channels_first():
     backbone = timm_backbone("swin_tiny_patch4_window7_224").eval()
     with torch.no_grad():
         stages = backbone(torch.randn(1, 3, 64, 96))
@@ -45,7 +45,7 @@ def test_windowed_transformers_are_turned_to_channels_first():
 
 
 def test_transformers_of_patch_14_get_patches_of_16(tmp_path):
-    """DINOv2's: the same position embeddings, and a kernel that sees an even patch as before."""
+    """DINOv2: unchanged position embeddings, and a kernel with the same response to a constant patch."""
     name = "vit_small_patch14_dinov2"
     own = timm.create_model(name, num_classes=0)
     save_file(own.state_dict(), tmp_path / "dino.safetensors")
@@ -79,7 +79,7 @@ def test_initialisation_is_a_function_of_the_seed_alone():
     assert not torch.equal(first["network.conv_stem.weight"], other.state_dict()["network.conv_stem.weight"])
 
 
-def test_unknown_name_is_answered_with_the_nearest():
+def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"'resnet5'[\s\S]*resnet50"):
         timm_backbone("resnet5")
 
@@ -114,7 +114,7 @@ def test_unknown_form_of_weights(spec):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "test_vit"])
-def test_weights_of_a_classifier_file_arrive(name, suffix, tmp_path):
+def test_weights_of_a_classifier_file_are_loaded(name, suffix, tmp_path):
     torch.manual_seed(0)
     classifier = timm.create_model(name)
     path = tmp_path / f"weights.{suffix}"
@@ -199,7 +199,7 @@ def test_frozen_equals_batch_norm_in_evaluation(name):
         torch.testing.assert_close(x, y)
 
 
-def test_frozen_statistics_in_single_precision_serve_half_precision_parameters():
+def test_frozen_norms_accept_half_precision_parameters():
     backbone = timm_backbone("test_efficientnet")
     for parameter in backbone.parameters():
         parameter.data = parameter.data.bfloat16()
@@ -208,7 +208,7 @@ def test_frozen_statistics_in_single_precision_serve_half_precision_parameters()
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
-def test_group_norm_does_not_see_the_rest_of_the_batch(name):
+def test_group_norm_is_independent_of_the_rest_of_the_batch(name):
     backbone = timm_backbone(name, norm="group").train()
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     images = torch.randn(3, 3, 64, 64)
@@ -238,12 +238,12 @@ def test_synchronised_norm_needs_a_gpu():
             timm_backbone("test_resnet", norm="sync")
 
 
-def test_unknown_norm_is_named():
+def test_an_unknown_norm_is_refused():
     with pytest.raises(ConfigError, match="'layer'"):
         timm_backbone("test_resnet", norm="layer")  # pyright: ignore[reportArgumentType]
 
 
-def test_padding_by_constants_is_the_same_padding() -> None:
+def test_constant_padding_equals_same_padding() -> None:
     network = timm_backbone("tf_efficientnet_lite0", seed=1).eval()
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -262,7 +262,7 @@ class BatchNormReLU(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("mode", ["frozen", "group"])
-def test_a_batch_norm_that_does_more_is_refused_and_not_thinned_out(mode):
+def test_a_batch_norm_with_its_own_forward_is_refused(mode):
     with pytest.raises(ConfigError, match="BatchNormReLU is a batch norm with its own forward pass"):
         convert_norm(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormReLU(4)), mode)
 

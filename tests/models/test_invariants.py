@@ -1,4 +1,4 @@
-"""Networks that break a law of the distributed form are refused by name; tokens, lists and other layouts are read."""
+"""Networks that violate a law of the distributed form are refused; tokens, lists and other layouts are supported."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Tokens(nn.Module):
         (Unpadded, "1×3×62×94 for an image of 64×96"),
     ],
 )
-def test_what_breaks_a_law_is_refused(network: type[Plain], says: str) -> None:
+def test_networks_that_violate_a_law_are_refused(network: type[Plain], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         wrap(network(), stages={}, logits="head")
     wrap(Plain(), stages={}, logits="head")
 
 
-def test_tokens_are_maps_and_their_dropout_is_off() -> None:
+def test_tokens_become_maps_and_dropout_is_off() -> None:
     segmenter = wrap(Tokens(), stages={"middle": "vit.blocks.1"}, logits="head").train()
     prediction = segmenter(tiny_batch(0, 2, 61, 90).image)
     assert prediction.logits.shape == (2, 3, 4, 6) and prediction.embedding.shape == (2, 64, 4, 6)
@@ -112,7 +112,7 @@ def test_channels_last_and_entries_of_lists() -> None:
     assert prediction.logits.shape == (1, 3, 8, 12)
 
 
-def test_numbers_that_modules_hand_to_functions_are_silenced() -> None:
+def test_dropout_rates_passed_to_functions_are_zero() -> None:
     attention = nn.MultiheadAttention(8, 2, dropout=0.4)
     settings = SimpleNamespace(layerdrop=0.3, layers=2.0)
     attention.__dict__["config"] = settings
@@ -120,7 +120,7 @@ def test_numbers_that_modules_hand_to_functions_are_silenced() -> None:
     assert attention.dropout == settings.layerdrop == 0.0 and settings.layers == 2.0
 
 
-def test_what_no_output_depends_on_is_frozen_once() -> None:
+def test_unused_parameters_are_frozen_once() -> None:
     network = Plain()
     network.auxiliary = nn.Conv2d(8, 3, 1)
     segmenter = wrap(network, stages={}, logits="head")

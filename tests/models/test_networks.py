@@ -1,4 +1,4 @@
-"""Other libraries' networks by name: trained with both terms, exported, and loaded back into their own classes."""
+"""External networks by name: trained with both terms, exported, and loaded back into their own classes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train(config: Config, steps: int = 2) -> tuple[MGCDA, list[dict[str, float]]
 
 
 def original(name: str) -> Any:
-    """The network made by its library alone."""
+    """The network as its library makes it."""
     import segmentation_models_pytorch as smp
     import transformers
     from torchvision.models import get_model
@@ -110,7 +110,7 @@ def test_two_ranks_train_as_one() -> None:
             torch.testing.assert_close(rank[name][1], weights, rtol=1e-9, atol=1e-9, msg=name)
 
 
-def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = {"mdat": {"stages": [{"name": "middle"}, {"name": "embedding"}]}}
     config = configuration(UNET, {"width": 12})
     config = configuration(
@@ -163,7 +163,7 @@ def test_a_network_of_ones_own_from_a_configuration(tmp_path: Path, monkeypatch:
         ({"network": "transformers:segformer", "weights": "hub"}, "model.weights=file:FOLDER"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_with_a_remedy(change: dict[str, Any], says: str) -> None:
+def test_invalid_networks_are_refused_with_a_remedy(change: dict[str, Any], says: str) -> None:
     section = {"arguments": {}} | change
     with pytest.raises(ConfigError, match=says):
         checks.check_model(configuration(change["network"], {}, model=section))
@@ -186,8 +186,8 @@ def test_the_configuration_is_strict(model: dict[str, Any], says: str) -> None:
         Config.model_validate(content)
 
 
-def test_frozen_norms_without_statistics_are_doubtful() -> None:
-    """They normalise nothing; GroupNorm needs no statistics, and weights bring them."""
+def test_frozen_norms_without_statistics_give_a_warning() -> None:
+    """They normalise nothing; GroupNorm needs no statistics, and pretrained weights contain them."""
     unet: dict[str, Any] = {"network": "smp:unet", "arguments": {"encoder_name": "resnet18"}}
     (text,) = checks.check_model(configuration("smp:unet", {}, model=unet))
     assert "frozen batch norms of smp:unet have no statistics" in text and "model.norm=group" in text
@@ -202,7 +202,7 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         checks.check_model(configuration("smp:unet", {}))
 
 
-def test_a_crop_that_a_network_pools_away_is_refused_before_the_training() -> None:
+def test_a_crop_that_is_too_small_for_the_network_is_refused() -> None:
     name, arguments = "smp:PAN", {"encoder_name": "resnet18", "decoder_channels": 16}
     config = configuration(name, arguments)
     with pytest.raises(
@@ -224,7 +224,7 @@ def test_a_crop_that_a_network_pools_away_is_refused_before_the_training() -> No
         ("segformer", {"score": "rba"}, "leaves the level"),
     ],
 )
-def test_impossible_pairs_are_refused_with_the_reason(network: str, sections: dict[str, Any], says: str) -> None:
+def test_incompatible_settings_are_refused_with_the_reason(network: str, sections: dict[str, Any], says: str) -> None:
     sections = copy.deepcopy(sections)
     name, arguments = NETWORKS[network]
     model = {"network": name, "arguments": arguments} | (
@@ -244,7 +244,7 @@ def test_impossible_pairs_are_refused_with_the_reason(network: str, sections: di
         ("fpn", "entropy", "entropy"),
     ],
 )
-def test_other_outlier_losses_lower_what_they_are_about(network: str, outlier: str, score: str, tmp_path: Path) -> None:
+def test_outlier_losses_decrease_in_training(network: str, outlier: str, score: str, tmp_path: Path) -> None:
     name, arguments = NETWORKS[network]
     rates = {"steps": 8, "lr_backbone": 3e-3, "lr_heads": 3e-3}
     config = configuration(name, arguments, model={"network": name, "arguments": arguments, "score": score},

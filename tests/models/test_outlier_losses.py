@@ -1,4 +1,4 @@
-"""Outlier terms against values worked out by hand, and the grids between logits and labels."""
+"""Outlier losses against values computed by hand, and the resampling between logits and labels."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_abstention_by_hand():
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("label", [0, 253, 254, 255])
-def test_a_side_without_pixels_is_a_zero_that_touches_the_graph(name, label):
+def test_a_loss_without_pixels_is_zero_with_a_gradient(name, label):
     logits = LOGITS.clone().requires_grad_()
     sums = LOSSES[name](logits, torch.full((1, 1, 4), label))
     (sums.inlier_sum + sums.anomaly_sum).backward()

@@ -30,7 +30,7 @@ def test_score_equals_its_formula(kind):
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_unsure_pixels_score_higher_in_single_precision(kind):
+def test_uncertain_pixels_score_higher_in_single_precision(kind):
     sure, unsure = torch.tensor([9.0, 0, 0, 0]), torch.tensor([0.1, 0, 0, 0])
     logits = torch.stack([sure, unsure], dim=-1).view(1, 4, 1, 2).bfloat16()
     score = anomaly_score(logits, kind)
@@ -49,6 +49,6 @@ def test_standardized_max_logit_uses_the_predicted_class():
     assert score.flatten().tolist() == pytest.approx([-(3 - 2) / 2, -(7 - 5) / 4])
 
 
-def test_unknown_score_is_named():
+def test_an_unknown_score_is_refused():
     with pytest.raises(ValueError, match="'no_such'"):
         anomaly_score(LOGITS, "no_such")  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""A run folder with a model that was never trained, for tests of what happens after training."""
+"""A run folder with an untrained model, for tests of evaluation and use."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def configuration(network: str, arguments: dict[str, Any], **sections: dict[str,
 
 
 class UNet(nn.Module):
-    """A network of one's own, with what the laws forbid: BatchNorm, dropout, an auxiliary head."""
+    """A user's network with parts that the laws forbid: BatchNorm, dropout, an auxiliary head."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class UNet(nn.Module):
 
 
 def make_unet(num_classes: int, width: int = 8) -> nn.Module:
-    """What a configuration names as `python:tests.support.external:make_unet`."""
+    """The network `python:tests.support.external:make_unet` of a configuration."""
     return UNet(num_classes, width)
 
 
 def without_classes(width: int = 8) -> nn.Module:
-    """A function that cannot be called as the configuration's are."""
+    """A function without the required argument num_classes."""
     return UNet(3, width)
 
 
