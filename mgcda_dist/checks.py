@@ -1,4 +1,4 @@
-"""What can be refused before a run: networks, losses, scores and crops that do not fit; shards that do not."""
+"""Checks before a run: networks, losses, scores, crops and shards that do not fit the configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Path = tuple[str | int, ...]
 
 
 class DataProblem(NamedTuple):
-    """What keeps a run from reading its data rightly: the key of the configuration, why, and what to do."""
+    """A problem with a run's data: the key of the configuration, the reason, and a remedy."""
 
     path: _Path
     problem: str
@@ -42,7 +42,7 @@ class DataProblem(NamedTuple):
 
 
 def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProblem], list[str]]:
-    """What is wrong with the shards of a run, and what is doubtful about them.
+    """Problems and warnings about the shards of a run.
 
     Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder.
 
@@ -124,7 +124,7 @@ def _try_frame(manifest: Manifest) -> None:
 
 
 def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
-    """What the labels give nothing to learn about."""
+    """Classes and terms for which the labels have no training pixels."""
     missing = [name for i, name in enumerate(config.data.class_names) if not seen[i]]
     if missing:
         yield f"no labelled domain shows {', '.join(missing)}: the network cannot learn what that is"
@@ -158,7 +158,7 @@ def check_model(config: Config) -> list[str]:
 
 
 def doubts(config: Config, network: nn.Module) -> list[str]:
-    """What lets a network train badly, and is no error, in words."""
+    """Warnings about a network that can train, but badly."""
     from mgcda_dist.models.norm import norms_without_statistics
 
     unset, num_frozen = norms_without_statistics(network)

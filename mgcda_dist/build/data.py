@@ -101,7 +101,7 @@ def _streamed(config: Config) -> tuple[Plan, list[DomainSource], Transform]:
 
 
 def manifests(config: Config) -> dict[str, dict[str, Any]]:
-    """What the run reads, for the record: per domain and set, the manifest's identity.
+    """Identity of the manifests that the run reads, per domain and set, for its record.
 
     Raises:
         ShardError: a damaged manifest, or objects where frames are read, or the reverse.
@@ -131,7 +131,7 @@ def manifests(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def paste_params(section: PasteConfig, data: DataConfig) -> PasteParams:
-    """How objects are pasted, as the data path takes it; the chosen categories are not in it."""
+    """Parameters of pasting for the data path, without the chosen categories."""
     from mgcda_dist.data.paste import PasteParams
 
     return PasteParams(**section.model_dump(exclude={"include", "exclude"}), road=road_ids(data))

@@ -87,7 +87,7 @@ def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
 
 
 def _trained_outputs(config: Config) -> list[str]:
-    """What of a prediction the losses read: parameters that nothing of it depends on would get no gradient."""
+    """Outputs of a prediction that the losses read; parameters that none of them depends on get no gradient."""
     names = {"logits"} | ({"embedding"} if config.cacl.enabled else set())
     names |= {stage.name for stage in config.mdat.stages} if config.mdat.enabled else set()
     return sorted(names)

@@ -1,4 +1,4 @@
-"""What `mgcda compare` takes and shows: tables and sentences on the terminal, and as Markdown, LaTeX and JSON."""
+"""`mgcda compare`: a comparison of runs on the terminal, and as Markdown, LaTeX and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `mgcda report` takes and says: runs in, one HTML page out."""
+"""`mgcda report`: one HTML page about one or more runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `mgcda sweep` takes and shows: the plan, the runs as they go on, and the ablation table at the end."""
+"""`mgcda sweep`: the plan, the progress of the runs, and the ablation table at the end."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def _conclude(
 
 
 def _note(wanted: Sweep, overrides: list[str], status: dict[str, str], table: str) -> str:
-    """What the parent run shows in MLflow, as Markdown."""
+    """Description of the parent run in MLflow, as Markdown."""
     lines = [f"Sweep **{wanted.name}**: {len(wanted.rows)} rows, seeds {', '.join(map(str, wanted.seeds))}.", ""]
     lines += [f"- `{name}`: {Path(row.config).name} {' '.join(f'{k}={v}' for k, v in row.set.items())}".rstrip()
               for name, row in wanted.rows.items()]  # fmt: skip

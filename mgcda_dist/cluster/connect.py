@@ -86,7 +86,7 @@ def start_ray(config: Config) -> None:
 
 
 def node_resources() -> list[NodeResources]:
-    """What Ray may use of each living node of the cluster of `RAY_ADDRESS`, else of this machine."""
+    """Resources of each living node of the cluster of `RAY_ADDRESS`, else of this machine."""
     if not os.environ.get("RAY_ADDRESS"):
         import torch
 
@@ -103,6 +103,6 @@ def node_resources() -> list[NodeResources]:
 
 
 def cluster_resources() -> Resources:
-    """What the cluster of `RAY_ADDRESS` has in all."""
+    """Total resources of the cluster of `RAY_ADDRESS`."""
     nodes = node_resources()
     return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local=False)

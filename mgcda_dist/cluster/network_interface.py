@@ -1,4 +1,4 @@
-"""Which network interface gloo and NCCL use: by itself gloo looks up the host name, and NCCL takes the first one."""
+"""Network interface of gloo and NCCL: by default gloo looks up the host name, and NCCL takes the first one."""
 
 from __future__ import annotations
 

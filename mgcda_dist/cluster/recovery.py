@@ -1,4 +1,4 @@
-"""How a run on Ray Train recovers: how many workers the next attempt has, and what counts as a failure.
+"""Recovery of a run on Ray Train: number of workers of the next attempt, and classification of failures.
 
 Ray Train restarts and resizes the group of workers; here it lets itself be told how. Both policies run in its
 controller, beside the driver.
@@ -198,7 +198,7 @@ class PatientFailurePolicy(DefaultFailurePolicy):
 
 
 def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
-    """What ended the workers, in one line: who died, else an error of ours, else the first one."""
+    """The reason why the workers ended, in one line: a dead process, else an `MgcdaError`, else the first."""
     if not failures:
         return str(error).strip().splitlines()[-1]
     causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}

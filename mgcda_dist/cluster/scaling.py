@@ -1,4 +1,4 @@
-"""What `auto` in the section `scaling` becomes on the nodes there are."""
+"""Resolution of `auto` in the section `scaling` on the available nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NodeResources", "Wanted", "is_open", "places", "resolve", "shares_in
 
 @dataclass(frozen=True)
 class NodeResources:
-    """What Ray may use of one node."""
+    """Resources of one node."""
 
     cpus: float
     gpus: int
@@ -21,7 +21,7 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many workers a run may have, and what each of them needs.
+    """Possible numbers of workers of a run, and the resources of each.
 
     Attributes:
         numbers: ascending; those that share the global batch evenly.
@@ -35,7 +35,7 @@ class Wanted:
     placement: str
 
     def places(self, nodes: Sequence[NodeResources]) -> int:
-        """How many workers find a place on these nodes."""
+        """Number of workers that fit on these nodes."""
         return places(nodes, self.cpus, self.gpus, self.placement)
 
     def fitting(self, room: int) -> int:
@@ -47,7 +47,7 @@ class Wanted:
         return self.fitting(self.places(nodes))
 
     def in_words(self, nodes: Sequence[NodeResources]) -> str:
-        """What there is, against what is needed."""
+        """Available and needed resources, in words."""
         each = f"{self.cpus:g} processors" + (f" and {self.gpus} GPUs" if self.gpus else "")
         strategy = "" if self.placement == "PACK" else f", {self.placement}"
         least = f"{self.numbers[0]} workers" if self.numbers[0] > 1 else "a worker"
@@ -68,7 +68,7 @@ def wanted(config: Config) -> Wanted:
 
 
 def shares_in_words(config: Config) -> str:
-    """How workers share the images of a step, `12 images per step = 2 workers × …`; what is open is said in words."""
+    """Division of the images of a step among workers, in words: `12 images per step = 2 workers × …`."""
     scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
     if scaling.elastic is not None:
         numbers, key = scaling.elastic.numbers(batch, accumulation), "scaling.elastic"
@@ -86,7 +86,7 @@ def shares_in_words(config: Config) -> str:
 
 
 def is_open(config: Config) -> bool:
-    """Whether something is `auto` or elastic."""
+    """True if a field is `auto` or the number of workers is elastic."""
     scaling = config.scaling
     return scaling.elastic is not None or "auto" in (scaling.workers, scaling.gpus_per_worker)
 
@@ -126,7 +126,7 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
 
 
 def places(nodes: Sequence[NodeResources], cpus_per_worker: float, gpus_per_worker: int, placement: str) -> int:
-    """How many workers find their processors and GPUs under a placement."""
+    """Number of workers whose processors and GPUs fit on the nodes under a placement."""
     on_each = [int(node.cpus // cpus_per_worker) for node in nodes]
     if gpus_per_worker:
         on_each = [min(n, node.gpus // gpus_per_worker) for n, node in zip(on_each, nodes, strict=True)]

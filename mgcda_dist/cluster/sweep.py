@@ -32,7 +32,7 @@ __all__ = ["Ended", "Resources", "Runner", "Running", "is_finished", "local_reso
 
 @dataclass(frozen=True)
 class Resources:
-    """What runs may use together.
+    """Resources that the runs may use together.
 
     Attributes:
         cpus: processors.
@@ -58,7 +58,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: `reason` says why it failed, `log` holds the rest."""
+    """End of a run: `reason` of a failure, and its `log`."""
 
     run: PlannedRun
     state: Literal["finished", "failed", "stopped"]
@@ -74,7 +74,7 @@ def local_resources() -> Resources:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Whether a run's folder holds its results.
+    """True if a run's folder holds its results.
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
@@ -129,7 +129,7 @@ class Runner:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing goes on and nothing will be started."""
+        """True if no run is active and none will be started."""
         return not self.running and (self.stopping or not self.waiting)
 
     def step(self) -> tuple[list[Running], list[Ended]]:

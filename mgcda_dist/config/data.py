@@ -100,7 +100,7 @@ def _kind_of_class_space(value: Any) -> str:
 
 
 class DataConfig(Section):
-    """What is streamed and how."""
+    """Data of the training, and the way they are streamed."""
 
     class_space: Annotated[
         Annotated[KnownClassSpace, Tag("known")] | Annotated[ClassSpaceConfig, Tag("own")],

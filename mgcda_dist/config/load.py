@@ -252,7 +252,7 @@ def _explain(error: ValidationError, source: Path, lines: dict[KeyPath, str]) ->
 
 
 def _written(location: KeyPath) -> KeyPath:
-    """Where the user wrote it: pydantic adds which kind of class space it took the value for."""
+    """Path of the value in the user's file, without the kind of class space that pydantic inserts."""
     at = ("data", "class_space")
     return at + location[3:] if location[:2] == at else location
 

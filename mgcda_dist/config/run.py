@@ -118,7 +118,7 @@ class BestConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When to write checkpoints, and which stay."""
+    """Times of checkpoints, and the ones that are kept."""
 
     every_steps: Count = 200
     keep: Count = Field(default=2, description="of the newest; the best one stays besides")
@@ -152,7 +152,7 @@ class TrackingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is evaluated at the end of training and by `mgcda evaluate`."""
+    """Evaluation at the end of training and by `mgcda evaluate`."""
 
     sets: list[EvaluationSetConfig] = Field(default=[])
     height_px: Count | None = Field(

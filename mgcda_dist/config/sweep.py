@@ -73,7 +73,7 @@ class PlannedRun:
 
 
 def is_sweep_file(path: Path) -> bool:
-    """Whether a YAML file has `rows`: a run's configuration has none."""
+    """True if a YAML file has `rows`, unlike the configuration of a run."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -18,7 +18,7 @@ __all__ = ["Plot", "draw_building", "draw_fence"]
 
 @dataclass(frozen=True)
 class Plot:
-    """Where a building stands and how big it is.
+    """Position and size of a building.
 
     Attributes:
         side: -1 left of the road, +1 right.

@@ -73,7 +73,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Sun:
-    """Where the light comes from: a unit vector towards the sun (x, y, z)."""
+    """Direction of the light: a unit vector towards the sun (x, y, z)."""
 
     direction: tuple[float, float, float]
 

@@ -109,7 +109,7 @@ def _material_tables() -> tuple[NDArray[np.int32], Float, NDArray[np.bool_]]:
 
 
 class SurfacePoints:
-    """Where each pixel's surface lies in the world; h×w float32 each.
+    """World coordinates of each pixel's surface; h×w float32 each.
 
     Attributes:
         depth: metres along z, at most 1000.

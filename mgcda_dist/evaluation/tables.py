@@ -97,7 +97,7 @@ def _set_names(every: Sequence[EvaluationResults]) -> list[str]:
 
 
 def _sentence(every: Sequence[EvaluationResults]) -> str:
-    """What the numbers are, convention included."""
+    """Caption of a table: unit and convention of the numbers."""
     conventions = sorted({results.settings.convention for results in every})
     named = "; ".join(f"{name}: {_CONVENTION_TITLES[name]}" for name in conventions)
     intervals = any(row.intervals for _, _, row in _rows(every))

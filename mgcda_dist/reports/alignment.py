@@ -37,7 +37,7 @@ class EmbeddedPixels:
 
 
 def domain_accuracy(pixels: EmbeddedPixels, num_domains: int, num_classes: int) -> float:
-    """How well a linear classifier tells the domains of pixels that are no anomalies, balanced over domains.
+    """Balanced accuracy of a linear classifier of the domains of pixels that are no anomalies.
 
     Ridge regression on every other image, measured on the rest; chance is 1 / domains present. The less a
     *linear* probe finds, the better the domains are aligned (in the spirit of the proxy A-distance: Ben-David et al.,

@@ -189,7 +189,7 @@ def _compare_set(name: str, comparison: Comparison, base: Group, shown: Sequence
 
 
 def _without_intervals(groups: Sequence[Group], result: SetComparison, draws: Draws) -> list[str]:
-    """Which runs have numbers that nothing can be said of, and why."""
+    """Runs whose numbers cannot be compared, with the reason."""
     runs = {run.name: draws.of(run, result.name) for g in groups for run in g.runs if numbers_of(run, result.name)}
     marks: list[str] = []
     without = sorted(name for name, found in runs.items() if found is None)
@@ -247,7 +247,7 @@ def _cell(group: Group, set_name: str, metric: str, draws: Draws, level: float) 
 
 
 def _unlike(group: Group, first: RunRecord, name: str, draws: Draws) -> tuple[list[str], list[str]]:
-    """Why a group cannot be subtracted from the reference run on a set, and what differs without forbidding it."""
+    """The reason why a group cannot be compared with the reference run on a set, and differences that allow it."""
     reasons, warnings = list[str](), list[str]()
     for run in group.runs:
         mine, theirs = numbers_of(run, name), numbers_of(first, name)

@@ -76,5 +76,5 @@ def numbers_of(run: RunRecord, set_name: str) -> SetNumbers | None:
 
 
 def convention_of(run: RunRecord) -> str:
-    """How the frames of each set were pooled."""
+    """Pooling convention of each set."""
     return "unknown" if run.results is None else run.results.settings.convention

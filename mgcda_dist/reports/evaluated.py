@@ -1,4 +1,4 @@
-"""What an evaluation folder holds per set, read for a report: numbers, curves, score levels, frames and their pictures.
+"""Content of an evaluation folder per set, for a report: numbers, curves, score levels, frames and their pictures.
 
 The layout is that of `mgcda_dist.evaluation.folder`. What is missing or damaged is left out, and said in a sentence.
 """

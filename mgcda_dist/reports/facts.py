@@ -1,4 +1,4 @@
-"""What a run is, in words for a report: method, data, machine, code, command, time, and what it said of its health."""
+"""Description of a run for a report: method, data, machine, code, command, time, and warnings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fact_table(runs: Sequence[RunRecord]) -> list[Fact]:
 
 
 def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
-    """What each run read, by use."""
+    """Data of each run, by use."""
     manifests = [_manifests(run) for run in runs]
     table: list[DataUse] = []
     for use in dict.fromkeys(use for each in manifests for use in each):

@@ -158,7 +158,7 @@ def _frames(sources: Sequence[_Source], width_px: int, keep: int) -> list[Galler
 
 
 def _scale(each: EvaluatedSet) -> dict[str, Any]:
-    """What the slider needs: the threshold of every level and what it gives on the whole set."""
+    """Data of the slider: the threshold of every level, and its result on the whole set."""
     assert each.levels is not None
     scale: dict[str, Any] = {"levels": [_short(v) for v in each.levels], "best": each.best_level}
     if each.curves is not None:

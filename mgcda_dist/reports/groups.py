@@ -73,7 +73,7 @@ def _plain(value: str) -> str:
 
 
 def _group_name(names: list[str]) -> str:
-    """What the names have in common, without the seed at the end."""
+    """Common part of the names, without the seed at the end."""
     if len(names) == 1:
         return names[0]
     prefix = names[0]

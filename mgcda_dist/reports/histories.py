@@ -1,4 +1,4 @@
-"""Which plots the history of a run makes, and what their lines need: matching metrics, the level of chance, a mean."""
+"""Plots of the history of a run, and the data of their lines: matching metrics, the level of chance, a mean."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class ReportFile:
-    """What was written: where, how large, how many sets and frames; and sentences about what is missing."""
+    """Summary of a written report: path, size, numbers of sets and frames, and notes on missing parts."""
 
     path: Path
     num_bytes: int
@@ -132,7 +132,7 @@ def _charts_of(section: Any) -> list[Chart]:
 
 
 def _comparison(runs: Sequence[RunRecord]) -> tuple[Comparison | None, list[str]]:
-    """What the runs' differences mean; nothing for one run."""
+    """Meaning of the runs' differences; empty for one run."""
     if len(runs) < 2:
         return None, []
     try:

@@ -72,7 +72,7 @@ def map_uri(pictures: FramePictures, width_px: int) -> str:
 
 
 def mistakes(pictures: FramePictures, level: int) -> list[Mistake]:
-    """What goes wrong in a frame when pixels of at least `level` are marked, worst first of each kind.
+    """Errors in a frame if pixels of at least `level` are marked, worst first of each kind.
 
     A marked region is a false alarm if less than a tenth of it is anomaly or void: the halo of a found object is none.
     An anomaly is missed if less than half of it is marked.

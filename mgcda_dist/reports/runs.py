@@ -93,7 +93,7 @@ class RunRecord:
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """What the run read, by use (`train/NAME`, `paste/NAME`, `eval/NAME`): folder, dataset, digest."""
+        """Data of the run, by use (`train/NAME`, `paste/NAME`, `eval/NAME`): folder, dataset, digest."""
         file = self.file("manifests.json")
         return {} if file is None else _json(file)
 

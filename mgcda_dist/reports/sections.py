@@ -264,7 +264,7 @@ def _told(row: SetNumbers) -> str:
 
 
 def _settings(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet]]) -> list[str]:
-    """How the numbers were made; by run where that differs."""
+    """Settings of the evaluations; by run where they differ."""
     ways: dict[str, list[str]] = {}
     for run, _ in found:
         results = runs[run].results

@@ -70,7 +70,7 @@ def _value_table(comparison: Comparison, one: SetComparison) -> Table:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """What the differences say, one sentence per evaluation set, and then what keeps runs apart."""
+    """Interpretation of the differences, one sentence per evaluation set, and reasons against comparing runs."""
     said: list[str] = []
     for one in comparison.sets:
         parts: list[str] = []
@@ -141,7 +141,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def legend(comparison: Comparison) -> list[str]:
-    """What the marks in the tables mean, if there are any."""
+    """Meaning of the marks in the tables, if there are any."""
     verdicts = {d.verdict for one in comparison.sets for row in one.differences.values() for d in row.values()}
     if not verdicts & {"better", "worse"}:
         return []

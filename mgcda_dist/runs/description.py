@@ -52,7 +52,7 @@ def describe(
 
 
 def run_tags(config: Config) -> dict[str, str]:
-    """What runs are searched and sorted by in MLflow, beside their parameters."""
+    """Tags for searching and sorting runs in MLflow, besides their parameters."""
     return {
         "mgcda.method": _method(config),
         "mgcda.seed": str(config.seed),

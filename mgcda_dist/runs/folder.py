@@ -122,7 +122,7 @@ class RunFolder:
         return next(changed, None)
 
     def _config_so_far(self) -> dict[str, Any] | None:
-        """What the newest checkpoint was trained with; of one that does not say it, what the run was launched with."""
+        """Configuration of the newest checkpoint; if it has none, the configuration of the launch."""
         for path in sorted(self.checkpoints.glob("step-*/checkpoint.json"), reverse=True):
             try:
                 config = json.loads(path.read_text(encoding="utf-8")).get("config")
@@ -212,7 +212,7 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
 
 
 def mlflow_uri(config: Config) -> str | None:
-    """Where MLflow records go: the configured server, else an sqlite database beside all runs; None: switched off."""
+    """Address of MLflow: the configured server, else an sqlite database beside all runs; None: switched off."""
     uri = config.tracking.mlflow_uri
     if uri == "none":
         return None

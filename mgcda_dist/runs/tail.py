@@ -19,7 +19,7 @@ class Tail:
 
     @property
     def has_moved(self) -> bool:
-        """Whether anything was new since the start."""
+        """True if anything was new since the start."""
         return self._metrics.has_moved or self._events.has_moved
 
     def metrics(self) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ def artifact_location(uri: str) -> str | None:
 
 
 def clean_name(text: str) -> str:
-    """What MLflow allows in keys, at most 250 characters; everything else becomes an underscore."""
+    """A name with the characters that MLflow allows in keys, at most 250; others become underscores."""
     return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)[:250]
 
 

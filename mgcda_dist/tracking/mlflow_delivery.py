@@ -41,7 +41,7 @@ _MAX_ATTEMPTS = 3
 
 
 class Ledger:
-    """Which MLflow run a record has been brought to, and how far: `mlflow.json`, and the id alone in `mlflow_run_id`.
+    """State of a delivery: the MLflow run of a record, and the position in it. Files: `mlflow.json`, `mlflow_run_id`.
 
     Args:
         folder: of the record.
@@ -187,7 +187,7 @@ class Delivery:
         return sent
 
     def left(self) -> tuple[int, int]:
-        """How many metrics and other calls are not delivered."""
+        """Numbers of metrics and other calls that are not delivered."""
         lines = read_lines_from(self._folder / METRICS, self._position)
         return sum(len(metrics) for _, _, _, metrics in lines), sum(
             1 for _ in read_calls(self._folder, self._ledger.position)

@@ -25,7 +25,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What MLflow sends with a run: newest values of metrics, parameters and tags as text, times in s since 1970."""
+    """A run as MLflow returns it: newest values of metrics, parameters and tags as text, times in s since 1970."""
 
     run_id: str
     name: str

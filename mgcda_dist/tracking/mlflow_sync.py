@@ -22,7 +22,7 @@ _ATTEMPTS, _PAUSE_S = 3, 1.0
 
 @dataclass(frozen=True)
 class Synced:
-    """What a delivery did.
+    """Result of a delivery.
 
     Attributes:
         uri: the tracking server.

@@ -1,4 +1,4 @@
-"""Where a run came from: the git commit of a folder, versions, the user, the host and its hardware, as tags."""
+"""Provenance of a run as tags: the git commit of a folder, versions, the user, the host and its hardware."""
 
 from __future__ import annotations
 

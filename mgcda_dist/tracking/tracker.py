@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where a run is recorded. Rank 0 has one; calls return at once and never wait for a server."""
+    """Record of a run. Only rank 0 has one; calls return at once and never wait for a server."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record the run's parameters; sections may be nested."""

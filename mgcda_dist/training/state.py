@@ -1,4 +1,4 @@
-"""What a run is, besides tensors: everything that a restart must know (law 4)."""
+"""State of a run besides tensors: everything that a restart needs (law 4)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainState:
         self.skipped_steps += not accepted
 
     def as_json(self) -> str:
-        """What `load` reads."""
+        """Content that `load` reads."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod

@@ -72,7 +72,7 @@ class Validation:
 
 
 def choice(config: Config, numbers: dict[str, float]) -> dict[str, Any] | None:
-    """What a checkpoint is compared by, for its manifest, from what `measure` gave."""
+    """Criterion for comparing checkpoints, for the manifest, from the result of `measure`."""
     best = config.checkpoint.best
     if best is None or not numbers:
         return None

@@ -1,4 +1,4 @@
-"""What one Ray Train worker does: build, resume, fit, evaluate, save. Knows neither Ray nor DeepSpeed by name."""
+"""One Ray Train worker: build, resume, fit, evaluate, save; without imports of Ray or DeepSpeed."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def _alignment(config: Config, model: Path, path: Path, device: torch.device) ->
 
 
 def _workers(world: Collectives) -> list[dict[str, Any]]:
-    """Where each rank is, and what it uses there."""
+    """Node and resources of each rank."""
     own = {
         "host": platform.node(),
         "process": os.getpid(),

@@ -42,7 +42,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Extensions:
-    """What follows the first dot of the members' names; of several present the first counts."""
+    """Suffixes after the first dot of the members' names; of several present the first counts."""
 
     image: tuple[str, ...] = ("jpg", "jpeg", "webp", "image.jpg", "image.png", "rgb.jpg", "rgb.png", "png")
     label: tuple[str, ...] = ("label.png", "labels.png", "mask.png", "seg.png", "labelids.png", "png")

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds: gathers it from engine, network and loop, and restores it."""
+"""Content of a checkpoint of a run, collected from engine, network and loop, and restored."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class CheckpointStore:
             shutil.rmtree(left, ignore_errors=True)
 
     def place(self, step: int, token: str) -> Path:
-        """Where the checkpoint of a step lies until it is sealed.
+        """Folder of the checkpoint of a step until it is committed.
 
         A token per attempt: a worker of an attempt before, cut off and believed dead, cannot write into it.
         """
@@ -97,7 +97,7 @@ class CheckpointStore:
         shutil.rmtree(place, ignore_errors=True)
 
     def path(self, step: int) -> Path:
-        """Where the sealed checkpoint of a step lies."""
+        """Folder of the committed checkpoint of a step."""
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:

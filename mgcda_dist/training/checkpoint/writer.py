@@ -73,7 +73,7 @@ class CheckpointWriter:
             self._sealing.wait()
 
     def signals(self) -> dict[str, float]:
-        """What this rank has to say about the checkpoint that is being written."""
+        """State of the pending checkpoint on this rank."""
         done = self._pending is not None and self._pending.task.is_done
         failed = done and self._pending is not None and self._pending.task.error is not None
         return {"written": float(done and not failed), "failed": float(failed)}
@@ -104,7 +104,7 @@ class CheckpointWriter:
         return self._world.gather_objects(good, "checkpoint")[0]
 
     def last_good(self) -> str:
-        """Which checkpoint to go back to, in words, once what is being written is sealed; a collective."""
+        """Description of the checkpoint to return to, after committing the pending one; a collective."""
         self.flush()
         newest = self._store.newest() if self._world.rank == 0 else None
         text = f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
@@ -198,7 +198,7 @@ class _Task:
 
 
 def _in_words(error: Exception, folder: Path) -> str:
-    """What a failed write means; the same words for the same cause, at whichever file it struck."""
+    """Description of a failed write; equal for equal causes, for any file."""
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
