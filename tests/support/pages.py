@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import REPOSITORY
+from tests.support.recipes import copy_package
 
 __all__ = ["Edit", "apply", "commands_of", "copy_of_repository", "edits_of", "run"]
 
@@ -43,11 +44,11 @@ def commands_of(page: Path) -> list[str]:
 
 def copy_of_repository(folder: Path) -> Path:
     """The package, its tests, configurations and documents in another folder."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("mgcda_dist", "tests", "configs", "docs"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
+    copy_package(REPOSITORY, folder)
+    for name in ("configs", "docs"):
+        shutil.copytree(REPOSITORY / name, folder / name)
     (folder / "shards").mkdir()
-    for name in ("shards/README.md", "README.md", "pyproject.toml"):
+    for name in ("shards/README.md", "README.md"):
         shutil.copyfile(REPOSITORY / name, folder / name)
     return folder
 

@@ -13,8 +13,14 @@ from tests.support.pages import apply, commands_of, copy_of_repository, edits_of
 
 PAGE = REPOSITORY / "docs" / "add-a-dataset.md"
 
-TRAINING_AND_EVALUATION = """\
+USE = """\
+import shutil
+from pathlib import Path
+
+from typer.testing import CliRunner
+
 from mgcda_dist import build
+from mgcda_dist.cli.main import app
 from mgcda_dist.config.load import load_config
 from mgcda_dist.data.shards.sheet import read_tiles
 
@@ -25,7 +31,12 @@ frames = build.evaluation_frames(config.evaluation.sets[0], config.data)
 print(len(frames), sorted(set(frames[0].label.ravel().tolist())))
 (_, legend) = read_tiles(frames.manifest, 2)
 print(list(legend), len(set(legend.values())))
-build.save_model(config, build.segmenter(config), __import__("pathlib").Path("runs/my_dataset/model"))
+folder = Path("runs/my_dataset")
+build.save_model(config, build.segmenter(config), folder / "model")
+shutil.copy("configs/my_dataset.yaml", folder / "config.yaml")
+for words in (["evaluate", str(folder)], ["report", str(folder)]):
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 """
 
 
@@ -52,13 +63,11 @@ def test_the_page_word_for_word(tmp_path: Path) -> None:
     written, checked = [run(command, root) for command in commands_of(PAGE)][1:]
     assert "6 samples" in written or written.count("no problem") == 2, written
     assert (root / "my_dataset_train.png").is_file() and (root / "preview.png").is_file() and checked
-    (root / "use.py").write_text(TRAINING_AND_EVALUATION)
+    (root / "use.py").write_text(USE)
     # road8: 0 road, 4 sky, 5 vehicle, 254 anomaly
     assert run("python use.py", root).splitlines() == [
         "[0, 4, 5, 254, 255] mine", "2 [0, 4, 5, 254]", "['road', 'car', 'sky', 'anomaly'] 4"
     ]  # fmt: skip
-    assert "mine_val" in run("mgcda evaluate runs/my_dataset", root)
-    run("cp configs/my_dataset.yaml runs/my_dataset/config.yaml; mgcda report runs/my_dataset", root)
     assert "mine_val" in (root / "report.html").read_text()
-    run("python -m pytest -q tests/data/shards/test_sources_my_dataset.py tests/data/test_labels.py", root)
-    run("python -m pytest -q tests/data/shards/test_sources.py tests/cli/test_shards.py -k 'readme or reader'", root)
+    files = "tests/data/test_labels.py tests/data/shards/test_sources.py tests/data/shards/test_sources_my_dataset.py"
+    run(f"python -m pytest -q {files} tests/cli/test_shards.py -k 'labels or readme or reader or my_dataset'", root)
