@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torchvision.models.segmentation import fcn_resnet50
 
-import mgcda_dist
-from tests.support.recipes import apply_recipe, copy_package
+from mgcda_dist.method.batch import Batch
+from tests.conftest import REPOSITORY
+from tests.support.pages import apply, copy_of_repository, edits_of, run
 
-ROOT = Path(mgcda_dist.__file__).parents[1]
-PAGE = ROOT / "docs" / "add-a-network.md"
+PAGE = REPOSITORY / "docs" / "add-a-network.md"
 RECIPES = ("A score", "An outlier loss", "A smoothing mode")
 
 CONFIG = """\
@@ -70,52 +71,56 @@ mgcda("report", "option", "--out", "report.html")
 """
 
 
+def test_the_method_around_a_network_from_python() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    section = page.partition("\n## Your own network, from Python\n")[2].partition("\n## ")[0]
+    label = torch.arange(4 * 64 * 64).view(4, 64, 64) % 19
+    label[:, :16, :16] = 254
+    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    names: dict[str, Any] = {
+        "network": fcn_resnet50(weights=None, weights_backbone=None, num_classes=19),
+        "batch": Batch(image, label, torch.tensor([0, 1, 2, 0]), torch.arange(4), 0),
+        "progress": 0.5,
+    }
+    wrapping, method = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    exec(wrapping, names)
+    names["segmenter"].train()
+    exec(method, names)
+    assert names["outcome"].loss.isfinite() and int(names["model"].cacl.queue.steps.max()) == 0
+
+
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
-    """A copy of the package with all recipes of the page, and the files that each has changed."""
-    copy = copy_package(ROOT, tmp_path_factory.mktemp("recipes"))
-    return copy, {recipe: apply_recipe(PAGE, recipe, copy) for recipe in RECIPES}
-
-
-def _run(copy: Path, *command: str) -> None:
-    env = {**os.environ, "PYTHONPATH": str(copy), "COLUMNS": "200", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=env, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with all recipes of the page."""
+    root = copy_of_repository(tmp_path_factory.mktemp("recipes"))
+    for recipe in RECIPES:
+        apply(edits_of(PAGE, recipe), root)
+    return root
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_touches_at_most_three_files_of_code_and_one_test(
-    changed: tuple[Path, dict[str, list[str]]], recipe: str
-) -> None:
-    files = changed[1][recipe]
+def test_a_recipe_touches_at_most_three_files_of_code_and_one_test(recipe: str) -> None:
+    files = [edit.path for edit in edits_of(PAGE, recipe)]
     code = [file for file in files if file.startswith("mgcda_dist/")]
     assert 1 <= len(code) <= 3 and len(files) == len(set(files)) == len(code) + 1
 
 
 @pytest.mark.slow
-def test_what_is_added_works_from_the_configuration_to_the_report(
-    changed: tuple[Path, dict[str, list[str]]], tiny_shards: Path
-) -> None:
-    copy, _ = changed
-    (copy / "t.yaml").write_text(CONFIG.format(shards=tiny_shards), encoding="utf-8")
-    _run(copy, "-c", SCRIPT, str(tiny_shards))
-    results = [json.loads((copy / name / "results.json").read_text(encoding="utf-8")) for name in ("default", "option")]
+def test_what_is_added_works_from_the_configuration_to_the_report(changed: Path, tiny_shards: Path) -> None:
+    (changed / "t.yaml").write_text(CONFIG.format(shards=tiny_shards), encoding="utf-8")
+    (changed / "use.py").write_text(SCRIPT, encoding="utf-8")
+    run(f"python use.py {tiny_shards}", changed)
+    results = [
+        json.loads((changed / name / "results.json").read_text(encoding="utf-8")) for name in ("default", "option")
+    ]
     assert [found["score"] for found in results] == ["margin", "margin"]
     assert results[0]["sets"] == results[1]["sets"]
-    assert "score margin" in (copy / "option" / "results.md").read_text(encoding="utf-8")
-    assert "margin" in (copy / "report.html").read_text(encoding="utf-8")
-    assert '"score": "margin"' in (copy / "predictions" / "predictions.json").read_text(encoding="utf-8")
+    assert "score margin" in (changed / "option" / "results.md").read_text(encoding="utf-8")
+    assert "margin" in (changed / "report.html").read_text(encoding="utf-8")
+    assert '"score": "margin"' in (changed / "predictions" / "predictions.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_tests_of_the_page_pass(changed: tuple[Path, dict[str, list[str]]]) -> None:
-    copy, _ = changed
-    files = [
-        "tests/models/test_scores.py",
-        "tests/models/test_outlier_losses.py",
-        "tests/method/mdat/test_smoothing.py",
-    ]
-    names = "margin or max_logit_hinge or cosine"
-    _run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", names)
+def test_the_tests_of_the_page_pass(changed: Path) -> None:
+    files = "tests/models/test_scores.py tests/models/test_outlier_losses.py tests/method/mdat/test_smoothing.py"
+    run(f"python -m pytest -q -k 'margin or max_logit_hinge or cosine' {files}", changed)

@@ -1,7 +1,9 @@
 """A page of the documents, followed word for word in a copy of the repository.
 
 A code block is applied where the line above it names a file: `` `PATH`, a new file: `` or `` `PATH`, below `LINE`: ``,
-where LINE is the beginning of a line that the file has once. Blocks of `sh` are commands.
+where LINE is the beginning of a line that the file has once. A block of `diff` stands below `` `PATH`, text: ``; its
+lines with `+` are added between the others, which stand together in the file once; `@@` starts another place. Blocks of
+`sh` are commands.
 """
 
 from __future__ import annotations
@@ -19,22 +21,27 @@ from tests.support.recipes import copy_package
 
 __all__ = ["Edit", "apply", "commands_of", "copy_of_repository", "edits_of", "run"]
 
-_EDIT = re.compile(r"^`([^`]+)`, (?:a new file|below (`+) ?(.+?) ?\2):\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_EDIT = re.compile(
+    r"^`([^`]+)`, (?:a new file|below (`+) ?(.+?) ?\2|[^\n]+):\n\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Edit(NamedTuple):
-    """One block of a page: the file, the line that it goes below (empty: it is the whole file), and the text."""
+    """One block of a page: the file, the line that it goes below (empty: it is the whole file), language and text."""
 
     path: str
     below: str
+    language: str
     text: str
 
 
-def edits_of(page: Path) -> list[Edit]:
-    """The blocks of a page that go to files, in order."""
-    found = _EDIT.finditer(page.read_text(encoding="utf-8"))
-    return [Edit(match[1], match[3] or "", match[4]) for match in found]
+def edits_of(page: Path, section: str = "") -> list[Edit]:
+    """The blocks of a page, or of its section with this heading, that go to files, in order."""
+    text = page.read_text(encoding="utf-8")
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [Edit(match[1], match[3] or "", match[4], match[5]) for match in _EDIT.finditer(text)]
 
 
 def commands_of(page: Path) -> list[str]:
@@ -55,8 +62,11 @@ def copy_of_repository(folder: Path) -> Path:
 
 def apply(edits: list[Edit], root: Path) -> None:
     """Make the edits below a folder."""
-    for path, below, text in edits:
+    for path, below, language, text in edits:
         file = root / path
+        if language == "diff":
+            file.write_text(_merged(file, text), encoding="utf-8")
+            continue
         if not below:
             assert not file.exists(), f"{path} is there already"
             file.write_text(text, encoding="utf-8")
@@ -66,6 +76,17 @@ def apply(edits: list[Edit], root: Path) -> None:
         assert len(places) == 1, f"{path} has {len(places)} lines that begin with {below}"
         lines.insert(places[0] + 1, text)
         file.write_text("".join(lines), encoding="utf-8")
+
+
+def _merged(file: Path, hunks: str) -> str:
+    """The content of a file with the lines of a `diff` block."""
+    content = "\n" + file.read_text(encoding="utf-8")
+    for hunk in hunks.split("@@\n"):
+        lines = hunk.splitlines()
+        before = "".join(f"\n{line[1:]}" for line in lines if not line.startswith("+"))
+        assert content.count(f"{before}\n") == 1, f"{content.count(before)} places in {file.name} for\n{hunk}"
+        content = content.replace(f"{before}\n", "".join(f"\n{line[1:]}" for line in lines) + "\n")
+    return content[1:]
 
 
 def run(command: str, root: Path) -> str:
