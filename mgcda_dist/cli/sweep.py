@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -231,15 +230,17 @@ def _show(one: Running, progress: Progress, task: TaskID, *, plain: bool) -> Non
 
 def _summary(one: Ended) -> str:
     """The first set's AP, or mIoU; the reason of a failure."""
+    from mgcda_dist.choices import METRICS
+    from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.runs.folder import RunFolder
 
     results = RunFolder(one.run.config).results
     if one.state != "finished" or not results.is_file():
         return one.reason.splitlines()[0] if one.reason else ""
     parts: list[str] = []
-    for name, row in json.loads(results.read_text(encoding="utf-8"))["sets"].items():
-        found = next(((label, row[key]) for key, label in (("ap", "AP"), ("miou", "mIoU")) if key in row), None)
-        parts += [f"{name} {found[0]} {100 * found[1]:.2f}"] if found else []
+    for name, row in EvaluationResults.load(results.parent).sets.items():
+        key = next((key for key in ("ap", "miou") if key in row.metrics), None)
+        parts += [f"{name} {METRICS[key].title} {100 * row.metrics[key]:.2f}"] if key is not None else []
     return ", ".join(parts)
 
 
