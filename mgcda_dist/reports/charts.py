@@ -1,20 +1,27 @@
-"""Line charts as inline SVG that reads without a script, and the numbers that a script needs to answer the pointer.
+"""Line charts drawn by matplotlib: inline SVG that reads without a script, and the values that the script needs.
 
-Colours are classes (`s0`, `s1`, …) that the page's style sheet defines, so that a chart follows the page into the dark.
+Of matplotlib's SVG the page takes paths and texts, with classes (`s0`, `s1`, …) in place of its style attributes: the
+page's policy forbids those, and a chart must follow the style sheet into the dark.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["NUM_COLOURS", "Axis", "Chart", "Line", "line_chart", "number"]
 
@@ -25,6 +32,14 @@ _WIDTH, _HEIGHT = 360.0, 224.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 350.0, 10.0, 186.0
 _MAX_POINTS = 600
 _SIGNIFICANT = 4
+_SMALLEST = 1e-300
+_SVG = "{http://www.w3.org/2000/svg}"
+_CLASSES = {"raw": "line raw", "smooth": "line smooth", "dot": "dot", "behind": "behind", "level": "level",
+            "faint": "faint", "tick": "grid"}  # fmt: skip
+"""First words of the names of artists, and their classes in the style sheet."""
+_OFFSET: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "annotation_clip": False}
+_DRAWING = Lock()
+"""Held while matplotlib's settings, which are global, are those of a page."""
 
 
 @dataclass(frozen=True)
@@ -90,26 +105,12 @@ class Chart:
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """From values to positions in the picture."""
+class _Limits(NamedTuple):
+    """Ends of an axis."""
 
     low: float
     high: float
-    start: float
-    end: float
     log: bool
-
-    def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        low, high = self.low, self.high
-        if self.log:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.log10(values)
-            low, high = math.log10(low), math.log10(high)
-        return self.start + (values - low) / (high - low) * (self.end - self.start)
-
-    def at(self, value: float) -> float:
-        return float(self(np.array([value], np.float64))[0])
 
 
 def line_chart(
@@ -133,41 +134,45 @@ def line_chart(
         level: height of a dashed horizontal line, and what it is.
         behind: grey lines in the background: x, y, and what stands at their end.
     """
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     lines = [_thinned(line) for line in lines]
-    x = _scale(x_axis, [line.x for line in lines], _LEFT, _RIGHT)
-    levels = [[level[0]]] if level else []
-    y = _scale(y_axis, [line.y for line in lines] + levels, _BOTTOM, _TOP)
-    parts: list[str] = [_grid(x, x_axis, y, y_axis)]
+    x = _limits(x_axis, [line.x for line in lines])
+    y = _limits(y_axis, [line.y for line in lines] + ([[level[0]]] if level else []))
+    figure, axes = _axes(x_axis, x, y_axis, y)
     for grey_x, grey_y, text in behind:
-        parts.append(f'<path class="behind" d="{_path(x, y, grey_x, grey_y)}"/>')
-        at_x, at_y = x.at(float(grey_x[-1])), y.at(float(grey_y[-1]))
-        parts.append(_faint(at_x - 3, at_y - 3, text))
+        _plot(axes, "behind", grey_x, grey_y)
+        axes.annotate(text, (float(grey_x[-1]), float(grey_y[-1])), (-3, 3), gid="faint", **_OFFSET)
     if level:
-        height = y.at(level[0])
-        parts.append(f'<path class="level" d="M{_LEFT} {height:.1f}H{_RIGHT}"/>')
-        above = height - 4 if height > _TOP + 14 else height + 12
-        parts.append(_faint(_RIGHT - 2, above, level[1]))
+        axes.axhline(level[0], gid="level")
+        below = (level[0] - y.low) / (y.high - y.low) > 0.9
+        axes.annotate(level[1], (x.high, level[0]), (-2, -12 if below else 4), gid="faint", **_OFFSET)
+    for index, line in enumerate(lines):
+        _plot(axes, f"raw {index}", line.x, line.y)
+        if line.smooth is not None:
+            _plot(axes, f"smooth {index}", line.x, line.smooth)
+        for dot_x, dot_y, _ in line.dots:
+            axes.plot([dot_x], [dot_y], "o", gid=f"dot {index}", clip_on=False)
+    found = _elements(figure)
+    root = Element("svg", viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}", role="img")
+    root.set("aria-label", f"{title}: {y_axis.label} over {x_axis.label}; {', '.join(line.label for line in lines)}")
+    root.extend(element for name, element in found if " " not in name)
     legend: list[dict[str, str]] = []
     for index, line in enumerate(lines):
         style = f"s{line.colour % NUM_COLOURS}" + (" dashed" if line.colour >= NUM_COLOURS else "")
         legend.append({"label": line.label, "style": style, "note": line.note})
-        drawn = [f'<path class="line raw" d="{_path(x, y, line.x, line.y)}"/>']
-        if line.smooth is not None:
-            drawn.append(f'<path class="line smooth" d="{_path(x, y, line.x, line.smooth)}"/>')
-        for dot_x, dot_y, text in line.dots:
-            where = f'cx="{x.at(dot_x):.1f}" cy="{y.at(dot_y):.1f}"'
-            drawn.append(f'<circle class="dot" r="4" {where}><title>{escape(text)}</title></circle>')
-        drawn.append('<circle class="cursor" r="5" cx="0" cy="0" visibility="hidden"/>')
         kind = "series smoothable" if line.smooth is not None else "series"
-        parts.append(f'<g class="{kind} {style}" data-series="{index}">{"".join(drawn)}</g>')
-    parts.append(f'<path class="crosshair" d="M0 {_TOP}V{_BOTTOM}" visibility="hidden"/>')
-    # Nothing of what the arguments say enters unescaped.
-    name = f"{title}: {y_axis.label} over {x_axis.label}; {', '.join(line.label for line in lines)}"
-    frame = f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(name)}">'
-    svg = Markup(frame + "".join(parts) + "</svg>")
-    return Chart(chart_id, title, svg, legend, _facts(x, x_axis, y, y_axis, lines))
+        group = SubElement(root, "g", {"class": f"{kind} {style}", "data-series": str(index)})
+        group.extend(element for name, element in found if name in (f"raw {index}", f"smooth {index}"))
+        dots = [element for name, element in found if name == f"dot {index}"]
+        for dot, (_, _, text) in zip(dots, line.dots, strict=True):
+            SubElement(dot, "title").text = text
+        group.extend(dots)
+        SubElement(group, "circle", {"class": "cursor", "r": "5", "cx": "0", "cy": "0", "visibility": "hidden"})
+    SubElement(root, "path", {"class": "crosshair", "d": f"M0 {_TOP}V{_BOTTOM}", "visibility": "hidden"})
+    # ElementTree escapes all text and attributes.
+    svg = Markup(tostring(root, encoding="unicode"))
+    return Chart(chart_id, title, svg, legend, _facts(x_axis, x, y_axis, y, lines))
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -182,12 +187,6 @@ def number(value: float, percent: bool = False) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
     text = f"{value:.{_SIGNIFICANT}g}" if abs(value) < 10**_SIGNIFICANT else f"{value:.0f}"
     return text.replace("-", "−")
-
-
-def _faint(x: float, y: float, text: str) -> str:
-    from markupsafe import escape
-
-    return f'<text class="faint" x="{x:.1f}" y="{y:.1f}" text-anchor="end">{escape(text)}</text>'
 
 
 def _thinned(line: Line) -> Line:
@@ -215,119 +214,139 @@ def _thinned(line: Line) -> Line:
     )
 
 
-def _scale(axis: Axis, values: Sequence[Numbers], start: float, end: float) -> _Scale:
+def _limits(axis: Axis, values: Sequence[Numbers]) -> _Limits:
     every = np.concatenate([np.zeros(0), *(np.asarray(part, np.float64) for part in values)])
     every = every[np.isfinite(every)]
     if axis.low is not None and axis.high is not None:
-        return _Scale(axis.low, axis.high, start, end, axis.log)
+        return _Limits(axis.low, axis.high, axis.log)
     if not every.size:
-        return _Scale(0.0, 1.0, start, end, False)
+        return _Limits(0.0, 1.0, False)
     low, high = float(every.min()), float(every.max())
     if axis.log and low > 0 and high > 10 * low:
-        return _Scale(low / 1.15, high * 1.15, start, end, True)
+        return _Limits(max(low / 1.15, _SMALLEST), high * 1.15, True)
     if axis.from_zero and low >= 0:
         low = 0.0
     room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     low = low if axis.from_zero and low == 0 else low - room
-    return _Scale(
-        low if axis.low is None else axis.low, high + room if axis.high is None else axis.high, start, end, False
-    )
+    return _Limits(low if axis.low is None else axis.low, high + room if axis.high is None else axis.high, False)
 
 
-def _ticks(scale: _Scale, wanted: int) -> list[float]:
-    if scale.log:
-        decades = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
-        steps: tuple[int, ...] = (1,) if len(decades) > 3 else (1, 2, 5)
-        step = -(-len(decades) // 6)
-        marks = [m * 10.0**decade for decade in decades if decade % step == 0 for m in steps]
-    else:
-        raw = (scale.high - scale.low) / wanted
-        magnitude = 10.0 ** math.floor(math.log10(raw))
-        step_size = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
-        first = math.ceil(scale.low / step_size - 1e-9)
-        count = math.floor(scale.high / step_size + 1e-9) - first + 1
-        marks = [(first + i) * step_size for i in range(count)]
-    slack = 1e-9 * (abs(scale.low) + abs(scale.high))
-    return [mark for mark in marks if scale.low - slack <= mark <= scale.high + slack]
+def _axes(x_axis: Axis, x: _Limits, y_axis: Axis, y: _Limits) -> tuple[Figure, Axes]:
+    """An empty chart, one unit of the picture a point, with ticks and names."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+    width, height = (_RIGHT - _LEFT) / _WIDTH, (_BOTTOM - _TOP) / _HEIGHT
+    axes = figure.add_axes((_LEFT / _WIDTH, 1 - _BOTTOM / _HEIGHT, width, height))
+    for side, axis, limits, num_ticks in ((axes.xaxis, x_axis, x, 6), (axes.yaxis, y_axis, y, 5)):
+        name = "x" if side is axes.xaxis else "y"
+        axes.set(**{f"{name}scale": "log" if limits.log else "linear", f"{name}lim": (limits.low, limits.high)})
+        few = limits.log and limits.high < 1000 * limits.low
+        linear = MaxNLocator(num_ticks, steps=[1, 2, 2.5, 5, 10])
+        side.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if few else (1,), numticks=num_ticks) if limits.log else linear
+        )
+        side.set_minor_locator(NullLocator())
+        side.set_major_formatter(FuncFormatter(lambda value, _, axis=axis: _tick_text(value, axis)))
+        side.set_label_text(axis.label + (", %" if axis.percent else ""))
+    axes.xaxis.set_label_coords(0.5, -(_HEIGHT - 8 - _BOTTOM) / (_BOTTOM - _TOP))
+    axes.yaxis.set_label_coords(-(_LEFT - 10) / (_RIGHT - _LEFT), 0.5)
+    axes.xaxis.label.set_verticalalignment("baseline")
+    axes.yaxis.label.set_verticalalignment("baseline")
+    axes.tick_params(length=0, pad=5)
+    axes.grid()
+    return figure, axes
 
 
 def _tick_text(value: float, axis: Axis) -> str:
     if axis.percent:
         return f"{round(100 * value, 6):g}"
-    return (
-        f"{value:.6g}"
-        if value == 0 or 1e-3 <= abs(value) < 1e5
-        else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
-    )
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.6g}"
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _grid(x: _Scale, x_axis: Axis, y: _Scale, y_axis: Axis) -> str:
-    from markupsafe import escape
-
-    parts: list[str] = []
-    anchor: Literal["middle", "end"]
-    for mark in _ticks(y, 4):
-        at = y.at(mark)
-        parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{_RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end">{_tick_text(mark, y_axis)}</text>')
-    for mark in _ticks(x, 5):
-        at, text = x.at(mark), _tick_text(mark, x_axis)
-        anchor = "end" if at > _RIGHT - 4 and len(text) > 3 else "middle"
-        parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{_BOTTOM}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{_BOTTOM + 13}" text-anchor="{anchor}">{text}</text>')
-    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>')
-    middle_x, middle_y = (_LEFT + _RIGHT) / 2, (_TOP + _BOTTOM) / 2
-    suffix_x, suffix_y = (", %" if axis.percent else "" for axis in (x_axis, y_axis))
-    x_name, y_name = escape(x_axis.label) + suffix_x, escape(y_axis.label) + suffix_y
-    parts.append(f'<text class="name" x="{middle_x}" y="{_HEIGHT - 8}" text-anchor="middle">{x_name}</text>')
-    turn = f'transform="rotate(-90 10 {middle_y})"'
-    parts.append(f'<text class="name" x="10" y="{middle_y}" text-anchor="middle" {turn}>{y_name}</text>')
-    return "".join(parts)
+def _plot(axes: Axes, name: str, x: Numbers, y: Numbers) -> None:
+    """A line with gaps where y is not finite; values outside the limits are drawn on them."""
+    up = np.asarray(y, np.float64)
+    up = np.where(np.isfinite(up), np.clip(up, *axes.get_ylim()), np.nan)
+    axes.plot(np.clip(np.asarray(x, np.float64), *axes.get_xlim()), up, gid=name)
 
 
-def _path(x: _Scale, y: _Scale, xs: Numbers, ys: Numbers) -> str:
-    """An SVG path through the points, with gaps where one is not finite; what lies outside the limits is held there."""
-    across = x(np.asarray(xs, np.float64))
-    up = y(np.asarray(ys, np.float64))
-    across = np.where(np.isneginf(across), x.start, across)
-    across, up = np.clip(across, _LEFT, _RIGHT), np.clip(up, _TOP, _BOTTOM)
-    parts: list[str] = []
-    pen_down = False
-    last = ""
-    for px, py in zip(across.tolist(), up.tolist(), strict=True):
-        if not (math.isfinite(px) and math.isfinite(py)):
-            pen_down = False
-            continue
-        point = f"{px:.1f} {py:.1f}"
-        if pen_down and point == last:
-            continue
-        parts.append(("L" if pen_down else "M") + point)
-        pen_down, last = True, point
-    # A lone point is a dot: a path of one point draws nothing.
-    return "".join(parts) + ("h0.01" if len(parts) == 1 else "")
+def _elements(figure: Figure) -> list[tuple[str, Element]]:
+    """Grid, axes, texts and named artists of a figure: name and SVG element, with a class in place of its style."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with _DRAWING, rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+        figure.savefig(text, format="svg")
+    found = [("axis", Element("path", {"class": "axis", "d": f"M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"}))]
+
+    def walk(group: Element, name: str) -> None:
+        given = group.get("id", "")
+        if re.match("[xy]tick_|matplotlib.axis_|patch_", given):
+            name = {"x": "tick", "y": "tick", "m": "name", "p": ""}[given[0]]
+        elif given.partition(" ")[0] in _CLASSES:
+            name = given
+        kind = name.partition(" ")[0]
+        for child in group:
+            tag = child.tag.removeprefix(_SVG)
+            if tag == "g":
+                walk(child, name)
+            elif tag == "path" and kind:
+                path = _short_path(child.get("d", ""))
+                found.append((name, Element("path", {"class": _CLASSES[kind], "d": path})))
+            elif tag == "use" and kind == "dot":
+                at = {"cx": _short(child.get("x", "")), "cy": _short(child.get("y", ""))}
+                found.append((name, Element("circle", {"class": "dot", "r": "4", **at})))
+            elif tag == "text":
+                found.append((name, _text(child, kind)))
+
+    walk(fromstring(text.getvalue()), "")
+    return found
 
 
-def _facts(x: _Scale, x_axis: Axis, y: _Scale, y_axis: Axis, lines: Sequence[Line]) -> dict[str, Any]:
-    def plain(scale: _Scale, axis: Axis) -> dict[str, Any]:
-        return {
-            "label": axis.label, "low": scale.low, "high": scale.high, "start": scale.start, "end": scale.end,
-            "log": scale.log, "percent": axis.percent,
-        }  # fmt: skip
+def _text(drawn: Element, kind: str) -> Element:
+    anchor = re.search(r"text-anchor: (\w+)", drawn.get("style", ""))
+    text = Element("text", {"x": _short(drawn.get("x", "")), "y": _short(drawn.get("y", ""))})
+    text.set("text-anchor", anchor[1] if anchor else "start")
+    if kind in ("name", "faint"):
+        text.set("class", kind)
+    if "rotate(-90" in drawn.get("transform", ""):
+        text.set("transform", f"rotate(-90 {text.get('x')} {text.get('y')})")
+    text.text = drawn.text
+    return text
+
+
+def _short(number: str) -> str:
+    return f"{float(number):.1f}".removesuffix(".0")
+
+
+def _short_path(path: str) -> str:
+    """A path to a tenth of a point; a lone point is a dot: a path of one point draws nothing."""
+    text = re.sub(r"\s*([MLz])\s*", r"\1", re.sub(r"-?\d+(\.\d+)?(e[-+]?\d+)?", lambda m: _short(m[0]), path)).strip()
+    return text if "L" in text or not text else f"{text}h0.01"
+
+
+def _facts(x_axis: Axis, x: _Limits, y_axis: Axis, y: _Limits, lines: Sequence[Line]) -> dict[str, Any]:
+    """What page/report.js reads (`ChartFacts` there): axes with their places in the picture, and the values."""
+
+    def plain(axis: Axis, limits: _Limits, start: float, end: float) -> dict[str, Any]:
+        ends = {"low": limits.low, "high": limits.high, "start": start, "end": end}
+        return {"label": axis.label, **ends, "log": limits.log, "percent": axis.percent}
 
     series: list[dict[str, Any]] = []
     for line in lines:
-        entry: dict[str, Any] = {
-            "label": line.label,
-            "colour": line.colour,
-            "x": _rounded(line.x),
-            "y": _rounded(line.y),
-        }
+        entry: dict[str, Any] = {"label": line.label, "colour": line.colour}
+        entry |= {"x": _rounded(line.x), "y": _rounded(line.y)}
         if line.smooth is not None:
             entry["smooth"] = _rounded(line.smooth)
         if line.extra:
             entry["extra"] = {name: _rounded(values) for name, values in line.extra.items()}
         series.append(entry)
-    return {"x": plain(x, x_axis), "y": plain(y, y_axis), "top": _TOP, "bottom": _BOTTOM, "series": series}
+    axes = {"x": plain(x_axis, x, _LEFT, _RIGHT), "y": plain(y_axis, y, _BOTTOM, _TOP)}
+    return {**axes, "top": _TOP, "bottom": _BOTTOM, "series": series}
 
 
 def _rounded(values: Numbers) -> list[float | int | None]:
