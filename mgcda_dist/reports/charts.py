@@ -264,7 +264,8 @@ def _tick_text(value: float, axis: Axis) -> str:
         return f"{round(100 * value, 6):g}"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.6g}"
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _plot(axes: Axes, name: str, x: Numbers, y: Numbers) -> None:
