@@ -61,7 +61,7 @@ def _architecture(config: Config) -> dict[str, Any]:
 
 
 def check_pairs(config: Config, logits: LogitKind) -> None:
-    """Raise `ConfigError` for an outlier loss or a score that means nothing on these logits."""
+    """Raise `ConfigError` for an outlier loss or a score that is not defined on these logits."""
     from mgcda_dist.models.compatibility import check_loss, check_score
 
     check_loss(config.loss.outlier, logits, _limits(config))

@@ -1,4 +1,4 @@
-"""Sections of what is streamed: classes, domains, pasted objects, augmentation."""
+"""Sections of the data: classes, domains, pasted objects, augmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of what is learned, and how: the terms of the loss, the network, the optimiser."""
+"""Sections of the method: terms of the loss, network, optimizer."""
 
 from __future__ import annotations
 

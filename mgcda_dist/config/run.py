@@ -1,4 +1,4 @@
-"""Sections of how a run is carried out and judged: engine, workers, checkpoints, tracking, evaluation."""
+"""Sections of a run: engine, workers, checkpoints, tracking, evaluation."""
 
 from __future__ import annotations
 
