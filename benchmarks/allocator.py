@@ -1,4 +1,4 @@
-"""What it costs on processors when glibc gives the memory of each activation back to the system.
+"""Cost on processors when glibc gives the memory of each activation back to the system.
 
     python benchmarks/allocator.py [--rounds 3] [--side-by-side 2]
 

@@ -1,4 +1,4 @@
-"""How long a step waits for a checkpoint, against the time that writing it takes; two ranks, per ZeRO stage.
+"""Time that a step waits for a checkpoint, against the time that writing it takes; two ranks, per ZeRO stage.
 
     python benchmarks/checkpoint.py [--width 1536] [--turns 5] [--folder FOLDER]
 

@@ -1,4 +1,4 @@
-"""What the contrastive memory costs per rank, replicated and sharded: bytes held, CPU time of a step, bytes sent.
+"""Cost of the contrastive memory per rank, replicated and sharded: bytes held, CPU time of a step, bytes sent.
 
     python benchmarks/memory.py [--rows 65536 262144] [--ranks 1 2 4]
 

@@ -113,7 +113,7 @@ def _last_step(path: Path) -> Spans:
 
 
 def _waited(lanes: Spans) -> str:
-    """How long the rows are on their way, and for how much of that nothing else is computed."""
+    """Duration of the all-gather, and the part of it in which nothing else is computed."""
     travels, waits = (sum(duration for _, duration in lanes[lane]) for lane in ("rows travel", "waits for rows"))
     return f"rows travel for {travels:.1f} ms, {waits:.1f} ms of them nothing is computed"
 

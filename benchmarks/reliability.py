@@ -1,4 +1,4 @@
-"""What faults cost: the tables of docs/reliability.md, from what was measured, and a model of larger clusters.
+"""Cost of faults: the tables of docs/reliability.md, from what was measured, and a model of larger clusters.
 
     mgcda chaos CONFIG --seed 1                                   # leaves runs/NAME-chaos-1/chaos.json
     MGCDA_RECORD=FOLDER make test-cluster                         # as root: leaves FOLDER/node_faults.json

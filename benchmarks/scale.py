@@ -1,4 +1,4 @@
-"""What a training step sends, and how long that takes from 2 to 1 024 ranks: the α–β model of docs/scale.md.
+"""Payloads of a training step and their duration from 2 to 1 024 ranks: the α–β model of docs/scale.md.
 
     python benchmarks/scale.py                # write the tables of docs/scale.md
     python benchmarks/scale.py --measure      # compare the model with gloo on this machine, W = 2 and 4
@@ -65,7 +65,7 @@ def sum_s(num_bytes: float, num_ranks: int, alpha: float, beta: float) -> float:
 
 @dataclass(frozen=True)
 class Method:
-    """What decides the payloads of MDAT and CACL; defaults as in the configuration, 19 classes."""
+    """Parameters of the payloads of MDAT and CACL; defaults as in the configuration, 19 classes."""
 
     images_per_rank: int = 4
     num_classes: int = 19

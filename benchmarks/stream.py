@@ -1,4 +1,4 @@
-"""How fast the stream is, as ratios: reader against WebDataset, loader against a bare loop, late against early steps.
+"""Speed of the stream, as ratios: reader against WebDataset, loader against a bare loop, late against early steps.
 
     python benchmarks/stream.py FRAMES [FRAMES …] --objects OBJECTS > result.md
 
@@ -237,7 +237,7 @@ def children_s() -> float:
 
 
 def crop(stream: TrainingStream, sample: EncodedSample, step: int, ref: SlotRef) -> None:
-    """What every training loop must do for one image."""
+    """The work of every training loop for one image."""
     source = stream.sources[ref.domain]
     image = decode_image(sample.image, sample.where)
     label = decode_label(sample.label or b"", source.lut, sample.where)

@@ -26,7 +26,7 @@ class EmbeddedPixels:
     Attributes:
         embedding: n×D, of unit length.
         domain: n, index of the domain.
-        type: n: 0 … C-1 inlier class, C anomaly, -1 where nobody says.
+        type: n: 0 … C-1 inlier class, C anomaly, -1 where there is no label.
         image: n, number of the image; those of a domain are counted on.
     """
 

@@ -331,7 +331,7 @@ def _short_path(path: str) -> str:
 
 
 def _facts(x_axis: Axis, x: _Limits, y_axis: Axis, y: _Limits, lines: Sequence[Line]) -> dict[str, Any]:
-    """What page/report.js reads (`ChartFacts` there): axes with their places in the picture, and the values."""
+    """Axes with their places in the picture, and the values: `ChartFacts` of page/report.js, an object of JSON."""
 
     def plain(axis: Axis, limits: _Limits, start: float, end: float) -> dict[str, Any]:
         ends = {"low": limits.low, "high": limits.high, "start": start, "end": end}

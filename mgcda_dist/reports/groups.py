@@ -15,7 +15,7 @@ _NOT_COMPARED = re.compile(
     r"name|seed|runs|(tracking|checkpoint)\..*|data\.(loader_workers|prefetch_steps|pin_memory)|model\.compile"
     r"|data\.domains\.\d+\.(shards|paste\.objects)|evaluation\.(sets\..*|sets|panel_frames)"
 )
-"""Where a run lies, how it is recorded, how fast it reads. The data itself is compared by its digests."""
+"""Parameters for the place, the record and the reading speed of a run. The data is compared by its digests."""
 _NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")
 """Shown where it differs, but the same experiment: the method gives the same result at every world size."""
 

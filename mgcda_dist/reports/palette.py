@@ -22,5 +22,5 @@ LINE_COLOURS_ON_DARK = ("#4ba3e3", "#f08030", "#2cc79a", "#e29ac4", "#f0b429", "
 
 
 def class_colours(names: Sequence[str]) -> NDArray[np.uint8]:
-    """One colour per class, C×3, uint8; a name nobody knows gets a hue of its own."""
+    """One colour per class, C×3, uint8; a name without a known colour gets a hue of its own."""
     return np.array(colours.class_colours(names), np.uint8).reshape(-1, 3)

@@ -256,7 +256,7 @@ def test_mistakes_are_found_ranked_and_outlined() -> None:
 
 
 def test_levels_survive_in_the_page(runs: list[Path]) -> None:
-    """What the script reads from a map is what the evaluation wrote."""
+    """The script reads from a map the levels that the evaluation wrote."""
     import io
 
     (sets, _) = read_sets(records(runs[0])[0])
