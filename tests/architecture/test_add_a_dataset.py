@@ -69,5 +69,5 @@ def test_the_page_word_for_word(tmp_path: Path) -> None:
         "[0, 4, 5, 254, 255] mine", "2 [0, 4, 5, 254]", "['road', 'car', 'sky', 'anomaly'] 4"
     ]  # fmt: skip
     assert "mine_val" in (root / "report.html").read_text()
-    files = "tests/data/test_labels.py tests/data/shards/test_sources.py tests/data/shards/test_sources_my_dataset.py"
+    files = "tests/data/test_labels.py tests/data/shards/test_sources.py tests/data/shards/sources/test_my_dataset.py"
     run(f"python -m pytest -q {files} tests/cli/test_shards.py -k 'labels or readme or reader or my_dataset'", root)

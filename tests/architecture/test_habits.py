@@ -5,16 +5,21 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import mgcda_dist
+from mgcda_dist.cli.main import app
 
 ROOT = Path(mgcda_dist.__file__).parents[1]
 PACKAGE = ROOT / "mgcda_dist"
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXITS = {"exit", "quit", "_exit", "SystemExit"}
+QUESTION_WORDS = {"What", "Where", "How", "Whether", "Which", "Who", "When", "Why"}
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 BESIDE_THE_MIRROR = {
     "architecture": "the repository as a whole",
@@ -28,17 +33,15 @@ BESIDE_THE_MIRROR = {
     "cluster/test_train.py": "`mgcda train` from the command to the report",
     "cluster/test_two_nodes.py": "one training over two nodes",
     "data/shards/test_scale.py": "opening and planning over a very large set of shards",
-    "data/shards/test_sources": "one file per source, until they have moved to data/shards/sources/",
     "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
     "tracking/test_mlflow_server.py": "tracking through a real server",
     "training/test_elastic.py": "resuming with another number of ranks",
     "training/test_refused.py": "steps whose loss or gradient is not finite",
-    "training/test_resume.py": "resuming bit for bit",
     "training/test_run.py": "the training loop from the first step to the exported model",
 }
-"""Tests, or folders of tests, that belong to no single module: path below tests/ (or its start) → their subject."""
+"""Tests, or folders of tests, that belong to no single module: path below tests/ → their subject."""
 
 
 def _name(path: Path) -> str:
@@ -68,6 +71,50 @@ def test_every_file_has_a_docstring(path: Path) -> None:
     doc = ast.get_docstring(ast.parse(text))
     assert doc, f"{_name(path)} has no opening sentence"
     assert path.stem not in {"utils", "util", "helpers", "misc"}, "name the file after its job"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_docstrings_begin_with_a_description(path: Path) -> None:
+    """A docstring begins with what the thing is or does, not with a question word."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = (ast.get_docstring(node) or "-").split()[0].strip(",:")
+            assert first not in QUESTION_WORDS, f"{_name(path)}:{getattr(node, 'lineno', 1)}: begins with {first}"
+
+
+def test_library_messages_name_no_option_of_the_command_line() -> None:
+    """An option is the command's; the library names the value or the file."""
+    options = {name for name in _options(get_command(app)) if name.startswith("--")}
+    assert {"--override-config", "--maps", "--no-verify"} <= options
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(sorted(options, key=len, reverse=True))})(?![\w=-])")
+    found = [
+        f"{_name(path)}:{node.lineno}: {node.value}"
+        for path in FILES
+        if path.parent.name != "cli"
+        for node in _strings(ast.parse(path.read_text(encoding="utf-8")))
+        if pattern.search(str(node.value))
+    ]
+    assert not found, "\n".join(found)
+
+
+def _options(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for child in getattr(command, "commands", {}).values():
+        yield from _options(child)
+
+
+def _strings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """String constants, without docstrings and comments of attributes."""
+    comments = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in comments:
+            yield node
+
+
+def test_tests_beside_the_mirror_exist() -> None:
+    missing = [name for name in BESIDE_THE_MIRROR if not (ROOT / "tests" / name).exists()]
+    assert not missing, f"listed, but not there: {missing}"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=_name)

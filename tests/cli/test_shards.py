@@ -27,7 +27,7 @@ from mgcda_dist.cli.shards import _refuse_foreign
 from mgcda_dist.data.labels import LABEL_FORMATS
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.sources import SOURCES
-from tests.data.shards.test_sources_fishyscapes import static
+from tests.data.shards.sources.test_fishyscapes import static
 from tests.support.tars import plain_tar
 
 REPOSITORY = Path(__file__).parents[2]
