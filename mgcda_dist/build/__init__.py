@@ -3,8 +3,8 @@
 from mgcda_dist.build.data import (
     class_space,
     global_batches,
-    manifests,
     road_ids,
+    run_inputs,
     training_stream,
 )
 from mgcda_dist.build.evaluation import (
@@ -33,13 +33,13 @@ __all__ = [
     "evaluation_job",
     "global_batches",
     "load_model",
-    "manifests",
     "maps_job",
     "mgcda",
     "model_text",
     "optimizer",
     "preview_job",
     "road_ids",
+    "run_inputs",
     "save_model",
     "segmenter",
     "training_stream",

@@ -1,15 +1,16 @@
-"""Configuration → manifests, class space, pasted objects and the training stream."""
+"""Configuration → inputs of a run, class space, pasted objects and the training stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, VOID
 from mgcda_dist.config.data import DataConfig, PasteConfig
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.data.labels import ClassSpace
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "class_space",
     "global_batches",
-    "manifests",
     "paste_params",
     "road_ids",
+    "run_inputs",
     "training_stream",
 ]
 
@@ -100,34 +101,27 @@ def _streamed(config: Config) -> tuple[Plan, list[DomainSource], Transform]:
     return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
 
 
-def manifests(config: Config) -> dict[str, dict[str, Any]]:
-    """Identity of the manifests that the run reads, per domain and set, for its record.
+def run_inputs(config: Config) -> list[RunInput]:
+    """The folders of shards that a run reads, with the identity of their content.
 
     Raises:
         ShardError: a damaged manifest, or objects where frames are read, or the reverse.
     """
     from mgcda_dist.data.folders import open_shards
 
-    folders = {f"train/{d.name}": d.shards for d in config.data.domains}
-    folders |= {f"paste/{d.name}": d.paste.objects for d in config.data.domains if d.paste}
-    folders |= {f"eval/{entry.name}": entry.shards for entry in config.evaluation.sets}
-    folders |= {f"eval_paste/{entry.name}": entry.paste.objects for entry in config.evaluation.sets if entry.paste}
-    if config.checkpoint.best is not None:
-        entry = config.checkpoint.best.set
-        folders[f"eval_validation/{entry.name}"] = entry.shards
-        folders |= {f"eval_validation_paste/{entry.name}": entry.paste.objects} if entry.paste else {}
-    found = {name: open_shards(folder, "objects" if "paste/" in name else "frames") for name, folder in folders.items()}
-    return {
-        name: {
-            "folder": m.place,
-            "dataset": m.dataset,
-            "split": m.split,
-            "samples": m.num_samples,
-            "shards": m.num_shards,
-            "digest": m.digest,
-        }
-        for name, m in found.items()
-    }
+    domains, sets = config.data.domains, config.evaluation.sets
+    validation = [config.checkpoint.best.set] if config.checkpoint.best is not None else []
+    read = [(Role.TRAIN, domain.name, domain.shards) for domain in domains]
+    read += [(Role.PASTE, domain.name, domain.paste.objects) for domain in domains if domain.paste]
+    read += [(Role.EVAL, entry.name, entry.shards) for entry in sets]
+    read += [(Role.EVAL_PASTE, entry.name, entry.paste.objects) for entry in sets if entry.paste]
+    read += [(Role.VALIDATION, entry.name, entry.shards) for entry in validation]
+    read += [(Role.VALIDATION_PASTE, entry.name, entry.paste.objects) for entry in validation if entry.paste]
+    inputs: list[RunInput] = []
+    for role, name, folder in read:
+        m = open_shards(folder, role.kind)
+        inputs.append(RunInput(role, name, m.place, m.dataset, m.split, m.num_samples, m.num_shards, m.digest))
+    return inputs
 
 
 def paste_params(section: PasteConfig, data: DataConfig) -> PasteParams:

@@ -86,7 +86,7 @@ def _left(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
         for run in left:
             checks.check_model(run.config)
-            build.manifests(run.config)
+            build.run_inputs(run.config)
     return left
 
 

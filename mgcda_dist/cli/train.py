@@ -43,7 +43,7 @@ def run_training(config: Config, *, override: bool = False) -> int:
     run = RunFolder(config)
     with run.locked():
         checks.check_model(config)
-        run.prepare(config, build.manifests(config), override=override)
+        run.prepare(config, build.run_inputs(config), override=override)
         command = shlex.join(["mgcda", *sys.argv[1:]])
         run.say("launch", f"launched: {command}", command=command)
         return _run_training(config, run, console)

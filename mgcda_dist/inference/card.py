@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.data.inputs import Role, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
@@ -98,7 +99,8 @@ def _input(model: ExportedModel) -> str:
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    provenance, manifests = _read(run, "provenance.json"), _read(run, "manifests.json")
+    provenance = _read(run, "provenance.json")
+    inputs = {each.key: each for each in (read_inputs(run / "manifests.json") if run is not None else [])}
     checkpoint = model.folder.absolute().parent
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
     of = f"Checkpoint after {step} of " if step else ""
@@ -110,11 +112,9 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
         f"weights: `{config['model']['weights']}`.",
     ]
     for domain in config["data"]["domains"]:
-        data = manifests.get(f"train/{domain['name']}", {})
+        data = inputs.get(f"{Role.TRAIN}/{domain['name']}")
         source = (
-            f"{data['dataset']}/{data['split']}, {data['samples']} samples, digest `{data['digest'][:12]}`"
-            if data
-            else "?"
+            "?" if data is None else f"{data.dataset}/{data.split}, {data.samples} samples, digest `{data.digest[:12]}`"
         )
         also = ", without labels" if not domain["labelled"] else ", with pasted objects" if domain["paste"] else ""
         lines.append(f"- Domain `{domain['name']}`: {source}{also}.")

@@ -311,9 +311,9 @@ def _notes(comparison: Comparison) -> list[str]:
             notes.append(f"{group.name}: several runs name no seed; were they measured twice?")
     digests: dict[str, set[str]] = {}
     for record in (run for group in comparison.groups for run in group.runs):
-        for use, facts in record.manifests.items():
-            if not use.startswith("eval"):
-                digests.setdefault(use, set()).add(str(facts.get("digest")))
+        for each in record.inputs:
+            if each.role.is_training:
+                digests.setdefault(each.key, set()).add(each.digest)
     changed = sorted(use for use, found in digests.items() if len(found) > 1)
     if changed:
         notes.append(f"The runs did not read the same training data under the same name: {', '.join(changed)}.")

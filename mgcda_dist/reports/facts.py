@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mgcda_dist.data.inputs import RunInput
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.reports.runs import RunRecord
 
@@ -56,19 +57,18 @@ def fact_table(runs: Sequence[RunRecord]) -> list[Fact]:
 
 
 def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
-    """Data of each run, by use."""
-    manifests = [_manifests(run) for run in runs]
+    """What each run read, by use."""
+    inputs = [{each.key: each for each in _inputs(run)} for run in runs]
     table: list[DataUse] = []
-    for use in dict.fromkeys(use for each in manifests for use in each):
+    for use in dict.fromkeys(use for each in inputs for use in each):
         cells: list[tuple[str, str, str] | None] = []
-        for each in manifests:
-            facts = each.get(use)
-            if not isinstance(facts, dict):
+        for each in inputs:
+            found = each.get(use)
+            if found is None:
                 cells.append(None)
                 continue
-            digest = str(facts.get("digest", ""))
-            what = f"{facts.get('dataset', '?')} {facts.get('split', '')}, {facts.get('samples', '?')} samples"
-            cells.append((what, digest[:_SHOWN_DIGITS], digest))
+            what = f"{found.dataset} {found.split}, {found.samples} samples"
+            cells.append((what, found.digest[:_SHOWN_DIGITS], found.digest))
         table.append(DataUse(use, cells, len({cell[2] for cell in cells if cell}) <= 1))
     return table
 
@@ -205,11 +205,11 @@ def _events(run: RunRecord) -> list[dict[str, Any]]:
     return events
 
 
-def _manifests(run: RunRecord) -> dict[str, Any]:
+def _inputs(run: RunRecord) -> list[RunInput]:
     try:
-        return run.manifests
+        return run.inputs
     except MgcdaError:
-        return {}
+        return []
 
 
 def _clock(moment: object) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.tracking.jsonl import read_history
@@ -92,10 +93,14 @@ class RunRecord:
         return None if self.evaluation is None else EvaluationResults.load(self.evaluation)
 
     @cached_property
-    def manifests(self) -> dict[str, dict[str, Any]]:
-        """Data of the run, by use (`train/NAME`, `paste/NAME`, `eval/NAME`): folder, dataset, digest."""
+    def inputs(self) -> list[RunInput]:
+        """The data that the run read; none where nothing says so.
+
+        Raises:
+            MgcdaError: a record of it that is damaged.
+        """
         file = self.file("manifests.json")
-        return {} if file is None else _json(file)
+        return [] if file is None else read_inputs(file)
 
     def file(self, path: str) -> Path | None:
         """A file or folder of the run on this machine, by its path in the run folder or among MLflow's artifacts."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
 from mgcda_dist.tables import Cell, Column, Table, markdown
@@ -13,14 +13,12 @@ from mgcda_dist.tables import Cell, Column, Table, markdown
 __all__ = ["describe", "run_tags"]
 
 
-def describe(
-    config: Config, manifests: Mapping[str, Mapping[str, Any]], results: EvaluationResults | None = None
-) -> str:
+def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResults | None = None) -> str:
     """Markdown with the method, the data, and the results when there are any.
 
     Args:
         config: of the run.
-        manifests: from `build.manifests`.
+        inputs: from `build.run_inputs`.
         results: None before the end.
     """
     scaling, model = config.scaling, config.model
@@ -32,12 +30,11 @@ def describe(
     ]
     rows: list[list[Cell]] = []
     domains = {domain.name: domain for domain in config.data.domains}
-    for use, facts in manifests.items():
-        kind, _, name = use.partition("/")
-        domain = domains.get(name) if kind == "train" else None
-        label = f"{use}, no labels" if domain is not None and not domain.labelled else use
+    for each in inputs:
+        domain = domains.get(each.name) if each.role == Role.TRAIN else None
+        label = f"{each.key}, no labels" if domain is not None and not domain.labelled else each.key
         per_step = domain.per_step if domain is not None else ""
-        rows.append([label, f"{facts['dataset']} {facts['split']}", facts["samples"], per_step])
+        rows.append([label, f"{each.dataset} {each.split}", each.samples, per_step])
     columns = [Column("data", align="left"), Column("from", align="left"), Column("samples"), Column("per step")]
     lines += ["", markdown(Table(columns, rows))]
     if results is not None and results.sets:

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mgcda_dist.config.fields import FREE, OVERRIDE
 from mgcda_dist.config.keys import on_resume
 from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.files import write_atomically
 
@@ -65,14 +66,12 @@ class RunFolder:
         with locked(self.root, "the run is going on already", "wait for it, or choose another name=…"):
             yield
 
-    def prepare(
-        self, config: Config, manifests: dict[str, dict[str, Any]] | None = None, *, override: bool = False
-    ) -> None:
+    def prepare(self, config: Config, inputs: Sequence[RunInput] = (), *, override: bool = False) -> None:
         """Create the folder, or agree to continue it.
 
         Args:
             config: the run's configuration.
-            manifests: what it reads, from `build.manifests`; compared with what an earlier launch read.
+            inputs: from `build.run_inputs`; compared with those of an earlier launch.
             override: continue with another configuration, if every state fits it; the change is an event of the run.
 
         Raises:
@@ -91,11 +90,11 @@ class RunFolder:
         before, now = self._config_so_far(), config.model_dump(mode="json")
         if has_checkpoint and before is not None:
             self._compare(before, now, override=override)
-        other = self._other_shards(manifests or {})
+        other = self._changed_input(inputs)
         if has_checkpoint and other:
             raise ConfigError(
-                (manifests or {})[other]["folder"],
-                f"the shards of {other} are not those the run started with",
+                other.folder,
+                f"the shards of {other.key} are not those the run started with",
                 "choose another name=… to train on the new shards, or bring the old ones back",
             )
         for folder in (self.root, self.checkpoints, self.pictures, self.logs):
@@ -109,16 +108,10 @@ class RunFolder:
                 file.unlink(missing_ok=True)
         write_atomically(self.config_file, dump_config(config))
 
-    def _other_shards(self, manifests: dict[str, dict[str, Any]]) -> str | None:
-        """The first of what the run learns from that is not what an earlier launch read; None: all is as it was."""
-        if not self.manifests.is_file():
-            return None
-        earlier = json.loads(self.manifests.read_text(encoding="utf-8"))
-        changed = (
-            name
-            for name, facts in manifests.items()
-            if not name.startswith("eval") and name in earlier and earlier[name]["digest"] != facts["digest"]
-        )
+    def _changed_input(self, inputs: Sequence[RunInput]) -> RunInput | None:
+        """The first training input whose content is not that of an earlier launch; None: all are the same."""
+        earlier = {each.key: each.digest for each in read_inputs(self.manifests)}
+        changed = (e for e in inputs if e.role.is_training and earlier.get(e.key, e.digest) != e.digest)
         return next(changed, None)
 
     def _config_so_far(self) -> dict[str, Any] | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.inputs import read_inputs, write_inputs
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.description import describe, run_tags
@@ -49,8 +49,7 @@ def open_trackers(
 
 def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: EvaluationResults) -> None:
     """Put the results into the run's description."""
-    manifests = json.loads(run.manifests.read_text(encoding="utf-8"))
-    tracker.set_tags({_NOTE: describe(config, manifests, results)})
+    tracker.set_tags({_NOTE: describe(config, read_inputs(run.manifests), results)})
 
 
 def end_record(config: Config, run: RunFolder, status: Status) -> None:
@@ -85,10 +84,10 @@ def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
     # What every run has of its own would stand among what differs in every comparison: its name, where it lies.
     trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
     trackers.log_artifact(run.config_file)
-    manifests = build.manifests(config)
-    write_json_atomically(run.manifests, manifests)
+    inputs = build.run_inputs(config)
+    write_inputs(inputs, run.manifests)
     trackers.log_artifact(run.manifests)
-    for name, facts in manifests.items():
-        context = "evaluation" if name.startswith("eval") else "training"
-        trackers.log_dataset(name, facts["digest"], facts["folder"], context)
-    trackers.set_tags({_NOTE: describe(config, manifests)})
+    for each in inputs:
+        context = "training" if each.role.is_training else "evaluation"
+        trackers.log_dataset(each.key, each.digest, each.folder, context)
+    trackers.set_tags({_NOTE: describe(config, inputs)})

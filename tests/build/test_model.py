@@ -124,4 +124,4 @@ def test_shards_of_the_wrong_kind_are_named_before_anything_starts(
 ) -> None:
     config = _config(tmp_path, tiny_shards, change.format(shards=tiny_shards))
     with pytest.raises(ShardError, match=says):
-        build.manifests(config)
+        build.run_inputs(config)

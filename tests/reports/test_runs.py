@@ -66,7 +66,7 @@ def test_a_run_folder_needs_no_mlflow(tmp_path: Path) -> None:
         )
         stored = json.loads((run / "results.json").read_text())["sets"]["road"]
         assert record.metrics["eval/road/miou"] == stored["miou"] and record.metrics["loss/total"] == 1.25
-        assert record.manifests["train/camvid"]["digest"] == "c" * 64
+        assert record.inputs[0].digest == "c" * 64
 
 
 def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_run_of_another_machine_is_fetched(runs: Path) -> None:
     assert away.folder is None and away.experiment == "roads"
     assert away.evaluation is not None and (away.evaluation / "sets" / "road" / "frames.npz").is_file()
     assert away.history["loss/total"] == ([0, 5, 10, 15], [2.0, 1.75, 1.5, 1.25])
-    assert away.manifests["train/camvid"]["samples"] == 8
+    assert away.inputs[0].samples == 8
     assert away.file("nothing.txt") is None
     nested = away.file("evaluation/sets/road/frames.npz")
     assert nested is not None and nested.is_file() and nested == away.file("evaluation/sets/road/frames.npz")

@@ -5,28 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from mgcda_dist.config.load import load_config
+from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.description import describe, run_tags
 from tests.build.test_model import CONFIG
 
-MANIFESTS = {
-    "train/render_a": {"dataset": "demo", "split": "train", "samples": 8},
-    "train/real_day": {"dataset": "demo", "split": "train", "samples": 5},
-    "eval/unseen": {"dataset": "demo", "split": "test", "samples": 4},
-}
+INPUTS = [
+    RunInput(role, name, "/shards", "demo", split, samples, 1, "c")
+    for role, name, split, samples in (
+        (Role.TRAIN, "render_a", "train", 8), (Role.TRAIN, "real_day", "train", 5), (Role.EVAL, "unseen", "test", 4),
+    )
+]  # fmt: skip
 
 
 def test_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(CONFIG.format(shards="/shards"))
     config = load_config(tmp_path / "t.yaml", ["cacl.enabled=false", "seed=3"]).config
-    before = describe(config, MANIFESTS)
+    before = describe(config, INPUTS)
     assert before.startswith("**MDAT** with seed 3: `test_resnet.r160_in1k` (none), 4 steps of 4 images on 1 worker")
     assert "| train/render_a | demo train | 8 | 2 |" in before
     assert "| train/real_day, no labels | demo train | 5 | 1 |" in before
     assert "| eval/unseen | demo test | 4 |  |" in before and "Results" not in before
     sets = {"unseen": {"ap": 0.5, "fpr95": 0.25, "frames": 4}, "camvid": {"miou": 0.75, "frames": 9}}
     results = EvaluationResults.of_json({"convention": "pooled", "score": "energy", "sets": sets})
-    after = describe(config, MANIFESTS, results)
+    after = describe(config, INPUTS, results)
     assert after.startswith(before)
     assert "| set | frames | AP ↑ | FPR95 ↓ | mIoU ↑ |" in after
     assert "| unseen | 4 | 50.00 | 25.00 | – |" in after and "| camvid | 9 | – | – | 75.00 |" in after

@@ -9,6 +9,7 @@ import pytest
 
 from mgcda_dist.choices import Schedule
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.inputs import Role, RunInput, write_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.runs.folder import RunFolder, differing_keys, mlflow_uri
 from mgcda_dist.training.schedule import rate_factor
@@ -101,26 +102,28 @@ def test_resume_never_and_must(config: Config) -> None:
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_stays_the_same_run(config: Config) -> None:
     run = RunFolder(config)
-    shards = {"train/a": {"folder": "a", "digest": "1"}, "eval/c": {"folder": "c", "digest": "2"}}
+
+    def shards(train: str = "1", evaluated: str = "2") -> list[RunInput]:
+        roles = ((Role.TRAIN, train), (Role.EVAL, evaluated))
+        return [RunInput(role, "a", "folder", "camvid", "train", 8, 1, digest) for role, digest in roles]
+
     kept = (run.run_id_file, run.record, run.root / "mlflow.json")
 
-    def launch(config: Config, manifests: dict[str, dict[str, str]]) -> list[bool]:
-        run.prepare(config, manifests)
+    def launch(config: Config, inputs: list[RunInput]) -> list[bool]:
+        run.prepare(config, inputs)
         return [path.exists() for path in kept]
 
-    launch(config, shards)
+    launch(config, shards())
     for path in kept:
         path.write_text("of the first launch\n")
-    run.manifests.write_text(json.dumps(shards))
+    write_inputs(shards(), run.manifests)
     faster = _changed(config, scaling={"workers": 2})
-    assert launch(faster, shards) == [True, True, True]
-    assert launch(faster, shards | {"eval/c": {"folder": "c", "digest": "3"}}) == [True, True, True]
-    assert launch(_changed(config, mdat={"weight": 0.9}), shards) == [False, False, False]
+    assert launch(faster, shards()) == [True, True, True]
+    assert launch(faster, shards(evaluated="3")) == [True, True, True]
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards()) == [False, False, False]
     for path in kept:
         path.write_text("of the next run\n")
-    assert launch(_changed(config, mdat={"weight": 0.9}), shards | {"train/a": {"folder": "a", "digest": "4"}}) == [
-        False, False, False,
-    ]  # fmt: skip
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards(train="4")) == [False, False, False]
 
 
 def test_the_newest_command_is_remembered(config: Config) -> None:
