@@ -62,7 +62,7 @@ class _Bench:
         start = time.perf_counter()
         own = batch(self.number, self.world.rank, self.world.size, images=IMAGES)
         outcome = self.engine.forward(own, 0.5)
-        values = self.engine.model.total([outcome], self.writer.signals()).scalars()
+        values = self.engine.model.total([outcome], self.writer.local_sums()).scalars()
         self.writer.settle(round(values["written"]), round(values["failed"]))
         self.engine.backward(outcome.loss)
         self.engine.step(1.0)

@@ -1,9 +1,8 @@
-"""The network as training has it at a step, bare and whole, and the measure that chooses the best checkpoint."""
+"""The bare network with the weights of a step, and the measurement that chooses the best checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +12,10 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.training.checkpoint.store import MeasuredValidation
 from mgcda_dist.training.engine import DeepSpeedEngine
 
-__all__ = ["Validation", "choice"]
+__all__ = ["Validation", "measured"]
 
 
 class Validation:
@@ -71,11 +71,11 @@ class Validation:
         return {f"validation/{result.name}/{key}": value for key, value in numbers.items()}
 
 
-def choice(config: Config, numbers: dict[str, float]) -> dict[str, Any] | None:
-    """Criterion for comparing checkpoints, for the manifest, from the result of `measure`."""
+def measured(config: Config, numbers: dict[str, float]) -> MeasuredValidation | None:
+    """The measurement that a checkpoint is compared by, for its manifest, from the numbers of `Validation.measure`."""
     best = config.checkpoint.best
     if best is None or not numbers:
         return None
     value = numbers[f"validation/{best.set.name}/{best.metric}"]
     better = "lower" if METRICS[best.metric].lower_is_better else "higher"
-    return {"set": best.set.name, "metric": best.metric, "value": value, "better": better}
+    return MeasuredValidation(best.set.name, best.metric, value, better)

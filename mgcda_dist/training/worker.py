@@ -1,4 +1,4 @@
-"""One Ray Train worker: build, resume, fit, evaluate, save; without imports of Ray or DeepSpeed."""
+"""One worker of a run, as Ray Train starts it: build, resume, fit, evaluate, save."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mgcda_dist.runs.preview import draw_preview
 from mgcda_dist.runs.records import describe_results, open_trackers
 from mgcda_dist.runs.report import draw_report
 from mgcda_dist.tracking.node_monitor import NodeMonitor
-from mgcda_dist.tracking.tracker import Tracker, Trackers
+from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
 from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
@@ -46,64 +46,95 @@ __all__ = ["evaluate", "train"]
 def train(config: Config) -> None:
     """Train this rank's part of the run, from the newest whole checkpoint if there is one."""
     run, world = RunFolder(config), Collectives()
-    leads = world.rank == 0
     with _logs(run.logs / f"worker-{world.rank}.log"):
-        device = _device(config)
-        workers = _workers(world)
-        if leads:
-            nodes = len({worker["host"] for worker in workers})
-            where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
-            text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
-            run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
+        worker = _Worker(config, run, world, _device(config))
+        state = worker.resume()
+        tracker = worker.open_tracker(state.step)
+        status: Status = "FAILED"
+        try:
+            ended_by = worker.fit(state, tracker)
+            status = "KILLED"
+            worker.end_writing(state, ended_by)
+            if ended_by == StopRequest.NONE:
+                with worker.engine.whole_parameters() as whole:
+                    selection = keep_model(config, run, worker.store, whole, world)
+                _conclude(config, run, world, worker.device, tracker, selection)
+                status = "FINISHED"
+        finally:
+            tracker.close(status)
+
+
+class _Worker:
+    """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        world: the ranks.
+        device: of this rank.
+    """
+
+    def __init__(self, config: Config, run: RunFolder, world: Collectives, device: torch.device) -> None:
+        self.config, self.run, self.world, self.device = config, run, world, device
+        self.store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
+        _announce(config, run, world)
         PROGRESS.stats = world.stats
         model = build.mgcda(config, world)
-        doubtful = checks.doubts(config, model.segmenter)
-        share = config.data.global_batch // (world.size * config.engine.accumulation)
-        store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
-        found = find(store, world)
-        engine = DeepSpeedEngine(
+        for text in checks.doubts(config, model.segmenter):
+            self.say(text)
+        self._checkpoint = find(self.store, world)
+        self.engine = DeepSpeedEngine(
             model,
             build.optimizer(config, model),
             deepspeed_config(
-                micro_batch=share,
+                micro_batch=config.data.global_batch // (world.size * config.engine.accumulation),
                 accumulation=config.engine.accumulation,
                 zero_stage=config.engine.zero_stage,
                 precision=config.engine.precision,
                 clip_norm=config.optim.clip_norm,
-                load_universal=found is not None and found.convert,
+                load_universal=self._checkpoint is not None and self._checkpoint.convert,
             ),
             device,
         )
 
-        def say(text: str) -> None:
-            if leads:
-                run.say("note", text)
+    def say(self, text: str) -> None:
+        """Tell the user once, whichever rank calls."""
+        if self.world.rank == 0:
+            self.run.say("note", text)
 
-        for text in doubtful:
-            say(text)
-        state = TrainState() if found is None else resume(engine, found, world, say)
-        writer = CheckpointWriter(store, world, say)
-        saver = Saver(engine, writer, config, world)
-        best = config.checkpoint.best
+    def resume(self) -> TrainState:
+        """The state of the newest checkpoint, loaded, or that of a new run; then rank 0 clears what is half written."""
+        found = self._checkpoint
+        state = TrainState() if found is None else resume(self.engine, found, self.world, self.say)
+        self.writer = CheckpointWriter(self.store, self.world, self.say)
+        return state
+
+    def open_tracker(self, start_step: int) -> Tracker:
+        """The tracker of this rank, for steps from `start_step` on."""
+        leads = self.world.rank == 0
+        tracker = open_trackers(self.config, self.run, start_step, leads=leads, say=self.say)
+        return _with_node_monitor(tracker, self.config, self.run) if self.world.size > 1 else tracker
+
+    def fit(self, state: TrainState, tracker: Tracker) -> StopRequest:
+        """Train from `state.step` to the last step; returns the request that ended it before."""
+        config, best = self.config, self.config.checkpoint.best
+        saver = Saver(self.engine, self.writer, config, self.world)
         validation = Validation(
-            engine,
+            self.engine,
             partial(build.segmenter, config, "none"),
             build.validation_job(config),
             best.metric if best is not None else "",
-            world,
-            device,
+            self.world,
+            self.device,
         )
         preview = build.preview_job(config)
-        loader = build.training_stream(config, world.rank, world.size, start_step=state.step)
-        tracker = open_trackers(config, run, state.step, leads=leads, say=say)
-        if world.size > 1:
-            tracker = _with_node_monitor(tracker, config, run)
+        loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step)
 
         def log(step: int, metrics: dict[str, float]) -> None:
             tracker.log_metrics(metrics, step)
 
         def alarm(name: str, text: str) -> None:
-            say(text)
+            self.say(text)
             tracker.set_tags({f"health.{name}": text})
 
         def checkpoint(numbers: dict[str, float]) -> None:
@@ -111,48 +142,49 @@ def train(config: Config) -> None:
             PROGRESS.enter("preview", state.step)
             due = state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps
             if preview is not None and due:
-                picture = draw_preview(preview, validation.network, state.step, run.pictures, world, device)
+                folder = self.run.pictures
+                picture = draw_preview(preview, validation.network, state.step, folder, self.world, self.device)
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
-        def stop_request() -> StopRequest:
-            return StopRequest.STOP if leads and run.stop_file.exists() else PROGRESS.request
-
         hooks = Hooks(
             log=log,
-            say=say,
-            say_everywhere=partial(run.say, "note"),
+            say=self.say,
+            say_everywhere=partial(self.run.say, "note"),
             alarm=alarm,
-            stop_request=stop_request,
-            local_sums=writer.signals,
-            summed=lambda sums: writer.settle(sums["written"], sums["failed"]),
+            stop_request=self._stop_request,
+            local_sums=self.writer.local_sums,
+            summed=lambda sums: self.writer.settle(sums["written"], sums["failed"]),
             validate=validation.measure,
             checkpoint=checkpoint,
-            last_good=writer.last_good,
+            last_good=self.writer.last_good,
             progress=PROGRESS,
         )
-        status, ended_by = "FAILED", StopRequest.NONE
-        try:
-            if state.step < config.optim.steps:
-                ended_by = fit(engine, iter(loader), state, config, hooks)
-            PROGRESS.enter("", state.step)
-            status = "KILLED"
-            sealed = writer.flush()
-            if ended_by == StopRequest.LEAVE:
-                raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
-            if ended_by == StopRequest.STOP and not sealed:
-                raise CheckpointError(
-                    str(run.checkpoints),
-                    f"stopped at step {state.step}, whose checkpoint could not be written. {writer.last_good()}",
-                    "events.jsonl says why; the same command goes on from the last good one",
-                )
-            if ended_by == StopRequest.NONE:
-                with engine.whole_parameters() as whole:
-                    chosen = keep_model(config, run, store, whole, world)
-                _conclude(config, run, world, device, tracker, chosen)
-                status = "FINISHED"
-        finally:
-            tracker.close(status)
+        ended_by = StopRequest.NONE
+        if state.step < config.optim.steps:
+            ended_by = fit(self.engine, iter(loader), state, config, hooks)
+        PROGRESS.enter("", state.step)
+        return ended_by
+
+    def end_writing(self, state: TrainState, ended_by: StopRequest) -> None:
+        """Wait for the last checkpoint; a collective.
+
+        Raises:
+            LeavingError: the workers were asked to leave.
+            CheckpointError: the run was asked to stop, and its checkpoint could not be written.
+        """
+        committed = self.writer.flush()
+        if ended_by == StopRequest.LEAVE:
+            raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
+        if ended_by == StopRequest.STOP and not committed:
+            raise CheckpointError(
+                str(self.run.checkpoints),
+                f"stopped at step {state.step}, whose checkpoint could not be written. {self.writer.last_good()}",
+                "events.jsonl says why; the same command goes on from the last good one",
+            )
+
+    def _stop_request(self) -> StopRequest:
+        return StopRequest.STOP if self.world.rank == 0 and self.run.stop_file.exists() else PROGRESS.request
 
 
 def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: EvaluationProgress | None = None) -> None:
@@ -160,7 +192,7 @@ def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: Eva
 
     Args:
         config: says which devices the workers have; None: no network is run.
-        job: fields of an `EvaluationJob`.
+        job: an `EvaluationJob` as JSON: it has travelled to this process.
         out: folder that receives the results.
         progress: told the set's name, frames done and frames in all; None: rank 0 says it in the folder's events.
     """
@@ -181,7 +213,7 @@ def _conclude(
     world: Collectives,
     device: torch.device,
     tracker: Tracker,
-    chosen: dict[str, Any] | None,
+    selection: Selection | None,
 ) -> None:
     """Evaluate the bare segmenter of the run, log the numbers and the pictures."""
     leads = world.rank == 0
@@ -192,7 +224,7 @@ def _conclude(
     evaluation = run_job(job, world, device, saying(run.say) if leads else None)
     if not leads:
         return
-    results = evaluation.record(Selection(**chosen) if chosen is not None else None)
+    results = evaluation.record(selection)
     write_evaluation(results, evaluation.results, run.evaluation)
     tracker.log_metrics(results.logged_metrics(), config.optim.steps)
     tracker.log_artifact(run.evaluation, "evaluation")
@@ -228,8 +260,8 @@ def _alignment(config: Config, model: Path, path: Path, device: torch.device) ->
     return {"align/domain_accuracy_before": before, "align/domain_accuracy_after": after}
 
 
-def _workers(world: Collectives) -> list[dict[str, Any]]:
-    """Node and resources of each rank."""
+def _announce(config: Config, run: RunFolder, world: Collectives) -> None:
+    """Tell the user what is built, and for the record where each rank is and what it uses there; a collective."""
     own = {
         "host": platform.node(),
         "process": os.getpid(),
@@ -237,14 +269,18 @@ def _workers(world: Collectives) -> list[dict[str, Any]]:
         "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
         "threads": torch.get_num_threads(),
     }
-    found: list[dict[str, Any]] = [own] * world.size
-    if dist.is_initialized():
-        dist.all_gather_object(found, own)
-    return found
+    # Only for events.jsonl, so without a type of its own.
+    workers: list[dict[str, Any]] = world.gather_objects(own, "workers")
+    if world.rank != 0:
+        return
+    nodes = len({worker["host"] for worker in workers})
+    where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
+    text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
+    run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
 
 
 def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Tracker:
-    """The same, or on the first worker of a node without rank 0 one that samples this node into rank 0's run."""
+    """The tracker; on the first worker of a node without rank 0, one that samples that node into rank 0's run."""
     leads = dist.get_rank() == 0
     run_id = [run.run_id_file.read_text(encoding="utf-8").strip() if leads and run.run_id_file.is_file() else ""]
     dist.broadcast_object_list(run_id, src=0)

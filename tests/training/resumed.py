@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.training import worker
-from mgcda_dist.training.checkpoint.store import Files
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, Files
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine
 
@@ -76,9 +75,9 @@ def run_and_be_killed(runs: str, shards: str) -> None:
     class Interrupted(Exception):
         pass
 
-    def start_and_wait(writer: CheckpointWriter, files: Files, facts: Mapping[str, Any]) -> None:
-        """Written behind the steps, a checkpoint may still be unsealed at the end: on a slow disk, it was."""
-        start(writer, files, facts)
+    def start_and_wait(writer: CheckpointWriter, files: Files, manifest: CheckpointManifest) -> None:
+        """Without waiting, on a slow disk, a checkpoint may not be committed at the end of the run."""
+        start(writer, files, manifest)
         writer.wait()
 
     CheckpointWriter.start = start_and_wait  # pyright: ignore[reportAttributeAccessIssue]

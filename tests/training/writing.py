@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.training.checkpoint.store import CheckpointStore, Files
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 
-__all__ = ["Steps", "seal_when_all_are_done", "until"]
+__all__ = ["Steps", "commit_when_all_are_done", "until"]
 
 
 class Steps:
-    """The part of a training loop that a writer needs: a sum of its signals at every step."""
+    """The part of a training loop that a writer needs: a sum over ranks at every step."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.world, self.said = Collectives(), list[str]()
@@ -24,12 +24,12 @@ class Steps:
         self.writer = CheckpointWriter(self.store, self.world, self.said.append)
 
     def step(self) -> None:
-        signals = torch.tensor(list(self.writer.signals().values()), dtype=torch.float64)
+        signals = torch.tensor(list(self.writer.local_sums().values()), dtype=torch.float64)
         written, failed = self.world.start_sum(signals, "values").wait().tolist()
         self.writer.settle(round(written), round(failed))
 
     def start(self, step: int, files: Files) -> None:
-        self.writer.start(files, {"step": step, "world_size": self.world.size, "zero_stage": 0})
+        self.writer.start(files, CheckpointManifest(step, self.world.size, zero_stage=0))
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
@@ -39,7 +39,7 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-def seal_when_all_are_done(folder: str) -> dict[str, object]:
+def commit_when_all_are_done(folder: str) -> dict[str, object]:
     """Rank 1 is slow with step 1, and cannot write step 2; step 3 is written by both."""
     steps, rank = Steps(Path(folder) / "checkpoints"), Collectives().rank
     gate = Path(folder) / "gate"

@@ -1,4 +1,4 @@
-"""Content of a checkpoint of a run, collected from engine, network and loop, and restored."""
+"""The content of a checkpoint: gathered from the engine, the network and the loop, and restored to them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import json
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 
 from mgcda_dist import __version__, build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.files import write_atomically
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_tensors
-from mgcda_dist.training.checkpoint.store import CheckpointStore, verify
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine, to_universal
 from mgcda_dist.training.state import TrainState
-from mgcda_dist.training.validation import choice
+from mgcda_dist.training.validation import measured
 
 __all__ = ["Found", "Saver", "find", "keep_model", "resume"]
 
@@ -34,8 +35,8 @@ class Saver:
     """Starts checkpoints of the present state.
 
     Args:
-        engine: has model and optimiser.
-        writer: writes.
+        engine: holds the model and the optimiser.
+        writer: writes the files.
         config: of the run.
         world: the ranks.
     """
@@ -45,13 +46,13 @@ class Saver:
         self._earlier: dict[str, HostCopy] = {}
 
     def start(self, state: TrainState, numbers: dict[str, float]) -> None:
-        """Copy the state and begin to write it; a collective. Not asynchronous: until it is sealed.
+        """Copy the state to the host and start to write it; a collective. Not `asynchronous`: wait for the commit.
 
         Args:
             state: of the loop.
             numbers: from `Validation.measure`.
         """
-        self._writer.wait()  # for the memory of the one before
+        self._writer.wait()  # the copies of the previous checkpoint are reused
         copies = self._engine.snapshot(self._earlier)
         with self._engine.whole_parameters() as model:
             if self._world.rank == 0:
@@ -62,47 +63,43 @@ class Saver:
         if self._world.rank == 0:
             files["model/model.json"] = _text(build.model_text(self._config))
             files["state.json"] = _text(state.as_json())
-        self._writer.start(files, self._facts(state, numbers))
+        self._writer.start(files, self._manifest(state, numbers))
         if not self._config.checkpoint.asynchronous:
             self._writer.flush()
 
-    def _facts(self, state: TrainState, numbers: dict[str, float]) -> dict[str, Any]:
+    def _manifest(self, state: TrainState, numbers: dict[str, float]) -> CheckpointManifest:
         config = self._config.model_dump(mode="json")
         packages = {name: version(name) for name in ("torch", "deepspeed")}
-        validation = choice(self._config, numbers)
-        return {
-            "step": state.step,
-            "world_size": self._world.size,
-            "zero_stage": self._config.engine.zero_stage,
-            "versions": {"mgcda_dist": __version__, "python": platform.python_version(), **packages},
-            "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
-            "config": config,
-        } | ({"validation": validation} if validation else {})
+        return CheckpointManifest(
+            step=state.step,
+            world_size=self._world.size,
+            zero_stage=self._config.engine.zero_stage,
+            versions={"mgcda_dist": __version__, "python": platform.python_version(), **packages},
+            config_hash=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+            config=config,
+            validation=measured(self._config, numbers),
+        )
 
 
 class Found:
-    """The checkpoint to go on from, the same on every rank.
+    """The checkpoint to resume from, the same on every rank.
 
     Attributes:
         path: its folder.
-        facts: its manifest.
-        convert: whether another number of ranks has written slices of the optimiser's state.
+        convert: true where another number of ranks has written slices of the optimiser's state.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], num_ranks: int) -> None:
-        self.path, self.facts = path, facts
-        self.convert = facts["zero_stage"] > 0 and facts["world_size"] != num_ranks
+    def __init__(self, path: Path, manifest: CheckpointManifest, num_ranks: int) -> None:
+        self.path = path
+        self.convert = manifest.zero_stage > 0 and manifest.world_size != num_ranks
 
 
 def find(store: CheckpointStore, world: Collectives) -> Found | None:
-    """The newest whole checkpoint; a collective: rank 0 reads and chooses, so that all ranks load the same one."""
-    chosen: list[Any] = [None]
-    if world.rank == 0:
-        newest = store.newest()
-        chosen = [newest and (str(newest), verify(newest, files=False))]
-    if dist.is_initialized():
-        dist.broadcast_object_list(chosen, src=0)
-    return None if chosen[0] is None else Found(Path(chosen[0][0]), chosen[0][1], world.size)
+    """The newest intact checkpoint; a collective: rank 0 chooses, so that all ranks load the same one."""
+    newest = store.newest() if world.rank == 0 else None
+    found = newest and (newest, CheckpointManifest.load(newest))
+    found = world.gather_objects(found, "checkpoint")[0]
+    return found and Found(*found, world.size)
 
 
 def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Callable[[str], None]) -> TrainState:
@@ -127,8 +124,8 @@ def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Calla
 
 def keep_model(
     config: Config, run: RunFolder, store: CheckpointStore, model: nn.Module, world: Collectives
-) -> dict[str, Any] | None:
-    """Write the run's bare segmenter: the last, or the best checkpoint's where a validation chooses; a collective.
+) -> Selection | None:
+    """Write the bare segmenter of the run: the last one, or the best by validation where configured; a collective.
 
     Args:
         config: of the run.
@@ -138,19 +135,20 @@ def keep_model(
         world: the ranks.
 
     Returns:
-        The step, set, metric and value that chose it; None when it is the last one's.
+        On rank 0 the validation that chose it; None for the last one, and on other ranks.
     """
-    chosen: dict[str, Any] | None = None
+    chosen: Selection | None = None
     if world.rank == 0:
         best = store.best() if config.checkpoint.best is not None else None
         if best is None:
             build.save_model(config, _segmenter(model), run.model)
         else:
-            chosen = {"step": best[0], **best[1]}
+            step, validation = best
+            chosen = Selection(step, **asdict(validation))
             for name in ("model.safetensors", "model.json"):
-                write_atomically(run.model / name, partial(shutil.copyfile, store.path(best[0]) / "model" / name))
-            how = f"{chosen['metric']} {chosen['value']:.4f} on {chosen['set']}"
-            run.say("note", f"the model is that of step {chosen['step']}, the best by validation: {how}")
+                write_atomically(run.model / name, partial(shutil.copyfile, store.path(step) / "model" / name))
+            how = f"{chosen.metric} {chosen.value:.4f} on {chosen.set}"
+            run.say("note", f"the model is that of step {step}, the best by validation: {how}")
     _barrier()
     return chosen
 

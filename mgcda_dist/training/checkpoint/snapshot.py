@@ -1,4 +1,4 @@
-"""Copies of a state in host memory, and what writes them: a snapshot that training may not change any more."""
+"""Snapshots of a training state: copies in host memory that later steps do not change, and their writers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["HostCopy", "own_copy", "write_state", "write_tensors"]
 
 
 class HostCopy:
-    """A state in host memory that waits to be written.
+    """A copy of a state in host memory, to be written later.
 
     Args:
         write: writes a state to a path.
-        state: is copied now.
-        earlier: one that is written already; its memory is taken over.
+        state: copied by the constructor.
+        earlier: an earlier copy that is written; its memory is reused.
     """
 
     def __init__(self, write: Callable[[Any, Path], None], state: Any, earlier: HostCopy | None = None) -> None:
@@ -27,20 +27,20 @@ class HostCopy:
         self.state = own_copy(state, None if earlier is None else earlier.state)
 
     def __call__(self, path: Path) -> None:
-        """Write it."""
+        """Write the copy to a file."""
         self._write(self.state, path)
 
 
 def own_copy(state: Any, reuse: Any = None) -> Any:
-    """The same nested mappings, lists and tuples, with tensors of their own on the host.
+    """A deep copy of nested mappings, lists and tuples with all tensors on the host.
 
-    Tensors that are one in `state` are one in the copy; a view takes along only what it shows. Other objects are taken
-    as they are: what training engines put into their states beside tensors is numbers, texts and settings.
+    A tensor that occurs twice in `state` is copied once; of a view only its own elements are copied. Other objects are
+    shared, not copied: beside tensors, training engines keep numbers, texts and settings in their states.
 
     Args:
-        state: what to copy.
-        reuse: an earlier copy that nobody needs any more: tensors of equal shape at the same place give their memory,
-            which is many times faster than memory that the system has yet to find.
+        state: nested state.
+        reuse: an earlier copy that is not needed any more: its tensors of equal shape under the same keys are
+            overwritten, which is many times faster than fresh memory.
     """
     copied = _copied(state, reuse, {}, set())
     if torch.cuda.is_available():
@@ -51,7 +51,7 @@ def own_copy(state: Any, reuse: Any = None) -> Any:
 def _copied(state: Any, reuse: Any, seen: dict[int, Tensor], taken: set[int]) -> Any:
     if isinstance(state, Tensor):
         if id(state) not in seen:
-            # What was one tensor then may be two now.
+            # One tensor of the earlier copy may stand for two tensors now.
             seen[id(state)] = _on_host(state.detach(), None if id(reuse) in taken else reuse)
             taken.add(id(seen[id(state)]))
         return seen[id(state)]
@@ -76,10 +76,10 @@ def _on_host(tensor: Tensor, reuse: Any) -> Tensor:
 
 
 def write_state(state: Any, path: Path) -> None:
-    """Write a nested state as torch does; equal states give equal bytes.
+    """Write a nested state with `torch.save`; equal states give equal bytes.
 
     Raises:
-        OSError: what the disk said; torch has words of its own for it.
+        OSError: the error of the file system; torch hides it in a RuntimeError.
     """
     try:
         with path.open("wb") as file:
@@ -94,7 +94,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write named tensors as safetensors.
 
     Raises:
-        OSError: what the disk said.
+        OSError: the error of the file system.
     """
     from safetensors.torch import save
 

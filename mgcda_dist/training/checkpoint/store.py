@@ -1,10 +1,10 @@
 """Checkpoints on disk: written beside, digested, then renamed; the newest K stay, and the best one.
 
-    FOLDER/step-00000200/checkpoint.json   facts (step, world size, versions, configuration), and every file's digest
-    FOLDER/step-00000200/…                 what the ranks wrote, each its own files
-    FOLDER/.writing-00000200-TOKEN/        one that is not sealed yet; `rank-00000.json` once a rank's files are whole
+    FOLDER/step-00000200/checkpoint.json   the manifest: step, world size, versions, configuration, digests of all files
+    FOLDER/step-00000200/…                 the files of the ranks
+    FOLDER/.writing-00000200-TOKEN/        not committed yet; `rank-00000.json` once the files of a rank are complete
 
-Sealing is one rename: a checkpoint is there with all its files, or it is not there.
+The commit is one rename: a checkpoint exists with all its files, or not at all.
 """
 
 from __future__ import annotations
@@ -14,19 +14,84 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.files import flush_to_disk, replace_folder, write_json_atomically
 
-__all__ = ["CheckpointStore", "Files", "verify"]
+__all__ = ["CheckpointManifest", "CheckpointStore", "Files", "MeasuredValidation", "verify"]
 
 _LOG = logging.getLogger(__name__)
 _REMEDY = "use the checkpoint before"
 
 Files = Mapping[str, Callable[[Path], object]]
-"""What a rank writes: relative name → what writes it at the path it is given."""
+"""The files of a rank: relative name → a function that writes the file to the path it is given."""
+
+
+@dataclass(frozen=True)
+class MeasuredValidation:
+    """The measurement that a checkpoint is compared by.
+
+    Attributes:
+        set: evaluation set.
+        metric: its name.
+        value: as a fraction.
+        better: direction of the metric.
+    """
+
+    set: str
+    metric: str
+    value: float
+    better: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """The content of `checkpoint.json`.
+
+    Attributes:
+        step: optimiser steps done.
+        world_size: ranks that wrote it.
+        zero_stage: of DeepSpeed; above 0 the optimiser's state is in slices.
+        versions: of packages.
+        config_hash: of `config`.
+        config: of the run, as JSON: compared key by key when the run resumes. Empty in early versions.
+        validation: None where none was configured.
+        files: digest by relative name.
+    """
+
+    step: int
+    world_size: int
+    zero_stage: int
+    versions: dict[str, str] = field(default_factory=dict)
+    config_hash: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    validation: MeasuredValidation | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content as JSON has it; without `validation` where there is none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def load(cls, path: Path) -> CheckpointManifest:
+        """Read the manifest of a checkpoint folder.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+            if not isinstance(content["files"], dict):
+                raise TypeError("`files` is no mapping")
+            validation = content.get("validation")
+            known: dict[str, Any] = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+            known["validation"] = None if validation is None else MeasuredValidation(**validation)
+            return cls(**known)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(str(path), f"no readable checkpoint.json: {error}", _REMEDY) from None
 
 
 class CheckpointStore:
@@ -41,73 +106,76 @@ class CheckpointStore:
         self.folder, self.keep = folder, keep
 
     def clear(self) -> None:
-        """Remove what an attempt that is over has left half written; for one process, before anybody writes."""
+        """Remove unfinished folders of earlier attempts; for one process, before any rank writes."""
         for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".converted-*"), *self.folder.glob(".step-*")]:
             shutil.rmtree(left, ignore_errors=True)
 
-    def place(self, step: int, token: str) -> Path:
-        """Folder of the checkpoint of a step until it is committed.
+    def pending_path(self, step: int, token: str) -> Path:
+        """The folder of a checkpoint before its commit.
 
-        A token per attempt: a worker of an attempt before, cut off and believed dead, cannot write into it.
+        The token is new in each attempt, so that a worker of an earlier one, cut off and taken for dead, cannot write
+        into the folder.
         """
         return self.folder / f".writing-{step:08d}-{token}"
 
-    def write(self, place: Path, files: Files, rank: int) -> None:
-        """Write one rank's files, on disk when this returns, and the record that they are whole.
+    def write(self, pending: Path, files: Files, rank: int) -> None:
+        """Write the files of one rank, flushed to disk, and the record that they are complete.
 
         Raises:
-            OSError: a full disk, a folder that is gone; what this rank has written is removed again.
+            OSError: a full disk, a folder that is gone; the files of this rank are removed again.
         """
         digests: dict[str, str] = {}
         try:
-            place.mkdir(parents=True, exist_ok=True)  # not every rank has files
+            pending.mkdir(parents=True, exist_ok=True)  # not every rank has files
             for name, write in files.items():
-                path = place / name
+                path = pending / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path)
                 flush_to_disk(path)
                 digests[name] = _digest(path)
-            write_json_atomically(place / f"rank-{rank:05d}.json", digests)
+            write_json_atomically(pending / f"rank-{rank:05d}.json", digests)
         except BaseException:
             for name in files:
-                (place / name).unlink(missing_ok=True)
+                (pending / name).unlink(missing_ok=True)
             raise
 
-    def seal(self, place: Path, num_ranks: int, facts: Mapping[str, Any]) -> Path:
-        """Turn what all ranks have written into the checkpoint of `facts["step"]`, and drop old ones; for one process.
+    def commit(self, pending: Path, num_ranks: int, manifest: CheckpointManifest) -> Path:
+        """Make the files of all ranks the checkpoint of `manifest.step`, and remove old ones; for one process.
 
         Raises:
             OSError: a full disk, a folder that is gone.
         """
-        path = self.path(facts["step"])
-        records = [place / f"rank-{rank:05d}.json" for rank in range(num_ranks)]
+        path = self.path(manifest.step)
+        records = [pending / f"rank-{rank:05d}.json" for rank in range(num_ranks)]
         files: dict[str, str] = {}
         for record in records:
             files |= json.loads(record.read_text(encoding="utf-8"))
-        write_json_atomically(place / "checkpoint.json", {**facts, "files": dict(sorted(files.items()))})
+        write_json_atomically(
+            pending / "checkpoint.json", replace(manifest, files=dict(sorted(files.items()))).as_json()
+        )
         for record in records:
             record.unlink()
-        # Only a damaged one can be in the way: a step that is sealed is not written again.
-        replace_folder(place, path)
+        # Replaces a damaged checkpoint at most: a committed step is not written again.
+        replace_folder(pending, path)
         self._drop_old()
         return path
 
-    def discard(self, place: Path) -> None:
-        """Remove what was written at a place."""
-        shutil.rmtree(place, ignore_errors=True)
+    def discard(self, pending: Path) -> None:
+        """Remove a checkpoint that is not committed."""
+        shutil.rmtree(pending, ignore_errors=True)
 
     def path(self, step: int) -> Path:
-        """Folder of the committed checkpoint of a step."""
+        """The folder of a committed checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps with a sealed checkpoint, ascending."""
+        """Steps with a committed checkpoint, ascending."""
         return sorted(
             int(path.parent.name.removeprefix("step-")) for path in self.folder.glob("step-*/checkpoint.json")
         )
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose files are whole; damaged ones are reported and passed over."""
+        """The newest intact checkpoint; damaged ones are reported and passed over."""
         for step in reversed(self.steps()):
             try:
                 verify(self.path(step))
@@ -117,22 +185,22 @@ class CheckpointStore:
             return self.path(step)
         return None
 
-    def best(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and validation of the best sealed checkpoint, by the measure of the newest; the earliest of equals."""
-        found: list[tuple[int, dict[str, Any]]] = []
+    def best(self) -> tuple[int, MeasuredValidation] | None:
+        """Step and validation of the best checkpoint, by the metric of the newest; the earliest of equals."""
+        found: list[tuple[int, MeasuredValidation]] = []
         for step in self.steps():
             try:
-                validation = _facts(self.path(step)).get("validation")
+                validation = CheckpointManifest.load(self.path(step)).validation
             except CheckpointError:
                 continue
             if validation is not None:
                 found.append((step, validation))
         if not found:
             return None
-        measure = [found[-1][1][key] for key in ("set", "metric")]
-        comparable = [each for each in found if [each[1][key] for key in ("set", "metric")] == measure]
-        sign = 1.0 if found[-1][1]["better"] == "higher" else -1.0
-        return max(comparable, key=lambda each: sign * each[1]["value"])  # the first of equals
+        newest = found[-1][1]
+        comparable = [each for each in found if (each[1].set, each[1].metric) == (newest.set, newest.metric)]
+        sign = 1.0 if newest.better == "higher" else -1.0
+        return max(comparable, key=lambda each: sign * each[1].value)  # the first of equals
 
     def _drop_old(self) -> None:
         best = self.best()
@@ -141,30 +209,20 @@ class CheckpointStore:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
 
-def verify(path: Path, *, files: bool = True) -> dict[str, Any]:
-    """The facts of a checkpoint, after its files were checked (or without a look at them).
+def verify(path: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint, after its files were compared with their digests.
 
     Raises:
-        CheckpointError: it is not a checkpoint, or a file is missing or differs.
+        CheckpointError: no checkpoint, or a file is missing or differs.
     """
-    facts = _facts(path)
-    for name, digest in facts["files"].items() if files else ():
+    manifest = CheckpointManifest.load(path)
+    for name, digest in manifest.files.items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(str(path), f"file {name} is missing", _REMEDY)
         if _digest(file) != digest:
             raise CheckpointError(str(path), f"file {name} is damaged (digest differs)", _REMEDY)
-    return facts
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-        if not isinstance(facts["files"], dict):
-            raise TypeError("`files` is no mapping")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(str(path), f"no readable checkpoint.json: {error}", _REMEDY) from None
-    return facts
+    return manifest
 
 
 def _digest(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""Writes checkpoints while training goes on: one at a time, sealed when every rank says that its files are whole.
+"""Asynchronous checkpoints: a thread per rank writes while training goes on; rank 0 commits when all have written.
 
-Nothing here adds a collective to a step. Each rank's state (`written` or `failed`) travels as signals in the step's sum
-of values, so that all ranks learn at the same step that all are done; rank 0 then seals. Only `start`, of a checkpoint
-whose predecessor is still being written, and `flush` wait.
+No step has a further collective for it: each rank adds `written` or `failed` to the sum that every step has anyway, so
+all ranks learn at the same step that all are done. Only `flush` waits, and `start` while the previous checkpoint is not
+committed.
 """
 
 from __future__ import annotations
@@ -13,28 +13,24 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.training.checkpoint.store import CheckpointStore, Files
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files
 
-__all__ = ["SIGNALS", "CheckpointWriter"]
+__all__ = ["CheckpointWriter"]
 
 _LOG = logging.getLogger(__name__)
 
-SIGNALS = ("written", "failed")
-"""Names of the numbers whose sums over ranks `settle` needs."""
-
 
 class CheckpointWriter:
-    """One rank's part in the checkpoints of one attempt. Construct it on every rank: rank 0 clears and chooses a token.
+    """Writes the checkpoints of one attempt; constructed on every rank: rank 0 removes leftovers and chooses a token.
 
     Args:
-        store: the checkpoints; only rank 0's view of them counts.
+        store: the checkpoints; rank 0's view of them decides.
         world: the ranks.
-        say: receives sentences for the user; called on rank 0.
+        say: receives messages for the user; called on rank 0.
     """
 
     def __init__(self, store: CheckpointStore, world: Collectives, say: Callable[[str], None]) -> None:
@@ -43,68 +39,68 @@ class CheckpointWriter:
             store.clear()
         self._token = world.gather_objects(uuid.uuid4().hex[:8], "checkpoint")[0]
         self._pending: _Pending | None = None
-        self._sealing: _Task | None = None
+        self._committing: _Task | None = None
         self._last_failure = ""
         self._num_failures = 0
-        self._sealed: set[int] = set(store.steps()) if world.rank == 0 else set()
+        self._committed: set[int] = set(store.steps()) if world.rank == 0 else set()
         self.blocked_s = 0.0
 
-    def start(self, files: Files, facts: Mapping[str, Any]) -> None:
-        """Begin to write the checkpoint of `facts["step"]` and return; a collective when one is being written still.
+    def start(self, files: Files, manifest: CheckpointManifest) -> None:
+        """Start writing the checkpoint of `manifest.step`; a collective while the previous one is not committed.
 
         Args:
-            files: what this rank writes; nobody else may change what they hold.
-            facts: for checkpoint.json; those of rank 0 count.
+            files: of this rank; their content must not change any more.
+            manifest: without digests; rank 0's is written.
         """
         start = time.perf_counter()
         self.wait()
         if self._world.rank == 0:
             self._notice_deletion()
-        place = self._store.place(facts["step"], self._token)
-        task = _Task(lambda: self._store.write(place, files, self._world.rank))
-        self._pending = _Pending(place, facts, task)
+        folder = self._store.pending_path(manifest.step, self._token)
+        task = _Task(lambda: self._store.write(folder, files, self._world.rank))
+        self._pending = _Pending(folder, manifest, task)
         self.blocked_s += time.perf_counter() - start
 
     def wait(self) -> None:
-        """Wait until what is being written is sealed or given up; a collective when there is something."""
+        """Wait until the checkpoint in work is committed or discarded; a collective if there is one."""
         if self._pending is not None:
             self.flush()
-        if self._sealing is not None:
-            self._sealing.wait()
+        if self._committing is not None:
+            self._committing.wait()
 
-    def signals(self) -> dict[str, float]:
-        """State of the pending checkpoint on this rank."""
+    def local_sums(self) -> dict[str, float]:
+        """State of this rank's part of the checkpoint in work, 0 or 1 each."""
         done = self._pending is not None and self._pending.task.is_done
         failed = done and self._pending is not None and self._pending.task.error is not None
         return {"written": float(done and not failed), "failed": float(failed)}
 
     def settle(self, written: int, failed: int) -> None:
-        """Seal or discard once all ranks are done.
+        """Commit or discard once all ranks are done.
 
         Args:
-            written, failed: sums over ranks of `signals`, equal on every rank.
+            written, failed: sums over ranks of `local_sums`, equal on every rank.
         """
         if self._pending is not None and written + failed == self._world.size:
             self._close(self._world.gather_objects(self._reason(), "checkpoint") if failed else [])
 
     def flush(self) -> bool:
-        """Wait until what is being written is sealed; a collective.
+        """Wait until the checkpoint in work is committed; a collective.
 
         Returns:
-            False when it could not be written or sealed, on every rank; the user was told.
+            False, on every rank, when it could not be written or committed; the user was told.
         """
         if self._pending is not None:
             self._pending.task.wait()
             self._close(self._world.gather_objects(self._reason(), "checkpoint"))
-        good = True
-        if self._sealing is not None:
-            self._sealing.wait()
-            good = self._sealing.error is None
-            self._sealing = None
-        return self._world.gather_objects(good, "checkpoint")[0]
+        committed = True
+        if self._committing is not None:
+            self._committing.wait()
+            committed = self._committing.error is None
+            self._committing = None
+        return self._world.gather_objects(committed, "checkpoint")[0]
 
     def last_good(self) -> str:
-        """Description of the checkpoint to return to, after committing the pending one; a collective."""
+        """A sentence that names the newest intact checkpoint, after `flush`; a collective."""
         self.flush()
         newest = self._store.newest() if self._world.rank == 0 else None
         text = f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
@@ -115,25 +111,25 @@ class CheckpointWriter:
         return "" if error is None else _in_words(error, self._store.folder)
 
     def _close(self, reasons: list[str]) -> None:
-        """All ranks have finished writing: seal, or say why not, on rank 0 and beside the steps."""
+        """Commit, or report the reason against it, on rank 0 and beside the steps; all ranks have finished writing."""
         pending, self._pending = self._pending, None
         assert pending is not None
         if self._world.rank != 0:
             return
         reason = next((reason for reason in reasons if reason), "")
-        self._sealing = _Task(lambda: self._seal(pending, reason))
+        self._committing = _Task(lambda: self._commit(pending, reason))
 
-    def _seal(self, pending: _Pending, reason: str) -> None:
-        step = pending.facts["step"]
+    def _commit(self, pending: _Pending, reason: str) -> None:
+        step = pending.manifest.step
         try:
             if reason:
                 raise _NotWrittenError(reason)
-            self._store.seal(pending.place, self._world.size, pending.facts)
+            self._store.commit(pending.folder, self._world.size, pending.manifest)
         except (OSError, _NotWrittenError) as error:
-            self._store.discard(pending.place)
-            self._failed(step, str(error) if isinstance(error, _NotWrittenError) else _in_words(error, pending.place))
+            self._store.discard(pending.folder)
+            self._failed(step, str(error) if isinstance(error, _NotWrittenError) else _in_words(error, pending.folder))
             raise
-        self._sealed = set(self._store.steps())
+        self._committed = set(self._store.steps())
         if self._num_failures:
             self._say(f"step {step}: checkpoints are written again, after {self._num_failures} that were not")
         self._num_failures, self._last_failure = 0, ""
@@ -151,29 +147,29 @@ class CheckpointWriter:
         )
 
     def _notice_deletion(self) -> None:
-        """Say it when sealed checkpoints are gone that nobody here has dropped."""
-        gone = self._sealed - set(self._store.steps())
+        """Report committed checkpoints that are gone though no rank has removed them."""
+        gone = self._committed - set(self._store.steps())
         if gone:
             listing = ", ".join(map(str, sorted(gone)))
             self._say(
                 f"the checkpoints of steps {listing} were deleted under the run; the next one is written all the same"
             )
-            self._sealed -= gone
+            self._committed -= gone
 
 
 class _NotWrittenError(Exception):
-    """Some rank's files are not whole."""
+    """The files of some rank are incomplete."""
 
 
 class _Pending:
-    """The checkpoint that is being written: where, what it will say, and this rank's work on it."""
+    """The checkpoint in work: its folder before the commit, its manifest, and this rank's writing thread."""
 
-    def __init__(self, place: Path, facts: Mapping[str, Any], task: _Task) -> None:
-        self.place, self.facts, self.task = place, facts, task
+    def __init__(self, folder: Path, manifest: CheckpointManifest, task: _Task) -> None:
+        self.folder, self.manifest, self.task = folder, manifest, task
 
 
 class _Task:
-    """A call in a thread of its own; an exception is kept."""
+    """A call in a thread of its own; keeps its exception."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.error: Exception | None = None
@@ -198,7 +194,7 @@ class _Task:
 
 
 def _in_words(error: Exception, folder: Path) -> str:
-    """Description of a failed write; equal for equal causes, for any file."""
+    """The cause of a failed write, in the same words whichever file it was, so that repetitions can be counted."""
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -39,7 +39,7 @@ def test_the_last_checkpoints_have_the_same_bytes(folders: list[Path], stage: in
     for folder in folders:
         store = CheckpointStore(folder / f"zero{stage}/checkpoints", keep=2)
         assert store.steps()[-1] == STEPS and len(store.steps()) <= 2
-        files: dict[str, str] = verify(store.path(STEPS))["files"]
+        files: dict[str, str] = verify(store.path(STEPS)).files
         assert files.pop("model/model.json")  # says which folder the run lies in
         found.append(files)
     assert found[0] == found[1]

@@ -1,31 +1,31 @@
-"""Checkpoints: sealed or not there; the newest whole one is used; old ones go, the best stays."""
+"""Checkpoints: committed or absent; the newest intact one is used; old ones are removed, the best stays."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 
 from mgcda_dist.errors import CheckpointError
-from mgcda_dist.training.checkpoint.store import CheckpointStore, verify
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, MeasuredValidation, verify
 from mgcda_dist.training.state import TrainState
 
 
-def _write(store: CheckpointStore, step: int, **facts: Any) -> Path:
-    place, state = store.place(step, "token"), TrainState(step=step)
+def _write(store: CheckpointStore, step: int, validation: MeasuredValidation | None = None) -> Path:
+    pending, state = store.pending_path(step, "token"), TrainState(step=step)
     parts = [
         {"engine/weights.pt": lambda path: path.write_bytes(b"w" * 1000)},
         {"state.json": lambda path: path.write_text(state.as_json()), "memory-1": lambda path: path.write_bytes(b"m")},
     ]
     for rank, files in enumerate([*parts, {}]):
-        store.write(place, files, rank)
-    return store.seal(place, 3, {"step": step, "world_size": 3, "zero_stage": 0, **facts})
+        store.write(pending, files, rank)
+    return store.commit(pending, 3, CheckpointManifest(step, 3, zero_stage=0, validation=validation))
 
 
-def _validation(value: float, metric: str = "ap", better: str = "higher") -> dict[str, Any]:
-    return {"set": "val", "metric": metric, "value": value, "better": better}
+def _validation(value: float, metric: str = "ap", better: Literal["higher", "lower"] = "higher") -> MeasuredValidation:
+    return MeasuredValidation("val", metric, value, better)
 
 
 def test_the_last_ones_stay_and_the_newest_is_found(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_the_last_ones_stay_and_the_newest_is_found(tmp_path: Path) -> None:
     assert store.steps() == [20, 30]
     newest = store.newest()
     assert newest is not None and TrainState.load(newest / "state.json").step == 30
-    facts = verify(newest)
-    assert facts["world_size"] == 3 and sorted(facts["files"]) == ["engine/weights.pt", "memory-1", "state.json"]
+    manifest = verify(newest)
+    assert manifest.world_size == 3 and sorted(manifest.files) == ["engine/weights.pt", "memory-1", "state.json"]
     assert {path.name for path in newest.iterdir()} == {"checkpoint.json", "engine", "memory-1", "state.json"}
 
 
@@ -69,7 +69,7 @@ def test_the_best_stays_besides(tmp_path: Path) -> None:
     _write(store, 45)  # stopped here, between two that are measured
     assert store.steps() == [20, 45]
     best = store.best()
-    assert best is not None and best[0] == 20 and best[1]["value"] == 0.6
+    assert best is not None and best[0] == 20 and best[1].value == 0.6
 
 
 def test_of_fpr95_the_lowest_is_best_and_another_measure_is_not_compared(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_of_fpr95_the_lowest_is_best_and_another_measure_is_not_compared(tmp_pat
 def test_an_unfinished_one_does_not_count_and_is_cleared_by_the_next_attempt(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     first = _write(store, 10)
-    store.write(store.place(20, "token"), {"half": lambda path: path.write_bytes(b"h")}, rank=0)
+    store.write(store.pending_path(20, "token"), {"half": lambda path: path.write_bytes(b"h")}, rank=0)
     assert store.newest() == first
     store.clear()
     assert list(tmp_path.iterdir()) == [first]
@@ -96,10 +96,10 @@ def test_a_rank_that_cannot_write_leaves_nothing(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     store = CheckpointStore(tmp_path, keep=2)
-    place = store.place(10, "token")
+    pending = store.pending_path(10, "token")
     with pytest.raises(OSError, match="No space"):
-        store.write(place, {"a": lambda path: path.write_bytes(b"a"), "b": fail}, rank=0)
-    assert list(place.iterdir()) == []
+        store.write(pending, {"a": lambda path: path.write_bytes(b"a"), "b": fail}, rank=0)
+    assert list(pending.iterdir()) == []
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -17,15 +17,15 @@ from torch import Tensor
 from mgcda_dist.training.checkpoint.snapshot import own_copy, write_state, write_tensors
 from mgcda_dist.training.checkpoint.store import Files, verify
 from tests.support.distributed import run_distributed
-from tests.training.writing import Steps, seal_when_all_are_done, until
+from tests.training.writing import Steps, commit_when_all_are_done, until
 
 
 def _settle(steps: Steps, step: int) -> None:
-    def sealed() -> bool:
+    def committed() -> bool:
         steps.step()
         return step in steps.store.steps()
 
-    until(sealed)
+    until(committed)
 
 
 def test_steps_go_on_while_it_is_written(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_steps_go_on_while_it_is_written(tmp_path: Path) -> None:
     assert steps.store.steps() == []
     gate.set()
     _settle(steps, 1)
-    assert verify(steps.store.path(1))["files"].keys() == {"a"}
+    assert verify(steps.store.path(1)).files.keys() == {"a"}
     assert steps.said == []
 
 
@@ -58,8 +58,8 @@ def test_one_is_written_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_sealed_when_all_ranks_are_done_and_given_up_when_one_has_failed(tmp_path: Path) -> None:
-    first, second = run_distributed(seal_when_all_are_done, 2, str(tmp_path))
+def test_it_is_committed_when_all_ranks_are_done_and_given_up_when_one_has_failed(tmp_path: Path) -> None:
+    first, second = run_distributed(commit_when_all_are_done, 2, str(tmp_path))
     for found in (first, second):
         assert found["before"] == [[]] * 20
         assert found["after"] == [1] and found["steps"] == [1, 3] and found["flushed"] == [False, True]
