@@ -3,8 +3,9 @@
     python benchmarks/checkpoint.py [--width 1536] [--turns 5] [--folder FOLDER]
 
 A toy network of 9·width² parameters with AdamW, gloo on processors. Per turn: a step, then the snapshot and `start`,
-which is all that a step waits for, then steps until the checkpoint is sealed. What is compared lies in one turn; the
-page takes medians over the turns. The write is from `start` to sealed: serialised, on disk (fsync), digested, renamed.
+which is all that a step waits for, then steps until the checkpoint is committed. What is compared lies in one turn; the
+page takes medians over the turns. The write is from `start` to the commit: serialised, flushed (fsync), digested,
+renamed.
 `alone` is a turn in which nothing else runs while it is written.
 """
 
@@ -28,7 +29,7 @@ from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 from mgcda_dist.training.checkpoint.snapshot import HostCopy
-from mgcda_dist.training.checkpoint.store import CheckpointStore
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 
@@ -75,7 +76,7 @@ class _Bench:
         dist.barrier()
         begin = time.perf_counter()
         self.earlier = self.engine.snapshot(self.earlier)
-        self.writer.start(self.earlier, {"step": self.number})
+        self.writer.start(self.earlier, CheckpointManifest(self.number, self.world.size, zero_stage=0))
         blocked, beside = time.perf_counter() - begin, list[float]()
         begin = time.perf_counter()
         saved = self.store.path(self.number)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import show_results
-from mgcda_dist.cluster.scaling import is_open, resolve, wanted
+from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
 from mgcda_dist.evaluation.results import EvaluationResults
@@ -54,7 +54,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
 
     run.results.unlink(missing_ok=True)
     tracking = mlflow_uri(config)
-    workers = " or ".join(map(str, wanted(config).numbers))
+    workers = " or ".join(map(str, worker_needs(config).numbers))
     console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip

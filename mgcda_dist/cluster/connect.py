@@ -1,4 +1,4 @@
-"""Connects to the cluster of `RAY_ADDRESS`, or to a one-node Ray on this machine; says what its nodes have."""
+"""Connection to the cluster of `RAY_ADDRESS`, or to a one-node Ray on this machine, and the resources of its nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mgcda_dist.errors import ConfigError
 __all__ = ["KEEP_FREED_MEMORY", "cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-_KNOCK_S = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",  # Ray trains in a thread, whose own arena could not hold a block above 64 MB
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -26,9 +26,9 @@ to be zeroed one by one: on processors up to half of a step (benchmarks/results/
 
 
 def prepare_environment() -> None:
-    """Ray's settings that must stand before it is imported."""
+    """Set Ray's environment variables, before it is imported."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # How long a group waits for its places before the number of workers is thought over: a node may be gone.
+    # How long a group waits for its resources before the number of workers is decided anew: a node may be gone.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
     # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
@@ -37,10 +37,10 @@ def prepare_environment() -> None:
 
 
 def connect(address: str) -> None:
-    """Connect to the cluster at `HOST:PORT`, or whatever else Ray takes: `auto`, `ray://…`.
+    """Connect to the cluster at `HOST:PORT`, `auto`, `ray://…`.
 
     Raises:
-        ConfigError: nobody answers there. Ray itself would try for many minutes.
+        ConfigError: no answer from there. Ray itself would try for many minutes.
     """
     import ray
 
@@ -50,7 +50,7 @@ def connect(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError("RAY_ADDRESS", f"nobody answers at {address}: {reason}", remedy) from None
@@ -61,8 +61,8 @@ def start_ray(config: Config) -> None:
     """Connect to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else start a one-node Ray.
 
     Raises:
-        ConfigError: this machine has not the GPUs that the configuration asks for; Ray would wait for them for ever.
-            Or nobody answers at the address.
+        ConfigError: this machine lacks the GPUs that the configuration asks for (Ray would wait without end), or there
+            is no answer from the address.
     """
     import ray
     import torch
@@ -103,6 +103,6 @@ def node_resources() -> list[NodeResources]:
 
 
 def cluster_resources() -> Resources:
-    """Total resources of the cluster of `RAY_ADDRESS`."""
+    """Resources of the whole cluster of `RAY_ADDRESS`."""
     nodes = node_resources()
     return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local=False)

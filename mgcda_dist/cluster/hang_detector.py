@@ -1,7 +1,7 @@
 """Hang detection: ranks report their phase and step, and the detector names the rank that all others wait for.
 
-A stopped process does not answer; one that waits for ever answers but does not move. The detector sees both, and knows
-neither processes nor Ray.
+A stopped process does not answer; one that waits without end answers but does not move. The detector finds both from
+the reports alone, without processes or Ray.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mgcda_dist.training.progress import Report
 __all__ = ["TIMED", "Hang", "HangDetector"]
 
 TIMED = ("loader", "forward", "backward", "optimizer", "checkpoint")
-"""Phases in which a rank must move on within the time allowed; evaluation and start-up may take their time."""
-_LONGEST_LOOK_S = 2.0
+"""Phases in which a rank must move on within the time allowed; evaluation and start-up have no limit."""
+_LONGEST_GAP_S = 2.0
 
 
 @dataclass(frozen=True)
 class Hang:
-    """A rank that holds up all others, and what is known of it, in words."""
+    """A rank that holds up all others, with a description of its state."""
 
     rank: int
     text: str
@@ -45,25 +45,25 @@ class HangDetector:
     num_ranks: int
     timeout_s: float
     _seen: list[_Seen] = field(default_factory=list)
-    _looked_at: float | None = None
+    _updated_at: float | None = None
 
     def __post_init__(self) -> None:
         self._seen = [_Seen() for _ in range(self.num_ranks)]
 
-    def look(self, reports: dict[int, Report], now: float | None = None) -> Hang | None:
-        """Take the answers since the last look.
+    def update(self, reports: dict[int, Report], now: float | None = None) -> Hang | None:
+        """Take the reports since the last call.
 
         Args:
             reports: by rank; a rank that has not answered is absent.
             now: monotonic time in s; None: the clock's.
 
         Returns:
-            The rank that hangs; None as long as all is well.
+            The rank that hangs; None if there is none.
         """
         now = time.monotonic() if now is None else now
-        # While the detector itself did not run (a suspended machine, a busy controller) nobody could answer.
-        passed = 0.0 if self._looked_at is None else min(now - self._looked_at, _LONGEST_LOOK_S)
-        self._looked_at = now
+        # While the detector itself did not run (a suspended machine, a busy controller) no rank could answer.
+        passed = 0.0 if self._updated_at is None else min(now - self._updated_at, _LONGEST_GAP_S)
+        self._updated_at = now
         for rank, seen in enumerate(self._seen):
             found = reports.get(rank)
             moved = found is not None and (seen.report is None or found.moves != seen.report.moves)
@@ -88,7 +88,7 @@ class HangDetector:
             rank: seen.report for rank, seen in enumerate(self._seen) if seen.report and seen.still_s > self.timeout_s
         }
         if len(still) < self.num_ranks:
-            # As long as some rank moves, it does not wait for the others; it will, soon enough.
+            # A rank that still moves will come to wait for the others; until then the culprit is not certain.
             return None
         rank = min(still, key=lambda r: (still[r].moves, bool(still[r].collective), r))
         text = f"rank {rank} has not moved for {self._seen[rank].still_s:.0f} s: it is {still[rank]}"

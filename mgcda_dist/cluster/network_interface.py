@@ -1,4 +1,4 @@
-"""Network interface of gloo and NCCL: by default gloo looks up the host name, and NCCL takes the first one."""
+"""Network interface of gloo and NCCL; by default gloo looks up the host name, and NCCL takes the first interface."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def choose_interface(wanted: str | None, node_address: str) -> None:
     """Set the interface for this process, before it joins a process group.
 
     Args:
-        wanted: from the configuration; None: what the node's environment says, else the one that has `node_address`.
-        node_address: under which Ray knows this node, so the other nodes reach it there.
+        wanted: from the configuration; None: that of the node's environment, else the one with `node_address`.
+        node_address: Ray's address of this node, under which the other nodes reach it.
     """
     found = wanted or interface_of(node_address)
     if found is None:

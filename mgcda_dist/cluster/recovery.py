@@ -1,7 +1,6 @@
-"""Recovery of a run on Ray Train: number of workers of the next attempt, and classification of failures.
+"""Recovery on Ray Train: policies for the number of workers of the next attempt, and for what counts as a failure.
 
-Ray Train restarts and resizes the group of workers; here it lets itself be told how. Both policies run in its
-controller, beside the driver.
+Ray Train restarts and resizes the group of workers by these policies, which run in its controller beside the driver.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from mgcda_dist.cluster.scaling import NodeResources, Wanted
-from mgcda_dist.cluster.worker_monitor import Say, let_leave
+from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
+from mgcda_dist.cluster.worker_monitor import Say, request_leave
 from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 
 __all__ = [
@@ -34,14 +33,14 @@ __all__ = [
 
 
 def living_nodes() -> list[NodeResources]:
-    """The nodes that Ray may still place workers on: alive, and not about to be taken away."""
+    """The nodes that Ray may place workers on: alive and not draining."""
     leaving = state.get_draining_nodes()
     found = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
     return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
 
 
 class RecoveringTrainer(TorchTrainer):
-    """Ray's trainer with policies of ours in the place of its own two."""
+    """Ray's trainer with our scaling and failure policies."""
 
     def __init__(
         self, *args: Any, scaling_policy: ScalingPolicy, failure_policy: DefaultFailurePolicy, **kw: Any
@@ -54,24 +53,24 @@ class RecoveringTrainer(TorchTrainer):
 
 
 class FittingScalingPolicy(ScalingPolicy):
-    """As many workers as find a place, out of the numbers that share the global batch; waits where none does.
+    """The largest possible number of workers that the nodes have room for; waits where there is room for none.
 
-    Ray's own elastic policy takes any number between the bounds. It also resizes by killing: here the workers are asked
-    to leave with a checkpoint, so that no step is lost.
+    Ray's own elastic policy takes any number between the bounds, and resizes by killing. Here the number shares the
+    global batch evenly, and the workers are asked to leave with a checkpoint, so that no step is lost.
 
     Args:
         scaling_config: Ray's, with the bounds.
-        wanted: the numbers of workers that are possible, and what a worker needs.
+        needs: the possible numbers of workers, and the resources of one.
         node_wait_s: how long to wait for nodes that were lost.
         every_s: how often to look whether more workers find a place.
-        stop_file: there, once the run was asked to stop.
-        say: tells the user.
+        stop_file: exists once the run was asked to stop.
+        say: records an event for the user.
     """
 
     def __init__(
         self,
         scaling_config: ScalingConfig,
-        wanted: Wanted,
+        needs: WorkerNeeds,
         *,
         node_wait_s: float,
         every_s: float,
@@ -80,66 +79,66 @@ class FittingScalingPolicy(ScalingPolicy):
     ) -> None:
         super().__init__(scaling_config)
         self._stop_file = stop_file
-        self._wanted, self._node_wait_s, self._every_s, self._say = wanted, node_wait_s, every_s, say
-        self._has_run, self._asked, self._told, self._in_vain = False, False, False, False
+        self._needs, self._node_wait_s, self._every_s, self._say = needs, node_wait_s, every_s, say
+        self._has_run, self._asked, self._announced, self._start_failed = False, False, False, False
         self._waiting_since: float | None = None
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
 
     def _get_num_workers_for_resource_request(self) -> int:
-        return self._wanted.numbers[-1]
+        return self._needs.numbers[-1]
 
     def make_decision_for_non_running_worker_group(self) -> NoopDecision | ResizeDecision:
-        """The largest number that finds a place.
+        """The largest possible number that there is room for.
 
         Raises:
-            NodesLostError: none does, for longer than the run may wait for nodes that it had.
-            StoppedError: no worker is there to hear that the run shall stop.
+            NodesLostError: there is room for none, for longer than the run may wait for lost nodes.
+            StoppedError: the run was asked to stop while it has no worker.
         """
         if self._stop_file.exists():
             raise StoppedError("the run", "was asked to stop while no worker was running")
         self._maybe_send_resource_request()
         now = time.monotonic()
         nodes = living_nodes()
-        found = self._wanted.largest(nodes)
+        found = self._needs.largest(nodes)
         self._waiting_since = self._waiting_since or now
         waited = now - self._waiting_since
-        if self._in_vain:
-            # The last attempt found no place: a node is gone without Ray knowing yet, or others use it. Only now, when
-            # nothing is held any more, does what is free tell how many do; before, the last workers still hold theirs.
-            found = self._wanted.fitting(min(found, self._free_places())) or found
+        if self._start_failed:
+            # The last attempt did not start: a node is gone that Ray still counts, or other jobs use it. The free
+            # resources say how many workers fit, now that the last workers hold none.
+            found = self._needs.fitting(min(found, self._free_places())) or found
         if found:
-            self._has_run, self._asked, self._told, self._waiting_since = True, False, False, None
-            self._looked_at, self._in_vain = now, True
+            self._has_run, self._asked, self._announced, self._waiting_since = True, False, False, None
+            self._checked_at, self._start_failed = now, True
             return ResizeDecision(num_workers=found, resources_per_worker=self._resources())
         if self._has_run and waited > self._node_wait_s:
             raise NodesLostError(
                 "the cluster",
-                f"{self._wanted.in_words(nodes)}, and nothing better came within scaling.node_wait_s="
+                f"{self._needs.in_words(nodes)}, and nothing better came within scaling.node_wait_s="
                 f"{self._node_wait_s:g} s",
                 "the same command goes on from the last checkpoint when there are nodes; with scaling.elastic a run "
                 "goes on with fewer",
             )
-        if self._has_run and not self._told:
-            self._told = True
-            self._say("note", f"waiting for nodes: {self._wanted.in_words(nodes)}")
+        if self._has_run and not self._announced:
+            self._announced = True
+            self._say("note", f"waiting for nodes: {self._needs.in_words(nodes)}")
         time.sleep(0.5)  # Ray asks again at once
         return NoopDecision()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
-        """Never resizes at once; where more workers find a place, asks those there are to leave."""
+        """Never resize at once; where there is room for more workers, ask the present ones to leave."""
         del worker_group_status
-        self._in_vain = False
+        self._start_failed = False
         self._maybe_send_resource_request()
         now, current = time.monotonic(), worker_group_state.num_workers
-        if len(self._wanted.numbers) == 1 or self._asked or now - self._looked_at < self._every_s:
+        if len(self._needs.numbers) == 1 or self._asked or now - self._checked_at < self._every_s:
             return NoopDecision()
-        self._looked_at = now
-        possible = self._wanted.fitting(min(current + self._free_places(), self._wanted.places(living_nodes())))
+        self._checked_at = now
+        possible = self._needs.fitting(min(current + self._free_places(), self._needs.places(living_nodes())))
         if possible > current:
             self._asked = True
             reason = f"{possible} workers find a place now instead of {current}"
             self._say("note", f"{reason}: a checkpoint, then on with {possible}")
-            let_leave(worker_group_state.workers, reason)
+            request_leave(worker_group_state.workers, reason)
         return NoopDecision()
 
     def _resources(self) -> dict[str, float]:
@@ -147,19 +146,19 @@ class FittingScalingPolicy(ScalingPolicy):
         return {name: float(amount) for name, amount in resources.items()}
 
     def _free_places(self) -> int:
-        """Workers whose processors and GPUs nobody uses at this moment."""
+        """Number of workers whose processors and GPUs are free at this moment."""
         free = ray.available_resources()
         return int(min(free.get(name, 0.0) // amount for name, amount in self._resources().items() if amount))
 
 
 class PatientFailurePolicy(DefaultFailurePolicy):
-    """Counts failures in a row: a checkpoint between two of them shows that the run gets on.
+    """Counts failures in a row; a new checkpoint between two of them resets the count.
 
     Args:
         failure_config: Ray's; `max_failures` is the bound.
         newest_step: step of the newest checkpoint; -1: none.
-        is_fatal: whether an error of ours has ended the run, which would only happen again.
-        say: tells the user.
+        is_fatal: true once an error of ours has ended the run, which a restart would repeat.
+        say: records an event for the user.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class PatientFailurePolicy(DefaultFailurePolicy):
         self._step_at_failure = -1
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        """Start again, or give up."""
+        """Restart or give up."""
         error = training_failed_error
         cause = getattr(error, "controller_failure", error)
         if self._is_fatal() or (isinstance(cause, MgcdaError) and not isinstance(cause, LeavingError)):
@@ -198,7 +197,7 @@ class PatientFailurePolicy(DefaultFailurePolicy):
 
 
 def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
-    """The reason why the workers ended, in one line: a dead process, else an `MgcdaError`, else the first."""
+    """The cause in one line: the ranks that died, else an error of ours, else the first error."""
     if not failures:
         return str(error).strip().splitlines()[-1]
     causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}

@@ -1,4 +1,4 @@
-"""Resolution of `auto` in the section `scaling` on the available nodes."""
+"""Number of workers: resolves `auto` and elastic scaling against the nodes of the cluster."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["NodeResources", "Wanted", "is_open", "places", "resolve", "shares_in_words", "wanted"]
+__all__ = ["NodeResources", "WorkerNeeds", "is_open", "places", "resolve", "shares_in_words", "worker_needs"]
 
 
 @dataclass(frozen=True)
 class NodeResources:
-    """Resources of one node."""
+    """Resources of one node that Ray may use."""
 
     cpus: float
     gpus: int
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Possible numbers of workers of a run, and the resources of each.
+class WorkerNeeds:
+    """The numbers of workers that a run may have, and the resources of one worker.
 
     Attributes:
         numbers: ascending; those that share the global batch evenly.
@@ -35,19 +35,19 @@ class Wanted:
     placement: str
 
     def places(self, nodes: Sequence[NodeResources]) -> int:
-        """Number of workers that fit on these nodes."""
+        """Number of workers that these nodes have room for."""
         return places(nodes, self.cpus, self.gpus, self.placement)
 
     def fitting(self, room: int) -> int:
-        """The largest number that is not over `room`; 0: none."""
+        """The largest possible number up to `room`; 0: none."""
         return max((number for number in self.numbers if number <= room), default=0)
 
     def largest(self, nodes: Sequence[NodeResources]) -> int:
-        """The largest number that finds a place on these nodes; 0: none."""
+        """The largest possible number that these nodes have room for; 0: none."""
         return self.fitting(self.places(nodes))
 
     def in_words(self, nodes: Sequence[NodeResources]) -> str:
-        """Available and needed resources, in words."""
+        """A sentence with the room on the nodes and the least that is needed."""
         each = f"{self.cpus:g} processors" + (f" and {self.gpus} GPUs" if self.gpus else "")
         strategy = "" if self.placement == "PACK" else f", {self.placement}"
         least = f"{self.numbers[0]} workers" if self.numbers[0] > 1 else "a worker"
@@ -57,18 +57,18 @@ class Wanted:
         )
 
 
-def wanted(config: Config) -> Wanted:
-    """The numbers of workers that the configuration allows; `scaling.elastic` stands before `scaling.workers`."""
+def worker_needs(config: Config) -> WorkerNeeds:
+    """The numbers of workers that the configuration allows; `scaling.elastic` overrides `scaling.workers`."""
     scaling, batch = config.scaling, config.data.global_batch
     if scaling.elastic is None:
         numbers = (scaling.num_workers,)
     else:
         numbers = scaling.elastic.numbers(batch, config.engine.accumulation)
-    return Wanted(numbers, scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+    return WorkerNeeds(numbers, scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
 
 
 def shares_in_words(config: Config) -> str:
-    """Division of the images of a step among workers, in words: `12 images per step = 2 workers × …`."""
+    """A sentence on how workers share the images of a step, `12 images per step = 2 workers × …`."""
     scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
     if scaling.elastic is not None:
         numbers, key = scaling.elastic.numbers(batch, accumulation), "scaling.elastic"
@@ -86,7 +86,7 @@ def shares_in_words(config: Config) -> str:
 
 
 def is_open(config: Config) -> bool:
-    """True if a field is `auto` or the number of workers is elastic."""
+    """True if a number of workers or GPUs is `auto`, or the run is elastic."""
     scaling = config.scaling
     return scaling.elastic is not None or "auto" in (scaling.workers, scaling.gpus_per_worker)
 
@@ -94,9 +94,8 @@ def is_open(config: Config) -> bool:
 def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     """The configuration with numbers where it says `auto`.
 
-    A worker gets one GPU where there are any. There are as many workers as find their processors and GPUs, under the
-    placement that is asked for, and of these the largest number that shares the global batch evenly. Of an elastic run
-    it is the number that it starts with.
+    A worker gets one GPU where there are any. The number of workers is the largest that the nodes have room for under
+    the placement and that shares the global batch evenly; of an elastic run, the number that it starts with.
 
     Raises:
         ConfigError: not even one worker finds a place.
@@ -121,12 +120,12 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
         batch, accumulation = config.data.global_batch, config.engine.accumulation
         workers = next((n for n in range(room, 0, -1) if batch % (n * accumulation) == 0), 1)
     update = scaling.model_copy(update={"workers": workers, "gpus_per_worker": gpus})
-    # Validated: what cannot be shared is explained as if the number had been written.
+    # Validated, so that an uneven share is explained as for a number in the file.
     return Config.model_validate(config.model_copy(update={"scaling": update}).model_dump())
 
 
 def places(nodes: Sequence[NodeResources], cpus_per_worker: float, gpus_per_worker: int, placement: str) -> int:
-    """Number of workers whose processors and GPUs fit on the nodes under a placement."""
+    """Number of workers that the nodes have room for under a placement."""
     on_each = [int(node.cpus // cpus_per_worker) for node in nodes]
     if gpus_per_worker:
         on_each = [min(n, node.gpus // gpus_per_worker) for n, node in zip(on_each, nodes, strict=True)]

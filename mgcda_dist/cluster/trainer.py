@@ -13,7 +13,7 @@ from typing import Any
 
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
 from mgcda_dist.cluster.network_interface import choose_interface
-from mgcda_dist.cluster.scaling import wanted
+from mgcda_dist.cluster.scaling import worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, TransientError
 from mgcda_dist.files import write_json_atomically
@@ -31,24 +31,24 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     Ray's own local mode keeps no barriers.
 
     Args:
-        config: the configuration; its `scaling` section says how many workers, and how long to wait for whom.
+        config: the configuration; its `scaling` section says how many workers, and how long to wait for nodes.
         run_root: folder for Ray Train's own records and the events, on storage that all nodes see.
         task: name of a function in `training.worker` with signature (config, **arguments).
-        arguments: further arguments, picklable.
+        arguments: further arguments of that function, picklable; a dict, since each task has its own.
 
     Raises:
-        NodesLostError: the nodes that are left have no place for the workers.
+        NodesLostError: the remaining nodes have no room for the workers.
         StoppedError: it was asked to stop while no worker was running.
-        MgcdaError: the error a worker raised, or what Ray said.
+        MgcdaError: the error of a worker, or of Ray.
     """
     prepare_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
-    from mgcda_dist.cluster.worker_monitor import Lookout
+    from mgcda_dist.cluster.worker_monitor import WorkerMonitor
 
-    scaling, numbers = config.scaling, wanted(config)
+    scaling, needs = config.scaling, worker_needs(config)
     run_root.mkdir(parents=True, exist_ok=True)
     say = partial(append_event, run_root / EVENTS)
     fatal = run_root / "logs" / "fatal.json"
@@ -56,7 +56,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     if not ray.is_initialized():
         start_ray(config)
     gpus = scaling.num_gpus
-    elastic = (numbers.numbers[0], numbers.numbers[-1])
+    elastic = (needs.numbers[0], needs.numbers[-1])
     scaling_config = ScalingConfig(
         num_workers=elastic if scaling.elastic else scaling.num_workers,
         use_gpu=gpus > 0,
@@ -78,12 +78,12 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(run_root / "ray"),
             failure_config=failure_config,
-            callbacks=[Lookout(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
+            callbacks=[WorkerMonitor(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
         ),
         torch_config=_torch_config("nccl" if gpus else "gloo", scaling.interface),
         scaling_policy=FittingScalingPolicy(
             scaling_config,
-            numbers,
+            needs,
             node_wait_s=scaling.node_wait_s,
             every_s=scaling.elastic.every_s if scaling.elastic else float("inf"),
             stop_file=run_root / "stop",
@@ -99,19 +99,19 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     try:
         trainer.fit()
     except Exception as error:
-        raise _written_down(fatal) or _in_our_words(error, run_root) from error
-    # Ranks that found it there have left quietly.
-    if said := _written_down(fatal):
-        raise said
+        raise _fatal_error(fatal) or _first_error(error, run_root) from error
+    # Workers that found the file have returned without an error.
+    if found := _fatal_error(fatal):
+        raise found
 
 
-def _written_down(fatal: Path) -> MgcdaError | None:
-    """The error of ours that has ended the run; others are only what its end did to other ranks."""
+def _fatal_error(fatal: Path) -> MgcdaError | None:
+    """The error of ours that has ended the run; errors of other ranks are its consequences."""
     return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
 
 
 def _torch_config(backend: str, interface: str | None) -> Any:
-    """Ray's set-up of the process group, once every worker knows its network interface."""
+    """Ray's set-up of the process group, after each worker has chosen its network interface."""
     from ray.train.torch import TorchConfig
 
     class Config(TorchConfig):
@@ -123,7 +123,7 @@ def _torch_config(backend: str, interface: str | None) -> Any:
                     super().on_start(worker_group, backend_config)
 
                 def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-                    # The processes end next; a group that has lost a rank would be waited for in vain.
+                    # The processes end next; Ray's own shutdown would wait without end for a lost rank.
                     del worker_group, backend_config
 
             return Backend
@@ -140,7 +140,7 @@ def _prepare_worker(interface: str | None) -> None:
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:
-    """A worker that somebody ends (a scheduler, a node that shuts down) leaves with a checkpoint."""
+    """Leave with a checkpoint where a scheduler, or a node that shuts down, ends the worker."""
     del signum, frame
     PROGRESS.ask_to_leave("a worker was sent SIGTERM")
 
@@ -155,8 +155,7 @@ def _on_worker(arguments: dict[str, Any]) -> None:
 
     fatal = Path(arguments["fatal"])
     if fatal.is_file():
-        # Ray restarts the group after any error. One of ours would only happen again: all ranks leave quietly, and
-        # `launch` raises it.
+        # Ray restarts the group after any error. One of ours would be repeated: all ranks return, and `launch` raises.
         return
     config = Config.model_validate(arguments["config"])
     try:
@@ -168,8 +167,8 @@ def _on_worker(arguments: dict[str, Any]) -> None:
         raise
 
 
-def _in_our_words(error: Exception, run_root: Path) -> MgcdaError:
-    """The first error of ours that a worker raised, else Ray's, with where to read on."""
+def _first_error(error: Exception, run_root: Path) -> MgcdaError:
+    """The first error of ours that a worker raised, else Ray's with the folder of the logs."""
     if isinstance(failure := getattr(error, "controller_failure", None), MgcdaError):
         return failure
     failures = getattr(error, "worker_failures", None) or {}

@@ -21,9 +21,9 @@ def _at(step: int, phase: str, moves: int, collective: str = "") -> Report:
 def test_a_rank_that_does_not_answer_is_named_with_where_it_was() -> None:
     detector = HangDetector(3, timeout_s=10)
     for now in range(6):
-        assert detector.look({r: _at(7, "forward", now) for r in range(3)}, now) is None
+        assert detector.update({r: _at(7, "forward", now) for r in range(3)}, now) is None
     waiting = _at(7, "forward", 9, "counts")
-    found = [detector.look({0: waiting, 2: waiting}, now) for now in range(6, 18)]
+    found = [detector.update({0: waiting, 2: waiting}, now) for now in range(6, 18)]
     assert found[:10] == [None] * 10
     hang = found[10]
     assert hang is not None and hang.rank == 1
@@ -36,7 +36,7 @@ def test_a_rank_that_does_not_answer_is_named_with_where_it_was() -> None:
 def test_a_rank_that_answers_and_does_not_move_is_told_from_those_that_wait_for_it() -> None:
     detector = HangDetector(2, timeout_s=10)
     reports = {0: _at(3, "forward", 40, "counts"), 1: _at(3, "loader", 38)}
-    found = [detector.look(reports, now) for now in range(13)]
+    found = [detector.update(reports, now) for now in range(13)]
     assert found[:11] == [None] * 11
     hang = found[11]
     assert hang is not None and hang.rank == 1 and "it is in loader of step 3" in hang.text
@@ -44,11 +44,11 @@ def test_a_rank_that_answers_and_does_not_move_is_told_from_those_that_wait_for_
 
 def test_nobody_is_blamed_for_slow_phases_outside_of_the_loop_or_for_a_pause_of_the_detector() -> None:
     detector = HangDetector(2, timeout_s=10)
-    drawing = {0: _at(5, "", 10), 1: _at(5, "checkpoint", 10, "seal")}
-    assert [detector.look(drawing, now) for now in range(100)] == [None] * 100
+    drawing = {0: _at(5, "", 10), 1: _at(5, "checkpoint", 10, "commit")}
+    assert [detector.update(drawing, now) for now in range(100)] == [None] * 100
     detector = HangDetector(2, timeout_s=10)
-    assert detector.look({0: _at(0, "forward", 1), 1: _at(0, "forward", 1)}, 0) is None
-    assert detector.look({}, 3600) is None, "the machine was suspended"
+    assert detector.update({0: _at(0, "forward", 1), 1: _at(0, "forward", 1)}, 0) is None
+    assert detector.update({}, 3600) is None, "the machine was suspended"
 
 
 def test_progress_counts_moves_and_collectives() -> None:

@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
-from mgcda_dist.cluster.scaling import NodeResources, Wanted
+from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
 from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
@@ -69,7 +69,7 @@ def test_what_would_only_happen_again_ends_the_run() -> None:
 def test_a_wish_to_stop_is_heard_without_workers(tmp_path: Path) -> None:
     policy = FittingScalingPolicy(
         ScalingConfig(num_workers=2),
-        Wanted((2,), 1.0, 0, "PACK"),
+        WorkerNeeds((2,), 1.0, 0, "PACK"),
         node_wait_s=1.0,
         every_s=1.0,
         stop_file=tmp_path / "stop",
@@ -107,7 +107,7 @@ def _elastic(monkeypatch: pytest.MonkeyPatch, folder: Path, *, cpus: list[float]
     """For 2, 3, 4 or 6 workers, on nodes with these processors, of which `free` are not in use at this moment."""
     policy = FittingScalingPolicy(
         ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 1}),
-        Wanted((2, 3, 4, 6), 1.0, 0, "PACK"),
+        WorkerNeeds((2, 3, 4, 6), 1.0, 0, "PACK"),
         node_wait_s=1.0,
         every_s=0.0,
         stop_file=folder / "stop",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mgcda_dist.cluster.scaling import NodeResources, resolve, shares_in_words, wanted
+from mgcda_dist.cluster.scaling import NodeResources, resolve, shares_in_words, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
@@ -59,7 +59,7 @@ def test_a_number_that_does_not_share_the_batch_is_explained() -> None:
 
 
 def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None:
-    found = wanted(_config(workers=1, gpus_per_worker=0, elastic={"min": 2, "max": 7}))
+    found = worker_needs(_config(workers=1, gpus_per_worker=0, elastic={"min": 2, "max": 7}))
     assert found.numbers == (2, 3, 4, 6)
     assert [found.largest([NodeResources(cpus, 0)]) for cpus in (1, 2, 5, 6, 100)] == [0, 2, 4, 6, 6]
     assert found.in_words([NodeResources(1, 0)]) == (
