@@ -1,7 +1,7 @@
-"""Running a sweep: one `mgcda train` process per run, as many at a time as resources allow; what is finished stays.
+"""Sweep runner: one `mgcda train` process per run, as many at a time as resources allow.
 
-The state of a sweep is what its run folders hold, and nothing else: a run with results is finished, one with a
-checkpoint is continued, any other is started. So a sweep that was stopped in any way goes on by the same command.
+The run folders are the only state of a sweep: a run with results is finished, one with a checkpoint is continued, any
+other is started. So the same command continues a sweep that was stopped in any way.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["Ended", "Resources", "Runner", "Running", "is_finished", "local_reso
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources that the runs may use together.
+    """Resources that the runs share.
 
     Attributes:
         cpus: processors.
         gpus: number of GPUs.
-        local: whether they are this machine's: then each run is shown only the GPUs that it gets.
+        local: True if they are of this machine: then each run sees only its own GPUs.
     """
 
     cpus: float
@@ -47,7 +47,7 @@ class Resources:
 
 @dataclass
 class Running:
-    """A run that is going on."""
+    """A run in progress."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """End of a run: `reason` of a failure, and its `log`."""
+    """End of a run: `reason` is the error of a failed one, `log` its whole output."""
 
     run: PlannedRun
     state: Literal["finished", "failed", "stopped"]
@@ -74,7 +74,7 @@ def local_resources() -> Resources:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """True if a run's folder holds its results.
+    """True if the folder of a run holds its results.
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
@@ -98,15 +98,15 @@ def is_finished(run: PlannedRun) -> bool:
 
 
 class Runner:
-    """Starts runs in their order as soon as there is room, and hands back those that have ended.
+    """Starts runs in their order as soon as there is room, and returns those that have ended.
 
     Args:
-        runs: what is left to do.
+        runs: to do, in order.
         folder: of the sweep; receives each run's configuration and what it printed.
-        resources: to share. A run that asks for more than there is runs alone: what is missing, it says itself.
+        resources: to share. A run that asks for more runs alone, and reports itself what it lacks.
         at_once: most runs at a time; None: as many as there is room for.
         parent_run: MLflow run that the runs appear under.
-        command: what trains; receives a configuration file and changes.
+        command: trains; its further arguments are a configuration file and changes.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Runner:
 
     @property
     def is_done(self) -> bool:
-        """True if no run is active and none will be started."""
+        """True if no run is in progress and none will be started."""
         return not self.running and (self.stopping or not self.waiting)
 
     def step(self) -> tuple[list[Running], list[Ended]]:
@@ -143,7 +143,7 @@ class Runner:
         return started, ended
 
     def stop(self) -> None:
-        """Start nothing more, and ask what is running to stop with a checkpoint; a second call, to give up at once."""
+        """Start no further run, and interrupt those in progress: once to stop with a checkpoint, twice to give up."""
         self.stopping = True
         for one in self.running:
             if one.process.poll() is None:

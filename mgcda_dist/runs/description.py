@@ -1,4 +1,4 @@
-"""A run in words, as Markdown: what is trained on what, how, and in the end what came out. MLflow shows it."""
+"""Description of a run as Markdown, for MLflow: method, data, and the results at the end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
 
 
 def run_tags(config: Config) -> dict[str, str]:
-    """Tags for searching and sorting runs in MLflow, besides their parameters."""
+    """Tags for searching and sorting runs in MLflow, beside their parameters."""
     return {
         "mgcda.method": _method(config),
         "mgcda.seed": str(config.seed),

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and whether an existing one may be continued."""
+"""The run folder: its files, its lock, its events, and the decision to continue an existing run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """`RUNS/NAME/`: everything a run writes, and nothing outside of it but the shared MLflow database.
+    """`RUNS/NAME/`: all files of a run; only the MLflow database is shared and lies outside.
 
     Args:
         config: the run's configuration.
@@ -58,7 +58,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder: two launches of one run would write over each other's checkpoints.
+        """Lock the folder: two launches of one run would overwrite each other's checkpoints.
 
         Raises:
             ConfigError: another process holds it.
@@ -67,16 +67,16 @@ class RunFolder:
             yield
 
     def prepare(self, config: Config, inputs: Sequence[RunInput] = (), *, override: bool = False) -> None:
-        """Create the folder, or agree to continue it.
+        """Create the folder, or check that the run in it may be continued.
 
         Args:
             config: the run's configuration.
             inputs: from `build.run_inputs`; compared with those of an earlier launch.
-            override: continue with another configuration, if every state fits it; the change is an event of the run.
+            override: continue with another configuration if every state fits it; the change is recorded as an event.
 
         Raises:
-            ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration changed in a way
-                that would make a different run of it.
+            ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration or the training
+                data changed in a way that makes a different run.
         """
         has_checkpoint = any(self.checkpoints.glob("step-*/checkpoint.json"))
         if config.checkpoint.resume == "must" and not has_checkpoint:
@@ -102,8 +102,8 @@ class RunFolder:
         self.stop_file.unlink(missing_ok=True)
         is_another = before is None or other is not None or bool(differing_keys(before, now))
         if not has_checkpoint and is_another:
-            # Another run under this name, of which nothing is left: its record is not continued. One that was killed
-            # before its first checkpoint and starts over stays the same run.
+            # Another run without a checkpoint had this name: its record is not continued. A run that was killed before
+            # its first checkpoint and starts over stays the same run.
             for file in (self.run_id_file, self.record, self.record.with_name("mlflow.json")):
                 file.unlink(missing_ok=True)
         write_atomically(self.config_file, dump_config(config))
@@ -115,7 +115,7 @@ class RunFolder:
         return next(changed, None)
 
     def _config_so_far(self) -> dict[str, Any] | None:
-        """Configuration of the newest checkpoint; if it has none, the configuration of the launch."""
+        """Configuration of the newest checkpoint as JSON, else of the launch: raw, since an older version wrote it."""
         for path in sorted(self.checkpoints.glob("step-*/checkpoint.json"), reverse=True):
             try:
                 config = json.loads(path.read_text(encoding="utf-8")).get("config")
@@ -149,11 +149,11 @@ class RunFolder:
         self.say("override", f"goes on with another configuration: {_listing(differing)}", changes=changes)
 
     def say(self, kind: str, text: str, **facts: Any) -> None:
-        """Append an event for the user; whoever watches the run shows it."""
+        """Append an event for the user, which `mgcda train` and the report show; the fields are written as JSON."""
         append_event(self.events, kind, text, **facts)
 
     def command(self) -> str:
-        """The command that launched the run last; empty if it was not launched by a command."""
+        """The command of the newest launch; empty if there was none."""
         if not self.events.is_file():
             return ""
         lines = self.events.read_text(encoding="utf-8").splitlines()
@@ -166,7 +166,7 @@ def _listing(differing: dict[str, tuple[Any, Any]]) -> str:
 
 
 def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
-    """Append a line to an events file; several processes may do so at once. A full disk does not end a run here."""
+    """Append a line to an events file, from any number of processes; a full disk is logged and not raised."""
     line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -177,7 +177,7 @@ def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
 
 @contextmanager
 def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
-    """Hold a folder, which is made, for this process; `ConfigError` with these words if another process has it."""
+    """Lock a folder, which is made, for this process; `ConfigError` with these words if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         try:
@@ -192,7 +192,7 @@ def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
 
 
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ and that matter for what is learned, with (before, now)."""
+    """Dotted keys with different values that affect training, with (before, now); sections as JSON."""
     old, new = flatten(before), flatten(now)
     off = tuple(
         f"{name}." for name in ("mdat", "cacl") if old.get(f"{name}.enabled") is new.get(f"{name}.enabled") is False
@@ -205,7 +205,7 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
 
 
 def mlflow_uri(config: Config) -> str | None:
-    """Address of MLflow: the configured server, else an sqlite database beside all runs; None: switched off."""
+    """MLflow server of a run: the configured one, else an sqlite database beside all runs; None: switched off."""
     uri = config.tracking.mlflow_uri
     if uri == "none":
         return None

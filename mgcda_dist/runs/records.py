@@ -1,4 +1,4 @@
-"""Opens the trackers of a run: jsonl always, MLflow unless switched off; only rank 0 writes."""
+"""Trackers of a run: jsonl always, MLflow unless switched off; only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_trackers(
         run: its folder; the MLflow run id is kept there, so that every restart writes to the same run.
         start_step: first step that will be logged; what an earlier attempt logged from there on is dropped.
         leads: whether this is rank 0.
-        say: receives the one sentence about a tracker that fails.
+        say: receives one sentence about a tracker that fails.
     """
     if not leads:
         return Trackers([])
@@ -53,7 +53,7 @@ def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: 
 
 
 def end_record(config: Config, run: RunFolder, status: Status) -> None:
-    """End the record of a run whose workers can no longer do it; one that has ended keeps its status."""
+    """End the record of a run whose workers are gone; a record that has ended keeps its status."""
     end_run(run.root, status, lambda text: run.say("note", text))
 
 
@@ -81,7 +81,7 @@ def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str
 
 
 def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
-    # What every run has of its own would stand among what differs in every comparison: its name, where it lies.
+    # Name, folder and tracking differ between all runs, and would show in every comparison.
     trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
     trackers.log_artifact(run.config_file)
     inputs = build.run_inputs(config)

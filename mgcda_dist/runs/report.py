@@ -15,14 +15,14 @@ __all__ = ["draw_report"]
 
 
 def draw_report(run: RunFolder) -> Path | None:
-    """Write the page; a page that cannot be written costs a sentence and not the run.
+    """Write the page; a failure is an event of the run and not an error.
 
     Returns:
         The HTML file, or None.
     """
     try:
         records, _ = find_runs([str(run.root.absolute())])
-        # It is about to be: its results are written after everything else.
+        # Its results are written after everything else, so its status is not FINISHED yet.
         return write_report([replace(records[0], status="FINISHED")], run.report).path
     except (MgcdaError, OSError, ValueError, KeyError, TypeError) as error:
         logging.getLogger(__name__).exception("no report")

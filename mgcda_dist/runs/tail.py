@@ -1,4 +1,4 @@
-"""Following a run from outside: the lines that rank 0 has appended to its metrics and events since the last look."""
+"""Tail of a run: the lines that were appended to its metrics and events since the last call."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ __all__ = ["NewLines", "Tail"]
 
 
 class Tail:
-    """Reads what is new in a run's `metrics.jsonl` and `events.jsonl`; starts at their present end."""
+    """Reads new lines of a run's `metrics.jsonl` and `events.jsonl`, from their present end.
+
+    Lines are shown and not computed with, so they stay JSON objects.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self._metrics, self._events = NewLines(run.metrics), NewLines(run.events)
 
     @property
     def has_moved(self) -> bool:
-        """True if anything was new since the start."""
+        """True once a line was appended since the start."""
         return self._metrics.has_moved or self._events.has_moved
 
     def metrics(self) -> dict[str, Any] | None:
@@ -33,10 +36,10 @@ class Tail:
 
 
 class NewLines:
-    """Reads what others append to a file of JSON lines; starts at its present end.
+    """Reads lines that other processes append to a file of JSON lines, from its present end.
 
     Attributes:
-        has_moved: whether anything was new since the start.
+        has_moved: true once a line was appended since the start.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The record that is always there, in two files: everything else that shows a run, MLflow too, is filled from it.
+"""The local record of a run in two files, always written; MLflow and the reports are filled from it.
 
 `metrics.jsonl` has one line per logged step, cut back to the resumed step after a restart:
 
@@ -56,11 +56,11 @@ class JsonlTracker:
         self._file = path.open("a", encoding="utf-8")
 
     def log_start(self, experiment: str, run_name: str, uri: str | None) -> None:
-        """Note where, and under which names, a tracking server shall have the run; `uri` None: nowhere, for now."""
+        """Record the tracking server of the run and its names there; `uri` None: no server yet."""
         self._call("start", experiment=experiment, name=run_name, uri=uri)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Note the parameters, flattened to dotted keys."""
+        """Record the parameters, flattened to dotted keys."""
         self._call("params", params=flat_params(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -71,7 +71,7 @@ class JsonlTracker:
         self._file.flush()
 
     def log_picture(self, name: str, path: Path, step: int | None = None) -> None:
-        """Note the picture. One of a series is copied to `pictures/steps/`: the next may replace its file."""
+        """Record the picture. One of a series is copied to `pictures/steps/`, since the next may replace its file."""
         if step is not None:
             kept = self.folder / "pictures" / "steps" / f"{Path(name).stem.replace('/', '~')}-{step:08d}{path.suffix}"
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -79,28 +79,28 @@ class JsonlTracker:
         self._call("picture", name=name, path=self._relative(path), step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Note the file, or folder of files."""
+        """Record the file, or folder of files."""
         self._call("artifact", path=self._relative(path), folder=folder)
 
     def log_model(self, path: Path, register_as: str | None = None) -> None:
-        """Note the model's folder."""
+        """Record the folder of the model."""
         self._call("model", path=self._relative(path), register_as=register_as)
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Note the data; the manifests lie beside their shards."""
+        """Record the data set; the manifests stay beside their shards."""
         self._call("dataset", name=name, digest=digest, source=source, context=context)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Note the tags."""
+        """Record the tags."""
         self._call("tags", tags=dict(tags))
 
     def close(self, status: Status) -> None:
-        """Note the end, and close the file of metrics."""
+        """Record the end, and close the file of metrics."""
         add_end(self.folder, status)
         self._file.close()
 
-    def _call(self, call: str, **facts: Any) -> None:
-        _append_call(self.folder, call, facts)
+    def _call(self, call: str, **fields: Any) -> None:
+        _append_call(self.folder, call, fields)
 
     def _relative(self, path: Path) -> str:
         place = path.absolute()
@@ -108,21 +108,24 @@ class JsonlTracker:
 
 
 def add_end(folder: Path, status: Status, time_s: float | None = None) -> None:
-    """Note how, and when if not now, the run recorded in `folder` ended."""
+    """Record the status at the end of the run in `folder`, and its time if not now."""
     _append_call(folder, "end", {"status": status} | ({} if time_s is None else {"time": time_s}))
 
 
-def _append_call(folder: Path, call: str, facts: Mapping[str, Any]) -> None:
-    line = json.dumps({"time": round(time.time(), 3), "call": call} | dict(facts), ensure_ascii=False)
+def _append_call(folder: Path, call: str, fields: Mapping[str, Any]) -> None:
+    line = json.dumps({"time": round(time.time(), 3), "call": call} | dict(fields), ensure_ascii=False)
     with (folder / CALLS).open("a+b") as file:
-        # A crash may have left half a line, which must not swallow this one.
+        # A crash may have left half a line, which must not merge with this one.
         torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
         file.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
 
 def read_calls(folder: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(position after it in bytes, call) of the calls recorded in a folder from byte `start` on."""
-    # What a torn line held was logged again by the restart.
+    """(position after it in bytes, call) of the calls recorded in a folder from byte `start` on.
+
+    The fields of a call, as JSON, are listed at the top of this file.
+    """
+    # The restart has repeated the call of a torn line.
     return _records(folder / CALLS, start, {"call"})
 
 

@@ -1,4 +1,4 @@
-"""Recording a run in MLflow: a thread reads the run's own record and delivers it; a step never waits for a server.
+"""MLflow tracker: a thread reads the run's own record and delivers it; a step never waits for a server.
 
 Bounds, whatever the server does: the start waits at most half a minute for it, the end `close_timeout_s`, a step not at
 all. Nothing is held in memory: after an outage of any length the record is delivered, by this run, by its next restart,
@@ -33,7 +33,7 @@ _TAG_LENGTH = 5000
 
 
 class MlflowTracker:
-    """Records one run in a record of its own, and brings that to MLflow.
+    """Writes the local record of a run, and delivers it to MLflow.
 
     The thread starts with the first metric: until then the loader's processes, which are forked, do not exist.
 
@@ -128,7 +128,7 @@ class MlflowTracker:
         self._record.set_tags(tags)
 
     def close(self, status: Status) -> None:
-        """Deliver what is waiting, end the run; gives up after `close_timeout_s`, or 10 s if none answered for long."""
+        """Deliver the rest, end the run; gives up after `close_timeout_s`, or 10 s if none answered for long."""
         self._record.close(status)
         away_s = 0.0 if self._away_since is None else time.monotonic() - self._away_since
         patience_s = min(self._close_timeout_s, _LAST_CHANCE_S if away_s > _LONG_AWAY_S else self._close_timeout_s)
@@ -170,7 +170,7 @@ class MlflowTracker:
             pause_s = _ROUND_S if delivered or stopping else min(2 * pause_s, _MAX_PAUSE_S)
 
     def _round(self, stopping: bool) -> bool:
-        """Deliver what there is; whether it worked."""
+        """Deliver the pending part of the record; True if that worked."""
         try:
             if self._delivery is None:
                 check_reachable(self.uri)

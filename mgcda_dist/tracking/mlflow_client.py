@@ -48,7 +48,7 @@ def check_reachable(uri: str) -> None:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """MLflow's requests are tried once, for 10 s; else a server that hangs would hold up a run's start for minutes."""
+    """Try MLflow's requests once, for 10 s; else a server that hangs would delay the start of a run by minutes."""
     before = {name: os.environ.get(name) for name in _IMPATIENT}
     os.environ.update(_IMPATIENT)
     try:
@@ -63,21 +63,21 @@ def impatient() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of SQLAlchemy and pydantic, while MLflow defines its tables and asks them."""
+    """Silence the warnings of SQLAlchemy and pydantic while MLflow defines and queries its tables."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def artifact_location(uri: str) -> str | None:
-    """Beside an sqlite database: MLflow's default is relative to the working directory, which Ray changes."""
+    """Folder beside an sqlite database: MLflow's default is relative to the working directory, which Ray changes."""
     if not uri.startswith("sqlite:////"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
 
 
 def clean_name(text: str) -> str:
-    """A name with the characters that MLflow allows in keys, at most 250; others become underscores."""
+    """A key that MLflow allows: at most 250 characters, with underscores for all others."""
     return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)[:250]
 
 
@@ -96,7 +96,7 @@ def reason(error: Exception) -> str:
 
 
 def _import_quietly() -> None:
-    """Import MLflow without telemetry, and keep it and its database layer from talking in a normal run."""
+    """Import MLflow without telemetry, progress bars and log messages."""
     settings: Mapping[str, str] = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -127,7 +127,7 @@ def _client(uri: str) -> MlflowClient:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Runs that start together must not make the tables together: SQLite would keep half of each attempt."""
+    """Lock a folder: of tables that several new runs make together, SQLite would keep half of each attempt."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems have no locks

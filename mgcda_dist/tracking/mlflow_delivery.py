@@ -1,8 +1,8 @@
-"""Brings a record (tracking.jsonl) into an MLflow run: each line once, in order, however often it is interrupted.
+"""Delivery of a record (tracking.jsonl) to an MLflow run: each line once, in order, across interruptions.
 
-A metric carries the time at which it was recorded, and MLflow keeps one entry per key, step, time and value: what is
-sent again because an answer was lost is no second one. As all is sent in order, the newest step that a run has of a key
-says where to go on. How far the other calls have come stands in `mlflow.json` beside the record.
+A metric carries the time at which it was recorded, and MLflow keeps one entry per key, step, time and value, so that
+sending it again after a lost answer adds no second one. As lines are sent in order, delivery resumes at the newest step
+that the run has of a key. The position in the other calls is kept in `mlflow.json` beside the record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_ATTEMPTS = 3
 
 
 class Ledger:
-    """State of a delivery: the MLflow run of a record, and the position in it. Files: `mlflow.json`, `mlflow_run_id`.
+    """The MLflow run of a record and the delivered position: `mlflow.json`, and the id alone in `mlflow_run_id`.
 
     Args:
         folder: of the record.
@@ -59,7 +59,7 @@ class Ledger:
             self.run_id = self._id_file.read_text(encoding="utf-8").strip() or None
 
     def begin(self, run_id: str, *, main: bool) -> None:
-        """Take down a run; `main`: it is the one that the record belongs to, and not a further copy."""
+        """Store the run; `main`: it is the run of the record itself, and not a further copy."""
         if run_id != self.run_id:
             self.position = 0
         self.run_id = run_id
@@ -68,7 +68,7 @@ class Ledger:
         self.advance(self.position)
 
     def advance(self, position: int) -> None:
-        """Take down that all calls before a byte of the record are delivered."""
+        """Store that all calls before a byte of the record are delivered."""
         self.position = position
         with suppress(OSError):  # a full disk: calls that are delivered twice do no harm
             content = self._read() | {self._uri: {"run_id": self.run_id, "position": position}}
@@ -85,7 +85,7 @@ class Ledger:
 def open_run(
     client: MlflowClient, uri: str, run_id: str | None, experiment: str, start: Mapping[str, Any]
 ) -> tuple[Run, bool]:
-    """The run with this id, or a new one if there is none, or it was deleted; and whether it is new.
+    """The run with this id, or a new one if it does not exist or was deleted; and True if it is new.
 
     Args:
         client: of the server.
@@ -129,15 +129,15 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 class Delivery:
-    """One record, one run.
+    """Delivers one record to one run.
 
     Args:
         client: of the server.
         uri: of the server.
         folder: of the record.
-        ledger: says how far the calls have come.
-        run: receives them.
-        warn: receives a sentence about a call that MLflow refuses; it is left out.
+        ledger: holds the delivered position.
+        run: receives the record.
+        warn: receives a sentence about each call that MLflow refuses, which is left out.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Delivery:
         self._failed_at, self._attempts = -1, 0
 
     def metrics(self) -> int:
-        """Deliver the metrics that wait; returns how many there were. Raises whatever MLflow raises."""
+        """Deliver the pending metrics; returns their number. Errors of MLflow are raised."""
         sent = 0
         while True:
             waiting, position = self._waiting()
@@ -168,10 +168,10 @@ class Delivery:
             self._position = position
 
     def calls(self) -> int:
-        """Deliver the other calls that wait; returns how many there were.
+        """Deliver the other pending calls; returns their number.
 
-        Raises whatever MLflow raises, unless it is the call that is at fault: a file that is gone, or something that a
-        server which answers otherwise has refused three times.
+        Errors of MLflow are raised, except where the call is at fault: its file is gone, or the server refused it three
+        times while it answers other requests.
         """
         sent = 0
         for position, call in read_calls(self._folder, self._ledger.position):
@@ -187,7 +187,7 @@ class Delivery:
         return sent
 
     def left(self) -> tuple[int, int]:
-        """Numbers of metrics and other calls that are not delivered."""
+        """Numbers of undelivered metrics and other calls."""
         lines = read_lines_from(self._folder / METRICS, self._position)
         return sum(len(metrics) for _, _, _, metrics in lines), sum(
             1 for _ in read_calls(self._folder, self._ledger.position)
@@ -225,7 +225,7 @@ class Delivery:
             return False
         try:
             self._client.get_run(self.run_id)
-        except Exception:  # it is away: what waits is not to blame
+        except Exception:  # the server is away: the call is not at fault
             return False
         return True
 

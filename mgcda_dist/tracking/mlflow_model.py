@@ -37,7 +37,7 @@ _NOTE = "mlflow.note.content"
 
 
 def log_model(client: MlflowClient, run: Run, folder: Path, register_as: str | None = None) -> str:
-    """Log an exported model (`model.safetensors`, `model.json`) to a run; what is there already is not logged again.
+    """Log an exported model (`model.safetensors`, `model.json`) to a run; what the run has already is not logged again.
 
     Args:
         client: of the server.

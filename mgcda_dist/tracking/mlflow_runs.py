@@ -1,4 +1,4 @@
-"""Reading runs back from MLflow, by id, by experiment, by MLflow's own search strings; files when asked for."""
+"""Runs read from MLflow, by id, experiment or MLflow's search strings; files on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as MLflow returns it: newest values of metrics, parameters and tags as text, times in s since 1970."""
+    """A run as MLflow sends it: newest values of metrics, parameters and tags as text, times in s since 1970."""
 
     run_id: str
     name: str

@@ -1,4 +1,4 @@
-"""Delivers a record that MLflow has not, or not wholly: after a run whose server was away, or to another server."""
+"""Later delivery of a record to MLflow: after a run whose server was away, or to another server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Synced:
     Attributes:
         uri: the tracking server.
         run_id: MLflow's.
-        is_new: whether the server did not have the run before.
+        is_new: True if the server did not have the run before.
         num_metrics: numbers that were missing.
         num_calls: parameters, tags, files, pictures that were missing, in calls.
         refused: a sentence per call that MLflow did not take.
@@ -80,7 +80,7 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
 
 
 def end_run(folder: Path, status: Status, warn: Callable[[str], None]) -> None:
-    """End the record of a run whose workers can no longer do it, and deliver it, if its server answers at once.
+    """End the record of a run whose workers are gone, and deliver it if its server answers at once.
 
     Args:
         folder: of the run.
@@ -101,7 +101,7 @@ def end_run(folder: Path, status: Status, warn: Callable[[str], None]) -> None:
 
 
 def _start(folder: Path) -> dict[str, Any]:
-    """The newest start in a record, with the time of its oldest."""
+    """The newest start in a record (as JSON, see tracking.jsonl), with the time of the oldest."""
     starts = [call for _, call in read_calls(folder) if call["call"] == "start"]
     if not starts:
         raise MgcdaError(str(folder), "holds no record of a run", "give a run folder, runs/NAME")
@@ -120,7 +120,7 @@ def _last(folder: Path) -> tuple[str, float]:
 
 
 def _patiently(deliver: Callable[[], int]) -> int:
-    """Try again a little later, as often as it takes to tell a call that is refused from a server that is away."""
+    """Deliver with retries, enough to tell a refused call from a server that is away."""
     total = 0
     for attempt in range(_ATTEMPTS):
         try:

@@ -34,14 +34,14 @@ class NodeMonitor:
         self._thread: threading.Thread | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Start with the first ones: the loader's processes exist by then, and are not forked beside a thread."""
+        """Start sampling at the first metrics: the loader forks before that, when no thread may run."""
         if self._thread is None:
-            # A thread of its own asks the server: a step waits for none.
+            # A thread of its own, so that no step waits for the server.
             self._thread = threading.Thread(target=self._keep_going, name="node-monitor", daemon=True)
             self._thread.start()
 
     def close(self, status: Status) -> None:
-        """End the sampling; the run is rank 0's to end. Waits at most 10 s."""
+        """End the sampling, within 10 s; rank 0 ends the run."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(_FINISH_S)
@@ -54,7 +54,7 @@ class NodeMonitor:
                 self._monitor.keep_going()
                 if stopping:
                     self._monitor.finish()
-            except Exception as error:  # whatever MLflow raises: a node without samples is no reason to stop
+            except Exception as error:  # of any kind: training continues without samples of this node
                 if not said:
                     _LOG.warning("no system metrics of this node: %s", reason(error))
                 said = True
@@ -63,19 +63,19 @@ class NodeMonitor:
             self._stopping.wait(_LOOK_AGAIN_S)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""
 
     def log_picture(self, name: str, path: Path, step: int | None = None) -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""
 
     def log_model(self, path: Path, register_as: str | None = None) -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Rank 0 does."""
+        """Left to rank 0."""

@@ -1,4 +1,4 @@
-"""Provenance of a run as tags: the git commit of a folder, versions, the user, the host and its hardware."""
+"""Provenance of a run as tags: git commit, versions, user, host and its hardware."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def provenance_tags(folder: Path) -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> tuple[str, bool]:
-    """The commit checked out in `folder`, and whether tracked files are unchanged; ("", False) outside of git."""
+    """The commit checked out in `folder`, and True if tracked files are unchanged; ("", False) outside of git."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit, not _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -47,7 +47,7 @@ def git_commit(folder: Path) -> tuple[str, bool]:
 
 
 def _hardware() -> str:
-    """Processor, cores this process may use, memory and GPUs of this machine, in words."""
+    """Processor, cores this process may use, memory and GPUs of this machine, as text."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     words = [f"{_processor()}, {cores} cores", f"{memory_bytes / 2**30:.0f} GiB"]
@@ -72,7 +72,7 @@ def _gpus() -> str:
 
 
 def _packages() -> str:
-    """Versions of what decides the numbers."""
+    """Versions of the packages that affect the numbers."""
     found: list[str] = []
     for name in ("torch", "deepspeed", "ray", "timm", "numpy"):
         try:

@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 __all__ = ["Status", "Tracker", "Trackers"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended: at its last step, by an error, or stopped from outside (it can be continued)."""
+"""End of a run: after its last step, by an error, or stopped from outside (it can be continued)."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Record of a run. Only rank 0 has one; calls return at once and never wait for a server."""
+    """Records a run, on rank 0; calls return at once and never wait for a server."""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record the run's parameters; sections may be nested."""
@@ -39,7 +39,7 @@ class Tracker(Protocol):
         ...
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Record what data the run reads: name, content digest, path or URL, and its use (`training`, `evaluation`)."""
+        """Record a data set: name, content digest, path or URL, and use (`training`, `evaluation`)."""
         ...
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -47,16 +47,16 @@ class Tracker(Protocol):
         ...
 
     def close(self, status: Status) -> None:
-        """Write what is waiting and end the record; nothing may be logged afterwards."""
+        """Write what is pending and end the record; no call may follow."""
         ...
 
 
 class Trackers:
-    """Hands every call to each of its trackers. A tracker that fails is counted and mentioned once, never raised.
+    """Passes every call to each of its trackers; the failure of a tracker is counted and reported once, never raised.
 
     Args:
-        parts: the trackers; none is fine (a rank that records nothing).
-        warn: receives the one sentence about a failure; default: a log record.
+        parts: the trackers; empty on a rank that records nothing.
+        warn: receives one sentence about a failure; default: a log record.
     """
 
     def __init__(self, parts: Sequence[Tracker], warn: Callable[[str], None] | None = None) -> None:
@@ -101,7 +101,7 @@ class Trackers:
         for index, part in enumerate(self._parts):
             try:
                 call(part)
-            except Exception as error:  # whatever a tracker's vendor raises, training goes on
+            except Exception as error:  # of any kind; training continues
                 self.num_failures += 1
                 if index not in self._warned:
                     self._warned.add(index)

@@ -1,4 +1,4 @@
-"""State of a run besides tensors: everything that a restart needs (law 4)."""
+"""State of a run beside its tensors: what a restart needs (law 4)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TrainState:
     Attributes:
         step: optimiser steps done; the next batch is the global batch of this number.
         skipped_steps: steps that were refused because a loss or gradient was not finite.
-        bad_samples: damaged samples, over all ranks, that others stood in for.
+        bad_samples: damaged samples, over all ranks, that were replaced by others.
         skipped_in_a_row: how many of the newest steps were refused.
-        alarms: names of what was said about the run's health, so that a restart does not say it again.
+        alarms: names of the health alarms that were raised, so that a restart does not repeat them.
     """
 
     step: int = 0
@@ -28,16 +28,16 @@ class TrainState:
     alarms: list[str] = field(default_factory=list)
 
     def count(self, accepted: bool) -> None:
-        """One step is done, or was refused."""
+        """Count a step that was taken or refused."""
         self.step += 1
         self.skipped_in_a_row = 0 if accepted else self.skipped_in_a_row + 1
         self.skipped_steps += not accepted
 
     def as_json(self) -> str:
-        """Content that `load` reads."""
+        """The content of the file that `load` reads."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> TrainState:
-        """Read what `as_json` gave."""
+        """Read a file with the content of `as_json`."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))

@@ -29,7 +29,7 @@ BESIDE_THE_MIRROR = {
     "cluster/test_mlflow_server.py": "the tracking server of cluster/, served by a real database",
     "cluster/test_node_faults.py": "nodes that are killed under a running training",
     "cluster/test_slurm.py": "cluster/slurm/train.sbatch",
-    "cluster/test_sweep_plan.py": "sweeps without a cluster",
+    "cluster/test_sweep_command.py": "`mgcda sweep` as users run it",
     "cluster/test_train.py": "`mgcda train` from the command to the report",
     "cluster/test_two_nodes.py": "one training over two nodes",
     "data/shards/test_scale.py": "opening and planning over a very large set of shards",

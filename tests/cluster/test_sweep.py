@@ -1,121 +1,147 @@
-"""`mgcda sweep` as users run it: two configurations under a seed, Ctrl-C in the middle, the same command again."""
+"""Runs of a sweep share what there is, a failed one does not stop the others, and finished ones are not repeated."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
+import io
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.console import Console
 
-from mgcda_dist.tracking.jsonl import read_history
-from tests.cluster.test_train import CONFIG
-from tests.support.watched import wait_for_lines
+from mgcda_dist.cli import sweep as cli_sweep
+from mgcda_dist.cluster.sweep import Ended, Resources, Runner, is_finished
+from mgcda_dist.config.load import dump_config, load_config
+from mgcda_dist.config.sweep import PlannedRun
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.runs.folder import RunFolder
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-STEPS = 12
-
-
-def _sweep(folder: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mgcda_dist",
-            "sweep",
-            "base.yaml",
-            "full.yaml",
-            "--seeds",
-            "3",
-            "--name",
-            "s",
-            *words,
-        ],
-        cwd=folder,
-        env=environment | {"COLUMNS": "120"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
-    text = CONFIG.format(shards=tiny_shards).replace("steps: 20", f"steps: {STEPS}")
-    (folder / "full.yaml").write_text("name: full\n" + text)
-    (folder / "base.yaml").write_text("base: full.yaml\nname: base\nmdat: {enabled: false}\ncacl: {enabled: false}\n")
-    return folder
+CONFIG = """\
+name: run
+data:
+  class_space: road8
+  crop_px: [64, 96]
+  domains: [{name: a, shards: a, per_step: 4}]
+model: {backbone: resnet18}
+mdat: {enabled: false}
+optim: {steps: 10}
+"""
+# What `mgcda train` does as a sweep sees it: it notes when it ran and ends in one of the ways a run can end.
+TRAIN = """
+import os, signal, sys, time
+from pathlib import Path
+file = Path(sys.argv[1])
+signal.signal(signal.SIGINT, lambda *_: sys.exit(3))
+seen = os.environ.get("CUDA_VISIBLE_DEVICES", "-") + " ".join(sys.argv[2:])
+(file.parent.parent / (file.stem + ".started")).write_text(seen)
+if "bad" in file.stem:
+    sys.exit("working\\nerror: model.backbone: there is none\\n  \\u2192 choose another")
+if "told" in file.stem:
+    (file.parent.parent / file.stem).mkdir()
+    line = '{"step": 4, "metrics": {"loss/total": 1.5}}\\n'
+    (file.parent.parent / file.stem / "metrics.jsonl").write_text(line)
+    deadline = time.monotonic() + 20
+    while not (file.parent.parent / "heard").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+time.sleep(30 if "long" in file.stem else 0.3)
+(file.parent.parent / (file.stem + ".ended")).touch()
+"""
 
 
-@pytest.fixture(scope="module")
-def attempts(folder: Path) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors: interrupted while the first run trains, to the end, and once more."""
-    first = _sweep(folder)
-    wait_for_lines(folder / "runs/s/base-s3/metrics.jsonl", 2, first)
-    os.killpg(first.pid, signal.SIGINT)
-    done = [(*first.communicate(timeout=120), first.returncode)]
-    for _ in range(2):
-        again = _sweep(folder)
-        done.append((*again.communicate(timeout=480), again.returncode))
-    return [(code, out, err) for out, err, code in done]
+def _run(folder: Path, name: str, *changes: str) -> PlannedRun:
+    (folder / "c.yaml").write_text(CONFIG)
+    return PlannedRun(name, load_config(folder / "c.yaml", [f"name={name}", f"runs={folder}", *changes]).config)
 
 
-@pytest.mark.timeout(900)
-def test_ctrl_c_stops_all_and_the_same_command_finishes(folder: Path, attempts: list[tuple[int, str, str]]) -> None:
-    first, second, third = attempts
-    assert (first[0], first[2]) == (3, ""), first
-    assert "stopping after this step" in first[1] and "the same command goes on from here" in first[1]
-    assert (second[0], second[2]) == (0, ""), second
-    assert "(2 of 2 finished)" in second[1] and "comparison.md" in second[1]
-    for name in ("base-s3", "full-s3"):
-        run = folder / "runs/s" / name
-        assert json.loads((run / "results.json").read_text())["sets"]["unseen"]["miou"] > 0
-        assert read_history(run / "metrics.jsonl")["loss/total"][0] == list(range(STEPS))
-    assert (third[0], third[2]) == (0, "") and "started" not in third[1] and "2 runs, 2 finished" in third[1]
+def _runner(folder: Path, runs: list[PlannedRun], cpus: float = 2, **options: int | str) -> Runner:
+    command = (sys.executable, "-c", TRAIN)
+    resources = Resources(cpus, int(options.pop("gpus", 0)))
+    return Runner(runs, folder, resources, command=command, **options)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.timeout(900)
-def test_the_table_has_a_row_per_configuration(folder: Path, attempts: list[tuple[int, str, str]]) -> None:
-    table = json.loads((folder / "runs/s/comparison.json").read_text())
-    assert {name: [run["seed"] for run in runs] for name, runs in table["groups"].items()} == {
-        "base-s3": ["3"],
-        "full-s3": ["3"],
-    }
-    assert table["params"] == {
-        "mdat.enabled": {"base-s3": "False", "full-s3": "True"},
-        "cacl.enabled": {"base-s3": "False", "full-s3": "True"},
-    }
-    assert table["sets"]["unseen"]["differences"]["full-s3"]["ap"]["verdict"] != "not tested"
+def _to_the_end(runner: Runner, within_s: float = 60.0) -> tuple[list[Ended], int]:
+    """How the runs ended, in that order, and how many went on together at most."""
+    ended: list[Ended] = []
+    most, deadline = 0, time.monotonic() + within_s
+    while not runner.is_done:
+        assert time.monotonic() < deadline
+        ended += runner.step()[1]
+        most = max(most, len(runner.running))
+        time.sleep(0.02)
+    return ended, most
 
 
-@pytest.mark.timeout(900)
-# MLflow's own query of an sqlite store.
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_mlflow_has_the_runs_under_one(folder: Path, attempts: list[Any]) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
-    (experiment,) = (e for e in client.search_experiments() if e.name == "mgcda")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"s", "base-s3", "full-s3"}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    parent = runs.pop("s")
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    assert "| full-s3 | 1 |" in parent.data.tags["mlflow.note.content"]
-    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert artifacts == {"comparison.json", "comparison.md", "comparison.tex", "sweep.json"}
+def test_as_many_as_there_is_room_for(tmp_path: Path) -> None:
+    runs = [_run(tmp_path, f"r{i}") for i in range(3)] + [_run(tmp_path, "wide", "scaling.workers=4")]
+    ended, most = _to_the_end(_runner(tmp_path, runs, parent_run="abc"))
+    assert [one.state for one in ended] == ["finished"] * 4 and most == 2
+    assert ended[-1].run.name == "wide", "it asks for more than there is, and runs alone"
+    assert (tmp_path / "r0.started").read_text() == "-tracking.parent_run=abc"
+    assert RunFolder(load_config(tmp_path / "configs" / "r0.yaml").config).root == tmp_path / "r0"
 
 
-@pytest.mark.timeout(300)
-def test_a_changed_configuration_is_refused_before_anything_runs(folder: Path, attempts: list[Any]) -> None:
-    changed = _sweep(folder, "mdat.lambda_max=0.5")
-    _, err = changed.communicate(timeout=120)
-    assert changed.returncode == 2 and "mdat.lambda_max: 0.1 → 0.5" in err and "Traceback" not in err
+def test_a_bound_on_runs_at_a_time(tmp_path: Path) -> None:
+    _, most = _to_the_end(_runner(tmp_path, [_run(tmp_path, f"r{i}") for i in range(2)], at_once=1))
+    assert most == 1
+
+
+def test_each_run_sees_only_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    runs = [_run(tmp_path, f"r{i}", "scaling.gpus_per_worker=1", "scaling.workers=2") for i in range(2)]
+    _to_the_end(_runner(tmp_path, runs, cpus=8, gpus=4))
+    assert {(tmp_path / f"r{i}.started").read_text() for i in range(2)} == {"4,5", "6,7"}
+
+
+def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    runs = [_run(tmp_path, name) for name in ("bad", "good")]
+    ended, _ = _to_the_end(_runner(tmp_path, runs))
+    assert {one.run.name: one.state for one in ended} == {"bad": "failed", "good": "finished"}
+    (bad,) = (one for one in ended if one.state == "failed")
+    assert bad.reason == "model.backbone: there is none\n  → choose another" and "working" in bad.log.read_text()
+
+
+def test_a_log_says_where_runs_are_between_their_lines_of_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Log(io.StringIO):
+        """Lets the run end once it has been told of twice."""
+
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if self.getvalue().count("loss 1.500") >= 2:
+                (tmp_path / "heard").touch()
+            return written
+
+    monkeypatch.setattr(cli_sweep, "_PLAIN_LINE_EVERY_S", 0.5)
+    log = Log()
+    cli_sweep._watch(_runner(tmp_path, [_run(tmp_path, "told")]), 1, Console(file=log, highlight=False, markup=False))
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("going on")]
+    assert (tmp_path / "heard").exists(), log.getvalue()
+    assert lines[-1] == "going on  told  loss 1.500  step 5/10"
+
+
+def test_stopping_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
+    runner = _runner(tmp_path, [_run(tmp_path, name) for name in ("long0", "long1", "later")])
+    runner.step()
+    while not all((tmp_path / f"long{i}.started").exists() for i in range(2)):
+        time.sleep(0.02)
+    runner.stop()
+    ended, _ = _to_the_end(runner, within_s=10)
+    assert [one.state for one in ended] == ["stopped", "stopped"]
+    assert [run.name for run in runner.waiting] == ["later"] and not (tmp_path / "later.started").exists()
+
+
+def test_finished_is_what_has_results_of_this_configuration(tmp_path: Path) -> None:
+    run = _run(tmp_path, "r")
+    folder = RunFolder(run.config)
+    assert not is_finished(run)
+    folder.prepare(run.config)
+    assert not is_finished(run), "it was prepared and never started"
+    folder.results.write_text("{}")
+    assert is_finished(run)
+    assert is_finished(_run(tmp_path, "r", "scaling.workers=2", "checkpoint.keep=1"))
+    assert not is_finished(_run(tmp_path, "r", "evaluation.height_px=100")), "it is evaluated again"
+    with pytest.raises(ConfigError, match=r"another configuration \(optim.steps: 10 → 11\)"):
+        is_finished(_run(tmp_path, "r", "optim.steps=11"))
+    assert load_config(folder.config_file).config == run.config and dump_config(run.config)
