@@ -46,14 +46,14 @@ def connect(address: str) -> None:
 
     remedy = "from outside of the cluster: `ray job submit --address http://HEAD:8265 … -- mgcda …`; on a node: auto"
     if address.startswith(("http:", "https:")):
-        raise ConfigError("RAY_ADDRESS", f"{address} takes jobs, and no programs", remedy)
+        raise ConfigError("RAY_ADDRESS", f"{address} accepts jobs, not programs", remedy)
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ConfigError("RAY_ADDRESS", f"nobody answers at {address}: {reason}", remedy) from None
+            raise ConfigError("RAY_ADDRESS", f"no answer from {address}: {reason}", remedy) from None
     ray.init(address=address, **QUIET)
 
 

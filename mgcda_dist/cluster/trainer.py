@@ -180,4 +180,4 @@ def _first_error(error: Exception, run_root: Path) -> MgcdaError:
             cause = getattr(cause, "cause", None) or cause.__cause__
     from mgcda_dist.cluster.recovery import describe_failure
 
-    return MgcdaError("training", describe_failure(error, failures), f"the whole story is in {run_root}/logs")
+    return MgcdaError("training", describe_failure(error, failures), f"read the logs in {run_root}/logs")

@@ -241,7 +241,7 @@ def _conclude(
     report = draw_report(run) if config.tracking.report else None
     if report is not None:
         tracker.log_artifact(report, "report")
-    # Last: whoever watches takes this file as the end of the run.
+    # Last: its existence marks the run as finished.
     results.save(run.root)
 
 

@@ -25,15 +25,15 @@ def _free_port() -> int:
 
 def test_an_address_without_a_cluster_is_refused_before_ray_tries_for_minutes() -> None:
     address, before = f"127.0.0.1:{_free_port()}", time.monotonic()
-    with pytest.raises(ConfigError, match=f"RAY_ADDRESS: nobody answers at {address}: Connection refused"):
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS: no answer from {address}: Connection refused"):
         connect(address)
-    with pytest.raises(ConfigError, match=r"nobody answers at nowhere\.invalid:6379"):
+    with pytest.raises(ConfigError, match=r"no answer from nowhere\.invalid:6379"):
         connect("nowhere.invalid:6379")
     assert time.monotonic() - before < 60
 
 
 def test_the_address_for_jobs_is_called_that() -> None:
-    with pytest.raises(ConfigError, match="takes jobs, and no programs"):
+    with pytest.raises(ConfigError, match="accepts jobs, not programs"):
         connect("http://127.0.0.1:8265")
 
 
