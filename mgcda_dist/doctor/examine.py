@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from mgcda_dist.cluster.scaling import is_open, resolve, wanted
+from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.doctor import node_checks
 from mgcda_dist.doctor.findings import Finding, count, size
@@ -37,7 +37,7 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
     """
     cpus = 1.0
     if config is not None and not is_open(config):
-        cpus = wanted(config).numbers[0] * config.scaling.cpus_per_worker
+        cpus = worker_needs(config).numbers[0] * config.scaling.cpus_per_worker
     with connected(cpus) as cluster:
         if isinstance(cluster, Finding):
             yield cluster

@@ -97,9 +97,9 @@ class Found:
 def find(store: CheckpointStore, world: Collectives) -> Found | None:
     """The newest intact checkpoint; a collective: rank 0 chooses, so that all ranks load the same one."""
     newest = store.newest() if world.rank == 0 else None
-    found = newest and (newest, CheckpointManifest.load(newest))
-    found = world.gather_objects(found, "checkpoint")[0]
-    return found and Found(*found, world.size)
+    own = None if newest is None else (newest, CheckpointManifest.load(newest))
+    chosen: tuple[Path, CheckpointManifest] | None = world.gather_objects(own, "checkpoint")[0]
+    return None if chosen is None else Found(*chosen, world.size)
 
 
 def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Callable[[str], None]) -> TrainState:
