@@ -175,7 +175,7 @@ def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_
         except MgcdaError as error:
             yield Finding("problem", "scaling", f"{error.where}: {error.problem}", error.remedy)
             return
-        request, interface = wanted(resolved), config.scaling.interface
+        request, interface = worker_needs(resolved), config.scaling.interface
         cpus, gpus, placement = request.cpus, request.gpus, request.placement
         room = request.places(cluster.resources)
         workers = request.fitting(room)
