@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import REPOSITORY
-from tests.support.recipes import copy_package
 
 __all__ = ["Edit", "apply", "commands_of", "copy_of_repository", "edits_of", "run"]
 
@@ -51,7 +50,9 @@ def commands_of(page: Path) -> list[str]:
 
 def copy_of_repository(folder: Path) -> Path:
     """The package, its tests, configurations and documents in another folder."""
-    copy_package(REPOSITORY, folder)
+    for name in ("mgcda_dist", "tests"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
     for name in ("configs", "docs"):
         shutil.copytree(REPOSITORY / name, folder / name)
     (folder / "shards").mkdir()
