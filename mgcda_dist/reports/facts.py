@@ -57,7 +57,7 @@ def fact_table(runs: Sequence[RunRecord]) -> list[Fact]:
 
 
 def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
-    """What each run read, by use."""
+    """Data of each run, by use."""
     inputs = [{each.key: each for each in _inputs(run)} for run in runs]
     table: list[DataUse] = []
     for use in dict.fromkeys(use for each in inputs for use in each):
