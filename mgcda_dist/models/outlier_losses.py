@@ -1,8 +1,8 @@
 """Outlier exposure: pure functions of (logits, label) that pull the scores of inliers and anomalies apart.
 
-Each returns sums and counts over this rank's pixels, apart for inliers (label 0…C-1) and anomalies (label 254); the
-caller divides the sums over all ranks by the counts over all ranks (law 1). A side without pixels gives a zero that
-still touches the logits (law 3). Void (255) and normal pixels of unknown class (253) take no part.
+Each returns sums over this rank's pixels, apart for inliers (label 0…C-1) and anomalies (label 254); the caller divides
+them by the numbers of pixels of the whole step (law 1), which follow from the labels. A side without pixels is a zero
+that still touches the logits (law 3). Void (255) and normal pixels of unknown class (253) take no part.
 
 L is a pixel's vector of C inlier logits, E = -log Σ_k exp L_k its energy. Logits and labels have one size: bring the
 logits to the labels with `upsample`, or the labels to the logits with `label_at`.
@@ -37,12 +37,10 @@ __all__ = [
 
 
 class PixelSums(NamedTuple):
-    """Scalars: sums of a per-pixel loss with gradient (float32 at least), and the pixels each runs over (int64)."""
+    """Scalars: sums of a per-pixel loss over inliers and over anomalies, with gradient, float32 at least."""
 
     inlier_sum: Tensor
-    inlier_count: Tensor
     anomaly_sum: Tensor
-    anomaly_count: Tensor
 
 
 def energy_hinge(logits: Tensor, label: Tensor, inlier_energy: float, outlier_energy: float) -> PixelSums:
@@ -182,9 +180,7 @@ def _sums(inlier_loss: Tensor, inlier: Tensor, anomaly_loss: Tensor, anomaly: Te
     # A product with the mask would turn an infinite loss of an unjudged pixel into NaN.
     return PixelSums(
         torch.where(inlier, inlier_loss, 0).sum(),
-        inlier.sum(),
         torch.where(anomaly, anomaly_loss, 0).sum(),
-        anomaly.sum(),
     )
 
 
