@@ -129,10 +129,6 @@ class Collectives:
         pending.rows = _StartGather.apply(rows, self, label, pending)
         return pending
 
-    def gather(self, rows: Tensor, label: str) -> Tensor:
-        """As `start_gather`, and wait."""
-        return self.start_gather(rows, label).wait()
-
     def sum_with_gradient(self, value: Tensor, label: str) -> Tensor:
         """Sum of `value` over ranks; its gradient is the sum of the gradients of all ranks' losses."""
         if self.size == 1:

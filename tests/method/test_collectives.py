@@ -13,7 +13,7 @@ def test_a_single_process_is_the_identity_and_pays_nothing():
     collectives = Collectives()
     assert (collectives.size, collectives.rank) == (1, 0)
     x = torch.arange(6.0, requires_grad=True)
-    assert collectives.gather(x, "rows") is x
+    assert collectives.start_gather(x, "rows").wait() is x
     total = collectives.start_sum(x, "sum").wait()
     assert torch.equal(total, x.detach()) and not total.requires_grad
     assert not collectives.stats.calls and not collectives.stats.num_bytes

@@ -103,7 +103,7 @@ def judged(everywhere: Tensor, rank: int) -> Tensor:
 
 def _gather(rank: int, size: int, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
     rows = rows_of(rank).requires_grad_()
-    everywhere = Collectives(group).gather(rows, "rows")
+    everywhere = Collectives(group).start_gather(rows, "rows").wait()
     judged(everywhere, rank).backward()
     assert rows.grad is not None
     return {"everywhere": everywhere.detach(), "gradient": rows.grad}
