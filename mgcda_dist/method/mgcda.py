@@ -9,8 +9,8 @@ One optimizer step over A micro-batches:
     totals = model.total(outcomes)                                            # values and running state, over ranks
     model.commit(outcomes, totals)                                            # once the optimizer has stepped
 
-Besides the gradient reduction a step costs one gather (CACL) and two small sums (counts, values), and one sum over the
-anchors where the memory is sharded.
+Besides the gradient reduction a step costs two small sums (counts, values), and each micro-batch one gather (CACL).
+Image-aware sampling adds one sum to each micro-batch after the first, a sharded memory one to every micro-batch.
 """
 
 from __future__ import annotations

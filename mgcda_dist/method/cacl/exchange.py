@@ -1,7 +1,7 @@
 """The one gather of CACL: the sampled pixels of every rank, fixed rows plus mask, in global sample order (law 3).
 
 Every image has the same number of reserved rows, so the index of a row in the gathered tensor tells its image and its
-type; what else is known of it travels as three more columns beside z. Gradients of z cross ranks.
+type; its mask, domain and difficulty are three more columns beside z. Gradients of z cross ranks.
 """
 
 from __future__ import annotations
