@@ -52,7 +52,7 @@ def schedule(
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise ConfigError("kinds of faults", f"unknown kind {kind!r}", f"choose from {', '.join(KINDS)}")
+            raise ConfigError("kinds", f"unknown kind {kind!r}", f"choose from {', '.join(KINDS)}")
     if num_steps < 2 * num_faults:
         raise ConfigError(
             "optim.steps", f"{num_steps} steps are too few for {num_faults} faults", "at least two steps per fault"

@@ -15,6 +15,7 @@ from mgcda_dist.cli.compare import compare
 from mgcda_dist.cli.doctor import doctor
 from mgcda_dist.cli.evaluate import evaluate
 from mgcda_dist.cli.export import export
+from mgcda_dist.cli.options import with_options
 from mgcda_dist.cli.predict import predict
 from mgcda_dist.cli.report import report
 from mgcda_dist.cli.shards import shards_app
@@ -60,7 +61,7 @@ def train(
     loaded = load_config(config, overrides)
     loaded.check_files()
     _check_data(loaded)
-    raise typer.Exit(run_training(loaded.config, override=override_config))
+    raise typer.Exit(run_training(loaded.config, override_config=override_config))
 
 
 app.command()(evaluate)
@@ -139,7 +140,7 @@ def main() -> None:
     try:
         app()
     except MgcdaError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {with_options(str(error), typer.main.get_command(app), sys.argv[1:])}", err=True)
         sys.exit(ExitCode.REFUSED)
     except OSError as error:
         if error.filename is None:

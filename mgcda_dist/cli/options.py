@@ -1,18 +1,18 @@
-"""Parsing of option values: sizes, lists of numbers, lists of names, devices."""
+"""Options: values (sizes, lists of numbers, lists of names, devices), and their names in messages of the library."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.errors import ConfigError, MgcdaError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "names_of", "numbers_of", "refuse_password", "size_of", "window_of"]
+__all__ = ["device_of", "names_of", "numbers_of", "refuse_password", "size_of", "window_of", "with_options"]
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -98,3 +98,26 @@ def refuse_password(uri: str | None) -> None:
             "the address holds a password, which would be stored with the run",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
+
+
+def with_options(message: str, program: Any, words: Sequence[str]) -> str:
+    """A message of the library, which names arguments as `argument`, with the options of the command line instead.
+
+    Args:
+        message: also with an argument as its first word, before a colon.
+        program: the click command; its parameters bear the names of the library's arguments.
+        words: the command line; options of the command that it runs come first.
+    """
+    names: dict[str, str] = {}
+    pending = [program]
+    for command in pending:
+        children = getattr(command, "commands", {})
+        pending += children.values()
+        names = {each.name: each.opts[0] for each in command.params if each.opts[0].startswith("--")} | names
+    running = program
+    for word in words:
+        running = getattr(running, "commands", {}).get(word, running)
+    own = {each.name: each.opts[0] for each in running.params if each.opts[0].startswith("--")}
+    first, colon, rest = message.partition(": ")
+    message = own.get(first, first) + colon + rest
+    return re.sub(r"`(\w+)`", lambda found: (names | own).get(found[1], found[0]), message)

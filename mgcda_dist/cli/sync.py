@@ -40,7 +40,7 @@ def sync(
                     done = deliver(run, uri)
         except MgcdaError as error:
             failed += 1
-            errors.print(f"error: {error}", soft_wrap=True)
+            errors.print(f"error: {str(error).replace('`uri`', '--mlflow-uri')}", soft_wrap=True)
             continue
         missing = f"{done.num_metrics} metrics, {done.num_calls} other entries"
         what = missing if done.num_metrics or done.num_calls else "nothing was missing"

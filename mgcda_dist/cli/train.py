@@ -31,8 +31,8 @@ _PLAIN_LINE_EVERY_S = 10.0
 _LONG_WAIT_S = 90.0
 
 
-def run_training(config: Config, *, override: bool = False) -> int:
-    """Train; returns the exit code. `override`: resume with a changed configuration if the state fits it."""
+def run_training(config: Config, *, override_config: bool = False) -> int:
+    """Train; returns the exit code. `override_config`: resume with a changed configuration if the state fits it."""
     from mgcda_dist import build, checks
 
     console = Console(highlight=False, markup=False)
@@ -43,7 +43,7 @@ def run_training(config: Config, *, override: bool = False) -> int:
     run = RunFolder(config)
     with run.locked():
         checks.check_model(config)
-        run.prepare(config, build.run_inputs(config), override=override)
+        run.prepare(config, build.run_inputs(config), override_config=override_config)
         command = shlex.join(["mgcda", *sys.argv[1:]])
         run.say("launch", f"launched: {command}", command=command)
         return _run_training(config, run, console)

@@ -91,7 +91,7 @@ def is_finished(run: PlannedRun) -> bool:
         raise ConfigError(
             str(folder.config_file),
             f"the sweep holds this run with another configuration ({listing})",
-            "choose another name for the new sweep, or remove the folder to start this run over",
+            "choose another `name` for the new sweep, or remove the folder to start this run over",
         )
     # With other evaluation sets the trained network is evaluated again.
     return folder.results.is_file() and flatten(before.get("evaluation")) == flatten(now["evaluation"])

@@ -251,7 +251,7 @@ class ModelConfig(Section):
             raise ValueError(
                 f"score: {self.score!r} needs statistics of the trained network, and training scores pixels from its "
                 "first step on; train with another one, then measure them with `mgcda calibrate RUN` and evaluate with "
-                f"this score"
+                "this `score`"
             )
         if self.compile and self.network:
             raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")

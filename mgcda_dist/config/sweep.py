@@ -114,7 +114,7 @@ def sweep_of_configs(paths: list[Path], name: str | None = None) -> Sweep:
         joined = f"{next(iter(rows))}_and_{len(rows) - 1}_more"
     name = name or joined
     if not re.match(_NAME, name):
-        raise ConfigError("name of the sweep", f"{name!r} cannot be the name of a folder", "letters, digits, _ . -")
+        raise ConfigError("name", f"{name!r} cannot be the name of a folder", "letters, digits, _ . -")
     return Sweep(name=name, rows=rows)
 
 
@@ -137,7 +137,7 @@ def plan_runs(sweep: Sweep, overrides: list[str] | None = None) -> list[PlannedR
             raise ConfigError(
                 f"command line, {override!r}",
                 "a sweep names and seeds its runs itself",
-                "list the seeds of the sweep instead",
+                "give `seeds` instead",
             )
     most = max(len(row.seeds or sweep.seeds) for row in sweep.rows.values())
     planned: list[PlannedRun] = []

@@ -98,7 +98,7 @@ class ScoreMaps:
             raise ConfigError(
                 str(self.root),
                 f"{len(extra)} of {len(self._maps)} maps belong to no frame, first {extra[0]}",
-                "are these the maps of another set or split? else have extra maps ignored",
+                "are these the maps of another set or split? else `ignore_extra_maps` leaves them out",
             )
 
     def read(self, file: MapFile, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
@@ -114,7 +114,7 @@ class ScoreMaps:
             raise MgcdaError(
                 str(file),
                 f"the map is {values.shape[1]}×{values.shape[0]}, the label {shape[1]}×{shape[0]} pixels",
-                "write maps at the label's size, or have maps resized",
+                "write maps at the label's size, or choose `resize_maps`",
             )
         return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), values.dtype)
 

@@ -40,7 +40,7 @@ def check_output_folder(out: Path, *, overwrite: bool) -> None:
     if not (out / "model.json").is_file():
         raise MgcdaError(str(out), "exists and is no exported model", "give another folder")
     if not overwrite:
-        raise MgcdaError(str(out), "exists already", "give another folder, or allow overwriting")
+        raise MgcdaError(str(out), "exists already", "give another folder, or `overwrite`")
 
 
 def export_model(

@@ -29,8 +29,8 @@ _EXAMPLE_SIZE = 70, 90
 _CHECKED_SIZES = ((1, 101, 67), (2, 64, 64), (1, 227, 320))
 """Batch, height, width: not the example's, and not multiples of the network's stride."""
 _REMEDY = {
-    ".onnx": "export without ONNX, which cannot express pooling to a grid of cells (PSPNet, UPerNet)",
-    ".pt2": "export as safetensors only, which works for every network",
+    ".onnx": "leave onnx out of `formats`: it cannot express pooling to a grid of cells (PSPNet, UPerNet)",
+    ".pt2": "choose the one of `formats` that works for every network, safetensors",
 }
 
 

@@ -136,10 +136,10 @@ def check_output_folder(out: Path, identity: str, *, overwrite: bool) -> None:
         return
     before = _read_record(out / RECORD)
     if before is None:
-        raise ConfigError(str(out), "holds other files", "give another folder, or allow overwriting")
+        raise ConfigError(str(out), "holds other files", "give another folder, or `overwrite`")
     if before.get("prediction_id") != identity:
         problem = "holds predictions of another model or with other settings"
-        raise ConfigError(str(out), problem, "give another folder, or allow overwriting")
+        raise ConfigError(str(out), problem, "give another folder, or `overwrite`")
 
 
 def predict(
@@ -306,7 +306,7 @@ class _Run:
                 )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 problem = f"the memory of {self.model.device} is full: {str(error).splitlines()[0]}"
-                remedy = "use a sliding window, for example of 512x1024, a smaller batch, or a smaller height"
+                remedy = "give a `window`, for example 512x1024, a smaller `batch`, or a smaller `height`"
                 raise MgcdaError("prediction", problem, remedy) from None
             for (tag, image), (score, _) in zip(batch, maps, strict=True):
                 yield tag, image, score

@@ -41,7 +41,7 @@ def check_statistics(score: ScoreKind, statistics: ClassStatistics | None, folde
             f"score, {folder}",
             f"{score!r} needs the mean and variance of each class's maximum logit, which are not measured yet for this "
             "model",
-            f"first: mgcda calibrate {folder}, with frames that it was trained on",
+            f"first: `mgcda calibrate {folder}`, its `data` the frames that it was trained on",
         )
 
 

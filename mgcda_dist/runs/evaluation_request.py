@@ -24,7 +24,7 @@ from mgcda_dist.models.exported import model_folder, read_metadata
 __all__ = ["EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 
 
-_GIVE_SHARDS = "name the shards to evaluate on"
+_GIVE_SHARDS = "give `data`, the shards to evaluate on"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _refuse_commands(section: EvaluationConfig) -> None:
     command = next((place for place in places if PIPE in place), None)
     if command is not None:
         problem = f"the model's own configuration names a command: {command}"
-        raise ConfigError("evaluation.sets", problem, "if you trust it, give the shards yourself")
+        raise ConfigError("evaluation.sets", problem, "if you trust it, give the shards yourself as `data`")
 
 
 def _place(text: str) -> tuple[str, str]:

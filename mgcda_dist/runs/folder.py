@@ -66,13 +66,13 @@ class RunFolder:
         with locked(self.root, "the run is going on already", "wait for it, or choose another name=…"):
             yield
 
-    def prepare(self, config: Config, inputs: Sequence[RunInput] = (), *, override: bool = False) -> None:
+    def prepare(self, config: Config, inputs: Sequence[RunInput] = (), *, override_config: bool = False) -> None:
         """Create the folder, or check that the run in it may be continued.
 
         Args:
             config: the run's configuration.
             inputs: from `build.run_inputs`; compared with those of an earlier launch.
-            override: continue with another configuration if every state fits it; the change is recorded as an event.
+            override_config: continue with another configuration if every state fits it; recorded as an event.
 
         Raises:
             ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration or the training
@@ -89,7 +89,7 @@ class RunFolder:
             )
         before, now = self._config_so_far(), config.model_dump(mode="json")
         if has_checkpoint and before is not None:
-            self._compare(before, now, override=override)
+            self._compare(before, now, override=override_config)
         other = self._changed_input(inputs)
         if has_checkpoint and other:
             raise ConfigError(
@@ -134,12 +134,12 @@ class RunFolder:
         if override and refused:
             raise ConfigError(
                 where,
-                f"an override cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
+                f"`override_config` cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
                 "mean something else",
                 "choose another name=… for the new configuration",
             )
         if not override:
-            way_on = "" if refused else ", or resume with the configuration overridden"
+            way_on = "" if refused else ", or choose `override_config` to resume with the new one"
             raise ConfigError(
                 where,
                 f"the run was started with another configuration ({_listing(differing)})",

@@ -56,10 +56,10 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
     start = _start(folder)
     where = uri or start["uri"]
     if where is None:
-        raise MgcdaError(str(folder), "was recorded without MLflow", "give the address of a server or database")
+        raise MgcdaError(str(folder), "was recorded without MLflow", "give `uri`, the address of a server or database")
     database = where.removeprefix("sqlite:///")
     if uri is None and database != where and not Path(database).is_file():
-        raise MgcdaError(where, "the database no longer exists", "give the address of a server or database")
+        raise MgcdaError(where, "the database no longer exists", "give `uri`, the address of a server or database")
     last, time_s = _last(folder)
     if last != "end":
         add_end(folder, "KILLED", time_s)

@@ -22,7 +22,7 @@ from mgcda_dist.training.state import TrainState
 __all__ = ["Hooks", "fit"]
 
 _STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
-_CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm; override the configuration or rename the run"
+_CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, with `override_config` or another name=…"
 
 
 @dataclass

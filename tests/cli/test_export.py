@@ -109,7 +109,7 @@ def test_the_graph_needs_only_torch(exported: tuple[Path, Result], tmp_path: Pat
 @pytest.mark.slow
 def test_the_card_has_training_results_and_use(exported: tuple[Path, Result]) -> None:
     card = (exported[0] / "README.md").read_text()
-    for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 25.00 | 75.00 | – |", "convention `pooled`",
+    for text in ("# tiny", "test_resnet.r160_in1k", "| unseen | 3 | 50.00 | 25.00 | 75.00 |", "convention `pooled`",
                  "torch.export.load", "InferenceSession", load_exported(exported[0]).digest):  # fmt: skip
         assert text in card
 

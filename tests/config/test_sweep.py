@@ -77,7 +77,7 @@ def test_what_cannot_run_is_said(folder: Path, text: str, says: str) -> None:
 
 
 def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="list the seeds"):
+    with pytest.raises(ConfigError, match="give `seeds`"):
         plan_runs(sweep_of_configs([folder / "base.yaml"]), ["seed=3"])
     with pytest.raises(ConfigError, match="two configurations are named 'base'"):
         sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])

@@ -138,7 +138,7 @@ def test_a_map_of_another_size_is_refused_unless_it_may_be_resized(tmp_path: Pat
     values = np.linspace(0, 1, 600, dtype=np.float32).reshape(SHAPE)
     np.save(tmp_path / "a.npy", values)
     maps = ScoreMaps(tmp_path)
-    with pytest.raises(MgcdaError, match=r"the map is 30×20, the label 60×40 pixels\n.*have maps resized"):
+    with pytest.raises(MgcdaError, match=r"the map is 30×20, the label 60×40 pixels\n.*`resize_maps`"):
         maps.read(maps.choose("set", ["a"])["a"], (40, 60))
     maps = ScoreMaps(tmp_path, resize=True)
     larger = maps.read(maps.choose("set", ["a"])["a"], (40, 60))

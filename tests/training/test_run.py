@@ -49,9 +49,9 @@ def test_a_run_is_continued_unless_what_it_learns_changed(config: Config) -> Non
 def test_a_changed_configuration_is_taken_over_where_the_state_fits_it(config: Config) -> None:
     run = _with_checkpoint(config)
     fitting = _changed(config, mdat={"weight": 0.9}, optim={"lr_heads": 0.01, "steps": 2000})
-    with pytest.raises(ConfigError, match=r"(?s)mdat\.weight: 0\.5 → 0\.9.*resume with the configuration overridden"):
+    with pytest.raises(ConfigError, match=r"(?s)mdat\.weight: 0\.5 → 0\.9.*choose `override_config` to resume"):
         run.prepare(fitting)
-    run.prepare(fitting, override=True)
+    run.prepare(fitting, override_config=True)
     (event,) = (json.loads(line) for line in run.events.read_text().splitlines())
     assert event["kind"] == "override"
     assert event["changes"] == {"mdat.weight": [0.5, 0.9], "optim.lr_heads": [0.001, 0.01], "optim.steps": [1000, 2000]}
@@ -76,8 +76,8 @@ def test_what_the_state_would_not_fit_is_refused(
 ) -> None:
     run = _with_checkpoint(config)
     changed = _changed(config, **{section: values, "loss": {"outlier_weight": 0.2}})
-    with pytest.raises(ConfigError, match="an override cannot change") as error:
-        run.prepare(changed, override=True)
+    with pytest.raises(ConfigError, match="`override_config` cannot change") as error:
+        run.prepare(changed, override_config=True)
     assert key in error.value.problem and "outlier_weight" not in error.value.problem
     assert not run.events.exists()
 

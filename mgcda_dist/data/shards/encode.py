@@ -184,7 +184,7 @@ def _encode(image: np.ndarray, image_ext: str, quality: int, where: str) -> byte
         "png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
     }[image_ext]
     if image_ext == "jpg" and image.ndim == 3 and image.shape[2] == 4:
-        raise ShardError(where, "JPEG cannot hold the alpha of an object", "use png or webp")
+        raise ShardError(where, "JPEG cannot hold the alpha of an object", "choose `image_format` png or webp")
     good, encoded = cv2.imencode(f".{image_ext}", image, parameters)
     if not good:
         raise ShardError(where, f"cannot encode {image.shape[1]}×{image.shape[0]} px as {image_ext}")
