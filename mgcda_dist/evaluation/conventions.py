@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mgcda_dist.choices import ANOMALY, Convention
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables
-from mgcda_dist.evaluation.exact import exact_counts
 from mgcda_dist.evaluation.metrics import (
     CurvePoints,
     PixelMetrics,
@@ -23,7 +22,7 @@ from mgcda_dist.evaluation.metrics import (
     mean_per_image,
     pixel_metrics,
 )
-from mgcda_dist.evaluation.pixel import PixelHistogram, as_array, split_scores
+from mgcda_dist.evaluation.pixel import PixelHistogram, as_array, exact_counts, split_scores
 from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks
 from mgcda_dist.evaluation.smiyc import SmiycFrame, smiyc_frame, smiyc_metrics
 

@@ -24,12 +24,12 @@ from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import CurvePoints, PixelMetrics, RankedCounts, curve_points, pixel_metrics
-from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, inlier_cuts
+from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, distinct, inlier_cuts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PixelHistogram", "as_array", "merge_rows", "refuse_non_finite", "split_scores"]
+__all__ = ["PixelHistogram", "as_array", "exact_counts", "merge_rows", "refuse_non_finite", "split_scores"]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -140,6 +140,30 @@ def split_scores(
         if part.size and not (np.isfinite(part[0]) and np.isfinite(part[-1])):
             refuse_non_finite(np.concatenate([inlier, anomaly]), where)
     return inlier, anomaly
+
+
+def exact_counts(inlier: Floats, anomaly: Floats) -> RankedCounts:
+    """A row per distinct anomaly score, and one for the inliers between two of them: all that the metrics depend on.
+
+    Args:
+        inlier: scores of the inlier pixels, ascending.
+        anomaly: scores of the anomaly pixels, ascending.
+    """
+    value = distinct(anomaly)
+    num = np.diff(np.searchsorted(anomaly, value), append=anomaly.size)
+    below = np.concatenate([np.searchsorted(inlier, value, side="left"), [inlier.size]])
+    upto = np.concatenate([[0], np.searchsorted(inlier, value, side="right")])
+    # Rows in turn: inliers under the lowest anomaly, that anomaly, inliers above it, and so on upwards.
+    rows = 2 * value.size + 1
+    threshold, anomalies, inliers = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    inliers[0::2], inliers[1::2] = below - upto, upto[1:] - below[:-1]
+    anomalies[1::2], threshold[1::2] = num, value
+    between = np.flatnonzero(inliers[0::2])
+    threshold[2 * between] = inlier[upto[between]]
+    kept = (inliers + anomalies > 0)[::-1]
+    return RankedCounts(
+        threshold[::-1][kept], anomalies[::-1][kept], inliers[::-1][kept], np.ones(np.count_nonzero(kept), np.bool_)
+    )
 
 
 def refuse_non_finite(scores: NDArray[np.generic], where: str) -> None:

@@ -1,11 +1,15 @@
 """The metrics as scikit-learn computes them, and adversarial scores to compare on."""
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+METRICS = ("ap", "auroc", "fpr95", "best_f1")
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
@@ -21,6 +25,25 @@ def sklearn_metrics(score: Floats, anomaly: Bools) -> dict[str, float]:
         "fpr95": float(fpr[np.argmax(tpr >= 0.95)]),
         "best_f1": float(f1.max()),
     }
+
+
+def pooled(frames: Sequence[tuple[Floats, Bools]]) -> dict[str, float]:
+    """`sklearn_metrics` of the pixels of all frames together."""
+    return sklearn_metrics(np.concatenate([s for s, _ in frames]), np.concatenate([a for _, a in frames]))
+
+
+def assert_metrics(result: object, expected: dict[str, float], tolerance: float) -> None:
+    """The attributes of `result` are the expected numbers."""
+    assert {name: getattr(result, name) for name in expected} == pytest.approx(expected, abs=tolerance)
+
+
+def merged(count: Callable[[range], Any], num_frames: int, world_size: int) -> Any:
+    """The sum of what each rank counts of its frames, last rank first, pickled as on its way between processes."""
+    ranks = [count(range(rank, num_frames, world_size)) for rank in range(world_size)]
+    total = pickle.loads(pickle.dumps(ranks[-1]))
+    for other in ranks[:-1]:
+        total.merge(pickle.loads(pickle.dumps(other)))
+    return total
 
 
 def labels(anomaly: Bools) -> NDArray[np.uint8]:

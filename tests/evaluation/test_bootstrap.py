@@ -16,7 +16,7 @@ from mgcda_dist.evaluation.bootstrap import (
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.method.randomness import numpy_generator
 
-from .reference import labels, sklearn_metrics
+from .reference import labels, pooled
 
 
 def images(num: int, gain: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -41,14 +41,11 @@ def test_replicates_equal_exact_metrics_of_the_drawn_images() -> None:
     found = bootstrap(tables(frames), replicates=40, level=0.9, seed=5)
     ordered = [frames[key] for key in sorted(frames)]
     drawn = numpy_generator(5, "bootstrap").integers(0, 12, (40, 12))
-    exact = [
-        sklearn_metrics(np.concatenate([ordered[i][0] for i in row]), np.concatenate([ordered[i][1] for i in row]))
-        for row in drawn
-    ]
-    pooled = sklearn_metrics(*(np.concatenate([frame[i] for frame in ordered]) for i in range(2)))
+    exact = [pooled([ordered[i] for i in row]) for row in drawn]
+    whole = pooled(ordered)
     for name in METRICS:
         values = [each[name] for each in exact]
-        assert found[name].value == pytest.approx(pooled[name], abs=1e-3)
+        assert found[name].value == pytest.approx(whole[name], abs=1e-3)
         assert found[name].low == pytest.approx(np.quantile(values, 0.05), abs=2e-3)
         assert found[name].high == pytest.approx(np.quantile(values, 0.95), abs=2e-3)
 
@@ -63,14 +60,10 @@ def test_scores_that_need_all_of_their_double_precision_are_told_apart(tmp_path:
     }
     wide = tables(frames)
     wide.save(tmp_path / "tables.npz")
-    pooled = sklearn_metrics(
-        np.concatenate([score for score, _ in frames.values()]),
-        np.concatenate([anomaly for _, anomaly in frames.values()]),
-    )
+    expected = pooled(list(frames.values()))
     for found in (wide, ImageTables.load(tmp_path / "tables.npz")):
         values = bootstrap(found, replicates=3)
-        for name in METRICS:
-            assert values[name].value == pytest.approx(pooled[name], abs=1e-3)
+        assert {name: values[name].value for name in METRICS} == pytest.approx(expected, abs=1e-3)
 
 
 def test_intervals_do_not_depend_on_world_size_and_narrow_with_images() -> None:

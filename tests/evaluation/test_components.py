@@ -1,4 +1,3 @@
-import pickle
 from collections import deque
 
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import TAUS, TRACKS, ComponentEvaluation, ComponentSizes, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
+
+from .reference import merged
 
 Pixel = tuple[int, int]
 ALL = ComponentSizes(0, 0)
@@ -157,12 +158,9 @@ def test_results_do_not_depend_on_world_size_and_images_are_counted_once() -> No
     frames = pictures(7)
     whole = counted(frames, ALL)
     for world_size in (2, 3):
-        ranks = [counted(frames, ALL, range(rank, 7, world_size)) for rank in range(world_size)]
-        merged = pickle.loads(pickle.dumps(ranks[-1]))
-        for other in ranks[:-1]:
-            merged.merge(other)
-        assert merged.result() == whole.result()
-        assert merged.bootstrap(replicates=50) == whole.bootstrap(replicates=50)
+        found = merged(lambda part: counted(frames, ALL, part), 7, world_size)
+        assert found.result() == whole.result()
+        assert found.bootstrap(replicates=50) == whole.bootstrap(replicates=50)
     with pytest.raises(MgcdaError, match="frame_0: this image was counted before"):
         whole.merge(counted(frames, ALL, range(1)))
 

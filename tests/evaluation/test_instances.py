@@ -1,4 +1,3 @@
-import pickle
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.instances import OVERLAPS, InstanceEvaluation, PredictedInstances, connected_instances
+
+from .reference import merged
 
 Prediction = tuple[set[int], float]
 Picture = tuple[list[Prediction], list[set[int]], set[int]]
@@ -130,11 +131,8 @@ def test_results_do_not_depend_on_world_size_and_images_are_counted_once() -> No
         frames.append((predictions, [span(b + 2, b + 14) for b in begins[:2] if b < 80][:1], set()))
     whole = counted(frames, 100, 10)
     for world_size in (2, 3):
-        ranks = [counted(frames, 100, 10, range(rank, 7, world_size)) for rank in range(world_size)]
-        merged = pickle.loads(pickle.dumps(ranks[-1]))
-        for other in ranks[:-1]:
-            merged.merge(other)
-        assert merged.result() == whole.result()
+        found = merged(lambda part: counted(frames, 100, 10, part), 7, world_size)
+        assert found.result() == whole.result()
     with pytest.raises(MgcdaError, match="frame_0: this image was counted before"):
         whole.merge(counted(frames, 100, 10, range(1)))
 

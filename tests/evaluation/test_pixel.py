@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.exact import ExactPixelMetrics
 from mgcda_dist.evaluation.pixel import PixelHistogram
 
-from .reference import SCORES, adversarial_frames, labels, sklearn_metrics
-
-NAMES = ("ap", "auroc", "fpr95", "best_f1")
+from .reference import SCORES, adversarial_frames, assert_metrics, labels, pooled, sklearn_metrics
 
 
 def counted(frames: list[tuple[Any, Any]], **settings: Any) -> PixelHistogram:
@@ -25,29 +22,13 @@ def counted(frames: list[tuple[Any, Any]], **settings: Any) -> PixelHistogram:
     return histogram
 
 
-def pooled(frames: list[tuple[Any, Any]]) -> dict[str, float]:
-    return sklearn_metrics(np.concatenate([s for s, _ in frames]), np.concatenate([a for _, a in frames]))
-
-
 @pytest.mark.parametrize("name", list(SCORES))
-def test_equals_sklearn_whatever_the_scores(name: str) -> None:
+def test_equals_sklearn_whatever_the_scores_also_when_rows_are_joined(name: str) -> None:
     frames = adversarial_frames(name, pixels=100_000)
-    result, expected = counted(frames).result(), pooled(frames)
-    for metric in NAMES:
-        assert getattr(result, metric) == pytest.approx(expected[metric], abs=1e-4), metric
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["normal", "saturated sigmoid", "clipped", "two scales", "agreeing to 14 digits", "saturated float64 sigmoid"],
-)
-def test_joined_rows_still_equal_sklearn(name: str) -> None:
-    frames = adversarial_frames(name, pixels=100_000)
-    histogram = counted(frames, max_rows=1 << 16)
-    expected = pooled(frames)
-    assert histogram.counts().threshold.size <= 2 * (1 << 16)
-    for metric in NAMES:
-        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-4), metric
+    expected, joined = pooled(frames), counted(frames, max_rows=1 << 16)
+    assert joined.counts().threshold.size <= 2 * (1 << 16)
+    for histogram in (counted(frames), joined):
+        assert_metrics(histogram.result(), expected, 1e-4)
 
 
 def test_a_tie_of_anomalies_and_inliers_stays_one_when_rows_are_joined() -> None:
@@ -58,8 +39,7 @@ def test_a_tie_of_anomalies_and_inliers_stays_one_when_rows_are_joined() -> None
         frames.append(((10.0**power * rng.standard_normal(20_000)).astype(np.float32), np.zeros(20_000, np.bool_)))
     histogram, expected = counted(frames, max_rows=1 << 12), pooled(frames)
     assert histogram._inlier.shift > 0  # the inliers' rows were joined
-    for metric in NAMES:
-        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-3), metric
+    assert_metrics(histogram.result(), expected, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +77,8 @@ def test_small_frames_are_exact(data: st.DataObject) -> None:
     anomaly[:2] = True, False
     cut = data.draw(st.integers(0, size))
     histogram = counted([(score[:cut], anomaly[:cut]), (score[cut:], anomaly[cut:])])
-    expected = sklearn_metrics(score, anomaly)
     result = histogram.result()
-    for metric in NAMES:
-        assert getattr(result, metric) == pytest.approx(expected[metric], abs=1e-12), metric
+    assert_metrics(result, sklearn_metrics(score, anomaly), 1e-12)
     predicted = score >= result.best_f1_threshold
     assert 2 * (predicted & anomaly).sum() / (predicted.sum() + anomaly.sum()) == pytest.approx(result.best_f1)
 
@@ -135,9 +113,7 @@ def test_rare_anomalies_and_void() -> None:
     histogram = PixelHistogram()
     histogram.update(score, label)
     keep = label != 255
-    expected = sklearn_metrics(score[keep], anomaly[keep])
-    for metric in NAMES:
-        assert getattr(histogram.result(), metric) == pytest.approx(expected[metric], abs=1e-5), metric
+    assert_metrics(histogram.result(), sklearn_metrics(score[keep], anomaly[keep]), 1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -190,18 +166,6 @@ def test_other_mistakes_are_named() -> None:
         histogram.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
     with pytest.raises(MgcdaError, match="per_image"):
         histogram.result("per_image")
-
-
-def test_skip_empty_and_nearest_equal_the_exact_conventions() -> None:
-    frames = adversarial_frames("normal", pixels=5_000)
-    exact = ExactPixelMetrics()
-    for score, anomaly in frames:
-        exact.update(score, labels(anomaly))
-    skipping = counted(frames, skip_empty=True).result()
-    assert skipping.convention == "skip_empty" and skipping.num_frames == 6
-    assert skipping.ap == pytest.approx(exact.result("skip_empty").ap, abs=1e-12)
-    nearest = counted(frames).result("pooled_nearest")
-    assert nearest.fpr95 == pytest.approx(exact.result("pooled_nearest").fpr95, abs=1e-12)
 
 
 def test_memory_does_not_grow_with_the_number_of_frames() -> None:
