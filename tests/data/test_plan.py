@@ -1,10 +1,6 @@
-"""The plan is a pure function of (seed, domains, step): cover, order, independence of the world, cost."""
+"""The plan is a pure function of (seed, domains, step): cover, order, independence of the world."""
 
 from __future__ import annotations
-
-import pickle
-import time
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -58,13 +54,7 @@ def test_a_step_is_sorted_complete_and_repeatable(domains: list[tuple[list[int],
 
 
 @settings(deadline=None)
-@given(
-    st.integers(1, 3),
-    st.sampled_from([1, 2, 3]),
-    st.sampled_from([0, 1, 2, 3]),
-    SEEDS,
-    st.integers(0, 10**9),
-)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), SEEDS, st.integers(0, 10**9))
 def test_ranks_micro_batches_and_workers_cover_the_same_global_batches(
     share: int, accumulation: int, workers: int, seed: int, t: int
 ):
@@ -118,16 +108,8 @@ def test_domains_interleave_evenly():
 def test_known_order_is_frozen():
     """A change of this order breaks the resuming of every run: it needs a new major version."""
     plan = make_plan([([3, 4], 2), ([5], 1)], seed=7, window_shards=2)
-    assert [tuple(ref) for t in (0, 1, 10**9) for ref in plan.step(t)] == KNOWN
-
-
-KNOWN = [(0, 0, 2), (1, 1, 1), (2, 0, 5), (0, 0, 1), (1, 1, 4), (2, 0, 4), (0, 0, 5), (1, 1, 4), (2, 0, 4)]
-
-
-def test_pickled_plan_gives_the_same_steps():
-    plan = make_plan([([3, 4], 2), ([5], 1)], seed=7)
-    before = plan.step(11)
-    assert pickle.loads(pickle.dumps(plan)).step(11) == before
+    known = [(0, 0, 2), (1, 1, 1), (2, 0, 5), (0, 0, 1), (1, 1, 4), (2, 0, 4), (0, 0, 5), (1, 1, 4), (2, 0, 4)]
+    assert [tuple(ref) for t in (0, 1, 10**9) for ref in plan.step(t)] == known
 
 
 @pytest.mark.parametrize(
@@ -151,35 +133,3 @@ def test_impossible_plans_are_named():
         Plan([DomainPlan("a", np.array([1]), 1)] * 2, 0, 1)
     with pytest.raises(ConfigError, match="step -1"):
         make_plan([([1], 1)]).step(-1)
-
-
-@settings(deadline=None, max_examples=5)
-@given(SEEDS)
-def test_a_thousand_million_samples_open_in_seconds_and_fit(seed: int):
-    sizes = np.full(10**6, 1000, np.uint32)
-    tracemalloc.start()
-    try:
-        start = time.process_time()
-        plan = Plan([DomainPlan("huge", sizes, 16)], seed, 8)
-        for t in (0, 1, 10**9):
-            assert all(0 <= ref.sample < 10**9 for ref in plan.step(t))
-        assert time.process_time() - start < 10
-        assert tracemalloc.get_traced_memory()[1] < 100e6
-    finally:
-        tracemalloc.stop()
-
-
-def test_late_steps_cost_what_early_steps_cost():
-    plan = Plan([DomainPlan("d", np.full(1000, 100, np.uint32), 16)], 0, 8)
-
-    def cost(first: int) -> float:
-        times = []
-        for t in range(first, first + 300):
-            start = time.process_time()
-            plan.step(t)
-            times.append(time.process_time() - start)
-        return float(np.median(times))
-
-    cost(0)
-    early, late = min(cost(0), cost(0)), min(cost(10**9), cost(10**9))
-    assert late < 2 * early + 1e-4
