@@ -56,7 +56,7 @@ class PixelEvaluation:
         self.conventions: tuple[Convention, ...] = tuple(known_convention(name) for name in conventions)
         self.tables = ImageTables()
         self.pooled = PixelHistogram()
-        self._skipping = PixelHistogram(skip_empty=True)
+        self._skipping = PixelHistogram()
         self._images: dict[str, PixelMetrics] = {}
         self._smiyc: dict[str, SmiycFrame] = {}
         self._categories: dict[str, RankTable] = {}
@@ -92,7 +92,7 @@ class PixelEvaluation:
         inlier, anomaly = split_scores(values, labels, key)
         self.tables.add(key, inlier, anomaly)  # first: it refuses a key that came before
         self.pooled.add(inlier, anomaly)
-        if "skip_empty" in self.conventions:
+        if "skip_empty" in self.conventions and anomaly.size:
             self._skipping.add(inlier, anomaly)
         if "per_image" in self.conventions:
             self._images[key] = pixel_metrics(exact_counts(inlier, anomaly), 1, convention="per_image")
@@ -122,10 +122,7 @@ class PixelEvaluation:
 
     def results(self) -> dict[str, PixelMetrics]:
         """The metrics under each convention, in the order given."""
-        results: dict[str, PixelMetrics] = {}
-        for name in self.conventions:
-            results[name] = self._result(name)
-        return results
+        return {name: self._result(name) for name in self.conventions}
 
     def curves(self, max_points: int = 600) -> CurvePoints:
         """Pooled PR and ROC curve for figures."""
@@ -151,7 +148,7 @@ class PixelEvaluation:
             case "pooled" | "pooled_nearest":
                 return self.pooled.result(convention)
             case "skip_empty":
-                return self._skipping.result()
+                return self._skipping.result("skip_empty")
             case "per_image":
                 total = self.pooled.result()
                 return mean_per_image([self._images[key] for key in sorted(self._images)], total)

@@ -15,7 +15,7 @@ The state is a function of the set of frames: world size, order and grouping do 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +43,11 @@ class PixelHistogram:
             times that while adding).
         per_octave: inlier chunks per doubling of the rank, see the module's bound.
         parts: anomaly chunks per frame.
-        skip_empty: leave out frames without an anomaly pixel (the `skip_empty` convention).
     """
 
-    def __init__(
-        self, *, max_rows: int = 1 << 19, per_octave: int = 1 << 13, parts: int = 1 << 15, skip_empty: bool = False
-    ) -> None:
+    def __init__(self, *, max_rows: int = 1 << 19, per_octave: int = 1 << 13, parts: int = 1 << 15) -> None:
         self.num_frames = 0
         self._per_octave, self._parts = per_octave, parts
-        self._skip_empty = skip_empty
         self._inlier, self._anomaly = RankTable(max_rows), RankTable(max_rows)
 
     def update(
@@ -71,8 +67,6 @@ class PixelHistogram:
 
     def add(self, inlier: Floats, anomaly: Floats) -> None:
         """Count one frame from what `split_scores` made of it."""
-        if self._skip_empty and not anomaly.size:
-            return
         self.num_frames += 1
         if inlier.size:
             self._inlier.add(*chunks(inlier, inlier_cuts(inlier.size, self._per_octave)))
@@ -93,24 +87,15 @@ class PixelHistogram:
         """The ranked counts of other anomaly pixels against this histogram's inliers."""
         return merge_rows(self._inlier.rows(), anomaly.rows())
 
-    def result(self, convention: str = "") -> PixelMetrics:
+    def result(self, convention: Literal["pooled", "pooled_nearest", "skip_empty"] = "pooled") -> PixelMetrics:
         """Metrics of everything counted so far.
 
         Args:
-            convention: `pooled`, `pooled_nearest` (FPR95 at the ROC point nearest to 0.95) or `skip_empty`; empty:
-                the one this histogram was made for.
+            convention: of the frames that were given, for the record; `pooled_nearest` takes FPR95 at the ROC point
+                nearest to 0.95.
         """
-        natural = "skip_empty" if self._skip_empty else "pooled"
-        convention = convention or natural
-        if convention not in (natural, "pooled_nearest") or (self._skip_empty and convention != natural):
-            raise MgcdaError(
-                "convention",
-                f"{convention!r} cannot be read from a histogram that counts {natural!r}",
-                f"use {natural!r}, or mgcda_dist.evaluation.conventions for the others",
-            )
-        return pixel_metrics(
-            self.counts(), self.num_frames, convention=convention, nearest_tpr=convention == "pooled_nearest"
-        )
+        nearest_tpr = convention == "pooled_nearest"
+        return pixel_metrics(self.counts(), self.num_frames, convention=convention, nearest_tpr=nearest_tpr)
 
     def curves(self, max_points: int = 600) -> CurvePoints:
         """PR and ROC curve for figures."""

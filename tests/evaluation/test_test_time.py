@@ -87,13 +87,6 @@ def test_scales_and_flips_average_the_logits() -> None:
     np.testing.assert_allclose(scores, expected, atol=2e-6)
 
 
-def test_flipping_changes_nothing_for_a_network_without_a_side() -> None:
-    image = _image(64, 96)
-    plain, _ = score_map(Pointwise(), image, (64, 96), score=energy)
-    both, _ = score_map(Pointwise(), image, (64, 96), score=energy, augmentation=TestTimeAugmentation(flip=True))
-    np.testing.assert_allclose(both, plain, atol=1e-6)
-
-
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
 @pytest.mark.parametrize(("height", "width"), [(128, 160), (101, 131), (40, 300)])
 def test_windows_change_nothing_for_a_pointwise_network(height: int, width: int, overlap: float) -> None:
