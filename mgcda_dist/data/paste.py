@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -34,6 +35,7 @@ __all__ = ["Cutouts", "ObjectLibrary", "PasteParams", "PasteSource", "paste_obje
 MIN_AREA_PX = 16
 """An object that shows fewer anomaly pixels is drawn again."""
 
+_CACHE_BYTES = 64 * 2**20  # of decoded objects
 _ATTEMPTS = 8  # draws per object before it is given up
 _TILT_DEGREES = 12.0
 _LEAST_FEATHER_PX = 0.1  # a narrower border blends nothing, and OpenCV refuses a blur of next to nothing
@@ -85,16 +87,13 @@ class ObjectLibrary:
 
     Args:
         reader: reader over shards of kind `objects`.
-        cache_bytes: memory for decoded objects.
         numbers: which of them to use, flat indices; None: all.
 
     Raises:
         ShardError: the shards hold frames, or no object; on access: an object is damaged or all transparent.
     """
 
-    def __init__(
-        self, reader: ShardReader, cache_bytes: int = 64 * 2**20, numbers: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, reader: ShardReader, *, numbers: NDArray[np.int64] | None = None) -> None:
         if reader.manifest.kind != "objects" or len(reader) == 0:
             problem = f"{len(reader)} samples of kind {reader.manifest.kind!r}; pasting needs objects"
             raise ShardError(
@@ -102,7 +101,7 @@ class ObjectLibrary:
             )
         self.reader = reader
         self._numbers = np.arange(len(reader)) if numbers is None else numbers
-        self._decoded: LruCache[int, Pixels] = LruCache(self._decode, cache_bytes, weigh=_num_bytes)
+        self._decoded: LruCache[int, Pixels] = LruCache(self._decode, _CACHE_BYTES, weigh=attrgetter("nbytes"))
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -264,7 +263,3 @@ def _screened(
     spread = cv2.GaussianBlur(np.dstack([lack, outline]), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
     fading = np.exp(-np.maximum(depth - 1, 0) / sigma) / np.maximum(spread[:, :, 3], 1e-6)
     return np.clip(colour + alpha * spread[:, :, :3] * fading[:, :, None], 0, 255 * alpha).astype(np.float32)
-
-
-def _num_bytes(array: Pixels) -> int:
-    return array.nbytes
