@@ -9,6 +9,7 @@ import numpy as np
 
 from mgcda_dist.data.labels import lookup_table
 from mgcda_dist.data.pixels import Pixels, as_pixels
+from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.verify import Verified, verify_shards
@@ -64,6 +65,14 @@ def write_objects(folder: Path, num_samples: int) -> Manifest:
         for number in range(num_samples)
     ]
     return write_shards(samples, folder, dataset="made", split="train", label_format="road8", kind="objects", workers=1)
+
+
+def all_samples(manifest: Manifest) -> list[tuple[str, bytes, bytes | None]]:
+    """Key, image and label of every sample, as a reader of its own gives them."""
+    reader = ShardReader(manifest)
+    samples = [reader.read(index) for index in range(len(reader))]
+    reader.close()
+    return [(sample.key, sample.image, sample.label) for sample in samples]
 
 
 def verified(folder: Path | str, *, partial: bool = False, contents: bool = True) -> Verified:

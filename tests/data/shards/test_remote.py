@@ -15,18 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from mgcda_dist.data.augment import AugmentParams, Transform
-from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
-from mgcda_dist.data.plan import DomainPlan, Plan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache
 from mgcda_dist.errors import ShardError, TransientError
-from tests.support.shards import LUT, verified, write_frames
+from tests.support.shards import all_samples, verified, write_frames
 
+pytestmark = pytest.mark.usefixtures("cache")
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 needs_nginx = pytest.mark.skipif(
     not Path(NGINX).exists(), reason="nginx is not installed (apt-get install nginx-light)"
@@ -91,20 +88,6 @@ def server(tmp_path: Path, local: Manifest) -> Iterator[Nginx]:
     nginx.stop()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardCache:
-    monkeypatch.setenv("MGCDA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_FIRST_PAUSE_S", 0.02)
-    return ShardCache.default()
-
-
-def _all_samples(manifest: Manifest) -> list[tuple[str, bytes, bytes | None]]:
-    reader = ShardReader(manifest)
-    samples = [reader.read(i) for i in range(len(reader))]
-    reader.close()
-    return [(sample.key, sample.image, sample.label) for sample in samples]
-
-
 def test_a_process_forked_under_a_lock_can_take_it(tmp_path: Path) -> None:
     """Loader processes may be forked while a thread fetches: they inherit its open lock file."""
 
@@ -126,7 +109,7 @@ def test_http_gives_the_same_samples_and_fetches_each_file_once(server: Nginx, l
     manifest = Manifest.open(f"{server.url}/frames/")
     assert manifest.digest == local.digest and manifest.place == f"{server.url}/frames"
     for _ in range(2):
-        assert _all_samples(manifest) == _all_samples(local)
+        assert all_samples(manifest) == all_samples(local)
     fetched = [line.split('"')[1] for line in (server.folder / "access.log").read_text().splitlines() if "GET" in line]
     assert sorted(line.split()[1] for line in fetched if ".tar" in line) == [
         f"/frames/shard-{i:06d}.tar" for i in range(4)
@@ -135,50 +118,12 @@ def test_http_gives_the_same_samples_and_fetches_each_file_once(server: Nginx, l
 
 
 @needs_nginx
-@pytest.mark.parametrize(("size", "workers"), [(1, 2), (2, 0)])
-def test_batches_are_those_of_local_shards(server: Nginx, local: Manifest, size: int, workers: int) -> None:
-    def batches(manifest: Manifest, rank: int, size: int, workers: int) -> list[torch.Tensor]:
-        source = DomainSource("d", ShardReader(manifest), LUT)
-        plan = Plan([DomainPlan("d", manifest.shard_sizes, 4)], 0, 2)
-        transform = Transform((32, 48), AugmentParams())
-        stream = TrainingStream(plan, [source], transform, rank=rank, world_size=size, num_steps=8)
-        return [batch.image for batch in make_loader(stream, workers)]
-
-    expected = batches(local, 0, 1, 0)
-    manifest = Manifest.open(f"{server.url}/frames")
-    parts = [batches(manifest, rank, size, workers) for rank in range(size)]
-    for step, image in enumerate(expected):
-        assert torch.equal(torch.cat([part[step] for part in parts]), image)
-
-
-@needs_nginx
 def test_what_a_later_step_needs_is_fetched_before(server: Nginx, local: Manifest) -> None:
     reader = ShardReader(Manifest.open(f"{server.url}/frames"))
     reader.prefetch(11)
     mirrored = reader.manifest.folder / "shard-000003.tar"
-    deadline = time.monotonic() + 20
     while not mirrored.is_file():
-        assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@needs_nginx
-def test_a_server_that_comes_back_is_waited_for(
-    server: Nginx, local: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "_FIRST_PAUSE_S", 0.3)
-    manifest = Manifest.open(f"{server.url}/frames")
-    server.stop()
-    starter = subprocess.Popen(
-        [sys.executable, "-c", f"import os, time; time.sleep(1.5); os.execv({NGINX!r}, "
-         f"['nginx', '-c', '{server.folder}/nginx.conf', '-p', '{server.folder}'])"]
-    )  # fmt: skip
-    try:
-        assert _all_samples(manifest) == _all_samples(local)
-    finally:
-        starter.terminate()
-        starter.wait(timeout=20)
-        server.start()
 
 
 @needs_nginx
@@ -214,15 +159,15 @@ def test_damage_on_the_server_is_an_error_of_its_shard(server: Nginx, local: Man
 @needs_nginx
 def test_a_sample_table_that_was_mirrored_in_pieces_is_fetched_again(server: Nginx, local: Manifest) -> None:
     manifest = Manifest.open(f"{server.url}/frames")
-    expected = _all_samples(local)
-    assert _all_samples(manifest) == expected
+    expected = all_samples(local)
+    assert all_samples(manifest) == expected
     table = manifest.folder / "shard-000001.idx.npy"
     table.write_bytes(table.read_bytes()[:-40])
-    assert _all_samples(manifest) == expected
+    assert all_samples(manifest) == expected
     (local.folder / "shard-000002.idx.npy").write_bytes(b"no table")
     (manifest.folder / "shard-000002.idx.npy").unlink()
     with pytest.raises(ShardError, match=r"shard-000002\.idx\.npy: not a readable NumPy table"):
-        _all_samples(manifest)
+        all_samples(manifest)
 
 
 @needs_nginx
@@ -232,26 +177,12 @@ def test_a_folder_that_is_not_there(server: Nginx) -> None:
 
 
 @needs_nginx
-def test_the_mirror_keeps_its_bound_and_readers_their_data(server: Nginx, local: Manifest, tmp_path: Path) -> None:
-    largest = max(local.shard_path(i).stat().st_size for i in range(4))
-    small = ShardCache(tmp_path / "small", 2 * largest)
-    manifest = Manifest.open(f"{server.url}/frames", small)
-    reader = ShardReader(manifest)
-    first = reader.read(0)
-    for _ in range(2):
-        assert _all_samples(manifest) == _all_samples(local)
-        assert sum(path.stat().st_size for path in small.folder.rglob("*.tar")) <= small.max_bytes
-    assert not (manifest.folder / "shard-000000.tar").exists()
-    assert reader.read(0) == first, "a dropped file stays readable for whoever has it open"
-
-
-@needs_nginx
 def test_new_shards_at_the_same_place_replace_the_mirrored_ones(server: Nginx, local: Manifest) -> None:
-    before = _all_samples(Manifest.open(f"{server.url}/frames"))
+    before = all_samples(Manifest.open(f"{server.url}/frames"))
     shutil.rmtree(local.folder)
     again = write_frames(local.folder, 12, seed=9, per_shard=3)
-    now = _all_samples(Manifest.open(f"{server.url}/frames"))
-    assert now == _all_samples(again) != before
+    now = all_samples(Manifest.open(f"{server.url}/frames"))
+    assert now == all_samples(again) != before
 
 
 @needs_nginx
@@ -268,9 +199,8 @@ def test_processes_fetch_a_shard_once_and_a_killed_one_leaves_no_partial_file(
     victim = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
     assert victim.stdout is not None and victim.stdout.readline() == "open\n"
     mirror = RemoteFolder(url, cache).mirror
-    deadline = time.monotonic() + 20
     while not list(mirror.glob(".shard-000000.tar.*.part")):
-        assert time.monotonic() < deadline
+        assert victim.poll() is None
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
@@ -312,7 +242,7 @@ def test_s3(local: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         done = subprocess.run(
             [sys.executable, "-c", code, "s3://bucket/sets/frames"], capture_output=True, text=True, check=False
         )
-        expected = hashlib.sha256(b"".join(image for _, image, _ in _all_samples(local))).hexdigest()
+        expected = hashlib.sha256(b"".join(image for _, image, _ in all_samples(local))).hexdigest()
         assert done.stdout.strip() == expected, done.stderr
     finally:
         process.terminate()

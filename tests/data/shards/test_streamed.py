@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import time
 import tracemalloc
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,22 +25,15 @@ from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.encode import EncodedSample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.data.shards.remote import ShardCache
 from mgcda_dist.data.shards.streamed import Extensions, split_place, unpack
 from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.doctor.node import _shards
 from mgcda_dist.errors import ConfigError, ShardError, TransientError
 from mgcda_dist.runs.evaluation_request import sets_of
-from tests.support.shards import LUT, verified, write_frames
+from tests.support.shards import LUT, all_samples, verified, write_frames
 
-NAMES = "shard-{000000..000003}.tar"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardCache:
-    monkeypatch.setenv("MGCDA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "_FIRST_PAUSE_S", 0.02)
-    return ShardCache.default()
+pytestmark = pytest.mark.usefixtures("cache")
+NAMES = [f"shard-{i:06d}.tar" for i in range(4)]
 
 
 @pytest.fixture
@@ -55,10 +46,9 @@ def _place(form: str, local: Manifest, folder: Path) -> str:
     """The same shards once more, where they can only be streamed; each stream is logged."""
     if form == "pipe":
         log = f"echo {{}} >> {folder}/streams"
-        place = f"{folder}/theirs pipe:{log}; cat {local.folder}/{{}}"
-        names = [f"shard-{i:06d}.tar" for i in range(4)]
+        place, names = f"{folder}/theirs pipe:{log}; cat {local.folder}/{{}}", NAMES
     else:
-        place, names = str(folder / "theirs"), []
+        place, names = str(folder / "theirs"), list[str]()
         (folder / "theirs").mkdir()
         for tar in local.folder.glob("*.tar"):
             (folder / "theirs" / f"{tar.name}.gz").write_bytes(gzip.compress(tar.read_bytes()))
@@ -102,33 +92,25 @@ def test_indexing_streams_once_and_training_not_again(
 ) -> None:
     manifest = Manifest.open(_place("pipe", local, tmp_path))
     _batches(manifest, workers=2)
-    assert sorted((tmp_path / "streams").read_text().split()) == [f"shard-{i:06d}.tar" for i in range(4)]
+    assert sorted((tmp_path / "streams").read_text().split()) == NAMES
     monkeypatch.setenv("MGCDA_CACHE", str(tmp_path / "empty"))
     _batches(manifest, workers=2)  # the processes of a machine share its mirror
-    assert sorted((tmp_path / "streams").read_text().split()) == sorted(2 * [f"shard-{i:06d}.tar" for i in range(4)])
+    assert sorted((tmp_path / "streams").read_text().split()) == sorted(2 * NAMES)
 
 
-def test_a_full_mirror_drops_shards_and_streams_them_again(
+def test_a_full_mirror_drops_shards_and_readers_keep_their_data(
     local: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bound = 1.5 * local.num_bytes / 4
+    bound = 2 * int(local.table["num_bytes"].max())
     monkeypatch.setenv("MGCDA_CACHE_GB", str(bound / 1e9))
     manifest = Manifest.open(_place("pipe", local, tmp_path))
-    batches = [_batches(m) for m in (local, manifest)]
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(*batches, strict=True))
-    assert len((tmp_path / "streams").read_text().split()) > 4
-    deadline = time.monotonic() + 20
-    while _held_bytes(tmp_path / "cache") > bound:  # threads may still be fetching
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _held_bytes(cache: Path) -> int:
-    total = 0
-    for path in cache.rglob("*.tar"):
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+    reader = ShardReader(manifest)
+    first = reader.read(0)
+    for _ in range(2):
+        assert all_samples(manifest) == all_samples(local)
+        assert sum(stat.st_size for _, stat in remote._tars(tmp_path / "cache")) <= bound
+    assert not list((tmp_path / "cache").rglob("shard-000000*.tar"))
+    assert reader.read(0) == first, "a dropped file stays readable for a reader that has it open"
 
 
 def test_one_sample_at_a_time_is_in_memory(tmp_path: Path) -> None:
@@ -207,7 +189,7 @@ def test_failures_name_the_shard_and_never_the_command(local: Manifest, tmp_path
         read(f"cat {local.folder}/{{}} > /dev/null; cat {local.folder}/shard-000001.tar")
     with pytest.raises(TransientError, match="exit code 9"):
         read(f"cat {local.folder}/{{}}; exit 9")
-    read(f"cat {local.folder}/{{}}")
+    read(f"mkdir {tmp_path}/once && exit 1; cat {local.folder}/{{}}")  # the second try succeeds
     for wrong in (f"{folder} pipe:cat x", " pipe:cat {}"):
         with pytest.raises(ConfigError, match=r"the command does not name the shard|no folder for the manifest"):
             Manifest.open(wrong)
