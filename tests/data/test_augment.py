@@ -111,14 +111,6 @@ def test_a_small_frame_is_reflected_and_void_around():
     assert image[label == VOID].std() > 5  # not a flat border
 
 
-def test_one_pixel_frames_pass():
-    image, label = Transform((8, 8), PLAIN)(
-        np.full((1, 1, 3), 9, np.uint8), np.ones((1, 1), np.uint8), numpy_generator(0)
-    )
-    assert (image == 9).all()
-    assert (label == 1).sum() == 1
-
-
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
 def test_colours_are_those_of_torchvision(name: str, factor: float):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
 from mgcda_dist.errors import ShardError
+from tests.support.png import grey_png
 from tests.support.shards import LUT, cutout, encoded, frame
 
 IMAGE, LABEL = frame(3)
@@ -90,11 +89,5 @@ def test_damaged_labels_are_refused():
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
 def test_absurd_dimensions_are_refused_without_decoding(side: int):
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    data = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) + chunk(b"IDAT", b"")
-    )
     with pytest.raises(ShardError, match="claims 9000×9000 pixels" if side == 9_000 else "the image is not a picture"):
-        decode_image(data, WHERE)
+        decode_image(grey_png(side, side, 8, b""), WHERE)

@@ -6,10 +6,8 @@ import gc
 import hashlib
 import io
 import pickle
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +24,7 @@ from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tar import ShardWriter
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ShardError
+from tests.support.png import grey_png
 
 
 def frame(i: int, height: int = 24, width: int = 32) -> SourceSample:
@@ -114,11 +113,9 @@ class Killed(BaseException):
     """Stands for a signal: nothing in the writer may catch it as an ordinary error."""
 
 
-@pytest.mark.parametrize("stop", [0, 3, 4, 7, 10])
-def test_killed_and_run_again(tmp_path: Path, stop: int) -> None:
+def test_killed_and_run_again(tmp_path: Path) -> None:
     def until_killed() -> Iterator[SourceSample]:
-        for i in range(stop):
-            yield frame(i)
+        yield from map(frame, range(10))
         raise Killed
 
     whole = write([frame(i) for i in range(11)], tmp_path / "whole")
@@ -131,8 +128,9 @@ def test_killed_and_run_again(tmp_path: Path, stop: int) -> None:
     again = write([frame(i) for i in range(11)], tmp_path / "a", progress=steps.append)
     assert again.digest == whole.digest and content(tmp_path / "a") == content(tmp_path / "whole")
     assert sum(steps) == 11
-    assert bool(before) == (stop >= 7)  # two samples are in flight when the source dies
-    assert all(path.stat().st_mtime_ns == mtime for path, mtime in before.items()), "finished shards were rewritten"
+    assert before and all(path.stat().st_mtime_ns == mtime for path, mtime in before.items()), (
+        "finished shards were rewritten"
+    )
 
 
 KILLED = """
@@ -250,12 +248,7 @@ IDS = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 def png_of_bits(depth: int) -> bytes:
     """IDS as a grey PNG of 1, 2 or 4 bits per pixel, which neither library writes."""
     rows = [np.unpackbits(row[:, None], axis=1)[:, 8 - depth :].ravel() for row in np.minimum(IDS, 2**depth - 1)]
-    data = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
-    head = struct.pack(">IIBBBBB", 3, 2, depth, 0, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+    return grey_png(2, 3, depth, b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
 
 
 def palette_png() -> bytes:
