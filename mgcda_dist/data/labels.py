@@ -44,16 +44,7 @@ OWN = "own"
 NORMAL = "normal"
 """Name of a pixel that is no anomaly, class unknown."""
 
-_ROAD8 = (
-    "road",
-    "sidewalk",
-    "building",
-    "vegetation",
-    "sky",
-    "vehicle",
-    "person",
-    "pole_sign",
-)
+_ROAD8 = ("road", "sidewalk", "building", "vegetation", "sky", "vehicle", "person", "pole_sign")
 _CITYSCAPES = {
     -1: "license plate", 0: "void", 1: "void", 2: "void", 3: "void", 4: "void", 5: "void", 6: "ground", 7: "road",
     8: "sidewalk", 9: "parking", 10: "rail track", 11: "building", 12: "wall", 13: "fence", 14: "guard rail",

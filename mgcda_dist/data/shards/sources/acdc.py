@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import (
-    FramePair,
-    Source,
-    SourceSet,
-    frame_set,
-    images_in,
-    safe_key,
-    unpacked,
-)
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
 
 __all__ = ["ACDC"]
 

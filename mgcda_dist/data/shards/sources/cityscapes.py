@@ -10,15 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mgcda_dist.data.shards.sources.plain import open_plain
-from mgcda_dist.data.shards.sources.source import (
-    FramePair,
-    Source,
-    SourceSet,
-    frame_set,
-    images_in,
-    safe_key,
-    unpacked,
-)
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
 from mgcda_dist.errors import ShardError
 
 __all__ = ["CITYSCAPES", "IDD_LITE", "LOST_AND_FOUND", "open_cityscapes"]

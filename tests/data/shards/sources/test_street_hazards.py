@@ -12,11 +12,7 @@ from mgcda_dist.errors import ShardError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from tests.data.shards.test_sources import ids, image, label, put, read
 
-PLACES = {
-    "train": ("train", "training", "t1-3"),
-    "val": ("train", "validation", "t4"),
-    "test": ("test", "test", "t5"),
-}
+PLACES = {"train": ("train", "training", "t1-3"), "val": ("train", "validation", "t4"), "test": ("test", "test", "t5")}
 
 
 @pytest.mark.parametrize("archives", [False, True])
