@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,9 @@ from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, best_f1, fpr_at_tpr
 from mgcda_dist.evaluation.miou import ClassCounts, miou_of
-from mgcda_dist.evaluation.pixel import merge_rows, split_scores
+from mgcda_dist.evaluation.pixel import merge_rows
 from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 from mgcda_dist.method.randomness import numpy_generator
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "METRICS",
@@ -85,12 +81,12 @@ class ImageTables:
         """Image keys, sorted."""
         return tuple(sorted(self._tables))
 
-    def update(self, key: str, score: NDArray[np.generic] | Tensor, label: NDArray[np.generic] | Tensor) -> None:
-        """Add one image; arguments and errors as `PixelHistogram.update`, and an error when the key came before."""
-        self.add(key, *split_scores(score, label, key))
-
     def add(self, key: str, inlier: NDArray[np.floating], anomaly: NDArray[np.floating]) -> None:
-        """Add one image from what `split_scores` made of it."""
+        """Add one image from what `split_scores` made of it.
+
+        Raises:
+            MgcdaError: the key came before.
+        """
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._put(
             key,

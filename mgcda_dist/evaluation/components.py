@@ -57,10 +57,7 @@ class ComponentSizes:
     truth_px: int
 
 
-TRACKS: dict[ComponentTrack, ComponentSizes] = {
-    "anomaly": ComponentSizes(500, 100),
-    "obstacle": ComponentSizes(50, 10),
-}
+TRACKS: dict[ComponentTrack, ComponentSizes] = {"anomaly": ComponentSizes(500, 100), "obstacle": ComponentSizes(50, 10)}
 """The benchmark's two: RoadAnomaly21 and Fishyscapes Lost&Found; RoadObstacle21 and Lost and Found."""
 
 

@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 from mgcda_dist.choices import ANOMALY, Convention
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import ImageTables
-from mgcda_dist.evaluation.metrics import (
-    CurvePoints,
-    PixelMetrics,
-    known_convention,
-    mean_per_image,
-    pixel_metrics,
-)
+from mgcda_dist.evaluation.metrics import PixelMetrics, known_convention, mean_per_image, pixel_metrics
 from mgcda_dist.evaluation.pixel import PixelHistogram, as_array, exact_counts, split_scores
 from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks
 from mgcda_dist.evaluation.smiyc import SmiycFrame, smiyc_frame, smiyc_metrics
@@ -123,10 +117,6 @@ class PixelEvaluation:
     def results(self) -> dict[str, PixelMetrics]:
         """The metrics under each convention, in the order given."""
         return {name: self._result(name) for name in self.conventions}
-
-    def curves(self, max_points: int = 600) -> CurvePoints:
-        """Pooled PR and ROC curve for figures."""
-        return self.pooled.curves(max_points)
 
     def by_category(self) -> dict[str, PixelMetrics]:
         """Pooled metrics of each category's anomaly pixels against *all* inlier pixels of the set, by name.

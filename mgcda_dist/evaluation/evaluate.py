@@ -201,7 +201,7 @@ class _RankCounts:
             miou=self.confusion.miou(),
             iou=self.confusion.iou(),
             frames=sorted(self.frames, key=lambda frame: frame.index),
-            curves=self.pixels.curves(500),
+            curves=self.pixels.pooled.curves(500),
             tables=self.pixels.tables,
             panel=[row for _, row in sorted(self.panel, key=lambda pair: pair[0])],
             pictured=self.choice.chosen(),

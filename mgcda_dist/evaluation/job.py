@@ -19,13 +19,7 @@ from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.labels import ClassSpace
 from mgcda_dist.evaluation.components import TRACKS
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
-from mgcda_dist.evaluation.results import (
-    AS_GIVEN,
-    EvaluationResults,
-    EvaluationSettings,
-    Selection,
-    Subject,
-)
+from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationResults, EvaluationSettings, Selection, Subject
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.evaluation.sets import EvaluationSet, evaluation_frames, set_data

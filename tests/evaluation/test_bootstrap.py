@@ -14,9 +14,12 @@ from mgcda_dist.evaluation.bootstrap import (
     replicates_of,
 )
 from mgcda_dist.evaluation.miou import Confusion
+from mgcda_dist.evaluation.pixel import split_scores
 from mgcda_dist.method.randomness import numpy_generator
 
 from .reference import labels, pooled
+
+NOTHING = np.zeros(0, np.float32)
 
 
 def images(num: int, gain: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -32,7 +35,7 @@ def images(num: int, gain: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarra
 def tables(of: dict[str, tuple[np.ndarray, np.ndarray]]) -> ImageTables:
     result = ImageTables()
     for key, (score, anomaly) in of.items():
-        result.update(key, score, labels(anomaly))
+        result.add(key, *split_scores(score, labels(anomaly), key))
     return result
 
 
@@ -95,18 +98,18 @@ def _paired(first: ImageTables, second: ImageTables, metric: str) -> PairedDiffe
 
 def test_tables_are_saved_and_read_back(tmp_path: Path) -> None:
     original = tables(images(5))
-    original.update("empty", np.zeros(8, np.float32), np.full(8, 255, np.uint8))
+    original.add("empty", NOTHING, NOTHING)
     original.save(tmp_path / "tables.npz")
     read = ImageTables.load(tmp_path / "tables.npz")
     assert read.keys == original.keys and len(read) == 6
     assert bootstrap(read, replicates=20) == bootstrap(original, replicates=20)
     with pytest.raises(MgcdaError, match="image_000: this image was counted before"):
-        read.update("image_000", np.zeros(1, np.float32), np.zeros(1, np.uint8))
+        read.add("image_000", NOTHING, NOTHING)
 
 
 def test_a_set_without_anomalies_has_no_interval() -> None:
     nothing = ImageTables()
-    nothing.update("a", np.zeros(8, np.float32), np.zeros(8, np.uint8))
+    nothing.add("a", np.zeros(8, np.float32), NOTHING)
     assert np.isnan(bootstrap(nothing, replicates=10)["ap"].value)
 
 
@@ -159,6 +162,6 @@ def test_ranks_and_pairs_with_classes() -> None:
 
 def test_images_without_a_valid_pixel_have_no_number() -> None:
     nothing = ImageTables()
-    nothing.update("a", np.zeros(8, np.float32), np.full(8, 255, np.uint8))
+    nothing.add("a", NOTHING, NOTHING)
     nothing.add_classes("a", Confusion(2).counts())
     assert all(np.isnan(each.value) for each in bootstrap(nothing, replicates=3).values())

@@ -1,11 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mgcda_dist.evaluation.codes import ancestors, code_is_tied, code_score, first_of_node, joined, order
-from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, inlier_cuts
+from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 
 finite32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -77,40 +76,3 @@ def test_a_row_stands_between_its_lowest_and_highest_score(values: np.ndarray, p
     assert np.all(stands >= low - slack) and np.all(stands <= high + slack)
     # No tie is cut: equal scores are in one row.
     assert np.all(low[1:] > high[:-1])
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=6), st.integers(8, 400))
-def test_the_table_is_a_function_of_the_multiset_of_frames(seeds: list[int], max_rows: int) -> None:
-    frames = []
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        scores = np.sort((rng.standard_normal(200) * 10.0 ** rng.integers(-3, 3)).astype(np.float32))
-        frames.append(chunks(scores, inlier_cuts(scores.size, 64)))
-
-    def table(order: list[int], early: bool) -> RankTable:
-        result = RankTable(max_rows)
-        for index in order:
-            result.add(*frames[index])
-            if early:
-                result.rows()
-        return result
-
-    one, two = table(list(range(len(frames))), early=False), table(list(range(len(frames)))[::-1], early=True)
-    for a, b in zip(one.rows(), two.rows(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert one.shift == two.shift
-    assert one.rows()[1].sum() == 200 * len(frames)
-    assert one.rows()[0].size <= max(max_rows, 57)
-
-
-def test_a_heavy_tie_stays_a_point_when_rows_are_joined() -> None:
-    rng = np.random.default_rng(0)
-    table = RankTable(256)
-    for _ in range(20):
-        scores = np.sort(np.minimum(rng.standard_normal(4000), 0.777).astype(np.float32))
-        table.add(*chunks(scores, inlier_cuts(scores.size, 256)))
-    codes, counts = table.rows()
-    assert codes.size <= 256 and table.shift > -57
-    top = np.argmax(counts)
-    assert code_is_tied(codes)[top] and code_score(codes)[top] == pytest.approx(0.777, abs=1e-7)
