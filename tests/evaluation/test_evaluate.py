@@ -325,6 +325,6 @@ def test_a_model_from_elsewhere_runs_no_command(tmp_path: Path, tiny_shards: Pat
     config = tiny_config(tiny_shards, evaluation={"sets": [{"name": "unseen", "shards": place}]})
     build.save_model(config, build.segmenter(config), tmp_path / "model")
     with pytest.raises(ConfigError, match=r"the model's own configuration names a command: .*pipe:touch"):
-        model_request(tmp_path / "model", [], {})
+        model_request(tmp_path / "model", [], EvaluationOptions())
     assert not (tmp_path / "run").exists()
-    assert model_request(tmp_path / "model", sets_of([f"x={place}"]), {}).job.sets[0].shards == place
+    assert model_request(tmp_path / "model", sets_of([f"x={place}"]), EvaluationOptions()).job.sets[0].shards == place
