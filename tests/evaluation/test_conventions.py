@@ -44,6 +44,12 @@ def test_the_nearest_true_positive_rate_may_be_below_the_level() -> None:
     assert (result["pooled"].fpr95, result["pooled_nearest"].fpr95) == pytest.approx((0.30, 0.12))
 
 
+def test_an_empty_set_has_no_metrics_under_any_convention() -> None:
+    results = counted([]).results()
+    assert [(name, found.convention) for name, found in results.items()] == [(name, name) for name in CONVENTIONS]
+    assert all(np.isnan(found.ap) for found in results.values())
+
+
 def test_results_do_not_depend_on_world_size_or_order() -> None:
     frames = adversarial_frames("normal", pixels=5_000)
     whole = counted(frames)
