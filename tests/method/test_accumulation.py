@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mgcda_dist.choices import OutlierKind, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch
-from mgcda_dist.method.mgcda import MGCDA, SegmentationLoss
+from mgcda_dist.method.mgcda import SegmentationLoss
 from mgcda_dist.models.segmentation_loss import segmentation_loss
-from tests.support.tiny import NUM_CLASSES, part_of, tiny_batch, tiny_mgcda
+from tests.support.tiny import NUM_CLASSES, lively, part_of, tiny_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,7 +65,7 @@ def train(
     loss: SegmentationLoss | None = None,
     with_cacl: bool = False,
 ) -> Trained:
-    model = lively(smoothing, with_cacl=with_cacl)
+    model = lively(smoothing=smoothing, with_cacl=with_cacl)
     model.segmentation_loss = loss or model.segmentation_loss
     trained = Trained([], [], torch.empty(0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -86,15 +86,6 @@ def train(
     assert model.mdat is not None
     trained.accuracy = model.mdat.accuracy.clone()
     return trained
-
-
-def lively(smoothing: SmoothingMode, *, with_cacl: bool) -> MGCDA:
-    """A tiny model whose pixels differ."""
-    model = tiny_mgcda(smoothing=smoothing, with_cacl=with_cacl)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3.0)
-    return model
 
 
 def gradient(parameter: Tensor) -> Tensor:
@@ -136,7 +127,7 @@ def test_the_other_terms_stay_exact_beside_cacl():
 
 def test_cacl_is_the_mean_over_micro_batches():
     """Each contrasts for itself: the same images as three steps of one micro-batch, with the same memory."""
-    together, apart = lively("constant", with_cacl=True), lively("constant", with_cacl=True)
+    together, apart = lively(smoothing="constant", with_cacl=True), lively(smoothing="constant", with_cacl=True)
     batches = [part_of(tiny_batch(0, IMAGES), i, 3) for i in range(3)]
     counts = together.count(batches)
     outcomes = [together(batch, 0.25, counts) for batch in batches]
@@ -148,7 +139,7 @@ def test_cacl_is_the_mean_over_micro_batches():
 
 def test_a_mean_of_means_would_show():
     """The cases are hard ones: means per micro-batch, averaged, are far from the mean of the step."""
-    model = lively("constant", with_cacl=False)
+    model = lively(smoothing="constant", with_cacl=False)
     whole = tiny_batch(0, IMAGES)
     whole = Batch(whole.image, first_half_unlabelled(whole.label), whole.domain, whole.slot, 0)
     separate = [model.total([model(part_of(whole, i, 4), 0.25)]).scalars() for i in range(4)]

@@ -1,12 +1,9 @@
-"""The composition: a whole step against the formulas, the weights of the terms, what is refused, what is imported."""
+"""The composition: a whole step against the formulas, the weights of the terms, purity, what is refused."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
@@ -16,26 +13,17 @@ import torch
 from torch.nn import functional as F
 
 from mgcda_dist.choices import SmoothingMode
-from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
+from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
 from mgcda_dist.method.randomness import stream_key
 from mgcda_dist.method.reduce import NamedSum
 from tests.multiprocess.scenarios import pasted_on_unlabelled
 from tests.support import reference
-from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, tiny_batch, tiny_mgcda
+from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, tiny_batch, tiny_mgcda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODES: tuple[SmoothingMode, ...] = get_args(SmoothingMode)
-
-
-def lively(**options: object) -> MGCDA:
-    """A tiny model whose pixels differ, so that choices among them matter."""
-    model = tiny_mgcda(**options)  # pyright: ignore[reportArgumentType]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3.0)
-    return model
 
 
 def values_of(model: MGCDA, step: int = 0, progress: float = 0.2) -> dict[str, float]:
@@ -62,7 +50,7 @@ class ReferenceStep:
         mdat = reference.mdat(
             [self.mdat.discriminators[name](f).tolist() for name, f in prediction.stages.items()],
             domains,
-            [kept_of(batch, *size) for size in sizes],
+            [reference.kept_locations(label, *size) for size in sizes],
             weights=(1.0, 1.0),
             mode=self.mdat.smoothing.mode,
             value=self.mdat.smoothing.epsilon,
@@ -121,23 +109,6 @@ class ReferenceStep:
                     known = (kind, int(batch.domain[i]), difficulty[i][pixel], place + first + nth)
                     rows.append(reference.Row(unit, *known))
         return rows
-
-
-def kept_of(batch: Batch, height: int, width: int) -> list:
-    """Cells of the discriminator, where its grid need not divide the image: torch's adaptive cells, as loops."""
-    kept = []
-    for image in batch.label.tolist():
-        labelled = any(v not in (ANOMALY, VOID) for row in image for v in row)
-        kept.append([])
-        for i in range(height):
-            kept[-1].append([])
-            for j in range(width):
-                ys = range(i * len(image) // height, -(-(i + 1) * len(image) // height))
-                xs = range(j * len(image[0]) // width, -(-(j + 1) * len(image[0]) // width))
-                values = [image[y][x] for y in ys for x in xs]
-                share = reference.mean([float(v != ANOMALY and (v != VOID or not labelled)) for v in values])
-                kept[-1][-1].append(share >= 0.5)
-    return kept
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -340,34 +311,3 @@ def test_a_segmenter_whose_outputs_do_not_fit_is_refused(change: Callable[[Predi
     model.segmenter = Changed()
     with pytest.raises(ValueError, match=says):
         model(tiny_batch(0), 0.1)
-
-
-# --------------------------------------------------------------------------------------------------- outside this stack
-
-
-def test_importing_the_method_loads_nothing_of_the_stack():
-    # Whatever torch itself loads is not ours to judge.
-    code = (
-        "import sys, json, torch, torch.distributed, torch.nn.functional\n"
-        "before = set(sys.modules)\n"
-        "import mgcda_dist.method\n"
-        "print(json.dumps(sorted(set(sys.modules) - before)))\n"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    loaded: list[str] = json.loads(shown)
-    own = {name.split(".")[1] for name in loaded if name.startswith("mgcda_dist.")}
-    assert own == {"choices", "method"}
-    stack = {
-        "ray",
-        "deepspeed",
-        "mlflow",
-        "timm",
-        "webdataset",
-        "torchvision",
-        "cv2",
-        "PIL",
-        "pydantic",
-        "yaml",
-        "typer",
-    }
-    assert not stack & {name.split(".")[0] for name in loaded}

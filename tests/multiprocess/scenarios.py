@@ -15,7 +15,7 @@ from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
 from mgcda_dist.method.cacl import MemoryQueue
 from mgcda_dist.method.collectives import Collectives, CommStats
 from mgcda_dist.method.mgcda import Outcome
-from tests.support.tiny import NUM_DOMAINS, part_of, tiny_batch, tiny_mgcda
+from tests.support.tiny import NUM_DOMAINS, lively, part_of, tiny_batch
 
 BATCH = 12  # divides by 1, 2, 3 and 4
 
@@ -65,10 +65,7 @@ def play(
 ) -> Record:
     """Train as rank `rank` of `size`, with plain SGD, gradients averaged as DDP and DeepSpeed average them."""
     record = Record()
-    model = tiny_mgcda(collectives=Collectives(group), **scenario.model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3.0)  # an untrained network sees all pixels alike: choices among them would not matter
+    model = lively(collectives=Collectives(group), **scenario.model)
     if state is not None:
         model.load_state_dict(state)
     if shards and model.cacl is not None:

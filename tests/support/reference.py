@@ -83,29 +83,19 @@ def epsilon_of(
 
 
 def kept_locations(label: list, height: int, width: int, mask_anomalies: bool = True) -> list:
-    """N×height×width: whether at least half of a cell's pixels may be aligned; sizes must divide."""
+    """N×height×width: true if at least half of a cell's pixels may be aligned. Cells are those of adaptive pooling."""
     kept = []
     for image in label:
         labelled = any(value not in (ANOMALY, VOID) for row in image for value in row)
-        rows, columns = len(image) // height, len(image[0]) // width
-        kept.append(
-            [
-                [
-                    mean(
-                        [
-                            float(
-                                not mask_anomalies or (image[y][x] != ANOMALY and (image[y][x] != VOID or not labelled))
-                            )
-                            for y in range(i * rows, (i + 1) * rows)
-                            for x in range(j * columns, (j + 1) * columns)
-                        ]
-                    )
-                    >= 0.5
-                    for j in range(width)
-                ]
-                for i in range(height)
-            ]
-        )
+        kept.append([])
+        for i in range(height):
+            kept[-1].append([])
+            for j in range(width):
+                ys = range(i * len(image) // height, -(-(i + 1) * len(image) // height))
+                xs = range(j * len(image[0]) // width, -(-(j + 1) * len(image[0]) // width))
+                values = [image[y][x] for y in ys for x in xs]
+                alignable = [not mask_anomalies or (v != ANOMALY and (v != VOID or not labelled)) for v in values]
+                kept[-1][-1].append(mean([float(each) for each in alignable]) >= 0.5)
     return kept
 
 

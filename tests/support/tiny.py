@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,15 @@ def tiny_mgcda(
         collectives=world,
     )
     return model.to(dtype)
+
+
+def lively(**options: Any) -> MGCDA:
+    """`tiny_mgcda` whose pixels differ: an untrained network sees all alike, and choices would not matter."""
+    model = tiny_mgcda(**options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return model
 
 
 def tiny_batch(step: int, size: int = 8, height: int = 16, width: int = 24) -> Batch:

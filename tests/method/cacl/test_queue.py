@@ -59,32 +59,6 @@ def test_agrees_with_lists(pushes: list[list[tuple[int, int]]], capacity: int):
         assert queue.steps.tolist() == steps
 
 
-def test_of_more_rows_than_a_ring_holds_the_last_stay():
-    queue = MemoryQueue(1, CLASSES, 3, DIM).double()
-    rows, z = rows_of([(0, 0)] * 8, seed=0)
-    queue.push(rows, z, 0)
-    assert sorted(queue.local_rows()[1][:, 0].tolist()) == sorted(z[-3:, 0].tolist())
-    assert queue.cursor.tolist() == [8 % 3, 0]
-
-
-def test_frequent_inliers_never_push_out_an_anomaly():
-    queue = MemoryQueue(2, CLASSES, 4, DIM).double()
-    queue.push(*rows_of([(CLASSES, 1)], seed=0), 0)
-    for step in range(1, 20):
-        queue.push(*rows_of([(0, 0), (1, 1)] * 6, seed=step), step)
-    anomalies = queue.metadata().type == CLASSES
-    assert anomalies.sum() == 1 and queue.metadata().domain[anomalies].tolist() == [1]
-
-
-def test_ids_are_negative_unique_and_bound_to_the_place():
-    queue = MemoryQueue(DOMAINS, CLASSES, 5, DIM).double()
-    queue.push(*rows_of([(0, 0), (CLASSES, 2), (1, 1)], 0), 0)
-    before = queue.metadata().id.tolist()
-    assert max(before) < 0 and len(set(before)) == len(before)
-    queue.push(*rows_of([(0, 0)], 1), 1)
-    assert set(before) < set(queue.metadata().id.tolist())
-
-
 def test_what_was_read_does_not_change_when_rows_enter():
     queue = MemoryQueue(1, CLASSES, 2, DIM).double()
     queue.push(*rows_of([(0, 0)] * 2, 0), 0)
@@ -99,17 +73,6 @@ def test_rows_enter_without_their_graph():
     rows, z = rows_of([(0, 0)], 0)
     queue.push(rows, z.requires_grad_() * 2, 0)
     assert not queue.local_rows()[1].requires_grad
-
-
-def test_all_state_is_in_buffers():
-    queue = MemoryQueue(DOMAINS, CLASSES, 3, DIM).double()
-    for step in range(3):
-        queue.push(*rows_of([(step % 3, 1), (0, 0), (0, 0)], step), step)
-    restored = MemoryQueue(DOMAINS, CLASSES, 3, DIM).double()
-    restored.load_state_dict(queue.state_dict())
-    for one in (queue, restored):
-        one.push(*rows_of([(0, 0), (1, 2)], 9), 9)
-    assert content(queue) == content(restored)
 
 
 def test_health_tells_fill_and_age():

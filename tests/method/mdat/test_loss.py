@@ -117,15 +117,6 @@ def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[
         assert mdat.accuracy[s].item() == pytest.approx(moved, abs=1e-12)
 
 
-def test_a_domain_with_more_images_does_not_win():
-    given = case([0, 1, 2])
-    given.label[:] = 0
-    more = [0, 0, 0, 0, 1, 2]
-    copied = Case({k: v[more] for k, v in given.stages.items()}, given.domain[more], given.label[more])
-    mdat = mdat_of("adaptive_sample")
-    assert loss_of(mdat, copied).item() == pytest.approx(loss_of(mdat, given).item(), abs=1e-12)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
     mdat, given = mdat_of(mode), case([0, 1, 2, 1])

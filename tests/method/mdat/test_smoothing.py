@@ -47,31 +47,6 @@ def test_no_mode_passes_the_cap(mode: SmoothingMode, num_domains: int):
     assert epsilon.max().item() <= smoothing_cap(num_domains) == pytest.approx(0.5 * (1 - 1 / num_domains))
 
 
-def test_adaptive_sample_sends_no_gradient():
-    logits, domain, kept = case()
-    logits.requires_grad_()
-    epsilon = LabelSmoothing("adaptive_sample", 0.3).per_image(logits, domain, kept, torch.tensor(0.5), 0.5)
-    assert not epsilon.requires_grad
-
-
-def test_adaptive_sample_ignores_locations_that_do_not_count():
-    logits, domain, kept = case()
-    other = torch.where(kept.unsqueeze(1), logits, 1e3 * torch.randn_like(logits))
-    smoothing = LabelSmoothing("adaptive_sample", 0.3)
-    first, second = (smoothing.per_image(x, domain, kept, torch.tensor(0.5), 0.5) for x in (logits, other))
-    torch.testing.assert_close(first, second, rtol=0, atol=1e-15)
-
-
-def test_a_surer_discriminator_gets_a_softer_target():
-    domain, kept = torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, 1, dtype=torch.bool)
-    smoothing = LabelSmoothing("adaptive_sample", 0.3)
-    found = [
-        smoothing.per_image(torch.tensor([[[[sure]], [[0.0]]]]), domain, kept, torch.tensor(0.5), 0.5).item()
-        for sure in (-2.0, 0.0, 2.0)
-    ]
-    assert found == sorted(found) and found[0] < found[-1]
-
-
 def test_cross_entropy_against_the_smoothed_target():
     logits, domain, _ = case()
     epsilon = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.375], dtype=torch.float64)
@@ -84,19 +59,6 @@ def test_cross_entropy_against_the_smoothed_target():
                 log_p = reference.log_softmax(logits[i, :, y, x].tolist())
                 expected = -sum(q * v for q, v in zip(target.tolist(), log_p, strict=True))
                 assert found[i, y, x].item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_cross_entropy_gradient():
-    logits, domain, _ = case()
-    epsilon = torch.linspace(0, 0.3, 5, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: smoothed_cross_entropy(x, domain, epsilon), logits.requires_grad_())
-
-
-def test_at_the_uniform_label_the_discriminator_gets_no_signal():
-    # Why the cap lies at half of it: with ε = (M-1)/M an undecided discriminator has a zero gradient.
-    logits = torch.zeros(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
-    smoothed_cross_entropy(logits, torch.tensor([0, 2]), torch.full((2,), 2 / 3, dtype=torch.float64)).sum().backward()
-    assert logits.grad is not None and logits.grad.abs().max().item() < 1e-15
 
 
 def test_extreme_logits_stay_finite():
