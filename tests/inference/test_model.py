@@ -118,8 +118,3 @@ def test_loading_does_not_change_the_global_generator(run: Path) -> None:
     torch.manual_seed(3)
     load_exported(run)
     assert torch.equal(torch.rand(1), expected)
-
-
-def test_file_modes_follow_the_umask(run: Path) -> None:
-    modes = {path.stat().st_mode for path in (run / "model").iterdir()}
-    assert len(modes) == 1 and {p.name for p in (run / "model").iterdir()} == {"model.json", "model.safetensors"}

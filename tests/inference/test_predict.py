@@ -192,18 +192,17 @@ def test_a_resumed_prediction_keeps_its_colour_range(run: Path, tmp_path: Path) 
     assert _json(tmp_path / "out" / "predictions.json")["drawn_range"] == before
 
 
-def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "averaging", {"scales": [0.5, 1.0], "flip": True})
-    pixels = _picture(tmp_path / "a.png")
-    assert _predict(run, tmp_path / "a.png", "-o", tmp_path / "as", "-w", "npy").exit_code == 0
-    settings = _json(tmp_path / "as" / "predictions.json")["settings"]
-    assert (settings["scales"], settings["flip"], settings["height_px"]) == ([0.5, 1.0], True, 32)
-    score, _ = load_exported(run).predict(pixels)
-    assert np.array_equal(np.load(tmp_path / "as" / "a.score.npy"), score.astype(np.float16))
-    words = ("-o", tmp_path / "once", "-w", "none", "--scales", "1", "--no-flip")
-    assert _predict(run, tmp_path / "a.png", *words).exit_code == 0
-    settings = _json(tmp_path / "once" / "predictions.json")["settings"]
-    assert (settings["scales"], settings["flip"]) == ([1.0], False)
+def test_options_take_the_place_of_the_run_s_augmentation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "averaging", {"scales": [0.5, 1.0], "flip": True, "window_px": [64, 64]})
+    _picture(tmp_path / "a.png")
+
+    def settings(out: str, *words: str) -> list[Any]:
+        assert _predict(run, tmp_path / "a.png", "-o", tmp_path / out, "-w", "none", *words).exit_code == 0
+        found = _json(tmp_path / out / "predictions.json")["settings"]
+        return [found[key] for key in ("scales", "flip", "window_px", "height_px")]
+
+    assert settings("own") == [[0.5, 1.0], True, [64, 64], 32]
+    assert settings("given", "--scales", "1", "--no-flip", "--window", "none") == [[1.0], False, None, 32]
 
 
 def test_a_folder_with_other_content_is_refused(run: Path, tmp_path: Path) -> None:
@@ -296,15 +295,6 @@ def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     record = _json(tmp_path / "out" / "turned.json")
     assert (record["width"], record["height"]) == (40, 60)
     assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
-
-
-def test_windows_can_be_switched_off(run: Path, tmp_path: Path) -> None:
-    windowed = write_run(tmp_path / "windowed", {"window_px": [64, 64]})
-    _picture(tmp_path / "a.png", size=(90, 110))
-    for name, words in {"windows": [], "whole": ["--window", "none"]}.items():
-        assert _predict(windowed, tmp_path / "a.png", "-o", tmp_path / name, "-w", "npy", *words).exit_code == 0
-    seen = {name: _json(tmp_path / name / "predictions.json")["settings"]["window_px"] for name in ("windows", "whole")}
-    assert seen == {"windows": [64, 64], "whole": None}
 
 
 @pytest.mark.parametrize(

