@@ -1,7 +1,8 @@
-"""The files of cluster/: pinned images, no privileges, tokens, and consistency with the configuration."""
+"""The files of cluster/: valid manifests, pinned images, no privileges, tokens, and the configuration's own values."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -10,25 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import ray
 import yaml
 
-import mgcda_dist
 from mgcda_dist.config.load import load_config
+from tests.conftest import REPOSITORY
 
-ROOT = Path(mgcda_dist.__file__).parents[1]
-CLUSTER = ROOT / "cluster"
-MANIFESTS = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+CLUSTER = REPOSITORY / "cluster"
+KUBERNETES = "1.37"
+KUBERAY = yaml.safe_load((Path(__file__).parent / "kuberay.schema.yaml").read_text(encoding="utf-8"))
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    f"{path.stem}-{document['kind']}-{document['metadata']['name']}": document
+    for path in sorted((CLUSTER / "kuberay").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+}
 IMAGE = re.compile(r"^[\w.\-/]+:[\w.\-]*\d[\w.\-]*$")
-
-
-def _documents(path: Path) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
+PINS = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
 
 
 def _of_kind(kind: str) -> dict[str, Any]:
-    return next(d for path in MANIFESTS for d in _documents(path) if d["kind"] == kind)
+    return next(document for document in DOCUMENTS.values() if document["kind"] == kind)
 
 
 def _pods(node: Any) -> Iterator[dict[str, Any]]:
@@ -43,10 +47,7 @@ def _pods(node: Any) -> Iterator[dict[str, Any]]:
             yield from _pods(value)
 
 
-PODS = [(f"{path.stem}-{i}", pod) for path in MANIFESTS for i, pod in enumerate(_pods(_documents(path)))]
-
-
-@pytest.mark.parametrize("pod", [pod for _, pod in PODS], ids=[name for name, _ in PODS])
+@pytest.mark.parametrize("pod", list(_pods(list(DOCUMENTS.values()))))
 def test_pods_are_pinned_and_unprivileged(pod: dict[str, Any]) -> None:
     """Kubernetes' level `restricted`, which the namespace enforces."""
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -64,11 +65,9 @@ def test_pods_are_pinned_and_unprivileged(pod: dict[str, Any]) -> None:
 
 
 def test_ray_asks_for_a_token_and_matches_the_pinned_version() -> None:
-    pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert pinned is not None
     for cluster in (_of_kind("RayCluster")["spec"], _of_kind("RayJob")["spec"]["rayClusterSpec"]):
         assert cluster["authOptions"] == {"mode": "token"}
-        assert cluster["rayVersion"] == pinned.group(1)
+        assert f"\nray=={cluster['rayVersion']}\n" in PINS
         assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert "RAY_AUTH_MODE=token" in (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     assert "--env=RAY_AUTH_MODE=token" in _ray_up()["docker"]["run_options"]
@@ -79,7 +78,7 @@ def test_the_job_trains_a_valid_configuration_that_fits_its_workers() -> None:
     job = _of_kind("RayJob")["spec"]
     command, action, config_file, *overrides = job["entrypoint"].split()
     assert (command, action) == ("mgcda", "train")
-    config = load_config(ROOT / "configs" / Path(config_file).name, overrides).config
+    config = load_config(REPOSITORY / "configs" / Path(config_file).name, overrides).config
     cpus = gpus = places = 0
     for group in job["rayClusterSpec"]["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -123,9 +122,8 @@ def test_the_mlflow_server_is_pinned_and_takes_its_secrets_from_the_environment(
                 assert value.startswith("${"), f"{name} is written out"
         for port in service.get("ports", []):
             assert port.startswith("${MLFLOW_BIND:-127.0.0.1}:")
-    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     version = compose["services"]["mlflow"]["image"].partition(":")[2]
-    assert f"\nmlflow=={version}\n" in pins
+    assert f"\nmlflow=={version}\n" in PINS
 
 
 def test_the_batch_script_is_valid_shell() -> None:
@@ -146,7 +144,58 @@ def test_the_image_copies_what_exists() -> None:
     for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
         *sources, _ = line.split()
         for source in sources:
-            assert (ROOT / source).exists(), f"cluster/Dockerfile copies {source}, which is not there"
+            assert (REPOSITORY / source).exists(), f"cluster/Dockerfile copies {source}, which is not there"
             assert source in kept, f"Dockerfile.dockerignore keeps {source} from the builder"
     assert re.search(r"^FROM \S+:\d\S+$", text, re.MULTILINE)
     assert re.search(r"^USER 1000", text, re.MULTILINE)
+
+
+def _validate(document: dict[str, Any]) -> None:
+    """Raise the errors of a strict `kubectl apply`: an unknown or missing field, or another type."""
+    if document["apiVersion"] != "ray.io/v1":
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        return
+    jsonschema.Draft202012Validator(KUBERAY).validate(document)
+    spec = document["spec"]
+    cluster = spec if document["kind"] == "RayCluster" else spec["rayClusterSpec"]
+    templates = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    if "submitterPodTemplate" in spec:
+        templates.append(spec["submitterPodTemplate"])
+    autoscaler = {
+        name: value
+        for name, value in cluster.get("autoscalerOptions", {}).items()
+        if name in ("env", "envFrom", "resources", "securityContext", "volumeMounts")
+    }
+    templates.append({"spec": {"containers": [{"name": "autoscaler", **autoscaler}]}})
+    for template in templates:
+        whole = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "a"}, "template": template}
+        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_manifests_have_only_fields_that_exist(name: str) -> None:
+    _validate(DOCUMENTS[name])
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ((), {"backOffLimit": 3}),
+        ((), {"backoffLimit": "3"}),
+        ((), {"shutdownAfterJobFinishes": False}),  # with a time to live: the operator refuses it
+        (("rayClusterSpec",), {"authOptions": {"mode": "password"}}),
+        (("rayClusterSpec", "headGroupSpec"), {"rayStartParams": {"num-cpus": 0}}),  # a number is no string
+        (("rayClusterSpec", "workerGroupSpecs", 0), {"minReplica": 1}),
+        (("rayClusterSpec", "workerGroupSpecs", 0, "template", "spec"), {"terminationGracePeriod": 120}),
+        (("submitterPodTemplate", "spec"), {"restartPolicies": "Never"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_a_manifest_is_found(path: tuple[str | int, ...], change: dict[str, Any]) -> None:
+    job = copy.deepcopy(DOCUMENTS["rayjob-RayJob-mgcda-paper"])
+    node: Any = job["spec"]
+    for key in path:
+        node = node[key]
+    node.update(change)
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        _validate(job)
