@@ -15,6 +15,7 @@ from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
+from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
@@ -27,12 +28,14 @@ pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `netw
 pytest.importorskip("transformers", reason="needs the extra `networks`")
 
 
-def train(config: Config, steps: int = 2) -> tuple[MGCDA, list[dict[str, float]]]:
+def train(config: Config, batches: list[Batch] | None = None) -> tuple[MGCDA, list[dict[str, float]]]:
+    """The model after a step of each batch, by default of two, and the terms of the steps."""
+    batches = batches or [tiny_batch(step, 3, 64, 96) for step in range(2)]
     model = build.mgcda(config).train()
     optimizer = build.optimizer(config, model)
     terms: list[dict[str, float]] = []
-    for step in range(steps):
-        outcome = model(tiny_batch(step, 3, 64, 96), step / steps)
+    for step, batch in enumerate(batches):
+        outcome = model(batch, step / len(batches))
         optimizer.zero_grad()
         outcome.loss.backward()
         # Law 3: an engine waits for the gradient of each.
@@ -112,7 +115,6 @@ def test_two_ranks_train_as_one() -> None:
 
 def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = {"mdat": {"stages": [{"name": "middle"}, {"name": "embedding"}]}}
-    config = configuration(UNET, {"width": 12})
     config = configuration(
         UNET, {"width": 12}, model={"network": UNET, "arguments": {"width": 12}, "taps": UNET_TAPS}, **sections
     )
@@ -249,17 +251,9 @@ def test_outlier_losses_decrease_in_training(network: str, outlier: str, score: 
     rates = {"steps": 8, "lr_backbone": 3e-3, "lr_heads": 3e-3}
     config = configuration(name, arguments, model={"network": name, "arguments": arguments, "score": score},
                            loss={"outlier": outlier, "outlier_weight": 1.0}, optim=rates)  # fmt: skip
-    model = build.mgcda(config).train()
-    optimizer = build.optimizer(config, model)
     batch = tiny_batch(0, 3, 64, 96)
-    losses: list[float] = []
-    for _ in range(8):
-        outcome = model(batch, 0.5)
-        losses.append(model.total([outcome]).scalars()["loss/outlier"])
-        optimizer.zero_grad()
-        outcome.loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0]
+    model, terms = train(config, [batch] * 8)
+    assert terms[-1]["loss/outlier"] < terms[0]["loss/outlier"]
     build.save_model(config, model.segmenter, tmp_path)
     # Abstention's logit is for training: what is exported shows the classes.
     assert load_exported(tmp_path).network(batch.image).logits.shape[1] == 3

@@ -22,10 +22,6 @@ def die() -> None:
     os._exit(3)
 
 
-def sleep() -> None:
-    time.sleep(600)
-
-
 @pytest.mark.slow
 def test_an_exception_is_reported_with_its_rank_and_frees_the_others():
     started = time.monotonic()
@@ -39,12 +35,4 @@ def test_an_exception_is_reported_with_its_rank_and_frees_the_others():
 def test_a_process_that_dies_is_reported():
     with pytest.raises(DistributedError, match="exit code 3"):
         run_distributed(die, 1)
-    assert not multiprocessing.active_children()
-
-
-def test_a_process_that_hangs_is_ended():
-    started = time.monotonic()
-    with pytest.raises(DistributedError, match="no result after 3 s"):
-        run_distributed(sleep, 1, timeout_s=3.0)
-    assert time.monotonic() - started < 20
     assert not multiprocessing.active_children()
