@@ -32,10 +32,8 @@ class NodeReport(TypedDict):
     python: str
     packages: dict[str, str | None]  # name → version; None: not installed
     code: str | None  # digest of this package's sources; None: not installed
-    executable: str
     gpus: list[str]
     torch_sees_gpus: int | None  # None: there is no driver
-    cpus: int
     shm_free_bytes: int
     tmp_free_bytes: int
     authentication: str
@@ -75,10 +73,8 @@ class Node:
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in packages},
             "code": _code_digest(),
-            "executable": sys.executable,
             "gpus": _gpus(),
             "torch_sees_gpus": _torch_sees_gpus(),
-            "cpus": len(os.sched_getaffinity(0)),
             "shm_free_bytes": shared.free if shared else 0,
             "tmp_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
             "authentication": os.environ.get("RAY_AUTH_MODE", ""),

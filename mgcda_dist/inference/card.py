@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mgcda_dist.data.inputs import Role, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
+from mgcda_dist.files import read_json
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
 from mgcda_dist.tables import Cell, Column, Table, markdown
@@ -99,7 +99,7 @@ def _input(model: ExportedModel) -> str:
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    provenance = _read(run, "provenance.json")
+    provenance = read_json(run / "provenance.json") if run is not None else {}
     inputs = {each.key: each for each in (read_inputs(run / "manifests.json") if run is not None else [])}
     checkpoint = model.folder.absolute().parent
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
@@ -153,11 +153,3 @@ def _thresholds(model: ExportedModel) -> str:
     columns = [Column("set", align="left"), Column("anomalies", align="left"), *map(Column, CRITERIA.values())]
     about = "Lowest scores of anomalous pixels; `mgcda predict` uses the first by default."
     return f"## Thresholds\n\n{markdown(Table(columns, rows))}\n\n{about}"
-
-
-def _read(run: Path | None, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads((run / name).read_text(encoding="utf-8")) if run else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

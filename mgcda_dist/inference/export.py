@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def export_model(
     """
     graphs = [FORMATS[name] for name in formats if name != "safetensors"]
     with pending_folder(out) as folder:
-        metadata = replace(model.metadata, operating_points=[point.as_json() for point in operating_points(model)])
+        metadata = replace(model.metadata, operating_points=[asdict(point) for point in operating_points(model)])
         save_segmenter(model.network, metadata, folder)
         if graphs:
             with status("tracing the network"):

@@ -103,9 +103,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             )
         except Exception as error:
             raise MgcdaError(
-                str(path),
-                f"ONNX cannot express the network: {_cause(error)}",
-                _REMEDY[".onnx"],
+                str(path), f"ONNX cannot express the network: {_cause(error)}", _REMEDY[".onnx"]
             ) from error
         assert written is not None
         written.save(temporary)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,6 @@ class OperatingPoint:
     thresholds: Mapping[str, float]
     range: Sequence[float] | None
     settings: Mapping[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
 
     @property
     def shown_range(self) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.results import NetworkSettings
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
-from mgcda_dist.files import write_json_atomically
+from mgcda_dist.files import read_json, write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
@@ -134,8 +134,8 @@ def check_output_folder(out: Path, identity: str, *, overwrite: bool) -> None:
         raise ConfigError(str(out), "is a file", "give a folder")
     if overwrite or not out.exists() or not any(out.iterdir()):
         return
-    before = _read_record(out / RECORD)
-    if before is None:
+    before = read_json(out / RECORD)
+    if not before:
         raise ConfigError(str(out), "holds other files", "give another folder, or `overwrite`")
     if before.get("prediction_id") != identity:
         problem = "holds predictions of another model or with other settings"
@@ -180,7 +180,7 @@ class _Run:
         self.model, self.out, self.options, self.progress = model, out, options, progress
         self.id = prediction_id(model, options)
         self.result = Predicted()
-        before = _read_record(out / RECORD) or {}
+        before = read_json(out / RECORD)
         # A resumed prediction keeps its colour range.
         drawn = before.get("drawn_range") if before.get("prediction_id") == self.id else None
         self.shown_range = options.shown_range or (drawn and (float(drawn[0]), float(drawn[1])))
@@ -205,12 +205,8 @@ class _Run:
 
     def resumed(self, source: Source) -> bool:
         """True if the source's results exist already; counts them."""
-        content = _read_record(self.out / f"{source.name}.json")
-        if (
-            content is None
-            or content.get("prediction_id") != self.id
-            or content.get("input") != _fingerprint(source.path)
-        ):
+        content = read_json(self.out / f"{source.name}.json")
+        if content.get("prediction_id") != self.id or content.get("input") != _fingerprint(source.path):
             return False
         files = [each if isinstance(each, str) else each["file"] for each in content["files"].values()]
         if not all((self.out / file).is_file() for file in files):
@@ -363,11 +359,3 @@ def _read(source: Source) -> tuple[Source, Pixels | SampleError]:
         return source, read_image(source.path)
     except SampleError as error:
         return source, error
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -159,15 +160,11 @@ def run_with_taps(network: nn.Module, points: Mapping[str, TapPoint], image: Ten
 
         return store
 
-    handles = [
-        network.get_submodule(point.module).register_forward_hook(tap(name, point), with_kwargs=True)
-        for name, point in points.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, point in points.items():
+            layer = network.get_submodule(point.module)
+            hooks.enter_context(layer.register_forward_hook(tap(name, point), with_kwargs=True))
         network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
     return tapped
 
 
@@ -182,12 +179,10 @@ def check_not_overwritten(network: nn.Module, points: Mapping[str, TapPoint], im
 
         return store
 
-    handles = [network.get_submodule(p.module).register_forward_hook(watch(n, p)) for n, p in points.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, point in points.items():
+            hooks.enter_context(network.get_submodule(point.module).register_forward_hook(watch(name, point)))
         tapped = run_with_taps(network, points, image)
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, version in versions.items():
         if tapped[name]._version != version:
             raise ConfigError(

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgcda_dist.files import write_atomically, write_json_atomically
+from mgcda_dist.files import read_json, write_atomically, write_json_atomically
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
 from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
 
@@ -50,7 +50,7 @@ class Ledger:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._file, self._id_file, self._uri = folder / "mlflow.json", folder / "mlflow_run_id", uri
-        entry = self._read().get(uri, {})
+        entry = read_json(self._file).get(uri, {})
         self.run_id: str | None = entry.get("run_id")
         self.position = int(entry.get("position", 0))
         self.is_sure = self.run_id is not None
@@ -71,15 +71,8 @@ class Ledger:
         """Store that all calls before a byte of the record are delivered."""
         self.position = position
         with suppress(OSError):  # a full disk: calls that are delivered twice do no harm
-            content = self._read() | {self._uri: {"run_id": self.run_id, "position": position}}
+            content = read_json(self._file) | {self._uri: {"run_id": self.run_id, "position": position}}
             write_json_atomically(self._file, content)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
 
 
 def open_run(
