@@ -135,13 +135,3 @@ def test_cacl_is_the_mean_over_micro_batches():
     found = together.total(outcomes).scalars()
     assert found["loss/cacl"] == pytest.approx(sum(values["loss/cacl"] for values in separate) / 3, rel=1e-12)
     assert found["cacl/anchors"] == sum(values["cacl/anchors"] for values in separate)
-
-
-def test_a_mean_of_means_would_show():
-    """The cases are hard ones: means per micro-batch, averaged, are far from the mean of the step."""
-    model = lively(smoothing="constant", with_cacl=False)
-    whole = tiny_batch(0, IMAGES)
-    whole = Batch(whole.image, first_half_unlabelled(whole.label), whole.domain, whole.slot, 0)
-    separate = [model.total([model(part_of(whole, i, 4), 0.25)]).scalars() for i in range(4)]
-    together = train(1, first_half_unlabelled, smoothing="constant").values[0]
-    assert abs(sum(values["loss/seg"] for values in separate) / 4 - together["loss/seg"]) > 0.2 * together["loss/seg"]

@@ -16,29 +16,15 @@ ROWS_PER_IMAGE, DIM = 2 * 6 + 3 * 2 * 3, 6  # image-aware: twice the average of 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_gather_brings_all_rows_in_rank_order(worlds: list[Results], size: int):
-    everywhere = torch.cat([rows_of(rank) for rank in range(size)])
-    for rank in range(size):
-        assert torch.equal(worlds[rank].gathers[size]["everywhere"], everywhere)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_gradients_of_a_gather_cross_ranks(worlds: list[Results], size: int):
-    # The gradient of a row is what all ranks' losses together say about it: against autograd in one process …
+def test_a_gather_has_all_rows_in_rank_order_and_its_gradients_cross_ranks(worlds: list[Results], size: int):
+    # The gradient of a row is that of the sum of all ranks' losses.
     everywhere = torch.cat([rows_of(rank) for rank in range(size)]).requires_grad_()
+    for rank in range(size):
+        assert torch.equal(worlds[rank].gathers[size]["everywhere"], everywhere.detach())
     total = torch.stack([judged(everywhere, rank) for rank in range(size)]).sum()
     (expected,) = torch.autograd.grad(total, everywhere)
     found = torch.cat([worlds[rank].gathers[size]["gradient"] for rank in range(size)])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    # … and against finite differences.
-    with torch.no_grad():
-        for place in ((0, 1), (len(found) - 1, 0)):
-            values = []
-            for step in (1e-6, -1e-6):
-                moved = everywhere.clone()
-                moved[place] += step
-                values.append(sum(judged(moved, rank).item() for rank in range(size)))
-            assert found[place].item() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6, abs=1e-7)
 
 
 @pytest.mark.parametrize("size", SIZES)

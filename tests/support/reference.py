@@ -224,6 +224,31 @@ def sample(
     return chosen
 
 
+def sampled(
+    label: list,
+    score: list,
+    slots: Sequence[int],
+    draw: Draw,
+    *,
+    num_classes: int,
+    anomaly_pixels: int,
+    inlier_pixels: int,
+    hard_fraction: float,
+    image_aware: bool,
+) -> tuple[list[dict[int, list[int]]], list[list[float]]]:
+    """`sample` and `difficulties` of labels N×H×W and scores N×h×w."""
+    types = pixel_types(label, len(score[0]), len(score[0][0]), num_classes)
+    difficulty = difficulties(types, [[value for row in image for value in row] for image in score], num_classes)
+    quota = quotas(
+        types, difficulty, num_classes=num_classes, inlier_pixels=inlier_pixels, anomaly_pixels=anomaly_pixels,
+        image_aware=image_aware,
+    )  # fmt: skip
+    chosen = sample(
+        types, difficulty, quota, num_classes=num_classes, hard_fraction=hard_fraction, slots=slots, draw=draw
+    )
+    return chosen, difficulty
+
+
 @dataclass
 class Row:
     """A sampled pixel."""
@@ -243,7 +268,7 @@ def contrastive(
     temperature: float,
     num_positives: int,
     num_negatives: int,
-    hard_fraction: float,
+    hard_negative_fraction: float,
     cross_domain: bool,
     draw: Callable[[int], float],
     negatives: str = "opposite_side",
@@ -265,7 +290,7 @@ def contrastive(
         repelling: list[Row] = []
         for of_anomalies in (False, True):
             side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
-            hard = sorted(side, key=lambda row: -row.difficulty)[: round(num_negatives * hard_fraction)]
+            hard = sorted(side, key=lambda row: -row.difficulty)[: round(num_negatives * hard_negative_fraction)]
             hard_ids = {row.id for row in hard}
             rest = sorted((row for row in side if row.id not in hard_ids), key=lambda row: draw(row.id))
             repelling += (hard + rest)[:num_negatives]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,12 +71,8 @@ def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
         as_list(rows, z) + as_list(cacl.queue.metadata(), cacl.queue.local_rows()[1]),
         anomaly_type=ANOMALY_TYPE,
         temperature=cacl.temperature,
-        num_positives=cacl.selection.num_positives,
-        num_negatives=cacl.selection.num_negatives,
-        hard_fraction=cacl.selection.hard_negative_fraction,
-        cross_domain=cacl.selection.cross_domain,
-        negatives=cacl.selection.negatives,
-        draw=lambda name: reference.uniform(key, 0, name),
+        draw=partial(reference.uniform, key, 0),
+        **asdict(cacl.selection),
     )
 
 

@@ -76,6 +76,7 @@ def test_rows_enter_without_their_graph():
 
 
 def test_health_tells_fill_and_age():
+    assert MemoryQueue(2, CLASSES, 0, DIM).health(0) == {}, "without capacity there is no memory"
     queue = MemoryQueue(2, CLASSES, 4, DIM).double()
     assert queue.health(0) == {"queue_fill_inlier": 0.0, "queue_fill_anomaly": 0.0, "queue_age_steps": 0.0}
     queue.push(*rows_of([(0, 0), (1, 0), (CLASSES, 1)], 0), 2)
@@ -84,12 +85,6 @@ def test_health_tells_fill_and_age():
     assert health["queue_fill_inlier"] == pytest.approx(3 / 8)
     assert health["queue_fill_anomaly"] == pytest.approx(1 / 8)
     assert health["queue_age_steps"] == pytest.approx((8 * 3 + 4) / 4)
-
-
-def test_without_capacity_there_is_no_memory():
-    queue = MemoryQueue(2, CLASSES, 0, DIM)
-    queue.push(*rows_of([(0, 0)], 0), 0)
-    assert len(queue.metadata()) == 0 and queue.local_rows()[1].shape == (0, DIM) and queue.health(3) == {}
 
 
 # ------------------------------------------------------------------------------------------------------ sharded

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import partial
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,29 +38,6 @@ def random_case(seed: int, num_images: int = 4, size: int = 6) -> tuple[Tensor, 
     return label, logits, torch.randn(num_images, size, size, generator=generator, dtype=torch.float64)
 
 
-def chosen_by_reference(label: Tensor, score: Tensor, budget: Budget, slots: list[int]) -> list[dict[int, list[int]]]:
-    types = reference.pixel_types(label.tolist(), score.shape[1], score.shape[2], CLASSES)
-    difficulty = reference.difficulties(types, score.flatten(1).tolist(), CLASSES)
-    quota = reference.quotas(
-        types,
-        difficulty,
-        num_classes=CLASSES,
-        inlier_pixels=budget.inlier_pixels,
-        anomaly_pixels=budget.anomaly_pixels,
-        image_aware=budget.image_aware,
-    )
-    key = stream_key(SEED, STEP, "pixel")
-    return reference.sample(
-        types,
-        difficulty,
-        quota,
-        num_classes=CLASSES,
-        hard_fraction=budget.hard_fraction,
-        slots=slots,
-        draw=lambda slot, pixel: reference.uniform(key, slot, pixel),
-    )
-
-
 def chosen(pixels: Pixels, budget: Budget, slots: list[int]) -> Tensor:
     quota = image_quota(*image_difficulty(pixels, CLASSES), budget)
     return sample_pixels(pixels, quota, budget, torch.tensor(slots), SEED, STEP)
@@ -86,7 +66,9 @@ def test_agrees_with_the_reference(
     slots = [3, 0, 8, 5]
     table = chosen(describe_pixels(label, logits, score, None), budget, slots)
     assert table.shape == (4, budget.rows_per_image)
-    for row, expected in zip(table, chosen_by_reference(label, score, budget, slots), strict=True):
+    draw = partial(reference.uniform, stream_key(SEED, STEP, "pixel"))
+    wanted, _ = reference.sampled(label.tolist(), score.tolist(), slots, draw, **asdict(budget))
+    for row, expected in zip(table, wanted, strict=True):
         assert by_type(row, budget) == expected
 
 
