@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["NodeResources", "WorkerNeeds", "is_open", "places", "resolve", "shares_in_words", "worker_needs"]
+__all__ = ["NodeResources", "WorkerNeeds", "is_open", "resolve", "shares_in_words", "worker_needs"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,16 @@ class WorkerNeeds:
 
     def places(self, nodes: Sequence[NodeResources]) -> int:
         """Number of workers that these nodes have room for."""
-        return places(nodes, self.cpus, self.gpus, self.placement)
+        on_each = [int(node.cpus // self.cpus) for node in nodes]
+        if self.gpus:
+            on_each = [min(n, node.gpus // self.gpus) for n, node in zip(on_each, nodes, strict=True)]
+        match self.placement:
+            case "STRICT_PACK":
+                return max(on_each, default=0)
+            case "STRICT_SPREAD":
+                return sum(1 for number in on_each if number)
+            case _:
+                return sum(on_each)
 
     def fitting(self, room: int) -> int:
         """The largest possible number up to `room`; 0: none."""
@@ -59,25 +68,27 @@ class WorkerNeeds:
 
 def worker_needs(config: Config) -> WorkerNeeds:
     """The numbers of workers that the configuration allows; `scaling.elastic` overrides `scaling.workers`."""
-    scaling, batch = config.scaling, config.data.global_batch
-    if scaling.elastic is None:
-        numbers = (scaling.num_workers,)
-    else:
-        numbers = scaling.elastic.numbers(batch, config.engine.accumulation)
-    return WorkerNeeds(numbers, scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+    scaling = config.scaling
+    return WorkerNeeds(_numbers(config), scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+
+
+def _numbers(config: Config) -> tuple[int, ...]:
+    """Numbers of workers that the configuration allows and that share the batch evenly, ascending."""
+    scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
+    if scaling.elastic is not None:
+        return scaling.elastic.numbers(batch, accumulation)
+    if scaling.workers == "auto":
+        return tuple(n for n in range(1, batch + 1) if batch % (n * accumulation) == 0)
+    return (scaling.workers,)
 
 
 def shares_in_words(config: Config) -> str:
     """A sentence on how workers share the images of a step, `12 images per step = 2 workers × …`."""
     scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
-    if scaling.elastic is not None:
-        numbers, key = scaling.elastic.numbers(batch, accumulation), "scaling.elastic"
-    elif scaling.workers == "auto":
-        numbers = tuple(n for n in range(1, batch + 1) if batch % (n * accumulation) == 0)
-        key = "scaling.workers=auto"
-    else:
+    if scaling.elastic is None and scaling.workers != "auto":
         share = batch // (scaling.workers * accumulation)
         return f"{batch} images per step = {scaling.workers} workers × {share} images × {accumulation} micro-batches"
+    numbers, key = _numbers(config), "scaling.elastic" if scaling.elastic is not None else "scaling.workers=auto"
     listing = " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
     return (
         f"{batch} images per step, shared in {accumulation} micro-batches by {listing} workers: the most that find a "
@@ -103,36 +114,19 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     scaling, gpus = config.scaling, config.scaling.gpus_per_worker
     if gpus == "auto":
         gpus = int(any(node.gpus for node in nodes))
+    needs = WorkerNeeds(_numbers(config), scaling.cpus_per_worker, gpus, scaling.placement)
     workers = scaling.workers
     if scaling.elastic is not None:
-        numbers = scaling.elastic.numbers(config.data.global_batch, config.engine.accumulation)
-        room = places(nodes, scaling.cpus_per_worker, gpus, scaling.placement)
-        workers = max((n for n in numbers if n <= room), default=numbers[0])
+        workers = needs.largest(nodes) or needs.numbers[0]
     elif workers == "auto":
-        room = places(nodes, scaling.cpus_per_worker, gpus, scaling.placement)
-        if not room:
+        if not needs.places(nodes):
             raise ConfigError(
                 "scaling.workers",
                 f"auto, but no node has {scaling.cpus_per_worker:g} processors and {gpus} GPUs for one worker: "
                 + ", ".join(f"{node.cpus:g} and {node.gpus}" for node in nodes),
                 "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
             )
-        batch, accumulation = config.data.global_batch, config.engine.accumulation
-        workers = next((n for n in range(room, 0, -1) if batch % (n * accumulation) == 0), 1)
+        workers = needs.largest(nodes) or 1
     update = scaling.model_copy(update={"workers": workers, "gpus_per_worker": gpus})
     # Validated, so that an uneven share is explained as for a number in the file.
     return Config.model_validate(config.model_copy(update={"scaling": update}).model_dump())
-
-
-def places(nodes: Sequence[NodeResources], cpus_per_worker: float, gpus_per_worker: int, placement: str) -> int:
-    """Number of workers that the nodes have room for under a placement."""
-    on_each = [int(node.cpus // cpus_per_worker) for node in nodes]
-    if gpus_per_worker:
-        on_each = [min(n, node.gpus // gpus_per_worker) for n, node in zip(on_each, nodes, strict=True)]
-    match placement:
-        case "STRICT_PACK":
-            return max(on_each, default=0)
-        case "STRICT_SPREAD":
-            return sum(1 for number in on_each if number)
-        case _:
-            return sum(on_each)
