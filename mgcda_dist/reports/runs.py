@@ -20,8 +20,7 @@ import yaml
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
-from mgcda_dist.tracking.jsonl import read_history
-from mgcda_dist.tracking.params import flat_params
+from mgcda_dist.tracking.jsonl import flat_params, read_history
 
 if TYPE_CHECKING:
     from mgcda_dist.tracking.mlflow_runs import MlflowStore, StoredRun

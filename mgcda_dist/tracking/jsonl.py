@@ -31,10 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.files import PendingFile
-from mgcda_dist.tracking.params import flat_params
 from mgcda_dist.tracking.tracker import Status
 
-__all__ = ["CALLS", "METRICS", "JsonlTracker", "add_end", "read_calls", "read_history", "read_lines", "read_lines_from"]
+__all__ = [
+    "CALLS",
+    "METRICS",
+    "JsonlTracker",
+    "add_end",
+    "flat_params",
+    "read_calls",
+    "read_history",
+    "read_lines",
+    "read_lines_from",
+]
 
 METRICS, CALLS = "metrics.jsonl", "record.jsonl"
 _OF_A_STEP = {"step", "time", "metrics"}
@@ -105,6 +114,21 @@ class JsonlTracker:
     def _relative(self, path: Path) -> str:
         place = path.absolute()
         return str(place.relative_to(self.folder) if place.is_relative_to(self.folder) else place)
+
+
+def flat_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested sections, and lists that hold sections, as dotted keys; other lists as one value. Values as text."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flat_params(value, f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            flat |= flat_params({str(index): item for index, item in enumerate(value)}, f"{name}.")
+        else:
+            # Without brackets: MLflow's comparison spreads what looks like JSON over many lines.
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list | tuple) and value else str(value)
+    return flat
 
 
 def add_end(folder: Path, status: Status, time_s: float | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow_client import check_reachable, connect, impatient, quiet, reason, shortened
-from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, open_run
+from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, RunStart, open_run
 from mgcda_dist.tracking.mlflow_system import SystemMonitor
 from mgcda_dist.tracking.tracker import Status
 
@@ -66,9 +66,8 @@ class MlflowTracker:
         self.uri = uri
         self.num_failures = 0
         self._record, self._warn, self._close_timeout_s = record, warn or _LOG.warning, close_timeout_s
-        self._experiment = experiment
-        self._start: dict[str, Any] = {"run_name": run_name, "start_time": round(1000 * time.time())}
-        self._start["tags"] = {key: shortened(value, _TAG_LENGTH) for key, value in (tags or {}).items()}
+        first_tags = {key: shortened(value, _TAG_LENGTH) for key, value in (tags or {}).items()}
+        self._start = RunStart(experiment, run_name, round(1000 * time.time()), first_tags)
         self._node_id = node_id if system_metrics else None
         self._samples = system_metrics
         self._away_since: float | None = None
@@ -150,7 +149,7 @@ class MlflowTracker:
         with quiet():
             client: MlflowClient = connect(self.uri)
             ledger = Ledger(self._record.folder, self.uri)
-            run, is_new = open_run(client, self.uri, ledger.run_id, self._experiment, self._start)
+            run, is_new = open_run(client, self.uri, ledger.run_id, self._start)
             if not is_new:
                 client.update_run(run.info.run_id, status="RUNNING")
         ledger.begin(run.info.run_id, main=True)

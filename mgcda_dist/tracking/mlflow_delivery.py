@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-__all__ = ["Delivery", "Ledger", "open_run"]
+__all__ = ["Delivery", "Ledger", "RunStart", "open_run"]
 
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # else MLflow's pages offer traces and prompts first
@@ -75,22 +76,31 @@ class Ledger:
             write_json_atomically(self._file, content)
 
 
-def open_run(
-    client: MlflowClient, uri: str, run_id: str | None, experiment: str, start: Mapping[str, Any]
-) -> tuple[Run, bool]:
+@dataclass(frozen=True)
+class RunStart:
+    """What a new run is made with: experiment and name, start in ms since 1970, first tags."""
+
+    experiment: str
+    name: str
+    time_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_run(client: MlflowClient, uri: str, run_id: str | None, start: RunStart) -> tuple[Run, bool]:
     """The run with this id, or a new one if it does not exist or was deleted; and True if it is new.
 
     Args:
         client: of the server.
         uri: of the server; decides where artifacts lie.
         run_id: run to continue.
-        experiment: of a new run; made when absent.
-        start: `run_name`, `start_time` in ms and `tags` of a new run.
+        start: of a new run; its experiment is made when absent.
     """
     found = None if run_id is None else _existing(client, run_id)
     if found is not None:
         return found, False
-    return client.create_run(_experiment(client, uri, experiment), **start), True
+    experiment = _experiment(client, uri, start.experiment)
+    run = client.create_run(experiment, start_time=start.time_ms, tags=dict(start.tags), run_name=start.name)
+    return run, True
 
 
 def _existing(client: MlflowClient, run_id: str) -> Run | None:

@@ -12,7 +12,7 @@ from typing import Any
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, add_end, read_calls, read_lines
 from mgcda_dist.tracking.mlflow_client import check_reachable, connect, impatient, quiet, reason
-from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, open_run
+from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, RunStart, open_run
 from mgcda_dist.tracking.tracker import Status
 
 __all__ = ["Synced", "end_run", "sync"]
@@ -69,8 +69,8 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
         check_reachable(where)
         with quiet():
             client = connect(where)
-            first = {"run_name": start["name"], "start_time": round(1000 * start["time"])}
-            run, is_new = open_run(client, where, ledger.run_id, start["experiment"], first)
+            first = RunStart(start["experiment"], start["name"], round(1000 * start["time"]))
+            run, is_new = open_run(client, where, ledger.run_id, first)
         ledger.begin(run.info.run_id, main=where == start["uri"])
         delivery = Delivery(client, where, folder, ledger, run, refused.append)
         metrics, calls = _patiently(delivery.metrics), _patiently(delivery.calls)
