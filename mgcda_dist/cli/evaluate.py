@@ -216,11 +216,12 @@ def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> Non
     arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder)}
     from mgcda_dist.cli.progress import shown_progress
 
-    if workers > 1 and request.config is not None:
+    if workers > 1 and request.scaling is not None:
         from mgcda_dist.cluster.trainer import launch
 
         with shown_progress(f"starting {workers} workers") as show, followed(folder, show):
-            launch(request.config_for(workers), folder, "evaluate", arguments)
+            scaling = request.scaling_for(workers)
+            launch(scaling, [workers], folder, "evaluate", arguments | {"on_gpu": scaling.num_gpus > 0})
         return
     from mgcda_dist.training.worker import evaluate as work
 
@@ -229,7 +230,7 @@ def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> Non
         def advance(name: str, done: int, total: int) -> None:
             show(done, total, f"{request.job.name} on {name}")
 
-        work(request.config_for(1) if request.config is not None else None, **arguments, progress=advance)
+        work(**arguments, on_gpu=request.scaling is not None, progress=advance)
 
 
 @contextmanager
@@ -237,8 +238,7 @@ def followed(folder: Path, show: Show) -> Iterator[None]:
     """Show the progress that workers append to the folder's events, while the body waits for them."""
     from threading import Event, Thread
 
-    from mgcda_dist.runs.folder import EVENTS
-    from mgcda_dist.runs.tail import NewLines
+    from mgcda_dist.runs.events import EVENTS, NewLines
 
     lines, over = NewLines(folder / EVENTS), Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from mgcda_dist.cluster.sweep import Ended, Resources, Runner, Running
+    from mgcda_dist.cluster.sweep import Ended, Runner, Running
     from mgcda_dist.config.sweep import PlannedRun, Sweep
     from mgcda_dist.tracking.mlflow import MlflowTracker
 
@@ -100,10 +99,13 @@ def _run(
     jobs: int | None,
     reference: str | None,
 ) -> int:
+    from mgcda_dist.cluster.connect import available_resources
     from mgcda_dist.cluster.sweep import Runner
 
     with _parent_run(wanted, overrides, folder, runs[0], console) as tracker:
-        runner = Runner(left, folder, _resources(), at_once=jobs, parent_run=tracker.run_id if tracker else None)
+        runner = Runner(
+            left, folder, available_resources(), at_once=jobs, parent_run=tracker.run_id if tracker else None
+        )
         ended = _watch(runner, len(runs), console) if left else []
         status = {run.name: "finished" for run in runs if run not in left} | {one.run.name: one.state for one in ended}
         status |= {run.name: "not started" for run in runner.waiting}
@@ -153,16 +155,6 @@ def _wanted(files: list[Path], name: str | None, seeds: str | None) -> Sweep:
                 "--seeds", f"{seeds!r} is no list of whole numbers", "for example --seeds 0,1,2"
             ) from None
     return type(wanted).model_validate(wanted.model_dump() | changes)
-
-
-def _resources() -> Resources:
-    if not os.environ.get("RAY_ADDRESS"):
-        from mgcda_dist.cluster.sweep import local_resources
-
-        return local_resources()
-    from mgcda_dist.cluster.connect import cluster_resources
-
-    return cluster_resources()
 
 
 def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:

@@ -21,8 +21,8 @@ from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
 from mgcda_dist.evaluation.results import EvaluationResults
+from mgcda_dist.runs.events import Tail
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
-from mgcda_dist.runs.tail import Tail
 
 __all__ = ["run_training"]
 
@@ -54,17 +54,23 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
 
     run.results.unlink(missing_ok=True)
     tracking = mlflow_uri(config)
-    workers = " or ".join(map(str, worker_needs(config).numbers))
+    numbers = worker_needs(config).numbers
+    workers = " or ".join(map(str, numbers))
     console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
                   f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
     try:
-        _watch(lambda: launch(config, run.root, "train"), run, config.optim.steps, console)
+        _watch(
+            lambda: launch(config.scaling, numbers, run.root, "train", {"config": config}),
+            run,
+            config.optim.steps,
+            console,
+        )
     except BaseException as error:
-        from mgcda_dist.runs.records import end_record
+        from mgcda_dist.tracking.mlflow_sync import end_run
 
         failed = isinstance(error, Exception) and not isinstance(error, NodesLostError | StoppedError)
-        end_record(config, run, "FAILED" if failed else "KILLED")
+        end_run(run.root, "FAILED" if failed else "KILLED", lambda text: run.say("note", text))
         if isinstance(error, NodesLostError):
             console.print(f"stopped: {error}", soft_wrap=True)
             return ExitCode.NODES_LOST
@@ -144,7 +150,7 @@ class _Display:
     """Progress and events of a run: a bar on a terminal, and a line now and then in a log."""
 
     def __init__(self, run: RunFolder, num_steps: int, progress: Progress) -> None:
-        self._tail, self._num_steps, self._progress = Tail(run), num_steps, progress
+        self._tail, self._num_steps, self._progress = Tail(run.metrics, run.events), num_steps, progress
         self._task = progress.add_task("starting the workers", total=num_steps)
         self._stop_noted = self._wait_noted = False
         self._last_line_s, self._started_s = 0.0, time.monotonic()

@@ -9,10 +9,10 @@ from typing import Any
 
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.cluster.sweep import Resources
-from mgcda_dist.config.schema import Config
+from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["KEEP_FREED_MEMORY", "cluster_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
+__all__ = ["KEEP_FREED_MEMORY", "available_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _CONNECT_TIMEOUT_S = 10.0
@@ -57,7 +57,7 @@ def connect(address: str) -> None:
     ray.init(address=address, **QUIET)
 
 
-def start_ray(config: Config) -> None:
+def start_ray(scaling: ScalingConfig) -> None:
     """Connect to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else start a one-node Ray.
 
     Raises:
@@ -71,7 +71,6 @@ def start_ray(config: Config) -> None:
     if address:
         connect(address)
         return
-    scaling = config.scaling
     wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
     if wanted > present:
         raise ConfigError(
@@ -102,7 +101,7 @@ def node_resources() -> list[NodeResources]:
     return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
 
 
-def cluster_resources() -> Resources:
-    """Resources of the whole cluster of `RAY_ADDRESS`."""
-    nodes = node_resources()
-    return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local=False)
+def available_resources() -> Resources:
+    """Resources of the whole cluster of `RAY_ADDRESS`, else of this machine."""
+    nodes, local = node_resources(), not os.environ.get("RAY_ADDRESS")
+    return Resources(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), local)

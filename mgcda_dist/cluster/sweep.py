@@ -24,10 +24,10 @@ from mgcda_dist.config.load import dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.runs.folder import RunFolder, differing_keys, flatten
-from mgcda_dist.runs.tail import Tail
+from mgcda_dist.runs.events import Tail
+from mgcda_dist.runs.folder import RunFolder, changes_in_words, differing_keys, flatten
 
-__all__ = ["Ended", "Resources", "Runner", "Running", "is_finished", "local_resources"]
+__all__ = ["Ended", "Resources", "Runner", "Running", "is_finished"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,6 @@ class Ended:
     log: Path
 
 
-def local_resources() -> Resources:
-    """The processors and GPUs this process may use."""
-    import torch
-
-    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count())
-
-
 def is_finished(run: PlannedRun) -> bool:
     """True if the folder of a run holds its results.
 
@@ -87,10 +80,9 @@ def is_finished(run: PlannedRun) -> bool:
     now = run.config.model_dump(mode="json")
     differing = differing_keys(before, now)
     if differing:
-        listing = "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
         raise ConfigError(
             str(folder.config_file),
-            f"the sweep holds this run with another configuration ({listing})",
+            f"the sweep holds this run with another configuration ({changes_in_words(differing)})",
             "choose another `name` for the new sweep, or remove the folder to start this run over",
         )
     # With other evaluation sets the trained network is evaluated again.
@@ -165,7 +157,8 @@ class Runner:
         command += [f"tracking.parent_run={self._parent}"] if self._parent else []
         gpus = self._free_gpus(run.config)
         shown = {"CUDA_VISIBLE_DEVICES": ",".join(_visible_gpus()[i] for i in gpus)} if gpus else {}
-        tail = Tail(RunFolder(run.config))
+        folder = RunFolder(run.config)
+        tail = Tail(folder.metrics, folder.events)
         with log.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal reaches the sweep, and the sweep asks its runs to stop.
             process = subprocess.Popen(

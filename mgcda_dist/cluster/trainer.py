@@ -7,34 +7,38 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
 from mgcda_dist.cluster.network_interface import choose_interface
-from mgcda_dist.cluster.scaling import worker_needs
-from mgcda_dist.config.schema import Config
+from mgcda_dist.cluster.scaling import WorkerNeeds
+from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import MgcdaError, TransientError
 from mgcda_dist.files import write_json_atomically
-from mgcda_dist.runs.folder import EVENTS, append_event
+from mgcda_dist.runs.events import EVENTS, append_event
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.progress import PROGRESS
 
 __all__ = ["launch"]
 
 
-def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] | None = None) -> None:
+def launch(
+    scaling: ScalingConfig, numbers: Sequence[int], run_root: Path, task: str, arguments: dict[str, Any]
+) -> None:
     """Run a task of `training.worker` on every Ray Train worker and wait for its end.
 
     Connects to the cluster of `RAY_ADDRESS` (set inside `ray job submit`), else starts a one-node Ray on this machine:
     Ray's own local mode keeps no barriers.
 
     Args:
-        config: the configuration; its `scaling` section says how many workers, and how long to wait for nodes.
+        scaling: resources of a worker, placement, and how long to wait for nodes; numbers, where it may say `auto`.
+        numbers: of workers that may do the task, ascending; one number unless the task is elastic.
         run_root: folder for Ray Train's own records and the events, on storage that all nodes see.
-        task: name of a function in `training.worker` with signature (config, **arguments).
-        arguments: further arguments of that function, picklable; a dict, since each task has its own.
+        task: name of a function in `training.worker`.
+        arguments: of that function, picklable; a dict, since each task has its own.
 
     Raises:
         NodesLostError: the remaining nodes have no room for the workers.
@@ -43,35 +47,29 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
     """
     prepare_environment()
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig
+    from ray.train import ScalingConfig as RayScalingConfig
 
     from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
     from mgcda_dist.cluster.worker_monitor import WorkerMonitor
 
-    scaling, needs = config.scaling, worker_needs(config)
+    needs = WorkerNeeds(tuple(numbers), scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
     run_root.mkdir(parents=True, exist_ok=True)
     say = partial(append_event, run_root / EVENTS)
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
     if not ray.is_initialized():
-        start_ray(config)
-    gpus = scaling.num_gpus
-    elastic = (needs.numbers[0], needs.numbers[-1])
-    scaling_config = ScalingConfig(
-        num_workers=elastic if scaling.elastic else scaling.num_workers,
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
-        placement_strategy=scaling.placement,
+        start_ray(scaling)
+    scaling_config = RayScalingConfig(
+        num_workers=(needs.numbers[0], needs.numbers[-1]) if scaling.elastic else needs.numbers[0],
+        use_gpu=needs.gpus > 0,
+        resources_per_worker={"CPU": needs.cpus} | ({"GPU": needs.gpus} if needs.gpus else {}),
+        placement_strategy=needs.placement,
     )
     failure_config = FailureConfig(max_failures=scaling.max_failures)
     trainer = RecoveringTrainer(
         _on_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "task": task,
-            "arguments": arguments or {},
-            "fatal": str(fatal),
-        },
+        train_loop_config={"task": task, "arguments": arguments, "fatal": str(fatal)},
         scaling_config=scaling_config,
         run_config=RunConfig(
             # A fresh name each time: Ray would silently resume its own records, and checkpoints are ours.
@@ -80,7 +78,7 @@ def launch(config: Config, run_root: Path, task: str, arguments: dict[str, Any] 
             failure_config=failure_config,
             callbacks=[WorkerMonitor(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
         ),
-        torch_config=_torch_config("nccl" if gpus else "gloo", scaling.interface),
+        torch_config=_torch_config("nccl" if needs.gpus else "gloo", scaling.interface),
         scaling_policy=FittingScalingPolicy(
             scaling_config,
             needs,
@@ -157,9 +155,8 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     if fatal.is_file():
         # Ray restarts the group after any error. One of ours would be repeated: all ranks return, and `launch` raises.
         return
-    config = Config.model_validate(arguments["config"])
     try:
-        getattr(worker, arguments["task"])(config, **arguments["arguments"])
+        getattr(worker, arguments["task"])(**arguments["arguments"])
     except TransientError:
         raise
     except MgcdaError as error:

@@ -22,7 +22,7 @@ __all__ = ["Say", "WorkerMonitor", "request_leave"]
 _CHECK_EVERY_S = 1.0
 _START_S = 60.0
 Say = Callable[..., None]
-"""Records an event for the user: (kind, text, **fields), the fields as JSON; see `runs.folder.append_event`."""
+"""Records an event for the user: (kind, text, **fields), the fields as JSON; see `runs.events.append_event`."""
 
 
 class WorkerMonitor(WorkerGroupCallback):

@@ -16,10 +16,7 @@ from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
 
-__all__ = ["EXPERIMENT", "deliver_evaluations", "record_evaluation", "refuse_training_record"]
-
-EXPERIMENT = "mgcda"
-"""Of evaluations of foreign score maps, by default; a model's is that of its run."""
+__all__ = ["deliver_evaluations", "record_evaluation", "refuse_training_record"]
 
 _ID_TAG = "mgcda.evaluation_id"
 
@@ -43,7 +40,7 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
         request: what was evaluated.
         folder: of its results, absolute.
         uri: tracking server or database.
-        experiment: None: that of the model's run, or `EXPERIMENT`.
+        experiment: None: that of the request.
 
     Raises:
         ConfigError: the folder holds the record of a training.
@@ -54,11 +51,10 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
         for name in (CALLS, METRICS, "mlflow.json", "mlflow_run_id"):
             (folder / name).unlink(missing_ok=True)
     subject, settings = results.subject, results.settings
-    of_run = request.config.tracking.experiment if request.config is not None else EXPERIMENT
     # A model's evaluation is called otherwise than its run: names are how runs are asked for.
     name = f"{subject.name}-{folder.name}" if subject.kind == "model" else subject.name
     record = JsonlTracker(folder / METRICS)
-    record.log_start(experiment or of_run, name, uri)
+    record.log_start(experiment or request.experiment, name, uri)
     tags = {"mgcda.method": f"evaluation of {subject.kind}"}
     tags |= {_ID_TAG: results.evaluation_id, "mgcda.evaluation": ", ".join(results.sets)}
     record.set_tags(provenance_tags(Path(__file__).parent) | tags | {"mgcda.run_folder": str(folder)})

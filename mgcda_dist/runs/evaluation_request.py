@@ -13,17 +13,17 @@ from pydantic import ValidationError
 
 from mgcda_dist import build
 from mgcda_dist.choices import PIPE, ComponentTrack, ScoreKind, SubmissionLayout
-from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
-from mgcda_dist.config.schema import Config
+from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
 from mgcda_dist.data.shards.remote import is_url
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
 
-__all__ = ["EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
+__all__ = ["EXPERIMENT", "EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 
-
+EXPERIMENT = "mgcda"
+"""MLflow experiment of evaluations of foreign score maps, by default; a model's is that of its run."""
 _GIVE_SHARDS = "give `data`, the shards to evaluate on"
 
 
@@ -62,18 +62,26 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """A job, the folder that results go to by default, and the model's configuration if it has one."""
+    """A job with what is known of the run that its model comes from.
+
+    Attributes:
+        job: what to evaluate.
+        beside: the folder that results go to by default.
+        experiment: MLflow's, of the model's run; of foreign score maps `EXPERIMENT`.
+        scaling: of the model's run; None: no network is run.
+    """
 
     job: EvaluationJob
     beside: Path
-    config: Config | None = None
+    experiment: str = EXPERIMENT
+    scaling: ScalingConfig | None = None
 
-    def config_for(self, workers: int) -> Config:
-        """The model's configuration with that many workers on this machine, wherever it was trained."""
-        assert self.config is not None
+    def scaling_for(self, workers: int) -> ScalingConfig:
+        """That many workers on this machine, wherever the model was trained."""
+        assert self.scaling is not None
         gpus = 1 if torch.cuda.device_count() >= workers else 0
-        update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus}
-        return self.config.model_copy(update={"scaling": self.config.scaling.model_copy(update=update)})
+        update = {"workers": workers, "cpus_per_worker": 1.0, "gpus_per_worker": gpus, "elastic": None}
+        return self.scaling.model_copy(update=update)
 
     def with_submission(self, layout: SubmissionLayout, folder: Path) -> EvaluationRequest:
         """The same, with score maps written in a benchmark's layout."""
@@ -109,7 +117,7 @@ def model_request(
     shown = name or (f"{config.name}_{step}" if step else config.name)
     job = build.evaluation_job(config, folder.absolute(), section=section, score=score, name=shown)
     beside = run / f"evaluation-{step}" if step else run / "evaluation"
-    return EvaluationRequest(job.with_digest(), beside.absolute(), config)
+    return EvaluationRequest(job.with_digest(), beside.absolute(), config.tracking.experiment, config.scaling)
 
 
 def map_request(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import platform
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +20,9 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.files import write_atomically
+from mgcda_dist.runs.events import EVENTS, append_event
 
-__all__ = ["EVENTS", "RunFolder", "append_event", "differing_keys", "flatten", "locked", "mlflow_uri"]
-
-EVENTS = "events.jsonl"
-"""File of a run, and of an evaluation on workers, that `append_event` appends to."""
-
-_LOG = logging.getLogger(__name__)
+__all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
 
 class RunFolder:
@@ -134,19 +128,19 @@ class RunFolder:
         if override and refused:
             raise ConfigError(
                 where,
-                f"`override_config` cannot change {_listing(refused)}: the checkpoint's state would not fit, or would "
-                "mean something else",
+                f"`override_config` cannot change {changes_in_words(refused)}: the checkpoint's state would not fit, "
+                "or would mean something else",
                 "choose another name=… for the new configuration",
             )
         if not override:
             way_on = "" if refused else ", or choose `override_config` to resume with the new one"
             raise ConfigError(
                 where,
-                f"the run was started with another configuration ({_listing(differing)})",
+                f"the run was started with another configuration ({changes_in_words(differing)})",
                 f"choose another name=… for the new configuration, or remove the folder to start over{way_on}",
             )
         changes = {key: list(change) for key, change in sorted(differing.items())}
-        self.say("override", f"goes on with another configuration: {_listing(differing)}", changes=changes)
+        self.say("override", f"goes on with another configuration: {changes_in_words(differing)}", changes=changes)
 
     def say(self, kind: str, text: str, **facts: Any) -> None:
         """Append an event for the user, which `mgcda train` and the report show; the fields are written as JSON."""
@@ -161,18 +155,9 @@ class RunFolder:
         return next((str(event["command"]) for event in launches), "")
 
 
-def _listing(differing: dict[str, tuple[Any, Any]]) -> str:
+def changes_in_words(differing: dict[str, tuple[Any, Any]]) -> str:
+    """The keys of `differing_keys` with both values, as `key: before → now; …`."""
     return "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
-
-
-def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
-    """Append a line to an events file, from any number of processes; a full disk is logged and not raised."""
-    line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        _LOG.warning("not in %s (%s): %s", path, error.strerror, line)
 
 
 @contextmanager

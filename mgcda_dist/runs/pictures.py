@@ -1,17 +1,27 @@
-"""The pictures of a run: panel, PR and ROC curves per evaluation set, and the history of losses and health."""
+"""Pictures and report of a run: panels, PR and ROC curves, previews while it trains, its history, and its page."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from mgcda_dist.config.schema import Config
-from mgcda_dist.evaluation.job import Evaluation
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.job import Evaluation, EvaluationJob, run_job
 from mgcda_dist.evaluation.set_result import SetResult
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
+from mgcda_dist.reports.html import write_report
+from mgcda_dist.reports.runs import find_runs
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_history
 
-__all__ = ["draw_history", "draw_panel", "draw_results"]
+__all__ = ["draw_history", "draw_preview", "draw_report", "draw_results"]
 
 
 def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -23,7 +33,7 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     name, results = evaluation.job.name, evaluation.results
     pictures = [
-        draw_panel(evaluation, result, folder / f"panel_{result.name}.png", f"{name} on {result.name}")
+        _draw_panel(evaluation, result, folder / f"panel_{result.name}.png", f"{name} on {result.name}")
         for result in results
         if result.panel
     ]
@@ -36,12 +46,58 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     return pictures
 
 
-def draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:
+def _draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:
     """Draw the frames of a set that were kept to be looked at; returns the PNG file."""
     score_name = f"anomaly score ({evaluation.job.settings.score})"
     return panel_figure(result.panel, evaluation.job.class_names, path, score_name=score_name, title=title)
 
 
+def draw_preview(
+    job: EvaluationJob,
+    network: Callable[[], nn.Module],
+    step: int,
+    folder: Path,
+    world: Collectives,
+    device: torch.device,
+) -> Path | None:
+    """Draw the panel of a network's first frames; a collective, because the ranks share the frames.
+
+    Args:
+        job: the frames of one set, kept for a panel.
+        network: gives it as training has it after `step` steps, in evaluation mode on `device`.
+        step: shown in the title.
+        folder: receives `preview_SET.png`; the next preview replaces it.
+        world: the ranks.
+        device: where to run the network.
+
+    Returns:
+        The PNG file on rank 0, None on others.
+    """
+    evaluation = run_job(job, world, device, network=network())
+    if world.rank != 0:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    (result,) = evaluation.results
+    title = f"{job.name} on {result.name}, step {step}"
+    return _draw_panel(evaluation, result, folder / f"preview_{result.name}.png", title)
+
+
 def draw_history(run: RunFolder, config: Config) -> Path:
     """Draw losses, health signals, rates and throughput over the steps; returns the PNG file."""
     return curves_figure(read_history(run.metrics), run.pictures / "history.png", title=f"History, {config.name}")
+
+
+def draw_report(run: RunFolder) -> Path | None:
+    """Write the page of a run at its end; a failure is an event of the run and not an error.
+
+    Returns:
+        The HTML file, or None.
+    """
+    try:
+        records, _ = find_runs([str(run.root.absolute())])
+        # Its results are written after everything else, so its status is not FINISHED yet.
+        return write_report([replace(records[0], status="FINISHED")], run.report).path
+    except (MgcdaError, OSError, ValueError, KeyError, TypeError) as error:
+        logging.getLogger(__name__).exception("no report")
+        run.say("note", f"there is no report ({type(error).__name__}: {error}); `mgcda report {run.root}` tries again")
+        return None

@@ -15,11 +15,10 @@ from mgcda_dist.runs.description import describe, run_tags
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow import MlflowTracker
-from mgcda_dist.tracking.mlflow_sync import end_run
 from mgcda_dist.tracking.provenance import provenance_tags
-from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
+from mgcda_dist.tracking.tracker import Tracker, Trackers
 
-__all__ = ["describe_results", "end_record", "open_trackers"]
+__all__ = ["describe_results", "open_trackers"]
 
 _NOTE = "mlflow.note.content"
 
@@ -50,11 +49,6 @@ def open_trackers(
 def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: EvaluationResults) -> None:
     """Put the results into the run's description."""
     tracker.set_tags({_NOTE: describe(config, read_inputs(run.manifests), results)})
-
-
-def end_record(config: Config, run: RunFolder, status: Status) -> None:
-    """End the record of a run whose workers are gone; a record that has ended keeps its status."""
-    end_run(run.root, status, lambda text: run.say("note", text))
 
 
 def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:

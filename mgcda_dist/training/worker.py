@@ -23,13 +23,11 @@ from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.alignment import draw_alignment
-from mgcda_dist.runs.evaluation_events import saying
-from mgcda_dist.runs.folder import EVENTS, RunFolder, append_event, mlflow_uri
-from mgcda_dist.runs.pictures import draw_history, draw_results
-from mgcda_dist.runs.preview import draw_preview
+from mgcda_dist.runs.events import EVENTS, append_event, evaluation_progress
+from mgcda_dist.runs.folder import RunFolder, mlflow_uri
+from mgcda_dist.runs.pictures import draw_history, draw_preview, draw_report, draw_results
 from mgcda_dist.runs.records import describe_results, open_trackers
-from mgcda_dist.runs.report import draw_report
-from mgcda_dist.tracking.node_monitor import NodeMonitor
+from mgcda_dist.tracking.mlflow_system import NodeMonitor
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
 from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
@@ -47,7 +45,9 @@ def train(config: Config) -> None:
     """Train this rank's part of the run, from the newest whole checkpoint if there is one."""
     run, world = RunFolder(config), Collectives()
     with _logs(run.logs / f"worker-{world.rank}.log"):
-        worker = _Worker(config, run, world, _device(config))
+        # Ray leaves a machine's GPUs visible to workers that asked for none; alone, without workers, any GPU will do.
+        on_gpu = config.scaling.num_gpus > 0 or not dist.is_initialized()
+        worker = _Worker(config, run, world, _device(on_gpu))
         state = worker.resume()
         tracker = worker.open_tracker(state.step)
         status: Status = "FAILED"
@@ -187,19 +187,19 @@ class _Worker:
         return StopRequest.STOP if self.world.rank == 0 and self.run.stop_file.exists() else PROGRESS.request
 
 
-def evaluate(config: Config | None, job: dict[str, Any], out: str, progress: EvaluationProgress | None = None) -> None:
+def evaluate(job: dict[str, Any], out: str, *, on_gpu: bool, progress: EvaluationProgress | None = None) -> None:
     """Do an evaluation job; rank 0 writes its folder.
 
     Args:
-        config: says which devices the workers have; None: no network is run.
         job: an `EvaluationJob` as JSON: it has travelled to this process.
         out: folder that receives the results.
+        on_gpu: run the network on this worker's GPU, if there is one.
         progress: told the set's name, frames done and frames in all; None: rank 0 says it in the folder's events.
     """
     world = Collectives()
     if progress is None and world.rank == 0:
-        progress = saying(partial(append_event, Path(out) / EVENTS))
-    device = torch.device("cpu") if config is None else _device(config)
+        progress = evaluation_progress(partial(append_event, Path(out) / EVENTS))
+    device = _device(on_gpu)
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
         evaluation = run_job(EvaluationJob.of_json(job), world, device, progress)
         if world.rank == 0:
@@ -221,7 +221,7 @@ def _conclude(
         run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
     # What is evaluated is what was written: the bare network, loaded back strictly.
     job = build.evaluation_job(config, run.model)
-    evaluation = run_job(job, world, device, saying(run.say) if leads else None)
+    evaluation = run_job(job, world, device, evaluation_progress(run.say) if leads else None)
     if not leads:
         return
     results = evaluation.record(selection)
@@ -292,11 +292,9 @@ def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Trac
     return tracker if uri.startswith("sqlite:") else Trackers([NodeMonitor(uri, run_id[0], platform.node())])
 
 
-def _device(config: Config) -> torch.device:
-    """The GPU this worker was given; alone, without workers, any GPU there is."""
-    # Ray leaves a machine's GPUs visible to workers that asked for none.
-    given = config.scaling.num_gpus > 0 or not dist.is_initialized()
-    if not (given and torch.cuda.is_available()):
+def _device(on_gpu: bool) -> torch.device:
+    """This worker's GPU if it may use one and there is one, else the processor."""
+    if not (on_gpu and torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

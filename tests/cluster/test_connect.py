@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,11 @@ from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY, connect
 from mgcda_dist.doctor.findings import Finding
 from mgcda_dist.doctor.probes import connected
 from mgcda_dist.errors import ConfigError
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+from tests.support.network import free_port
 
 
 def test_an_address_without_a_cluster_is_refused_before_ray_tries_for_minutes() -> None:
-    address, before = f"127.0.0.1:{_free_port()}", time.monotonic()
+    address, before = f"127.0.0.1:{free_port()}", time.monotonic()
     with pytest.raises(ConfigError, match=f"RAY_ADDRESS: no answer from {address}: Connection refused"):
         connect(address)
     with pytest.raises(ConfigError, match=r"no answer from nowhere\.invalid:6379"):
@@ -38,7 +32,7 @@ def test_the_address_for_jobs_is_called_that() -> None:
 
 
 def test_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     with connected(1.0) as found:
         assert isinstance(found, Finding) and (found.level, found.subject) == ("problem", "ray")
@@ -49,12 +43,11 @@ def test_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_of_a_one_node_ray_keep_freed_memory_and_a_users_own_setting_stays() -> None:
     script = """
 import json, os
-from pathlib import Path
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
-from tests.training.resumed import config_of
+from mgcda_dist.config.run import ScalingConfig
 prepare_environment()
 import ray
-start_ray(config_of(0, Path("runs"), Path("shards"), workers=1))
+start_ray(ScalingConfig())
 read = ray.remote(lambda: {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")})
 print(json.dumps(ray.get(read.remote())))
 """

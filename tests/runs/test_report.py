@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from mgcda_dist.config.schema import Config
 from mgcda_dist.runs.folder import RunFolder
-from mgcda_dist.runs.report import draw_report
+from mgcda_dist.runs.pictures import draw_report
+from tests.support.configs import plain_config
 from tests.support.evaluations import write_evaluated_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    domains = [{"name": name, "shards": str(tmp_path / name), "per_step": 2} for name in "ab"]
-    data = {"class_space": "idd7", "crop_px": (64, 64), "domains": domains}
-    content = {"name": "r", "runs": str(tmp_path), "data": data, "model": {"backbone": "x"}, "optim": {"steps": 9}}
     write_evaluated_run(tmp_path / "r")
-    return RunFolder(Config.model_validate(content))
+    return RunFolder(plain_config(runs=str(tmp_path)))
 
 
 def test_a_run_about_to_end_is_reported_as_finished(run: RunFolder) -> None:

@@ -10,16 +10,14 @@ import pytest
 from mgcda_dist.cli import progress as cli_progress
 from mgcda_dist.cli.evaluate import followed
 from mgcda_dist.cli.progress import shown_progress
-from mgcda_dist.runs import evaluation_events
-from mgcda_dist.runs.evaluation_events import saying
-from mgcda_dist.runs.folder import EVENTS, append_event
-from mgcda_dist.runs.tail import NewLines
+from mgcda_dist.runs import events
+from mgcda_dist.runs.events import EVENTS, NewLines, append_event, evaluation_progress
 
 
 def test_a_set_as_it_begins_and_then_one_word_in_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(evaluation_events, "monotonic", lambda: now)
-    progress, lines = saying(partial(append_event, tmp_path / EVENTS)), NewLines(tmp_path / EVENTS)
+    monkeypatch.setattr(events, "monotonic", lambda: now)
+    progress, lines = evaluation_progress(partial(append_event, tmp_path / EVENTS)), NewLines(tmp_path / EVENTS)
     for name, done, seconds in (("road", 2, 0), ("road", 4, 9), ("road", 6, 11), ("lost", 2, 12), ("lost", 4, 13)):
         now = 100.0 + seconds
         progress(name, done, 40)

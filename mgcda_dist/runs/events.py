@@ -1,14 +1,51 @@
-"""Tail of a run: the lines that were appended to its metrics and events since the last call."""
+"""Events of a run, and of an evaluation on workers: appended by processes, followed by commands."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, time
 from typing import Any
 
-from mgcda_dist.runs.folder import RunFolder
+from mgcda_dist.evaluation.evaluate import EvaluationProgress
 
-__all__ = ["NewLines", "Tail"]
+__all__ = ["EVENTS", "NewLines", "Tail", "append_event", "evaluation_progress"]
+
+EVENTS = "events.jsonl"
+"""File of a run, and of an evaluation on workers, that `append_event` appends to."""
+
+_PROGRESS_EVERY_S = 10.0
+_LOG = logging.getLogger(__name__)
+
+
+def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
+    """Append a line to an events file, from any number of processes; a full disk is logged and not raised."""
+    line = json.dumps({"time": time(), "kind": kind, "text": text, **facts})
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        _LOG.warning("not in %s (%s): %s", path, error.strerror, line)
+
+
+def evaluation_progress(say: Callable[..., None]) -> EvaluationProgress:
+    """Progress of an evaluation as events of kind "progress": one as a set begins, and one every ten seconds.
+
+    Args:
+        say: takes the kind, the text, and `done` and `total`, in frames.
+    """
+    current, said_s = "", 0.0
+
+    def progress(name: str, done: int, total: int) -> None:
+        nonlocal current, said_s
+        if name == current and monotonic() - said_s < _PROGRESS_EVERY_S:
+            return
+        current, said_s = name, monotonic()
+        say("progress", f"evaluating {name}: {done} of {total} frames", done=done, total=total)
+
+    return progress
 
 
 class Tail:
@@ -17,8 +54,8 @@ class Tail:
     Lines are shown and not computed with, so they stay JSON objects.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self._metrics, self._events = NewLines(run.metrics), NewLines(run.events)
+    def __init__(self, metrics: Path, events: Path) -> None:
+        self._metrics, self._events = NewLines(metrics), NewLines(events)
 
     @property
     def has_moved(self) -> bool:
