@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.nodes import Nodes, short_folder
 from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
+from tests.support.network import free_port
 
 SECRETS = {
     "MLFLOW_TRACKING_USERNAME": "somebody",
@@ -55,7 +56,7 @@ def place(tiny_shards: Path) -> Iterator[Place]:
         common = SECRETS | {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
         seen, env = {folder / "private": folder / "empty"}, common | {"PYTHONPATH": str(other.parents[1])}
         with Nodes(folder, seen=seen, head_env=common, env=env) as nodes:
-            port = 5000 if nodes.isolated else nodes.free_port()
+            port = 5000 if nodes.isolated else free_port()
             uri = f"http://{nodes.addresses[0]}:{port}"
             command = [sys.executable, "-m", "mlflow", "server", "--host", nodes.addresses[0], "--port", str(port)]
             command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]

@@ -11,7 +11,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+
+from tests.support.network import free_port, free_ports
 
 __all__ = ["Nodes", "short_folder"]
 
@@ -81,7 +82,7 @@ class Nodes:
             self._gateway = f"{subnet}.254"
         else:
             self.addresses = ("127.0.0.1", "127.0.0.2")
-            self.ports = dict(zip(("gcs", "dashboard"), _free_ports(2), strict=True))
+            self.ports = dict(zip(("gcs", "dashboard"), free_ports(2), strict=True))
 
     @property
     def dashboard(self) -> str:
@@ -149,10 +150,6 @@ class Nodes:
             assert time.monotonic() < deadline, f"Ray knows {len(alive)} living nodes at {address}"
             time.sleep(0.5)
 
-    def free_port(self) -> int:
-        """A port for a server of the test's; without namespaces they are everybody's."""
-        return _free_ports(1)[0]
-
     def __enter__(self) -> Nodes:
         try:
             if self.isolated:
@@ -191,7 +188,7 @@ class Nodes:
     def _start_node(self, node: int, arguments: list[str]) -> None:
         command = [str(_BIN / "ray"), "start", "--block", f"--node-ip-address={self.addresses[node]}", *arguments]
         command += [f"--num-cpus={self._num_cpus}", "--object-store-memory=100000000", "--disable-usage-stats"]
-        command += [f"--dashboard-agent-listen-port={_free_ports(1)[0]}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         # The memory of the machine is everybody's: what others take is no reason to kill workers here.
         changes = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_memory_monitor_refresh_ms": "0"} | self._env[node]
         env = self.environment(**changes)
@@ -242,14 +239,3 @@ def _family(pid: int) -> list[psutil.Process]:
 def _pids_in(space: str) -> list[int]:
     found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, timeout=30, check=False)
     return [int(pid) for pid in found.stdout.split() if psutil.pid_exists(int(pid))]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -31,6 +31,8 @@ import yaml
 
 from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
+from tests.support.commands import mgcda
+from tests.support.network import free_port, free_ports, wait_until_it_answers
 
 INITDB = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
 pytestmark = [
@@ -65,7 +67,7 @@ class Stores:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
-    folder, ports = tmp_path_factory.mktemp("stores"), [_free_port(), _free_port()]
+    folder, ports = tmp_path_factory.mktemp("stores"), free_ports(2)
     # PostgreSQL refuses to run as root, and its own user does not see into root's folders.
     home = Path(tempfile.mkdtemp(prefix="mgcda-pg-", dir="/tmp"))
     owner: dict[str, Any] = {}
@@ -115,7 +117,7 @@ class Server:
     """The MLflow server, started as one of the files says."""
 
     def __init__(self, stores: Stores, command: list[str], environment: dict[str, str]) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.log = stores.folder / "mlflow.log"
         command = [re.sub(r"--host 0\.0\.0\.0 --port 5000", f"--host 127.0.0.1 --port {self.port}", c) for c in command]
         # The server's own environment, and nothing of ours but where programs are.
@@ -135,7 +137,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Server:
-        _wait(lambda: urllib.request.urlopen(f"{self.uri}/health", timeout=5).close(), self.log, self._process)
+        wait_until_it_answers(f"{self.uri}/health", self._process, self.log)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,10 +191,8 @@ def run_id(stores: Stores, tiny_shards: Path) -> str:
     folder = stores.folder
     text = CONFIG.format(shards=tiny_shards).replace("steps: 20", "steps: 4")
     (folder / "run.yaml").write_text(f"name: run\nruns: {folder}/runs\n{text}")
-    client = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_"))}
     with _as_compose(stores) as server:
-        command = [sys.executable, "-m", "mgcda_dist", "train", "run.yaml", f"tracking.mlflow_uri={server.uri}"]
-        done = subprocess.run(command, cwd=folder, env=client, capture_output=True, text=True, timeout=400, check=False)
+        done = mgcda("train", "run.yaml", f"tracking.mlflow_uri={server.uri}", cwd=folder, timeout_s=400)
         assert done.returncode == 0, done.stdout + done.stderr + server.log.read_text()[-3000:]
         with pytest.raises(urllib.error.HTTPError) as caught:
             server.get("/api/2.0/mlflow/experiments/search?max_results=1", Host="elsewhere.example.com")
@@ -243,13 +243,7 @@ def _connect(port: int) -> None:
     socket.create_connection(("127.0.0.1", port), 1).close()
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def _wait(attempt: Callable[[], object], log: Path, process: subprocess.Popen[Any] | None = None) -> None:
+def _wait(attempt: Callable[[], object], log: Path) -> None:
     """Until an attempt succeeds; for two minutes at most."""
     deadline = time.monotonic() + 120
     while True:
@@ -257,6 +251,5 @@ def _wait(attempt: Callable[[], object], log: Path, process: subprocess.Popen[An
             attempt()
             return
         except (OSError, subprocess.CalledProcessError):
-            assert process is None or process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)

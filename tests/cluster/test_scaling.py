@@ -9,19 +9,11 @@ import pytest
 from mgcda_dist.cluster.scaling import NodeResources, resolve, shares_in_words, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from tests.support.configs import plain_config
 
 
 def _config(**scaling: Any) -> Config:
-    domains = [{"name": "a", "shards": "/a", "per_step": 16}, {"name": "b", "shards": "/b", "per_step": 8}]
-    return Config.model_validate(
-        {
-            "name": "run",
-            "data": {"class_space": "road8", "crop_px": [64, 64], "domains": domains},
-            "model": {"backbone": "resnet18"},
-            "optim": {"steps": 10},
-            "scaling": {"workers": "auto", "gpus_per_worker": "auto"} | scaling,
-        }
-    )
+    return plain_config({"a": 16, "b": 8}, scaling={"workers": "auto", "gpus_per_worker": "auto"} | scaling)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mgcda_dist.tracking.jsonl import read_history
 from tests.cluster.nodes import Nodes, short_folder
 from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
+from tests.support.watched import wait_for_lines
 
 pytestmark = [
     pytest.mark.extended,
@@ -105,11 +105,7 @@ def test_the_notice_leaves_a_checkpoint_and_the_job_that_comes_back_finishes(slu
                  "checkpoint.every_steps=100000")  # fmt: skip
     run = slurm.folder / "runs/two"
     job = slurm.batch(*arguments)
-    deadline = time.monotonic() + 300
-    while not ((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") >= 5):
-        assert job.poll() is None, job.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_lines(run / "metrics.jsonl", 5, job)
     job.send_signal(signal.SIGTERM)  # --signal=B: to the batch shell alone
     said, _ = job.communicate(timeout=240)  # the second node notices after a minute that the head has gone
     assert job.returncode != 0 and "stopped, with a checkpoint" in said, said

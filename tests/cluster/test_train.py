@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,10 @@ import pytest
 
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.tracking.jsonl import read_history
+from tests.support.commands import mgcda, start_mgcda
 from tests.support.watched import wait_for, wait_for_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 20
 CONFIG = """\
@@ -40,14 +40,21 @@ evaluation:
 """
 
 
-def _command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "mgcda_dist", "train", str(folder / "run.yaml"), f"runs={folder}/runs", *overrides]
+def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    return start_mgcda(*_train(folder, *words), cwd=folder, env=_home(folder))
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    # A home of its own: what a run leaves there would show.
-    return inherited | {"HOME": str(folder / "home")}
+def _run(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return mgcda(*_train(folder, *words), cwd=folder, env=_home(folder))
+
+
+def _train(folder: Path, *overrides: object) -> tuple[object, ...]:
+    return ("train", folder / "run.yaml", f"runs={folder}/runs", *overrides)
+
+
+def _home(folder: Path) -> dict[str, str]:
+    """A home of its own: what a run leaves there would show."""
+    return {"HOME": str(folder / "home")}
 
 
 @pytest.fixture(scope="module")
@@ -70,46 +77,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
     """Ctrl-C for one worker, SIGTERM for the two that go on, and the same command again, to the end."""
     # What a terminal does: the signal goes to the whole process group.
-    first = _stopped(folder, _command(folder, "name=two", "scaling.workers=1"), os.killpg, signal.SIGINT)
-    command = _command(folder, "name=two", "scaling.workers=2")
-    second = _stopped(folder, command, os.kill, signal.SIGTERM)
-    again = subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
-    )
-    return [first, second, again]
+    first = _stopped(folder, os.killpg, signal.SIGINT, "name=two", "scaling.workers=1")
+    second = _stopped(folder, os.kill, signal.SIGTERM, "name=two", "scaling.workers=2")
+    return [first, second, _run(folder, "name=two", "scaling.workers=2")]
 
 
 def _stopped(
-    folder: Path, command: list[str], send: Callable[[int, int], None], number: signal.Signals
+    folder: Path, send: Callable[[int, int], None], number: signal.Signals, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    """`command`, sent a signal once it has logged four steps of its own."""
+    """The command, sent a signal once it has logged four steps of its own."""
     metrics = folder / "runs/two/metrics.jsonl"
     lines = metrics.read_text().count("\n") if metrics.is_file() else 0
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=_environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _start(folder, *words)
     wait_for_lines(metrics, lines + 4, process)
     send(process.pid, number)
     out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> subprocess.CompletedProcess[str]:
     """One worker, no interruption."""
-    command = _command(folder, "name=one", "scaling.workers=1")
-    return subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
-    )
+    return _run(folder, "name=one", "scaling.workers=1")
 
 
-@pytest.mark.timeout(900)
 def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_more_workers_go_on(
     folder: Path, interrupted: list[subprocess.CompletedProcess[str]]
 ) -> None:
@@ -130,7 +121,6 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_more_workers_go_on(
     assert not any((folder / "runs/two/checkpoints").glob(".writing*"))
 
 
-@pytest.mark.timeout(900)
 def test_results_and_pictures_are_where_the_run_says(
     folder: Path, interrupted: list[subprocess.CompletedProcess[str]]
 ) -> None:
@@ -151,7 +141,6 @@ def test_results_and_pictures_are_where_the_run_says(
     assert not [parts for parts in left_at_home if "torch_extensions" in parts or parts[0] not in allowed]
 
 
-@pytest.mark.timeout(900)
 # MLflow's own query of an sqlite store.
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subprocess.CompletedProcess[str]]) -> None:
@@ -181,7 +170,6 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     assert run.outputs is not None and len(run.outputs.model_outputs) == 1
 
 
-@pytest.mark.timeout(900)
 def test_interrupted_workers_train_what_one_does(
     folder: Path,
     interrupted: list[subprocess.CompletedProcess[str]],
@@ -193,14 +181,10 @@ def test_interrupted_workers_train_what_one_does(
         assert two[term][1] == pytest.approx(one[term][1], rel=1e-4), term
 
 
-@pytest.mark.timeout(900)
 def test_a_killed_worker_is_restarted_and_nothing_is_lost(
     folder: Path, alone: subprocess.CompletedProcess[str]
 ) -> None:
-    command = _command(folder, "name=killed", "scaling.workers=2", "checkpoint.every_steps=5")
-    process = subprocess.Popen(
-        command, cwd=folder, env=_environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = _start(folder, "name=killed", "scaling.workers=2", "checkpoint.every_steps=5")
     run = folder / "runs/killed"
     wait_for_lines(run / "metrics.jsonl", 8, process)
     wait_for((run / "checkpoints/step-00000005").is_dir, "the checkpoint of step 5, which is written behind the steps")
@@ -215,26 +199,18 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(
     assert killed["loss/total"][1] == pytest.approx(one["loss/total"][1], rel=1e-4)
 
 
-@pytest.mark.timeout(900)
 def test_too_many_bad_samples_end_the_run_with_their_names(folder: Path) -> None:
-    command = _command(folder, "name=spoiled", "scaling.workers=2", "data.max_bad_samples=1")
-    done = subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = _run(folder, "name=spoiled", "scaling.workers=2", "data.max_bad_samples=1")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "2 damaged samples, over data.max_bad_samples=1" in done.stderr
     assert "stands in" in (folder / "runs/spoiled/events.jsonl").read_text()
 
 
-@pytest.mark.timeout(900)
 def test_evaluate_over_two_workers_repeats_the_results_of_one(
     folder: Path, alone: subprocess.CompletedProcess[str]
 ) -> None:
-    command = [sys.executable, "-m", "mgcda_dist", "evaluate", str(folder / "runs/one")]
-    command += ["--workers", "2", "--out", str(folder / "runs/again")]
-    done = subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=300, check=False
-    )
+    words = (folder / "runs/one", "--workers", 2, "--out", folder / "runs/again")
+    done = mgcda("evaluate", *words, cwd=folder, env=_home(folder))
     assert done.returncode == 0, done.stderr
     # Where starting takes long, a line says how far it is.
     assert not [line for line in done.stderr.splitlines() if not line.startswith("evaluating ")]
@@ -242,14 +218,3 @@ def test_evaluate_over_two_workers_repeats_the_results_of_one(
     assert [event["text"].partition(":")[0] for event in events if event["kind"] == "progress"] == ["evaluating unseen"]
     first, again = (json.loads((folder / f"runs/{name}/results.json").read_text()) for name in ("one", "again"))
     assert again == first
-
-
-@pytest.mark.timeout(900)
-def test_a_changed_configuration_is_refused_by_name(folder: Path, alone: subprocess.CompletedProcess[str]) -> None:
-    command = _command(folder, "name=one", "mdat.lambda_max=0.5")
-    done = subprocess.run(
-        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2
-    assert "mdat.lambda_max: 0.1 → 0.5" in done.stderr
-    assert "Traceback" not in done.stderr

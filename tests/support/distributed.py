@@ -8,6 +8,7 @@ import pickle
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -105,6 +106,9 @@ def _child(
     args: tuple[Any, ...],
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["LOCAL_RANK"] = str(rank)  # set by Ray Train and by DeepSpeed's own launcher
+    # Deprecations of the libraries; the suite's filters do not reach spawned processes.
+    warnings.simplefilter("ignore")
     import torch
     import torch.distributed as dist
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -105,7 +104,6 @@ def without_classes(width: int = 8) -> nn.Module:
 
 def train_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
     """Three steps of this rank's part of a global batch of 4, per network: losses, and all weights afterwards."""
-    warnings.simplefilter("ignore")  # deprecations of the libraries; the suite's filters do not reach other processes
     world = Collectives()
     found: dict[str, tuple[list[float], Tensor]] = {}
     for name in ("lraspp", "deeplabv3plus", "segformer", "mask2former", "unet"):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+
+from tests.support.network import free_port, wait_until_it_answers
 
 __all__ = ["MlflowServer"]
 
@@ -23,9 +21,7 @@ class MlflowServer:
     """
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -35,16 +31,7 @@ class MlflowServer:
         command += ["--artifacts-destination", f"file://{self.folder}/store"]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                    assert answer.status == 200
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                text = (self.folder / "server.log").read_text()
-                assert self._process.poll() is None and time.monotonic() < deadline, text
-                time.sleep(0.2)
+        wait_until_it_answers(f"{self.uri}/health", self._process, self.folder / "server.log")
 
     def stop(self) -> None:
         if self._process is not None:

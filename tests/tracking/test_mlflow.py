@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,9 @@ from tests.support.tracked import tracked
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One database for all tests of this file: making its tables takes a second."""
-    folder = tmp_path_factory.mktemp("mlflow") / "runs"
-    before = dict(os.environ)
-    yield f"sqlite:///{folder}/mlflow.db"
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/runs/mlflow.db"
 
 
 @pytest.fixture

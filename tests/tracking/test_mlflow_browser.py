@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -18,17 +17,6 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.tracked import tracked
 
 pytestmark = [pytest.mark.extended, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    before = dict(os.environ)
-    server = MlflowServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
 
 
 @pytest.fixture

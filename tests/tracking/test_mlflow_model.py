@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from mgcda_dist.inference.pyfunc import ScoreFunction
 from mgcda_dist.tracking.mlflow_client import connect, quiet
 from mgcda_dist.tracking.mlflow_model import log_model, save_model
 from tests.support.exported import write_run
+from tests.support.network import free_port, wait_until_it_answers
 
 _LOAD = """
 import sys
@@ -46,14 +44,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def saved(run: Path) -> Iterator[Path]:
-    before = dict(os.environ)
+def saved(run: Path) -> Path:
     connect(f"sqlite:///{run.parent}/mlflow.db")
     with quiet():
         save_model(run / "model", run / "saved")
-    yield run / "saved"
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+    return run / "saved"
 
 
 def images(count: int = 2) -> np.ndarray:
@@ -159,9 +154,7 @@ def test_images_of_another_form_are_refused(run: Path) -> None:
 @pytest.mark.extended
 @pytest.mark.timeout(600)
 def test_a_served_model_gives_the_score_map_of_an_image(run: Path, saved: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = tmp_path / "serve.log"
@@ -176,17 +169,6 @@ def test_a_served_model_gives_the_score_map_of_an_image(run: Path, saved: Path, 
     expected = ScoreFunction(load_exported(run)).predict(images(1), {"height_px": 0})
     assert np.array(answer["predictions"]["score"]) == pytest.approx(expected["score"], abs=1e-4)
     assert np.array_equal(np.array(answer["predictions"]["classes"]), expected["classes"])
-
-
-def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
 
 
 def ask(url: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,9 @@ from mgcda_dist.tracking.mlflow_runs import MlflowStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.runs import write_run
 from tests.support.tracked import tracked
+from tests.support.watched import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    before = dict(os.environ)
-    # An outage is noticed at once; MLflow itself would try for a while.
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def contents(server: MlflowServer, run_id: str) -> tuple[Any, ...]:
@@ -89,30 +68,6 @@ def test_a_run_through_the_server_and_back(
     assert capfd.readouterr() == ("", "")
 
 
-def test_training_outlives_an_outage_and_the_record_catches_up(server: MlflowServer, tmp_path: Path) -> None:
-    said: list[str] = []
-    tracker = tracked(tmp_path / "run", server.uri, "outage", "run", warn=said.append)
-    run_id = str(tracker.run_id)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "p.png")
-    tracker.log_metrics({"loss/total": 1.0}, 0)
-    wait_for(lambda: bool(MlflowStore(server.uri).history(run_id)))
-    server.stop()
-    start = time.perf_counter()
-    for step in range(1, 5):
-        tracker.log_metrics({"loss/total": 1.0}, step)
-    tracker.set_tags({"mgcda.health.data": "waits for data"})
-    tracker.log_picture("preview", tmp_path / "p.png", 4)
-    assert time.perf_counter() - start < 0.5, "no step waits for a server"
-    wait_for(lambda: tracker.num_failures >= 3)  # longer than what MLflow itself retries, and than three attempts
-    server.start()
-    tracker.close("FINISHED")
-    steps, _, tags, files, _, status, _ = contents(server, run_id)
-    assert [step for step, _ in steps["loss/total"]] == [0, 1, 2, 3, 4]
-    assert tags["mgcda.health.data"] == "waits for data" and status == "FINISHED"
-    assert len([file for file in files if file.startswith("images/preview+step+4+") and file.endswith("png")]) == 1
-    assert len(said) == 2 and "does not take the record" in said[0] and "again" in said[1]
-
-
 def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowServer, tmp_path: Path) -> None:
     """Gone in mid-run; restarted without it; synchronised when it is back; and again, which adds nothing."""
     run = tmp_path / "run"
@@ -121,7 +76,7 @@ def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowSer
     run_id = str(tracker.run_id)
     for step in range(3):
         tracker.log_metrics({"loss/total": float(step), "time/step_s": 1.0}, step)
-    wait_for(lambda: len(MlflowStore(server.uri).history(run_id).get("loss/total", [[]])[0]) == 3)
+    wait_for(lambda: len(MlflowStore(server.uri).history(run_id).get("loss/total", [[]])[0]) == 3, "three steps")
     server.stop()
     for step in range(3, 6):
         tracker.log_metrics({"loss/total": float(step), "time/step_s": 1.0}, step)
@@ -185,7 +140,7 @@ def test_a_server_that_hangs_holds_up_the_start_for_a_bounded_time(server: Mlflo
     finally:
         server.thaw()
     tracker.log_metrics({"loss/total": 1.0}, 0)
-    wait_for(lambda: tracker.run_id is not None)
+    wait_for(lambda: tracker.run_id is not None, "the run")
     tracker.close("FINISHED")
 
 

@@ -21,6 +21,7 @@ from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache
 from mgcda_dist.errors import ShardError, TransientError
+from tests.support.network import free_port
 from tests.support.shards import all_samples, verified, write_frames
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -44,7 +45,7 @@ class Nginx:
     """A server over a folder that can be stopped and started again."""
 
     def __init__(self, folder: Path, root: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_port()
         user = "user root;" if os.getuid() == 0 else ""
         (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, root=root, port=self.port, user=user))
         self.url = f"http://127.0.0.1:{self.port}"
@@ -57,12 +58,6 @@ class Nginx:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=20)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _wait_for(port: int) -> None:
@@ -217,7 +212,7 @@ def test_processes_fetch_a_shard_once_and_a_killed_one_leaves_no_partial_file(
 def test_s3(local: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
     boto3 = pytest.importorskip("boto3", reason="moto, which brings it, is not installed")
-    port = _free_port()
+    port = free_port()
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
