@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from mgcda_dist.chaos.schedule import KINDS
 from mgcda_dist.config.schema import Config
 from mgcda_dist.runs.folder import RunFolder
 from tests.cluster.test_train import CONFIG
+from tests.support.commands import mgcda
 
 pytestmark = [pytest.mark.extended, pytest.mark.cluster]
 
@@ -28,20 +26,8 @@ def _chaos(folder: Path, shards: Path, steps: int, *words: str) -> tuple[dict[st
     )
     text = text.replace("tracking: {", "tracking: {report: false, alignment_steps: 0, preview_frames: 0, ")
     (folder / "run.yaml").write_text("name: run\n" + text)
-    command = [
-        sys.executable,
-        "-m",
-        "mgcda_dist",
-        "chaos",
-        "run.yaml",
-        "scaling.workers=2",
-        f"runs={folder}/runs",
-        *words,
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=3000
-    )
+    words = ("run.yaml", "scaling.workers=2", f"runs={folder}/runs", *words)
+    done = mgcda("chaos", *words, cwd=folder, timeout_s=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     (report,) = (folder / "runs").glob("run-chaos-*/chaos.json")
     return json.loads(report.read_text()), done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from mgcda_dist.doctor import examine, node_checks
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node, NodeReport
 from tests.cluster.test_train import CONFIG
+from tests.support.commands import mgcda
 
 
 @pytest.fixture
@@ -101,10 +101,8 @@ def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
     """Without RAY_ADDRESS and without the MLflow server; then with a missing configuration."""
     text = CONFIG.format(shards=tiny_shards)
     (tmp_path / "run.yaml").write_text(f"name: run\nruns: {tmp_path}/runs\n{text}")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    command = [sys.executable, "-m", "mgcda_dist", "doctor", "--benchmark", "0.2", str(tmp_path / "run.yaml")]
-    command += ["scaling.workers=2", "scaling.cpus_per_worker=0.5", "tracking.mlflow_uri=http://127.0.0.1:9"]
-    done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=240, check=False)
+    words = ("scaling.workers=2", "scaling.cpus_per_worker=0.5", "tracking.mlflow_uri=http://127.0.0.1:9")
+    done = mgcda("doctor", "--benchmark", "0.2", tmp_path / "run.yaml", *words)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = {line[9:21].strip(): line for line in done.stdout.splitlines() if not line.startswith(" ")}
     assert lines["ray"].startswith("ok       ray          no RAY_ADDRESS: this machine")
@@ -113,6 +111,5 @@ def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
     assert lines["mlflow"].startswith("problem") and "refused" in lines["mlflow"]
     assert done.stdout.endswith("1 problem: the run would fail.\n")
     assert done.stderr == ""
-    command = [*command[:6], str(tmp_path / "none.yaml")]
-    missing = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    missing = mgcda("doctor", tmp_path / "none.yaml")
     assert missing.returncode == 2 and "none.yaml" in missing.stderr and "Traceback" not in missing.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +61,12 @@ def config_of(stage: int, runs: Path, shards: Path, workers: int, **sections: di
 
 def run_all(runs: str, shards: str, **sections: dict[str, Any]) -> None:
     """Every case to its end, from where its folder is."""
-    _prepare_process()
     for stage in CASES:
         _train(config_of(stage, Path(runs), Path(shards), Collectives().size, **sections))
 
 
 def run_and_be_killed(runs: str, shards: str) -> None:
     """Every case up to a step after its first checkpoint: the last one by SIGKILL, which ends the process."""
-    _prepare_process()
     forward, start = DeepSpeedEngine.forward, CheckpointWriter.start
 
     class Interrupted(Exception):
@@ -97,13 +94,6 @@ def run_and_be_killed(runs: str, shards: str) -> None:
             continue
         finally:
             DeepSpeedEngine.forward = forward
-
-
-def _prepare_process() -> None:
-    # DeepSpeed's and torch's own deprecations; the suite's filters do not reach spawned processes.
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(Collectives().rank)
 
 
 def _train(config: Config) -> None:

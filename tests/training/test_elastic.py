@@ -2,31 +2,104 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.training.engine import to_universal
 from tests.support.distributed import run_distributed
-from tests.training.elastic import CASES, HALF, begin, convert, go_on
+from tests.support.engine import micro_batches, tiny_engine
+from tests.support.tiny import QueueLayout, tiny_mgcda
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+STEPS, HALF, BATCH = 10, 5, 12  # divides by 1, 2, 3 and 4
 CHANGES = [(2, 1), (1, 2), (4, 3)]
+Case = tuple[str, int, QueueLayout]
+CASES: list[Case] = [
+    ("fp32", 0, "replicated"),
+    ("fp32", 1, "sharded"),
+    ("bf16", 2, "replicated"),
+    ("fp32", 2, "sharded"),
+    ("fp32", 3, "sharded"),
+]
+"""(precision, ZeRO stage, layout of the memory); always AdamW."""
+
+
+def _begin(folder: str, whole: bool) -> list[list[float]]:
+    """On every rank: the first half of the steps and a save, or all of them; the losses of each case."""
+    return [_run(case, None if whole else _place(folder, case), None, 0, STEPS if whole else HALF) for case in CASES]
+
+
+def _go_on(folder: str) -> list[list[float]]:
+    """On every rank: the second half, at another world size."""
+    return [_run(case, None, _loadable(folder, case), HALF, STEPS) for case in CASES]
+
+
+def _place(folder: str, case: Case) -> Path:
+    return Path(folder) / "-".join(map(str, case))
+
+
+def _loadable(folder: str, case: Case) -> Path:
+    """The folder that another world size can load a case from."""
+    place = _place(folder, case)
+    return place if case[1] == 0 else place.with_name(f"{place.name}-universal")
+
+
+def _convert(folder: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda case: to_universal(_place(folder, case), _loadable(folder, case)), CASES[1:]))
+
+
+def _run(case: Case, save: Path | None, load: Path | None, first: int, last: int) -> list[float]:
+    precision, zero_stage, layout = case
+    model = tiny_mgcda(dtype=torch.float32, queue_layout=layout, seed=0 if load is None else 1)
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.segmenter.parameters()), "name": "a", "lr": 1e-2, "base_lr": 1e-2, "weight_decay": 0.1},
+        {"params": [p for n, p in model.named_parameters() if not n.startswith("segmenter")], "name": "b", "lr": 5e-3,
+         "base_lr": 5e-3, "weight_decay": 0.0},
+    ]  # fmt: skip
+    engine = tiny_engine(
+        model,
+        torch.optim.AdamW(groups),
+        batch=BATCH,
+        precision=precision,
+        zero_stage=zero_stage,
+        load_universal=load is not None and zero_stage > 0,
+    )
+    if load is not None:
+        assert engine.model.cacl is not None
+        engine.model.cacl.seed = 0
+        engine.load(load)
+    losses: list[float] = []
+    for step in range(first, last):
+        (batch,) = micro_batches(step, BATCH)
+        outcome = engine.forward(batch, step / STEPS)
+        totals = engine.model.total([outcome])
+        losses.append(totals.scalars()["loss/total"])
+        engine.backward(outcome.loss)
+        engine.step(1.0)
+        engine.model.commit([outcome], totals)
+    if save is not None:
+        engine.save(save)
+    return losses
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
-    return run_distributed(begin, 1, str(tmp_path_factory.mktemp("whole")), True, timeout_s=280)[0]
+    return run_distributed(_begin, 1, str(tmp_path_factory.mktemp("whole")), True, timeout_s=280)[0]
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {size: tmp_path_factory.mktemp(f"begun-{size}") for size in {before for before, _ in CHANGES}}
     for size, folder in folders.items():
-        run_distributed(begin, size, str(folder), False, timeout_s=280)
-        convert(str(folder))
+        run_distributed(_begin, size, str(folder), False, timeout_s=280)
+        _convert(str(folder))
     return folders
 
 
@@ -34,7 +107,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def test_the_rest_is_that_of_the_undisturbed_run(
     undisturbed: list[list[float]], begun: dict[int, Path], before: int, after: int
 ) -> None:
-    everyone = run_distributed(go_on, after, str(begun[before]), timeout_s=280)
+    everyone = run_distributed(_go_on, after, str(begun[before]), timeout_s=280)
     assert all(losses == everyone[0] for losses in everyone)
     for case, losses, expected in zip(CASES, everyone[0], undisturbed, strict=True):
         # bf16: see test_engine.py

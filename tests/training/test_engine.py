@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from mgcda_dist.method.mgcda import Outcome
+from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.distributed import run_distributed
-from tests.training.steps import CASES, COMBINATIONS, train_cases
+from tests.support.engine import micro_batches, one_group, tiny_engine
+from tests.support.tiny import QueueLayout, tiny_mgcda
 
 pytestmark = pytest.mark.slow
 
@@ -16,12 +25,103 @@ pytestmark = pytest.mark.slow
 # and a pixel that is sampled instead of its neighbour moves the contrastive term.
 SIZES = (1, 2, 4)
 _TOLERANCE = {"sgd": 1e-5, "adamw": 1e-4, "bf16": 2e-2}
+STEPS = 20
+_BATCH = 8
+Case = tuple[str, int, int, QueueLayout]
+"""(optimiser, ZeRO stage, accumulation, layout of the memory); `bf16` is AdamW with bf16 parameters."""
+CASES: list[Case] = [
+    ("sgd", 0, 1, "replicated"),
+    ("adamw", 0, 2, "sharded"),
+    ("sgd", 1, 2, "replicated"),
+    ("adamw", 1, 1, "sharded"),
+    ("sgd", 2, 1, "sharded"),
+    ("adamw", 2, 2, "replicated"),
+    ("sgd", 3, 2, "sharded"),
+    ("adamw", 3, 1, "replicated"),
+    ("bf16", 2, 1, "sharded"),
+]
+"""Every pair of choices is there; seconds, for every run of the suite."""
+COMBINATIONS: list[Case] = [
+    (kind, stage, accumulation, layout)
+    for kind in ("sgd", "adamw")
+    for stage in range(4)
+    for accumulation in (1, 2)
+    for layout in get_args(QueueLayout)
+]
+"""All of them; minutes."""
+
+
+class _Sent(TorchDispatchMode):
+    """Bytes of the largest tensor of every collective, whoever calls it: {name: [bytes, …]}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes: dict[str, list[int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            sizes = [x.numel() * x.element_size() for x in tree_leaves(args) if isinstance(x, Tensor)]
+            self.num_bytes.setdefault(func._opname.strip("_"), []).append(max(sizes, default=0))
+        return func(*args, **(kwargs or {}))
+
+
+def _train_cases(folder: str, cases: Sequence[Case] = CASES) -> list[dict[str, Any]]:
+    """On every rank, per case: losses and the memory; half-way a new engine loads a checkpoint."""
+    return [_train(*case, folder=Path(folder) / "-".join(map(str, case))) for case in cases]
+
+
+def _engine(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout) -> DeepSpeedEngine:
+    model = tiny_mgcda(dtype=torch.float32, queue_layout=layout)
+    return tiny_engine(
+        model,
+        torch.optim.SGD(one_group(model), momentum=0.9) if kind == "sgd" else None,
+        batch=_BATCH,
+        precision="bf16" if kind == "bf16" else "fp32",
+        zero_stage=zero_stage,
+        accumulation=accumulation,
+    )
+
+
+def _train(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout, folder: Path) -> dict[str, Any]:
+    engine = _engine(kind, zero_stage, accumulation, layout)
+    losses: list[float] = []
+    anchors: list[list[int]] = []
+    sent = _Sent()
+    for step in range(STEPS):
+        if step == STEPS // 2:
+            engine.save(folder)
+            engine = _engine(kind, zero_stage, accumulation, layout)
+            engine.load(folder)
+        batches = micro_batches(step, _BATCH, accumulation)
+        with sent if step == STEPS - 1 else nullcontext():
+            counts, outcomes = engine.model.count(batches), list[Outcome]()
+            for batch in batches:
+                outcomes.append(engine.forward(batch, step / STEPS, counts))
+                engine.backward(outcomes[-1].loss)
+                engine.step(1.0)
+            totals = engine.model.total(outcomes)
+            engine.model.commit(outcomes, totals)
+        losses.append(totals.scalars()["loss/total"])
+        for outcome in outcomes:
+            assert outcome.sample is not None
+            anchors.append(outcome.sample.metadata.id.tolist())
+    assert engine.model.cacl is not None
+    queue, stats = engine.model.cacl.queue, engine.model.collectives.stats
+    return {
+        "losses": losses,
+        "anchors": anchors,
+        "types": queue.types.tolist(),
+        "steps": queue.steps.tolist(),
+        "sent": sent.num_bytes,
+        "rows": stats.num_bytes["cacl_rows_backward"] // max(stats.calls["cacl_rows_backward"], 1),
+        "parameters": sum(getattr(x, "ds_numel", x.numel()) for x in engine.model.parameters()),
+    }
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict[str, Any]]]]:
     folder = tmp_path_factory.mktemp("engine")
-    return {size: run_distributed(train_cases, size, str(folder / f"w{size}"), timeout_s=280) for size in SIZES}
+    return {size: run_distributed(_train_cases, size, str(folder / f"w{size}"), timeout_s=280) for size in SIZES}
 
 
 @pytest.mark.timeout(600)
@@ -41,7 +141,7 @@ def test_more_ranks_train_as_one(seen: dict[int, list[list[dict[str, Any]]]], ca
 def test_every_combination_trains_as_one_rank_does(tmp_path: Path) -> None:
     """ZeRO 0 … 3 × accumulation 1, 2 × layout of the memory × SGD, AdamW, on two and on four ranks."""
     alone, *others = (
-        run_distributed(train_cases, size, str(tmp_path / f"w{size}"), COMBINATIONS, timeout_s=1200) for size in SIZES
+        run_distributed(_train_cases, size, str(tmp_path / f"w{size}"), COMBINATIONS, timeout_s=1200) for size in SIZES
     )
     for everyone in others:
         for found in everyone:

@@ -11,17 +11,14 @@ import pytest
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.training.health import HealthWatch
+from tests.support.configs import plain_config
 
 STEPS = 1000
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    domains = [{"name": name, "shards": str(tmp_path / name), "per_step": 2} for name in "ab"]
-    data = {"class_space": "idd7", "crop_px": (64, 64), "domains": domains}
-    return Config.model_validate(
-        {"name": "r", "runs": str(tmp_path), "data": data, "model": {"backbone": "x"}, "optim": {"steps": STEPS}}
-    )
+    return plain_config(runs=str(tmp_path), optim={"steps": STEPS})
 
 
 def _healthy(step: int) -> dict[str, float]:

@@ -13,15 +13,12 @@ from mgcda_dist.data.inputs import Role, RunInput, write_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.runs.folder import RunFolder, differing_keys, mlflow_uri
 from mgcda_dist.training.schedule import rate_factor
+from tests.support.configs import plain_config
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    domains = [{"name": name, "shards": str(tmp_path / name), "per_step": 2} for name in "ab"]
-    data = {"class_space": "idd7", "crop_px": (64, 64), "domains": domains}
-    return Config.model_validate(
-        {"name": "r", "runs": str(tmp_path), "data": data, "model": {"backbone": "x"}, "optim": {"steps": 1000}}
-    )
+    return plain_config(runs=str(tmp_path), data={"class_space": "idd7"})
 
 
 def _changed(config: Config, **sections: dict[str, object]) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,8 +10,9 @@ import torch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
+from tests.support.watched import wait_for
 
-__all__ = ["Steps", "commit_when_all_are_done", "until"]
+__all__ = ["Steps", "commit_when_all_are_done"]
 
 
 class Steps:
@@ -32,13 +32,6 @@ class Steps:
         self.writer.start(files, CheckpointManifest(step, self.world.size, zero_stage=0))
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def commit_when_all_are_done(folder: str) -> dict[str, object]:
     """Rank 1 is slow with step 1, and cannot write step 2; step 3 is written by both."""
     steps, rank = Steps(Path(folder) / "checkpoints"), Collectives().rank
@@ -46,7 +39,7 @@ def commit_when_all_are_done(folder: str) -> dict[str, object]:
 
     def slow(path: Path) -> None:
         if rank == 1:
-            until(gate.exists)
+            wait_for(gate.exists, "the gate")
         path.write_text("slow")
 
     def broken(path: Path) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from mgcda_dist.training.checkpoint.snapshot import own_copy, write_state, write_tensors
 from mgcda_dist.training.checkpoint.store import Files, verify
 from tests.support.distributed import run_distributed
-from tests.training.writing import Steps, commit_when_all_are_done, until
+from tests.support.watched import wait_for
+from tests.training.writing import Steps, commit_when_all_are_done
 
 
 def _settle(steps: Steps, step: int) -> None:
@@ -25,7 +26,7 @@ def _settle(steps: Steps, step: int) -> None:
         steps.step()
         return step in steps.store.steps()
 
-    until(committed)
+    wait_for(committed, f"step {step} is committed")
 
 
 def test_steps_go_on_while_it_is_written(tmp_path: Path) -> None:
