@@ -41,6 +41,7 @@ def segmenter(config: Config, weights: str | None = None) -> Segmenter | Adapted
 
 
 def _architecture(config: Config) -> dict[str, Any]:
+    """`ModelMetadata.architecture` of a configuration."""
     model = config.model
     common: dict[str, Any] = {
         "norm": model.norm,

@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr: a bar on a terminal, and elsewhere, where a log is read, a line now and then."""
+"""Progress of long work on stderr: a bar on a terminal, else a line every half minute."""
 
 from __future__ import annotations
 

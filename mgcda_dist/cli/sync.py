@@ -1,4 +1,4 @@
-"""`mgcda sync`: what MLflow has not got of a run, because it was away or was another server."""
+"""`mgcda sync`: delivers to MLflow the parts of a run that it lacks, after an outage or for another server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sync(
         typer.Option("--mlflow-uri", "--mlflow", metavar="URI", help="server or database; default: the run's own"),
     ] = None,
 ) -> None:
-    """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, the end."""
+    """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, status."""
     from rich.console import Console
 
     from mgcda_dist.errors import MgcdaError
@@ -35,7 +35,7 @@ def sync(
     failed = 0
     for run in (run for folder in folders for run in _runs(folder.absolute())):
         try:
-            with locked(run, "the run is going on", "it delivers what is missing by itself, as soon as MLflow answers"):
+            with locked(run, "the run is still training", "it delivers the rest by itself, as soon as MLflow answers"):
                 with errors.status(f"delivering {run.name}"):
                     done = deliver(run, uri)
         except MgcdaError as error:

@@ -42,7 +42,7 @@ class ModelMetadata:
 
     Attributes:
         name: of the run.
-        architecture: keyword arguments of `bare_segmenter`.
+        architecture: keyword arguments of `bare_segmenter`, as JSON: which ones depends on the kind of network.
         class_names: inlier classes in the order of the logits.
         score: anomaly score that the run was evaluated with.
         height_px: height of the network's input that the run was evaluated with; None: the frame's own.
