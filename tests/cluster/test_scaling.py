@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mgcda_dist.cluster.scaling import NodeResources, resolve, shares_in_words, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.runs.evaluation_request import EvaluationRequest
 from tests.support.configs import plain_config
 
 
@@ -81,3 +83,10 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
 )
 def test_it_says_how_the_images_of_a_step_are_shared(scaling: dict[str, Any], words: str) -> None:
     assert shares_in_words(_config(**scaling)) == words
+
+
+def test_an_evaluation_has_the_workers_that_were_asked_for_also_of_an_elastic_run() -> None:
+    job: Any = None
+    request = EvaluationRequest(job, Path(), scaling=_config(workers=1, elastic={"min": 2, "max": 7}).scaling)
+    scaling = request.scaling_for(3)
+    assert (scaling.workers, scaling.elastic) == (3, None)
