@@ -1,8 +1,10 @@
-"""Exact resume: a run that was killed and goes on ends with the bytes of the one that was not, for ZeRO 0 to 3."""
+"""Exact resume: a run that was killed and resumed is byte-identical to an undisturbed one, for ZeRO 0 to 3."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,102 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mgcda_dist.config.schema import Config
+from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of
+from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_lines
-from mgcda_dist.training.checkpoint.store import CheckpointStore, verify
+from mgcda_dist.training import worker
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files, verify
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
+from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.distributed import DistributedError, run_distributed
-from tests.training.resumed import CASES, STEPS, run_all, run_and_be_killed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STEPS, KILLED_AT = 8, 5
+CASES: dict[int, dict[str, Any]] = {
+    0: {"engine": {"zero_stage": 0}, "cacl": {"queue_layout": "replicated"}, "model": {"norm": "local"}},
+    1: {"engine": {"zero_stage": 1}, "cacl": {"queue_layout": "sharded"}},
+    2: {"engine": {"zero_stage": 2, "accumulation": 2}, "cacl": {"queue_layout": "replicated"}},
+    3: {"engine": {"zero_stage": 3}, "cacl": {"queue_layout": "sharded"}, "checkpoint": {"keep": 1, "best": {}}},
+}
+"""What differs between the runs, by ZeRO stage. `norm: local` has statistics that move, as `sync` has on GPUs."""
+
+
+def _config_of(stage: int, runs: Path, shards: Path, workers: int, **sections: dict[str, Any]) -> Config:
+    """A run of a few steps of a tiny network on generated frames; checkpoints after steps 3, 6 and 8."""
+    domains: list[dict[str, Any]] = [
+        {"name": "a", "shards": f"{shards}/render_a/train", "per_step": 2,
+         "paste": {"objects": f"{shards}/objects/train"}},
+        {"name": "b", "shards": f"{shards}/render_b/train", "per_step": 1},
+        {"name": "real", "shards": f"{shards}/real_day/train", "per_step": 1, "labelled": False},
+    ]  # fmt: skip
+    data: dict[str, Any] = {
+        "name": f"zero{stage}",
+        "runs": str(runs),
+        "data": {"class_space": "road8", "crop_px": [64, 96], "domains": domains, "loader_workers": 0},
+        "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
+        "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 2, "queue_rows": 32},
+        "optim": {"steps": STEPS, "lr_backbone": 1e-3},
+        "checkpoint": {"every_steps": 3, "keep": 2},
+        "tracking": {"mlflow_uri": "none", "log_every_steps": 1, "report": False, "preview_frames": 0,
+                     "alignment_steps": 0},
+        "scaling": {"workers": workers},
+    }  # fmt: skip
+    for name, values in {**CASES[stage], **sections}.items():
+        data[name] = data.get(name, {}) | values
+    if "best" in data["checkpoint"]:
+        paste = {"objects": f"{shards}/objects/val"}
+        held_out = {"name": "held_out", "shards": f"{shards}/real_day/val", "paste": paste, "max_frames": 3}
+        data["checkpoint"]["best"] = {"set": held_out, "metric": "ap"}
+    return Config.model_validate(data)
+
+
+def _run_all(runs: str, shards: str, **sections: dict[str, Any]) -> None:
+    """On every rank: every case to its end, from where its folder is."""
+    for stage in CASES:
+        _train(_config_of(stage, Path(runs), Path(shards), Collectives().size, **sections))
+
+
+def _run_and_be_killed(runs: str, shards: str) -> None:
+    """On every rank: each case up to a step after its first checkpoint; the last one ends by SIGKILL."""
+    forward, start = DeepSpeedEngine.forward, CheckpointWriter.start
+
+    class Interrupted(Exception):
+        pass
+
+    def start_and_wait(writer: CheckpointWriter, files: Files, manifest: CheckpointManifest) -> None:
+        """Without waiting, on a slow disk, a checkpoint may not be committed at the end of the run."""
+        start(writer, files, manifest)
+        writer.wait()
+
+    CheckpointWriter.start = start_and_wait  # pyright: ignore[reportAttributeAccessIssue]
+    for stage in CASES:
+
+        def end(engine: DeepSpeedEngine, batch: Batch, *rest: Any, stage: int = stage) -> Any:
+            if batch.step == KILLED_AT:
+                if stage == max(CASES):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise Interrupted
+            return forward(engine, batch, *rest)
+
+        DeepSpeedEngine.forward = end  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            _train(_config_of(stage, Path(runs), Path(shards), Collectives().size))
+        except Interrupted:
+            continue
+        finally:
+            DeepSpeedEngine.forward = forward
+
+
+def _train(config: Config) -> None:
+    if Collectives().rank == 0:
+        RunFolder(config).prepare(config)
+    if Collectives().size > 1:
+        torch.distributed.barrier()
+    worker.train(config)
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -24,12 +115,12 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Runs of 1 or 2 ranks: undisturbed, and killed and gone on."""
     size = request.param
     whole, killed = (tmp_path_factory.mktemp(f"{name}-{size}") for name in ("whole", "killed"))
-    run_distributed(run_all, size, str(whole), str(tiny_shards), timeout_s=280)
+    run_distributed(_run_all, size, str(whole), str(tiny_shards), timeout_s=280)
     with pytest.raises(DistributedError, match="exit code -9"):
-        run_distributed(run_and_be_killed, size, str(killed), str(tiny_shards), timeout_s=280)
+        run_distributed(_run_and_be_killed, size, str(killed), str(tiny_shards), timeout_s=280)
     for stage in CASES:
         assert CheckpointStore(killed / f"zero{stage}/checkpoints", keep=2).steps() == [3]
-    run_distributed(run_all, size, str(killed), str(tiny_shards), timeout_s=280)
+    run_distributed(_run_all, size, str(killed), str(tiny_shards), timeout_s=280)
     return [whole, killed]
 
 

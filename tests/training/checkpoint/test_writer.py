@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,72 @@ import pytest
 import torch
 from torch import Tensor
 
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.checkpoint.snapshot import own_copy, write_state, write_tensors
-from mgcda_dist.training.checkpoint.store import Files, verify
+from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files, verify
+from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from tests.support.distributed import run_distributed
 from tests.support.watched import wait_for
-from tests.training.writing import Steps, commit_when_all_are_done
 
 
-def _settle(steps: Steps, step: int) -> None:
+class _Steps:
+    """The part of a training loop that a writer needs: a sum over ranks at every step."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.world, self.said = Collectives(), list[str]()
+        self.store = CheckpointStore(folder, keep)
+        self.writer = CheckpointWriter(self.store, self.world, self.said.append)
+
+    def step(self) -> None:
+        signals = torch.tensor(list(self.writer.local_sums().values()), dtype=torch.float64)
+        written, failed = self.world.start_sum(signals, "values").wait().tolist()
+        self.writer.settle(round(written), round(failed))
+
+    def start(self, step: int, files: Files) -> None:
+        self.writer.start(files, CheckpointManifest(step, self.world.size, zero_stage=0))
+
+
+def _commit_when_all_are_done(folder: str) -> dict[str, object]:
+    """On both ranks: rank 1 is slow with step 1, and cannot write step 2; step 3 is written by both."""
+    steps, rank = _Steps(Path(folder) / "checkpoints"), Collectives().rank
+    gate = Path(folder) / "gate"
+
+    def slow(path: Path) -> None:
+        if rank == 1:
+            wait_for(gate.exists, "the gate")
+        path.write_text("slow")
+
+    def broken(path: Path) -> None:
+        if rank == 1:
+            raise OSError(5, "Input/output error")
+        path.write_text("good")
+
+    steps.start(1, {f"rank-{rank}": slow})
+    seen: list[list[int]] = []
+    for _ in range(20):  # rank 0 has long written its part
+        steps.step()
+        seen.append(steps.store.steps())
+        time.sleep(0.02)
+    if rank == 1:
+        gate.touch()
+    steps.writer.flush()
+    after = steps.store.steps()
+    steps.start(2, {f"rank-{rank}": broken})
+    flushed = [steps.writer.flush()]
+    steps.start(3, {f"rank-{rank}": slow})
+    flushed.append(steps.writer.flush())
+    return {
+        "before": seen,
+        "after": after,
+        "flushed": flushed,
+        "steps": steps.store.steps(),
+        "left": sorted(path.name for path in steps.store.folder.iterdir()),
+        "said": steps.said,
+        "last_good": steps.writer.last_good(),
+    }
+
+
+def _settle(steps: _Steps, step: int) -> None:
     def committed() -> bool:
         steps.step()
         return step in steps.store.steps()
@@ -30,7 +89,7 @@ def _settle(steps: Steps, step: int) -> None:
 
 
 def test_steps_go_on_while_it_is_written(tmp_path: Path) -> None:
-    steps, gate = Steps(tmp_path), threading.Event()
+    steps, gate = _Steps(tmp_path), threading.Event()
     steps.start(1, {"a": lambda path: gate.wait() and path.write_text("a")})
     for _ in range(10):
         steps.step()
@@ -42,7 +101,7 @@ def test_steps_go_on_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_one_is_written_at_a_time(tmp_path: Path) -> None:
-    steps, gate, order = Steps(tmp_path), threading.Event(), list[str]()
+    steps, gate, order = _Steps(tmp_path), threading.Event(), list[str]()
 
     def first(path: Path) -> None:
         gate.wait()
@@ -60,7 +119,7 @@ def test_one_is_written_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_is_committed_when_all_ranks_are_done_and_given_up_when_one_has_failed(tmp_path: Path) -> None:
-    first, second = run_distributed(commit_when_all_are_done, 2, str(tmp_path))
+    first, second = run_distributed(_commit_when_all_are_done, 2, str(tmp_path))
     for found in (first, second):
         assert found["before"] == [[]] * 20
         assert found["after"] == [1] and found["steps"] == [1, 3] and found["flushed"] == [False, True]
@@ -93,7 +152,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_said_once_and_the_last_good_one_stays(
     small_disk: Path, write: Callable[[dict[str, Tensor], Path], None]
 ) -> None:
-    steps, num_bytes = Steps(small_disk / "checkpoints", keep=1), 2_500_000
+    steps, num_bytes = _Steps(small_disk / "checkpoints", keep=1), 2_500_000
 
     def files() -> Files:
         return {"weights": partial(write, {"x": torch.zeros(num_bytes // 4)}), "b": lambda path: path.write_text("b")}
@@ -117,7 +176,7 @@ def test_a_full_disk_is_said_once_and_the_last_good_one_stays(
 
 
 def test_a_folder_that_is_deleted_under_the_run_is_said_and_made_again(tmp_path: Path) -> None:
-    steps = Steps(tmp_path / "checkpoints")
+    steps = _Steps(tmp_path / "checkpoints")
     steps.start(1, {"a": lambda path: path.write_text("a")})
     assert steps.writer.flush()
     shutil.rmtree(tmp_path / "checkpoints")
@@ -132,7 +191,7 @@ def test_a_folder_that_is_deleted_while_it_is_written_to(tmp_path: Path) -> None
         path.write_text("b")
         shutil.rmtree(tmp_path / "checkpoints")
 
-    steps = Steps(tmp_path / "checkpoints")
+    steps = _Steps(tmp_path / "checkpoints")
     steps.start(1, {"a": lambda path: path.write_text("a"), "b": delete})
     assert not steps.writer.flush()
     (said,) = steps.said
