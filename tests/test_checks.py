@@ -63,7 +63,7 @@ def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
     return load_config(folder / "t.yaml").config
 
 
-def test_classes_of_ones_own_reach_the_network_and_its_record(tmp_path: Path) -> None:
+def test_user_defined_classes_reach_the_network_and_its_metadata(tmp_path: Path) -> None:
     run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
     assert run.data.class_names == ("path", "grass", "tool")
     pixels = label_pixels(open_shards(run.data.domains[0].shards, "frames"), build.class_space(run.data))
@@ -77,7 +77,7 @@ def test_classes_of_ones_own_reach_the_network_and_its_record(tmp_path: Path) ->
     assert build.load_model(tmp_path / "model")[0] == run
 
 
-def test_a_known_space_folded_into_ones_own(tmp_path: Path, tiny_shards: Path) -> None:
+def test_a_known_class_space_mapped_to_a_user_defined_one(tmp_path: Path, tiny_shards: Path) -> None:
     space = {
         "names": ["flat", "car", "rest"],
         "based_on": "road8",
@@ -99,7 +99,7 @@ def test_a_known_space_folded_into_ones_own(tmp_path: Path, tiny_shards: Path) -
     assert set(np.unique(frames[0].label)) <= {0, 1, 2, INLIER, ANOMALY, VOID}
 
 
-def test_ids_that_nobody_explains_are_refused(tmp_path: Path) -> None:
+def test_unmapped_ids_are_refused(tmp_path: Path) -> None:
     shards = str(yard(tmp_path / "yard", ids=(0, 3, 7, 9, 12)))
     run = config(tmp_path, {"yard": {"shards": shards}})
     ((path, problem, remedy),), _ = check_data(run)
@@ -154,7 +154,7 @@ def test_objects_are_chosen_by_category(tmp_path: Path, tiny_shards: Path) -> No
         assert says in check_data(pasting(**choice))[0][0].problem
 
 
-def test_what_cannot_be_learnt_is_said_in_words(tmp_path: Path, tiny_shards: Path) -> None:
+def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path) -> None:
     render, real = (str(tiny_shards / name / "train") for name in ("render_a", "real_day"))
     objects = str(tiny_shards / "objects" / "train")
     domains = {"a": {"shards": render}, "b": {"shards": real, "labelled": False}}

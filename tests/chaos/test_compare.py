@@ -53,7 +53,7 @@ def test_names_and_times_may_differ(tmp_path: Path) -> None:
         (lambda run: run.metrics.write_text(run.metrics.read_text() * 2), "metrics.jsonl: 2 and 4 lines"),
     ],
 )  # fmt: skip
-def test_one_bit_is_a_difference(tmp_path: Path, change: Callable[[RunFolder], object], found: str) -> None:
+def test_every_changed_bit_is_a_difference(tmp_path: Path, change: Callable[[RunFolder], object], found: str) -> None:
     undisturbed, other = _run(tmp_path, "calm"), _run(tmp_path, "chaotic")
     change(other)
     (difference,) = differences(undisturbed, other, None)

@@ -42,7 +42,7 @@ def test_a_rank_that_answers_and_does_not_move_is_told_from_those_that_wait_for_
     assert hang is not None and hang.rank == 1 and "it is in loader of step 3" in hang.text
 
 
-def test_nobody_is_blamed_for_slow_phases_outside_of_the_loop_or_for_a_pause_of_the_detector() -> None:
+def test_no_hang_in_phases_outside_the_loop_or_after_a_pause_of_the_detector() -> None:
     detector = HangDetector(2, timeout_s=10)
     drawing = {0: _at(5, "", 10), 1: _at(5, "checkpoint", 10, "commit")}
     assert [detector.update(drawing, now) for now in range(100)] == [None] * 100

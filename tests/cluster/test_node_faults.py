@@ -1,4 +1,4 @@
-"""Nodes that go and come: lost at once, drained, joined again. The run goes on, and ends as if nothing had happened.
+"""Nodes that are lost, drained or joined: the run continues, and ends like an undisturbed one.
 
 With `MGCDA_RECORD=FOLDER` what the faults have cost goes into FOLDER/node_faults.json, for benchmarks/reliability.py.
 """

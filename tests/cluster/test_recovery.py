@@ -1,4 +1,4 @@
-"""What counts as a failure: Ray's own errors, judged without a cluster."""
+"""Failures and restarts: the policies for Ray's own errors, without a cluster."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_leaving_is_no_failure() -> None:
     assert not run.fails(r0=DIED)
 
 
-def test_what_would_only_happen_again_ends_the_run() -> None:
+def test_a_repeatable_error_ends_the_run() -> None:
     run = _Run()
     run.fatal = True
     assert not run.fails(
@@ -66,7 +66,7 @@ def test_what_would_only_happen_again_ends_the_run() -> None:
     assert _Run().policy.make_decision(lost) == FailureDecision.RAISE
 
 
-def test_a_wish_to_stop_is_heard_without_workers(tmp_path: Path) -> None:
+def test_a_stop_request_ends_a_run_without_workers(tmp_path: Path) -> None:
     policy = FittingScalingPolicy(
         ScalingConfig(num_workers=2),
         WorkerNeeds((2,), 1.0, 0, "PACK"),
@@ -99,7 +99,7 @@ def test_a_worker_that_is_lost_while_the_others_join_is_a_failure_like_others() 
          "rank 1 died because its node ran out of memory"),
     ],
 )  # fmt: skip
-def test_what_ended_the_workers_is_one_line(failures: dict[int, Exception], words: str) -> None:
+def test_the_cause_of_a_failure_is_one_line(failures: dict[int, Exception], words: str) -> None:
     assert describe_failure(RuntimeError("…"), failures) == words
 
 
@@ -120,7 +120,7 @@ def _elastic(monkeypatch: pytest.MonkeyPatch, folder: Path, *, cpus: list[float]
     return policy
 
 
-def test_what_a_failed_attempt_still_holds_is_the_runs_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_resources_of_a_failed_attempt_count_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray asks for the next number of workers before it lets go of the last attempt's processors."""
     policy = _elastic(monkeypatch, tmp_path, cpus=[3, 2], free=0)
     assert policy.make_decision_for_non_running_worker_group() == ResizeDecision(4, {"CPU": 1.0})

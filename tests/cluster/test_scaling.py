@@ -81,7 +81,7 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
         ),
     ],
 )
-def test_it_says_how_the_images_of_a_step_are_shared(scaling: dict[str, Any], words: str) -> None:
+def test_the_share_of_each_worker_in_words(scaling: dict[str, Any], words: str) -> None:
     assert shares_in_words(_config(**scaling)) == words
 
 

@@ -1,4 +1,4 @@
-"""Configurations: what is wrong is said in one message, with file, line, value and the nearest valid name."""
+"""Configurations: a mistake is one message with file, line, value and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -143,13 +143,13 @@ def test_an_impossible_override_names_itself(good: Path, override: str, says: st
         ("names: [a], ids: {own: {0: a}}, road: [b]", "road: no class 'b'; give some of a"),
     ],
 )
-def test_a_class_space_of_ones_own_must_be_whole(good: Path, space: str, says: str) -> None:
+def test_a_user_defined_class_space_must_be_complete(good: Path, space: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(good, [f"data.class_space={{{space}}}"])
     assert says in str(caught.value) and "data.class_space." in str(caught.value)
 
 
-def test_a_class_space_of_ones_own_needs_a_road_to_paste_on(good: Path) -> None:
+def test_a_user_defined_class_space_needs_a_road_to_paste_on(good: Path) -> None:
     space, paste = "{names: [lane], ids: {own: {0: lane}}}", "{objects: shards/o, placement: road}"
     with pytest.raises(ConfigError, match=r"name the classes .* in data\.class_space\.road"):
         load_config(good, [f"data.class_space={space}", f"data.domains.0.paste={paste}"])

@@ -1,4 +1,4 @@
-"""A sweep file, or configurations, become one resolved configuration per run; what cannot run is said beforehand."""
+"""Sweep files, or configurations, become one resolved configuration per run; impossible ones are refused beforehand."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_configurations_on_the_command_line(folder: Path) -> None:
         ("name: a b\nrows: {a: base.yaml}", "name: string should match"),
     ],
 )
-def test_what_cannot_run_is_said(folder: Path, text: str, says: str) -> None:
+def test_a_sweep_that_cannot_run_is_refused(folder: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _sweep(folder, text)
     assert says in str(caught.value)

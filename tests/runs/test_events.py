@@ -1,4 +1,4 @@
-"""What workers say of an evaluation reaches whoever watches: a set as it begins, then a word now and then."""
+"""Progress events of an evaluation on workers: one as a set begins, then one every ten seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_set_as_it_begins_and_then_one_word_in_ten_seconds(tmp_path: Path, mon
     assert lines.read() == []
 
 
-def test_it_is_shown_where_it_is_waited_for(
+def test_progress_of_workers_is_shown_by_the_waiting_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli_progress, "_PLAIN_LINE_EVERY_S", 0.0)

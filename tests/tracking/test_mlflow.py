@@ -152,7 +152,7 @@ def test_logging_does_not_wait_for_the_database(
     assert len(client.get_metric_history(tracker.run_id, "m7")) == 500
 
 
-def test_an_outage_is_said_and_nothing_is_lost_or_doubled(
+def test_an_outage_is_reported_and_no_record_is_lost_or_doubled(
     uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []

@@ -144,7 +144,7 @@ def test_a_server_that_hangs_holds_up_the_start_for_a_bounded_time(server: Mlflo
     tracker.close("FINISHED")
 
 
-def test_what_cannot_be_synchronised_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_synchronised_is_refused(tmp_path: Path) -> None:
     nothing = CliRunner().invoke(app, ["sync", str(tmp_path)])
     assert nothing.exit_code == 1 and "holds no record of a run" in str(nothing.exception)
     secret = CliRunner().invoke(app, ["sync", str(tmp_path), "--mlflow-uri", "http://me:secret@host"])

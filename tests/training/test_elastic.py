@@ -114,7 +114,7 @@ def test_the_rest_is_that_of_the_undisturbed_run(
         assert losses == pytest.approx(expected[HALF:], rel=2e-2 if case[0] == "bf16" else 1e-4), case
 
 
-def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     with pytest.raises(CheckpointError, match="cannot be converted for another number of workers"):
         to_universal(tmp_path, tmp_path / "out")

@@ -84,10 +84,10 @@ def test_each_alarm_is_raised_once_and_names_the_key(
         _set("mdat/stride16/accuracy", 0.52, 300),  # it was better once
     ],
 )
-def test_nothing_is_said_without_evidence(config: Config, change: Callable[[int, dict[str, float]], object]) -> None:
+def test_no_alarm_without_evidence(config: Config, change: Callable[[int, dict[str, float]], object]) -> None:
     assert _alarms(config, change) == {}
 
 
-def test_a_restart_does_not_say_it_again(config: Config) -> None:
+def test_a_restart_does_not_repeat_an_alarm(config: Config) -> None:
     watch = HealthWatch(config, raised=["data_wait"])
     assert all(watch.read(step, {"time/data_wait_share": 0.9}) == {} for step in range(10, 100, 10))

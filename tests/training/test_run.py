@@ -68,7 +68,7 @@ def test_a_changed_configuration_is_taken_over_where_the_state_fits_it(config: C
         ("optim", {"optimizer": "sgd"}, "optim.optimizer"),
     ],
 )
-def test_what_the_state_would_not_fit_is_refused(
+def test_a_change_that_the_state_does_not_fit_is_refused(
     config: Config, section: str, values: dict[str, object], key: str
 ) -> None:
     run = _with_checkpoint(config)
@@ -142,14 +142,14 @@ def test_differing_keys_sees_list_items() -> None:
 
 
 @pytest.mark.parametrize("section", ["mdat", "cacl"])
-def test_what_a_part_that_is_off_would_do_is_no_difference(section: str) -> None:
+def test_settings_of_a_disabled_part_are_no_difference(section: str) -> None:
     before, now = ({section: {"enabled": False, "weight": weight}} for weight in (0.1, 1.0))
     assert differing_keys(before, now) == {}
     now[section]["enabled"] = True
     assert differing_keys(before, now) == {f"{section}.enabled": (False, True), f"{section}.weight": (0.1, 1.0)}
 
 
-def test_where_mlflow_writes(config: Config) -> None:
+def test_mlflow_uri_of_a_run(config: Config) -> None:
     assert mlflow_uri(config) == f"sqlite:///{config.runs}/mlflow.db"
     assert mlflow_uri(_changed(config, tracking={"mlflow_uri": "none"})) is None
     assert mlflow_uri(_changed(config, tracking={"mlflow_uri": "http://m:5000"})) == "http://m:5000"

@@ -62,7 +62,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(
     assert _write(store, 20) == store.newest()
 
 
-def test_the_best_stays_besides(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_too(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=1)
     for step, value in ((10, 0.4), (20, 0.6), (30, 0.6), (40, 0.5)):
         _write(store, step, validation=_validation(value))
@@ -102,7 +102,7 @@ def test_a_rank_that_cannot_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(pending.iterdir()) == []
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "none", keep=1).newest() is None
     assert CheckpointStore(tmp_path / "none", keep=1).best() is None
     with pytest.raises(CheckpointError, match=r"no readable checkpoint\.json"):

@@ -149,7 +149,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("write", [write_state, write_tensors])
-def test_a_full_disk_is_said_once_and_the_last_good_one_stays(
+def test_a_full_disk_is_reported_once_and_the_last_good_checkpoint_stays(
     small_disk: Path, write: Callable[[dict[str, Tensor], Path], None]
 ) -> None:
     steps, num_bytes = _Steps(small_disk / "checkpoints", keep=1), 2_500_000
@@ -175,7 +175,7 @@ def test_a_full_disk_is_said_once_and_the_last_good_one_stays(
     assert "checkpoints are written again, after 2 that were not" in steps.said[1]
 
 
-def test_a_folder_that_is_deleted_under_the_run_is_said_and_made_again(tmp_path: Path) -> None:
+def test_a_folder_deleted_during_the_run_is_reported_and_made_again(tmp_path: Path) -> None:
     steps = _Steps(tmp_path / "checkpoints")
     steps.start(1, {"a": lambda path: path.write_text("a")})
     assert steps.writer.flush()
@@ -186,7 +186,7 @@ def test_a_folder_that_is_deleted_under_the_run_is_said_and_made_again(tmp_path:
     assert steps.said == ["the checkpoints of steps 1 were deleted under the run; the next one is written all the same"]
 
 
-def test_a_folder_that_is_deleted_while_it_is_written_to(tmp_path: Path) -> None:
+def test_a_folder_deleted_during_a_write_is_reported(tmp_path: Path) -> None:
     def delete(path: Path) -> None:
         path.write_text("b")
         shutil.rmtree(tmp_path / "checkpoints")
