@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config
+from tests.support.configs import plain_config
 
 __all__ = ["NEEDED", "write_run"]
 
@@ -16,19 +16,14 @@ NEEDED = {"PIL", "numpy", "safetensors", "timm", "torch", "torchvision"}
 
 def write_run(folder: Path, evaluation: dict[str, Any] | None = None, **model: Any) -> Path:
     """A run folder whose `model/` holds timm's smallest network with random weights."""
-    config = Config.model_validate(
-        {
-            "name": folder.name,
-            "data": {
-                "class_space": "road8",
-                "crop_px": (64, 96),
-                "domains": [{"name": "a", "shards": "shards/a", "per_step": 2}],
-            },
-            "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16} | model,
-            "mdat": {"enabled": False},
-            "optim": {"steps": 1},
-            "evaluation": {"height_px": 32} | (evaluation or {}),
-        }
+    config = plain_config(
+        {"a": 2},
+        name=folder.name,
+        data={"crop_px": (64, 96)},
+        model={"backbone": "test_resnet.r160_in1k", "decoder_channels": 16} | model,
+        mdat={"enabled": False},
+        optim={"steps": 1},
+        evaluation={"height_px": 32} | (evaluation or {}),
     )
     build.save_model(config, build.segmenter(config), folder / "model")
     return folder
