@@ -18,16 +18,19 @@ __all__ = [
     "DECODER_CHANNELS",
     "HEADLINE_METRICS",
     "INLIER",
+    "INTERVAL_LEVEL",
     "METRICS",
     "NO_CLASS",
     "OUTLIER_LOSSES",
     "PIPE",
+    "REPLICATES",
     "ROAD_NAMES",
     "SCORE",
     "SCORES",
     "SMOOTHING_MODES",
     "VOID",
     "AtLeast",
+    "AugmentDefaults",
     "Border",
     "CaclDefaults",
     "ComponentTrack",
@@ -35,6 +38,7 @@ __all__ = [
     "ExitCode",
     "HeadlineMetric",
     "KnownClassSpace",
+    "LoaderDefaults",
     "LogitKind",
     "LossDefaults",
     "MdatDefaults",
@@ -46,6 +50,7 @@ __all__ = [
     "OptimizerKind",
     "OutlierEntry",
     "OutlierKind",
+    "PasteDefaults",
     "Placement",
     "Precision",
     "QueueLayout",
@@ -56,6 +61,7 @@ __all__ = [
     "SmoothingEntry",
     "SmoothingMode",
     "SubmissionLayout",
+    "TestTimeDefaults",
     "ZeroStage",
     "smoothing_cap",
 ]
@@ -101,6 +107,42 @@ Border = Literal[
 ]
 Placement = Literal["anywhere", "road"]
 """Where the foot of a pasted object may stand."""
+
+
+class PasteDefaults:
+    """Defaults of pasting objects; the section `paste` gives the meaning and the source of each."""
+
+    probability: Final = 1.0
+    min_objects: Final = 1
+    max_objects: Final = 2
+    scale: Final = (0.08, 0.6)
+    flip: Final = 0.5
+    colour_match: Final = 0.5
+    border: Final[Border] = "feather"
+    feather_px: Final = 1.0
+    placement: Final[Placement] = "anywhere"
+
+
+class AugmentDefaults:
+    """Defaults of augmentation; the section `data.augment` gives the meaning and the source of each."""
+
+    scale: Final = (0.5, 2.0)
+    reference_height_px: Final[int | None] = None
+    flip: Final = 0.5
+    brightness: Final = 0.3
+    contrast: Final = 0.3
+    saturation: Final = 0.3
+    hue: Final = 0.05
+    blur: Final = 0.1
+
+
+class LoaderDefaults:
+    """Defaults of the loader processes; the section `data` gives the meaning of each."""
+
+    prefetch_steps: Final = 4
+    pin_memory: Final = False
+    timeout_s: Final = 120.0
+
 
 OnBadSample = Literal[
     "error",  # a damaged image or label ends the run
@@ -411,6 +453,20 @@ METRICS: dict[str, MetricEntry] = {
 HeadlineMetric = Literal["ap", "fpr95", "auroc", "miou"]
 HEADLINE_METRICS: tuple[HeadlineMetric, ...] = get_args(HeadlineMetric)
 """Metrics that every table shows where they exist, and that a validation may choose a checkpoint by."""
+
+INTERVAL_LEVEL = 0.95
+"""Coverage of confidence intervals."""
+REPLICATES = 1000
+"""Draws of the bootstrap."""
+
+
+class TestTimeDefaults:
+    """Defaults of test-time augmentation; the section `evaluation` gives the meaning of each."""
+
+    scales: Final = (1.0,)
+    flip: Final = False
+    window_overlap: Final = 0.25
+
 
 Convention = Literal["pooled", "pooled_nearest", "per_image", "smiyc", "skip_empty"]
 CONVENTIONS: dict[Convention, str] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mgcda_dist.choices import INTERVAL_LEVEL, REPLICATES
 from mgcda_dist.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def compare(
     form: Annotated[
         Literal["terminal", "markdown", "latex", "json"], typer.Option("--format", help="what is printed")
     ] = "terminal",
-    replicates: Annotated[int, typer.Option(min=100, help="draws of the bootstrap")] = 1000,
-    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="coverage of the intervals")] = 0.95,
+    replicates: Annotated[int, typer.Option(min=100, help="draws of the bootstrap")] = REPLICATES,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="coverage of the intervals")] = INTERVAL_LEVEL,
 ) -> None:
     """Compare runs: parameters that differ, metrics with intervals, which differences are significant."""
     from rich.console import Console

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
-from mgcda_dist.choices import CLASS_SPACES, ROAD_NAMES, Border, KnownClassSpace, OnBadSample, Placement
+from mgcda_dist.choices import (
+    CLASS_SPACES,
+    ROAD_NAMES,
+    AugmentDefaults,
+    Border,
+    KnownClassSpace,
+    LoaderDefaults,
+    OnBadSample,
+    PasteDefaults,
+    Placement,
+)
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, NonNegative, Positive, Probability, Section
 
 __all__ = [
@@ -22,24 +32,30 @@ class PasteConfig(Section):
     """AnomalyMix: objects pasted while streaming, labelled as anomaly (PEBAL, arXiv 2111.12264, section 3)."""
 
     objects: Annotated[str, FREE] = Field(description="folder of object shards (kind `objects`)")
-    probability: Probability = Field(default=1.0, description="share of images that get objects; ours")
+    probability: Probability = Field(
+        default=PasteDefaults.probability, description="share of images that get objects; ours"
+    )
     include: list[str] = Field(default=[], description="categories of objects to paste; empty: all")
     exclude: list[str] = Field(default=[], description="categories of objects never to paste")
-    min_objects: Count = 1
-    max_objects: Count = Field(default=2, description="objects per image, drawn from min_objects … max_objects; ours")
-    scale: tuple[Positive, Positive] = Field(
-        default=(0.08, 0.6), description="longer side of an object as a share of the crop's shorter side; ours"
+    min_objects: Count = PasteDefaults.min_objects
+    max_objects: Count = Field(
+        default=PasteDefaults.max_objects, description="objects per image, drawn from min_objects … max_objects; ours"
     )
-    flip: Probability = Field(default=0.5, description="chance of a horizontal flip")
+    scale: tuple[Positive, Positive] = Field(
+        default=PasteDefaults.scale, description="longer side of an object as a share of the crop's shorter side; ours"
+    )
+    flip: Probability = Field(default=PasteDefaults.flip, description="chance of a horizontal flip")
     colour_match: Probability = Field(
-        default=0.5, description="chance that an object takes the scene's brightness; ours"
+        default=PasteDefaults.colour_match, description="chance that an object takes the scene's brightness; ours"
     )
     border: Border = Field(
-        default="feather",
+        default=PasteDefaults.border,
         description="hard: as cut; feather: fades over feather_px; poisson: and has the scene's colours at its outline",
     )
-    feather_px: NonNegative = Field(default=1.0, description="width of the faded border, pixels; ours")
-    placement: Placement = Field(default="anywhere", description="where the object's foot may stand")
+    feather_px: NonNegative = Field(
+        default=PasteDefaults.feather_px, description="width of the faded border, pixels; ours"
+    )
+    placement: Placement = Field(default=PasteDefaults.placement, description="where the object's foot may stand")
 
 
 class DomainConfig(Section):
@@ -58,17 +74,22 @@ class AugmentConfig(Section):
     """Random geometry and colour, keyed by (seed, step, slot)."""
 
     scale: tuple[Positive, Positive] = Field(
-        default=(0.5, 2.0), description="resize factor before cropping; DeepLab practice"
+        default=AugmentDefaults.scale, description="resize factor before cropping; DeepLab practice"
     )
     reference_height_px: Count | None = Field(
-        default=None, description="every frame is first brought to this height; null: as is"
+        default=AugmentDefaults.reference_height_px,
+        description="every frame is first brought to this height; null: as is",
     )
-    flip: Probability = 0.5
-    brightness: NonNegative = Field(default=0.3, description="± share, as torchvision ColorJitter")
-    contrast: NonNegative = 0.3
-    saturation: NonNegative = 0.3
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    blur: Probability = Field(default=0.1, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours")
+    flip: Probability = AugmentDefaults.flip
+    brightness: NonNegative = Field(
+        default=AugmentDefaults.brightness, description="± share, as torchvision ColorJitter"
+    )
+    contrast: NonNegative = AugmentDefaults.contrast
+    saturation: NonNegative = AugmentDefaults.saturation
+    hue: Annotated[float, Field(ge=0, le=0.5)] = AugmentDefaults.hue
+    blur: Probability = Field(
+        default=AugmentDefaults.blur, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours"
+    )
 
 
 class ClassSpaceConfig(Section):
@@ -116,9 +137,12 @@ class DataConfig(Section):
     loader_workers: Annotated[int, Field(ge=0), FREE] = Field(
         default=1, description="loader processes per rank; 0: in the trainer"
     )
-    prefetch_steps: Annotated[Count, FREE] = Field(default=4, description="batches a loader process prepares ahead")
+    prefetch_steps: Annotated[Count, FREE] = Field(
+        default=LoaderDefaults.prefetch_steps, description="batches a loader process prepares ahead"
+    )
     loader_timeout_s: Annotated[Positive, FREE] = Field(
-        default=120.0, description="longest wait for a batch before the loader process is reported as stuck, seconds"
+        default=LoaderDefaults.timeout_s,
+        description="longest wait for a batch before the loader process is reported as stuck, seconds",
     )
     on_bad_sample: Annotated[OnBadSample, FREE] = Field(
         default="error",
@@ -128,7 +152,9 @@ class DataConfig(Section):
     max_bad_samples: Annotated[Count, FREE] = Field(
         default=100, description="`skip` ends the run when more were met, over all epochs"
     )
-    pin_memory: Annotated[bool, FREE] = Field(default=False, description="page-locked host memory; for GPUs")
+    pin_memory: Annotated[bool, FREE] = Field(
+        default=LoaderDefaults.pin_memory, description="page-locked host memory; for GPUs"
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, ZeroStage
+from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig
 from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Positive, Section
 
@@ -160,14 +160,18 @@ class EvaluationConfig(Section):
     )
     blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
     scales: Annotated[list[Positive], Field(min_length=1)] = Field(
-        default=[1.0], description="factors on the network's input size; logits are averaged over them"
+        default=list(TestTimeDefaults.scales),
+        description="factors on the network's input size; logits are averaged over them",
     )
-    flip: bool = Field(default=False, description="average logits over the frame and its mirror image, too")
+    flip: bool = Field(
+        default=TestTimeDefaults.flip, description="average logits over the frame and its mirror image, too"
+    )
     window_px: tuple[Count, Count] | None = Field(
         default=None, description="height, width of a sliding window for frames larger than memory; null: whole frames"
     )
     window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.25, description="share of a window that its neighbour covers too, at least; ours"
+        default=TestTimeDefaults.window_overlap,
+        description="share of a window that its neighbour covers too, at least; ours",
     )
     conventions: Annotated[list[Convention], Field(min_length=1)] = Field(
         default=["pooled"], description="how frames are pooled; the first is the one that tables show"

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import AugmentDefaults
 from mgcda_dist.data.pixels import Pixels, as_pixels, flipped, resized, resized_label
 from mgcda_dist.method.batch import VOID
 
@@ -60,14 +61,14 @@ class AugmentParams:
         blur: probability of a Gaussian blur, σ 0.3 … 1.5 px.
     """
 
-    scale: tuple[float, float] = (0.5, 2.0)
-    reference_height_px: int | None = None
-    flip: float = 0.5
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.3
-    hue: float = 0.05
-    blur: float = 0.1
+    scale: tuple[float, float] = AugmentDefaults.scale
+    reference_height_px: int | None = AugmentDefaults.reference_height_px
+    flip: float = AugmentDefaults.flip
+    brightness: float = AugmentDefaults.brightness
+    contrast: float = AugmentDefaults.contrast
+    saturation: float = AugmentDefaults.saturation
+    hue: float = AugmentDefaults.hue
+    blur: float = AugmentDefaults.blur
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from mgcda_dist.choices import OnBadSample
+from mgcda_dist.choices import LoaderDefaults, OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.frames import check_sizes
@@ -194,9 +194,9 @@ class TrainingStream(Dataset[Batch]):
 def make_loader(
     stream: TrainingStream,
     workers: int = 0,
-    prefetch_steps: int = 2,
-    pin_memory: bool = False,
-    timeout_s: float = 120.0,
+    prefetch_steps: int = LoaderDefaults.prefetch_steps,
+    pin_memory: bool = LoaderDefaults.pin_memory,
+    timeout_s: float = LoaderDefaults.timeout_s,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
 ) -> StreamLoader:
     """A loader over the stream's micro-batches, in order.

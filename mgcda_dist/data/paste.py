@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.choices import Border, Placement
+from mgcda_dist.choices import Border, PasteDefaults, Placement
 from mgcda_dist.data.augment import LUMA, Image, Label
 from mgcda_dist.data.decode import decode_cutout
 from mgcda_dist.data.lru_cache import LruCache
@@ -62,15 +62,15 @@ class PasteParams:
     """
 
     objects: str = ""
-    probability: float = 1.0
-    min_objects: int = 1
-    max_objects: int = 2
-    scale: tuple[float, float] = (0.08, 0.6)
-    flip: float = 0.5
-    colour_match: float = 0.5
-    border: Border = "feather"
-    feather_px: float = 1.0
-    placement: Placement = "anywhere"
+    probability: float = PasteDefaults.probability
+    min_objects: int = PasteDefaults.min_objects
+    max_objects: int = PasteDefaults.max_objects
+    scale: tuple[float, float] = PasteDefaults.scale
+    flip: float = PasteDefaults.flip
+    colour_match: float = PasteDefaults.colour_match
+    border: Border = PasteDefaults.border
+    feather_px: float = PasteDefaults.feather_px
+    placement: Placement = PasteDefaults.placement
     road: tuple[int, ...] = (0,)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import INTERVAL_LEVEL, REPLICATES
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation import codes as tree
 from mgcda_dist.evaluation.metrics import area_under_roc, average_precision, best_f1, fpr_at_tpr
@@ -159,7 +160,7 @@ class ImageTables:
 
 
 def bootstrap(
-    tables: ImageTables, *, replicates: int = 1000, level: float = 0.95, seed: int = 0
+    tables: ImageTables, *, replicates: int = REPLICATES, level: float = INTERVAL_LEVEL, seed: int = 0
 ) -> dict[str, Interval]:
     """Percentile intervals of the pooled metrics over images.
 
@@ -173,7 +174,7 @@ def bootstrap(
     return {name: Interval(float(each[0]), *percentiles(each[1:], level)) for name, each in draws.items()}
 
 
-def replicates_of(tables: ImageTables, *, replicates: int = 1000, seed: int = 0) -> dict[str, Floats]:
+def replicates_of(tables: ImageTables, *, replicates: int = REPLICATES, seed: int = 0) -> dict[str, Floats]:
     """The pooled metrics of the set itself and, after it, of its replicates: 1 + replicates values each.
 
     Equal seeds draw equal images from every set with the same image keys, so the arrays of two runs may be subtracted.

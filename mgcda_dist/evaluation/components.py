@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.choices import ANOMALY, VOID, ComponentTrack
+from mgcda_dist.choices import ANOMALY, INTERVAL_LEVEL, REPLICATES, VOID, ComponentTrack
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import Interval, image_weights, percentiles
 from mgcda_dist.evaluation.metrics import PixelMetrics
@@ -167,7 +167,9 @@ class ComponentEvaluation:
             int(total[0]), int(total[2]), len(self._rows), self.threshold,
         )  # fmt: skip
 
-    def bootstrap(self, *, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+    def bootstrap(
+        self, *, replicates: int = REPLICATES, level: float = INTERVAL_LEVEL, seed: int = 0
+    ) -> dict[str, Interval]:
         """Percentile intervals over images of `siou`, `ppv` and `mean_f1`, from the draws of `bootstrap.bootstrap`."""
         table = self._table()
         drawn = _metrics(image_weights(len(table), replicates, seed) @ table)[:3]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.choices import ANOMALY, VOID
+from mgcda_dist.choices import ANOMALY, INTERVAL_LEVEL, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
@@ -25,7 +25,7 @@ from mgcda_dist.evaluation.instances import InstanceEvaluation, connected_instan
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
-from mgcda_dist.evaluation.results import INTERVAL_LEVEL, SetData
+from mgcda_dist.evaluation.results import SetData
 from mgcda_dist.evaluation.set_result import FrameResult, PanelRow, SetResult
 from mgcda_dist.method.collectives import Collectives
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mgcda_dist.choices import ComponentTrack, ScoreKind
+from mgcda_dist.choices import INTERVAL_LEVEL, ComponentTrack, ScoreKind
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -26,7 +26,6 @@ from mgcda_dist.files import write_json_atomically
 
 __all__ = [
     "AS_GIVEN",
-    "INTERVAL_LEVEL",
     "RESULTS",
     "EvaluationResults",
     "EvaluationSettings",
@@ -40,7 +39,6 @@ __all__ = [
 ]
 
 RESULTS = "results.json"
-INTERVAL_LEVEL = 0.95
 AS_GIVEN: Final = "as given"
 """The score of maps that another method wrote."""
 

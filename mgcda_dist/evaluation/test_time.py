@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mgcda_dist.choices import TestTimeDefaults
 from mgcda_dist.data.pixels import Pixels, flipped, resized
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Prediction
@@ -44,10 +45,10 @@ class TestTimeAugmentation:
             the more the farther the pixel lies from its border.
     """
 
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
+    scales: tuple[float, ...] = TestTimeDefaults.scales
+    flip: bool = TestTimeDefaults.flip
     window_px: tuple[int, int] | None = None
-    window_overlap: float = 0.25
+    window_overlap: float = TestTimeDefaults.window_overlap
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mgcda_dist.choices import HEADLINE_METRICS, METRICS
+from mgcda_dist.choices import HEADLINE_METRICS, INTERVAL_LEVEL, METRICS, REPLICATES
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import METRICS as RESAMPLED_METRICS
 from mgcda_dist.evaluation.bootstrap import paired_difference, percentiles
@@ -111,8 +111,8 @@ def compare(
     *,
     reference: str | None = None,
     metrics: Sequence[str] = (),
-    replicates: int = 1000,
-    level: float = 0.95,
+    replicates: int = REPLICATES,
+    level: float = INTERVAL_LEVEL,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
