@@ -165,7 +165,7 @@ class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
     enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
-    outlier: OutlierKind = Field(
+    outlier: Annotated[OutlierKind, FIXED] = Field(
         default=LossDefaults.outlier,
         description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy",
     )

@@ -29,3 +29,9 @@ def test_every_key_has_a_decision() -> None:
 def test_a_key_that_the_schema_does_not_know_has_the_decision_of_its_section() -> None:
     assert on_resume("tracking.of_an_older_version") is OnResume.FREE
     assert on_resume("mdat.of_an_older_version") is None
+
+
+def test_keys_that_change_shapes_are_fixed() -> None:
+    """Abstention gives the classifier one more logit, so not even the outlier loss can be overridden."""
+    for key in ("loss.outlier", "model.backbone", "mdat.channels", "cacl.queue_rows", "data.domains.0.name"):
+        assert on_resume(key) is OnResume.FIXED
