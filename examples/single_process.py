@@ -45,7 +45,13 @@ def mgcda() -> MGCDA:
         segmentation_loss("energy_hinge", CLASSES, limits={"inlier_energy": -3.0, "outlier_energy": -1.0}),
         energy,
         mdat=MDAT({"early": 16, "late": 16}, DOMAINS, channels=16),
-        cacl=CACL(16, DOMAINS, Budget(CLASSES, 8, 4, 0.5, True), Selection(8, 32, 0.5, True), queue_rows=64),
+        cacl=CACL(
+            16,
+            DOMAINS,
+            Budget(CLASSES, anomaly_pixels=8, inlier_pixels=4),
+            Selection(num_positives=8, num_negatives=32),
+            queue_rows=64,
+        ),
     )
 
 

@@ -129,7 +129,7 @@ class CaclConfig(Section):
         default=CaclDefaults.hard_fraction, description="share drawn from the hardest; ours"
     )
     image_aware: Annotated[bool, OVERRIDE] = Field(
-        default=CaclDefaults.image_aware, description="harder images get a larger share of the step's budget"
+        default=CaclDefaults.image_aware, description="harder images of a micro-batch get more"
     )
     num_positives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_positives, description="positives per anchor, other domains first; ours"

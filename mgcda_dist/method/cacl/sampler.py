@@ -2,7 +2,7 @@
 
 A pixel's *type* is its inlier class (0 … C-1) or anomaly (C). Its *difficulty* comes from the detached anomaly score a:
 an anomaly is hard when a is low, an inlier when a is high. From each type present in an image a quota is drawn, a share
-`hard_fraction` from the hardest pixels and the rest at random; harder images get a larger share of the step's budget.
+`hard_fraction` from the hardest pixels and the rest at random; harder images of a micro-batch get a larger quota.
 Nothing depends on the rank that holds the image: choices are keyed by (seed, step, slot, pixel).
 """
 
@@ -118,13 +118,13 @@ def image_difficulty(pixels: Pixels, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
-    """Pixels each image of the global batch may give, per side.
+    """Pixels that each image of the global micro-batch may give, per side.
 
     The budget of a side is its average times the images that have it. With `image_aware` it is shared by a softmax over
     the standardised mean difficulty (free of the score's scale and offset) and capped at twice the average.
 
     Args:
-        mean, present: B×2 from `image_difficulty`, over the global batch.
+        mean, present: B×2 from `image_difficulty`, over the global micro-batch.
 
     Returns:
         B×2, int64: per image, pixels per inlier class and anomaly pixels.
