@@ -430,11 +430,6 @@ class MetricEntry:
     title: str
     lower_is_better: bool = False
 
-    @property
-    def heading(self) -> str:
-        """The title with an arrow in the direction that is better."""
-        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
-
 
 METRICS: dict[str, MetricEntry] = {
     "ap": MetricEntry("AP"),
