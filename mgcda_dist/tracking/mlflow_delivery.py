@@ -78,7 +78,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a new run is made with: experiment and name, start in ms since 1970, first tags."""
+    """Identity of a new run: experiment and name, start in ms since 1970, first tags."""
 
     experiment: str
     name: str
