@@ -10,29 +10,26 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mgcda_dist.reports.plots import Axis, Limits, Line, Numbers, Plot, set_axes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NUM_COLOURS", "Axis", "Chart", "Line", "line_chart", "number"]
-
-Numbers = Sequence[float] | NDArray[np.floating[Any]] | Sequence[int]
+__all__ = ["NUM_COLOURS", "Chart", "line_chart"]
 
 NUM_COLOURS = 7
 _WIDTH, _HEIGHT = 360.0, 224.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 350.0, 10.0, 186.0
 _MAX_POINTS = 600
-_SIGNIFICANT = 4
-_SMALLEST = 1e-300
 _SVG = "{http://www.w3.org/2000/svg}"
 _CLASSES = {"raw": "line raw", "smooth": "line smooth", "dot": "dot", "behind": "behind", "level": "level",
             "faint": "faint", "tick": "grid"}  # fmt: skip
@@ -40,50 +37,6 @@ _CLASSES = {"raw": "line raw", "smooth": "line smooth", "dot": "dot", "behind": 
 _OFFSET: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "annotation_clip": False}
 _DRAWING = Lock()
 """Held while matplotlib's settings, which are global, are those of a page."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis.
-
-    Attributes:
-        label: what it shows, with its unit.
-        low, high: limits; None: from the data.
-        log: logarithmic, if all values allow it.
-        percent: values are fractions and shown as per cent.
-        from_zero: begin at zero where no value is below it.
-    """
-
-    label: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    percent: bool = False
-    from_zero: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart.
-
-    Attributes:
-        label: for the legend.
-        x, y: equally long; points that are not finite leave a gap.
-        colour: its number, the same for one thing on the whole page.
-        smooth: y smoothed, shown instead of y when the page's switch is on.
-        dots: points to mark: (x, y, what it is).
-        note: shown beside the label.
-        extra: further values per point that the pointer shows, by name.
-    """
-
-    label: str
-    x: Numbers
-    y: Numbers
-    colour: int = 0
-    smooth: Numbers | None = None
-    dots: tuple[tuple[float, float, str], ...] = ()
-    note: str = ""
-    extra: dict[str, Numbers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,42 +58,13 @@ class Chart:
     facts: dict[str, Any]
 
 
-class _Limits(NamedTuple):
-    """Ends of an axis."""
-
-    low: float
-    high: float
-    log: bool
-
-
-def line_chart(
-    chart_id: str,
-    title: str,
-    x_axis: Axis,
-    y_axis: Axis,
-    lines: Sequence[Line],
-    *,
-    level: tuple[float, str] | None = None,
-    behind: Sequence[tuple[Numbers, Numbers, str]] = (),
-) -> Chart:
-    """Draw lines.
-
-    Args:
-        chart_id: unique on the page.
-        title: heading; the picture's name for those who cannot see it.
-        x_axis: below.
-        y_axis: on the left.
-        lines: at least one.
-        level: height of a dashed horizontal line, and what it is.
-        behind: grey lines in the background: x, y, and what stands at their end.
-    """
+def line_chart(chart_id: str, plot: Plot) -> Chart:
+    """Draw a plot; `chart_id` is unique on the page."""
     from markupsafe import Markup
 
-    lines = [_thinned(line) for line in lines]
-    x = _limits(x_axis, [line.x for line in lines])
-    y = _limits(y_axis, [line.y for line in lines] + ([[level[0]]] if level else []))
-    figure, axes = _axes(x_axis, x, y_axis, y)
-    for grey_x, grey_y, text in behind:
+    lines, level = [_thinned(line) for line in plot.lines], plot.level
+    figure, axes, x, y = _axes(plot, lines)
+    for grey_x, grey_y, text in plot.behind:
         _plot(axes, "behind", grey_x, grey_y)
         axes.annotate(text, (float(grey_x[-1]), float(grey_y[-1])), (-3, 3), gid="faint", **_OFFSET)
     if level:
@@ -155,7 +79,10 @@ def line_chart(
             axes.plot([dot_x], [dot_y], "o", gid=f"dot {index}", clip_on=False)
     found = _elements(figure)
     root = Element("svg", viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}", role="img")
-    root.set("aria-label", f"{title}: {y_axis.label} over {x_axis.label}; {', '.join(line.label for line in lines)}")
+    root.set(
+        "aria-label",
+        f"{plot.title}: {plot.y_axis.label} over {plot.x_axis.label}; {', '.join(line.label for line in lines)}",
+    )
     root.extend(element for name, element in found if " " not in name)
     legend: list[dict[str, str]] = []
     for index, line in enumerate(lines):
@@ -172,21 +99,7 @@ def line_chart(
     SubElement(root, "path", {"class": "crosshair", "d": f"M0 {_TOP}V{_BOTTOM}", "visibility": "hidden"})
     # ElementTree escapes all text and attributes.
     svg = Markup(tostring(root, encoding="unicode"))
-    return Chart(chart_id, title, svg, legend, _facts(x_axis, x, y_axis, y, lines))
-
-
-def number(value: float, percent: bool = False) -> str:
-    """A value as a reader wants it: four significant digits, or per cent with two decimals; a dash if there is none."""
-    if not math.isfinite(value):
-        return "–"
-    if percent:
-        return f"{100 * value:.2f}"
-    if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        mantissa, exponent = f"{value:.{_SIGNIFICANT - 1}e}".split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    text = f"{value:.{_SIGNIFICANT}g}" if abs(value) < 10**_SIGNIFICANT else f"{value:.0f}"
-    return text.replace("-", "−")
+    return Chart(chart_id, plot.title, svg, legend, _facts(plot.x_axis, x, plot.y_axis, y, lines))
 
 
 def _thinned(line: Line) -> Line:
@@ -214,58 +127,21 @@ def _thinned(line: Line) -> Line:
     )
 
 
-def _limits(axis: Axis, values: Sequence[Numbers]) -> _Limits:
-    every = np.concatenate([np.zeros(0), *(np.asarray(part, np.float64) for part in values)])
-    every = every[np.isfinite(every)]
-    if axis.low is not None and axis.high is not None:
-        return _Limits(axis.low, axis.high, axis.log)
-    if not every.size:
-        return _Limits(0.0, 1.0, False)
-    low, high = float(every.min()), float(every.max())
-    if axis.log and low > 0 and high > 10 * low:
-        return _Limits(max(low / 1.15, _SMALLEST), high * 1.15, True)
-    if axis.from_zero and low >= 0:
-        low = 0.0
-    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    low = low if axis.from_zero and low == 0 else low - room
-    return _Limits(low if axis.low is None else axis.low, high + room if axis.high is None else axis.high, False)
-
-
-def _axes(x_axis: Axis, x: _Limits, y_axis: Axis, y: _Limits) -> tuple[Figure, Axes]:
-    """An empty chart, one unit of the picture a point, with ticks and names."""
+def _axes(plot: Plot, lines: Sequence[Line]) -> tuple[Figure, Axes, Limits, Limits]:
+    """An empty chart, one unit of the picture a point, with ticks and names; and its limits."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
     width, height = (_RIGHT - _LEFT) / _WIDTH, (_BOTTOM - _TOP) / _HEIGHT
     axes = figure.add_axes((_LEFT / _WIDTH, 1 - _BOTTOM / _HEIGHT, width, height))
-    for side, axis, limits, num_ticks in ((axes.xaxis, x_axis, x, 6), (axes.yaxis, y_axis, y, 5)):
-        name = "x" if side is axes.xaxis else "y"
-        axes.set(**{f"{name}scale": "log" if limits.log else "linear", f"{name}lim": (limits.low, limits.high)})
-        few = limits.log and limits.high < 1000 * limits.low
-        linear = MaxNLocator(num_ticks, steps=[1, 2, 2.5, 5, 10])
-        side.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if few else (1,), numticks=num_ticks) if limits.log else linear
-        )
-        side.set_minor_locator(NullLocator())
-        side.set_major_formatter(FuncFormatter(lambda value, _, axis=axis: _tick_text(value, axis)))
-        side.set_label_text(axis.label + (", %" if axis.percent else ""))
+    x, y = set_axes(axes, plot, lines)
     axes.xaxis.set_label_coords(0.5, -(_HEIGHT - 8 - _BOTTOM) / (_BOTTOM - _TOP))
     axes.yaxis.set_label_coords(-(_LEFT - 10) / (_RIGHT - _LEFT), 0.5)
     axes.xaxis.label.set_verticalalignment("baseline")
     axes.yaxis.label.set_verticalalignment("baseline")
     axes.tick_params(length=0, pad=5)
     axes.grid()
-    return figure, axes
-
-
-def _tick_text(value: float, axis: Axis) -> str:
-    if axis.percent:
-        return f"{round(100 * value, 6):g}"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.6g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+    return figure, axes, x, y
 
 
 def _plot(axes: Axes, name: str, x: Numbers, y: Numbers) -> None:
@@ -330,10 +206,10 @@ def _short_path(path: str) -> str:
     return text if "L" in text or not text else f"{text}h0.01"
 
 
-def _facts(x_axis: Axis, x: _Limits, y_axis: Axis, y: _Limits, lines: Sequence[Line]) -> dict[str, Any]:
+def _facts(x_axis: Axis, x: Limits, y_axis: Axis, y: Limits, lines: Sequence[Line]) -> dict[str, Any]:
     """Axes with their places in the picture, and the values: `ChartFacts` of page/report.js, an object of JSON."""
 
-    def plain(axis: Axis, limits: _Limits, start: float, end: float) -> dict[str, Any]:
+    def plain(axis: Axis, limits: Limits, start: float, end: float) -> dict[str, Any]:
         ends = {"low": limits.low, "high": limits.high, "start": start, "end": end}
         return {"label": axis.label, **ends, "log": limits.log, "percent": axis.percent}
 

@@ -1,4 +1,4 @@
-"""Figures of a run: PR and ROC curves, the panel of pictures, the history of losses and health signals.
+"""Figures of a run as PNG: line charts, and the panel of pictures.
 
 Matplotlib's objects are used without pyplot, so that nothing global is touched and threads may draw. Every function
 writes one PNG and returns its path.
@@ -7,30 +7,27 @@ writes one PNG and returns its path.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.files import PendingFile
-from mgcda_dist.reports.histories import HISTORIES, HistoryPlot, Series, chance_level, matching_metrics, smoothed
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, VOID_COLOUR, class_colours
+from mgcda_dist.reports.plots import Plot, set_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Numbers = Sequence[float] | NDArray[np.floating[Any]]
-
-__all__ = ["PanelRow", "curves_figure", "panel_figure", "pr_curve_figure", "roc_figure"]
+__all__ = ["PanelRow", "panel_figure", "plots_figure"]
 
 ANOMALY, VOID = 254, 255
 """The labels of `mgcda_dist.method.batch`, which cannot be read from there without torch."""
 
 _DPI = 110
-_GRID = {"color": "#dddddd", "linewidth": 0.7}
 _MAX_CELL_PX = 900
 
 
@@ -63,57 +60,26 @@ class PanelRow(Protocol):
         ...
 
 
-def pr_curve_figure(
-    curves: Mapping[str, tuple[Numbers, Numbers, float]],
-    path: Path,
-    title: str = "Precision and recall",
-) -> Path:
-    """Precision over recall, one line per name, with lines of equal F1 behind.
+def plots_figure(plots: Sequence[Plot], path: Path, title: str, *, cell: tuple[float, float] = (4.6, 3.1)) -> Path:
+    """Plots beside and below each other.
 
     Args:
-        curves: name → (recall, precision, AP), fractions.
+        plots: from `mgcda_dist.reports.plots`; none: the figure says so.
         path: PNG to write.
         title: heading.
+        cell: width and height of one, inches.
     """
-    figure = _figure(6.4, 5.6)
-    axes = figure.subplots()
-    _equal_f1(axes)
-    for index, (name, (recall, precision, ap)) in enumerate(curves.items()):
-        if not len(recall):
-            continue
-        # The first point's precision holds down to recall 0, as the step sum takes it.
-        x, y = [0.0, *recall], [precision[0], *precision]
-        axes.plot(x, y, color=_line_colour(index), linewidth=1.8, label=f"{name}   AP {100 * ap:.2f} %")
-    _unit_square(axes, "recall", "precision", title)
-    _legend(axes, loc="best")
-    return _save(figure, path)
-
-
-def roc_figure(curves: Mapping[str, tuple[Numbers, Numbers, float, float]], path: Path, title: str = "ROC") -> Path:
-    """True over false positive rate, on a linear and on a logarithmic axis, with the FPR95 points.
-
-    Args:
-        curves: name → (FPR, TPR, AUROC, FPR95), fractions.
-        path: PNG to write.
-        title: heading.
-    """
-    figure = _figure(10.4, 5.4)
-    linear, log = figure.subplots(1, 2)
-    for index, (name, (fpr, tpr, auroc, fpr95)) in enumerate(curves.items()):
-        colour = _line_colour(index)
-        label = f"{name}   AUROC {100 * auroc:.2f} %,  FPR95 {100 * fpr95:.2f} %"
-        for axes in (linear, log):
-            axes.plot([0.0, *fpr], [0.0, *tpr], color=colour, linewidth=1.8, label=label)
-            axes.plot([fpr95], [0.95], "o", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
-    linear.plot([0, 1], [0, 1], "--", color="#aaaaaa", linewidth=1, label="chance")
-    for axes in (linear, log):
-        axes.axhline(0.95, color="#aaaaaa", linewidth=1, linestyle=":", label="TPR 95 % (dots: FPR95)")
-        _unit_square(axes, "false positive rate", "true positive rate", "")
-    log.set_xscale("log")
-    log.set_xlim(1e-4, 1)
-    log.set_xlabel("false positive rate (logarithmic)")
-    figure.suptitle(title, fontsize=12)
-    _legend(linear, loc="lower right")
+    num_columns = min(3, max(len(plots), 1))
+    num_rows = -(-max(len(plots), 1) // num_columns)
+    figure = _figure(cell[0] * num_columns, cell[1] * num_rows + 0.4)
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
+    for axes in grid[len(plots) :]:
+        axes.set_axis_off()
+    for axes, plot in zip(grid, plots, strict=False):
+        _draw(axes, plot)
+    if not plots:
+        grid[0].text(0.5, 0.5, "nothing was logged", ha="center", va="center")
+    figure.suptitle(title, fontsize=12, parse_math=False)
     return _save(figure, path)
 
 
@@ -182,55 +148,32 @@ def panel_figure(
     return _save(figure, path)
 
 
-def curves_figure(history: Mapping[str, Series], path: Path, title: str = "History") -> Path:
-    """Losses, health signals, rates and throughput over the steps; only what the history has.
-
-    Args:
-        history: metric → (steps, values), from `mgcda_dist.tracking.jsonl.read_history`.
-        path: PNG to write.
-        title: heading.
-    """
-    found = [(plot, names) for plot in HISTORIES if (names := matching_metrics(history, plot.pattern))]
-    num_columns = min(3, max(len(found), 1))
-    num_rows = -(-max(len(found), 1) // num_columns)
-    figure = _figure(4.6 * num_columns, 3.1 * num_rows + 0.4)
-    grid = figure.subplots(num_rows, num_columns, squeeze=False)
-    for axes in grid.flat[len(found) :]:
-        axes.set_axis_off()
-    for axes, (plot, names) in zip(grid.flat, found, strict=False):
-        _draw_history(axes, history, plot, names)
-    if not found:
-        grid[0, 0].text(0.5, 0.5, "nothing was logged", ha="center", va="center")
-    figure.suptitle(title, fontsize=12)
-    return _save(figure, path)
-
-
-def _draw_history(axes: Axes, history: Mapping[str, Series], plot: HistoryPlot, names: dict[str, str]) -> None:
-    for index, (label, metric) in enumerate(names.items()):
-        steps, values = history[metric]
-        colour = _line_colour(index)
-        many = len(steps) > 200
-        axes.plot(steps, values, color=colour, linewidth=0.6 if many else 1.6, alpha=0.35 if many else 1.0,
-                  label=None if many else label)  # fmt: skip
-        if many:
-            axes.plot(steps, smoothed(values), color=colour, linewidth=1.8, label=label)
-        chance = chance_level(history, metric)
-        if chance is not None and index == 0:
-            axes.axhline(chance, color="#777777", linewidth=1, linestyle="--")
-    values = np.concatenate([np.asarray(history[metric][1], float) for metric in names.values()])
-    values = values[np.isfinite(values)]
-    if plot.log and values.size and values.min() > 0 and values.max() > 10 * values.min():
-        axes.set_yscale("log")
-    elif plot.share:
-        axes.set_ylim(-0.02, 1.02)
-    elif values.size and values.min() >= 0:
-        axes.set_ylim(bottom=0)
+def _draw(axes: Axes, plot: Plot) -> None:
+    set_axes(axes, plot, plot.lines)
+    for x, y, text in plot.behind:
+        axes.plot(x, y, color="#cccccc", linewidth=0.8, zorder=0)
+        axes.annotate(text, (x[-1], y[-1]), (-2, 2), textcoords="offset points", color="#999999", fontsize=8,
+                      ha="right")  # fmt: skip
+    if plot.level:
+        axes.axhline(plot.level[0], color="#777777", linewidth=1, linestyle="--", label=plot.level[1])
+    for line in plot.lines:
+        colour, label = LINE_COLOURS[line.colour % len(LINE_COLOURS)], f"{line.label}   {line.note}".rstrip()
+        if line.smooth is not None:
+            axes.plot(line.x, line.y, color=colour, linewidth=0.6, alpha=0.35)
+        axes.plot(line.x, line.y if line.smooth is None else line.smooth, color=colour, linewidth=1.8, label=label)
+        for x, y, _ in line.dots:
+            axes.plot([x], [y], "o", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
     axes.set_title(plot.title, fontsize=10)
-    axes.set_xlabel("step", fontsize=9)
-    axes.set_ylabel(plot.unit, fontsize=9)
-    _tidy(axes)
-    if len(names) > 1 or "(.+)" in plot.pattern:  # a single fixed name stands in the heading already
-        _legend(axes, loc="best" if len(names) <= 3 else "outside")
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(which="both", labelsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        outside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+        inside: dict[str, Any] = {"loc": "best", "framealpha": 0.9, "edgecolor": "#dddddd"}
+        legend = axes.legend(fontsize=8, **(inside if len(plot.lines) <= 3 else outside))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _score_range(rows: Sequence[PanelRow]) -> tuple[float, float]:
@@ -252,43 +195,6 @@ def _ground_truth(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray
 
 def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
     return np.round((1 - opacity) * below.astype(np.float32) + opacity * above).astype(np.uint8)
-
-
-def _equal_f1(axes: Axes) -> None:
-    for f1 in (0.2, 0.4, 0.6, 0.8):
-        recall = np.linspace(f1 / (2 - f1), 1, 200)
-        axes.plot(recall, f1 * recall / (2 * recall - f1), color="#cccccc", linewidth=0.8, zorder=0)
-        axes.annotate(f"F1 {f1:.1f}", (1.0, f1 / (2 - f1)), (-2, 2), textcoords="offset points", color="#999999",
-                      fontsize=8, ha="right")  # fmt: skip
-
-
-def _unit_square(axes: Axes, x: str, y: str, title: str) -> None:
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.01)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_title(title, fontsize=12)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(**_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", labelsize=8)
-
-
-def _legend(axes: Axes, loc: Literal["best", "lower right", "outside"]) -> None:
-    if not axes.get_legend_handles_labels()[0]:
-        return
-    if loc == "outside":
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
-    else:
-        axes.legend(loc=loc, fontsize=8, framealpha=0.9, edgecolor="#dddddd")
-
-
-def _line_colour(index: int) -> str:
-    return LINE_COLOURS[index % len(LINE_COLOURS)]
 
 
 def _hex(colour: Sequence[int] | NDArray[np.uint8]) -> str:

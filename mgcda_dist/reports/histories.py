@@ -41,7 +41,7 @@ class HistoryPlot:
 
 HISTORIES = (
     HistoryPlot("Loss terms", "loss", r"loss/(.+)", log=True, group="Losses"),
-    HistoryPlot("Discriminator accuracy (dashed: chance)", "accuracy", r"mdat/(.+)/accuracy", share=True,
+    HistoryPlot("Discriminator accuracy", "accuracy", r"mdat/(.+)/accuracy", share=True,
                 group="Alignment of domains (MDAT)"),
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",
                 group="Alignment of domains (MDAT)"),
@@ -77,7 +77,7 @@ def chance_level(history: Mapping[str, Series], metric: str) -> float | None:
     return next((accuracy / over for accuracy, over in pairs if over > 0), None)
 
 
-def smoothed(values: Sequence[float] | NDArray[Any], share: float = 0.02) -> NDArray[np.float64]:
+def smoothed(values: Sequence[float] | NDArray[Any], share: float) -> NDArray[np.float64]:
     """Running mean over a share of the points, shorter at the ends; values that are not finite are left out."""
     series = np.asarray(values, float)
     width = max(3, int(len(series) * share)) | 1

@@ -22,7 +22,7 @@ import yaml
 from mgcda_dist import __version__
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import write_atomically
-from mgcda_dist.reports.charts import NUM_COLOURS, Chart, number
+from mgcda_dist.reports.charts import NUM_COLOURS, Chart
 from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.evaluated import EvaluatedSet, read_sets
 from mgcda_dist.reports.facts import data_table, fact_table, notes, without_secrets
@@ -30,6 +30,7 @@ from mgcda_dist.reports.gallery import Gallery, build_galleries
 from mgcda_dist.reports.groups import Group, differing_params
 from mgcda_dist.reports.palette import LINE_COLOURS, LINE_COLOURS_ON_DARK
 from mgcda_dist.reports.pictures import FALSE_ALARM_COLOUR, HIT_COLOUR, MISSED_COLOUR
+from mgcda_dist.reports.plots import number
 from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.reports.sections import SetSection, history_charts, set_sections
 from mgcda_dist.reports.tables import difference_tables, findings, legend

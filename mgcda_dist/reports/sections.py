@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from mgcda_dist.choices import METRICS
 from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.evaluation.tables import metric_column, metric_number
-from mgcda_dist.reports.charts import Axis, Chart, Line, line_chart, number
-from mgcda_dist.reports.evaluated import Curves, EvaluatedSet
-from mgcda_dist.reports.histories import HISTORIES, HistoryPlot, chance_level, matching_metrics, smoothed
+from mgcda_dist.reports.charts import Chart, line_chart
+from mgcda_dist.reports.evaluated import EvaluatedSet
+from mgcda_dist.reports.plots import curve_plots, history_plots, number
 from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.tables import Column, RunName, Table, best_in_bold
 
 __all__ = ["Bar", "ChartGroup", "SetSection", "history_charts", "set_sections"]
-
-_LOWEST_FPR = 1e-4
-_FEW_POINTS = 20
-_SMOOTHED_SHARE = 0.06
 
 
 @dataclass(frozen=True)
@@ -74,140 +68,23 @@ def set_sections(runs: Sequence[RunRecord], sets: Sequence[Sequence[EvaluatedSet
         section.results, section.more = _results(runs, found), _further_numbers(runs, found)
         _fill_classes(section, found)
         drawn = [
-            (run, each, each.curves) for run, each in found if each.curves is not None and "ap" in each.row.metrics
+            (runs[run].name, run, each.curves, each.row.metrics)
+            for run, each in found
+            if each.curves is not None and "ap" in each.row.metrics
         ]
         if drawn:
-            section.curves = _curve_charts(f"set{index}", name, runs, drawn)
+            charts = zip(("pr", "roc", "roclog"), curve_plots(drawn), strict=True)
+            section.curves = [line_chart(f"set{index}-{kind}", plot) for kind, plot in charts]
         sections.append(section)
     return sections
 
 
 def history_charts(runs: Sequence[RunRecord]) -> list[ChartGroup]:
-    """Losses and health signals over the steps: with one run a line per metric, with several a chart per metric."""
+    """Losses and health signals over the steps, in groups."""
     groups: dict[str, ChartGroup] = {}
-    for plot in HISTORIES:
-        matched = [_without_twins(run, matching_metrics(run.history, plot.pattern)) for run in runs]
-        labels = list(dict.fromkeys(label for each in matched for label in each))
-        together = [labels] if len(runs) == 1 else [[label] for label in labels]
-        for shown in together:
-            lines = [
-                _history_line(
-                    runs[run], run if len(runs) > 1 else position, label, each[label], plot.exact, len(runs) > 1
-                )
-                for run, each in enumerate(matched)
-                for position, label in enumerate(shown)
-                if label in each
-            ]
-            if lines:
-                group = groups.setdefault(plot.group, ChartGroup(plot.group))
-                title = plot.title.removesuffix(" (dashed: chance)")
-                title = title if len(together) == 1 else f"{title}: {shown[0]}"
-                chart_id = f"history{sum(len(each.charts) for each in groups.values())}"
-                group.charts.append(_history_chart(chart_id, title, plot, lines, runs, matched))
+    for index, (name, plot) in enumerate(history_plots([(run.name, run.history) for run in runs])):
+        groups.setdefault(name, ChartGroup(name)).charts.append(line_chart(f"history{index}", plot))
     return list(groups.values())
-
-
-def _history_line(run: RunRecord, colour: int, label: str, metric: str, exact: bool, by_run: bool) -> Line:
-    steps, values = run.history[metric]
-    smooth = None if exact or len(values) < _FEW_POINTS else smoothed(values, _SMOOTHED_SHARE)
-    return Line(run.name if by_run else label, steps, values, colour, smooth)
-
-
-def _history_chart(
-    chart_id: str,
-    title: str,
-    plot: HistoryPlot,
-    lines: list[Line],
-    runs: Sequence[RunRecord],
-    matched: Sequence[dict[str, str]],
-) -> Chart:
-    levels = {
-        chance_level(run.history, metric) for run, each in zip(runs, matched, strict=True) for metric in each.values()
-    } - {None}
-    level = None
-    if len(levels) == 1:
-        chance = levels.pop()
-        assert chance is not None
-        level = (chance, f"chance {number(chance)}")
-    low, high = (0.0, 1.0) if plot.share else (None, None)
-    y_axis = Axis(plot.unit, low, high, log=plot.log, from_zero=not plot.log)
-    return line_chart(chart_id, title, Axis("step"), y_axis, lines, level=level)
-
-
-def _without_twins(run: RunRecord, names: dict[str, str]) -> dict[str, str]:
-    """Without metrics that are another one again (a group's learning rate with and without weight decay)."""
-    kept: dict[str, str] = {}
-    for label, metric in names.items():
-        if not any(run.history[metric] == run.history[other] for other in kept.values() if _is_twin(metric, other)):
-            kept[label] = metric
-    return kept
-
-
-def _is_twin(metric: str, other: str) -> bool:
-    return metric.startswith("lr/") and other.startswith("lr/") and metric.startswith(other)
-
-
-def _curve_charts(
-    prefix: str, name: str, runs: Sequence[RunRecord], drawn: Sequence[tuple[int, EvaluatedSet, Curves]]
-) -> list[Chart]:
-    pr: list[Line] = []
-    roc: list[Line] = []
-    for run, each, curves in drawn:
-        metrics, f1 = each.row.metrics, curves.f1()
-        best = int(np.argmax(f1))
-        dot = (float(curves.recall[best]), float(curves.precision[best]), f"best F1 {100 * float(f1[best]):.2f} %")
-        # The first point's precision holds down to recall 0, as the step sum takes it.
-        first = [np.zeros(1), curves.precision[:1], curves.threshold[:1]]
-        x, y, threshold = (
-            np.concatenate([begin, column])
-            for begin, column in zip(first, (curves.recall, curves.precision, curves.threshold), strict=True)
-        )
-        note = _in_words(metrics, "ap")
-        pr.append(Line(runs[run].name, x, y, run, dots=(dot,), note=note, extra={"threshold": threshold}))
-        dots = ()
-        if "fpr95" in metrics:
-            dots = ((metrics["fpr95"], 0.95, _in_words(metrics, "fpr95")),)
-        x, y, threshold = (
-            np.concatenate([begin, column])
-            for begin, column in zip(
-                (np.zeros(1), np.zeros(1), curves.threshold[:1]),
-                (curves.fpr, curves.recall, curves.threshold),
-                strict=True,
-            )
-        )
-        roc.append(
-            Line(
-                runs[run].name,
-                x,
-                y,
-                run,
-                dots=dots,
-                note=_in_words(metrics, "auroc", "fpr95"),
-                extra={"threshold": threshold},
-            )
-        )
-    unit = {"low": 0.0, "high": 1.0, "percent": True}
-    recall, tpr = Axis("recall", **unit), Axis("true positive rate", **unit)
-    low_fpr = Axis("false positive rate", _LOWEST_FPR, 1.0, log=True, percent=True)
-    level = (0.95, "95 %")
-    return [
-        line_chart(f"{prefix}-pr", "Precision and recall", recall, Axis("precision", **unit), pr,
-                   behind=_equal_f1()),
-        line_chart(f"{prefix}-roc", "ROC", Axis("false positive rate", **unit), tpr, roc, level=level),
-        line_chart(f"{prefix}-roclog", "ROC, logarithmic axis", low_fpr, tpr, roc, level=level),
-    ]  # fmt: skip
-
-
-def _equal_f1() -> list[tuple[list[float], list[float], str]]:
-    lines: list[tuple[list[float], list[float], str]] = []
-    for f1 in (0.2, 0.4, 0.6, 0.8):
-        recall = np.linspace(f1 / (2 - f1), 1, 60)
-        lines.append((recall.tolist(), (f1 * recall / (2 * recall - f1)).tolist(), f"F1 {100 * f1:.0f}"))
-    return lines
-
-
-def _in_words(metrics: Mapping[str, float], *keys: str) -> str:
-    return ", ".join(f"{METRICS[key].title} {number(metrics[key], True)} %" for key in keys if key in metrics)
 
 
 def _results(runs: Sequence[RunRecord], found: Sequence[tuple[int, EvaluatedSet]]) -> Table | None:

@@ -15,8 +15,9 @@ from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.job import Evaluation, EvaluationJob, run_job
 from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
+from mgcda_dist.reports.figures import panel_figure, plots_figure
 from mgcda_dist.reports.html import write_report
+from mgcda_dist.reports.plots import curve_plots, history_plots
 from mgcda_dist.reports.runs import find_runs
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_history
@@ -39,10 +40,9 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     ]
     ranked = [result for result in results if "ap" in result.metrics()]
     if ranked:
-        pr = {r.name: (r.curves.recall, r.curves.precision, r.pixel.ap) for r in ranked}
-        roc = {r.name: (r.curves.fpr, r.curves.tpr, r.pixel.auroc, r.pixel.fpr95) for r in ranked}
-        pictures.append(pr_curve_figure(pr, folder / "pr_curve.png", title=f"Precision and recall, {name}"))
-        pictures.append(roc_figure(roc, folder / "roc_curve.png", title=f"ROC, {name}"))
+        pr, *roc = curve_plots([(r.name, index, r.curves, r.metrics()) for index, r in enumerate(ranked)])
+        pictures.append(plots_figure([pr], folder / "pr_curve.png", name, cell=(6.4, 5.2)))
+        pictures.append(plots_figure(roc, folder / "roc_curve.png", name, cell=(5.2, 5.0)))
     return pictures
 
 
@@ -84,7 +84,8 @@ def draw_preview(
 
 def draw_history(run: RunFolder, config: Config) -> Path:
     """Draw losses, health signals, rates and throughput over the steps; returns the PNG file."""
-    return curves_figure(read_history(run.metrics), run.pictures / "history.png", title=f"History, {config.name}")
+    plots = [plot for _, plot in history_plots([(config.name, read_history(run.metrics))])]
+    return plots_figure(plots, run.pictures / "history.png", f"History, {config.name}")
 
 
 def draw_report(run: RunFolder) -> Path | None:

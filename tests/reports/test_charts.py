@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mgcda_dist.reports.charts import Axis, Chart, Line, line_chart, number
+from mgcda_dist.reports.charts import Chart, line_chart
+from mgcda_dist.reports.plots import Axis, Line, Plot, number
 
 
 def drawn(y: list[float], **axis: object) -> tuple[Chart, ElementTree.Element]:
-    chart = line_chart("c", "t", Axis("step"), Axis("loss", **axis), [Line("a", list(range(len(y))), y)])  # pyright: ignore[reportArgumentType]
+    chart = line_chart("c", Plot("t", Axis("step"), Axis("loss", **axis), [Line("a", list(range(len(y))), y)]))  # pyright: ignore[reportArgumentType]
     json.dumps(chart.facts, allow_nan=False)
     return chart, ElementTree.fromstring(str(chart.svg))
 
@@ -66,7 +67,7 @@ def test_the_same_values_give_the_same_bytes() -> None:
 def test_words_are_escaped_and_never_become_markup() -> None:
     evil = '"><script>alert(1)</script>&'
     line = Line(evil, [0, 1], [0, 1], dots=((0.5, 0.5, evil),), note=evil)
-    chart = line_chart("c", evil, Axis(evil), Axis(evil), [line], level=(0.5, evil), behind=[([0, 1], [0, 1], evil)])
+    chart = line_chart("c", Plot(evil, Axis(evil), Axis(evil), [line], (0.5, evil), [([0, 1], [0, 1], evil)]))
     root = ElementTree.fromstring(str(chart.svg))
     assert "script" not in {node.tag for node in root.iter()}
     assert evil in {node.text for node in root.iter("text")}

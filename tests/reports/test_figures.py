@@ -10,8 +10,10 @@ from PIL import Image
 
 from mgcda_dist.method import batch
 from mgcda_dist.reports import figures
-from mgcda_dist.reports.figures import curves_figure, panel_figure, pr_curve_figure, roc_figure
+from mgcda_dist.reports.evaluated import Curves
+from mgcda_dist.reports.figures import panel_figure, plots_figure
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours
+from mgcda_dist.reports.plots import curve_plots, history_plots
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ def test_panel_of_large_frames_and_constant_or_broken_scores(tmp_path: Path) -> 
 
 
 def test_curves(tmp_path: Path) -> None:
-    recall, precision = np.linspace(0.01, 1, 100), np.linspace(1, 0.1, 100)
-    curves = {"full $x_1$": (recall, precision, 0.55), "nothing": (np.zeros(0), np.zeros(0), float("nan"))}
-    picture = pixels(pr_curve_figure(curves, tmp_path / "pr.png"))
-    assert near(picture, (0, 114, 178), 10) > 200
-    fpr = np.linspace(0, 1, 100)
-    picture = pixels(roc_figure({"full": (fpr, np.sqrt(fpr), 0.66, 0.9)}, tmp_path / "roc.png"))
-    assert near(picture, (0, 114, 178), 10) > 400
+    recall, precision, fpr = np.linspace(0.01, 1, 100), np.linspace(1, 0.1, 100), np.linspace(0, 1, 100)
+    points = Curves(np.linspace(1, 0, 100), recall, precision, fpr)
+    nothing = Curves(*[np.zeros(0)] * 4)
+    metrics = {"ap": 0.55, "auroc": 0.66, "fpr95": 0.9}
+    plots = curve_plots([("full $x_1$", 0, points, metrics), ("nothing", 1, nothing, {})])
+    assert [line.note for line in plots[1].lines] == ["AUROC 66.00 %, FPR95 90.00 %"]
+    assert near(pixels(plots_figure(plots[:1], tmp_path / "pr.png", "t $")), (0, 114, 178), 10) > 200
+    assert near(pixels(plots_figure(plots[1:], tmp_path / "roc.png", "t")), (0, 114, 178), 10) > 400
 
 
 @pytest.mark.parametrize("num_points", [0, 1, 20, 1000])
@@ -84,7 +87,9 @@ def test_history_draws_what_there_is(tmp_path: Path, num_points: int) -> None:
     history["mdat/stride16/accuracy_over_chance"] = (steps, [2 * value for value in values])
     history["loss/cacl"] = (steps, [float("nan")] * num_points)
     history["time/images_per_s"] = (steps, [0.0] * num_points)
-    assert pixels(curves_figure(history, tmp_path / "h.png")).shape[2] == 3
+    plots = [plot for _, plot in history_plots([("run", history)])]
+    assert len(plots) == (5 if num_points else 0)
+    assert pixels(plots_figure(plots, tmp_path / "h.png", "t")).shape[2] == 3
 
 
 def test_threads_may_draw(tmp_path: Path) -> None:
