@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.reports.figures import _figure, _hex, _line_colour, _save, _tidy
-from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours
+from mgcda_dist.reports.figures import _figure, _hex, _save, _tidy
+from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, class_colours
 
 __all__ = ["EmbeddedPixels", "alignment_figure", "domain_accuracy"]
 
@@ -90,7 +90,7 @@ def alignment_figure(
         above, below = grid[0, column], grid[1, column]
         # In one order drawn by chance: no domain hides the others.
         order = np.random.default_rng(0).permutation(len(points))
-        colours = np.array([_line_colour(d) for d in range(len(domains))])
+        colours = np.array([LINE_COLOURS[d % len(LINE_COLOURS)] for d in range(len(domains))])
         above.scatter(*points[order].T, c=colours[pixels.domain[order]], **_DOT)
         accuracy, chance = domain_accuracy(pixels, len(domains), len(classes)), 1 / len(np.unique(pixels.domain))
         above.set_title(f"{heading}: domain told right {accuracy:.0%}, chance {chance:.0%}", fontsize=10)
@@ -103,7 +103,7 @@ def alignment_figure(
             axes.set_yticklabels([])
             axes.set_xlabel("first principal axis", fontsize=8)
             axes.set_ylabel("second principal axis", fontsize=8)
-    _key(grid[0, -1], [(name, _line_colour(d)) for d, name in enumerate(domains)], "domain")
+    _key(grid[0, -1], [(name, LINE_COLOURS[d % len(LINE_COLOURS)]) for d, name in enumerate(domains)], "domain")
     seen = {int(t) for pixels in moments.values() for t in np.unique(pixels.type)}
     _key(grid[1, -1], [(name, colour) for index, name, colour in types if index in seen], "type")
     figure.suptitle(title, fontsize=12)

@@ -164,16 +164,20 @@ def _draw(axes: Axes, plot: Plot) -> None:
         for x, y, _ in line.dots:
             axes.plot([x], [y], "o", color=colour, markersize=6, markeredgecolor="white", clip_on=False)
     axes.set_title(plot.title, fontsize=10)
-    axes.grid(color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", labelsize=8)
+    _tidy(axes)
     if axes.get_legend_handles_labels()[0]:
         outside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
         inside: dict[str, Any] = {"loc": "best", "framealpha": 0.9, "edgecolor": "#dddddd"}
         legend = axes.legend(fontsize=8, **(inside if len(plot.lines) <= 3 else outside))
         for text in legend.get_texts():
             text.set_parse_math(False)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(which="both", labelsize=8)
 
 
 def _score_range(rows: Sequence[PanelRow]) -> tuple[float, float]:
