@@ -203,5 +203,5 @@ def test_the_run_stops_after_several_in_a_row_and_names_the_samples_of_all_ranks
     messages = run_distributed(_stop_after_three, 2, timeout_s=280)
     assert messages[0] == messages[1]
     for words in ("3 steps in a row (optim.max_skipped_in_a_row)", "rank 0: d/1-0", "rank 1: d/1-4", "d/1-7",
-                  "The last good checkpoint is there", "override the configuration"):  # fmt: skip
+                  "The last good checkpoint is there", "`override_config`"):  # fmt: skip
         assert words in messages[0]
