@@ -53,7 +53,7 @@ def test_a_model_is_calibrated_and_then_takes_the_score(tmp_path: Path, tiny_sha
     run, shards = write_run(tmp_path / "run"), f"{tiny_shards}/render_a/train"
     scored = ["evaluate", str(run), "--data", shards, "--max-frames", "2", "--score", "standardized_max_logit"]
     refused = CliRunner().invoke(app, scored)
-    assert isinstance(refused.exception, ConfigError) and "first: mgcda calibrate" in refused.exception.remedy
+    assert isinstance(refused.exception, ConfigError) and "first: `mgcda calibrate" in refused.exception.remedy
     told = CliRunner().invoke(app, ["calibrate", str(run), "--data", shards, "--max-frames", "2", "--device", "cpu"])
     assert told.exit_code == 0 and "now supports --score standardized_max_logit" in told.output, told.output
     model = load_exported(run)

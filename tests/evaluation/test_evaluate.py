@@ -244,7 +244,7 @@ def test_wrong_commands_say_what_to_do(run: Path, tmp_path: Path, tiny_shards: P
     maps, data = tmp_path / "maps", ["--data", str(tiny_shards / "real_day/test")]
     maps.mkdir()
     assert "nothing to evaluate" in _error(_mgcda(*data))
-    assert "name the shards" in _error(_mgcda("--maps", maps))
+    assert "give `data`" in _error(_mgcda("--maps", maps))
     assert "holds no score map" in _error(_mgcda("--maps", maps, *data))
     np.save(maps / "x.npy", np.zeros((4, 4)))
     assert "have no map" in _error(_mgcda("--maps", maps, *data))
