@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import re
 import shlex
 import tarfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,11 @@ STREAMED = "streamed"
 _NAME = "{}"  # stands for the shard's name in a command
 _BLOCK = 512
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+# Held while a command starts. A process that is forked then, a loader process for instance, would inherit the end of
+# the pipe that the command writes to, and as long as it lived the reader would wait for the end of the output.
+_NO_FORK = threading.Lock()
+os.register_at_fork(before=_NO_FORK.acquire, after_in_parent=_NO_FORK.release, after_in_child=_NO_FORK.release)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,8 @@ def _piped(command: str, name: str) -> Iterator[BinaryIO]:
 
     if not _PLAIN.fullmatch(name):
         raise ShardError(repr(name), "not a plain file name", "a command gets names of letters, digits, `.`, `_`, `-`")
-    stream: Any = gopen(f"pipe:{command.replace(_NAME, shlex.quote(name))}")
+    with _NO_FORK:
+        stream: Any = gopen(f"pipe:{command.replace(_NAME, shlex.quote(name))}")
     try:
         yield stream
     except BaseException:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import shutil
+import subprocess
+import threading
+import time
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -194,6 +198,32 @@ def test_failures_name_the_shard_and_never_the_command(local: Manifest, tmp_path
         with pytest.raises(ConfigError, match=r"the command does not name the shard|no folder for the manifest"):
             Manifest.open(wrong)
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_process_forked_while_a_command_starts_does_not_keep_its_output_open(
+    local: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadlock: the thread held the shard's lock, which the loader processes that it waited for asked for."""
+    manifest = Manifest.open(_place("pipe", local, tmp_path))
+    monkeypatch.setenv("MGCDA_CACHE", str(tmp_path / "empty"))
+    started, fork_exec = threading.Event(), subprocess._fork_exec  # pyright: ignore[reportAttributeAccessIssue]
+
+    def slow(*args: Any) -> int:
+        pid = fork_exec(*args)
+        started.set()
+        time.sleep(0.5)
+        return pid
+
+    monkeypatch.setattr(subprocess, "_fork_exec", slow)
+    reading = threading.Thread(target=manifest.shard_path, args=(0,), daemon=True)
+    reading.start()
+    assert started.wait(60)
+    loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    loader.start()
+    reading.join(30)
+    loader.kill()
+    loader.join()
+    assert not reading.is_alive()
 
 
 def test_a_damaged_gzip_file_is_refused_at_once(local: Manifest, tmp_path: Path) -> None:
