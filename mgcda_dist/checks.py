@@ -42,12 +42,9 @@ class DataProblem(NamedTuple):
 
 
 def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProblem], list[str]]:
-    """Problems and warnings about the shards of a run.
+    """Problems with the shards of a run, each of which would spoil or stop it, and warnings, in words.
 
     Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder.
-
-    Returns:
-        Problems, each of which would spoil or stop the run, and warnings, in words.
     """
     problems: list[DataProblem] = []
     warnings: list[str] = []

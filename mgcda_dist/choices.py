@@ -420,12 +420,7 @@ ZeroStage = Literal[0, 1, 2, 3]
 
 @dataclass(frozen=True)
 class MetricEntry:
-    """A metric of an evaluation set; values are fractions, and are shown in per cent.
-
-    Attributes:
-        title: heading of its column.
-        lower_is_better: of two values the lower one is the better.
-    """
+    """A metric of an evaluation set; values are fractions, and are shown in per cent."""
 
     title: str
     lower_is_better: bool = False

@@ -36,7 +36,6 @@ class Number:
     """A measured fraction, shown in per cent.
 
     Attributes:
-        value: the fraction.
         interval: its low and high end; None: not known.
         spread: standard deviation over runs; None: not known.
         mark: stands behind the number, for example ▲.
@@ -67,7 +66,6 @@ class Column:
     """One column.
 
     Attributes:
-        title: heading.
         align: left for names, right for numbers.
         lower_is_better: direction of a metric, shown as an arrow; None: no metric.
         digits: decimals of its numbers.

@@ -50,7 +50,6 @@ def evaluation_job(
     """The evaluation of a run's network on its sets.
 
     Args:
-        config: of the run.
         model: folder of the exported network.
         section: sets and options; None: the run's own.
         score: None: the run's own.
@@ -90,9 +89,7 @@ def maps_job(section: EvaluationConfig, maps: Path, *, name: str, resize: bool, 
     """The evaluation of score maps of another method.
 
     Args:
-        section: sets and options.
         maps: folder or archive, absolute.
-        name: shown in tables.
         resize: bring maps of another size to that of their label.
         ignore_extra: accept maps that belong to no frame.
     """

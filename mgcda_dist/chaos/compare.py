@@ -26,8 +26,6 @@ def differences(undisturbed: RunFolder, disturbed: RunFolder, uri: str | None) -
     the loop), the exported model, the results of the evaluation, and the histories in metrics.jsonl and in MLflow.
 
     Args:
-        undisturbed: the run without faults.
-        disturbed: the run with faults.
         uri: of MLflow; None: it was not used.
     """
     found = _differing_files(_last_checkpoint(undisturbed), _last_checkpoint(disturbed))

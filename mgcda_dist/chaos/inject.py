@@ -16,16 +16,11 @@ __all__ = ["inject", "loader_processes"]
 
 
 def inject(fault: PlannedFault, driver: subprocess.Popen[str], workers: list[int], checkpoints: Path) -> str:
-    """Inject a fault.
+    """Inject a fault; returns a description of the action, empty where it had no target (e.g. no loader process).
 
     Args:
-        fault: kind and rank.
         driver: `mgcda train`, leader of its process group.
         workers: process id of each rank.
-        checkpoints: folder of the run's checkpoints.
-
-    Returns:
-        Description of the action; empty: there was no target (e.g. no loader process).
     """
     rank = fault.rank % len(workers)
     match fault.kind:

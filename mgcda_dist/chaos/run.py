@@ -94,8 +94,6 @@ def run_chaos(
 
     Args:
         undisturbed, disturbed: configuration of each run, and the arguments of `mgcda train` that give it.
-        plan: the faults.
-        seed: of the plan, for the record.
         report: receives a line per fault.
 
     Raises:

@@ -25,7 +25,6 @@ def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
     """Show a bar, or lines, while the body runs; the function in it says how far it is.
 
     Args:
-        title: what is counted.
         total: how many there will be; None while that is not known.
     """
     from rich.console import Console

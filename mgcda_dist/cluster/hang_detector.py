@@ -38,7 +38,6 @@ class HangDetector:
     """Tells from the ranks' reports whether one of them hangs.
 
     Args:
-        num_ranks: W.
         timeout_s: longest time without an answer, and in a timed phase without a move.
     """
 
@@ -51,14 +50,11 @@ class HangDetector:
         self._seen = [_Seen() for _ in range(self.num_ranks)]
 
     def update(self, reports: dict[int, Report], now: float | None = None) -> Hang | None:
-        """Take the reports since the last call.
+        """Take the reports since the last call; returns the rank that hangs, or None.
 
         Args:
             reports: by rank; a rank that has not answered is absent.
             now: monotonic time in s; None: the clock's.
-
-        Returns:
-            The rank that hangs; None if there is none.
         """
         now = time.monotonic() if now is None else now
         # While the detector itself did not run (a suspended machine, a busy controller) no rank could answer.

@@ -64,7 +64,6 @@ class FittingScalingPolicy(ScalingPolicy):
         node_wait_s: how long to wait for nodes that were lost.
         every_s: how often to look whether more workers find a place.
         stop_file: exists once the run was asked to stop.
-        say: records an event for the user.
     """
 
     def __init__(
@@ -158,7 +157,6 @@ class PatientFailurePolicy(DefaultFailurePolicy):
         failure_config: Ray's; `max_failures` is the bound.
         newest_step: step of the newest checkpoint; -1: none.
         is_fatal: true once an error of ours has ended the run, which a restart would repeat.
-        say: records an event for the user.
     """
 
     def __init__(

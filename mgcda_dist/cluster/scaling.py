@@ -25,7 +25,6 @@ class WorkerNeeds:
 
     Attributes:
         numbers: ascending; those that share the global batch evenly.
-        cpus, gpus: of one worker.
         placement: strategy of Ray's.
     """
 

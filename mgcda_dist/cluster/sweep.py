@@ -35,8 +35,6 @@ class Resources:
     """Resources that the runs share.
 
     Attributes:
-        cpus: processors.
-        gpus: number of GPUs.
         local: True if they are of this machine: then each run sees only its own GPUs.
     """
 

@@ -26,12 +26,7 @@ Say = Callable[..., None]
 
 
 class WorkerMonitor(WorkerGroupCallback):
-    """Kills the worker that hangs, and asks the workers to leave before a node is taken away.
-
-    Args:
-        hang_timeout_s: of the hang detector.
-        say: records an event for the user.
-    """
+    """Kills the worker that hangs, and asks the workers to leave before a node is taken away."""
 
     def __init__(self, hang_timeout_s: float, say: Say) -> None:
         self._hang_timeout_s, self._say = hang_timeout_s, say

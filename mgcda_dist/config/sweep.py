@@ -59,7 +59,6 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        row: name of its row.
         config: resolved; its `name` is `ROW-sSEED`, its `runs` the sweep's own folder.
     """
 
@@ -124,7 +123,6 @@ def plan_runs(sweep: Sweep, overrides: list[str] | None = None) -> list[PlannedR
     Runs get a folder of their own, `RUNS/SWEEP`, and share the MLflow database of `RUNS`.
 
     Args:
-        sweep: rows and seeds.
         overrides: `key=value`, for every run.
 
     Raises:

@@ -30,7 +30,6 @@ def decode_image(data: bytes, where: str, *, upright: bool = False) -> Pixels:
     """An encoded frame (JPEG, PNG, WebP …) as H×W×3 RGB, uint8. Alpha is dropped, 16 bits become 8.
 
     Args:
-        data: the file.
         where: shard and key, or path.
         upright: rotate it by its EXIF mark, which is ignored otherwise.
 

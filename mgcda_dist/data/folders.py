@@ -68,7 +68,6 @@ def paste_source(params: PasteParams, include: Collection[str] = (), exclude: Co
     """Objects of the folder `params.objects`, ready to be pasted.
 
     Args:
-        params: the folder, and how objects are pasted.
         include: categories to paste; none: all.
         exclude: categories never to paste.
 

@@ -35,7 +35,6 @@ class EvaluationFrames:
     """The frames of a shard folder, in shard order. Item i is a function of (manifest, seed, i).
 
     Args:
-        manifest: the folder's manifest.
         lut: 256 train ids by raw id.
         paste: puts objects into the frame at its own size; None: frames as they are.
         height_px: images are resized to this height, keeping their aspect; None: as they are.

@@ -41,11 +41,9 @@ class RunInput:
     """One folder of shards that a run reads.
 
     Attributes:
-        role: its use.
         name: of the domain or evaluation set.
         folder: path or URL.
         dataset, split, digest: from the manifest of the shards.
-        samples, shards: their numbers.
     """
 
     role: Role

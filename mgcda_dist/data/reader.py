@@ -34,9 +34,6 @@ class ShardReader:
 
     Safe to hand to loader processes: reads are positioned, so processes that share a file descriptor after a fork do
     not disturb each other, and a pickled reader opens its files anew.
-
-    Args:
-        manifest: the folder's manifest.
     """
 
     def __init__(self, manifest: Manifest) -> None:

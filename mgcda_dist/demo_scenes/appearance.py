@@ -58,14 +58,11 @@ class _Shot:
 
 
 def render(scene: Scene, domain: str, seed: int, index: int) -> NDArray[np.uint8]:
-    """Renders a scene in the style of a domain.
+    """Renders a scene in the style of a domain: h×w×3 uint8, RGB.
 
     Args:
         domain: a name of `DOMAINS`.
         seed, index: name the frame's own light, weather and noise.
-
-    Returns:
-        h×w×3 uint8, RGB.
 
     Raises:
         ConfigError: there is no such domain.
@@ -88,11 +85,7 @@ def _average(canvas: Canvas, table: NDArray[np.uint8], sprites: NDArray[np.uint8
 
 
 def _illuminate(shot: _Shot) -> tuple[Float, Float]:
-    """Surfaces under sky and sun.
-
-    Returns:
-        linear light h×w×3 (sky still black), share of sky h×w.
-    """
+    """Linear light of surfaces under sky and sun, h×w×3 (sky still black), and the share of sky, h×w."""
     canvas, domain = shot.scene.canvas, shot.domain
     ambient = np.float32(shot.draw(domain.ambient)) * np.array(domain.ambient_colour, np.float32)
     sun = np.float32(shot.draw(domain.sun)) * np.array(domain.sun_colour, np.float32)

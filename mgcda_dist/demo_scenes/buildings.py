@@ -24,7 +24,6 @@ class Plot:
         side: -1 left of the road, +1 right.
         s: offset of its front from the road's centre line, metres.
         z: depths of its near and far end.
-        floors: number of storeys.
         depth_m: how far it reaches away from the road.
         gabled: a pitched roof with its ridge along the road; else flat.
         shop: glass on the ground floor.

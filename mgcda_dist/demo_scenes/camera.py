@@ -30,7 +30,6 @@ class Camera:
 
     Attributes:
         size_px: canvas height, width.
-        focal_px: focal length.
         centre_px: column of the vanishing point of the z axis.
         horizon_px: row of the horizon (the pitch, seen from the picture).
         height_m: height over the road.

@@ -25,7 +25,6 @@ class Face:
 
     Attributes:
         points: k×3, metres, clockwise when seen from outside.
-        material: what it is made of.
         tone: albedo factor.
         detail: drawn on top of the shell (windows, lamps), in the order given.
     """
@@ -181,13 +180,10 @@ class Canvas:
         np.maximum(self.cast, (cast * strength).astype(np.uint8), out=self.cast)
 
     def sprite(self, shape: int, picture: NDArray[np.uint8], corners: Float) -> NDArray[np.bool_]:
-        """Draws an RGBA picture (h×w×4) as a shape.
+        """Draws an RGBA picture (h×w×4) as a shape; returns the H×W mask of the pixels it covers.
 
         Args:
             corners: 3×2 pixels where its top left, top right and bottom left corner go.
-
-        Returns:
-            H×W mask of the pixels it covers.
         """
         height, width = picture.shape[:2]
         matrix = cv2.getAffineTransform(np.array([[0, 0], [width, 0], [0, height]], np.float32), corners)

@@ -41,7 +41,6 @@ class Part:
     Attributes:
         dataset: a name of `domains.DOMAINS`, or `objects`.
         split: names the stream of scenes, which no other split or domain has; of objects: their family set.
-        count: number of samples.
         kind: frames, or cut-out objects (RGBA PNG).
         anomalies: put one to three objects of the split's own families on every road (label 254).
         labelled: False: no labels, as for frames without annotation.
@@ -59,8 +58,6 @@ def samples(part: Part, seed: int = 0, image_px: tuple[int, int] = (256, 512)) -
     """The samples of a part; sample i is the same for every count.
 
     Args:
-        part: of the demo.
-        seed: of all draws.
         image_px: height, width of frames; both even.
 
     Raises:

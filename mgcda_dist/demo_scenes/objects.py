@@ -28,7 +28,6 @@ class ObjectPicture:
     """A cut-out object.
 
     Attributes:
-        family: its kind.
         rgba: h×w×4 uint8; alpha is its mask, the last row its foot.
         height_m: its height in the world.
     """

@@ -116,11 +116,7 @@ def _table(name: str) -> tuple[Float, NDArray[np.int32]]:
 
 
 def albedo(name: str, materials: NDArray[np.int32], variants: Float) -> Float:
-    """Linear reflectance of shapes, shapes×3; near variants differ a little in brightness.
-
-    Args:
-        name: of the palette.
-    """
+    """Linear reflectance of shapes, shapes×3; near variants differ a little in brightness."""
     table, counts = _table(name)
     encoded = table[materials, (variants * counts[materials]).astype(np.int32)]
     jitter = 1 + 0.14 * ((variants * 13.7) % 1 - 0.5)

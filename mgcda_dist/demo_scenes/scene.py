@@ -27,10 +27,8 @@ class Anomaly:
     """An anomalous object.
 
     Attributes:
-        family: name of its kind.
         s, z: of its foot: offset from the road's centre line and depth, metres.
         foot_px: the same point in the frame (column, row).
-        height_m: its height.
         visible_px: frame pixels that show it.
     """
 
@@ -49,7 +47,6 @@ class Scene:
     Attributes:
         setting: `city`, `avenue`, `suburb` or `country`.
         canvas: shape ids and their tables.
-        road: the road's geometry.
         anomalies: the visible ones.
     """
 

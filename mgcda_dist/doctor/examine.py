@@ -26,14 +26,11 @@ _FULL_BYTES, _NEARLY_FULL_BYTES = 2**30, 20 * 2**30
 
 
 def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Finding]:
-    """Examine the cluster of `RAY_ADDRESS`, or this machine.
+    """Findings about the cluster of `RAY_ADDRESS`, or this machine, as soon as they are known.
 
     Args:
         config: the planned run; None: only the checks that need none.
         benchmark_s: duration of the communication benchmark; 0: none.
-
-    Yields:
-        Findings, as soon as they are known.
     """
     cpus = 1.0
     if config is not None and not is_open(config):

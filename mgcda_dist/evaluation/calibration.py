@@ -29,7 +29,6 @@ def class_statistics(
         network: image → `Prediction`, in evaluation mode, on `device`.
         frames: labelled frames, best of the training data; pixels without an inlier class are left out.
         num_classes: C.
-        device: where the network is.
         progress: called with the number of frames done.
 
     Returns:

@@ -68,11 +68,7 @@ class ComponentMetrics:
     Attributes:
         siou: mean sIoU over ground-truth components.
         ppv: mean PPV over predicted components.
-        mean_f1: mean of `f1`.
         f1: F1 per τ, in the order of `TAUS`.
-        num_truth: ground-truth components.
-        num_predicted: predicted components.
-        num_frames: frames that were counted.
         threshold: the one the components were formed with.
     """
 

@@ -65,7 +65,6 @@ class SetOptions:
     Attributes:
         conventions: how frames are pooled; the first is the one that the result shows.
         components: sizes for component metrics; None: none.
-        instances: whether to match instances.
         threshold: of components and instances; None: that of the best F1 under the first convention.
         panel_frames: how many frames to keep for the panel, spread over the set.
         kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
@@ -94,13 +93,8 @@ def evaluate_set(
     """Evaluate on every frame; all ranks get the merged result.
 
     Args:
-        score: gives a frame's scores.
-        frames: the set.
-        name: its name.
         num_classes: C; 0 where scores come without classes.
-        world: the ranks that share the frames.
         data: which data it is, kept with the result.
-        options: which metrics, and how many frames for pictures.
         sink: takes every frame's score map.
         progress: called with the set's name, frames done and frames in all, as far as this rank sees.
 

@@ -42,8 +42,6 @@ def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], fold
     """Write everything; `results.json` last, so that it stands for a whole folder.
 
     Args:
-        results: the record.
-        sets: what it was made from.
         folder: receives the files; those of an earlier evaluation are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +81,6 @@ def free_folder(wanted: Path, identity: str) -> Path:
     """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds no other evaluation than this one.
 
     Args:
-        wanted: preferred folder.
         identity: of the evaluation, from `evaluation_id`.
     """
     number, folder = 1, wanted

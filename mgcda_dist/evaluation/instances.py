@@ -55,9 +55,6 @@ class InstanceMetrics:
     Attributes:
         ap: mean of AP(θ) over `OVERLAPS`.
         ap50: AP(0.50).
-        num_truth: instances that count.
-        num_predicted: predicted instances.
-        num_frames: frames that were counted.
     """
 
     ap: float
@@ -185,15 +182,12 @@ class InstanceEvaluation:
 def connected_instances(
     score: NDArray[np.floating], threshold: float, min_px: int = MIN_INSTANCE_PX
 ) -> PredictedInstances:
-    """Instances of a method that only has a score map: 8-connected components of score >= threshold.
+    """Instances of a score map: 8-connected components of score >= threshold; the confidence is the mean score.
 
     Args:
         score: H×W, higher = more anomalous.
         threshold: e.g. that of the best pixel F1.
         min_px: smaller components are left out.
-
-    Returns:
-        One instance per component, its confidence the mean of its scores.
     """
     ids, num = component_map(score >= np.float64(threshold))
     inside = np.flatnonzero(ids)

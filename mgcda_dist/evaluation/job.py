@@ -132,9 +132,6 @@ def run_job(
     """Evaluate; all ranks get the merged results.
 
     Args:
-        job: what is evaluated on what.
-        world: the ranks, which share the frames.
-        device: where to run the network.
         progress: called with the set's name, frames done and frames in all.
         network: in evaluation mode, on `device`, instead of the one in `job.path`.
 

@@ -66,7 +66,6 @@ class PixelMetrics:
         best_f1_threshold: the score where it is reached (score >= threshold is an anomaly).
         num_anomaly: anomaly pixels.
         num_inlier: inlier pixels.
-        num_frames: frames that were counted.
         convention: how frames were pooled, one of `choices.CONVENTIONS`.
 
     Metrics that do not exist (no anomaly pixel, or no inlier pixel) are NaN.
@@ -104,7 +103,6 @@ def pixel_metrics(
     """All pixel metrics of one curve.
 
     Args:
-        counts: ranked pixel counts.
         num_frames: frames behind them, for the record.
         convention: name of the pooling convention, for the record.
         nearest_tpr: read FPR95 at the ROC point nearest to 0.95 (`pooled_nearest`).

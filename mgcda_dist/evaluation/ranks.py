@@ -41,11 +41,7 @@ TOP_RANKS = 128
 
 
 class RankTable:
-    """Counts per node, summed over frames, never more than `max_rows` rows.
-
-    Args:
-        max_rows: bound on the rows kept.
-    """
+    """Counts per node, summed over frames, never more than `max_rows` rows."""
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
@@ -116,14 +112,11 @@ def anomaly_cuts(num: int, parts: int) -> Ints:
 
 
 def chunks(scores: Floats, cuts: Ints) -> tuple[Ints, Ints]:
-    """Rows of one frame and class.
+    """Rows of one frame and class: codes and counts (R int64), ascending in score.
 
     Args:
         scores: n >= 1, ascending, finite, float32 or float64.
         cuts: ranks where chunks begin, the first one 0.
-
-    Returns:
-        codes and counts (R int64) of the rows, ascending in score.
     """
     starts = _outside_ties(scores, cuts)
     counts = np.diff(starts, append=scores.size)

@@ -118,7 +118,6 @@ class EvaluationSettings:
         conventions: how frames were pooled; tables show the first.
         score: the anomaly score; `AS_GIVEN` for maps.
         components: track whose sizes component metrics have, or `none`.
-        instances: instance metrics were measured.
         threshold: of components and instances; None: that of the best F1 on the same set.
         network: None for maps.
         resize_maps: maps of another size were brought to that of their label.
@@ -221,12 +220,10 @@ class SetNumbers:
 
     Attributes:
         metrics: under the first convention.
-        frames: of the set.
         intervals: low and high end over images, per metric that has one.
         conventions: the metrics under each convention.
         pixels: None: not known.
         iou: per class.
-        data: which data it was.
         components, instances: None: not measured, or without a threshold.
         categories: per category of anomaly, against all inliers.
         groups: per folder of frames.
@@ -306,8 +303,6 @@ class EvaluationResults:
     """The content of `results.json`.
 
     Attributes:
-        subject: what was evaluated.
-        settings: how.
         sets: by name.
         evaluation_id: equal for evaluations that must give equal numbers; empty in files that lack it.
         selection: which validation chose the network; None: it is the last one.

@@ -52,7 +52,6 @@ class ScoreMaps:
     """The maps below a folder, or in an archive.
 
     Args:
-        root: folder or archive.
         resize: bring maps of another size than their label's to it, bilinearly; else they are refused.
 
     Raises:
@@ -69,7 +68,6 @@ class ScoreMaps:
 
         Args:
             name: of the set. If the folder has a subfolder of this name, only that one is searched.
-            keys: of its frames.
 
         Raises:
             ConfigError: frames without a map, or names that fit several.

@@ -63,7 +63,6 @@ class SetResult:
     """The results of one set.
 
     Attributes:
-        name: of the set.
         pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
         conventions: the same under each convention of the evaluation.
         intervals: 95 % percentile intervals over images, where the first convention pools all frames.
@@ -78,7 +77,6 @@ class SetResult:
         instances: OoDIS' instance metrics, likewise.
         categories: pooled metrics of each category's anomaly pixels against all inliers, where labels tell categories.
         groups: pooled metrics of each folder of frames on its own, where the set has several.
-        data: which data it was.
     """
 
     name: str

@@ -53,7 +53,6 @@ def evaluation_frames(
     """The frames of one evaluation set.
 
     Args:
-        entry: the set.
         class_space: of the labels; None: scores come without classes, so only anomaly, void and the rest are told
             apart, and nothing is pasted.
         height_px: height of the network's input; None: as is.

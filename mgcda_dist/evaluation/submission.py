@@ -39,10 +39,6 @@ def submission(layout: SubmissionLayout, folder: Path, *, method: str, manifest:
     """Writes the frames of one set.
 
     Args:
-        layout: of which benchmark.
-        folder: receives the files.
-        method: name of what is evaluated.
-        manifest: of the set.
         class_space: of the predicted classes; empty: none.
     """
     if layout == "smiyc":

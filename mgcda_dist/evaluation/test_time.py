@@ -71,19 +71,14 @@ def score_map(
     blur: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Anomaly scores and predicted classes of one frame.
+    """Anomaly scores (H×W float32) and predicted classes (H×W uint8) of one frame.
 
     Args:
         network: image → `Prediction`, in evaluation mode, on `device`.
         image: h×w×3, RGB, at the network's input size.
         size: H, W of the result: the label's own size.
         score: logits N×C×h×w → N×h×w, higher is more anomalous.
-        augmentation: how the frame is shown.
         blur: 7×7, σ = 1 blur of the score map.
-        device: where the network is.
-
-    Returns:
-        Scores H×W float32; predicted classes H×W uint8.
     """
     return score_maps(network, [image], size, score=score, augmentation=augmentation, blur=blur, device=device)[0]
 

@@ -37,15 +37,12 @@ class Anomaly:
 def find_anomalies(
     score: NDArray[np.float32], threshold: float, min_area_px: int = 1
 ) -> tuple[list[Anomaly], NDArray[np.bool_]]:
-    """The components of score >= threshold.
+    """The components of score >= threshold, highest mean score first, and their pixels as an H×W mask.
 
     Args:
         score: H×W, higher is more anomalous.
         threshold: of an anomaly's pixels.
         min_area_px: smaller components are left out.
-
-    Returns:
-        The components, highest mean score first, and their pixels as an H×W mask.
     """
     # float64: the threshold must not be rounded to the type of the scores.
     marked = score.astype(np.float64) >= threshold

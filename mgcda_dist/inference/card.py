@@ -45,7 +45,6 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
-        model: the model.
         files: names of the files beside the card.
         run: folder of the run, for its records; None: unknown.
     """

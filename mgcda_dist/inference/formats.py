@@ -39,7 +39,6 @@ class ScoreNetwork(nn.Module):
 
     Args:
         network: N×3×H×W → `Prediction`.
-        score: anomaly score.
         stride: of the logits.
     """
 

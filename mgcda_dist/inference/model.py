@@ -30,10 +30,8 @@ class ExportedModel:
     """The segmenter, without MDAT and CACL, and its metadata.
 
     Attributes:
-        folder: of its files.
         network: N×3×H×W (uint8, or floats in 0…255, RGB; any H, W) → `Prediction`, in evaluation mode.
         metadata: content of `model.json`.
-        device: device of the network.
     """
 
     folder: Path
@@ -143,7 +141,6 @@ def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> Exp
 
     Args:
         folder: an exported model, a run folder, or a checkpoint.
-        device: device for the network.
 
     Raises:
         CheckpointError: no model, damaged files, or tensors that do not fit.

@@ -105,11 +105,8 @@ class VideoOutput:
     """Results of a video, written frame by frame; the files get their final names in `close`.
 
     Args:
-        out: folder of results.
-        name: of the video's results.
         record: first part of its record.
         fps: frames per second of the overlay.
-        codec: of the overlay.
         outputs: kinds of files to write.
     """
 

@@ -47,17 +47,14 @@ class PredictOptions:
     """Settings of a prediction and its outputs.
 
     Attributes:
-        score: anomaly score.
         height_px: of the network's input; 0: the frame's own.
         threshold: of anomalies, with its origin.
         min_area_px: smaller anomalies are left out.
-        augmentation: scales, flip, sliding window.
         blur: 7×7, σ = 1 blur of the score map.
         shown_range: scores that the colours cover; None: the range of the first frame.
         outputs: kinds of files written besides the records.
         batch: frames per forward pass.
         every: every so many frames of a video are predicted.
-        codec: of videos.
     """
 
     score: ScoreKind
@@ -152,10 +149,8 @@ def predict(
     """Predict every source; writes the results below `out`, and their list to `predictions.json`.
 
     Args:
-        model: on its device.
         sources: from `find_sources`.
         out: folder of results, created if missing; check it with `check_output_folder`.
-        options: settings and outputs.
         progress: called after every frame.
 
     Raises:

@@ -24,13 +24,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check.
-
-    Attributes:
-        name: subject of the check.
-        passed: the result.
-        found: description with numbers.
-    """
+    """Result of one check: its subject, whether it passed, and what was found, with numbers."""
 
     name: str
     passed: bool
@@ -38,14 +32,11 @@ class Check:
 
 
 def compare_with_baseline(model: ExportedModel, size: tuple[int, int]) -> list[Check]:
-    """Compare a model with the baseline: the same architecture, newly built, without MDAT and CACL.
+    """Compare tensors, parameters, operations, FLOPs and latency with a newly built network without MDAT and CACL.
 
     Args:
         model: strictly loaded.
         size: height and width of the image for FLOPs and latency, pixels.
-
-    Returns:
-        Checks of tensors, parameters, operations, FLOPs and latency.
     """
     with torch.random.fork_rng(devices=[]):
         baseline = bare_segmenter(**model.metadata.architecture).to(model.device).eval()

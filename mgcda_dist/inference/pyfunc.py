@@ -16,11 +16,7 @@ __all__ = ["ScoreFunction"]
 
 
 class ScoreFunction:
-    """The function that MLflow serves: images in, score maps out.
-
-    Args:
-        model: an exported model.
-    """
+    """The function that MLflow serves: images in, score maps out."""
 
     def __init__(self, model: ExportedModel) -> None:
         self.model = model

@@ -38,9 +38,7 @@ class Source:
     """One image or video.
 
     Attributes:
-        path: the file.
         name: of its results, with `/`; unique among all sources.
-        is_video: False for an image.
     """
 
     path: Path

@@ -36,10 +36,8 @@ class AdaptedSegmenter(nn.Module):
     """A network with the outputs of chosen layers tapped; see `wrap`.
 
     Attributes:
-        network: the wrapped network.
         stage_channels: channels of every entry of `Prediction.stages`: the tapped stages, and `embedding`.
         backbone: path, within this module, of the part with pretrained weights; empty: none.
-        logit_kind: kind of the logits.
         abstains: the last logit is that of abstention; it is removed in evaluation mode.
         example_size: height and width of an image that the network accepts, pixels.
     """

@@ -16,8 +16,6 @@ def check_score(score: ScoreKind, logits: LogitKind, outlier: OutlierKind) -> No
     """Raise `ConfigError` for a score that is not defined on these logits, or needs another training.
 
     Args:
-        score: wanted.
-        logits: kind of the network's logits.
         outlier: outlier loss that the network is trained with.
     """
     entry = SCORES[score]
@@ -32,9 +30,7 @@ def check_statistics(score: ScoreKind, statistics: ClassStatistics | None, folde
     """Raise `ConfigError` for a score whose class statistics an exported model does not have.
 
     Args:
-        score: wanted.
         statistics: those of the model's metadata.
-        folder: of the model, for the message.
     """
     if SCORES[score].calibrated and statistics is None:
         raise ConfigError(
@@ -49,8 +45,6 @@ def check_loss(outlier: OutlierKind, logits: LogitKind, limits: Mapping[str, flo
     """Raise `ConfigError` for an outlier loss that cannot work on these logits.
 
     Args:
-        outlier: wanted.
-        logits: kind of the network's logits.
         limits: of the loss, by name; those that are left out have their default.
     """
     entry, given = OUTLIER_LOSSES[outlier], limits or {}

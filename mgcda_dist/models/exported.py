@@ -92,7 +92,6 @@ def bare_segmenter(
         backbone: timm model name; None: `network` is given.
         norm: treatment of batch normalisation.
         num_classes: C, without abstention.
-        decoder_channels: width of the decoder.
         network: `name`, `arguments`, `taps` and `head_norm` of `named_segmenter`.
         abstains: one more logit, for abstention.
         weights: initial weights, see `weights.py`.

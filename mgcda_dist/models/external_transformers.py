@@ -28,10 +28,8 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
     """The network `segformer` or `mask2former`.
 
     Args:
-        name: of the network.
         arguments: fields of its configuration in the library; `config: PATH` reads defaults from a `config.json`, or
             from a folder that has one.
-        num_logits: classes.
         hub: not supported; use the folder of a downloaded model as `model.weights=file:FOLDER`.
     """
     library = import_optional("transformers", "transformers")

@@ -224,7 +224,6 @@ def layout_of(x: Tensor, size: tuple[int, int], name: str, *, whole: bool) -> La
     """Layout of `x` over a padded image of `size`, whose height is two thirds of its width.
 
     Args:
-        x: the tapped tensor.
         size: height and width, pixels.
         name: of the tap, for messages.
         whole: the stride must be an integer, so that cells can be compared with labels.

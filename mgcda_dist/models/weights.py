@@ -28,7 +28,6 @@ def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
 
     Args:
         network: from `timm.create_model(name, features_only=True)`.
-        name: timm model name.
         weights: `none`, `hub`, `file:PATH` (.safetensors, or a state dict torch saved) or `package:NAME`.
 
     Raises:

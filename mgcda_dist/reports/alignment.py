@@ -73,10 +73,7 @@ def alignment_figure(
 
     Args:
         moments: heading → pixels.
-        domains: names of the domains.
-        classes: names of the inlier classes.
         path: PNG to write.
-        title: heading of all.
     """
     figure = _figure(5.2 * len(moments) + 1.4, 8.6)
     grid: Any = figure.subplots(2, len(moments), squeeze=False)

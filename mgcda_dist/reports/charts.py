@@ -45,8 +45,6 @@ class Chart:
 
     Attributes:
         id: unique on the page.
-        title: heading.
-        svg: the picture.
         legend: per line its label, colour class and note.
         facts: axes and values, for the script.
     """

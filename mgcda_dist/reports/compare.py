@@ -122,7 +122,6 @@ def compare(
         records: at least one run; those without results are left out, and a note names them.
         reference: name of the group, or of one of its runs, that the others are compared with; default: the first.
         metrics: names to show, of those in `results.json`; default: ap, fpr95, auroc, miou where they exist.
-        replicates: draws of the bootstrap.
         level: coverage of the intervals; 1 - level is the level of significance.
         seed: names the draws.
         progress: told how far the resampling is.

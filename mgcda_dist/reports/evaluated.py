@@ -91,8 +91,6 @@ class EvaluatedSet:
     """One run on one set.
 
     Attributes:
-        name: of the set.
-        row: its numbers.
         curves: None if they were not kept.
         levels: ascending scores; level k of a picture means levels[k] <= score < levels[k + 1].
         frames: all frames, as far as their numbers were kept.

@@ -66,7 +66,6 @@ def plots_figure(plots: Sequence[Plot], path: Path, title: str, *, cell: tuple[f
     Args:
         plots: from `mgcda_dist.reports.plots`; none: the figure says so.
         path: PNG to write.
-        title: heading.
         cell: width and height of one, inches.
     """
     num_columns = min(3, max(len(plots), 1))
@@ -102,7 +101,6 @@ def panel_figure(
         path: PNG to write.
         colours: C×3, uint8; default: by class name.
         score_name: label of the colour bar.
-        title: heading.
     """
     from matplotlib.patches import Patch
 

@@ -23,7 +23,6 @@ class GalleryFrame:
     """One frame.
 
     Attributes:
-        key: of the frame.
         image: data URI of the photograph.
         maps: per run (its number) the data URI of levels and truth.
         caption: AP or mIoU of the first run that has the frame.
@@ -53,7 +52,6 @@ class Gallery:
     """One evaluation set.
 
     Attributes:
-        name: of the set.
         frames: worst of the first run first.
         scales: per run (its number) the thresholds of the slider and what they give on the whole set.
         failures: worst first, by run and kind.
@@ -82,14 +80,10 @@ class _Source:
 
 
 def build_galleries(runs: Sequence[Sequence[EvaluatedSet]], max_bytes: int) -> tuple[list[Gallery], list[str]]:
-    """The galleries of all sets that have pictures.
+    """The galleries of all sets that have pictures, and sentences about what is missing or was made smaller.
 
     Args:
-        runs: the evaluated sets of each run.
         max_bytes: of all pictures together; frames become narrower, then fewer, until they fit.
-
-    Returns:
-        The galleries, and sentences about what is missing or was made smaller.
     """
     said: list[str] = []
     names = list(dict.fromkeys(each.name for sets in runs for each in sets))

@@ -21,7 +21,6 @@ class HistoryPlot:
     """One plot of the history: which metrics it shows, and how.
 
     Attributes:
-        title: its heading.
         unit: of the vertical axis.
         pattern: what a metric's whole name must match; its first group is the line's label.
         log: logarithmic where the values span more than a factor of ten.

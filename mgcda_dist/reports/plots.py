@@ -80,8 +80,6 @@ class Plot:
 
     Attributes:
         title: heading; the picture's name for those who cannot see it.
-        x_axis: below.
-        y_axis: on the left.
         lines: at least one.
         level: height of a dashed horizontal line, and what it is.
         behind: grey lines in the background: x, y, and what stands at their end.
@@ -245,8 +243,6 @@ def set_axes(axes: Axes, plot: Plot, lines: Sequence[Line]) -> tuple[Limits, Lim
     """Set scales, limits, ticks and names of both axes; returns the limits.
 
     Args:
-        axes: of matplotlib.
-        plot: described.
         lines: of the plot, as drawn.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator

@@ -32,7 +32,6 @@ class SetSection:
     """One evaluation set, all runs.
 
     Attributes:
-        name: of the set.
         told: frames, pixels, data and its digest, in words.
         settings: per way of evaluating (convention, score, blur, size) the runs that were evaluated so.
         results: the metrics of each run; None: the set gave no number.

@@ -29,7 +29,7 @@ def draw_alignment(
     seed: int,
     title: str,
 ) -> list[float]:
-    """Draw embeddings of the same pixels by several networks; one process does it alone.
+    """Draw embeddings of the same pixels by several networks, in one process; returns `domain_accuracy` of each.
 
     Args:
         networks: by heading, each on the device where it is to run.
@@ -38,10 +38,6 @@ def draw_alignment(
         domains: their names, in the order of their numbers.
         classes: inlier classes in train-id order.
         seed: chooses the pixels.
-        title: of the picture.
-
-    Returns:
-        `domain_accuracy` of each network.
     """
     moments = {
         heading: _embed(network.eval(), batches, len(domains), len(classes), seed)

@@ -17,7 +17,6 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
     """Markdown with the method, the data, and the results when there are any.
 
     Args:
-        config: of the run.
         inputs: from `build.run_inputs`.
         results: None before the end.
     """

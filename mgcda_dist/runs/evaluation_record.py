@@ -37,7 +37,6 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
     The same evaluation made again updates its run; another one in the same folder gets a run of its own.
 
     Args:
-        request: what was evaluated.
         folder: of its results, absolute.
         uri: tracking server or database.
         experiment: None: that of the request.
@@ -72,10 +71,6 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
 
 def deliver_evaluations(folders: list[Path], uri: str) -> list[Synced]:
     """Bring the records of evaluations to MLflow.
-
-    Args:
-        folders: of their results.
-        uri: tracking server or database.
 
     Raises:
         MgcdaError: a server that does not answer; the records are there, and `mgcda sync` delivers them later.

@@ -34,7 +34,6 @@ class EvaluationOptions:
     Attributes:
         max_frames: of every set.
         conventions, components, instances, threshold, kept_frames: as in the section `evaluation`.
-        score: the anomaly score.
         height_px: of the network's input; 0: the frame's own.
         scales, flip, window_overlap, blur: as in the section `evaluation`.
         window_px: height and width; empty: whole frames.
@@ -65,7 +64,6 @@ class EvaluationRequest:
     """A job with what is known of the run that its model comes from.
 
     Attributes:
-        job: what to evaluate.
         beside: the folder that results go to by default.
         experiment: MLflow's, of the model's run; of foreign score maps `EXPERIMENT`.
         scaling: of the model's run; None: no network is run.
@@ -96,7 +94,6 @@ def model_request(
     Args:
         path: run folder, checkpoint or model folder.
         sets: what to evaluate on; empty: the run's own sets.
-        options: those that differ from the run's.
         name: shown in tables; empty: the run's, with the checkpoint's.
 
     Raises:

@@ -26,11 +26,7 @@ __all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked
 
 
 class RunFolder:
-    """`RUNS/NAME/`: all files of a run; only the MLflow database is shared and lies outside.
-
-    Args:
-        config: the run's configuration.
-    """
+    """`RUNS/NAME/`: all files of a run; only the MLflow database is shared and lies outside."""
 
     def __init__(self, config: Config) -> None:
         self.root = Path(config.runs) / config.name
@@ -64,7 +60,6 @@ class RunFolder:
         """Create the folder, or check that the run in it may be continued.
 
         Args:
-            config: the run's configuration.
             inputs: from `build.run_inputs`; compared with those of an earlier launch.
             override_config: continue with another configuration if every state fits it; recorded as an event.
 

@@ -26,11 +26,7 @@ __all__ = ["draw_history", "draw_preview", "draw_report", "draw_results"]
 
 
 def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw a panel per set, and one PR and one ROC figure over the sets that have anomalies.
-
-    Returns:
-        The PNG files.
-    """
+    """Draw a panel per set, and one PR and one ROC figure over the sets with anomalies; returns the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     name, results = evaluation.job.name, evaluation.results
     pictures = [
@@ -60,18 +56,12 @@ def draw_preview(
     world: Collectives,
     device: torch.device,
 ) -> Path | None:
-    """Draw the panel of a network's first frames; a collective, because the ranks share the frames.
+    """Draw the panel of a network's first frames, which the ranks share (a collective); the PNG on rank 0, else None.
 
     Args:
         job: the frames of one set, kept for a panel.
         network: gives it as training has it after `step` steps, in evaluation mode on `device`.
-        step: shown in the title.
         folder: receives `preview_SET.png`; the next preview replaces it.
-        world: the ranks.
-        device: where to run the network.
-
-    Returns:
-        The PNG file on rank 0, None on others.
     """
     evaluation = run_job(job, world, device, network=network())
     if world.rank != 0:
@@ -89,11 +79,7 @@ def draw_history(run: RunFolder, config: Config) -> Path:
 
 
 def draw_report(run: RunFolder) -> Path | None:
-    """Write the page of a run at its end; a failure is an event of the run and not an error.
-
-    Returns:
-        The HTML file, or None.
-    """
+    """Write the page of a run at its end; returns it, or None after a failure, which is an event and not an error."""
     try:
         records, _ = find_runs([str(run.root.absolute())])
         # Its results are written after everything else, so its status is not FINISHED yet.

@@ -29,7 +29,6 @@ def open_trackers(
     """The trackers of this rank; on ranks other than 0 one that does nothing.
 
     Args:
-        config: of the run.
         run: its folder; the MLflow run id is kept there, so that every restart writes to the same run.
         start_step: first step that will be logged; what an earlier attempt logged from there on is dropped.
         leads: whether this is rank 0.

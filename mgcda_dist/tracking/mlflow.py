@@ -43,7 +43,6 @@ class MlflowTracker:
         uri: tracking server, or `sqlite:////absolute/path.db` (its folder is made, artifacts go beside it).
         experiment: name; created when absent.
         run_name: name shown in the UI; of a new run only.
-        tags: of the run.
         system_metrics: sample CPU, memory, disk, network and GPU of this node every 10 s.
         node_id: groups this node's system metrics, `system/NODE/…`.
         warn: receives a sentence when the server goes away, and when it is back; default: a log record.

@@ -45,7 +45,6 @@ class Ledger:
     """The MLflow run of a record and the delivered position: `mlflow.json`, and the id alone in `mlflow_run_id`.
 
     Args:
-        folder: of the record.
         uri: the tracking server; every server has an entry of its own.
     """
 
@@ -90,7 +89,6 @@ def open_run(client: MlflowClient, uri: str, run_id: str | None, start: RunStart
     """The run with this id, or a new one if it does not exist or was deleted; and True if it is new.
 
     Args:
-        client: of the server.
         uri: of the server; decides where artifacts lie.
         run_id: run to continue.
         start: of a new run; its experiment is made when absent.
@@ -135,10 +133,6 @@ class Delivery:
     """Delivers one record to one run.
 
     Args:
-        client: of the server.
-        uri: of the server.
-        folder: of the record.
-        ledger: holds the delivered position.
         run: receives the record.
         warn: receives a sentence about each call that MLflow refuses, which is left out.
     """

@@ -40,8 +40,6 @@ def log_model(client: MlflowClient, run: Run, folder: Path, register_as: str | N
     """Log an exported model (`model.safetensors`, `model.json`) to a run; what the run has already is not logged again.
 
     Args:
-        client: of the server.
-        run: the model's run.
         folder: with the exported model.
         register_as: registered model that gets it as its next version; made when absent. None: not registered.
 

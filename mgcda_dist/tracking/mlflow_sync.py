@@ -47,7 +47,6 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
     A run without an end (its machine died) is ended as `KILLED`. Done again, it finds nothing to do.
 
     Args:
-        folder: of the run.
         uri: tracking server or database; None: the one the run was recorded to.
 
     Raises:
@@ -83,7 +82,6 @@ def end_run(folder: Path, status: Status, warn: Callable[[str], None]) -> None:
     """End the record of a run whose workers are gone, and deliver it if its server answers at once.
 
     Args:
-        folder: of the run.
         status: how it ended; one that has an end keeps it.
         warn: receives a sentence if the record could not be delivered.
     """

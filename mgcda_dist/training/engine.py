@@ -68,7 +68,6 @@ class DeepSpeedEngine:
         model: on the CPU; moved to `device`.
         optimizer: torch optimiser over the model's parameters, one group per learning rate (`base_lr` in each group).
         config: from `deepspeed_config`.
-        device: where to train.
     """
 
     def __init__(

@@ -35,7 +35,6 @@ class HealthWatch:
     """Alarms from the metrics of a run.
 
     Args:
-        config: of the run.
         raised: names of alarms that were raised before; they are not raised again.
     """
 
@@ -52,7 +51,6 @@ class HealthWatch:
         """Read the loss and gradient norm of a step.
 
         Args:
-            step: its number.
             loss: total, over all ranks; not finite in a step that was refused.
             gradient_norm: global, before clipping; not finite in a step that was refused.
         """

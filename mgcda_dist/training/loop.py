@@ -62,11 +62,8 @@ def fit(
     """Train from `state.step` to the last step.
 
     Args:
-        engine: the engine.
         batches: this rank's micro-batches, starting with those of `state.step`.
         state: advanced in place.
-        config: the run's configuration.
-        hooks: logging, checkpoints and requests to stop.
 
     Returns:
         The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached.

@@ -33,7 +33,6 @@ class Report:
     """Position of a rank.
 
     Attributes:
-        step: optimiser step.
         phase: `loader`, `forward`, …; empty: before or after the training loop.
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.

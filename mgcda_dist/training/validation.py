@@ -29,8 +29,6 @@ class Validation:
         make_network: gives a bare network of the same architecture.
         job: the evaluation that measures a checkpoint; None: none does.
         metric: that chooses the best checkpoint; the set of the job must have it.
-        world: the ranks.
-        device: where to run the network.
     """
 
     def __init__(

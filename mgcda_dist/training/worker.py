@@ -65,14 +65,7 @@ def train(config: Config) -> None:
 
 
 class _Worker:
-    """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them.
-
-    Args:
-        config: of the run.
-        run: its folder.
-        world: the ranks.
-        device: of this rank.
-    """
+    """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them."""
 
     def __init__(self, config: Config, run: RunFolder, world: Collectives, device: torch.device) -> None:
         self.config, self.run, self.world, self.device = config, run, world, device

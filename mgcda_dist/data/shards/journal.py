@@ -42,7 +42,6 @@ class Journal:
     """The record of one write.
 
     Args:
-        folder: the shard folder.
         header: what is written and how.
         anew: ignore the shards that are there.
 

@@ -43,8 +43,6 @@ def fingerprint(manifest: Manifest, key: str, encoded: bytes, image: np.ndarray 
     """The fingerprint of a sample.
 
     Args:
-        manifest: of its folder.
-        key: of the sample.
         encoded: its image bytes.
         image: the decoded image, uint8 H×W or H×W×3; None: compare by bytes only.
     """

@@ -36,7 +36,6 @@ class Manifest:
     """A readable set of shards. It is small when pickled: the tables are opened again where they are needed.
 
     Attributes:
-        folder: of the shards.
         kind: `frames` (scenes with labels) or `objects` (cutouts with alpha, to paste).
         dataset, split: names, e.g. `camvid`, `train`.
         label_format: meaning of the raw ids of the labels, see `mgcda_dist.data.labels`.

@@ -83,7 +83,6 @@ class RemoteFolder:
 
     Attributes:
         url: without a slash at its end; credentials in it, or in its query, never reach a message.
-        cache: the mirror.
     """
 
     url: str

@@ -80,15 +80,12 @@ def shown(ids: np.ndarray, meaning: Mapping[int, str]) -> dict[str, Colour]:
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> np.ndarray:
-    """The image with its label laid over.
+    """The image with its label laid over, uint8 H×W×3 RGB; the bare image if the label is all void.
 
     Args:
         image: uint8 H×W×3 RGB.
         ids: raw ids, uint8 h×w; brought to the image's size if they differ.
         meaning: id → thing; other ids are magenta.
-
-    Returns:
-        uint8 H×W×3 RGB; the bare image if the label is all void.
     """
     if shown(ids, meaning).keys() == {"void"}:
         return image
@@ -105,11 +102,7 @@ def overlay(image: np.ndarray, ids: np.ndarray, meaning: Mapping[int, str]) -> n
 def contact_sheet(
     tiles: list[Tile], legend: Mapping[str, Colour], *, columns: int = 4, tile_width_px: int = 320
 ) -> np.ndarray:
-    """All tiles in a grid with their keys, and a legend below.
-
-    Returns:
-        uint8 H×W×3 RGB.
-    """
+    """All tiles in a grid with their keys, and a legend below: uint8 H×W×3 RGB."""
     columns = max(1, min(columns, len(tiles)))
     small = [_fit(tile.picture, tile_width_px) for tile in tiles]
     rows: list[np.ndarray] = []

@@ -66,11 +66,7 @@ class ShardFile:
 
 
 class ShardWriter:
-    """Writes one shard of a folder under a temporary name; `finish` gives it its own.
-
-    Args:
-        path: final path of the tar file.
-    """
+    """Writes one shard of a folder under a temporary name; `finish` gives it its own."""
 
     def __init__(self, path: Path) -> None:
         self._pending = PendingFile(path)

@@ -82,7 +82,6 @@ def verify_shards(
     """Check a shard folder.
 
     Args:
-        manifest: of the folder.
         partial: a part of a known dataset is fine.
         contents: decode every image and label; False: files, checksums and tables only.
         progress: called with the number of samples checked since the last call.

@@ -32,14 +32,7 @@ __all__ = ["Found", "Saver", "find", "keep_model", "resume"]
 
 
 class Saver:
-    """Starts checkpoints of the present state.
-
-    Args:
-        engine: holds the model and the optimiser.
-        writer: writes the files.
-        config: of the run.
-        world: the ranks.
-    """
+    """Starts checkpoints of the present state."""
 
     def __init__(self, engine: DeepSpeedEngine, writer: CheckpointWriter, config: Config, world: Collectives) -> None:
         self._engine, self._writer, self._config, self._world = engine, writer, config, world
@@ -49,7 +42,6 @@ class Saver:
         """Copy the state to the host and start to write it; a collective. Not `asynchronous`: wait for the commit.
 
         Args:
-            state: of the loop.
             numbers: from `Validation.measure`.
         """
         self._writer.wait()  # the copies of the previous checkpoint are reused
@@ -85,7 +77,6 @@ class Found:
     """The checkpoint to resume from, the same on every rank.
 
     Attributes:
-        path: its folder.
         convert: true where another number of ranks has written slices of the optimiser's state.
     """
 
@@ -128,11 +119,7 @@ def keep_model(
     """Write the bare segmenter of the run: the last one, or the best by validation where configured; a collective.
 
     Args:
-        config: of the run.
-        run: its folder.
-        store: its checkpoints.
         model: the whole model as it is after the last step.
-        world: the ranks.
 
     Returns:
         On rank 0 the validation that chose it; None for the last one, and on other ranks.

@@ -38,7 +38,6 @@ def own_copy(state: Any, reuse: Any = None) -> Any:
     shared, not copied: beside tensors, training engines keep numbers, texts and settings in their states.
 
     Args:
-        state: nested state.
         reuse: an earlier copy that is not needed any more: its tensors of equal shape under the same keys are
             overwritten, which is many times faster than fresh memory.
     """

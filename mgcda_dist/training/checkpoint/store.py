@@ -35,8 +35,6 @@ class MeasuredValidation:
     """The measurement that a checkpoint is compared by.
 
     Attributes:
-        set: evaluation set.
-        metric: its name.
         value: as a fraction.
         better: direction of the metric.
     """
@@ -56,7 +54,6 @@ class CheckpointManifest:
         world_size: ranks that wrote it.
         zero_stage: of DeepSpeed; above 0 the optimiser's state is in slices.
         versions: of packages.
-        config_hash: of `config`.
         config: of the run, as JSON: compared key by key when the run resumes. Empty in early versions.
         validation: None where none was configured.
         files: digest by relative name.

@@ -29,7 +29,6 @@ class CheckpointWriter:
 
     Args:
         store: the checkpoints; rank 0's view of them decides.
-        world: the ranks.
         say: receives messages for the user; called on rank 0.
     """
 
@@ -84,11 +83,7 @@ class CheckpointWriter:
             self._close(self._world.gather_objects(self._reason(), "checkpoint") if failed else [])
 
     def flush(self) -> bool:
-        """Wait until the checkpoint in work is committed; a collective.
-
-        Returns:
-            False, on every rank, when it could not be written or committed; the user was told.
-        """
+        """Wait for the commit of the present checkpoint, a collective; False, on every rank, after a reported fault."""
         if self._pending is not None:
             self._pending.task.wait()
             self._close(self._world.gather_objects(self._reason(), "checkpoint"))

@@ -35,10 +35,7 @@ def open_cityscapes(
     """Pairs named `PLACE/STEM` + ending, in the order of their names.
 
     Args:
-        folder: of the dataset.
-        split: of the dataset.
         layout: one line for the error of a folder that does not fit.
-        label_format: of the labels.
         image_ending: of the images' stems; other images are passed over.
         labels: folder of the labels.
         label_ending: of the labels' stems.

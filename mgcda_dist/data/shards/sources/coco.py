@@ -45,7 +45,6 @@ def _open(
     """Objects in the order of photo and annotation.
 
     Args:
-        folder: of the dataset.
         split: `train` or `val` (or the full `train2017`).
         min_area_px: smaller objects are left out; the default is COCO's own bound of "small".
         drop_cut: leave out objects that touch the border of the photo.

@@ -26,7 +26,6 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
     """The frames of a split.
 
     Args:
-        folder: of the dataset.
         split: `train`, `val` or `test`.
         label_format: which of the label files to take; None: the most detailed kind there is.
         unlabelled: write images only.

@@ -18,7 +18,6 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
     """The frames of a split.
 
     Args:
-        folder: of the dataset.
         split: `train`, `val` or `test`, or the folder's own name.
         label_format: `mapillary_v12` or `mapillary_v20`; None: the newest that is there.
         unlabelled: write images only.

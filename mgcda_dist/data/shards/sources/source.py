@@ -127,9 +127,7 @@ def frame_set(
 
     Args:
         pairs: with the expected place of each label.
-        label_format: of the labels.
         unlabelled: leave the labels out, even if they exist.
-        read: reads a pair.
 
     Raises:
         ShardError: a label file is missing.
