@@ -16,7 +16,6 @@ import yaml
 
 from mgcda_dist import build
 from mgcda_dist.checks import check_data
-from mgcda_dist.cli.main import main
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -26,6 +25,7 @@ from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
+from tests.support.commands import typed
 
 OWN = {"names": ["path", "grass", "tool"], "ids": {"own_yard": {0: "path", 3: "grass", 7: "tool", 9: "normal"}}}
 
@@ -209,17 +209,13 @@ def test_shards_that_cannot_be_read_are_named_with_their_key(
     assert problems[0].path == ("data", "domains", 0, "shards") and says in problems[0].problem
 
 
-def test_config_check_names_every_problem_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
     shards = [str(yard(tmp_path / name, form)) for name, form in (("a", "own_a"), ("b", "own_b"))]
     config(tmp_path, {"a": {"shards": shards[0]}, "b": {"shards": shards[1]}})
 
     def check(*changes: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["mgcda", "config", "check", str(tmp_path / "t.yaml"), *changes])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(str(stop.value.code)), capsys.readouterr().err
+        done = typed("config", "check", tmp_path / "t.yaml", *changes)
+        return done.returncode, done.stderr
 
     code, said = check()
     assert code == 2 and all(f"data.domains.{i}" in said and f"own_{'ab'[i]} are" in said for i in (0, 1))

@@ -49,16 +49,24 @@ def test_modules_import_and_have_all(module: str) -> None:
     assert hasattr(loaded, "__all__") or hasattr(loaded, "__path__"), f"{module} has no __all__"
 
 
-def test_no_module_imports_a_slow_vendor() -> None:
-    # The modules that subclass Ray's classes; `cluster.trainer.launch` imports them when it starts Ray anyway.
-    lazy = [m for m in MODULES if m not in ("mgcda_dist.cluster.recovery", "mgcda_dist.cluster.worker_monitor")]
-    found = _packages_after_importing(*lazy) & SLOW_VENDORS
+# The modules that subclass Ray's classes; `cluster.trainer.launch` imports them when it starts Ray anyway.
+_LAZY = [m for m in MODULES if m not in ("mgcda_dist.cluster.recovery", "mgcda_dist.cluster.worker_monitor")]
+_METHOD = [module for module in MODULES if module.startswith("mgcda_dist.method.")]
+_RECORDS = [
+    f"mgcda_dist.{name}" for name in ("reports.figures", "tracking.jsonl", "tracking.tracker", "tracking.mlflow")
+]
+
+
+@pytest.mark.parametrize(
+    ("modules", "slow"),
+    [
+        (_LAZY, SLOW_VENDORS),
+        (_METHOD, STACK),
+        (_RECORDS, {"torch"}),
+        (["mgcda_dist.cli.shards"], {"cv2", "torch", "numpy", "PIL"}),
+    ],
+    ids=["all", "the method", "records", "shards"],
+)
+def test_what_no_module_imports(modules: list[str], slow: set[str]) -> None:
+    found = _packages_after_importing(*modules) & slow
     assert not found, f"imported at module level somewhere: {sorted(found)}"
-
-
-def test_the_method_needs_only_torch() -> None:
-    modules = [module for module in MODULES if module.startswith("mgcda_dist.method.")]
-    assert "mgcda_dist.method.mgcda" in modules
-    packages = _packages_after_importing(*modules)
-    assert "torch" in packages
-    assert not packages & STACK, f"the method pulls {sorted(packages & STACK)}"

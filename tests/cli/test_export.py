@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mgcda_dist.cli.main import app
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.inference import formats, proof
 from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.exported import bare_segmenter
+from tests.support.commands import invoke, refusal
 from tests.support.exported import write_run
 
 _TORCH_ALONE = """
@@ -33,8 +33,7 @@ np.save(sys.argv[3], score.numpy())
 """
 
 
-def _export(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, words)])
+BARE = ("--format", "safetensors", "--no-verify")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def exported(run: Path) -> tuple[Path, Result]:
     with pytest.MonkeyPatch.context() as patched:
         # On the busy machine of a test run, time proves nothing.
         patched.setattr(proof, "_LATENCY_TOLERANCE", float("inf"))
-        return out, _export(run, out, "--format", "safetensors,torch,onnx", "--size", "64x96")
+        return out, invoke("export", run, out, "--format", "safetensors,torch,onnx", "--size", "64x96")
 
 
 def _image() -> np.ndarray:
@@ -118,22 +117,21 @@ def test_the_card_of_a_checkpoint_has_no_results_of_the_last_step(run: Path, tmp
     checkpoint = write_run(tmp_path / "seed", decoder_channels=8) / "model"
     folder = run / "checkpoints" / "step-00000300" / "model"
     shutil.copytree(checkpoint, folder)
-    assert _export(folder, tmp_path / "out", "--format", "safetensors", "--no-verify").exit_code == 0
+    assert invoke("export", folder, tmp_path / "out", *BARE).exit_code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Checkpoint after 300 of 1 steps" in card and "## Results" not in card
-    assert _export(run, tmp_path / "last", "--format", "safetensors", "--no-verify").exit_code == 0
+    assert invoke("export", run, tmp_path / "last", *BARE).exit_code == 0
     assert "## Results" in (tmp_path / "last" / "README.md").read_text()
 
 
 @pytest.mark.slow
 def test_an_export_is_only_replaced_with_overwrite(exported: tuple[Path, Result], run: Path) -> None:
     out, _ = exported
-    refused = _export(run, out, "--format", "safetensors", "--no-verify")
-    assert isinstance(refused.exception, MgcdaError) and "exists already" in str(refused.exception)
+    assert "exists already" in str(refusal("export", run, out, *BARE))
     assert (out / "model.onnx").is_file()
     copy = out.with_name("again")
-    assert _export(out, copy, "--format", "safetensors", "--no-verify").exit_code == 0
-    assert _export(run, copy, "--format", "safetensors", "--no-verify", "--overwrite").exit_code == 0
+    assert invoke("export", out, copy, *BARE).exit_code == 0
+    assert invoke("export", run, copy, *BARE, "--overwrite").exit_code == 0
     assert {path.name for path in copy.iterdir()} == {"README.md", "model.json", "model.safetensors"}
 
 
@@ -164,8 +162,7 @@ def test_additional_tensors_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "tiny") / "model"
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"cacl.queue": tensors["mean"].clone()}, folder / "model.safetensors")
-    result = _export(folder, tmp_path / "out")
-    assert isinstance(result.exception, MgcdaError) and "cacl.queue" in str(result.exception)
+    assert "cacl.queue" in str(refusal("export", folder, tmp_path / "out"))
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
@@ -184,15 +181,12 @@ def test_the_comparison_detects_another_network(monkeypatch: pytest.MonkeyPatch,
         (["--format", "safetensor"], "did you mean safetensors"),
         (["--size", "big"], "no size"),
         (["--size", "0x64"], "no size"),
+        (["--overwrite"], "no exported model"),  # a folder of somebody's
     ],
 )
-def test_invalid_options_are_refused_with_a_remedy(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
-    result = _export(run, tmp_path / "out", *words)
-    assert isinstance(result.exception, MgcdaError) and says in str(result.exception)
-
-
-def test_other_folders_are_not_replaced(run: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_refused_and_other_files_kept(
+    run: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
     (tmp_path / "thesis.tex").write_text("important")
-    result = _export(run, tmp_path, "--overwrite")
-    assert isinstance(result.exception, MgcdaError) and "no exported model" in str(result.exception)
-    assert (tmp_path / "thesis.tex").is_file()
+    assert says in str(refusal("export", run, tmp_path, *words))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

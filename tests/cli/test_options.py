@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import typer
 
-from mgcda_dist.cli.main import app, main
+from mgcda_dist.cli.main import app
 from mgcda_dist.cli.options import with_options
 from mgcda_dist.errors import ConfigError
+from tests.support.commands import typed
 
 
 @pytest.mark.parametrize(
@@ -29,14 +28,10 @@ def test_an_argument_is_shown_as_the_option_of_the_command(message: str, words: 
     assert with_options(message, typer.main.get_command(app), words.split()) == shown
 
 
-def test_resuming_with_another_configuration_names_the_option(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_with_another_configuration_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ConfigError("runs/a/config.yaml", "another configuration", "choose `override_config` to resume")
 
     monkeypatch.setattr("mgcda_dist.config.load.load_config", refuse)
-    monkeypatch.setattr(sys, "argv", ["mgcda", "train", "a.yaml"])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "choose --override-config to resume" in capsys.readouterr().err
+    done = typed("train", "a.yaml")
+    assert done.returncode == 2 and "choose --override-config to resume" in done.stderr

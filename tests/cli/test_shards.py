@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import cv2
@@ -22,40 +17,18 @@ import pytest
 import typer
 import yaml
 
-from mgcda_dist.cli.main import app, main
+from mgcda_dist.cli.main import app
 from mgcda_dist.cli.shards import _refuse_foreign
 from mgcda_dist.data.labels import LABEL_FORMATS
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.sources import SOURCES
+from tests.conftest import REPOSITORY
 from tests.data.shards.sources.test_fishyscapes import static
+from tests.support.commands import start_mgcda, typed
 from tests.support.tars import plain_tar
+from tests.support.watched import wait_for
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-class Run(NamedTuple):
-    """What a command gave back."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def mgcda(*arguments: object, cwd: Path) -> Run:
-    """Run a command through the program's entry point, as `mgcda shards …` typed in the folder `cwd`."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["mgcda", "shards", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err), chdir(cwd):
-            main()
-            code = 0
-    except SystemExit as stop:
-        code = stop.code
-    finally:
-        sys.argv = before
-    assert isinstance(code, int)
-    return Run(code, out.getvalue(), err.getvalue())
+mgcda = partial(typed, "shards")
 
 
 @pytest.fixture(scope="module")
@@ -221,18 +194,14 @@ def test_interrupted_and_run_again(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 3), np.uint8)
     for i in range(24):
         cv2.imwrite(str(tmp_path / "images" / f"{i:02d}.png"), noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])
-    command = [sys.executable, "-m", "mgcda_dist", "shards", "write", "plain", ".", "out", "--unlabelled",
-               "--samples-per-shard", "4", "--format", "webp", "--workers", "1"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = ("write", "plain", ".", "out", "--unlabelled", "--samples-per-shard", 4, "--format", "webp")
     # A suite that runs in the background of a shell inherits an ignored SIGINT; a terminal's user has not.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+        process = start_mgcda("shards", *command, "--workers", 1, cwd=tmp_path)
     finally:
         signal.signal(signal.SIGINT, previous)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for((tmp_path / "out" / "shard-000000.tar").exists, "the first shard", 60)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in error
@@ -240,9 +209,7 @@ def test_interrupted_and_run_again(tmp_path: Path) -> None:
     assert "manifest.json" not in names and not [name for name in names if name.endswith(".part")]
     for path in sorted((tmp_path / "images").iterdir())[12:]:
         path.unlink()  # the rest would only take time
-    again = mgcda(
-        "write", "plain", ".", "out", "--unlabelled", "--samples-per-shard", 4, "--format", "webp", cwd=tmp_path
-    )
+    again = mgcda(*command, cwd=tmp_path)
     assert again.returncode == 0 and Manifest.open(tmp_path / "out").num_samples == 12
 
 
@@ -321,9 +288,3 @@ def test_the_readme_has_a_line_for_every_dataset() -> None:
         assert labels & set(LABEL_FORMATS) or source.kind == "objects", name
         for split, count in source.counts.items():
             assert f"{split} {count}" in line, name
-
-
-def test_the_command_line_imports_lazily() -> None:
-    code = "import sys, mgcda_dist.cli.shards as c; print(sorted({'cv2', 'torch', 'numpy', 'PIL'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"

@@ -10,7 +10,7 @@ import yaml
 from mgcda_dist.config.load import dump_config, load_config
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep, plan_runs
 from mgcda_dist.errors import ConfigError
-from tests.support.commands import mgcda
+from tests.support.commands import mgcda, typed
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = """\
@@ -187,14 +187,14 @@ def test_a_missing_file_and_a_base_loop(tmp_path: Path) -> None:
 
 def test_command_line_prints_one_message_and_exits_2(good: Path) -> None:
     good.write_text(GOOD.replace("steps: 10", "stps: 10"))
-    run = mgcda("config", "check", good)
+    run = typed("config", "check", good)
     assert run.returncode == 2
     assert run.stderr.startswith(f"error: {good}:11: unknown key 'optim.stps'")
     assert "Traceback" not in run.stderr and run.stdout == ""
 
 
 def test_show_prints_the_resolved_configuration(good: Path) -> None:
-    run = mgcda("config", "show", good)
+    run = typed("config", "show", good)
     assert run.returncode == 0, run.stderr
     assert yaml.safe_load(run.stdout)["mdat"]["lambda_max"] == 0.1
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
-from mgcda_dist.cli.main import app
 from mgcda_dist.config.load import load_config
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.errors import ConfigError
@@ -20,6 +18,7 @@ from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.batch import VOID, Prediction
 from mgcda_dist.models.scores import scorer
 from tests.build.test_model import CONFIG
+from tests.support.commands import invoke, refusal
 from tests.support.exported import write_run
 
 
@@ -51,15 +50,14 @@ def test_the_statistics_are_those_of_the_pixels_predicted_as_each_class() -> Non
 
 def test_a_model_is_calibrated_and_then_takes_the_score(tmp_path: Path, tiny_shards: Path) -> None:
     run, shards = write_run(tmp_path / "run"), f"{tiny_shards}/render_a/train"
-    scored = ["evaluate", str(run), "--data", shards, "--max-frames", "2", "--score", "standardized_max_logit"]
-    refused = CliRunner().invoke(app, scored)
-    assert isinstance(refused.exception, ConfigError) and "first: `mgcda calibrate" in refused.exception.remedy
-    told = CliRunner().invoke(app, ["calibrate", str(run), "--data", shards, "--max-frames", "2", "--device", "cpu"])
+    scored = ("evaluate", run, "--data", shards, "--max-frames", 2, "--score", "standardized_max_logit")
+    assert "first: `mgcda calibrate" in refusal(*scored).remedy
+    told = invoke("calibrate", run, "--data", shards, "--max-frames", 2, "--device", "cpu")
     assert told.exit_code == 0 and "now supports --score standardized_max_logit" in told.output, told.output
     model = load_exported(run)
     measured = model.metadata.class_statistics
     assert measured is not None and measured["frames"] == 2 and sum(measured["pixels"]) > 0
-    assert CliRunner().invoke(app, scored).exit_code == 0
+    assert invoke(*scored).exit_code == 0
     results = json.loads((run / "evaluation/results.json").read_text())
     assert results["score"] == "standardized_max_logit"
     assert results["class_statistics"] == {key: measured[key] for key in ("mean", "var")}

@@ -12,21 +12,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
-from typer.testing import CliRunner
 
 from mgcda_dist import build
-from mgcda_dist.cli.main import app
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
-from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
+from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import free_folder, write_evaluation
 from mgcda_dist.evaluation.job import run_job
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
 from tests.support import shards as made
+from tests.support.commands import invoke, refusal
 
 
 def tiny_config(shards: Path, **sections: Any) -> Config:
@@ -178,24 +177,15 @@ def test_a_typo_says_what_was_meant(run: Path, tiny_shards: Path) -> None:
 # -------------------------------------------------------------------------------------------------- the command itself
 
 
-def _mgcda(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], catch_exceptions=True)
-
-
-def _error(result: Any) -> str:
-    assert isinstance(result.exception, MgcdaError), result.output
-    return str(result.exception)
-
-
 def test_maps_of_a_model_measure_what_the_model_does(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
     h5py = pytest.importorskip("h5py")
     data = ["--data", f"unseen={tiny_shards}/real_day/test"]
     options = ["--convention", "pooled,pooled_nearest,per_image,skip_empty"]
     components = ["--components", "obstacle", "--instances"]
-    done = _mgcda(run, *data, *options, *components, "--submission", "smiyc", "--out", tmp_path / "model")
+    done = invoke("evaluate", run, *data, *options, *components, "--submission", "smiyc", "--out", tmp_path / "model")
     assert done.exit_code == 0, done.output
     maps = next((tmp_path / "model/submission/anomaly_p/tiny").iterdir())
-    done = _mgcda("--maps", f"foreign={maps}", *data, *options, *components, "--out", tmp_path / "maps")
+    done = invoke("evaluate", "--maps", f"foreign={maps}", *data, *options, *components, "--out", tmp_path / "maps")
     assert done.exit_code == 0, done.output
     model, foreign = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("model", "maps"))
     assert foreign["subject"].items() >= {"name": "foreign", "kind": "maps", "class_space": ""}.items()
@@ -215,7 +205,7 @@ def test_maps_of_a_model_measure_what_the_model_does(run: Path, tmp_path: Path, 
 
 
 def test_several_at_once_share_a_table(run: Path, tmp_path: Path) -> None:
-    done = _mgcda(run, f"again={run}", "--max-frames", 2, "--kept", 0, "--out", tmp_path)
+    done = invoke("evaluate", run, f"again={run}", "--max-frames", 2, "--kept", 0, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "again" in done.output and "tables of all" in done.output
     text = (tmp_path / "results.tex").read_text()
@@ -228,39 +218,39 @@ def test_several_at_once_share_a_table(run: Path, tmp_path: Path) -> None:
 
 def test_every_test_time_option_is_recorded_and_makes_another_evaluation(run: Path, tmp_path: Path) -> None:
     options = ["--scales", "0.5,1", "--flip", "--window", "64x96", "--overlap", "0.5", "--blur", "--height", "64"]
-    done = _mgcda(run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
+    done = invoke("evaluate", run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "results.json").read_text())
     expected = {"score": "entropy", "scales": [0.5, 1.0], "flip": True, "window_px": [64, 96], "window_overlap": 0.5}
     assert results.items() >= (expected | {"blur": True, "height_px": 64}).items()
-    assert "another evaluation" in _error(_mgcda(run, "--max-frames", 2, "--out", tmp_path))
-    again = _mgcda(run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
+    assert "another evaluation" in str(refusal("evaluate", run, "--max-frames", 2, "--out", tmp_path))
+    again = invoke("evaluate", run, "--max-frames", 2, "--score", "entropy", *options, "--out", tmp_path)
     assert again.exit_code == 0
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert _mgcda(run, "--max-frames", 2, "--out", tmp_path, "--overwrite").exit_code == 0
+    assert invoke("evaluate", run, "--max-frames", 2, "--out", tmp_path, "--overwrite").exit_code == 0
 
 
 def test_wrong_commands_say_what_to_do(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
     maps, data = tmp_path / "maps", ["--data", str(tiny_shards / "real_day/test")]
     maps.mkdir()
-    assert "nothing to evaluate" in _error(_mgcda(*data))
-    assert "give `data`" in _error(_mgcda("--maps", maps))
-    assert "holds no score map" in _error(_mgcda("--maps", maps, *data))
+    assert "nothing to evaluate" in str(refusal("evaluate", *data))
+    assert "give `data`" in str(refusal("evaluate", "--maps", maps))
+    assert "holds no score map" in str(refusal("evaluate", "--maps", maps, *data))
     np.save(maps / "x.npy", np.zeros((4, 4)))
-    assert "have no map" in _error(_mgcda("--maps", maps, *data))
-    assert "only score maps are evaluated" in _error(_mgcda("--maps", maps, *data, "--flip"))
-    assert "conventions.0: 'poold'" in _error(_mgcda(run, "--convention", "poold"))
-    assert "no list of numbers" in _error(_mgcda(run, "--scales", "1;2"))
-    assert "no size" in _error(_mgcda(run, "--window", "512"))
-    assert "two of the evaluated are called 'tiny'" in _error(_mgcda(run, run / "model", "--out", tmp_path))
-    assert "is no name" in _error(_mgcda(f"a/b={run}"))
+    assert "have no map" in str(refusal("evaluate", "--maps", maps, *data))
+    assert "only score maps are evaluated" in str(refusal("evaluate", "--maps", maps, *data, "--flip"))
+    assert "conventions.0: 'poold'" in str(refusal("evaluate", run, "--convention", "poold"))
+    assert "no list of numbers" in str(refusal("evaluate", run, "--scales", "1;2"))
+    assert "no size" in str(refusal("evaluate", run, "--window", "512"))
+    assert "two of the evaluated are called 'tiny'" in str(refusal("evaluate", run, run / "model", "--out", tmp_path))
+    assert "is no name" in str(refusal("evaluate", f"a/b={run}"))
     objects = tiny_shards / "objects/train"
-    assert "holds objects" in _error(_mgcda(run, "--data", objects))
+    assert "holds objects" in str(refusal("evaluate", run, "--data", objects))
 
 
 def test_frames_without_anomalies_have_miou_only(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
-    done = _mgcda(run, "--data", f"plain={tiny_shards}/render_b/train", "--max-frames", 3, "--components", "anomaly",
-                  "--out", tmp_path)  # fmt: skip
+    data = ("--data", f"plain={tiny_shards}/render_b/train", "--max-frames", 3)
+    done = invoke("evaluate", run, *data, "--components", "anomaly", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     row = json.loads((tmp_path / "results.json").read_text())["sets"]["plain"]
     assert "ap" not in row and "mean_f1" not in row and set(row["intervals"]) == {"miou"}
@@ -276,7 +266,7 @@ def test_labels_without_anomalies_and_classes_are_named(tmp_path: Path) -> None:
                  workers=1)  # fmt: skip
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps/a.npy", np.zeros(image.shape[:2], np.float32))
-    done = _mgcda("--maps", tmp_path / "maps", "--data", f"blank={tmp_path}/set", "--out", tmp_path / "out")
+    done = invoke("evaluate", "--maps", tmp_path / "maps", "--data", f"blank={tmp_path}/set", "--out", tmp_path / "out")
     assert done.exit_code == 0 and "note: blank: no anomaly pixel in its labels" in done.output, done.output
 
 
@@ -295,7 +285,7 @@ def test_results_are_broken_down_by_category_and_folder(tmp_path: Path) -> None:
         np.save(tmp_path / "maps" / f"{key}.npy", scores)
     write_shards(samples, tmp_path / "laf", dataset="lost_and_found", split="test", label_format="lost_and_found_ids",
                  samples_per_shard=4, workers=1)  # fmt: skip
-    done = _mgcda("--maps", tmp_path / "maps", "--data", f"laf={tmp_path}/laf", "--out", tmp_path / "out")
+    done = invoke("evaluate", "--maps", tmp_path / "maps", "--data", f"laf={tmp_path}/laf", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     row = json.loads((tmp_path / "out/results.json").read_text())["sets"]["laf"]
     assert set(row["categories"]) == {"emotional hazards", "standard objects"}
@@ -312,7 +302,7 @@ def test_a_model_of_another_class_space_is_measured_in_its_own(tmp_path: Path, t
     config = tiny_config(tiny_shards, name="other")
     config = Config.model_validate(config.model_dump() | {"data": config.data.model_dump() | {"class_space": "idd7"}})
     build.save_model(config, build.segmenter(config), tmp_path / "run/model")
-    done = _mgcda(tmp_path / "run", "--max-frames", 3, "--out", tmp_path / "out")
+    done = invoke("evaluate", tmp_path / "run", "--max-frames", 3, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["subject"]["class_space"] == "idd7"

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from mgcda_dist.cli.main import app
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.inference.operating import choose_threshold, operating_points
+from tests.support.commands import invoke
 from tests.support.exported import write_run
 
 _SETTINGS = {"score": "energy", "height_px": 32, "scales": [1.0], "flip": False, "window_px": None,
@@ -77,9 +76,7 @@ def test_evaluations_of_other_weights_are_ignored(run: Path) -> None:
 
 
 def test_an_export_contains_its_operating_points(run: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        app, ["export", str(run), str(tmp_path / "out"), "--format", "safetensors", "--no-verify"]
-    )
+    done = invoke("export", run, tmp_path / "out", "--format", "safetensors", "--no-verify")
     assert done.exit_code == 0, done.output
     exported = load_exported(tmp_path / "out")
     assert operating_points(exported) == operating_points(load_exported(run)) != []
@@ -88,9 +85,7 @@ def test_an_export_contains_its_operating_points(run: Path, tmp_path: Path) -> N
     from PIL import Image
 
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
-    done = CliRunner().invoke(
-        app, ["predict", str(tmp_path / "out"), str(tmp_path / "a.png"), "-o", str(tmp_path / "p"), "-w", "none"]
-    )
+    done = invoke("predict", tmp_path / "out", tmp_path / "a.png", "-o", tmp_path / "p", "-w", "none")
     assert done.exit_code == 0, done.output
     settings = json.loads((tmp_path / "p" / "predictions.json").read_text())["settings"]
     assert (settings["threshold"], settings["threshold_source"]) == (-2.5, "best F1 on val")

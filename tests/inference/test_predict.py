@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from mgcda_dist.cli.main import app
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.score_maps import ScoreMaps
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.inference import predict as module
 from mgcda_dist.inference.model import load_exported
+from tests.support.commands import invoke, refusal
 from tests.support.exported import NEEDED, write_run
 
 _BLOCKED = """
@@ -29,10 +28,6 @@ sys.modules |= dict.fromkeys({missing})  # none of them can be imported
 from mgcda_dist.cli.main import app
 app(sys.argv[1:])
 """
-
-
-def _predict(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, ["predict", *map(str, words)])
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -73,8 +68,8 @@ def middle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_maps_pictures_and_records_of_a_folder(run: Path, middle: float, tmp_path: Path) -> None:
     images = {name: _picture(tmp_path / "in" / f"{name}.png", i) for i, name in enumerate(("a", "deep/b", "deep/c"))}
     out = tmp_path / "out"
-    result = _predict(
-        run, tmp_path / "in", "-o", out, "-w", "overlay,npy,png", f"--threshold={middle}", "--min-area", "9"
+    result = invoke(
+        "predict", run, tmp_path / "in", "-o", out, "-w", "overlay,npy,png", f"--threshold={middle}", "--min-area", "9"
     )
     assert result.exit_code == 0, result.output
     endings = ("json", "overlay.png", "score.npy", "score.png")
@@ -108,7 +103,7 @@ def test_maps_pictures_and_records_of_a_folder(run: Path, middle: float, tmp_pat
 def test_written_maps_are_read_as_maps(run: Path, tmp_path: Path) -> None:
     """Predictions can be evaluated, also with overlays beside them: 16-bit pictures are read as scores."""
     pixels = _picture(tmp_path / "in" / "a.png")
-    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out", "-w", "overlay,png").exit_code == 0
+    assert invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out", "-w", "overlay,png").exit_code == 0
     score = load_exported(run).predict(pixels)[0]
     maps = ScoreMaps(tmp_path / "out")
     read = maps.read(maps.choose("set", ["a"])["a"], (50, 71))
@@ -140,7 +135,7 @@ def test_unreadable_inputs_are_skipped_and_reported(run: Path, tmp_path: Path) -
     (folder / "text.jpg").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.mp4").write_text("no video")
-    result = _predict(run, folder, "-o", tmp_path / "out")
+    result = invoke("predict", run, folder, "-o", tmp_path / "out")
     assert result.exit_code == 1
     failed = _json(tmp_path / "out" / "predictions.json")["failed"]
     assert {Path(each["input"]).name for each in failed} == {"cut.png", "empty.png", "text.jpg", "text.mp4"}
@@ -164,31 +159,31 @@ def test_the_same_command_resumes(run: Path, tmp_path: Path, monkeypatch: pytest
     write = module.write_image
     with monkeypatch.context() as patched:
         patched.setattr(module, "write_image", stops)
-        assert _predict(run, tmp_path / "in", "-o", out).exit_code != 0
+        assert invoke("predict", run, tmp_path / "in", "-o", out).exit_code != 0
     assert _json(out / "predictions.json")["complete"] is False
     assert (out / "1.json").exists() and not (out / "2.json").exists()
     drawn = {name: (out / name).stat().st_mtime_ns for name in ("0.overlay.png", "1.overlay.png")}
     colours = json.loads((out / "0.json").read_text())
     assert colours["files"] == {"overlay": "0.overlay.png"}
     _picture(tmp_path / "in" / "1.png", seed=9)  # changed meanwhile
-    result = _predict(run, tmp_path / "in", "-o", out)
+    result = invoke("predict", run, tmp_path / "in", "-o", out)
     assert result.exit_code == 0 and "(1 of them before)" in result.output
     assert (out / "0.overlay.png").stat().st_mtime_ns == drawn["0.overlay.png"]
     assert (out / "1.overlay.png").stat().st_mtime_ns != drawn["1.overlay.png"]
     assert _json(out / "predictions.json")["complete"] is True
     # A file that somebody removed is made again.
     (out / "3.overlay.png").unlink()
-    assert "(3 of them before)" in _predict(run, tmp_path / "in", "-o", out).output
+    assert "(3 of them before)" in invoke("predict", run, tmp_path / "in", "-o", out).output
     assert (out / "3.overlay.png").exists()
 
 
 def test_a_resumed_prediction_keeps_its_colour_range(run: Path, tmp_path: Path) -> None:
     """An unknown range is that of the first frame, also in a second call with another first frame."""
     _picture(tmp_path / "in" / "b.png", 1)
-    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    assert invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     before = _json(tmp_path / "out" / "predictions.json")["drawn_range"]
     _picture(tmp_path / "in" / "a.png", 2)
-    assert _predict(run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
+    assert invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out").exit_code == 0
     assert _json(tmp_path / "out" / "predictions.json")["drawn_range"] == before
 
 
@@ -197,7 +192,7 @@ def test_options_take_the_place_of_the_run_s_augmentation(tmp_path: Path) -> Non
     _picture(tmp_path / "a.png")
 
     def settings(out: str, *words: str) -> list[Any]:
-        assert _predict(run, tmp_path / "a.png", "-o", tmp_path / out, "-w", "none", *words).exit_code == 0
+        assert invoke("predict", run, tmp_path / "a.png", "-o", tmp_path / out, "-w", "none", *words).exit_code == 0
         found = _json(tmp_path / out / "predictions.json")["settings"]
         return [found[key] for key in ("scales", "flip", "window_px", "height_px")]
 
@@ -208,24 +203,21 @@ def test_options_take_the_place_of_the_run_s_augmentation(tmp_path: Path) -> Non
 def test_a_folder_with_other_content_is_refused(run: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "a.png")
     out = tmp_path / "out"
-    assert _predict(run, tmp_path / "in", "-o", out).exit_code == 0
-    other = _predict(run, tmp_path / "in", "-o", out, "--score", "msp")
-    assert isinstance(other.exception, ConfigError) and "other settings" in str(other.exception)
-    assert _predict(run, tmp_path / "in", "-o", out, "--score", "msp", "--overwrite").exit_code == 0
+    assert invoke("predict", run, tmp_path / "in", "-o", out).exit_code == 0
+    assert "other settings" in str(refusal("predict", run, tmp_path / "in", "-o", out, "--score", "msp"))
+    assert invoke("predict", run, tmp_path / "in", "-o", out, "--score", "msp", "--overwrite").exit_code == 0
     assert _json(out / "predictions.json")["settings"]["score"] == "msp"
-    inputs = _predict(run, tmp_path / "in", "-o", tmp_path / "in")
-    assert isinstance(inputs.exception, ConfigError) and "is an input" in str(inputs.exception)
+    assert "is an input" in str(refusal("predict", run, tmp_path / "in", "-o", tmp_path / "in"))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("important")
-    foreign = _predict(run, tmp_path / "in", "-o", tmp_path / "thesis")
-    assert isinstance(foreign.exception, ConfigError) and "other files" in str(foreign.exception)
+    assert "other files" in str(refusal("predict", run, tmp_path / "in", "-o", tmp_path / "thesis"))
 
 
 def test_a_video_gives_a_video_and_a_record(run: Path, middle: float, tmp_path: Path) -> None:
     _video(tmp_path / "clip.avi")
     out = tmp_path / "out"
     words = (tmp_path / "clip.avi", "-o", out, "-w", "overlay,npy", f"--threshold={middle}", "--every", "2")
-    result = _predict(run, *words, "--batch", "3")
+    result = invoke("predict", run, *words, "--batch", "3")
     assert result.exit_code == 0, result.output
     record = _json(out / "clip.json")
     assert [frame["frame"] for frame in record["frames"]] == [0, 2, 4, 6]
@@ -239,13 +231,13 @@ def test_a_video_gives_a_video_and_a_record(run: Path, middle: float, tmp_path: 
     assert written.get(cv2.CAP_PROP_FRAME_WIDTH) == 504 and written.read()[0]
     written.release()
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
-    assert "(1 of them before)" in _predict(run, *words).output
+    assert "(1 of them before)" in invoke("predict", run, *words).output
 
 
 @pytest.mark.parametrize("codec", ["vp9", "mpeg4"])
 def test_videos_of_both_codecs_can_be_read(run: Path, tmp_path: Path, codec: str) -> None:
     _video(tmp_path / "clip.avi", 3)
-    assert _predict(run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--codec", codec).exit_code == 0
+    assert invoke("predict", run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--codec", codec).exit_code == 0
     frames = cv2.VideoCapture(str(tmp_path / "out" / "clip.overlay.mp4"))
     assert [frames.read()[0] for _ in range(4)] == [True, True, True, False]
     frames.release()
@@ -291,7 +283,7 @@ def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
-    assert _predict(run, tmp_path / "turned.jpg", "-o", tmp_path / "out", "-w", "npy").exit_code == 0
+    assert invoke("predict", run, tmp_path / "turned.jpg", "-o", tmp_path / "out", "-w", "npy").exit_code == 0
     record = _json(tmp_path / "out" / "turned.json")
     assert (record["width"], record["height"]) == (40, 60)
     assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
@@ -312,8 +304,7 @@ def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
 )
 def test_invalid_options_are_refused_with_a_remedy(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
     _picture(tmp_path / "a.png")
-    result = _predict(run, tmp_path / "a.png", "-o", tmp_path / "out", *words)
-    assert isinstance(result.exception, ConfigError) and says in str(result.exception)
+    assert says in str(refusal("predict", run, tmp_path / "a.png", "-o", tmp_path / "out", *words))
     assert not (tmp_path / "out").exists()
 
 

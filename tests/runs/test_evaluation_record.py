@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mgcda_dist.cli.main import app
-from mgcda_dist.errors import MgcdaError
 from mgcda_dist.reports.runs import RunRecord, RunSource
 from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow_client import connect
+from tests.support.commands import invoke, refusal
 from tests.support.exported import write_run
 
 
 def _evaluate(*words: object) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *map(str, words), "--kept", "1", "--max-frames", "3"])
+    return invoke("evaluate", *words, "--kept", 1, "--max-frames", 3)
 
 
 @pytest.mark.slow
@@ -38,9 +37,7 @@ def test_a_model_and_foreign_maps_become_runs_that_can_be_compared(tmp_path: Pat
         assert record.metrics["eval/seen/ap"] == pytest.approx(row["ap"])
         assert record.evaluation == folder
     assert ours.params["evaluation.height_px"] == "32" and theirs.params["subject.kind"] == "maps"
-    compared = CliRunner().invoke(
-        app, ["compare", ours.run_id or "", theirs.run_id or "", "--mlflow-uri", uri, "--out", str(tmp_path / "table")]
-    )
+    compared = invoke("compare", ours.run_id, theirs.run_id, "--mlflow-uri", uri, "--out", tmp_path / "table")
     assert compared.exit_code == 0 and "theirs" in compared.output, compared.output
 
     client = connect(uri)
@@ -61,12 +58,12 @@ def test_a_model_and_foreign_maps_become_runs_that_can_be_compared(tmp_path: Pat
 def test_a_server_that_is_away_costs_no_results(tmp_path: Path, tiny_shards: Path) -> None:
     run, data = write_run(tmp_path / "net"), ["--data", f"seen={tiny_shards}/real_day/test"]
     both, out = [run, f"again={run}"], tmp_path / "out"
-    away = _evaluate(*both, *data, "--out", out, "--mlflow-uri", "http://127.0.0.1:9")
-    assert isinstance(away.exception, MgcdaError) and "MLflow does not take" in str(away.exception)
+    few = ("--kept", 1, "--max-frames", 3)
+    away = refusal("evaluate", *both, *data, *few, "--out", out, "--mlflow-uri", "http://127.0.0.1:9")
     folders = [str(out / "net"), str(out / "again")]
-    assert away.exception.remedy.endswith("mgcda sync " + " ".join(folders))
+    assert "MLflow does not take" in str(away) and away.remedy.endswith("mgcda sync " + " ".join(folders))
     assert (out / "results.md").is_file() and (out / "net/results.json").is_file()
-    found = CliRunner().invoke(app, ["sync", *folders, "--mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db"])
+    found = invoke("sync", *folders, "--mlflow-uri", f"sqlite:///{tmp_path}/mlflow.db")
     assert found.exit_code == 0, found.output
     source = RunSource(tmp_path)
     for name in ("net-net", "again-again"):
@@ -81,15 +78,13 @@ def test_the_record_of_a_training_is_not_replaced(tmp_path: Path, tiny_shards: P
     record.log_metrics({"loss/total": 1.0}, 1)
     before = [(run / name).read_bytes() for name in ("metrics.jsonl", "record.jsonl")]
     words = ["--data", f"seen={tiny_shards}/real_day/test", "--out", run, "--mlflow-uri", f"sqlite:///{tmp_path}/m.db"]
-    refused = _evaluate(run, *words, "--overwrite")
-    assert isinstance(refused.exception, MgcdaError) and "record of a training" in str(refused.exception)
+    assert "record of a training" in str(refusal("evaluate", run, *words, "--overwrite"))
     assert [(run / name).read_bytes() for name in ("metrics.jsonl", "record.jsonl")] == before
     assert not (run / "results.json").exists(), "refused before anything is evaluated"
     record.close("KILLED")
 
 
 def test_an_experiment_without_a_server_is_refused(tmp_path: Path) -> None:
-    refused = _evaluate(write_run(tmp_path / "net"), "--experiment", "mine")
-    assert isinstance(refused.exception, MgcdaError) and "no server" in str(refused.exception)
-    refused = _evaluate(tmp_path / "net", "--mlflow-uri", "http://me:secret@host")
-    assert isinstance(refused.exception, MgcdaError) and "password" in str(refused.exception)
+    run = write_run(tmp_path / "net")
+    assert "no server" in str(refusal("evaluate", run, "--experiment", "mine"))
+    assert "password" in str(refusal("evaluate", run, "--mlflow-uri", "http://me:secret@host"))

@@ -1,15 +1,22 @@
-"""`mgcda …` as users run it: in a process of its own, in no cluster, and without credentials of the test process."""
+"""`mgcda …` as users run it: in a process of its own, without credentials of the test process; or within this one."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-__all__ = ["mgcda", "start_mgcda"]
+from typer.testing import CliRunner, Result
+
+from mgcda_dist.cli.main import app, main
+from mgcda_dist.errors import MgcdaError
+
+__all__ = ["invoke", "mgcda", "refusal", "start_mgcda", "typed"]
 
 
 def mgcda(
@@ -25,6 +32,33 @@ def start_mgcda(*words: object, cwd: Path | None = None, env: Mapping[str, str] 
     options = _options(cwd, env)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(_command(words), start_new_session=True, **pipes, **options)
+
+
+def typed(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command through the program's entry point, with its messages and exit codes, but in this process."""
+    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = ["mgcda", *map(str, words)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
+            main()
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = before
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(list(map(str, words)), code, out.getvalue(), err.getvalue())
+
+
+def invoke(*words: object) -> Result:
+    """The command in this process; an error of ours is the result's `exception`."""
+    return CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "120"})
+
+
+def refusal(*words: object) -> MgcdaError:
+    """The error that the command ends with, in this process."""
+    result = invoke(*words)
+    assert isinstance(result.exception, MgcdaError), result.output
+    return result.exception
 
 
 def _command(words: tuple[object, ...]) -> list[str]:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from mgcda_dist.cli.main import app
 from mgcda_dist.reports.compare import compare
 from mgcda_dist.reports.runs import find_runs
 from mgcda_dist.tracking.mlflow_runs import MlflowStore
+from tests.support.commands import invoke, refusal
 from tests.support.mlflow_server import MlflowServer
 from tests.support.runs import write_run
 from tests.support.tracked import tracked
@@ -94,7 +93,7 @@ def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowSer
     assert f"`mgcda sync {run}`" in said[-1]
     server.start()
 
-    done = CliRunner().invoke(app, ["sync", str(run)])
+    done = invoke("sync", run)
     assert done.exit_code == 0, done.output
     assert "run: 10 metrics, " in done.output.replace("\n", " ") and run_id in done.output
     found = contents(server, run_id)
@@ -106,7 +105,7 @@ def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowSer
     assert "pictures/panel.png" in found[3]
     (run / "mlflow.json").unlink()  # even where nobody knows how far it had come
     for expected in ("other entries", "nothing was missing"):
-        repeated = CliRunner().invoke(app, ["sync", str(run)])
+        repeated = invoke("sync", run)
         assert repeated.exit_code == 0 and expected in repeated.output
         assert contents(server, run_id) == found
 
@@ -119,14 +118,14 @@ def test_a_run_that_never_reached_mlflow_gets_one(server: MlflowServer, tmp_path
         tracker.log_metrics({"loss/total": 1.0}, 0)
         if folder == sweep:
             tracker.close("FINISHED")  # the child's machine died
-    wrong = CliRunner().invoke(app, ["sync", str(sweep)])
+    wrong = invoke("sync", sweep)
     assert wrong.exit_code == 2 and wrong.output.count("is the server running?") == 2
-    done = CliRunner().invoke(app, ["sync", str(sweep), "--mlflow-uri", server.uri])
+    done = invoke("sync", sweep, "--mlflow-uri", server.uri)
     assert done.exit_code == 0 and done.output.count("→  new run") == 2, done.output
     parent, child = ((folder / "mlflow_run_id").read_text().strip() for folder in (sweep, sweep / "child"))
     assert contents(server, parent)[5] == "FINISHED" and contents(server, child)[5] == "KILLED"
     assert contents(server, child)[2]["mlflow.parentRunId"] == parent
-    again = CliRunner().invoke(app, ["sync", str(sweep), "--mlflow-uri", server.uri])
+    again = invoke("sync", sweep, "--mlflow-uri", server.uri)
     assert again.output.count("nothing was missing") == 2
     tracker._record._file.close()
 
@@ -145,7 +144,5 @@ def test_a_server_that_hangs_holds_up_the_start_for_a_bounded_time(server: Mlflo
 
 
 def test_a_folder_that_cannot_be_synchronised_is_refused(tmp_path: Path) -> None:
-    nothing = CliRunner().invoke(app, ["sync", str(tmp_path)])
-    assert nothing.exit_code == 1 and "holds no record of a run" in str(nothing.exception)
-    secret = CliRunner().invoke(app, ["sync", str(tmp_path), "--mlflow-uri", "http://me:secret@host"])
-    assert secret.exit_code == 1 and "MLFLOW_TRACKING_PASSWORD" in str(secret.exception)
+    assert "holds no record of a run" in str(refusal("sync", tmp_path))
+    assert "MLFLOW_TRACKING_PASSWORD" in str(refusal("sync", tmp_path, "--mlflow-uri", "http://me:secret@host"))
