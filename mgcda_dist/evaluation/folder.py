@@ -60,13 +60,12 @@ def write_tables(every: Sequence[EvaluationResults], folder: Path) -> None:
     write_atomically(folder / "results.tex", latex_table(every))
 
 
-def read_curves(folder: Path, set_name: str) -> CurvePoints:
-    """PR and ROC curve of a set in the folder of an evaluation.
+def read_curves(path: Path) -> CurvePoints:
+    """PR and ROC curve of a set, from its `curves.json`.
 
     Raises:
         MgcdaError: the file is missing or damaged.
     """
-    path = folder / "sets" / set_name / "curves.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         columns = [np.asarray(content[name], np.float64) for name in _CURVES]

@@ -84,17 +84,22 @@ class PixelMetrics:
 
 @dataclass(frozen=True)
 class CurvePoints:
-    """A thinned PR and ROC curve for figures: each K, float64, in order of falling threshold."""
+    """A thinned PR and ROC curve for figures: each K, float64, in order of falling threshold; fractions."""
 
     threshold: Floats
     recall: Floats
     precision: Floats
     fpr: Floats
 
-    @property
-    def tpr(self) -> Floats:
-        """True positive rate, another name of recall."""
-        return self.recall
+    def f1(self) -> Floats:
+        """F1 at every point."""
+        return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
+
+    def at(self, thresholds: Floats) -> CurvePoints:
+        """The curve where "score >= threshold" is an anomaly: the last point whose threshold is not below."""
+        # A threshold that lies between two points takes what ranks above it; before the first point, that one.
+        rows = np.clip(np.searchsorted(-self.threshold, -thresholds, side="right") - 1, 0, len(self.threshold) - 1)
+        return CurvePoints(thresholds, self.recall[rows], self.precision[rows], self.fpr[rows])
 
 
 def pixel_metrics(

@@ -42,11 +42,6 @@ class FrameResult:
     num_inlier: int
     miou: float
 
-    @property
-    def quality(self) -> float:
-        """The number that frames are ranked by: AP, or mIoU in sets without anomalies; NaN where there is neither."""
-        return self.ap if math.isfinite(self.fpr95) else self.miou
-
 
 @dataclass(frozen=True)
 class PicturedFrame:

@@ -150,7 +150,7 @@ def _points(folder: Path, digest: str) -> list[OperatingPoint]:
     for name, row in results.sets.items():
         best = row.best_f1_threshold
         try:
-            curves = read_curves(folder, name)
+            curves = read_curves(folder / "sets" / name / "curves.json")
         except MgcdaError:
             continue
         if best is None:

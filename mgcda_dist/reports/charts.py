@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NUM_COLOURS", "Chart", "line_chart"]
+__all__ = ["NUM_COLOURS", "Chart", "line_chart", "line_style"]
 
 NUM_COLOURS = 7
 _WIDTH, _HEIGHT = 360.0, 224.0
@@ -84,7 +84,7 @@ def line_chart(chart_id: str, plot: Plot) -> Chart:
     root.extend(element for name, element in found if " " not in name)
     legend: list[dict[str, str]] = []
     for index, line in enumerate(lines):
-        style = f"s{line.colour % NUM_COLOURS}" + (" dashed" if line.colour >= NUM_COLOURS else "")
+        style = line_style(line.colour)
         legend.append({"label": line.label, "style": style, "note": line.note})
         kind = "series smoothable" if line.smooth is not None else "series"
         group = SubElement(root, "g", {"class": f"{kind} {style}", "data-series": str(index)})
@@ -100,6 +100,11 @@ def line_chart(chart_id: str, plot: Plot) -> Chart:
     return Chart(chart_id, plot.title, svg, legend, _facts(plot.x_axis, x, plot.y_axis, y, lines))
 
 
+def line_style(colour: int) -> str:
+    """Classes of the style sheet for the colour of this number: its hue, and dashes once the hues are used up."""
+    return f"s{colour % NUM_COLOURS}" + (" dashed" if colour >= NUM_COLOURS else "")
+
+
 def _thinned(line: Line) -> Line:
     """The line with at most `_MAX_POINTS` points: of every stretch its lowest and its highest, so that spikes stay."""
     length = len(line.x)
@@ -113,15 +118,12 @@ def _thinned(line: Line) -> Line:
         if known.size:
             kept |= {int(known[np.argmin(y[known])]), int(known[np.argmax(y[known])])}
     rows = np.array(sorted(kept))
-    return Line(
-        line.label,
-        np.asarray(line.x, np.float64)[rows],
-        y[rows],
-        line.colour,
-        None if line.smooth is None else np.asarray(line.smooth, np.float64)[rows],
-        line.dots,
-        line.note,
-        {name: np.asarray(values, np.float64)[rows] for name, values in line.extra.items()},
+    return replace(
+        line,
+        x=np.asarray(line.x, np.float64)[rows],
+        y=y[rows],
+        smooth=None if line.smooth is None else np.asarray(line.smooth, np.float64)[rows],
+        extra={name: np.asarray(values, np.float64)[rows] for name, values in line.extra.items()},
     )
 
 

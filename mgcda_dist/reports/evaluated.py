@@ -16,35 +16,16 @@ from PIL import Image
 
 from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.folder import read_curves
+from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.reports.runs import RunRecord
 
-__all__ = ["Curves", "EvaluatedSet", "Frame", "FramePictures", "read_sets"]
+__all__ = ["EvaluatedSet", "Frame", "FramePictures", "read_sets"]
 
 Floats = NDArray[np.float64]
 
 INLIER_CODE, ANOMALY_CODE, VOID_CODE = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Curves:
-    """PR and ROC curve of a set: K points in order of falling threshold, fractions."""
-
-    threshold: Floats
-    recall: Floats
-    precision: Floats
-    fpr: Floats
-
-    def f1(self) -> Floats:
-        """F1 at every point."""
-        return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
-
-    def at(self, thresholds: Floats) -> Curves:
-        """The curve where "score >= threshold" is an anomaly: the last point whose threshold is not below."""
-        # A threshold that lies between two points takes what ranks above it; before the first point, that one.
-        ascending = -self.threshold
-        rows = np.clip(np.searchsorted(ascending, -thresholds, side="right") - 1, 0, len(self.threshold) - 1)
-        return Curves(thresholds, self.recall[rows], self.precision[rows], self.fpr[rows])
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ class EvaluatedSet:
 
     name: str
     row: SetNumbers
-    curves: Curves | None = None
+    curves: CurvePoints | None = None
     levels: Floats | None = None
     frames: list[Frame] = field(default_factory=list[Frame])
     kept: list[Frame] = field(default_factory=list[Frame])
@@ -153,16 +134,15 @@ def _try(found: EvaluatedSet, path: Path, read: Callable[[EvaluatedSet, Path], N
         return
     try:
         read(found, path)
+    except MgcdaError as error:
+        found.missing.append(f"{path.name} {error.problem}; {error.remedy}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         found.missing.append(f"{path.name} cannot be read ({type(error).__name__}); evaluate again")
 
 
 def _read_curves(found: EvaluatedSet, path: Path) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    columns = [np.asarray(content[name], np.float64) for name in ("threshold", "recall", "precision", "fpr")]
-    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
-        raise ValueError("columns of different lengths")
-    found.curves = Curves(*columns) if columns[0].size else None
+    curves = read_curves(path)
+    found.curves = curves if curves.threshold.size else None
 
 
 def _read_frames(found: EvaluatedSet, path: Path) -> None:

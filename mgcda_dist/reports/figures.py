@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.files import PendingFile
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, VOID_COLOUR, class_colours
 from mgcda_dist.reports.plots import Plot, set_axes
@@ -22,42 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PanelRow", "panel_figure", "plots_figure"]
+    from mgcda_dist.evaluation.set_result import PanelRow
 
-ANOMALY, VOID = 254, 255
-"""The labels of `mgcda_dist.method.batch`, which cannot be read from there without torch."""
+__all__ = ["panel_figure", "plots_figure"]
 
 _DPI = 110
 _MAX_CELL_PX = 900
-
-
-class PanelRow(Protocol):
-    """One frame of the panel; all maps have the image's height and width."""
-
-    @property
-    def key(self) -> str:
-        """Name of the frame."""
-        ...
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """H×W×3, RGB."""
-        ...
-
-    @property
-    def predicted(self) -> NDArray[np.uint8]:
-        """H×W, predicted class."""
-        ...
-
-    @property
-    def score(self) -> NDArray[np.floating[Any]]:
-        """H×W, anomaly score."""
-        ...
-
-    @property
-    def label(self) -> NDArray[np.uint8]:
-        """H×W: 254 anomaly, 255 void, the rest normal."""
-        ...
 
 
 def plots_figure(plots: Sequence[Plot], path: Path, title: str, *, cell: tuple[float, float] = (4.6, 3.1)) -> Path:
@@ -87,7 +58,6 @@ def panel_figure(
     class_names: Sequence[str],
     path: Path,
     *,
-    colours: NDArray[np.uint8] | None = None,
     score_name: str = "anomaly score",
     title: str = "",
 ) -> Path:
@@ -99,12 +69,11 @@ def panel_figure(
         rows: at least one.
         class_names: C names, for the legend.
         path: PNG to write.
-        colours: C×3, uint8; default: by class name.
         score_name: label of the colour bar.
     """
     from matplotlib.patches import Patch
 
-    colours = class_colours(class_names) if colours is None else colours
+    colours = class_colours(class_names)
     heights = [row.image.shape[0] / row.image.shape[1] for row in rows]
     cell_width = 3.4
     figure = _figure(4 * cell_width, cell_width * sum(heights) + 0.2 * len(rows) + 1.5)

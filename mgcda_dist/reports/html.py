@@ -22,7 +22,7 @@ import yaml
 from mgcda_dist import __version__
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import write_atomically
-from mgcda_dist.reports.charts import NUM_COLOURS, Chart
+from mgcda_dist.reports.charts import NUM_COLOURS, line_style
 from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.evaluated import EvaluatedSet, read_sets
 from mgcda_dist.reports.facts import data_table, fact_table, notes, without_secrets
@@ -93,7 +93,8 @@ def render_report(
     missing += [f"{run.name} has logged no step yet" for run in runs if not run.history]
     comparison, sentences = _comparison(runs)
     missing += sentences
-    charts = [chart for each in (*sections, *histories) for chart in _charts_of(each)]
+    charts = [chart for section in sections for chart in section.curves]
+    charts += [chart for group in histories for chart in group.charts]
     script = _page_file("report.js")
     style = _page_file("report.css").replace("/* the palette */", _palette())
     page = _template().render(
@@ -102,7 +103,7 @@ def render_report(
         written=time.strftime("%Y-%m-%d %H:%M"),
         sections=_SECTIONS,
         runs=runs,
-        colour=_colour,
+        colour=line_style,
         named=lambda run: Markup(_named(RunName(runs[run].name, run))),
         table=lambda table, style="numbers": Markup(html(table, style, _named)),
         number=number,
@@ -128,16 +129,12 @@ def render_report(
     return page, (len(sections), sum(len(gallery.frames) for gallery in galleries)), missing
 
 
-def _charts_of(section: Any) -> list[Chart]:
-    return section.curves if hasattr(section, "curves") else section.charts
-
-
 def _comparison(runs: Sequence[RunRecord]) -> tuple[Comparison | None, list[str]]:
     """Meaning of the runs' differences; empty for one run."""
     if len(runs) < 2:
         return None, []
     try:
-        return compare(runs, metrics=()), []
+        return compare(runs), []
     except MgcdaError as error:
         return None, [f"the runs could not be compared: {error.where}: {error.problem}"]
 
@@ -150,14 +147,9 @@ def _differing(runs: Sequence[RunRecord]) -> Table:
     return Table([Column("parameter", align="left"), *names], rows, caption)
 
 
-def _colour(run: int) -> str:
-    """Classes of the style sheet: colour and dashes of a run's lines."""
-    return f"s{run % NUM_COLOURS}" + (" dashed" if run >= NUM_COLOURS else "")
-
-
 def _named(run: RunName) -> str:
     """HTML of a run's name with its colour; a long name may break after an underscore."""
-    return f'<span class="run {_colour(run.index)}">{escape(run.text).replace("_", "_<wbr>")}</span>'
+    return f'<span class="run {line_style(run.index)}">{escape(run.text).replace("_", "_<wbr>")}</span>'
 
 
 def _gallery_facts(galleries: Sequence[Gallery], sections: Sequence[SetSection]) -> list[dict[str, Any]]:

@@ -53,12 +53,12 @@ class Mistake:
     level: int
 
 
-def image_uri(image: NDArray[np.uint8], width_px: int, quality: int = 74) -> str:
+def image_uri(image: NDArray[np.uint8], width_px: int) -> str:
     """A photograph, at most `width_px` wide."""
     picture = Image.fromarray(image)
     if picture.width > width_px:
         picture = picture.resize(_size(picture, width_px), Image.Resampling.LANCZOS)
-    return _uri(picture, quality=quality, method=4)
+    return _uri(picture, quality=74, method=4)
 
 
 def map_uri(pictures: FramePictures, width_px: int) -> str:

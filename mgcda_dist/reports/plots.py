@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from mgcda_dist.evaluation.metrics import CurvePoints
-    from mgcda_dist.reports.evaluated import Curves
 
 __all__ = ["Axis", "Limits", "Line", "Plot", "curve_plots", "history_plots", "number", "set_axes"]
 
@@ -101,9 +100,7 @@ class Limits(NamedTuple):
     log: bool
 
 
-def curve_plots(
-    curves: Sequence[tuple[str, int, CurvePoints | Curves, Mapping[str, float]]],
-) -> tuple[Plot, Plot, Plot]:
+def curve_plots(curves: Sequence[tuple[str, int, CurvePoints, Mapping[str, float]]]) -> tuple[Plot, Plot, Plot]:
     """PR, ROC, and ROC with a logarithmic axis.
 
     Args:
@@ -115,7 +112,7 @@ def curve_plots(
         recall, precision, fpr = points.recall, points.precision, points.fpr
         if not len(recall):
             continue
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        f1 = points.f1()
         best = int(np.argmax(f1))
         dot = (float(recall[best]), float(precision[best]), f"best F1 {100 * float(f1[best]):.2f} %")
         extra: dict[str, Numbers] = {"threshold": np.concatenate([points.threshold[:1], points.threshold])}

@@ -7,19 +7,19 @@ file by file, when asked for.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
+from mgcda_dist.files import read_json
 from mgcda_dist.tracking.jsonl import flat_params, read_history
 
 if TYPE_CHECKING:
@@ -198,16 +198,8 @@ class RunSource:
         here = id_file.is_file() and id_file.read_text(encoding="utf-8").strip() == stored.run_id
         history = folder / "metrics.jsonl"
         return RunRecord(
-            name=stored.name,
+            **vars(stored),
             source=f"MLflow run {stored.run_id}",
-            params=stored.params,
-            metrics=stored.metrics,
-            tags=stored.tags,
-            run_id=stored.run_id,
-            experiment=stored.experiment,
-            status=stored.status,
-            started_s=stored.started_s,
-            ended_s=stored.ended_s,
             folder=folder if here else None,
             read_history=lambda: read_history(history) if here else store.history(stored.run_id),
             fetch=lambda path: store.fetch(stored.run_id, path),
@@ -272,7 +264,7 @@ def _from_folder(folder: Path) -> RunRecord:
         name=own.get("name", folder.name),
         source=str(folder),
         params=params,
-        tags=_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {},
+        tags=read_json(folder / "provenance.json"),
         folder=folder,
         experiment=own.get("tracking.experiment"),
         status="FINISHED" if (folder / "results.json").is_file() else "KILLED",
@@ -296,13 +288,3 @@ def _from_evaluation(folder: Path) -> RunRecord:
         folder=folder,
         read_history=run.read_history if run else dict,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MgcdaError(str(path), f"is not whole: {error}", "evaluate the run again") from None
-    if not isinstance(content, dict):
-        raise MgcdaError(str(path), "is not a record of results", "evaluate the run again")
-    return content

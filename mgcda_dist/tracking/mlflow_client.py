@@ -88,11 +88,11 @@ def shortened(value: object, length: int) -> str:
 
 
 def reason(error: Exception) -> str:
-    """An error in one short line: of a chain of failed requests, what the operating system said."""
+    """An error in one short line, without MLflow's code: of failed requests, what the operating system said."""
     text = str(error).strip()
     cause = re.search(r"\[Errno [-\d]+\] [\w ]+", text)
     lines = text.splitlines()
-    return shortened(cause[0] if cause else lines[0] if lines else type(error).__name__, 200)
+    return shortened(cause[0] if cause else re.sub(r"^\w+: ", "", lines[0]) if lines else type(error).__name__, 200)
 
 
 def _import_quietly() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import weakref
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.tracking.mlflow_client import connect, quiet
+from mgcda_dist.tracking.mlflow_client import connect, quiet, reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +59,7 @@ class MlflowStore:
                 self._client: MlflowClient = connect(uri)
                 self._experiments = {e.experiment_id: e.name for e in self._client.search_experiments()}
         except Exception as error:  # MLflow, its database layer and its HTTP client raise every kind
-            raise MgcdaError(uri, f"MLflow does not answer: {_first_line(error)}", "is the server running?") from None
+            raise MgcdaError(uri, f"MLflow does not answer: {reason(error)}", "is the server running?") from None
 
     @property
     def experiments(self) -> list[str]:
@@ -101,7 +100,7 @@ class MlflowStore:
             except MlflowException as error:
                 raise MgcdaError(
                     f"search {filter_string!r}",
-                    f"MLflow does not take it: {_first_line(error)}",
+                    f"MLflow does not take it: {reason(error)}",
                     "for example: params.`mdat.enabled` = 'True' and metrics.`eval/road_anomaly/ap` > 0.7",
                 ) from None
             found += [self._stored(run) for run in page]
@@ -150,8 +149,3 @@ class MlflowStore:
             metrics=dict(data.metrics),
             tags=dict(data.tags),
         )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"^\w+: ", "", lines[0]) if lines else type(error).__name__

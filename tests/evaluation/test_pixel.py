@@ -186,5 +186,5 @@ def test_curves_run_through_the_metrics() -> None:
     assert curves.recall.size <= 300
     assert np.all(np.diff(curves.recall) >= 0) and np.all(np.diff(curves.fpr) >= 0)
     assert np.all(np.diff(curves.threshold) < 0)
-    assert np.trapezoid(curves.tpr, curves.fpr) == pytest.approx(result.auroc, abs=2e-3)
+    assert np.trapezoid(curves.recall, curves.fpr) == pytest.approx(result.auroc, abs=2e-3)
     assert curves.recall[-1] == 1 and curves.fpr[-1] == 1

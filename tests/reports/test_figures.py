@@ -1,36 +1,26 @@
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mgcda_dist.method import batch
-from mgcda_dist.reports import figures
-from mgcda_dist.reports.evaluated import Curves
+from mgcda_dist.choices import ANOMALY, VOID
+from mgcda_dist.evaluation.metrics import CurvePoints
+from mgcda_dist.evaluation.set_result import PanelRow
 from mgcda_dist.reports.figures import panel_figure, plots_figure
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours
 from mgcda_dist.reports.plots import curve_plots, history_plots
 
 
-@dataclass(frozen=True)
-class Row:
-    key: str
-    image: np.ndarray
-    predicted: np.ndarray
-    score: np.ndarray
-    label: np.ndarray
-
-
-def row(height: int, width: int, key: str = "frame") -> Row:
+def row(height: int, width: int, key: str = "frame") -> PanelRow:
     rng = np.random.default_rng(0)
     label = np.full((height, width), 253, np.uint8)
-    label[: height // 4] = batch.VOID
-    label[height // 2 :, : width // 2] = batch.ANOMALY
+    label[: height // 4] = VOID
+    label[height // 2 :, : width // 2] = ANOMALY
     score = rng.standard_normal((height, width)).astype(np.float32)
     image = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
-    return Row(key, image, rng.integers(0, 3, (height, width)).astype(np.uint8), score, label)
+    return PanelRow(key, image, rng.integers(0, 3, (height, width)).astype(np.uint8), score, label)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -41,10 +31,6 @@ def pixels(path: Path) -> np.ndarray:
 
 def near(picture: np.ndarray, colour: tuple[int, int, int], tolerance: int = 40) -> int:
     return int((np.abs(picture.astype(int) - colour).max(axis=2) < tolerance).sum())
-
-
-def test_the_labels_are_those_of_the_batch() -> None:
-    assert (figures.ANOMALY, figures.VOID) == (batch.ANOMALY, batch.VOID)
 
 
 def test_panel_shows_every_frame_and_marks_anomalies(tmp_path: Path) -> None:
@@ -59,16 +45,16 @@ def test_panel_shows_every_frame_and_marks_anomalies(tmp_path: Path) -> None:
 
 def test_panel_of_large_frames_and_constant_or_broken_scores(tmp_path: Path) -> None:
     large = row(1024, 2048, key="a/" + "very_long_name_" * 10)
-    constant = Row("constant", large.image, large.predicted, np.zeros((1024, 2048), np.float32), large.label)
-    broken = Row("nan", large.image, large.predicted, np.full((1024, 2048), np.nan, np.float32), large.label)
+    constant = PanelRow("constant", large.image, large.predicted, np.zeros((1024, 2048), np.float32), large.label)
+    broken = PanelRow("nan", large.image, large.predicted, np.full((1024, 2048), np.nan, np.float32), large.label)
     path = panel_figure([constant, broken], ("road", "sky"), tmp_path / "p.png")
     assert pixels(path).shape[1] < 2000 and path.stat().st_size < 4e6
 
 
 def test_curves(tmp_path: Path) -> None:
     recall, precision, fpr = np.linspace(0.01, 1, 100), np.linspace(1, 0.1, 100), np.linspace(0, 1, 100)
-    points = Curves(np.linspace(1, 0, 100), recall, precision, fpr)
-    nothing = Curves(*[np.zeros(0)] * 4)
+    points = CurvePoints(np.linspace(1, 0, 100), recall, precision, fpr)
+    nothing = CurvePoints(*[np.zeros(0)] * 4)
     metrics = {"ap": 0.55, "auroc": 0.66, "fpr95": 0.9}
     plots = curve_plots([("full $x_1$", 0, points, metrics), ("nothing", 1, nothing, {})])
     assert [line.note for line in plots[1].lines] == ["AUROC 66.00 %, FPR95 90.00 %"]
