@@ -376,6 +376,10 @@ Negatives = Literal[
     "opposite_side",  # an anchor is pushed away from the opposite side of anomaly/inlier
     "other_type",  # from every other type: other inlier classes, too
 ]
+Positives = Literal[
+    "shared",  # one draw per step: anchors of a type and domain have the same positives
+    "per_anchor",  # every anchor has its own, by a draw that no negative depends on
+]
 QueueLayout = Literal[
     "replicated",  # every rank holds all rows of the memory
     "sharded",  # every rank holds a W-th of them; same loss
@@ -394,6 +398,7 @@ class CaclDefaults:
     hard_fraction: Final = 0.5
     image_aware: Final = True
     num_positives: Final = 32
+    positives: Final[Positives] = "shared"
     num_negatives: Final = 512
     hard_negative_fraction: Final = 0.5
     cross_domain: Final = True

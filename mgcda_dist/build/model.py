@@ -176,6 +176,7 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
             hard_negative_fraction=section.hard_negative_fraction,
             cross_domain=section.cross_domain,
             negatives=section.negatives,
+            positives=section.positives,
         ),
         projection_dim=section.projection_dim,
         temperature=section.temperature,

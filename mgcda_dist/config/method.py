@@ -19,6 +19,7 @@ from mgcda_dist.choices import (
     NormMode,
     OptimizerKind,
     OutlierKind,
+    Positives,
     QueueLayout,
     Schedule,
     ScoreKind,
@@ -133,6 +134,10 @@ class CaclConfig(Section):
     )
     num_positives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_positives, description="positives per anchor, other domains first; ours"
+    )
+    positives: Annotated[Positives, OVERRIDE] = Field(
+        default=CaclDefaults.positives,
+        description="shared: anchors of a type and domain have the same ones; per_anchor: each draws its own; ours",
     )
     num_negatives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_negatives, description="negatives per side of anomaly/inlier; ours"

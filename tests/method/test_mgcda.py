@@ -65,13 +65,13 @@ class ReferenceStep:
 
         rows = self.sample(batch, prediction)
         candidates = rows + self.memory.rows()
-        key = stream_key(self.cacl.seed, batch.step, "contrast")
-        total, anchors = reference.contrastive(
-            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, draw=partial(reference.uniform, key, 0),
+        terms_of = reference.contrastive(
+            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1,
+            draw=lambda purpose, row: reference.uniform(stream_key(self.cacl.seed, batch.step, purpose), 0, row),
             **asdict(self.cacl.selection),
         )  # fmt: skip
         self.memory.push(rows, batch.step)
-        cacl = total / anchors if anchors else 0.0
+        cacl, anchors = reference.mean([value for _, value in terms_of]), len(terms_of)
         outlier = 0.1 * terms[1] + 0.1 * terms[2]
         return {
             "loss/seg": terms[0],

@@ -260,6 +260,59 @@ class Row:
     id: int
 
 
+RowDraw = Callable[[str, int], float]
+"""A random number for (purpose, row id)."""
+
+
+def in_turn(rows: list[Row], turn: float) -> list[Row]:
+    """The rows from place ⌊turn·n⌋ on, and around."""
+    place = int(turn * len(rows))
+    return rows[place:] + rows[:place]
+
+
+def positives_of(
+    anchor: Row, candidates: Sequence[Row], *, num_positives: int, positives: str, cross_domain: bool, draw: RowDraw
+) -> list[Row]:
+    """Rows of the anchor's type: those of other domains (or, without `cross_domain`, of its own) come first."""
+    purpose, turn = ("contrast", 0.0) if positives == "shared" else ("positives", draw("turn", anchor.id))
+    same = sorted((row for row in candidates if row.type == anchor.type), key=lambda row: draw(purpose, row.id))
+    first = [row for row in same if (row.domain != anchor.domain) == cross_domain]
+    second = [row for row in same if (row.domain != anchor.domain) != cross_domain]
+    ordered = in_turn(first, turn) + in_turn(second, turn)
+    return [row for row in ordered if row.id != anchor.id][:num_positives]
+
+
+def negatives_of(
+    anchor: Row,
+    candidates: Sequence[Row],
+    *,
+    anomaly_type: int,
+    num_negatives: int,
+    hard_negative_fraction: float,
+    negatives: str,
+    draw: RowDraw,
+) -> list[Row]:
+    """Of each side the most difficult rows, then some at random; of these, those of another kind than the anchor."""
+    found: list[Row] = []
+    num_hard = round(num_negatives * hard_negative_fraction)
+    for of_anomalies in (False, True):
+        side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
+        hard = sorted(side, key=lambda row: -row.difficulty)[:num_hard]
+        rest = sorted((row for row in side if row not in hard), key=lambda row: draw("contrast", row.id))
+        found += (hard + rest)[:num_negatives]
+    return [row for row in found if repels(anchor, row, anomaly_type, negatives)]
+
+
+def repels(anchor: Row, row: Row, anomaly_type: int, negatives: str) -> bool:
+    if negatives == "other_type":
+        return row.type != anchor.type
+    return (row.type == anomaly_type) != (anchor.type == anomaly_type)
+
+
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
 def contrastive(
     anchors: Sequence[Row],
     candidates: Sequence[Row],
@@ -270,39 +323,25 @@ def contrastive(
     num_negatives: int,
     hard_negative_fraction: float,
     cross_domain: bool,
-    draw: Callable[[int], float],
+    draw: RowDraw,
     negatives: str = "opposite_side",
-) -> tuple[float, int]:
-    """Sum over the anchors with a positive of the inner term of L_cacl, and the number of those anchors."""
-    total, count = 0.0, 0
+    positives: str = "shared",
+) -> list[tuple[Row, float]]:
+    """The inner term of L_cacl of each anchor that has a positive."""
+    terms: list[tuple[Row, float]] = []
     for anchor in anchors:
-
-        def near(row: Row, anchor: Row = anchor) -> float:
-            return sum(a * b for a, b in zip(anchor.z, row.z, strict=True)) / temperature
-
-        def positive_order(row: Row, anchor: Row = anchor) -> tuple[bool, float]:
-            return (row.domain == anchor.domain) == cross_domain, draw(row.id)
-
-        positives = [row for row in candidates if row.type == anchor.type and row.id != anchor.id]
-        if not positives:
-            continue
-        positives = sorted(positives, key=positive_order)[:num_positives]
-        repelling: list[Row] = []
-        for of_anomalies in (False, True):
-            side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
-            hard = sorted(side, key=lambda row: -row.difficulty)[: round(num_negatives * hard_negative_fraction)]
-            hard_ids = {row.id for row in hard}
-            rest = sorted((row for row in side if row.id not in hard_ids), key=lambda row: draw(row.id))
-            repelling += (hard + rest)[:num_negatives]
-        if negatives == "other_type":
-            repelling = [row for row in repelling if row.type != anchor.type]
-        else:
-            repelling = [row for row in repelling if (row.type == anomaly_type) != (anchor.type == anomaly_type)]
-        repulsion = sum(math.exp(near(row)) for row in repelling)
-        terms = [math.log(math.exp(near(p)) / (math.exp(near(p)) + repulsion)) for p in positives]
-        total -= sum(terms) / len(positives)
-        count += 1
-    return total, count
+        attracting = positives_of(
+            anchor, candidates, num_positives=num_positives, positives=positives, cross_domain=cross_domain, draw=draw
+        )
+        repelling = negatives_of(
+            anchor, candidates, anomaly_type=anomaly_type, num_negatives=num_negatives,
+            hard_negative_fraction=hard_negative_fraction, negatives=negatives, draw=draw,
+        )  # fmt: skip
+        repulsion = sum(math.exp(dot(anchor.z, row.z) / temperature) for row in repelling)
+        near = [math.exp(dot(anchor.z, row.z) / temperature) for row in attracting]
+        if near:
+            terms.append((anchor, -mean([math.log(s / (s + repulsion)) for s in near])))
+    return terms
 
 
 @dataclass

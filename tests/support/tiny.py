@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Negatives, SmoothingMode
+from mgcda_dist.choices import Negatives, Positives, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -78,6 +78,7 @@ def tiny_mgcda(
     image_aware: bool = True,
     cross_domain: bool = True,
     negatives: Negatives = "opposite_side",
+    positives: Positives = "shared",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
     collectives: Collectives | None = None,
@@ -99,7 +100,7 @@ def tiny_mgcda(
             8,
             NUM_DOMAINS,
             Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=image_aware),
-            Selection(5, 12, hard_negative_fraction=0.5, cross_domain=cross_domain, negatives=negatives),
+            Selection(5, 12, 0.5, cross_domain=cross_domain, negatives=negatives, positives=positives),
             projection_dim=6,
             queue_rows=queue_rows,
             queue_shard=(world.rank, world.size) if queue_layout == "sharded" else None,

@@ -31,7 +31,7 @@ from mgcda_dist.method.cacl.sampler import (
 )
 from mgcda_dist.method.cacl.selection import Choice, Selection
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.method.randomness import stream_key
+from mgcda_dist.method.randomness import stream_key, uniform
 from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
 __all__ = ["CACL", "pull", "push_apart"]
@@ -130,8 +130,7 @@ class CACL(nn.Module):
             num_domains=self.num_domains,
             anomaly_type=self.budget.num_classes,
             selection=self.selection,
-            key=stream_key(self.seed, sample.step, "contrast"),
-            counter=sample.first_slot,
+            draw=lambda purpose: uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, candidates.id),
         )
         batch = torch.arange(len(sample.metadata), device=sample.z.device)
         remembered, z_memory = self.queue.local_rows()
@@ -140,16 +139,17 @@ class CACL(nn.Module):
         from_batch = batch[sample.is_local] if self.queue.is_sharded else batch
         rows = torch.cat([from_batch, len(batch) + remembered])
         z_rows = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
-        used = choice.in_use()[rows]
+        used = choice.in_use[rows]
         rows, z_rows = rows[used], z_rows[used]
 
         similarity = sample.z[anchors] @ z_rows.T / self.temperature  # A×R'
         log_repulsion = push_apart(similarity, choice.negatives(anchors, rows))
         if self.queue.is_sharded:
             log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
-        per_anchor = pull(similarity, choice.positives(anchors, rows, candidates), log_repulsion)
-        total = (per_anchor / choice.num_positives[anchors].clamp(min=1)).sum() + 0.0 * sample.z.sum()
-        return total, (choice.num_positives[batch] > 0).sum()
+        per_anchor = pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
+        num_positives = choice.order.num_positives()
+        total = (per_anchor / num_positives[anchors].clamp(min=1)).sum() + 0.0 * sample.z.sum()
+        return total, (num_positives[batch] > 0).sum()
 
     def _describe(
         self, prediction: Prediction, label: Tensor, score: Callable[[Tensor], Tensor], abstains: bool

@@ -25,6 +25,7 @@ __all__ = [
     "describe_pixels",
     "image_difficulty",
     "image_quota",
+    "order_within",
     "rank_within",
     "sample_pixels",
 ]
@@ -181,11 +182,16 @@ def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, s
     return table[:, :-1].contiguous()
 
 
-def rank_within(group: Tensor, key: Tensor) -> Tensor:
-    """Position of each element among the elements of its own group, by ascending key, ties by index: N×P → N×P."""
+def order_within(group: Tensor, key: Tensor) -> Tensor:
+    """Indices that sort by (group, key), ties by index: N×P → N×P."""
     by_key = torch.argsort(key, dim=1, stable=True)
     by_group = torch.argsort(group.gather(1, by_key), dim=1, stable=True)
-    order = by_key.gather(1, by_group)  # sorted by (group, key)
+    return by_key.gather(1, by_group)
+
+
+def rank_within(group: Tensor, key: Tensor) -> Tensor:
+    """Position of each element among the elements of its own group, by ascending key, ties by index: N×P → N×P."""
+    order = order_within(group, key)
     sorted_group = group.gather(1, order)
     position = torch.arange(group.shape[1], device=group.device).expand_as(order)
     start = torch.searchsorted(sorted_group, sorted_group, side="left")

@@ -1,22 +1,26 @@
-"""Selection of positives (per type and domain) and negatives (per side of anomaly/inlier) of a step.
+"""Selection of positives and negatives of a step.
 
-The choice reads metadata of the rows (type, domain, difficulty, a random draw) and never their embeddings. It is the
-same on every rank wherever the embeddings are stored, costs R log R for R rows, and all anchors of a kind share it.
+The choice reads metadata of the rows (type, domain, difficulty, random draws) and never their embeddings. It is the
+same on every rank wherever the embeddings are stored, and costs R log R for R rows: anchors of a type and domain share
+an order of the rows of their type, in which each takes those from its own turn on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mgcda_dist.choices import CaclDefaults, Negatives
+from mgcda_dist.choices import CaclDefaults, Negatives, Positives
 from mgcda_dist.method.cacl.queue import PixelMetadata
-from mgcda_dist.method.cacl.sampler import rank_within
-from mgcda_dist.method.randomness import uniform
+from mgcda_dist.method.cacl.sampler import order_within, rank_within
 
-__all__ = ["Choice", "Selection"]
+__all__ = ["Choice", "PositiveOrder", "Selection", "shared_negatives"]
+
+Draw = Callable[[str], Tensor]
+"""Purpose → one number in [0, 1) per row, R float64; another purpose is another, independent draw."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Selection:
         hard_negative_fraction: share of the negatives that are the most difficult ones; the rest is random.
         cross_domain: positives of other domains first; False: of the same domain first.
         negatives: of the opposite side of anomaly/inlier, or of every other type: other inlier classes, too.
+        positives: anchors of a type and domain share them, by the draw of the negatives; or each anchor has its own.
     """
 
     num_positives: int = CaclDefaults.num_positives
@@ -36,6 +41,7 @@ class Selection:
     hard_negative_fraction: float = CaclDefaults.hard_negative_fraction
     cross_domain: bool = CaclDefaults.cross_domain
     negatives: Negatives = CaclDefaults.negatives
+    positives: Positives = CaclDefaults.positives
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,18 @@ class Choice:
     Attributes:
         kind: R, int64: rows of different kinds repel each other; the side of anomaly/inlier, or the type.
         is_negative: R, bool: the row is in N_i of every anchor i of another kind.
-        positive_rank: M×R, int64: rank of a row among the rows of its type, in the order in which an anchor of domain d
-            takes positives.
-        num_positives: R, int64: |P_i| if the row is an anchor.
-        limit: at most so many positives.
+        order: in which anchors take positives.
+        in_use: R, bool: rows that an anchor may contrast with.
     """
 
     kind: Tensor
     is_negative: Tensor
-    positive_rank: Tensor
-    num_positives: Tensor
-    limit: int
+    order: PositiveOrder
+    in_use: Tensor
 
     @classmethod
     def of(
-        cls,
-        rows: PixelMetadata,
-        *,
-        num_domains: int,
-        anomaly_type: int,
-        selection: Selection,
-        key: int,
-        counter: Tensor,
+        cls, rows: PixelMetadata, *, num_domains: int, anomaly_type: int, selection: Selection, draw: Draw
     ) -> Choice:
         """Choose positives and negatives among candidate rows.
 
@@ -75,43 +71,129 @@ class Choice:
             num_domains: M.
             anomaly_type: C.
             selection: the rules.
-            key: of the random draws, from `stream_key`.
-            counter: scalar, int64: the first slot of the micro-batch; micro-batches of a step draw differently.
+            draw: of this step and micro-batch.
         """
-        chance = uniform(key, counter, rows.id)
-        side = (rows.type == anomaly_type).to(torch.int64)
-        num_hard = round(selection.num_negatives * selection.hard_negative_fraction)
-        by_difficulty = rank_within(side[None], -rows.difficulty[None])[0]
-        is_hard = by_difficulty < num_hard
-        # The most difficult come first, in order of difficulty; all others follow at random.
-        order = rank_within(side[None], torch.where(is_hard, by_difficulty.to(chance.dtype) - len(side), chance)[None])
-
-        own_domain = torch.arange(num_domains, device=side.device).unsqueeze(1) == rows.domain  # M×R
-        later = own_domain if selection.cross_domain else ~own_domain
-        order_of_type = rank_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype))
-        of_type = torch.bincount(rows.type, minlength=anomaly_type + 1)[rows.type]
+        is_anomaly = rows.type == anomaly_type
+        is_negative = shared_negatives(is_anomaly, rows.difficulty, selection, draw("contrast"))
+        order = PositiveOrder.of(rows, num_domains, anomaly_type + 1, selection, draw)
         return cls(
-            rows.type if selection.negatives == "other_type" else side,
-            order[0] < selection.num_negatives,
-            order_of_type,
-            (of_type - 1).clamp(max=selection.num_positives),
-            selection.num_positives,
+            kind=rows.type if selection.negatives == "other_type" else is_anomaly.to(torch.int64),
+            is_negative=is_negative,
+            order=order,
+            in_use=is_negative | order.in_use(),
         )
-
-    def in_use(self) -> Tensor:
-        """R, bool: rows that some anchor contrasts with; an anchor among its own positives takes one row more."""
-        return self.is_negative | (self.positive_rank.amin(dim=0) <= self.limit)
 
     def negatives(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
         return self.is_negative[rows] & (self.kind[anchors].unsqueeze(1) != self.kind[rows])
 
-    def positives(self, anchors: Tensor, rows: Tensor, candidates: PixelMetadata) -> Tensor:
-        """P_i for A anchors among R' rows, both given as indices of `candidates`: A×R' bool."""
-        domain = candidates.domain[anchors]
-        rank = self.positive_rank[domain][:, rows]  # A×R'
-        own_rank = self.positive_rank[domain, anchors].unsqueeze(1)
-        # An anchor is no positive of its own: rows after it move up by one.
-        chosen = rank - (own_rank < rank).to(rank.dtype) < self.limit
-        same_type = candidates.type[anchors].unsqueeze(1) == candidates.type[rows]
-        return chosen & same_type & (anchors.unsqueeze(1) != rows)
+
+def shared_negatives(is_anomaly: Tensor, difficulty: Tensor, selection: Selection, chance: Tensor) -> Tensor:
+    """Rows that are a negative of all anchors of another kind: per side the most difficult ones, the rest at random.
+
+    Args:
+        is_anomaly: R, bool: the side.
+        difficulty: R.
+        selection: the rules.
+        chance: R, in [0, 1).
+
+    Returns:
+        R bool: at most `num_negatives` of each side.
+    """
+    side = is_anomaly.to(torch.int64).unsqueeze(0)
+    num_hard = round(selection.num_negatives * selection.hard_negative_fraction)
+    by_difficulty = rank_within(side, -difficulty.unsqueeze(0))
+    # The most difficult come first, in order of difficulty; all others follow at random.
+    key = torch.where(by_difficulty < num_hard, by_difficulty.to(chance.dtype) - len(chance), chance)
+    return rank_within(side, key)[0] < selection.num_negatives
+
+
+@dataclass(frozen=True)
+class PositiveOrder:
+    """The order in which anchors take positives: rows of their type, in two groups (other domains, own domain).
+
+    `shared`: from the first row of each group on. `per_anchor`: from the anchor's own place u_i·(rows of the group) on,
+    and around; so every row has the same chance, and anchors differ.
+
+    Attributes:
+        order: M×R, int64: rows by type, then group, then draw, as an anchor of domain d sees them.
+        begin: C+1, int64: first place of a type in that order.
+        of_type: C+1, int64: rows of a type.
+        of_first_group: M×(C+1), int64: rows of a type that an anchor of domain d takes first.
+        turn: R: u_i in [0, 1), 0 if shared.
+        type, domain: R, int64.
+        limit: at most so many positives.
+        is_shared: all anchors of a type and domain have the same positives.
+    """
+
+    order: Tensor
+    begin: Tensor
+    of_type: Tensor
+    of_first_group: Tensor
+    turn: Tensor
+    type: Tensor
+    domain: Tensor
+    limit: int
+    is_shared: bool
+
+    @classmethod
+    def of(
+        cls, rows: PixelMetadata, num_domains: int, num_types: int, selection: Selection, draw: Draw
+    ) -> PositiveOrder:
+        """The order for candidate rows; the groups swap places without `cross_domain`."""
+        is_shared = selection.positives == "shared"
+        chance = draw("contrast" if is_shared else "positives")
+        own_domain = torch.arange(num_domains, device=rows.domain.device).unsqueeze(1) == rows.domain  # M×R
+        later = own_domain if selection.cross_domain else ~own_domain
+        types = torch.arange(num_types, device=rows.type.device).unsqueeze(1) == rows.type  # (C+1)×R
+        of_type = types.sum(dim=1)
+        return cls(
+            order=order_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype)),
+            begin=of_type.cumsum(0) - of_type,
+            of_type=of_type,
+            of_first_group=(types & ~later.unsqueeze(1)).sum(dim=2),
+            turn=torch.zeros_like(chance) if is_shared else draw("turn"),
+            type=rows.type,
+            domain=rows.domain,
+            limit=selection.num_positives,
+            is_shared=is_shared,
+        )
+
+    def num_positives(self) -> Tensor:
+        """R, int64: |P_i| if the row is an anchor."""
+        return (self.of_type[self.type] - 1).clamp(max=self.limit)
+
+    def in_use(self) -> Tensor:
+        """R, bool: rows that some anchor may take; an anchor among its own positives takes one row more."""
+        used = torch.zeros_like(self.type, dtype=torch.bool)
+        if not self.is_shared:
+            return ~used
+        place = torch.arange(len(used), device=used.device) - self.begin[self.type[self.order]]
+        used[self.order[place <= self.limit]] = True
+        return used
+
+    def taken(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """P_i of A anchors, given as indices of candidates: indices A×(limit+1), and which of them count, bool.
+
+        With n rows in a group and u the anchor's draw, the k-th that it takes stands at place (k + ⌊u·n⌋) mod n.
+        """
+        domain, kind = self.domain[anchors], self.type[anchors]
+        nth = torch.arange(self.limit + 1, device=anchors.device)  # one more: the anchor itself may be among them
+        first, all_rows = self.of_first_group[domain, kind].unsqueeze(1), self.of_type[kind].unsqueeze(1)
+        start = torch.where(nth < first, 0, first)
+        size = torch.where(nth < first, first, all_rows - first).clamp(min=1)
+        shift = (self.turn[anchors].unsqueeze(1) * size).to(torch.int64)
+        place = self.begin[kind].unsqueeze(1) + start + (nth - start + shift) % size
+        row = self.order[domain.unsqueeze(1), place.clamp(max=len(self.type) - 1)]
+        counts = (nth < all_rows) & (row != anchors.unsqueeze(1))
+        return row, counts & (counts.cumsum(dim=1) <= self.limit)
+
+    def positives(self, anchors: Tensor, rows: Tensor) -> Tensor:
+        """P_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
+        taken, counts = self.taken(anchors)
+        nowhere = len(rows)
+        column = torch.full_like(self.type, nowhere)
+        column[rows] = torch.arange(len(rows), device=rows.device)
+        mask = torch.zeros(len(anchors), len(rows) + 1, dtype=torch.bool, device=rows.device)
+        mask.scatter_(1, torch.where(counts, column[taken], nowhere), True)
+        return mask[:, :-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Negatives
+from mgcda_dist.choices import Negatives, Positives
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
 from mgcda_dist.method.cacl.exchange import GatheredSample, gathered_sample, start_exchange
@@ -64,16 +64,20 @@ def as_list(rows: PixelMetadata, z: Tensor) -> list[reference.Row]:
     return [reference.Row(*row) for row in zip(*columns, strict=True)]
 
 
+def draw(purpose: str, row: int) -> float:
+    return reference.uniform(stream_key(1, STEP, purpose), 0, row)
+
+
 def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
-    key = stream_key(1, STEP, "contrast")
-    return reference.contrastive(
+    terms = reference.contrastive(
         as_list(rows, z),
         as_list(rows, z) + as_list(cacl.queue.metadata(), cacl.queue.local_rows()[1]),
         anomaly_type=ANOMALY_TYPE,
         temperature=cacl.temperature,
-        draw=partial(reference.uniform, key, 0),
+        draw=draw,
         **asdict(cacl.selection),
     )
+    return sum(value for _, value in terms), len(terms)
 
 
 TYPES = st.lists(st.integers(0, ANOMALY_TYPE), max_size=18)
@@ -87,7 +91,8 @@ TYPES = st.lists(st.integers(0, ANOMALY_TYPE), max_size=18)
     num_negatives=st.integers(0, 9),
     hard=st.sampled_from([0.0, 0.34, 0.5, 1.0]),
     cross_domain=st.booleans(),
-    negatives=st.sampled_from(["opposite_side", "other_type"]),
+    negatives=st.sampled_from(get_args(Negatives)),
+    positives=st.sampled_from(get_args(Positives)),
     temperature=st.sampled_from([0.07, 0.1, 1.0]),
     seed=st.integers(0, 99),
 )
@@ -99,10 +104,12 @@ def test_agrees_with_the_formula(
     hard: float,
     cross_domain: bool,
     negatives: Negatives,
+    positives: Positives,
     temperature: float,
     seed: int,
 ):
-    cacl = contrasting(Selection(num_positives, num_negatives, hard, cross_domain, negatives), temperature, memory)
+    selection = Selection(num_positives, num_negatives, hard, cross_domain, negatives, positives)
+    cacl = contrasting(selection, temperature, memory)
     rows, z = rows_of(batch, seed)
     total, count = expected(cacl, rows, z)
     here, anchors = found(cacl, rows, z)
