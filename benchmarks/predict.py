@@ -45,7 +45,7 @@ def write_model(folder: Path) -> None:
     config = Config.model_validate(
         {
             "name": "benchmark",
-            "data": {"class_space": "cityscapes19", "crop_px": (256, 256), "domains": domains},
+            "data": {"class_space": "cityscapes19", "crop_px": (256, 256), "streams": domains},
             "model": {"backbone": "tf_efficientnet_lite0", "weights": "none"},
             "mdat": {"enabled": False},
             "optim": {"steps": 1},

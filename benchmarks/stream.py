@@ -34,9 +34,9 @@ from webdataset.compat import WebDataset
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.labels import lookup_table
-from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
-from mgcda_dist.data.plan import DomainPlan, Plan, SlotRef
+from mgcda_dist.data.plan import Plan, SlotRef, StreamPlan
 from mgcda_dist.data.reader import EncodedSample, ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.method.randomness import numpy_generator
@@ -104,10 +104,10 @@ def table(title: str, *columns: str) -> None:
 def build_stream(
     manifests: Sequence[Manifest], objects: Manifest | None, class_space: str, steps: int, start_step: int = 0
 ) -> TrainingStream:
-    """16 images a step, shared by the domains; objects go onto the first one."""
+    """16 images a step, shared by the streams; objects go onto the first one."""
     paste = None if objects is None else PasteSource(ObjectLibrary(ShardReader(objects)), PasteParams())
     sources = [
-        DomainSource(
+        FrameSource(
             m.folder.as_posix(),
             ShardReader(m),
             lookup_table(m.label_format, class_space),
@@ -116,9 +116,9 @@ def build_stream(
         for i, m in enumerate(manifests)
     ]
     per_step = 16 // len(manifests)
-    domains = [DomainPlan(source.name, m.shard_sizes, per_step) for source, m in zip(sources, manifests, strict=True)]
+    streams = [StreamPlan(source.name, m.shard_sizes, per_step) for source, m in zip(sources, manifests, strict=True)]
     transform = Transform(CROP_PX, AugmentParams(reference_height_px=360))
-    return TrainingStream(Plan(domains, 0, 8), sources, transform, start_step=start_step, num_steps=steps)
+    return TrainingStream(Plan(streams, 0, 8), sources, transform, start_step=start_step, num_steps=steps)
 
 
 def best(**contestants: Callable[[], int]) -> dict[str, float]:
@@ -136,7 +136,7 @@ def reading(manifest: Manifest) -> str:
     """All samples, still encoded: image and label bytes in memory."""
     urls = [str(manifest.shard_path(shard)) for shard in range(manifest.num_shards)]
     reader = ShardReader(manifest)
-    plan = Plan([DomainPlan("d", manifest.shard_sizes, manifest.num_samples)], 0, 8)
+    plan = Plan([StreamPlan("d", manifest.shard_sizes, manifest.num_samples)], 0, 8)
     rates = best(
         theirs=lambda: sum(1 for _ in WebDataset(urls, shardshuffle=False, empty_check=False)),
         ours=lambda: sum(1 for index in range(len(reader)) if reader.read(index).image),
@@ -181,7 +181,7 @@ def loading(stream: TrainingStream, processes: int) -> str:
     work = [[(step, ref) for ref in stream.plan.step(step)] for step in range(stream.num_steps)]
     images = sum(len(refs) for refs in work)
     held = {
-        (ref.domain, ref.sample): stream.sources[ref.domain].reader.read(ref.sample) for refs in work for _, ref in refs
+        (ref.stream, ref.sample): stream.sources[ref.stream].reader.read(ref.sample) for refs in work for _, ref in refs
     }
     results = get_context("fork").SimpleQueue()
 
@@ -191,7 +191,7 @@ def loading(stream: TrainingStream, processes: int) -> str:
             if number == 1:
                 start = time.perf_counter()
             for step, ref in refs:
-                crop(stream, held[ref.domain, ref.sample], step, ref)
+                crop(stream, held[ref.stream, ref.sample], step, ref)
         results.put(sum(len(refs) for refs in steps[1:]) / (time.perf_counter() - start))
 
     def bare_rate() -> float:
@@ -238,7 +238,7 @@ def children_s() -> float:
 
 def crop(stream: TrainingStream, sample: EncodedSample, step: int, ref: SlotRef) -> None:
     """The work of every training loop for one image."""
-    source = stream.sources[ref.domain]
+    source = stream.sources[ref.stream]
     image = decode_image(sample.image, sample.where)
     label = decode_label(sample.label or b"", source.lut, sample.where)
     stream.transform(image, label, numpy_generator(stream.plan.seed, "augment", step, ref.slot), source.paste)
@@ -251,7 +251,7 @@ def resuming(build: Callable[[int], TrainingStream]) -> str:
         for step in range(start_step, start_step + 24):
             stream = build(step)
             for ref in stream.plan.step(step):
-                stream.sources[ref.domain].reader.read(ref.sample)
+                stream.sources[ref.stream].reader.read(ref.sample)
         return 24
 
     rates = best(early=lambda: first_batches(0), late=lambda: first_batches(10**6))
@@ -274,7 +274,7 @@ def size() -> str:
     """A huge plan."""
     tracemalloc.start()
     start = time.perf_counter()
-    Plan([DomainPlan("huge", np.full(10**6, 1000, np.uint32), 16)], 0, 8).step(10**9)
+    Plan([StreamPlan("huge", np.full(10**6, 1000, np.uint32), 16)], 0, 8).step(10**9)
     took, peak_mb = time.perf_counter() - start, tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
     return f"10⁹ samples in 10⁶ shards: opened, and step 10⁹ known, in {took:.2f} s with {peak_mb:.0f} MB."

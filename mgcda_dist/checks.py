@@ -13,7 +13,7 @@ from torch import nn
 from mgcda_dist import build
 from mgcda_dist.build.data import class_space
 from mgcda_dist.choices import ANOMALY, INLIER
-from mgcda_dist.config.data import DomainConfig
+from mgcda_dist.config.data import StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DataProblem", "check_data", "check_model", "doubts"]
 
 _VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
+_SAME_RATE = 0.1  # shares of images with anomalies that differ by less count as one
 _Path = tuple[str | int, ...]
 
 
@@ -48,38 +49,46 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     """
     problems: list[DataProblem] = []
     warnings: list[str] = []
-    seen: Counter[int] = Counter()
-    training: dict[str, str] = {}
+    seen: dict[str, Counter[int]] = {}
+    training: dict[str, StreamConfig] = {}
     for path, entry in _entries(config):
         try:
             manifest, pixels = _check_entry(config, entry, samples=samples)
         except MgcdaError as error:
             problems.append(DataProblem((*path, "shards"), f"{error.where}: {error.problem}", error.remedy))
             continue
-        if isinstance(entry, DomainConfig):
-            seen += pixels
-            training[manifest.digest] = entry.name
+        if isinstance(entry, StreamConfig):
+            seen[entry.name] = pixels
+            first = training.setdefault(manifest.digest, entry)
+            if first.domain_name != entry.domain_name:
+                warnings.append(
+                    f"domains {first.domain_name} and {entry.domain_name} are the same shards: only objects and labels "
+                    f"tell them apart; give the streams {first.name} and {entry.name} one `domain`"
+                )
             if entry.labelled and not any(train_id < INLIER for train_id in pixels):
-                warnings.append(f"domain {entry.name}: no pixel of its labels is of any class")
+                warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
         elif path[0] == "checkpoint" and (manifest.digest in training or manifest.split == "test"):
             use = training.get(manifest.digest)
-            problem = f"domain {use} trains on it" if use else f"{manifest.place} is a test split ({manifest.dataset})"
+            problem = (
+                f"stream {use.name} trains on it" if use else f"{manifest.place} is a test split ({manifest.dataset})"
+            )
             problems.append(
                 DataProblem((*path, "shards"), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
             )
         elif manifest.digest in training:
-            warnings.append(f"set {entry.name} is what domain {training[manifest.digest]} trains on")
+            warnings.append(f"set {entry.name} is what stream {training[manifest.digest].name} trains on")
         elif not pixels:
             warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
     if not problems:
-        warnings += _unlearned(config, seen)
+        warnings += _unlearned(config, sum(seen.values(), Counter()))
+        warnings += _unaligned(config, seen)
     return problems, warnings
 
 
 def _check_entry(
-    config: Config, entry: DomainConfig | EvaluationSetConfig, *, samples: bool
+    config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool
 ) -> tuple[Manifest, Counter[int]]:
-    """The manifest of a domain or set, and its pixels per train id (none where labels are not read)."""
+    """The manifest of a stream or set, and its pixels per train id (none where labels are not read)."""
     manifest = open_shards(entry.shards, "frames")
     if samples:
         _try_frame(manifest)
@@ -89,19 +98,19 @@ def _check_entry(
         if samples:
             first = ShardReader(objects).read(0)
             decode_cutout(first.image, first.where)
-    if not isinstance(entry, DomainConfig):
+    if not isinstance(entry, StreamConfig):
         return manifest, label_pixels(manifest, class_space(config.data))
     if not entry.labelled:
         return manifest, Counter()
     if not manifest.label_histogram:
-        problem = f"domain {entry.name} is labelled, but its shards hold no labels"
-        raise ShardError(manifest.place, problem, "set labelled: false on the domain, or use labelled shards")
+        problem = f"stream {entry.name} is labelled, but its shards hold no labels"
+        raise ShardError(manifest.place, problem, "set labelled: false on the stream, or use labelled shards")
     return manifest, label_pixels(manifest, class_space(config.data))
 
 
-def _entries(config: Config) -> Iterator[tuple[_Path, DomainConfig | EvaluationSetConfig]]:
-    for i, domain in enumerate(config.data.domains):
-        yield ("data", "domains", i), domain
+def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationSetConfig]]:
+    for i, stream in enumerate(config.data.streams):
+        yield ("data", "streams", i), stream
     for i, entry in enumerate(config.evaluation.sets):
         yield ("evaluation", "sets", i), entry
     if config.checkpoint.best is not None:
@@ -124,13 +133,47 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
     """Classes and terms for which the labels have no training pixels."""
     missing = [name for i, name in enumerate(config.data.class_names) if not seen[i]]
     if missing:
-        yield f"no labelled domain shows {', '.join(missing)}: the network cannot learn what that is"
-    pastes = any(domain.paste and domain.paste.probability > 0 for domain in config.data.domains)
+        yield f"no labelled stream shows {', '.join(missing)}: the network cannot learn what that is"
+    pastes = any(stream.paste and stream.paste.probability > 0 for stream in config.data.streams)
     if not pastes and not seen[ANOMALY]:
         terms = [name for name, on in (("the outlier term", config.loss.outlier != "none"),
                                        ("CACL", config.cacl.enabled)) if on]  # fmt: skip
         learns = f"{' and '.join(terms)} will learn nothing from anomalies" if terms else "none is needed as configured"
-        yield f"no anomaly in training: no domain pastes objects, and no label holds one; {learns}"
+        yield f"no anomaly in training: no stream pastes objects, and no label holds one; {learns}"
+
+
+def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
+    """Warnings about a domain that lacks what MDAT and CACL align; `seen` is pixels per train id by stream."""
+    rates, rows = dict.fromkeys(config.data.domains, 0.0), set[str]()
+    share = {name: sum(s.per_step for s in config.data.streams if s.domain_name == name) for name in rates}
+    for stream in config.data.streams:
+        rate = stream.paste.probability if stream.paste else 0.0
+        rate = 1.0 if seen[stream.name][ANOMALY] else rate  # of labels the share of images is not known
+        rates[stream.domain_name] += rate * stream.per_step / share[stream.domain_name]
+        if rate or stream.labelled or config.cacl.unlabelled_confidence is not None:
+            rows.add(stream.domain_name)
+    with_anomalies = [name for name, rate in rates.items() if rate]
+    if not (config.mdat.enabled or config.cacl.enabled) or len(rates) < 2:
+        return
+    if len(with_anomalies) == 1:
+        (only,), others = with_anomalies, ", ".join(name for name in rates if name not in with_anomalies)
+        yield (
+            f"anomalies are in domain {only} alone: no anomaly of CACL meets one of another domain, and the "
+            f"discriminators can tell {only} by its objects; paste at the same rate on the streams of {others}"
+        )
+    elif with_anomalies and max(rates.values()) - min(rates.values()) > _SAME_RATE:
+        listed = ", ".join(f"{name} {rate:.0%}" for name, rate in rates.items())
+        yield (
+            f"domains differ in how many of their images have anomalies ({listed}): the discriminators can tell "
+            "them by that; bring the streams' paste.probability to one value"
+        )
+    if config.cacl.enabled:
+        for name in rates:
+            if name not in rows:
+                yield (
+                    f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on them, "
+                    "or cacl.unlabelled_confidence"
+                )
 
 
 def check_model(config: Config) -> list[str]:

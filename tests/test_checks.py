@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
         "data": {
             "class_space": OWN,
             "crop_px": [48, 64],
-            "domains": [{"name": name, "per_step": 1, **domain} for name, domain in domains.items()],
+            "streams": [{"name": name, "per_step": 1, **domain} for name, domain in domains.items()],
             "loader_workers": 0,
         } | data,
         "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
@@ -66,7 +67,7 @@ def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
 def test_user_defined_classes_reach_the_network_and_its_metadata(tmp_path: Path) -> None:
     run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
     assert run.data.class_names == ("path", "grass", "tool")
-    pixels = label_pixels(open_shards(run.data.domains[0].shards, "frames"), build.class_space(run.data))
+    pixels = label_pixels(open_shards(run.data.streams[0].shards, "frames"), build.class_space(run.data))
     assert pixels.keys() == {0, 1, 2, INLIER, VOID}
     (batch, *_) = build.training_stream(run, 0, 1)
     assert set(np.unique(batch.label.numpy())) <= pixels.keys()
@@ -103,7 +104,7 @@ def test_unmapped_ids_are_refused(tmp_path: Path) -> None:
     shards = str(yard(tmp_path / "yard", ids=(0, 3, 7, 9, 12)))
     run = config(tmp_path, {"yard": {"shards": shards}})
     ((path, problem, remedy),), _ = check_data(run)
-    assert path == ("data", "domains", 0, "shards") and "own_yard does not know: 12" in problem and "% of" in problem
+    assert path == ("data", "streams", 0, "shards") and "own_yard does not know: 12" in problem and "% of" in problem
     assert "data.class_space.ids.own_yard" in remedy
     with pytest.raises(ConfigError, match="does not know: 12"):
         build.training_stream(run, 0, 1)
@@ -160,15 +161,57 @@ def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path
     domains = {"a": {"shards": render}, "b": {"shards": real, "labelled": False}}
     problems, warnings = check_data(config(tmp_path, domains, class_space="road8"), samples=True)
     assert problems == []
-    assert len(warnings) == 1 and "the outlier term and CACL will learn nothing from anomalies" in warnings[0]
+    assert "the outlier term and CACL will learn nothing from anomalies" in warnings[0]
     pasting = {"a": {"shards": render, "paste": {"objects": objects}}}
     assert check_data(config(tmp_path, pasting, class_space="road8"), samples=True) == ([], [])
     _, warnings = check_data(config(tmp_path, pasting, class_space="cityscapes19"))
-    assert len(warnings) == 1 and "no labelled domain shows wall, fence" in warnings[0]
+    assert len(warnings) == 1 and "no labelled stream shows wall, fence" in warnings[0]
     run = config(tmp_path, pasting, class_space="road8")
     sets = [{"name": "e", "shards": render}, {"name": "f", "shards": str(yard(tmp_path / "y", "binary", (0, 1)))}]
     run = Config.model_validate(run.model_dump() | {"evaluation": {"sets": sets}})
-    assert check_data(run) == ([], ["set e is what domain a trains on"])
+    assert check_data(run) == ([], ["set e is what stream a trains on"])
+
+
+_PASTE = {"probability": 0.5}
+_BARE = {"labelled": False}
+
+
+@pytest.mark.parametrize(
+    ("streams", "method", "says"),
+    [
+        ({"a": {"paste": _PASTE}, "b": {}}, {}, ["anomalies are in domain a alone"]),
+        ({"a": {"paste": _PASTE}, "b": {"paste": {"probability": 0.9}}}, {}, [r"anomalies \(a 50%, b 90%\)"]),
+        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {}, []),
+        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {}, []),
+        ({"a": {"paste": {"probability": 1}}, "a2": {"domain": "a"} | _BARE, "b": {"paste": _PASTE}}, {}, []),
+        ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),
+        ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"enabled": False}}, ["anomalies are in domain a alone"]),
+        ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"unlabelled_confidence": 0.9}}, ["anomalies are in"]),
+        ({"a": {"paste": _PASTE}, "b": {}}, {"cacl": {"enabled": False}, "mdat": {"enabled": False}}, []),
+        ({"a": {"paste": _PASTE}, "b": {"of": "a", "paste": _PASTE}}, {}, ["domains a and b are the same shards"]),
+        (
+            {"a": {"paste": _PASTE}, "a2": {"of": "a", "domain": "a"}, "b": {"paste": _PASTE}},
+            {},
+            ["differ in"],
+        ),
+    ],
+)
+def test_domains_that_cannot_be_aligned_are_a_warning(
+    tmp_path: Path, tiny_shards: Path, streams: dict[str, Any], method: dict[str, Any], says: list[str]
+) -> None:
+    places = {"a": "render_a/train", "b": "render_b/train", "a2": "real_day/train"}
+    content = {}
+    for name, stream in streams.items():
+        content[name] = dict(stream) | {"shards": str(tiny_shards / places[stream.get("of", name)])}
+        content[name].pop("of", None)
+        if "paste" in stream:
+            content[name]["paste"] = stream["paste"] | {"objects": str(tiny_shards / "objects" / "train")}
+    run = config(tmp_path, content, class_space="road8").model_dump()
+    for section, values in method.items():
+        run[section] |= values
+    problems, warnings = check_data(Config.model_validate(run))
+    assert problems == [] and len(warnings) == len(says), warnings
+    assert all(re.search(text, warning) for text, warning in zip(says, warnings, strict=True)), warnings
 
 
 def _cut(folder: Path) -> None:
@@ -195,7 +238,7 @@ def _unlabelled(folder: Path) -> None:
     [
         (_cut, "the shard ends"),
         (_other_size, "the image is 80×64, its label 4×4 pixels"),
-        (_unlabelled, "domain yard is labelled, but its shards hold no labels"),
+        (_unlabelled, "stream yard is labelled, but its shards hold no labels"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not readable"),
     ],
 )
@@ -206,7 +249,7 @@ def test_shards_that_cannot_be_read_are_named_with_their_key(
     run = config(tmp_path, {"yard": {"shards": str(shards)}, "twin": {"shards": str(shards), "labelled": False}})
     damage(shards)
     problems, _ = check_data(run, samples=True)
-    assert problems[0].path == ("data", "domains", 0, "shards") and says in problems[0].problem
+    assert problems[0].path == ("data", "streams", 0, "shards") and says in problems[0].problem
 
 
 def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
@@ -218,8 +261,8 @@ def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
         return done.returncode, done.stderr
 
     code, said = check()
-    assert code == 2 and all(f"data.domains.{i}" in said and f"own_{'ab'[i]} are" in said for i in (0, 1))
-    code, said = check("data.domains.0.shards=/nowhere/a", "data.domains.1.shards=/nowhere/b")
+    assert code == 2 and all(f"data.streams.{i}" in said and f"own_{'ab'[i]} are" in said for i in (0, 1))
+    code, said = check("data.streams.0.shards=/nowhere/a", "data.streams.1.shards=/nowhere/b")
     assert code == 2 and "'/nowhere/a'" in said and "'/nowhere/b'" in said
     every = {"names": ["path", "rest"], "ids": {"own_a": dict.fromkeys((0, 3, 7, 9), "path"),
                                                 "own_b": dict.fromkeys((0, 3, 7, 9), "rest")}}  # fmt: skip
@@ -228,7 +271,7 @@ def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shards", "says"), [("real_day/test", "is a test split"), ("render_a/train", "domain a trains on it")]
+    ("shards", "says"), [("real_day/test", "is a test split"), ("render_a/train", "stream a trains on it")]
 )
 def test_no_model_is_chosen_on_test_or_training_frames(
     tmp_path: Path, tiny_shards: Path, shards: str, says: str

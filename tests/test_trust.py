@@ -107,7 +107,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     [
         ("tracking.mlflow_uri", "http://somebody:planted@server:5000"),
         ("tracking.mlflow_uri", "postgresql://somebody:planted@server/mlflow"),
-        ("data.domains.0.shards", "https://somebody:planted@store/shards"),
+        ("data.streams.0.shards", "https://somebody:planted@store/shards"),
     ],
 )
 def test_a_password_in_an_address_is_refused_and_not_repeated(key: str, address: str) -> None:

@@ -15,7 +15,7 @@ from mgcda_dist.data.labels import ClassSpace
 
 if TYPE_CHECKING:
     from mgcda_dist.data.augment import Transform
-    from mgcda_dist.data.loader import DomainSource, StreamLoader
+    from mgcda_dist.data.loader import FrameSource, StreamLoader
     from mgcda_dist.data.paste import PasteParams, PasteSource
     from mgcda_dist.data.plan import Plan
     from mgcda_dist.method.batch import Batch
@@ -74,30 +74,27 @@ def global_batches(config: Config, num_steps: int) -> Iterator[Batch]:
     return (stream[step] for step in range(num_steps))
 
 
-def _streamed(config: Config) -> tuple[Plan, list[DomainSource], Transform]:
+def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
     """The plan of the samples, their sources, and the transform of each."""
     from mgcda_dist.data.augment import AugmentParams, Transform
     from mgcda_dist.data.folders import label_table, open_shards
-    from mgcda_dist.data.loader import DomainSource
-    from mgcda_dist.data.plan import DomainPlan, Plan
+    from mgcda_dist.data.loader import FrameSource
+    from mgcda_dist.data.plan import Plan, StreamPlan
     from mgcda_dist.data.reader import ShardReader
 
     data = config.data
-    manifests = [open_shards(domain.shards, "frames") for domain in data.domains]
+    manifests = [open_shards(stream.shards, "frames") for stream in data.streams]
     plan = Plan(
-        [DomainPlan(d.name, m.shard_sizes, d.per_step) for d, m in zip(data.domains, manifests, strict=True)],
+        [StreamPlan(s.name, m.shard_sizes, s.per_step) for s, m in zip(data.streams, manifests, strict=True)],
         config.seed,
         data.window_shards,
     )
-    # The table of a domain without labels is never read, and its labels may hold any ids.
-    tables = {
-        d.name: label_table(m, class_space(data)) if d.labelled else np.full(256, VOID, np.uint8)
-        for d, m in zip(data.domains, manifests, strict=True)
-    }
-    sources = [
-        DomainSource(d.name, ShardReader(m), tables[d.name], d.labelled, _paste(d.paste, data))
-        for d, m in zip(data.domains, manifests, strict=True)
-    ]
+    sources: list[FrameSource] = []
+    for stream, manifest in zip(data.streams, manifests, strict=True):
+        # The table of a stream without labels is never read, and its labels may hold any ids.
+        table = label_table(manifest, class_space(data)) if stream.labelled else np.full(256, VOID, np.uint8)
+        paste, domain = _paste(stream.paste, data), data.domains.index(stream.domain_name)
+        sources.append(FrameSource(stream.name, ShardReader(manifest), table, stream.labelled, paste, domain))
     return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
 
 
@@ -109,10 +106,10 @@ def run_inputs(config: Config) -> list[RunInput]:
     """
     from mgcda_dist.data.folders import open_shards
 
-    domains, sets = config.data.domains, config.evaluation.sets
+    streams, sets = config.data.streams, config.evaluation.sets
     validation = [config.checkpoint.best.set] if config.checkpoint.best is not None else []
-    read = [(Role.TRAIN, domain.name, domain.shards) for domain in domains]
-    read += [(Role.PASTE, domain.name, domain.paste.objects) for domain in domains if domain.paste]
+    read = [(Role.TRAIN, stream.name, stream.shards) for stream in streams]
+    read += [(Role.PASTE, stream.name, stream.paste.objects) for stream in streams if stream.paste]
     read += [(Role.EVAL, entry.name, entry.shards) for entry in sets]
     read += [(Role.EVAL_PASTE, entry.name, entry.paste.objects) for entry in sets if entry.paste]
     read += [(Role.VALIDATION, entry.name, entry.shards) for entry in validation]

@@ -101,8 +101,8 @@ def config_check(
         _check_data(loaded, samples=True)
     c = loaded.config
     typer.echo(
-        f"{config}: ok. {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
-        f"ZeRO {c.engine.zero_stage}, {c.engine.precision}"
+        f"{config}: ok. {len(c.data.streams)} streams of {len(c.data.domains)} domains, {shares_in_words(c)}, "
+        f"{c.optim.steps} steps, ZeRO {c.engine.zero_stage}, {c.engine.precision}"
     )
 
 

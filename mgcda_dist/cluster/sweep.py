@@ -20,7 +20,7 @@ import yaml
 
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cluster.scaling import is_open
-from mgcda_dist.config.load import dump_config
+from mgcda_dist.config.load import as_of_today, dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
@@ -74,7 +74,7 @@ def is_finished(run: PlannedRun) -> bool:
     started = any(folder.checkpoints.glob("step-*/checkpoint.json"))
     if not folder.config_file.is_file() or not (started or folder.results.is_file()):
         return False
-    before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+    before = as_of_today(yaml.safe_load(folder.config_file.read_text(encoding="utf-8")))
     now = run.config.model_dump(mode="json")
     differing = differing_keys(before, now)
     if differing:

@@ -1,10 +1,10 @@
-"""Sections of the data: classes, domains, pasted objects, augmentation."""
+"""Sections of the data: classes, streams and their domains, pasted objects, augmentation."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mgcda_dist.choices import (
     CLASS_SPACES,
@@ -23,8 +23,8 @@ __all__ = [
     "AugmentConfig",
     "ClassSpaceConfig",
     "DataConfig",
-    "DomainConfig",
     "PasteConfig",
+    "StreamConfig",
 ]
 
 
@@ -58,16 +58,31 @@ class PasteConfig(Section):
     placement: Placement = Field(default=PasteDefaults.placement, description="where the object's foot may stand")
 
 
-class DomainConfig(Section):
-    """One domain: a set of shards that contributes a fixed number of images to every global batch."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED]
+
+class StreamConfig(Section):
+    """One stream: a set of shards that contributes a fixed number of images to every global batch."""
+
+    name: Annotated[Name, FIXED]
+    domain: Annotated[Name | None, FIXED] = Field(
+        default=None,
+        description="look of the world (city, camera, renderer) that MDAT and CACL align with the others; streams may "
+        "share one; null: `name`",
+    )
     shards: Annotated[str, FREE] = Field(description="folder of frame shards, with its manifest")
-    per_step: Annotated[Count, OVERRIDE] = Field(description="images of this domain in every global batch")
+    per_step: Annotated[Count, OVERRIDE] = Field(description="images of this stream in every global batch")
     labelled: Annotated[bool, OVERRIDE] = Field(
         default=True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn"
     )
-    paste: Annotated[PasteConfig | None, OVERRIDE] = Field(default=None, description="objects to paste; null: none")
+    paste: Annotated[PasteConfig | None, OVERRIDE] = Field(
+        default=None, description="objects to paste, also where nothing else has a label; null: none"
+    )
+
+    @property
+    def domain_name(self) -> str:
+        """The domain that the stream shows."""
+        return self.domain or self.name
 
 
 class AugmentConfig(Section):
@@ -129,7 +144,9 @@ class DataConfig(Section):
         FIXED,
     ] = Field(description="a known class space, or classes of one's own")
     crop_px: Annotated[tuple[Count, Count], OVERRIDE] = Field(description="height, width of the training crop, pixels")
-    domains: Annotated[list[DomainConfig], Field(min_length=1)]
+    streams: Annotated[list[StreamConfig], Field(min_length=1)] = Field(
+        description="what is read; each stream shows a domain"
+    )
     augment: Annotated[AugmentConfig, OVERRIDE] = AugmentConfig()
     window_shards: Annotated[Count, FIXED] = Field(
         default=8, description="shards that are shuffled together, sample by sample"
@@ -169,5 +186,20 @@ class DataConfig(Section):
 
     @property
     def global_batch(self) -> int:
-        """Images per step over all ranks and domains."""
-        return sum(domain.per_step for domain in self.domains)
+        """Images per step over all ranks and streams."""
+        return sum(stream.per_step for stream in self.streams)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains, in the order in which streams name them first: the position is the domain index."""
+        return tuple(dict.fromkeys(stream.domain_name for stream in self.streams))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _streams_were_domains(cls, data: Any) -> Any:
+        """Read configurations in which a stream was a domain and the list was called so."""
+        if not isinstance(data, dict) or "domains" not in data:
+            return data
+        if "streams" in data:
+            raise ValueError("domains: is the old name of `streams`, which is there, too; remove one of them")
+        return {"streams" if key == "domains" else key: value for key, value in data.items()}

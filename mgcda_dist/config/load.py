@@ -17,7 +17,7 @@ from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["LoadedConfig", "dump_config", "load_config", "resolve_paths", "shard_folders"]
+__all__ = ["LoadedConfig", "as_of_today", "dump_config", "load_config", "resolve_paths", "shard_folders"]
 
 
 @dataclass
@@ -66,7 +66,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedC
 
     Args:
         path: YAML file; its `base:` names a file, relative to it, whose values it changes.
-        overrides: `key.sub=value` with YAML values; list items by index: `data.domains.0.per_step=4`.
+        overrides: `key.sub=value` with YAML values; list items by index: `data.streams.0.per_step=4`.
 
     Raises:
         ConfigError: all problems, each with its place.
@@ -99,6 +99,14 @@ def resolve_paths(config: Config) -> Config:
     return Config.model_validate(data)
 
 
+def as_of_today(stored: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that an older version wrote, as JSON, with today's keys; as it is if it is none any more."""
+    try:
+        return Config.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
+
+
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
@@ -107,10 +115,10 @@ def dump_config(config: Config) -> str:
 def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
     """Every folder of shards that a run reads, with the key that names it."""
     found: list[tuple[KeyPath, str]] = []
-    for i, domain in enumerate(config.data.domains):
-        found.append((("data", "domains", i, "shards"), domain.shards))
-        if domain.paste:
-            found.append((("data", "domains", i, "paste", "objects"), domain.paste.objects))
+    for i, stream in enumerate(config.data.streams):
+        found.append((("data", "streams", i, "shards"), stream.shards))
+        if stream.paste:
+            found.append((("data", "streams", i, "paste", "objects"), stream.paste.objects))
     sets: list[tuple[KeyPath, EvaluationSetConfig]] = [
         (("evaluation", "sets", i), entry) for i, entry in enumerate(config.evaluation.sets)
     ]

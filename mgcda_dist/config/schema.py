@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, OUTLIER_LOSSES, ROAD_NAMES, SMOOTHING_MODES, smoothing_cap
-from mgcda_dist.config.data import ClassSpaceConfig, DataConfig
+from mgcda_dist.config.data import ClassSpaceConfig, DataConfig, StreamConfig
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
 from mgcda_dist.config.method import (
     BACKBONE_STAGES,
@@ -57,16 +57,11 @@ class Config(Section):
     def _possible(self) -> Config:
         if isinstance(self.data.class_space, ClassSpaceConfig):
             _check_class_space(self.data.class_space)
-        names = [domain.name for domain in self.data.domains]
+        names = [stream.name for stream in self.data.streams]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"data.domains: two domains are named {name!r}")
-        for i, domain in enumerate(self.data.domains):
-            if domain.paste and not domain.labelled:
-                raise ValueError(
-                    f"data.domains.{i}.paste: objects on a domain that is not labelled would be the only thing with a "
-                    "label; set labelled: true, or paste: null"
-                )
+                raise ValueError(f"data.streams: two streams are named {name!r}")
+        num_domains = len(self.data.domains)
         sets = [entry.name for entry in self.evaluation.sets]
         for name in sets:
             if sets.count(name) > 1:
@@ -75,19 +70,20 @@ class Config(Section):
         self._check_shares()
         self._check_class_weights()
         _refuse_passwords(self.model_dump())
-        if self.mdat.enabled and len(names) < 2:
+        if self.mdat.enabled and num_domains < 2:
             raise ValueError(
-                "mdat.enabled: domain adversarial training needs at least two domains; set mdat.enabled=false"
+                f"mdat.enabled: domain adversarial training needs at least two domains, and all streams show "
+                f"{self.data.domains[0]}; set mdat.enabled=false, or name the domains of data.streams apart"
             )
-        smoothing, cap = self.mdat.smoothing, smoothing_cap(len(names))
+        smoothing, cap = self.mdat.smoothing, smoothing_cap(num_domains)
         if self.mdat.enabled and smoothing.epsilon > cap and SMOOTHING_MODES[smoothing.mode].reaches:
             raise ValueError(
                 f"mdat.smoothing.epsilon: {smoothing.epsilon} is over the cap {cap:.3f} (half of (M-1)/M with "
-                f"M = {len(names)} domains): at the uniform label the discriminator learns nothing"
+                f"M = {num_domains} domains): at the uniform label the discriminator learns nothing"
             )
-        if not any(domain.labelled for domain in self.data.domains):
+        if not any(stream.labelled for stream in self.data.streams):
             raise ValueError(
-                "data.domains: no domain is labelled, so the segmentation loss would have nothing to learn"
+                "data.streams: no stream is labelled, so the segmentation loss would have nothing to learn"
             )
         if self.cacl.queue_layout == "sharded" and self.cacl.temperature < 0.025:
             raise ValueError(
@@ -143,15 +139,15 @@ class Config(Section):
             remedies.append(f"engine.accumulation={near}")
         sums = dict.fromkeys((batch - batch % shares or shares, batch + shares - batch % shares))
         remedies.append(f"per_step values that add up to {' or '.join(map(str, sums))}")
-        per_domain = " + ".join(f"{domain.name} {domain.per_step}" for domain in self.data.domains)
+        per_stream = " + ".join(f"{stream.name} {stream.per_step}" for stream in self.data.streams)
         raise ValueError(
-            f"data.domains: {batch} images per step ({per_domain}) cannot be shared by {workers} workers × "
+            f"data.streams: {batch} images per step ({per_stream}) cannot be shared by {workers} workers × "
             f"{accumulation} micro-batches; choose {', or '.join(remedies)}"
         )
 
     def _check_pastes(self) -> None:
         ranges = {"data.augment.scale": self.data.augment.scale}
-        for key, entries in (("data.domains", self.data.domains), ("evaluation.sets", self.evaluation.sets)):
+        for key, entries in (("data.streams", self.data.streams), ("evaluation.sets", self.evaluation.sets)):
             for i, entry in enumerate(entries):
                 if entry.paste is None:
                     continue
@@ -160,6 +156,11 @@ class Config(Section):
                     raise ValueError(
                         f"{key}.{i}.paste.min_objects: {entry.paste.min_objects} is over max_objects, "
                         f"{entry.paste.max_objects}"
+                    )
+                if entry.paste.placement == "road" and isinstance(entry, StreamConfig) and not entry.labelled:
+                    raise ValueError(
+                        f"{key}.{i}.paste.placement: {entry.name} is not labelled: no label tells where the road is; "
+                        "choose placement: anywhere"
                     )
                 if entry.paste.placement == "road" and not self.data.road_classes:
                     raise ValueError(

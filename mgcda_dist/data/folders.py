@@ -27,7 +27,7 @@ def open_shards(folder: str, kind: ShardKind) -> Manifest:
     """
     manifest = Manifest.open(folder)
     if manifest.kind != kind:
-        wanted = "a domain or an evaluation set reads frames" if kind == "frames" else "pasting reads objects"
+        wanted = "a stream or an evaluation set reads frames" if kind == "frames" else "pasting reads objects"
         problem = f"holds {manifest.kind}, but {wanted}"
         raise ShardError(manifest.place, problem, "`mgcda shards ls` shows what a folder holds")
     return manifest

@@ -41,7 +41,7 @@ class RunInput:
     """One folder of shards that a run reads.
 
     Attributes:
-        name: of the domain or evaluation set.
+        name: of the stream or evaluation set.
         folder: path or URL.
         dataset, split, digest: from the manifest of the shards.
     """

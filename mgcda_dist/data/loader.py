@@ -32,7 +32,7 @@ from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, 
 from mgcda_dist.method.batch import VOID, Batch
 from mgcda_dist.method.randomness import numpy_generator, torch_generator
 
-__all__ = ["DomainSource", "StreamLoader", "TrainingStream", "make_loader"]
+__all__ = ["FrameSource", "StreamLoader", "TrainingStream", "make_loader"]
 
 _MAX_STAND_INS = 20
 _PREFETCH_STEPS = 32
@@ -40,18 +40,16 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, eq=False)
-class DomainSource:
-    """The samples of one domain and their treatment.
+class FrameSource:
+    """The samples of one stream and their treatment.
 
     Attributes:
-        name: the domain's name, as in the plan.
+        name: the stream's name, as in the plan.
         reader: its shards.
         lut: 256 train ids by raw id.
         labelled: False: all labels read as void, whatever the shards hold.
-        paste: puts objects into the crops; None: none.
-
-    Raises:
-        ConfigError: objects on an unlabelled domain, where nothing else would have a label.
+        paste: puts objects into the crops, also into those without labels, of which the rest stays void; None: none.
+        domain: index of the domain that the stream shows.
     """
 
     name: str
@@ -59,11 +57,7 @@ class DomainSource:
     lut: NDArray[np.uint8]
     labelled: bool = True
     paste: Paste | None = None
-
-    def __post_init__(self) -> None:
-        if self.paste is not None and not self.labelled:
-            problem = "objects are pasted into a domain that is not labelled"
-            raise ConfigError(f"domain {self.name}", problem, "set labelled: true, or paste: null")
+    domain: int = 0
 
 
 class TrainingStream(Dataset[Batch]):
@@ -73,12 +67,12 @@ class TrainingStream(Dataset[Batch]):
 
     Args:
         plan: which samples make a step; its seed seeds the augmentation too.
-        sources: one per domain of the plan, in its order.
+        sources: one per stream of the plan, in its order.
         transform: frame → crop.
         rank, world_size, accumulation: which slots this rank holds, see `slots_of`.
         start_step: first step, e.g. where training resumes.
         num_steps: steps to stream.
-        on_bad_sample: `error`: a damaged sample ends the stream. `skip`: another sample of its domain, chosen by (seed,
+        on_bad_sample: `error`: a damaged sample ends the stream. `skip`: another sample of its stream, chosen by (seed,
             step, slot), stands in for it; the batch says so in `bad`.
 
     Raises:
@@ -88,7 +82,7 @@ class TrainingStream(Dataset[Batch]):
     def __init__(
         self,
         plan: Plan,
-        sources: Sequence[DomainSource],
+        sources: Sequence[FrameSource],
         transform: Transform,
         *,
         rank: int = 0,
@@ -99,9 +93,9 @@ class TrainingStream(Dataset[Batch]):
         on_bad_sample: OnBadSample = "error",
     ) -> None:
         given = [(source.name, len(source.reader)) for source in sources]
-        planned = [(domain.name, size) for domain, size in zip(plan.domains, plan.domain_sizes, strict=True)]
+        planned = [(stream.name, size) for stream, size in zip(plan.streams, plan.stream_sizes, strict=True)]
         if given != planned:
-            raise ConfigError("stream", f"the sources {given} are not the domains of the plan, {planned}")
+            raise ConfigError("stream", f"the sources {given} are not the streams of the plan, {planned}")
         self.plan, self.sources, self.transform = plan, tuple(sources), transform
         self.accumulation, self.start_step, self.num_steps = accumulation, start_step, num_steps
         self.on_bad_sample = on_bad_sample
@@ -133,7 +127,7 @@ class TrainingStream(Dataset[Batch]):
         refs = self.plan.slots(step, self._slots[micro])
         # The samples of later steps are known: their shards are fetched in the background.
         for ref in self.plan.slots(step + _PREFETCH_STEPS, self._slots[micro]):
-            self.sources[ref.domain].reader.prefetch(ref.sample)
+            self.sources[ref.stream].reader.prefetch(ref.sample)
         height, width = self.transform.crop_px
         images = np.empty((len(refs), height, width, 3), np.uint8)
         labels = np.empty((len(refs), height, width), np.uint8)
@@ -145,7 +139,7 @@ class TrainingStream(Dataset[Batch]):
         return Batch(
             image=torch.from_numpy(images).permute(0, 3, 1, 2),
             label=torch.from_numpy(labels),
-            domain=torch.tensor([ref.domain for ref in refs]),
+            domain=torch.tensor([self.sources[ref.stream].domain for ref in refs]),
             slot=torch.tensor([ref.slot for ref in refs]),
             step=step,
             keys=tuple(keys),
@@ -163,24 +157,24 @@ class TrainingStream(Dataset[Batch]):
                 bad.append(f"step {step}, {error.where}: {error.problem}")
             # The stand-in depends on the slot alone, not on rank or process.
             generator = numpy_generator(self.plan.seed, "stand-in", step, ref.slot, attempt)
-            ref = ref._replace(sample=int(generator.integers(self.plan.domain_sizes[ref.domain])))
+            ref = ref._replace(sample=int(generator.integers(self.plan.stream_sizes[ref.stream])))
         problem = f"{_MAX_STAND_INS + 1} samples in a row are damaged, the last is {bad[-1]}"
-        raise ShardError(f"domain {self.sources[ref.domain].name}", problem, "run `mgcda shards verify` on its shards")
+        raise ShardError(f"stream {self.sources[ref.stream].name}", problem, "run `mgcda shards verify` on its shards")
 
     def sample(self, step: int, ref: SlotRef, attempt: int = 0) -> tuple[Pixels, Pixels, str]:
-        """Image (height×width×3), label (height×width), both uint8, and `domain/key` of one slot.
+        """Image (height×width×3), label (height×width), both uint8, and `stream/key` of one slot.
 
         Raises:
             SampleError: the sample, or an object that was to be pasted, is damaged.
         """
-        source = self.sources[ref.domain]
+        source = self.sources[ref.stream]
         encoded = source.reader.read(ref.sample)
         image = decode_image(encoded.image, encoded.where)
         if not source.labelled:
             label = np.full(image.shape[:2], VOID, np.uint8)
         elif encoded.label is None:
-            problem = f"the sample has no label, but domain {source.name} is labelled"
-            raise SampleError(encoded.where, problem, "set labelled: false on the domain, or use labelled shards")
+            problem = f"the sample has no label, but stream {source.name} is labelled"
+            raise SampleError(encoded.where, problem, "set labelled: false on the stream, or use labelled shards")
         else:
             label = decode_label(encoded.label, source.lut, encoded.where)
             check_sizes(image, label, encoded.where)

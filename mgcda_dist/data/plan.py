@@ -1,9 +1,9 @@
-"""The samples of global batch t: a pure function of (seed, domains, t), in integers, without IO.
+"""The samples of global batch t: a pure function of (seed, streams, t), in integers, without IO.
 
-A domain's samples are numbered through its shard table (*flat index*). Epoch e permutes the shards, cuts them in
+A stream's samples are numbered through its shard table (*flat index*). Epoch e permutes the shards, cuts them in
 windows of `window_shards` consecutive ones, and permutes the samples inside each window: neighbours in the stream come
-from few shards, so reading stays local, and every sample comes exactly once per epoch. Position n of a domain's endless
-stream is sample n mod size of epoch n // size, and step t takes positions t·per_step … (t+1)·per_step - 1. Nothing is
+from few shards, so reading stays local, and every sample comes exactly once per epoch. Position n of an endless stream
+is sample n mod size of epoch n // size, and step t takes positions t·per_step … (t+1)·per_step - 1. Nothing is
 carried from step to step: step 10⁹ costs as much as step 0, a resumed run starts at t, and memory holds the shard table
 and the permutations in use (docs/data-path.md).
 
@@ -25,7 +25,7 @@ from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.errors import ConfigError, ShardError
 from mgcda_dist.method.randomness import numpy_generator
 
-__all__ = ["DomainPlan", "Plan", "SlotRef", "slots_of"]
+__all__ = ["Plan", "SlotRef", "StreamPlan", "slots_of"]
 
 
 class SlotRef(NamedTuple):
@@ -33,20 +33,20 @@ class SlotRef(NamedTuple):
 
     slot: int
     """Position in the global batch, 0…B-1."""
-    domain: int
-    """Index of the domain."""
+    stream: int
+    """Index of the stream."""
     sample: int
-    """Flat index within the domain's shards."""
+    """Flat index within the stream's shards."""
 
 
 @dataclass(frozen=True, eq=False)
-class DomainPlan:
-    """The part of one domain in every step.
+class StreamPlan:
+    """The part of one stream in every step.
 
     Attributes:
-        name: names the domain's random streams; two domains over the same shards get different orders.
+        name: keys the stream's random draws; two streams over the same shards get different orders.
         shard_sizes: samples per shard, integers, in the order of the shard table; a memory map is fine.
-        per_step: images of this domain in every global batch.
+        per_step: images of this stream in every global batch.
     """
 
     name: str
@@ -58,33 +58,33 @@ class Plan:
     """The order of all samples.
 
     Args:
-        domains: the domains; their position is the domain index.
+        streams: what is read; their position is the stream index.
         seed: of the order.
         window_shards: shards whose samples are shuffled together.
 
     Raises:
-        ConfigError: no domain, a name used twice, `per_step` or window below 1.
-        ShardError: a domain without a sample.
+        ConfigError: no stream, a name used twice, `per_step` or window below 1.
+        ShardError: a stream without a sample.
     """
 
-    def __init__(self, domains: Sequence[DomainPlan], seed: int, window_shards: int) -> None:
-        names = [domain.name for domain in domains]
+    def __init__(self, streams: Sequence[StreamPlan], seed: int, window_shards: int) -> None:
+        names = [stream.name for stream in streams]
         if not names or len(set(names)) < len(names):
-            raise ConfigError("plan", f"domains {names}", "give at least one domain, and each its own name")
-        if window_shards < 1 or min(domain.per_step for domain in domains) < 1:
+            raise ConfigError("plan", f"streams {names}", "give at least one stream, and each its own name")
+        if window_shards < 1 or min(stream.per_step for stream in streams) < 1:
             raise ConfigError("plan", "window_shards and per_step must be at least 1")
-        self.domains, self.seed, self.window_shards = tuple(domains), seed, window_shards
-        self._orders = [_DomainOrder(domain, seed, window_shards) for domain in domains]
-        self._layout = _interleave([domain.per_step for domain in domains])
+        self.streams, self.seed, self.window_shards = tuple(streams), seed, window_shards
+        self._orders = [_StreamOrder(stream, seed, window_shards) for stream in streams]
+        self._layout = _interleave([stream.per_step for stream in streams])
 
     @property
     def global_batch(self) -> int:
-        """B, images per step over all domains."""
+        """B, images per step over all streams."""
         return len(self._layout)
 
     @property
-    def domain_sizes(self) -> tuple[int, ...]:
-        """Samples of each domain."""
+    def stream_sizes(self) -> tuple[int, ...]:
+        """Samples of each stream."""
         return tuple(order.num_samples for order in self._orders)
 
     def step(self, t: int) -> list[SlotRef]:
@@ -97,9 +97,9 @@ class Plan:
             raise ConfigError("plan", f"step {t} is before the first step, 0")
         found: list[SlotRef] = []
         for slot in slots:
-            domain, turn = self._layout[slot]
-            position = t * self.domains[domain].per_step + turn
-            found.append(SlotRef(slot, domain, self._orders[domain].sample(position)))
+            stream, turn = self._layout[slot]
+            position = t * self.streams[stream].per_step + turn
+            found.append(SlotRef(slot, stream, self._orders[stream].sample(position)))
         return found
 
 
@@ -116,7 +116,7 @@ def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_b
         raise ConfigError(
             "plan",
             f"{global_batch} images per step cannot be cut in {accumulation} micro-batches × {world_size} ranks",
-            "change per_step of a domain, the number of workers, or the accumulation",
+            "change per_step of a stream, the number of workers, or the accumulation",
         )
     if not (0 <= rank < world_size and 0 <= micro < accumulation):
         raise ConfigError("plan", f"rank {rank} of {world_size}, micro-batch {micro} of {accumulation} does not exist")
@@ -126,18 +126,18 @@ def slots_of(rank: int, world_size: int, accumulation: int, micro: int, global_b
 
 
 def _interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Per slot (domain, turn): turn j of a domain with p turns stands at (j + ½)/p of the batch, as Bresenham's line.
+    """Per slot (stream, turn): turn j of a stream with p turns stands at (j + ½)/p of the batch, as Bresenham's line.
 
-    So every contiguous piece of the batch holds each domain in proportion, to within one image. Positions are compared
+    So every contiguous piece of the batch holds each stream in proportion, to within one image. Positions are compared
     as integers, (2j + 1)/(2p) times the product of all p, since float ties could be broken differently elsewhere.
     """
     product = math.prod(counts)
     keyed = [
-        ((2 * turn + 1) * (product // count), domain, turn)
-        for domain, count in enumerate(counts)
+        ((2 * turn + 1) * (product // count), stream, turn)
+        for stream, count in enumerate(counts)
         for turn in range(count)
     ]
-    return [(domain, turn) for _, domain, turn in sorted(keyed)]
+    return [(stream, turn) for _, stream, turn in sorted(keyed)]
 
 
 class _Epoch(NamedTuple):
@@ -145,16 +145,16 @@ class _Epoch(NamedTuple):
     starts: NDArray[np.int64]  # num_windows + 1: samples in front of each window
 
 
-class _DomainOrder:
-    """The endless stream of the samples of one domain."""
+class _StreamOrder:
+    """The endless order of the samples of one stream."""
 
-    def __init__(self, domain: DomainPlan, seed: int, window_shards: int) -> None:
-        self.name, self.seed, self.window_shards = domain.name, seed, window_shards
-        self.sizes = domain.shard_sizes
+    def __init__(self, stream: StreamPlan, seed: int, window_shards: int) -> None:
+        self.name, self.seed, self.window_shards = stream.name, seed, window_shards
+        self.sizes = stream.shard_sizes
         ends = np.cumsum(self.sizes, dtype=np.int64)
         self.num_samples = int(ends[-1]) if len(ends) else 0
         if self.num_samples == 0:
-            raise ShardError(f"domain {domain.name}", "its shards hold no sample", "write its shards, or leave it out")
+            raise ShardError(f"stream {stream.name}", "its shards hold no sample", "write its shards, or leave it out")
         self.first = ends - self.sizes  # flat index of each shard's first sample
         # A step may straddle two epochs and two windows; one more window serves the prefetch of later steps.
         self._epochs: LruCache[int, _Epoch] = LruCache(self._make_epoch, limit=2)

@@ -103,20 +103,21 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
     checkpoint = model.folder.absolute().parent
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
     of = f"Checkpoint after {step} of " if step else ""
+    streams = config["data"].get("streams") or config["data"]["domains"]  # as the list was called before
     method = [name.upper() for name in ("mdat", "cacl") if config[name]["enabled"]]
     lines = [
         f"- Method: {' and '.join(method) if method else 'neither MDAT nor CACL'}; no part of either is exported.",
-        f"- {of}{config['optim']['steps']} steps of {sum(d['per_step'] for d in config['data']['domains'])} crops of "
+        f"- {of}{config['optim']['steps']} steps of {sum(stream['per_step'] for stream in streams)} crops of "
         f"{config['data']['crop_px'][1]}×{config['data']['crop_px'][0]} pixels, seed {config['seed']}; the backbone's "
         f"weights: `{config['model']['weights']}`.",
     ]
-    for domain in config["data"]["domains"]:
-        data = inputs.get(f"{Role.TRAIN}/{domain['name']}")
+    for stream in streams:
+        data = inputs.get(f"{Role.TRAIN}/{stream['name']}")
         source = (
             "?" if data is None else f"{data.dataset}/{data.split}, {data.samples} samples, digest `{data.digest[:12]}`"
         )
-        also = ", without labels" if not domain["labelled"] else ", with pasted objects" if domain["paste"] else ""
-        lines.append(f"- Domain `{domain['name']}`: {source}{also}.")
+        also = ", without labels" if not stream["labelled"] else ", with pasted objects" if stream["paste"] else ""
+        lines.append(f"- Stream `{stream['name']}`: {source}{also}.")
     if "mlflow.source.git.commit" in provenance:
         commit = provenance["mlflow.source.git.commit"][:12]
         clean = "" if provenance.get("mgcda.git_clean") == "true" else ", with changes"

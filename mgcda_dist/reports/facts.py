@@ -155,10 +155,11 @@ def _network(params: dict[str, str]) -> str:
 
 
 def _training(params: dict[str, str]) -> str:
-    images = [int(v) for k, v in params.items() if re.fullmatch(r"data\.domains\.\d+\.per_step", k) and v.isdigit()]
+    per_step = re.compile(r"data\.(streams|domains)\.\d+\.per_step")
+    images = [int(value) for key, value in params.items() if per_step.fullmatch(key) and value.isdigit()]
     parts = [f"{params['optim.steps']} steps"] if "optim.steps" in params else []
     if images:
-        parts.append(f"{sum(images)} images per step from {len(images)} domains")
+        parts.append(f"{sum(images)} images per step from {len(images)} streams")
     if "data.crop_px" in params:
         parts.append(f"crops {params['data.crop_px'].strip('[]()').replace(', ', '×')} px")
     return ", ".join(parts)

@@ -13,7 +13,7 @@ __all__ = ["Group", "differing_params", "group_runs"]
 
 _NOT_COMPARED = re.compile(
     r"name|seed|runs|(tracking|checkpoint)\..*|data\.(loader_workers|prefetch_steps|pin_memory)|model\.compile"
-    r"|data\.domains\.\d+\.(shards|paste\.objects)|evaluation\.(sets\..*|sets|panel_frames)"
+    r"|data\.(?:streams|domains)\.\d+\.(shards|paste\.objects)|evaluation\.(sets\..*|sets|panel_frames)"
 )
 """Parameters for the place, the record and the reading speed of a run. The data is compared by its digests."""
 _NO_GROUP_OF_ITS_OWN = re.compile(r"scaling\..*")

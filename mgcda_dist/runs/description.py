@@ -28,13 +28,14 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
         f"{config.engine.precision}.",
     ]
     rows: list[list[Cell]] = []
-    domains = {domain.name: domain for domain in config.data.domains}
+    streams = {stream.name: stream for stream in config.data.streams}
     for each in inputs:
-        domain = domains.get(each.name) if each.role == Role.TRAIN else None
-        label = f"{each.key}, no labels" if domain is not None and not domain.labelled else each.key
-        per_step = domain.per_step if domain is not None else ""
-        rows.append([label, f"{each.dataset} {each.split}", each.samples, per_step])
-    columns = [Column("data", align="left"), Column("from", align="left"), Column("samples"), Column("per step")]
+        stream = streams.get(each.name) if each.role == Role.TRAIN else None
+        label = f"{each.key}, no labels" if stream is not None and not stream.labelled else each.key
+        domain, per_step = (stream.domain_name, stream.per_step) if stream is not None else ("", "")
+        rows.append([label, domain, f"{each.dataset} {each.split}", each.samples, per_step])
+    columns = [Column(title, align="left") for title in ("data", "domain", "from")]
+    columns += [Column("samples"), Column("per step")]
     lines += ["", markdown(Table(columns, rows))]
     if results is not None and results.sets:
         settings = results.settings
@@ -53,7 +54,7 @@ def run_tags(config: Config) -> dict[str, str]:
         "mgcda.method": _method(config),
         "mgcda.seed": str(config.seed),
         "mgcda.world_size": str(config.scaling.workers),
-        "mgcda.data": ", ".join(domain.name for domain in config.data.domains),
+        "mgcda.data": ", ".join(stream.name for stream in config.data.streams),
         "mgcda.evaluation": ", ".join(entry.name for entry in config.evaluation.sets),
     }
 

@@ -15,7 +15,7 @@ import yaml
 
 from mgcda_dist.config.fields import FREE, OVERRIDE
 from mgcda_dist.config.keys import on_resume
-from mgcda_dist.config.load import dump_config
+from mgcda_dist.config.load import as_of_today, dump_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
@@ -104,15 +104,17 @@ class RunFolder:
         return next(changed, None)
 
     def _config_so_far(self) -> dict[str, Any] | None:
-        """Configuration of the newest checkpoint as JSON, else of the launch: raw, since an older version wrote it."""
+        """Configuration of the newest checkpoint as JSON, else of the launch; None: this is a new run."""
         for path in sorted(self.checkpoints.glob("step-*/checkpoint.json"), reverse=True):
             try:
                 config = json.loads(path.read_text(encoding="utf-8")).get("config")
             except (OSError, ValueError, AttributeError):
                 continue  # damaged: the worker reports it and takes the one before
             if isinstance(config, dict):
-                return config
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) if self.config_file.is_file() else None
+                return as_of_today(config)
+        if not self.config_file.is_file():
+            return None
+        return as_of_today(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
 
     def _compare(self, before: dict[str, Any], now: dict[str, Any], *, override: bool) -> None:
         differing = differing_keys(before, now)

@@ -110,7 +110,7 @@ class HealthWatch:
         if self._without_anchors >= _READINGS:
             found["no_anchors"] = (
                 f"CACL has found no anchor in the last {_READINGS} logged steps: are there anomalies, in more than one "
-                "image, in the stream? look at data.domains.*.paste and cacl.anomaly_pixels"
+                "image, in the stream? look at data.streams.*.paste and cacl.anomaly_pixels"
             )
         if age is not None:
             if self._last_reading is not None and age > 0:
@@ -121,7 +121,7 @@ class HealthWatch:
         if self._still >= _READINGS:
             found["still_queue"] = (
                 f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} steps): no "
-                "pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.domains.*.labelled"
+                "pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.streams.*.labelled"
             )
         return found
 

@@ -245,7 +245,7 @@ def _alignment(config: Config, model: Path, path: Path, device: torch.device) ->
         {heading: network.to(device) for heading, network in networks.items()},
         list(build.global_batches(config, config.tracking.alignment_steps)),
         path,
-        domains=[domain.name for domain in config.data.domains],
+        domains=config.data.domains,
         classes=config.data.class_names,
         seed=config.seed,
         title=f"Embeddings of training pixels, {config.name}",

@@ -23,7 +23,7 @@ name: t
 data:
   class_space: road8
   crop_px: [64, 96]
-  domains:
+  streams:
     - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
     - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
   loader_workers: 0

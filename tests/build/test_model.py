@@ -19,7 +19,7 @@ name: t
 data:
   class_space: road8
   crop_px: [64, 96]
-  domains:
+  streams:
     - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
     - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
     - {{name: real_day, shards: {shards}/real_day/train, per_step: 1, labelled: false}}
@@ -112,11 +112,11 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path: Path, tiny_shards
     ("change", "says"),
     [
         (
-            "data.domains.1.shards={shards}/objects/train",
-            "holds objects, but a domain or an evaluation set reads frames",
+            "data.streams.1.shards={shards}/objects/train",
+            "holds objects, but a stream or an evaluation set reads frames",
         ),
-        ("data.domains.0.paste.objects={shards}/render_b/train", "holds frames, but pasting reads objects"),
-        ("evaluation.sets=[{{name: e, shards: {shards}/objects/val}}]", "holds objects, but a domain or"),
+        ("data.streams.0.paste.objects={shards}/render_b/train", "holds frames, but pasting reads objects"),
+        ("evaluation.sets=[{{name: e, shards: {shards}/objects/val}}]", "holds objects, but a stream or"),
     ],
 )
 def test_shards_of_the_wrong_kind_are_named_before_anything_starts(

@@ -236,7 +236,7 @@ def test_preview_shows_what_the_network_sees(generated: Path) -> None:
         "data": {
             "class_space": "road8",
             "crop_px": [48, 64],
-            "domains": [
+            "streams": [
                 {"name": "a", "shards": f"{folder}/render_a/train", "per_step": 2, "paste": paste},
                 {"name": "b", "shards": f"{folder}/real_day/train", "per_step": 2, "labelled": False},
             ],

@@ -22,7 +22,7 @@ name: run
 data:
   class_space: road8
   crop_px: [64, 96]
-  domains: [{name: a, shards: a, per_step: 4}]
+  streams: [{name: a, shards: a, per_step: 4}]
 model: {backbone: resnet18}
 mdat: {enabled: false}
 optim: {steps: 10}

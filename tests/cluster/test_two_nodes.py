@@ -89,7 +89,7 @@ def test_the_doctor_names_the_node_that_differs(place: Place, trained: subproces
     private = place.folder / "private"
     done = place.submit(
         "doctor-1", "mgcda", "doctor", "--benchmark", "1", "configs/two.yaml", "scaling.workers=2",
-        "scaling.placement=STRICT_SPREAD", f"data.domains.1.shards={private}/render_b/train", f"runs={private}/runs",
+        "scaling.placement=STRICT_SPREAD", f"data.streams.1.shards={private}/render_b/train", f"runs={private}/runs",
         f"tracking.mlflow_uri={place.mlflow}",
     )  # fmt: skip
     head, second = place.nodes.addresses
@@ -97,7 +97,7 @@ def test_the_doctor_names_the_node_that_differs(place: Place, trained: subproces
     found = {tuple(line.split(maxsplit=2)[:2]): line.split(maxsplit=2)[2] for line in said}
     assert done.returncode != 0 and "4 problems: the run would fail" in done.stdout, done.stdout + done.stderr
     assert found["problem", "versions"].startswith(f"{second} (mgcda-node1): timm 0.9.0 (on {head} (mgcda-node0): 1.")
-    missing = f"{second}: data.domains.1.shards: there is no {private}/render_b/train/manifest.json"
+    missing = f"{second}: data.streams.1.shards: there is no {private}/render_b/train/manifest.json"
     assert found["problem", "shards"] == missing
     for one, other in ((head, second), (second, head)):
         assert f"{one} does not see the files that {other} wrote to {private}/runs" in done.stdout

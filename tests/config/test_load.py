@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mgcda_dist.config.load import dump_config, load_config
+from mgcda_dist.config.load import as_of_today, dump_config, load_config
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep, plan_runs
 from mgcda_dist.errors import ConfigError
 from tests.support.commands import mgcda, typed
@@ -18,7 +18,7 @@ name: run
 data:
   class_space: idd7
   crop_px: [64, 64]
-  domains:
+  streams:
     - {name: a, shards: shards/a, per_step: 4}
     - {name: b, shards: shards/b, per_step: 4, labelled: false}
 model:
@@ -58,18 +58,31 @@ def test_rows_of_the_benchmark_differ_in_the_two_switches_only() -> None:
 def test_base_overrides_and_round_trip(good: Path, tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text("base: good.yaml\nname: child\nmdat: {weight: 0.7}\n")
-    config = load_config(child, ["optim.steps=20", "data.domains.1.per_step=2", "cacl.enabled=false"]).config
+    config = load_config(child, ["optim.steps=20", "data.streams.1.per_step=2", "cacl.enabled=false"]).config
     assert (config.name, config.mdat.weight, config.optim.steps) == ("child", 0.7, 20)
-    assert (config.data.domains[1].per_step, config.cacl.enabled, config.mdat.lambda_max) == (2, False, 0.1)
+    assert (config.data.streams[1].per_step, config.cacl.enabled, config.mdat.lambda_max) == (2, False, 0.1)
     again = tmp_path / "again.yaml"
     again.write_text(dump_config(config))
     assert load_config(again).config == config
 
 
+def test_streams_may_share_a_domain_and_domains_is_the_old_name(good: Path) -> None:
+    data = load_config(good, ["data.streams.1.domain=a", "mdat.enabled=false"]).config.data
+    assert data.domains == ("a",) and [stream.name for stream in data.streams] == ["a", "b"]
+    with pytest.raises(ConfigError, match="needs at least two domains, and all streams show a"):
+        load_config(good, ["data.streams.1.domain=a"])
+    now = load_config(good).config
+    stored = now.model_dump(mode="json")
+    stored["data"]["domains"] = [{k: v for k, v in s.items() if k != "domain"} for s in stored["data"].pop("streams")]
+    assert as_of_today(stored) == now.model_dump(mode="json"), "an older run resumes"
+    with pytest.raises(ConfigError, match="domains: is the old name of `streams`"):
+        load_config(good, ["data.domains=[]"])
+
+
 def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(good).config
-    assert config.data.domains[0].shards == str(tmp_path / "shards/a")
+    assert config.data.streams[0].shards == str(tmp_path / "shards/a")
     assert config.runs == str(tmp_path / "runs")
 
 
@@ -78,14 +91,14 @@ def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tm
     [
         (("backbone: resnet18", "backbone: resnet18\n  wights: hub"), 10, "did you mean 'model.weights'"),
         (("steps: 10", "steps: ten"), 11, "optim.steps = 'ten'"),
-        (("per_step: 4, labelled", "per_step: 4, labeled"), 7, "did you mean 'data.domains.1.labelled'"),
+        (("per_step: 4, labelled", "per_step: 4, labeled"), 7, "did you mean 'data.streams.1.labelled'"),
         (("name: run", "name: run\nlambda_max: 1"), 2, "did you mean 'mdat.lambda_max'"),
         (("name: run", "name: run\nevaluation: {max_frames: 3}"), 2, "did you mean 'evaluation.sets.max_frames'"),
         (("idd7", "idd8"), 3, "idd8"),
         (("backbone: resnet18", 'network: "my_nets:f"'), 9, "→ torchvision:NAME, smp:NAME"),
         (("idd7", "{nams: [a]}"), 3, "did you mean 'data.class_space.names'"),
         (("idd7", "[a]"), 3, "input should be 'road8', 'idd7' or 'cityscapes19'"),
-        (("name: b", "name: a"), 5, "two domains are named 'a'"),
+        (("name: b", "name: a"), 5, "two streams are named 'a'"),
         (("  steps: 10", "  steps: 10\n  steps: 11"), 12, "given twice"),
         (("steps: 10", "steps: [10"), 12, "not valid YAML"),
     ],
@@ -109,13 +122,13 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ),
         ("scaling.workers=many", "scaling.workers = 'many': neither a whole number from 1 on nor `auto`"),
         ("scaling.elastic={min: 3, max: 2}", "scaling.elastic: min 3 is over max 2"),
-        ("data.domains.7.per_step=1", "no item of a list with 2 items"),
+        ("data.streams.7.per_step=1", "no item of a list with 2 items"),
         ("optim.steps", "not of the form key=value"),
         ("engine.zero_stage=4", "engine.zero_stage = 4"),
         ("optim.lr_heads=-1", "greater than 0"),
         ("data.augment.scale=[2, 0.5]", "the smaller one comes first"),
-        ("data.domains.0.paste={objects: o, min_objects: 3}", "paste.min_objects: 3 is over max_objects, 2"),
-        ("data.domains.1.paste={objects: shards/objects}", "is not labelled"),
+        ("data.streams.0.paste={objects: o, min_objects: 3}", "paste.min_objects: 3 is over max_objects, 2"),
+        ("data.streams.1.paste={objects: shards/objects, placement: road}", "no label tells where the road is"),
         ("evaluation.sets=[{name: a, shards: x}, {name: a, shards: y}]", "two sets are named 'a'"),
         ("loss.class_weights={raod: 2}", "loss.class_weights: no class 'raod' here; there are drivable, "),
         ("loss={class_weights: {sky: 2}, outlier: abstention}", "abstention takes the place of the cross-entropy"),
@@ -152,8 +165,8 @@ def test_a_user_defined_class_space_must_be_complete(good: Path, space: str, say
 def test_a_user_defined_class_space_needs_a_road_to_paste_on(good: Path) -> None:
     space, paste = "{names: [lane], ids: {own: {0: lane}}}", "{objects: shards/o, placement: road}"
     with pytest.raises(ConfigError, match=r"name the classes .* in data\.class_space\.road"):
-        load_config(good, [f"data.class_space={space}", f"data.domains.0.paste={paste}"])
-    overrides = [f"data.class_space={space}", f"data.domains.0.paste={paste}", "data.class_space.road=[lane]"]
+        load_config(good, [f"data.class_space={space}", f"data.streams.0.paste={paste}"])
+    overrides = [f"data.class_space={space}", f"data.streams.0.paste={paste}", "data.class_space.road=[lane]"]
     data = load_config(good, overrides).config.data
     assert (data.class_names, data.road_classes) == (("lane",), ("lane",))
 
@@ -167,11 +180,11 @@ def test_all_missing_folders_are_named(good: Path) -> None:
 
 
 def test_folders_behind_urls_are_not_looked_for_on_disk(good: Path) -> None:
-    load_config(good, [f"data.domains.{i}.shards=s3://bucket/{i}" for i in (0, 1)]).check_files()
+    load_config(good, [f"data.streams.{i}.shards=s3://bucket/{i}" for i in (0, 1)]).check_files()
 
 
 def test_a_domain_without_shards_is_named_with_its_line(good: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.domains\.0\.shards: no shards in") as caught:
+    with pytest.raises(ConfigError, match=r"data\.streams\.0\.shards: no shards in") as caught:
         load_config(good).check_files()
     assert caught.value.where == f"{good}:6"
 

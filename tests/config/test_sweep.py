@@ -15,7 +15,7 @@ runs: {runs}
 data:
   class_space: road8
   crop_px: [64, 96]
-  domains:
+  streams:
     - {{name: a, shards: shards/a, per_step: 2}}
     - {{name: b, shards: shards/b, per_step: 2}}
 model: {{backbone: resnet18}}

@@ -19,9 +19,9 @@ from torch.utils.data import dataloader
 
 import mgcda_dist.data.loader as loader_module
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
-from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
-from mgcda_dist.data.plan import DomainPlan, Plan
+from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
@@ -33,7 +33,7 @@ TRANSFORM = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5))
 
 
 class World:
-    """Three domains: labelled, labelled with objects, unlabelled."""
+    """Three streams of two domains: labelled, the same with objects; unlabelled."""
 
     def __init__(self, folder: Path) -> None:
         self.plain = write_frames(folder / "plain", 7, seed=1, per_shard=3)
@@ -44,16 +44,16 @@ class World:
         library = ObjectLibrary(ShardReader(self.objects))
         paste = PasteSource(library, PasteParams(scale=(0.3, 0.6)))
         sources = [
-            DomainSource("plain", ShardReader(self.plain), LUT),
-            DomainSource("pasted", ShardReader(self.plain), LUT, paste=paste),
-            DomainSource("bare", ShardReader(self.bare), LUT, labelled=False),
+            FrameSource("plain", ShardReader(self.plain), LUT),
+            FrameSource("pasted", ShardReader(self.plain), LUT, paste=paste),
+            FrameSource("bare", ShardReader(self.bare), LUT, labelled=False, domain=1),
         ]
         manifests = (self.plain, self.plain, self.bare)
-        domains = [
-            DomainPlan(source.name, manifest.shard_sizes, share)
+        streams = [
+            StreamPlan(source.name, manifest.shard_sizes, share)
             for source, manifest, share in zip(sources, manifests, per_step, strict=True)
         ]
-        return TrainingStream(Plan(domains, seed, 2), sources, TRANSFORM, **options)
+        return TrainingStream(Plan(streams, seed, 2), sources, TRANSFORM, **options)
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +75,13 @@ def test_a_batch_matches_its_slots_and_keys(world: World):
     assert batch.label.shape == (8, *CROP)
     assert batch.label.dtype == batch.domain.dtype == batch.slot.dtype == torch.int64
     assert batch.slot.tolist() == list(range(8))
-    assert np.bincount(batch.domain.numpy()).tolist() == [4, 2, 2]
+    assert np.bincount(batch.domain.numpy()).tolist() == [6, 2], "by domain, not by stream"
     for key, domain, label in zip(batch.keys, batch.domain.tolist(), batch.label, strict=True):
-        assert key.startswith(("plain/plain-0", "pasted/plain-0", "bare/bare-0")[domain])
+        stream = ("plain/plain-0", "pasted/plain-0", "bare/bare-0").index(key[: key.index("-0") + 2])
+        assert domain == (0, 0, 1)[stream]
         values = set(label.unique().tolist())
-        assert values <= {VOID} if domain == 2 else values <= {*range(8), ANOMALY, VOID}
-        assert (ANOMALY in values) == (domain == 1)
+        assert values <= {VOID} if stream == 2 else values <= {*range(8), ANOMALY, VOID}
+        assert (ANOMALY in values) == (stream == 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -123,9 +124,9 @@ def test_steps_and_seeds_differ(world: World):
 
 
 def test_objects_do_not_move_the_geometry(world: World):
-    """Slots of the pasted domain differ from the bare crop only where objects are, and by colour statistics."""
+    """Slots of the pasted stream differ from the bare crop only where objects are, and by colour statistics."""
     stream = world.stream()
-    ref = next(ref for ref in stream.plan.step(0) if ref.domain == 1)
+    ref = next(ref for ref in stream.plan.step(0) if ref.stream == 1)
     _, pasted, _ = stream.sample(0, ref)
     object.__setattr__(stream.sources[1], "paste", None)
     _, bare, _ = stream.sample(0, ref)
@@ -215,14 +216,21 @@ def test_a_truncated_shard_is_bad_samples_and_a_missing_one_is_not(tmp_path: Pat
         list(make_loader(_stream_of(manifest, num_steps=10, on_bad_sample="skip")))
 
 
-def test_a_domain_of_damaged_samples_only_is_an_error(tmp_path: Path):
+def test_objects_on_an_unlabelled_stream_are_the_only_label(world: World):
+    paste = PasteSource(ObjectLibrary(ShardReader(world.objects)), PasteParams(scale=(0.3, 0.6), probability=1.0))
+    source = FrameSource("bare", ShardReader(world.bare), LUT, labelled=False, paste=paste)
+    batch = TrainingStream(Plan([StreamPlan("bare", world.bare.shard_sizes, 4)], 0, 1), [source], TRANSFORM)[0]
+    assert all(set(label.unique().tolist()) == {ANOMALY, VOID} for label in batch.label)
+
+
+def test_a_stream_of_damaged_samples_only_is_an_error(tmp_path: Path):
     stream = _stream_of(_hurt(tmp_path / "hurt", list(range(10))), on_bad_sample="skip")
-    with pytest.raises(ShardError, match=r"domain d: 21 samples in a row are damaged, the last is step 0, .*hurt-0000"):
+    with pytest.raises(ShardError, match=r"stream d: 21 samples in a row are damaged, the last is step 0, .*hurt-0000"):
         stream[0]
 
 
-def test_a_labelled_domain_needs_labels(world: World):
-    with pytest.raises(ShardError, match="has no label, but domain d is labelled"):
+def test_a_labelled_stream_needs_labels(world: World):
+    with pytest.raises(ShardError, match="has no label, but stream d is labelled"):
         _stream_of(world.bare)[0]
 
 
@@ -300,14 +308,12 @@ def test_unexpected_exceptions_keep_their_type(world: World, workers: int):
 def test_impossible_streams_are_refused(world: World):
     with pytest.raises(ConfigError, match="8 images per step cannot be cut"):
         world.stream(world_size=3)
-    with pytest.raises(ConfigError, match="domain x: objects are pasted into a domain that is not labelled"):
-        DomainSource("x", ShardReader(world.bare), LUT, labelled=False, paste=_Trap(_fail))
-    plan = Plan([DomainPlan("plain", world.plain.shard_sizes, 1)], 0, 1)
+    plan = Plan([StreamPlan("plain", world.plain.shard_sizes, 1)], 0, 1)
     for source in (
-        DomainSource("other", ShardReader(world.plain), LUT),
-        DomainSource("plain", ShardReader(world.bare), LUT),
+        FrameSource("other", ShardReader(world.plain), LUT),
+        FrameSource("plain", ShardReader(world.bare), LUT),
     ):
-        with pytest.raises(ConfigError, match="are not the domains of the plan"):
+        with pytest.raises(ConfigError, match="are not the streams of the plan"):
             TrainingStream(plan, [source], TRANSFORM)
     with pytest.raises(IndexError):
         world.stream()[1]
@@ -350,8 +356,8 @@ def _fail() -> None:
 
 
 def _stream_of(manifest: Manifest, paste: _Trap | None = None, *, per_step: int = 1, **options: Any) -> TrainingStream:
-    source = DomainSource("d", ShardReader(manifest), LUT, paste=paste)
-    return TrainingStream(Plan([DomainPlan("d", manifest.shard_sizes, per_step)], 0, 1), [source], TRANSFORM, **options)
+    source = FrameSource("d", ShardReader(manifest), LUT, paste=paste)
+    return TrainingStream(Plan([StreamPlan("d", manifest.shard_sizes, per_step)], 0, 1), [source], TRANSFORM, **options)
 
 
 def _children() -> set[int]:

@@ -1,4 +1,4 @@
-"""The plan is a pure function of (seed, domains, step): cover, order, independence of the world."""
+"""The plan is a pure function of (seed, streams, step): cover, order, independence of the world."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgcda_dist.data.plan import DomainPlan, Plan, SlotRef, slots_of
+from mgcda_dist.data.plan import Plan, SlotRef, StreamPlan, slots_of
 from mgcda_dist.errors import ConfigError, ShardError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
@@ -15,42 +15,42 @@ DOMAINS = st.lists(st.tuples(SIZES, st.integers(1, 5)), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)
 
 
-def make_plan(domains: list[tuple[list[int], int]], seed: int = 0, window_shards: int = 3) -> Plan:
-    parts = [DomainPlan(f"d{i}", np.array(sizes, np.uint32), share) for i, (sizes, share) in enumerate(domains)]
+def make_plan(streams: list[tuple[list[int], int]], seed: int = 0, window_shards: int = 3) -> Plan:
+    parts = [StreamPlan(f"d{i}", np.array(sizes, np.uint32), share) for i, (sizes, share) in enumerate(streams)]
     return Plan(parts, seed, window_shards)
 
 
-def stream(plan: Plan, domain: int, num_samples: int, first_step: int = 0) -> list[int]:
+def samples_of(plan: Plan, stream: int, num_samples: int, first_step: int = 0) -> list[int]:
     found: list[int] = []
     step = first_step
     while len(found) < num_samples:
-        found += [ref.sample for ref in plan.step(step) if ref.domain == domain]
+        found += [ref.sample for ref in plan.step(step) if ref.stream == stream]
         step += 1
     return found[:num_samples]
 
 
 @settings(deadline=None)
 @given(DOMAINS, SEEDS, st.integers(1, 15))
-def test_every_sample_comes_once_per_epoch_and_domain(domains: list[tuple[list[int], int]], seed: int, window: int):
-    plan = make_plan(domains, seed, window)
-    for index, (sizes, _) in enumerate(domains):
+def test_every_sample_comes_once_per_epoch_and_stream(streams: list[tuple[list[int], int]], seed: int, window: int):
+    plan = make_plan(streams, seed, window)
+    for index, (sizes, _) in enumerate(streams):
         size = sum(sizes)
-        seen = stream(plan, index, 3 * size)  # per_step rarely divides the epoch
+        seen = samples_of(plan, index, 3 * size)  # per_step rarely divides the epoch
         for epoch in range(3):
             assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
 @settings(deadline=None)
 @given(DOMAINS, SEEDS, st.integers(0, 10**12))
-def test_a_step_is_sorted_complete_and_repeatable(domains: list[tuple[list[int], int]], seed: int, t: int):
-    plan = make_plan(domains, seed)
+def test_a_step_is_sorted_complete_and_repeatable(streams: list[tuple[list[int], int]], seed: int, t: int):
+    plan = make_plan(streams, seed)
     refs = plan.step(t)
     assert [ref.slot for ref in refs] == list(range(plan.global_batch))
-    for index, (_, share) in enumerate(domains):
-        assert sum(ref.domain == index for ref in refs) == share
+    for index, (_, share) in enumerate(streams):
+        assert sum(ref.stream == index for ref in refs) == share
     plan.step(0)
     plan.step(t + 10**6)  # what was asked before leaves no trace
-    assert plan.step(t) == refs == make_plan(domains, seed).step(t)
+    assert plan.step(t) == refs == make_plan(streams, seed).step(t)
 
 
 @settings(deadline=None)
@@ -58,8 +58,8 @@ def test_a_step_is_sorted_complete_and_repeatable(domains: list[tuple[list[int],
 def test_ranks_micro_batches_and_workers_cover_the_same_global_batches(
     share: int, accumulation: int, workers: int, seed: int, t: int
 ):
-    domains = [([5, 3, 8], 4 * share * accumulation), ([7], 3 * share * accumulation), ([2, 2], share * accumulation)]
-    plan = make_plan(domains, seed)
+    streams = [([5, 3, 8], 4 * share * accumulation), ([7], 3 * share * accumulation), ([2, 2], share * accumulation)]
+    plan = make_plan(streams, seed)
     expected = [plan.step(t), plan.step(t + 1)]
     for world_size in (1, 2, 4, 8):
         seen: dict[int, list[SlotRef]] = {}  # order in which the engine meets the slots: step, micro-batch, rank
@@ -84,24 +84,24 @@ def test_ranks_micro_batches_and_workers_cover_the_same_global_batches(
 def test_seed_epoch_and_name_change_the_order(sizes: list[int], seed: int):
     size = sum(sizes)
     plan = make_plan([(sizes, 1), (sizes, 1)], seed)
-    first, second = np.split(np.array(stream(plan, 0, 2 * size)), 2)
-    other_seed = stream(make_plan([(sizes, 1)], seed + 1), 0, size)
-    other_name = stream(plan, 1, size)
+    first, second = np.split(np.array(samples_of(plan, 0, 2 * size)), 2)
+    other_seed = samples_of(make_plan([(sizes, 1)], seed + 1), 0, size)
+    other_name = samples_of(plan, 1, size)
     assert len({tuple(order) for order in (first, second, other_seed, other_name)}) == 4
 
 
 def test_windows_keep_reading_local():
     plan = make_plan([([10] * 20, 1)], window_shards=4)
-    samples = np.array(stream(plan, 0, 200))
+    samples = np.array(samples_of(plan, 0, 200))
     for window in range(5):
         assert len(set(samples[window * 40 : (window + 1) * 40] // 10)) == 4
 
 
-def test_domains_interleave_evenly():
+def test_streams_interleave_evenly():
     plan = make_plan([([50], 8), ([50], 4), ([50], 4)])
-    domains = [ref.domain for ref in plan.step(0)]
+    streams = [ref.stream for ref in plan.step(0)]
     for world_size in (2, 4):
-        for part in np.split(np.array(domains), world_size):
+        for part in np.split(np.array(streams), world_size):
             assert np.bincount(part, minlength=3).tolist() == [8 // world_size, 4 // world_size, 4 // world_size]
 
 
@@ -121,7 +121,7 @@ def test_impossible_cuts_are_named(rank: int, world_size: int, accumulation: int
 
 
 def test_impossible_plans_are_named():
-    with pytest.raises(ShardError, match="domain d0: its shards hold no sample"):
+    with pytest.raises(ShardError, match="stream d0: its shards hold no sample"):
         make_plan([([0, 0], 1)])
     with pytest.raises(ShardError):
         make_plan([([], 1)])
@@ -130,6 +130,6 @@ def test_impossible_plans_are_named():
     with pytest.raises(ConfigError):
         make_plan([([1], 1)], window_shards=0)
     with pytest.raises(ConfigError, match="its own name"):
-        Plan([DomainPlan("a", np.array([1]), 1)] * 2, 0, 1)
+        Plan([StreamPlan("a", np.array([1]), 1)] * 2, 0, 1)
     with pytest.raises(ConfigError, match="step -1"):
         make_plan([([1], 1)]).step(-1)

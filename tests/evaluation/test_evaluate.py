@@ -36,7 +36,7 @@ def tiny_config(shards: Path, **sections: Any) -> Config:
             "data": {
                 "class_space": "road8",
                 "crop_px": (64, 96),
-                "domains": [{"name": "a", "shards": str(shards / "render_a/train"), "per_step": 2}],
+                "streams": [{"name": "a", "shards": str(shards / "render_a/train"), "per_step": 2}],
             },
             "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
             "mdat": {"enabled": False},

@@ -23,9 +23,9 @@ def test_before_and_after(tmp_path: Path) -> None:
     config = load_config(tmp_path / "t.yaml", ["cacl.enabled=false", "seed=3"]).config
     before = describe(config, INPUTS)
     assert before.startswith("**MDAT** with seed 3: `test_resnet.r160_in1k` (none), 4 steps of 4 images on 1 worker")
-    assert "| train/render_a | demo train | 8 | 2 |" in before
-    assert "| train/real_day, no labels | demo train | 5 | 1 |" in before
-    assert "| eval/unseen | demo test | 4 |  |" in before and "Results" not in before
+    assert "| train/render_a | render_a | demo train | 8 | 2 |" in before
+    assert "| train/real_day, no labels | real_day | demo train | 5 | 1 |" in before
+    assert "| eval/unseen |  | demo test | 4 |  |" in before and "Results" not in before
     sets = {"unseen": {"ap": 0.5, "fpr95": 0.25, "frames": 4}, "camvid": {"miou": 0.75, "frames": 9}}
     results = EvaluationResults.of_json({"convention": "pooled", "score": "energy", "sets": sets})
     after = describe(config, INPUTS, results)

@@ -16,7 +16,7 @@ def plain_config(per_step: dict[str, int] | None = None, **sections: Any) -> Con
     ]
     content: dict[str, Any] = {
         "name": "r",
-        "data": {"class_space": "road8", "crop_px": (64, 64), "domains": domains},
+        "data": {"class_space": "road8", "crop_px": (64, 64), "streams": domains},
         "model": {"backbone": "x"},
         "optim": {"steps": 1000},
     }

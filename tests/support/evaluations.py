@@ -31,7 +31,7 @@ def write_evaluated_run(
     folder.mkdir(parents=True)
     name = name or folder.name
     content = {
-        "name": name, "seed": 0, "data": {"crop_px": [64, 96], "domains": [{"name": "a", "per_step": 2}]},
+        "name": name, "seed": 0, "data": {"crop_px": [64, 96], "streams": [{"name": "a", "per_step": 2}]},
         "model": {"backbone": "tiny", "score": "energy"}, "mdat": {"enabled": True, "weight": 0.5},
         "cacl": {"enabled": False}, "optim": {"steps": steps},
     }  # fmt: skip

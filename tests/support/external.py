@@ -55,7 +55,7 @@ def configuration(network: str, arguments: dict[str, Any], **sections: dict[str,
         "data": {
             "class_space": {"names": ["road", "sky", "rest"], "ids": {"own": {0: "road", 1: "sky", 2: "rest"}}},
             "crop_px": (64, 96),
-            "domains": domains,
+            "streams": domains,
         },
         "model": {"network": network, "arguments": arguments},
         "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 4, "queue_rows": 32, "warmup": 0},

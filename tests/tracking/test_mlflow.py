@@ -44,7 +44,7 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     run_id = str(tracker.run_id)
     assert (run_folder / "mlflow_run_id").read_text().strip() == run_id
     tracker.log_params(
-        {"optim": {"steps": 100, "lr": 1e-3}, "domains": [{"name": "a"}, {"name": "b"}], "crop": [64, 64]}
+        {"optim": {"steps": 100, "lr": 1e-3}, "streams": [{"name": "a"}, {"name": "b"}], "crop": [64, 64]}
     )
     tracker.log_params({"long": "x" * 9000, "odd=key": True})
     tracker.log_dataset("camvid/train", "0" * 64, "/shards/camvid", "training")
@@ -67,7 +67,7 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     client = MlflowClient(tracking_uri=uri)
     run = client.get_run(run_id)
     assert run.info.run_name == "full-seed0" and run.info.status == "FINISHED"
-    assert run.data.params["optim.steps"] == "100" and run.data.params["domains.1.name"] == "b"
+    assert run.data.params["optim.steps"] == "100" and run.data.params["streams.1.name"] == "b"
     assert run.data.params["crop"] == "64, 64" and run.data.params["odd_key"] == "True"
     assert len(run.data.params["long"]) == 6000
     assert run.data.tags["git"] == "abc"

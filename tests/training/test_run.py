@@ -135,10 +135,10 @@ def test_the_newest_command_is_remembered(config: Config) -> None:
 
 def test_differing_keys_sees_list_items() -> None:
     before, now = (
-        {"data": {"domains": [{"per_step": 1}]}},
-        {"data": {"domains": [{"per_step": 2}], "loader_workers": 3}},
+        {"data": {"streams": [{"per_step": 1}]}},
+        {"data": {"streams": [{"per_step": 2}], "loader_workers": 3}},
     )
-    assert differing_keys(before, now) == {"data.domains.0.per_step": (1, 2)}
+    assert differing_keys(before, now) == {"data.streams.0.per_step": (1, 2)}
 
 
 @pytest.mark.parametrize("section", ["mdat", "cacl"])

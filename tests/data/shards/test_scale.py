@@ -14,7 +14,7 @@ from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, shard_name, sha
 NUM_SHARDS = 1_000_000
 OPEN = """
 import sys, time
-from mgcda_dist.data.plan import DomainPlan, Plan
+from mgcda_dist.data.plan import StreamPlan, Plan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 def resident_mb(what):
@@ -22,10 +22,10 @@ def resident_mb(what):
 before, start = resident_mb("VmRSS"), time.process_time()
 manifest = Manifest.open(sys.argv[1])
 reader = ShardReader(manifest)
-plan = Plan([DomainPlan("a", manifest.shard_sizes, 16), DomainPlan("b", manifest.shard_sizes, 8)], 0, 8)
+plan = Plan([StreamPlan("a", manifest.shard_sizes, 16), StreamPlan("b", manifest.shard_sizes, 8)], 0, 8)
 drawn = [ref.sample for t in (0, 10**6, 10**9) for ref in plan.step(t)]
 seconds = time.process_time() - start
-assert len(reader) == plan.domain_sizes[0] and all(0 <= sample < len(reader) for sample in drawn)
+assert len(reader) == plan.stream_sizes[0] and all(0 <= sample < len(reader) for sample in drawn)
 print(len(reader), manifest.shard_path(999_999).name, seconds, resident_mb("VmHWM") - before)
 """
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from mgcda_dist.config.load import load_config
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.frames import EvaluationFrames
-from mgcda_dist.data.loader import DomainSource, TrainingStream, make_loader
-from mgcda_dist.data.plan import DomainPlan, Plan
+from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.encode import EncodedSample
@@ -63,8 +63,8 @@ def _place(form: str, local: Manifest, folder: Path) -> str:
 def _batches(
     manifest: Manifest, steps: range = range(8), rank: int = 0, size: int = 1, workers: int = 0
 ) -> list[tuple[Tensor, tuple[str, ...]]]:
-    source = DomainSource("d", ShardReader(manifest), LUT)
-    plan = Plan([DomainPlan("d", manifest.shard_sizes, 4)], 0, 2)
+    source = FrameSource("d", ShardReader(manifest), LUT)
+    plan = Plan([StreamPlan("d", manifest.shard_sizes, 4)], 0, 2)
     stream = TrainingStream(
         plan, [source], Transform((32, 48), AugmentParams()), rank=rank, world_size=size, start_step=steps.start,
         num_steps=len(steps),
@@ -142,7 +142,7 @@ def test_every_command_reads_the_place(form: str, local: Manifest, tmp_path: Pat
     assert (entry.name, entry.shards) == ("name", place)
     assert _shards(place) == {"digest": Manifest.open(place).digest, "num_samples": 11}
     domain = {"name": "a", "shards": place.replace(str(tmp_path), "."), "per_step": 1}
-    config: dict[str, Any] = {"name": "x", "data": {"class_space": "road8", "crop_px": [32, 32], "domains": [domain]}}
+    config: dict[str, Any] = {"name": "x", "data": {"class_space": "road8", "crop_px": [32, 32], "streams": [domain]}}
     (tmp_path / "x.yaml").write_text(
         yaml.safe_dump(config | {"model": {"backbone": "resnet18"}, "optim": {"steps": 1}, "mdat": {"enabled": False}})
     )
@@ -150,7 +150,7 @@ def test_every_command_reads_the_place(form: str, local: Manifest, tmp_path: Pat
         patch.chdir(tmp_path)
         loaded = load_config("x.yaml")
         loaded.check_files()
-    assert Manifest.open(loaded.config.data.domains[0].shards).digest == Manifest.open(place).digest
+    assert Manifest.open(loaded.config.data.streams[0].shards).digest == Manifest.open(place).digest
 
 
 def test_a_manifest_runs_no_command(local: Manifest, tmp_path: Path) -> None:

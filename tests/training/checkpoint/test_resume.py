@@ -47,7 +47,7 @@ def _config_of(stage: int, runs: Path, shards: Path, workers: int, **sections: d
     data: dict[str, Any] = {
         "name": f"zero{stage}",
         "runs": str(runs),
-        "data": {"class_space": "road8", "crop_px": [64, 96], "domains": domains, "loader_workers": 0},
+        "data": {"class_space": "road8", "crop_px": [64, 96], "streams": domains, "loader_workers": 0},
         "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
         "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 2, "queue_rows": 32},
         "optim": {"steps": STEPS, "lr_backbone": 1e-3},
