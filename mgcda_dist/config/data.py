@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -199,7 +199,8 @@ class DataConfig(Section):
     def _streams_were_domains(cls, data: Any) -> Any:
         """Read configurations in which a stream was a domain and the list was called so."""
         if not isinstance(data, dict) or "domains" not in data:
-            return data
-        if "streams" in data:
+            return data  # pyright: ignore[reportUnknownVariableType]
+        section = cast(dict[str, Any], data)
+        if "streams" in section:
             raise ValueError("domains: is the old name of `streams`, which is there, too; remove one of them")
-        return {"streams" if key == "domains" else key: value for key, value in data.items()}
+        return {"streams" if key == "domains" else key: value for key, value in section.items()}
