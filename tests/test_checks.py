@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import yaml
 
 from mgcda_dist import build
 from mgcda_dist.checks import check_data
@@ -27,6 +26,7 @@ from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from tests.support.commands import typed
+from tests.support.configs import plain_content, write_config
 
 OWN = {"names": ["path", "grass", "tool"], "ids": {"own_yard": {0: "path", 3: "grass", 7: "tool", 9: "normal"}}}
 
@@ -47,21 +47,20 @@ def yard(folder: Path, label_format: str = "own_yard", ids: tuple[int, ...] = (0
 
 def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
     """A configuration over those domains."""
-    content = {
-        "name": "t",
-        "data": {
-            "class_space": OWN,
-            "crop_px": [48, 64],
-            "streams": [{"name": name, "per_step": 1, **domain} for name, domain in domains.items()],
-            "loader_workers": 0,
-        } | data,
-        "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
-        "mdat": {"enabled": len(domains) > 1},
-        "cacl": {"projection_dim": 16, "queue_rows": 0},
-        "optim": {"steps": 2},
-    }  # fmt: skip
-    (folder / "t.yaml").write_text(yaml.safe_dump(content))
-    return load_config(folder / "t.yaml").config
+    data = {
+        "class_space": OWN,
+        "crop_px": [48, 64],
+        "streams": [{"name": name, "per_step": 1, **domain} for name, domain in domains.items()],
+        "loader_workers": 0,
+    } | data
+    content = plain_content(
+        data=data,
+        model={"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
+        mdat={"enabled": len(domains) > 1},
+        cacl={"projection_dim": 16, "queue_rows": 0},
+        optim={"steps": 2},
+    )
+    return load_config(write_config(folder / "t.yaml", content)).config
 
 
 def test_user_defined_classes_reach_the_network_and_its_metadata(tmp_path: Path) -> None:

@@ -13,25 +13,12 @@ from torchvision.models.segmentation import fcn_resnet50
 
 from mgcda_dist.method.batch import Batch
 from tests.conftest import REPOSITORY
+from tests.support.configs import tiny_content, write_config
 from tests.support.pages import apply, copy_of_repository, edits_of, run
 
 PAGE = REPOSITORY / "docs" / "add-a-network.md"
 RECIPES = ("A score", "An outlier loss", "A smoothing mode")
 
-CONFIG = """\
-name: t
-data:
-  class_space: road8
-  crop_px: [64, 96]
-  streams:
-    - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
-    - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
-  loader_workers: 0
-model: {{backbone: test_resnet.r160_in1k, decoder_channels: 16, norm: group, score: margin}}
-loss: {{outlier: max_logit_hinge, inlier_max_logit: -6}}
-mdat: {{smoothing: {{mode: cosine}}}}
-optim: {{steps: 4}}
-"""
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -55,7 +42,7 @@ def mgcda(*words):
 
 
 mgcda("config", "check", "t.yaml")
-config = load_config("t.yaml").config
+config = load_config("t.yaml", ["data.loader_workers=0"]).config
 model = build.mgcda(config).train()
 outcome = model(next(iter(build.training_stream(config, 0, 1))), 0.5)
 outcome.loss.backward()
@@ -107,7 +94,14 @@ def test_a_recipe_touches_at_most_three_files_of_code_and_one_test(recipe: str) 
 
 @pytest.mark.slow
 def test_what_is_added_works_from_the_configuration_to_the_report(changed: Path, tiny_shards: Path) -> None:
-    (changed / "t.yaml").write_text(CONFIG.format(shards=tiny_shards), encoding="utf-8")
+    content = tiny_content(
+        tiny_shards,
+        model={"norm": "group", "score": "margin"},
+        loss={"outlier": "max_logit_hinge", "inlier_max_logit": -6},
+        mdat={"smoothing": {"mode": "cosine"}},
+        optim={"steps": 4},
+    )
+    write_config(changed / "t.yaml", content)
     (changed / "use.py").write_text(SCRIPT, encoding="utf-8")
     run(f"python use.py {tiny_shards}", changed)
     results = [

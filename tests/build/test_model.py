@@ -10,30 +10,9 @@ import pytest
 import torch
 
 from mgcda_dist import build
-from mgcda_dist.config.load import load_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError, ShardError
-
-CONFIG = """\
-name: t
-data:
-  class_space: road8
-  crop_px: [64, 96]
-  streams:
-    - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
-    - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
-    - {{name: real_day, shards: {shards}/real_day/train, per_step: 1, labelled: false}}
-  loader_workers: 0
-model: {{backbone: test_resnet.r160_in1k, decoder_channels: 16}}
-cacl: {{projection_dim: 16, anomaly_pixels: 8, inlier_pixels: 2, queue_rows: 32, warmup: 0}}
-optim: {{steps: 4}}
-"""
-
-
-def _config(folder: Path, shards: Path, *overrides: str) -> Config:
-    path = folder / "t.yaml"
-    path.write_text(CONFIG.format(shards=shards))
-    return load_config(path, list(overrides)).config
+from tests.support.configs import tiny_config
 
 
 def _train(config: Config) -> tuple[dict[str, float], dict[str, Any]]:
@@ -59,7 +38,7 @@ def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, ti
         "no_mdat": ["mdat.enabled=false"],
         "no_cacl": ["cacl.enabled=false"],
     }
-    rows = {name: _train(_config(tmp_path, tiny_shards, *off)) for name, off in switches.items()}
+    rows = {name: _train(tiny_config(tmp_path, tiny_shards, *off)) for name, off in switches.items()}
     for terms, _ in rows.values():
         assert all(math.isfinite(value) for value in terms.values())
     assert "loss/mdat" not in rows["no_mdat"][0] and "loss/cacl" not in rows["no_cacl"][0]
@@ -72,7 +51,7 @@ def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, ti
 
 
 def test_what_is_saved_is_the_bare_segmenter(tmp_path: Path, tiny_shards: Path) -> None:
-    config = _config(tmp_path, tiny_shards)
+    config = tiny_config(tmp_path, tiny_shards)
     model = build.mgcda(config)
     build.save_model(config, model.segmenter, tmp_path / "model")
     loaded_config, network = build.load_model(tmp_path / "model")
@@ -93,11 +72,11 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_a_stage_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path, tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match="'stride64' in a backbone; it has some of stride4, stride8"):
-        _config(tmp_path, tiny_shards, "mdat.stages=[{name: stride64}]")
+        tiny_config(tmp_path, tiny_shards, "mdat.stages=[{name: stride64}]")
 
 
 def test_parameter_groups_cover_every_parameter_once(tmp_path: Path, tiny_shards: Path) -> None:
-    config = _config(
+    config = tiny_config(
         tmp_path, tiny_shards, "optim.lr_backbone=0.1", "optim.lr_heads=0.2", "optim.lr_discriminators=0.3"
     )
     model = build.mgcda(config)
@@ -122,6 +101,6 @@ def test_parameter_groups_cover_every_parameter_once(tmp_path: Path, tiny_shards
 def test_shards_of_the_wrong_kind_are_named_before_anything_starts(
     tmp_path: Path, tiny_shards: Path, change: str, says: str
 ) -> None:
-    config = _config(tmp_path, tiny_shards, change.format(shards=tiny_shards))
+    config = tiny_config(tmp_path, tiny_shards, change.format(shards=tiny_shards))
     with pytest.raises(ShardError, match=says):
         build.run_inputs(config)

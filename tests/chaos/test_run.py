@@ -12,20 +12,20 @@ import pytest
 from mgcda_dist.chaos.schedule import KINDS
 from mgcda_dist.config.schema import Config
 from mgcda_dist.runs.folder import RunFolder
-from tests.cluster.test_train import CONFIG
 from tests.support.commands import mgcda
+from tests.support.configs import tiny_content, write_config
 
 pytestmark = [pytest.mark.extended, pytest.mark.cluster]
 
 
 def _chaos(folder: Path, shards: Path, steps: int, *words: str) -> tuple[dict[str, Any], str]:
-    text = (
-        CONFIG.format(shards=shards)
-        .replace("steps: 20", f"steps: {steps}")
-        .replace("every_steps: 50", "every_steps: 4")
+    content = tiny_content(
+        shards,
+        optim={"steps": steps},
+        checkpoint={"every_steps": 4},
+        tracking={"report": False, "alignment_steps": 0, "preview_frames": 0},
     )
-    text = text.replace("tracking: {", "tracking: {report: false, alignment_steps: 0, preview_frames: 0, ")
-    (folder / "run.yaml").write_text("name: run\n" + text)
+    write_config(folder / "run.yaml", content)
     words = ("run.yaml", "scaling.workers=2", f"runs={folder}/runs", *words)
     done = mgcda("chaos", *words, cwd=folder, timeout_s=3000)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pytest
 import typer
-import yaml
 
 from mgcda_dist.cli.main import app
 from mgcda_dist.cli.shards import _refuse_foreign
@@ -25,6 +24,7 @@ from mgcda_dist.data.shards.sources import SOURCES
 from tests.conftest import REPOSITORY
 from tests.data.shards.sources.test_fishyscapes import static
 from tests.support.commands import start_mgcda, typed
+from tests.support.configs import tiny_content, write_config
 from tests.support.tars import plain_tar
 from tests.support.watched import wait_for
 
@@ -229,23 +229,8 @@ def test_generated_shards_are_sound(generated: Path) -> None:
 
 
 def test_preview_shows_what_the_network_sees(generated: Path) -> None:
-    folder = "shards/demo"
-    paste = {"objects": f"{folder}/objects/train"}
-    config = {
-        "name": "toy",
-        "data": {
-            "class_space": "road8",
-            "crop_px": [48, 64],
-            "streams": [
-                {"name": "a", "shards": f"{folder}/render_a/train", "per_step": 2, "paste": paste},
-                {"name": "b", "shards": f"{folder}/real_day/train", "per_step": 2, "labelled": False},
-            ],
-        },
-        "model": {"backbone": "resnet18"},
-        "optim": {"steps": 10},
-        "engine": {"accumulation": 2},
-    }  # fmt: skip
-    (generated / "toy.yaml").write_text(yaml.safe_dump(config))
+    config = tiny_content("shards/demo", data={"crop_px": [48, 64]}, engine={"accumulation": 2})
+    write_config(generated / "toy.yaml", config)
     arguments = ("toy.yaml", "--steps", 3, "--columns", 4, "--tile-width", 64)
     for out in ("one.png", "two.png"):
         run = mgcda("preview", *arguments, "--out", out, "--start", 2, cwd=generated)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import Nodes, short_folder
-from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
+from tests.support.configs import tiny_content, write_config
 from tests.support.network import free_port
 
 SECRETS = {
@@ -44,8 +44,8 @@ class Place:
 def place(tiny_shards: Path) -> Iterator[Place]:
     with short_folder() as folder:
         checkout = _clean_checkout(folder / "checkout")
-        text = CONFIG.format(shards=tiny_shards).replace("system_metrics: false", "system_metrics: true")
-        (checkout / "configs" / "two.yaml").write_text(f"name: two\nruns: {folder}/runs\n{text}")
+        content = tiny_content(tiny_shards, name="two", runs=f"{folder}/runs", tracking={"system_metrics": True})
+        write_config(checkout / "configs" / "two.yaml", content)
         # In this folder node 1 sees another one, which is empty: storage that is not shared.
         shutil.copytree(tiny_shards / "render_b", folder / "private" / "render_b")
         (folder / "empty").mkdir()

@@ -29,9 +29,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
 from tests.support.commands import mgcda
+from tests.support.configs import tiny_content, write_config
 from tests.support.network import free_port, free_ports, wait_until_it_answers
 
 INITDB = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
@@ -189,8 +189,7 @@ def _as_deployment(stores: Stores) -> Server:
 def run_id(stores: Stores, tiny_shards: Path) -> str:
     """A short run that tracks to the server as Compose starts it, from a client without any key of the stores."""
     folder = stores.folder
-    text = CONFIG.format(shards=tiny_shards).replace("steps: 20", "steps: 4")
-    (folder / "run.yaml").write_text(f"name: run\nruns: {folder}/runs\n{text}")
+    write_config(folder / "run.yaml", tiny_content(tiny_shards, runs=f"{folder}/runs", optim={"steps": 4}))
     with _as_compose(stores) as server:
         done = mgcda("train", "run.yaml", f"tracking.mlflow_uri={server.uri}", cwd=folder, timeout_s=400)
         assert done.returncode == 0, done.stdout + done.stderr + server.log.read_text()[-3000:]

@@ -18,8 +18,8 @@ import pytest
 
 from mgcda_dist.tracking.jsonl import read_history
 from tests.cluster.nodes import Nodes, short_folder
-from tests.cluster.test_train import CONFIG
 from tests.conftest import REPOSITORY
+from tests.support.configs import tiny_content, write_config
 from tests.support.watched import wait_for_lines
 
 pytestmark = [
@@ -95,7 +95,7 @@ class Slurm:
 @pytest.fixture(scope="module")
 def slurm(tiny_shards: Path) -> Iterator[Slurm]:
     with short_folder() as folder:
-        (folder / "two.yaml").write_text(f"name: other\n{CONFIG.format(shards=tiny_shards)}")
+        write_config(folder / "two.yaml", tiny_content(tiny_shards, name="other"))
         with Nodes(folder, ray=False) as nodes:
             yield Slurm(nodes, folder)
 

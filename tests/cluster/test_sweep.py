@@ -16,17 +16,8 @@ from mgcda_dist.config.load import dump_config, load_config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.runs.folder import RunFolder
+from tests.support.configs import plain_content, write_config
 
-CONFIG = """\
-name: run
-data:
-  class_space: road8
-  crop_px: [64, 96]
-  streams: [{name: a, shards: a, per_step: 4}]
-model: {backbone: resnet18}
-mdat: {enabled: false}
-optim: {steps: 10}
-"""
 # What `mgcda train` does as a sweep sees it: it notes when it ran and ends in one of the ways a run can end.
 TRAIN = """
 import os, signal, sys, time
@@ -50,8 +41,8 @@ time.sleep(30 if "long" in file.stem else 0.3)
 
 
 def _run(folder: Path, name: str, *changes: str) -> PlannedRun:
-    (folder / "c.yaml").write_text(CONFIG)
-    return PlannedRun(name, load_config(folder / "c.yaml", [f"name={name}", f"runs={folder}", *changes]).config)
+    file = write_config(folder / "c.yaml", plain_content({"a": 4}, mdat={"enabled": False}, optim={"steps": 10}))
+    return PlannedRun(name, load_config(file, [f"name={name}", f"runs={folder}", *changes]).config)
 
 
 def _runner(folder: Path, runs: list[PlannedRun], cpus: float = 2, **options: int | str) -> Runner:

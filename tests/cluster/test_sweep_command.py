@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mgcda_dist.tracking.jsonl import read_history
-from tests.cluster.test_train import CONFIG
 from tests.support.commands import start_mgcda
+from tests.support.configs import tiny_content, write_config
 from tests.support.watched import wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -29,8 +29,7 @@ def _sweep(folder: Path, *words: str) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    text = CONFIG.format(shards=tiny_shards).replace("steps: 20", f"steps: {STEPS}")
-    (folder / "full.yaml").write_text("name: full\n" + text)
+    write_config(folder / "full.yaml", tiny_content(tiny_shards, name="full", optim={"steps": STEPS}))
     (folder / "base.yaml").write_text("base: full.yaml\nname: base\nmdat: {enabled: false}\ncacl: {enabled: false}\n")
     return folder
 

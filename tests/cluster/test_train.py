@@ -15,29 +15,12 @@ import pytest
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.tracking.jsonl import read_history
 from tests.support.commands import mgcda, start_mgcda
+from tests.support.configs import tiny_content, write_config
 from tests.support.watched import wait_for, wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 20
-CONFIG = """\
-data:
-  on_bad_sample: skip
-  class_space: road8
-  crop_px: [64, 96]
-  streams:
-    - {{name: render_a, shards: {shards}/render_a/train, per_step: 2, paste: {{objects: {shards}/objects/train}}}}
-    - {{name: render_b, shards: {shards}/render_b/train, per_step: 1}}
-    - {{name: real_day, shards: {shards}/real_day/train, per_step: 1, labelled: false}}
-model: {{backbone: test_resnet.r160_in1k, decoder_channels: 16}}
-cacl: {{projection_dim: 16, anomaly_pixels: 8, inlier_pixels: 2, queue_rows: 32}}
-optim: {{steps: 20, lr_backbone: 1.0e-3, lr_heads: 1.0e-3}}
-checkpoint: {{every_steps: 50}}
-tracking: {{log_every_steps: 1, system_metrics: false}}
-evaluation:
-  panel_frames: 2
-  sets: [{{name: unseen, shards: {shards}/real_day/test, max_frames: 4}}]
-"""
 
 
 def _start(folder: Path, *words: object) -> subprocess.Popen[str]:
@@ -69,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
     with open(manifest.shard_path(0), "r+b") as tar:
         tar.seek(int(row["image_offset"]))
         tar.write(bytes(int(row["image_bytes"])))
-    (folder / "run.yaml").write_text("name: run\n" + CONFIG.format(shards=shards))
+    write_config(folder / "run.yaml", tiny_content(shards))
     return folder
 
 

@@ -8,24 +8,12 @@ import pytest
 
 from mgcda_dist.config.sweep import PlannedRun, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
 from mgcda_dist.errors import ConfigError
-
-CONFIG = """\
-name: full
-runs: {runs}
-data:
-  class_space: road8
-  crop_px: [64, 96]
-  streams:
-    - {{name: a, shards: shards/a, per_step: 2}}
-    - {{name: b, shards: shards/b, per_step: 2}}
-model: {{backbone: resnet18}}
-optim: {{steps: 10}}
-"""
+from tests.support.configs import plain_content, write_config
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "full.yaml").write_text(CONFIG.format(runs=tmp_path / "runs"))
+    write_config(tmp_path / "full.yaml", plain_content(name="full", runs=f"{tmp_path}/runs", optim={"steps": 10}))
     (tmp_path / "base.yaml").write_text("base: full.yaml\nname: base\nmdat: {enabled: false}\n")
     return tmp_path
 

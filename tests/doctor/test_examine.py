@@ -12,8 +12,8 @@ import pytest
 from mgcda_dist.doctor import examine, node_checks
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node, NodeReport
-from tests.cluster.test_train import CONFIG
 from tests.support.commands import mgcda
+from tests.support.configs import tiny_content, write_config
 
 
 @pytest.fixture
@@ -99,8 +99,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path: Path) -> None
 @pytest.mark.cluster
 def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
     """Without RAY_ADDRESS and without the MLflow server; then with a missing configuration."""
-    text = CONFIG.format(shards=tiny_shards)
-    (tmp_path / "run.yaml").write_text(f"name: run\nruns: {tmp_path}/runs\n{text}")
+    write_config(tmp_path / "run.yaml", tiny_content(tiny_shards, runs=f"{tmp_path}/runs"))
     words = ("scaling.workers=2", "scaling.cpus_per_worker=0.5", "tracking.mlflow_uri=http://127.0.0.1:9")
     done = mgcda("doctor", "--benchmark", "0.2", tmp_path / "run.yaml", *words)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from mgcda_dist.config.load import load_config
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.calibration import class_statistics
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.batch import VOID, Prediction
 from mgcda_dist.models.scores import scorer
-from tests.build.test_model import CONFIG
 from tests.support.commands import invoke, refusal
+from tests.support.configs import tiny_config
 from tests.support.exported import write_run
 
 
@@ -68,8 +67,7 @@ def test_a_model_is_calibrated_and_then_takes_the_score(tmp_path: Path, tiny_sha
 
 
 def test_it_cannot_be_trained_with_and_says_why(tmp_path: Path, tiny_shards: Path) -> None:
-    (tmp_path / "t.yaml").write_text(CONFIG.format(shards=tiny_shards))
     with pytest.raises(ConfigError, match="statistics of the trained network"):
-        load_config(tmp_path / "t.yaml", ["model.score=standardized_max_logit"])
+        tiny_config(tmp_path, tiny_shards, "model.score=standardized_max_logit")
     with pytest.raises(ValueError, match="mgcda calibrate"):
         scorer("standardized_max_logit")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config
+from mgcda_dist.choices import CLASS_SPACES
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
@@ -26,34 +26,20 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
 from tests.support import shards as made
 from tests.support.commands import invoke, refusal
-
-
-def tiny_config(shards: Path, **sections: Any) -> Config:
-    """A run on the demo's shards with timm's smallest network."""
-    return Config.model_validate(
-        {
-            "name": "tiny",
-            "data": {
-                "class_space": "road8",
-                "crop_px": (64, 96),
-                "streams": [{"name": "a", "shards": str(shards / "render_a/train"), "per_step": 2}],
-            },
-            "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
-            "mdat": {"enabled": False},
-            "optim": {"steps": 1},
-            "evaluation": {"sets": [{"name": "unseen", "shards": str(shards / "real_day/test")}], "kept_frames": 1},
-        }
-        | sections
-    )
+from tests.support.exported import write_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+def evaluation(tiny_shards: Path) -> dict[str, Any]:
+    """Of a run: one set, at its own size."""
+    sets = [{"name": "unseen", "shards": f"{tiny_shards}/real_day/test"}]
+    return {"sets": sets, "kept_frames": 1, "height_px": None}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, evaluation: dict[str, Any]) -> Path:
     """The folder of a run whose network was never trained."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = tiny_config(tiny_shards)
-    build.save_model(config, build.segmenter(config), folder / "model")
-    return folder
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", evaluation)
 
 
 def _evaluated(run: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -87,12 +73,12 @@ def _average_precision(frames: list[Frame], scores: list[NDArray[np.floating]]) 
     return float(average_precision_score(np.concatenate(labels), np.concatenate(values)))
 
 
-def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(tiny_shards: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny_shards)
-    windowed = config.evaluation.model_copy(update={"window_px": (64, 64)})
-    build.save_model(config.model_copy(update={"evaluation": windowed}), build.segmenter(config), tmp_path / "model")
+def test_a_run_evaluated_in_windows_is_shown_whole_frames_when_asked_to(
+    evaluation: dict[str, Any], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "windowed", evaluation | {"window_px": (64, 64)})
     for asked, window_px in ((None, (64, 64)), ((), None)):
-        network = model_request(tmp_path / "model", [], EvaluationOptions(window_px=asked)).job.settings.network
+        network = model_request(run, [], EvaluationOptions(window_px=asked)).job.settings.network
         assert network is not None and network.augmentation.window_px == window_px
 
 
@@ -298,23 +284,20 @@ def test_results_are_broken_down_by_category_and_folder(tmp_path: Path) -> None:
     assert "| laf | maps | emotional hazards | 3 | 600 |" in text and "| laf | maps | night | 2 | 400 |" in text
 
 
-def test_a_model_of_another_class_space_is_measured_in_its_own(tmp_path: Path, tiny_shards: Path) -> None:
-    config = tiny_config(tiny_shards, name="other")
-    config = Config.model_validate(config.model_dump() | {"data": config.data.model_dump() | {"class_space": "idd7"}})
-    build.save_model(config, build.segmenter(config), tmp_path / "run/model")
-    done = invoke("evaluate", tmp_path / "run", "--max-frames", 3, "--out", tmp_path / "out")
+def test_a_model_of_another_class_space_is_measured_in_its_own(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", evaluation, "idd7")
+    done = invoke("evaluate", run, "--max-frames", 3, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["subject"]["class_space"] == "idd7"
-    assert set(results["sets"]["unseen"]["iou"]) <= set(config.data.class_names)
+    assert set(results["sets"]["unseen"]["iou"]) <= set(CLASS_SPACES["idd7"])
     assert results["sets"]["unseen"]["pixels"]["anomaly"] > 0
 
 
 def test_a_model_from_elsewhere_runs_no_command(tmp_path: Path, tiny_shards: Path) -> None:
     place = f"{tiny_shards}/real_day/test pipe:touch {tmp_path}/run; cat {tiny_shards}/real_day/test/{{}}"
-    config = tiny_config(tiny_shards, evaluation={"sets": [{"name": "unseen", "shards": place}]})
-    build.save_model(config, build.segmenter(config), tmp_path / "model")
+    model = write_run(tmp_path / "x", {"sets": [{"name": "unseen", "shards": place}]}) / "model"
     with pytest.raises(ConfigError, match=r"the model's own configuration names a command: .*pipe:touch"):
-        model_request(tmp_path / "model", [], EvaluationOptions())
+        model_request(model, [], EvaluationOptions())
     assert not (tmp_path / "run").exists()
-    assert model_request(tmp_path / "model", sets_of([f"x={place}"]), EvaluationOptions()).job.sets[0].shards == place
+    assert model_request(model, sets_of([f"x={place}"]), EvaluationOptions()).job.sets[0].shards == place

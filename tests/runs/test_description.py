@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.config.load import load_config
 from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.description import describe, run_tags
-from tests.build.test_model import CONFIG
+from tests.support.configs import tiny_config
 
 INPUTS = [
     RunInput(role, name, "/shards", "demo", split, samples, 1, "c")
@@ -19,10 +18,9 @@ INPUTS = [
 
 
 def test_before_and_after(tmp_path: Path) -> None:
-    (tmp_path / "t.yaml").write_text(CONFIG.format(shards="/shards"))
-    config = load_config(tmp_path / "t.yaml", ["cacl.enabled=false", "seed=3"]).config
+    config = tiny_config(tmp_path, Path("/shards"), "cacl.enabled=false", "seed=3")
     before = describe(config, INPUTS)
-    assert before.startswith("**MDAT** with seed 3: `test_resnet.r160_in1k` (none), 4 steps of 4 images on 1 worker")
+    assert before.startswith("**MDAT** with seed 3: `test_resnet.r160_in1k` (none), 20 steps of 4 images on 1 worker")
     assert "| train/render_a | render_a | demo train | 8 | 2 |" in before
     assert "| train/real_day, no labels | real_day | demo train | 5 | 1 |" in before
     assert "| eval/unseen |  | demo test | 4 |  |" in before and "Results" not in before

@@ -14,12 +14,12 @@ NEEDED = {"PIL", "numpy", "safetensors", "timm", "torch", "torchvision"}
 """Packages that an exported model needs; the rest of the stack is for training."""
 
 
-def write_run(folder: Path, evaluation: dict[str, Any] | None = None, **model: Any) -> Path:
+def write_run(folder: Path, evaluation: dict[str, Any] | None = None, class_space: str = "road8", **model: Any) -> Path:
     """A run folder whose `model/` holds timm's smallest network with random weights."""
     config = plain_config(
         {"a": 2},
         name=folder.name,
-        data={"crop_px": (64, 96)},
+        data={"class_space": class_space, "crop_px": (64, 96)},
         model={"backbone": "test_resnet.r160_in1k", "decoder_channels": 16} | model,
         mdat={"enabled": False},
         optim={"steps": 1},

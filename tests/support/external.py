@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
 from mgcda_dist.method.collectives import Collectives
+from tests.support.configs import merged, plain_content
 from tests.support.tiny import part_of, tiny_batch
 
 __all__ = ["NETWORKS", "UNET", "UNET_TAPS", "UNet", "configuration", "make_unet", "train_on_ranks"]
@@ -49,24 +50,19 @@ UNET_TAPS = {"stages": {"middle": "down.1"}, "logits": "head", "backbone": "down
 
 def configuration(network: str, arguments: dict[str, Any], **sections: dict[str, Any]) -> Config:
     """A run of two labelled domains and an unlabelled one with every term on."""
-    domains = [{"name": name, "shards": f"shards/{name}", "per_step": 2} for name in "abc"]
-    content: dict[str, Any] = {
-        "name": "t",
-        "data": {
+    content = plain_content(
+        {"a": 2, "b": 2, "c": 2},
+        data={
             "class_space": {"names": ["road", "sky", "rest"], "ids": {"own": {0: "road", 1: "sky", 2: "rest"}}},
             "crop_px": (64, 96),
-            "streams": domains,
         },
-        "model": {"network": network, "arguments": arguments},
-        "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 4, "queue_rows": 32, "warmup": 0},
-        "optim": {"steps": 4},
-        "evaluation": {"height_px": 64},
-    }
-    if "mask2former" in network:
-        content["loss"] = {"inlier_energy": 0.1, "outlier_energy": 2.0}
-    for name, section in sections.items():
-        content[name] = content.get(name, {}) | section
-    return Config.model_validate(content)
+        model={"backbone": None, "network": network, "arguments": arguments},
+        cacl={"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 4, "queue_rows": 32, "warmup": 0},
+        optim={"steps": 4},
+        evaluation={"height_px": 64},
+        loss={"inlier_energy": 0.1, "outlier_energy": 2.0} if "mask2former" in network else {},
+    )
+    return Config.model_validate(merged(content, sections))
 
 
 class UNet(nn.Module):

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from mgcda_dist.config.load import load_config
@@ -34,6 +33,7 @@ from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.doctor.node import _shards
 from mgcda_dist.errors import ConfigError, ShardError, TransientError
 from mgcda_dist.runs.evaluation_request import sets_of
+from tests.support.configs import plain_content, write_config
 from tests.support.shards import LUT, all_samples, verified, write_frames
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -142,10 +142,7 @@ def test_every_command_reads_the_place(form: str, local: Manifest, tmp_path: Pat
     assert (entry.name, entry.shards) == ("name", place)
     assert _shards(place) == {"digest": Manifest.open(place).digest, "num_samples": 11}
     domain = {"name": "a", "shards": place.replace(str(tmp_path), "."), "per_step": 1}
-    config: dict[str, Any] = {"name": "x", "data": {"class_space": "road8", "crop_px": [32, 32], "streams": [domain]}}
-    (tmp_path / "x.yaml").write_text(
-        yaml.safe_dump(config | {"model": {"backbone": "resnet18"}, "optim": {"steps": 1}, "mdat": {"enabled": False}})
-    )
+    write_config(tmp_path / "x.yaml", plain_content(data={"streams": [domain]}, mdat={"enabled": False}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         loaded = load_config("x.yaml")

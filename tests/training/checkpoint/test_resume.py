@@ -22,6 +22,7 @@ from mgcda_dist.training import worker
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore, Files, verify
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine
+from tests.support.configs import merged, tiny_content
 from tests.support.distributed import DistributedError, run_distributed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -38,26 +39,18 @@ CASES: dict[int, dict[str, Any]] = {
 
 def _config_of(stage: int, runs: Path, shards: Path, workers: int, **sections: dict[str, Any]) -> Config:
     """A run of a few steps of a tiny network on generated frames; checkpoints after steps 3, 6 and 8."""
-    domains: list[dict[str, Any]] = [
-        {"name": "a", "shards": f"{shards}/render_a/train", "per_step": 2,
-         "paste": {"objects": f"{shards}/objects/train"}},
-        {"name": "b", "shards": f"{shards}/render_b/train", "per_step": 1},
-        {"name": "real", "shards": f"{shards}/real_day/train", "per_step": 1, "labelled": False},
-    ]  # fmt: skip
-    data: dict[str, Any] = {
-        "name": f"zero{stage}",
-        "runs": str(runs),
-        "data": {"class_space": "road8", "crop_px": [64, 96], "streams": domains, "loader_workers": 0},
-        "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
-        "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 2, "queue_rows": 32},
-        "optim": {"steps": STEPS, "lr_backbone": 1e-3},
-        "checkpoint": {"every_steps": 3, "keep": 2},
-        "tracking": {"mlflow_uri": "none", "log_every_steps": 1, "report": False, "preview_frames": 0,
-                     "alignment_steps": 0},
-        "scaling": {"workers": workers},
-    }  # fmt: skip
-    for name, values in {**CASES[stage], **sections}.items():
-        data[name] = data.get(name, {}) | values
+    data = tiny_content(
+        shards,
+        name=f"zero{stage}",
+        runs=str(runs),
+        data={"loader_workers": 0},
+        optim={"steps": STEPS},
+        checkpoint={"every_steps": 3, "keep": 2},
+        tracking={"mlflow_uri": "none", "report": False, "preview_frames": 0, "alignment_steps": 0},
+        scaling={"workers": workers},
+        evaluation={"sets": []},
+    )
+    merged(merged(data, CASES[stage]), sections)
     if "best" in data["checkpoint"]:
         paste = {"objects": f"{shards}/objects/val"}
         held_out = {"name": "held_out", "shards": f"{shards}/real_day/val", "paste": paste, "max_frames": 3}
