@@ -23,6 +23,7 @@ import timm
 import torch
 
 from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY
+from mgcda_dist.tables import Column, Table, markdown
 
 BATCH, STEPS = (8, 3, 256, 256), 8
 
@@ -43,12 +44,14 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, settings in zip(found, ({}, KEEP_FREED_MEMORY), strict=True):
             found[name] += _processes(arguments.side_by_side, settings)
-    print("| memory | s/step | system time of it | page faults/step | peak, GB |\n|---|---:|---:|---:|---:|")
+    rows: list[list[str]] = []
     seconds: list[float] = []
     for name, ones in found.items():
         s, system_s, faults, peak_gb = (statistics.median(one[key] for one in ones) for key in ones[0])
-        print(f"| {name} | {s:.2f} | {system_s:.2f} | {faults:,.0f} | {peak_gb:.1f} |")
+        rows.append([name, f"{s:.2f}", f"{system_s:.2f}", f"{faults:,.0f}", f"{peak_gb:.1f}"])
         seconds.append(s)
+    titles = ("s/step", "system time of it", "page faults/step", "peak, GB")
+    print(markdown(Table([Column("memory", align="left"), *map(Column, titles)], rows)))
     before, after = seconds
     print(f"\nRatio {before / after:.2f}, {arguments.side_by_side} side by side, {arguments.rounds} rounds in turns.")
 

@@ -28,6 +28,7 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.scores import energy
 from mgcda_dist.models.segmentation_loss import segmentation_loss
+from mgcda_dist.tables import Column, Table, markdown
 from mgcda_dist.training.checkpoint.snapshot import HostCopy
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
@@ -128,14 +129,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results = mp.get_context("spawn").SimpleQueue()
         mp.spawn(_rank, (folder, options.width, options.turns, results), nprocs=2)
-        print("| ZeRO | MB on disk | blocked / write, alone | … beside steps | blocked / step | step beside / step |")
-        print("|---:|---:|---:|---:|---:|---:|")
+        rows: list[list[str]] = []
         while not results.empty():
             stage, num_bytes, quiet, busy = results.get()
             cells = [_median(quiet, "blocked", "write"), _median(busy, "blocked", "write")]
             shares = [f"{100 * cell:.1f} %" for cell in cells]
             factors = [f"{_median(busy, 'blocked', 'step'):.2f}", f"{_median(busy, 'beside', 'step'):.2f}"]
-            print(f"| {stage} | {num_bytes / 1e6:.0f} | {' | '.join(shares + factors)} |")
+            rows.append([str(stage), f"{num_bytes / 1e6:.0f}", *shares, *factors])
+    titles = ("ZeRO", "MB on disk", "blocked / write, alone", "… beside steps", "blocked / step", "step beside / step")
+    print(markdown(Table([*map(Column, titles)], rows)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from mgcda_dist.method.cacl.exchange import start_exchange
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.method.reduce import StepCounts
+from mgcda_dist.tables import Cell, Column, Table, markdown
 
 CLASSES, DOMAINS, IMAGES, DIM, ROUNDS = 7, 3, 12, 128, 3
 LAYOUTS = ("replicated", "sharded")
@@ -107,8 +108,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[65_536, 262_144])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
-    print("| rows × 128 | W | layout | embeddings MB | known MB | CPU s | of W = 1 | to collectives MB | loss |")
-    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
+    table: list[list[Cell]] = []
     for rows in arguments.rows:
         alone: dict[str, float] = {}
         for size in arguments.ranks:
@@ -121,11 +121,13 @@ def main() -> None:
             for layout in LAYOUTS:
                 cost = costs[layout]
                 alone.setdefault(layout, cost.cpu_s)
-                print(
-                    f"| {rows} | {size} | {layout} | {cost.embeddings_mb:.1f} | {cost.known_mb:.1f} | {cost.cpu_s:.2f} "
-                    f"| {cost.cpu_s / alone[layout]:.2f} | {cost.sent_mb:.2f} | {cost.loss:.6f} |",
-                    flush=True,
-                )
+                table.append([
+                    rows, size, layout, f"{cost.embeddings_mb:.1f}", f"{cost.known_mb:.1f}", f"{cost.cpu_s:.2f}",
+                    f"{cost.cpu_s / alone[layout]:.2f}", f"{cost.sent_mb:.2f}", f"{cost.loss:.6f}",
+                ])  # fmt: skip
+    titles = ("embeddings MB", "known MB", "CPU s", "of W = 1", "to collectives MB", "loss")
+    columns = [Column("rows × 128"), Column("W"), Column("layout", align="left"), *map(Column, titles)]
+    print(markdown(Table(columns, table)))
 
 
 if __name__ == "__main__":

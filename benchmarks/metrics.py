@@ -34,6 +34,7 @@ from mgcda_dist.choices import CONVENTIONS
 from mgcda_dist.evaluation.components import TRACKS, ComponentEvaluation
 from mgcda_dist.evaluation.conventions import PixelEvaluation
 from mgcda_dist.evaluation.pixel import PixelHistogram
+from mgcda_dist.tables import Cell, Column, Number, Table, markdown
 
 HEIGHT_PX, WIDTH_PX = 1024, 2048
 Times = dict[str, float]
@@ -158,14 +159,11 @@ def main() -> None:
         "the metrics alone, one thread.\nMemory is the peak of the process, its imports (PyTorch alone: 470 MiB) and "
         "the making of frames included.\n"
     )
-    print("| | frames | s | ms per frame | peak MiB | AP | AUROC | FPR95 |\n|---|---|---|---|---|---|---|---|")
+    rows: list[list[Cell]] = []
 
     def row(name: str, frames: int, seconds: float, peak: float, metrics: dict[str, float]) -> None:
-        values = " | ".join(f"{100 * metrics[key]:.4f}" for key in ("ap", "auroc", "fpr95"))
-        print(
-            f"| {name} | {frames} | {seconds:.1f} | {1000 * seconds / frames:.1f} | {peak:,.0f} | {values} |",
-            flush=True,
-        )
+        times = (f"{seconds:.1f}", f"{1000 * seconds / frames:.1f}", f"{peak:,.0f}")
+        rows.append([name, frames, *times, *(Number(metrics[key]) for key in ("ap", "auroc", "fpr95"))])
 
     ours, our_metrics, _, peak = alone(streamed, few)
     row("streaming", few, ours["metrics"], peak, our_metrics)
@@ -175,6 +173,8 @@ def main() -> None:
     row("streaming", many, long["metrics"], long_peak, long_metrics)
     full, full_metrics, _, full_peak = alone(everything, many)
     row("all conventions, tables for intervals", many, full["metrics"], full_peak, full_metrics)
+    columns = [Column("", align="left"), *map(Column, ("frames", "s", "ms per frame", "peak MiB"))]
+    print(markdown(Table([*columns, *(Column(title, digits=4) for title in ("AP", "AUROC", "FPR95"))], rows)))
 
     pixels = few * HEIGHT_PX * WIDTH_PX
     growth = many / few

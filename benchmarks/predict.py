@@ -26,6 +26,7 @@ import torch
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.tables import Cell, Column, Table, markdown
 
 WINDOW = "512x1024"
 FRAMES = {(1024, 2048): (2, 6), (2048, 4096): (1,)}
@@ -82,7 +83,7 @@ def main() -> None:
         "EfficientNet-Lite0, 19 classes, frames at their own size; overlays, float16 maps and JSON are written.\n"
         "Seconds are of the whole process, its start included.\n"
     )
-    print("| frame | frames | window | peak MiB | s |\n|---|---:|---|---:|---:|")
+    rows: list[list[Cell]] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_model(root / "model")
@@ -95,10 +96,9 @@ def main() -> None:
                     options = ["--window", window] if window else []
                     words = ["predict", root / "model", frames, "-o", out, "-w", "overlay,npy", "--threshold=-1"]
                     seconds, peak = measured(*words, *options)
-                    print(
-                        f"| {size[1]}×{size[0]} | {count} | {window or 'whole'} | {peak:,.0f} | {seconds:.0f} |",
-                        flush=True,
-                    )
+                    rows.append([f"{size[1]}×{size[0]}", count, window or "whole", f"{peak:,.0f}", f"{seconds:.0f}"])
+    columns = [Column("frame", align="left"), Column("frames"), Column("window", align="left")]
+    print(markdown(Table([*columns, Column("peak MiB"), Column("s")], rows)))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class Column:
         lower_is_better: direction of a metric, shown as an arrow; None: no metric.
         digits: decimals of its numbers.
         interval_digits: decimals of the ends of intervals.
+        wraps: its cells may be broken over lines, in the terminal.
         group: heading over neighbouring columns of the same group, in LaTeX.
     """
 
@@ -78,6 +79,7 @@ class Column:
     lower_is_better: bool | None = None
     digits: int = 2
     interval_digits: int = 2
+    wraps: bool = True
     group: str = ""
 
     @property
@@ -147,8 +149,8 @@ def latex(table: Table) -> str:
     ])  # fmt: skip
 
 
-def terminal(table: Table, *, intervals: bool = True) -> Group:
-    """The caption and the table for rich's console; an interval stands below its number."""
+def terminal(table: Table, *, plain: bool = False) -> Group:
+    """The caption and the table for rich's console; an interval stands below its number. `plain`: without lines."""
     from rich.console import Group
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -156,11 +158,11 @@ def terminal(table: Table, *, intervals: bool = True) -> Group:
     def show(cell: Cell, column: Column) -> Text:
         number, interval = _parts(cell, column)
         text = Text(number, style="bold" if isinstance(cell, Number) and cell.best else "")
-        return text.append(f"\n{interval}", style="not bold") if interval and intervals else text
+        return text.append(f"\n{interval}", style="not bold") if interval else text
 
-    shown = RichTable()
+    shown = RichTable(box=None, pad_edge=False) if plain else RichTable()
     for column in table.columns:
-        shown.add_column(Text(column.heading), justify=column.align)
+        shown.add_column(Text(column.heading), justify=column.align, no_wrap=not column.wraps)
     for row in _shown(table, show):
         shown.add_row(*row)
     return Group(*([Text(table.caption, style="bold")] if table.caption else []), shown)

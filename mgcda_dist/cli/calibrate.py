@@ -28,6 +28,7 @@ def calibrate(
     from mgcda_dist.evaluation.calibration import class_statistics
     from mgcda_dist.models.exported import model_folder, read_metadata, save_metadata
     from mgcda_dist.runs.evaluation_request import sets_of
+    from mgcda_dist.tables import Column, Table, terminal
 
     console = Console(highlight=False, markup=False)
     folder, where = model_folder(source), device_of(device)
@@ -48,9 +49,10 @@ def calibrate(
         "dataset": frames.manifest.dataset, "split": frames.manifest.split, "manifest_digest": frames.manifest.digest,
     }  # fmt: skip
     save_metadata(replace(read_metadata(folder), class_statistics=measured), folder)
-    for name, mean, var, number in zip(names, found.mean, found.var, pixels, strict=True):
-        console.print(
-            f"{name:20} {mean:8.3f} ± {var**0.5:.3f}   {number} pixels"
-            + ("" if number > 1 else ": as over all classes")
-        )
+    rows = [
+        [name, f"{mean:.3f} ± {var**0.5:.3f}", number, "" if number > 1 else "as over all classes"]
+        for name, mean, var, number in zip(names, found.mean, found.var, pixels, strict=True)
+    ]
+    columns = [Column("class", align="left"), Column("maximum logit"), Column("pixels"), Column("", align="left")]
+    console.print(terminal(Table(columns, rows), plain=True))
     console.print(f"{folder / 'model.json'}   now supports --score standardized_max_logit", soft_wrap=True)

@@ -62,17 +62,15 @@ def _load(config: Path, words: list[str]) -> LoadedConfig:
 
 
 def _show(result: ChaosResult, console: Console) -> None:
-    from rich.table import Table
+    from mgcda_dist.tables import Cell, Column, Table, terminal
 
     title = f"{len(result.faults)} faults, seed {result.seed}, {result.num_workers} workers, {result.num_steps} steps"
-    table = Table(title=title, title_justify="left")
-    for column in ("fault", "after step", "detected, s", "recovered, s", "resumed at", "steps repeated"):
-        table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=column == "fault")
+    titles = ("after step", "detected, s", "recovered, s", "resumed at", "steps repeated")
+    rows: list[list[Cell]] = []
     for fault in result.faults:
-        seconds = [f"{s:.1f}" if s is not None else "–" for s in (fault.detected_s, fault.recovered_s)]
-        counts = [str(n) if n is not None else "–" for n in (fault.resumed_at, fault.repeated)]
-        table.add_row(fault.kind, str(fault.step), *seconds, *counts)
-    console.print(table)
+        seconds = [None if s is None else f"{s:.1f}" for s in (fault.detected_s, fault.recovered_s)]
+        rows.append([fault.kind, fault.step, *seconds, fault.resumed_at, fault.repeated])
+    console.print(terminal(Table([Column("fault", align="left", wraps=False), *map(Column, titles)], rows, title)))
     console.print(f"undisturbed {result.calm_s:.0f} s, with the faults {result.disturbed_s:.0f} s")
     if result.differences:
         console.print(f"DIFFERENT from the undisturbed run: {'; '.join(result.differences)}", soft_wrap=True)

@@ -43,16 +43,14 @@ def export(
 
     def check(written: ExportedModel, graphs: Sequence[Path]) -> None:
         """Print the checks; a failed check is an error."""
-        from rich.table import Table
-
         from mgcda_dist.errors import MgcdaError
+        from mgcda_dist.tables import Column, Table, terminal
 
         with errors.status("comparing with a newly built network"):
             checks = verify_export(written, model, graphs, image)
-        table = Table("", "checked", "found", title="The export against a new network", title_justify="left")
-        for each in checks:
-            table.add_row("ok" if each.passed else "NO", each.name, each.found)
-        console.print(table)
+        columns = [Column(title, align="left") for title in ("", "checked", "found")]
+        rows = [["ok" if each.passed else "NO", each.name, each.found] for each in checks]
+        console.print(terminal(Table(columns, rows, "The export against a new network")))
         if failed := [each.name for each in checks if not each.passed]:
             remedy = "nothing was written; latency may fail on a busy machine: export again, or with --no-verify"
             raise MgcdaError(str(model.folder), f"the export differs from a new network: {', '.join(failed)}", remedy)

@@ -320,19 +320,20 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _print_manifests(manifests: list[Manifest]) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from mgcda_dist.tables import Column, Table, terminal
 
     console = Console()
     if not console.is_terminal:
         console.width = 240  # lines in a file or pipe are not cut off
-    table = Table("folder", "dataset", "split", "kind", "labels", box=None, pad_edge=False)
-    for title in ("samples", "shards", "MB"):
-        table.add_column(title, justify="right")
-    table.add_column("digest")
-    for m in manifests:
-        numbers = (str(m.num_samples), str(m.num_shards), f"{m.num_bytes / 1e6:.1f}")
-        table.add_row(_short(m.folder), m.dataset, m.split, m.kind, m.label_format, *numbers, m.digest[:12])
-    console.print(table)
+    names = [Column(title, align="left") for title in ("folder", "dataset", "split", "kind", "labels", "digest")]
+    columns = [*names[:-1], *map(Column, ("samples", "shards", "MB")), names[-1]]
+    rows = [
+        [_short(m.folder), m.dataset, m.split, m.kind, m.label_format,
+         m.num_samples, m.num_shards, f"{m.num_bytes / 1e6:.1f}", m.digest[:12]]
+        for m in manifests
+    ]  # fmt: skip
+    console.print(terminal(Table(columns, rows), plain=True))
 
 
 def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:
