@@ -138,7 +138,7 @@ def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _wanted(files: list[Path], name: str | None, seeds: str | None) -> Sweep:
-    from mgcda_dist.config.sweep import is_sweep_file, load_sweep, sweep_of_configs
+    from mgcda_dist.config.sweep import checked_sweep, is_sweep_file, load_sweep, sweep_of_configs
 
     if not files:
         raise ConfigError("sweep", "which configurations?", "mgcda sweep configs/a.yaml configs/b.yaml --seeds 0,1,2")
@@ -154,7 +154,7 @@ def _wanted(files: list[Path], name: str | None, seeds: str | None) -> Sweep:
             raise ConfigError(
                 "--seeds", f"{seeds!r} is no list of whole numbers", "for example --seeds 0,1,2"
             ) from None
-    return type(wanted).model_validate(wanted.model_dump() | changes)
+    return checked_sweep("sweep", wanted.model_dump() | changes)
 
 
 def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:

@@ -22,9 +22,11 @@ def dotted_name(path: KeyPath) -> str:
 
 
 def description(path: KeyPath) -> str | None:
-    """Meaning of a field, as the schema has it."""
+    """Meaning of a field, as the schema has it; of an item, that of its list."""
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
     section = _section_at(path[:-1])
-    info = section.model_fields.get(str(path[-1])) if section else None
+    info = section.model_fields.get(str(path[-1])) if section and path else None
     return info.description if info else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
@@ -17,7 +18,11 @@ from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["LoadedConfig", "as_of_today", "dump_config", "load_config", "resolve_paths", "shard_folders"]
+__all__ = ["LoadedConfig", "as_of_today", "dump_config", "load_config", "refusal", "resolve_paths", "shard_folders"]
+
+_LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
+_FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
+"""Type of an error of pydantic's → problem and remedy in the words of a file, and not of Python."""
 
 
 @dataclass
@@ -242,31 +247,35 @@ def _explain(error: ValidationError, source: Path, lines: dict[KeyPath, str]) ->
             text = f"unknown key {dotted_name(path)!r} (value {item['input']!r})" + (
                 f"; did you mean {near!r}?" if near else ""
             )
-        elif item["type"] == "missing":
-            text = f"{dotted_name(path)!r} is missing"
-        elif path == ():
-            text = item["msg"].removeprefix("Value error, ")
-            path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
-        elif isinstance(item["input"], dict):
-            text = f"{dotted_name(path)}: {item['msg'].removeprefix('Value error, ')}"
         else:
-            text = f"{dotted_name(path)} = {item['input']!r}: {_sentence(item['msg'].removeprefix('Value error, '))}"
-            if item["type"] == "string_pattern_mismatch" and (meaning := description(path)):
-                text += f"\n  → {meaning}"
+            problem, remedy = refusal(item, path)
+            if item["type"] == "missing":
+                text = f"{dotted_name(path)!r} is missing"
+            elif path == ():
+                text = problem
+                path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
+            else:
+                value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+                text = f"{dotted_name(path)}{value}: {problem}"
+            text += f"\n  → {remedy}" if remedy else ""
         messages.append((loaded.where(*path), text))
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
     return ConfigError(where, first + rest)
 
 
+def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
+    """Problem and remedy of one of pydantic's errors; `path`: of its value in the schema of a run, if it is there."""
+    if item["type"] == "value_error":  # of a validator of ours, which says what would fit
+        return item["msg"].removeprefix("Value error, "), ""
+    problem, form = _FORMS.get(item["type"], (item["msg"][:1].lower() + item["msg"][1:], ""))
+    return problem, ": ".join(filter(None, (form, description(path))))
+
+
 def _written(location: KeyPath) -> KeyPath:
     """Path of the value in the user's file, without the kind of class space that pydantic inserts."""
     at = ("data", "class_space")
     return at + location[3:] if location[:2] == at else location
-
-
-def _sentence(message: str) -> str:
-    return message[0].lower() + message[1:]
 
 
 def _near_file(path: Path) -> str:

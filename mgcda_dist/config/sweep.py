@@ -20,11 +20,21 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from mgcda_dist.config.fields import Section
-from mgcda_dist.config.load import load_config
+from mgcda_dist.config.keys import dotted_name
+from mgcda_dist.config.load import load_config, refusal
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["PlannedRun", "Sweep", "SweepRow", "is_sweep_file", "load_sweep", "plan_runs", "sweep_of_configs"]
+__all__ = [
+    "PlannedRun",
+    "Sweep",
+    "SweepRow",
+    "checked_sweep",
+    "is_sweep_file",
+    "load_sweep",
+    "plan_runs",
+    "sweep_of_configs",
+]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _LONGEST_NAME = 60
@@ -86,18 +96,20 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: what does not fit, all of it.
     """
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        sweep = Sweep.model_validate({"name": path.stem} | data)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, item['loc']))}: {item['msg'][:1].lower()}{item['msg'][1:]}" for item in error.errors()
-        ]
-        raise ConfigError(str(path), "\n".join(problems), "a sweep has name, seeds, set and rows") from None
+    sweep = checked_sweep(str(path), {"name": path.stem} | yaml.safe_load(path.read_text(encoding="utf-8")))
     rows = {
         name: row.model_copy(update={"config": str(_found(path, name, row.config))}) for name, row in sweep.rows.items()
     }
     return sweep.model_copy(update={"rows": rows})
+
+
+def checked_sweep(where: str, content: dict[str, Any]) -> Sweep:
+    """A sweep from its fields; `ConfigError` at `where` with all that does not fit."""
+    try:
+        return Sweep.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{dotted_name(item['loc'])}: {refusal(item, ())[0]}" for item in error.errors()]
+        raise ConfigError(where, "\n".join(problems), "a sweep has name, seeds, set and rows") from None
 
 
 def sweep_of_configs(paths: list[Path], name: str | None = None) -> Sweep:

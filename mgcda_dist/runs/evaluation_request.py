@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from mgcda_dist import build
 from mgcda_dist.choices import PIPE, ComponentTrack, ScoreKind, SubmissionLayout
+from mgcda_dist.config.keys import dotted_name
+from mgcda_dist.config.load import refusal
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
 from mgcda_dist.data.shards.remote import is_url
 from mgcda_dist.errors import ConfigError
@@ -202,8 +204,8 @@ def _section(
         return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(key, f"{first['input']!r}: {first['msg']}") from None
+        problem, remedy = refusal(first, ("evaluation", *first["loc"]))
+        raise ConfigError(dotted_name(first["loc"]), f"{first['input']!r}: {problem}", remedy) from None
 
 
 def _run_of(model: Path) -> tuple[Path, str]:

@@ -69,7 +69,8 @@ class RunFolder:
         """
         has_checkpoint = any(self.checkpoints.glob("step-*/checkpoint.json"))
         if config.checkpoint.resume == "must" and not has_checkpoint:
-            raise ConfigError("checkpoint.resume", f"is `must`, but {self.checkpoints} holds no checkpoint")
+            problem = f"is `must`, but {self.checkpoints} holds no checkpoint"
+            raise ConfigError("checkpoint.resume", problem, "checkpoint.resume=auto starts the run")
         if has_checkpoint and config.checkpoint.resume == "never":
             raise ConfigError(
                 "checkpoint.resume",

@@ -133,6 +133,13 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("loss.class_weights={raod: 2}", "loss.class_weights: no class 'raod' here; there are drivable, "),
         ("loss={class_weights: {sky: 2}, outlier: abstention}", "abstention takes the place of the cross-entropy"),
         ("loss.class_weights={sky: 0}", "greater than 0"),
+        (
+            "data.crop_px=64",
+            "data.crop_px = 64: not a list\n  → write a list, [VALUE, …]: height, width of the training",
+        ),
+        ("data.crop_px=[64]", "'data.crop_px.1' is missing\n  → height, width of the training crop, pixels"),
+        ("mdat.stages=[x]", "mdat.stages.0 = 'x': not a section\n  → write a mapping, {KEY: VALUE, …}"),
+        ("engine.accumulation=0", "greater than or equal to 1\n  → "),
     ],
 )
 def test_an_impossible_override_names_itself(good: Path, override: str, says: str) -> None:

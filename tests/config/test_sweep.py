@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mgcda_dist.config.sweep import PlannedRun, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
+from mgcda_dist.config.sweep import PlannedRun, checked_sweep, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
 from mgcda_dist.errors import ConfigError
 from tests.support.configs import plain_content, write_config
 
@@ -62,6 +62,13 @@ def test_a_sweep_that_cannot_run_is_refused(folder: Path, text: str, says: str) 
     with pytest.raises(ConfigError) as caught:
         _sweep(folder, text)
     assert says in str(caught.value)
+
+
+def test_changes_of_a_sweep_are_checked_as_its_file(folder: Path) -> None:
+    sweep = sweep_of_configs([folder / "base.yaml"])
+    with pytest.raises(ConfigError) as caught:
+        checked_sweep("sweep", sweep.model_dump() | {"name": "a b"})
+    assert (caught.value.where, caught.value.remedy) == ("sweep", "a sweep has name, seeds, set and rows")
 
 
 def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from mgcda_dist import build
 from mgcda_dist.choices import CLASS_SPACES
+from mgcda_dist.config.keys import description
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
@@ -292,6 +293,13 @@ def test_a_model_of_another_class_space_is_measured_in_its_own(evaluation: dict[
     assert results["subject"]["class_space"] == "idd7"
     assert set(results["sets"]["unseen"]["iou"]) <= set(CLASS_SPACES["idd7"])
     assert results["sets"]["unseen"]["pixels"]["anomaly"] > 0
+
+
+def test_an_impossible_option_is_refused_with_its_meaning(run: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        model_request(run, [], EvaluationOptions(scales=[]))
+    assert (caught.value.where, caught.value.problem[:4]) == ("scales", "[]: ")
+    assert caught.value.remedy == description(("evaluation", "scales"))
 
 
 def test_a_model_from_elsewhere_runs_no_command(tmp_path: Path, tiny_shards: Path) -> None:

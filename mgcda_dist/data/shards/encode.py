@@ -187,5 +187,7 @@ def _encode(image: np.ndarray, image_ext: str, quality: int, where: str) -> byte
         raise ShardError(where, "JPEG cannot hold the alpha of an object", "choose `image_format` png or webp")
     good, encoded = cv2.imencode(f".{image_ext}", image, parameters)
     if not good:
-        raise ShardError(where, f"cannot encode {image.shape[1]}×{image.shape[0]} px as {image_ext}")
+        raise ShardError(
+            where, f"cannot encode {image.shape[1]}×{image.shape[0]} px as {image_ext}", "choose another `image_format`"
+        )
     return encoded.tobytes()

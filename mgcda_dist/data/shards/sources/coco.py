@@ -63,7 +63,8 @@ def _open(
             continue
         photo = photos.get(note["image_id"])
         if photo is None:
-            raise ShardError(str(file), f"annotation {note['id']} is of photo {note['image_id']}, which is not listed")
+            problem = f"annotation {note['id']} is of photo {note['image_id']}, which is not listed"
+            raise ShardError(str(file), problem, "download the annotations again")
         if note["area"] < min_area_px or (drop_cut and _is_cut(note["bbox"], photo)):
             continue
         polygons = tuple(tuple(polygon) for polygon in note["segmentation"] if len(polygon) >= 6)
