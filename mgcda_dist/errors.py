@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -12,6 +15,8 @@ __all__ = [
     "ShardError",
     "StoppedError",
     "TransientError",
+    "counted",
+    "near_or_all",
 ]
 
 
@@ -63,3 +68,14 @@ class StoppedError(MgcdaError):
 
 class CheckpointError(MgcdaError):
     """A checkpoint that is missing, damaged, or belongs to another configuration."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 node`, `2 nodes`, `2 micro-batches`."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
+
+
+def near_or_all(name: str, known: Iterable[str]) -> str:
+    """Remedy for an unknown name: the nearest of the known ones, else all of them."""
+    near = get_close_matches(name, names := list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"

@@ -30,6 +30,7 @@ def doctor(
 
     from mgcda_dist.config.load import load_config
     from mgcda_dist.doctor.examine import examine
+    from mgcda_dist.errors import counted
 
     loaded = load_config(config, overrides).config if config is not None else None
     console = Console(highlight=False, markup=False)
@@ -41,6 +42,6 @@ def doctor(
         if finding.remedy:
             console.print(f"{'':22}→ {finding.remedy}", soft_wrap=True)
     if problems:
-        console.print(f"\n{problems} problem{'s' if problems > 1 else ''}: the run would fail.")
+        console.print(f"\n{counted(problems, 'problem')}: the run would fail.")
         raise typer.Exit(ExitCode.FAILED)
     console.print("\nNo problems found." + (f" Notes above: {notes}." if notes else ""))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import ConfigError, MgcdaError, near_or_all
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +56,7 @@ def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
-            raise ConfigError(option, f"unknown name {name!r}", remedy)
+            raise ConfigError(option, f"unknown name {name!r}", near_or_all(name, known))
     if not names:
         raise ConfigError(option, "is empty", f"one or more of {', '.join(known)}")
     return list(dict.fromkeys(names))

@@ -11,6 +11,7 @@ import typer
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
 from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
+from mgcda_dist.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,8 +131,7 @@ def _predict(model: ExportedModel, sources: list[Source], out: Path, options: Pr
 
 
 def _summarise(predicted: Predicted, out: Path, options: PredictOptions, console: Console, errors: Console) -> None:
-    count = len(predicted.done)
-    words = [f"{count} input{'s' * (count != 1)} predicted"]
+    words = [f"{counted(len(predicted.done), 'input')} predicted"]
     if predicted.resumed:
         words[0] += f" ({predicted.resumed} of them before)"
     if options.threshold.value is not None:

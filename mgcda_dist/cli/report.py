@@ -32,7 +32,7 @@ def report(
     """Write one HTML page about runs that needs nothing else: numbers, curves, frames with a threshold slider."""
     from rich.console import Console
 
-    from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.errors import MgcdaError, counted
     from mgcda_dist.reports.html import write_report
     from mgcda_dist.reports.runs import find_runs
 
@@ -47,5 +47,5 @@ def report(
     for sentence in [*notes, *written.missing]:
         errors.print(f"note: {sentence}", soft_wrap=True)
     counts = ((len(records), "run"), (written.num_sets, "set"), (written.num_frames, "frame"))
-    told = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+    told = ", ".join(counted(count, word) for count, word in counts)
     console.print(f"{written.path}   {written.num_bytes / 1e6:.1f} MB: {told}", soft_wrap=True)

@@ -11,13 +11,13 @@ import typer
 
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.data.shards.sources import SOURCES
+from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
 
 if TYPE_CHECKING:
     from mgcda_dist.data.colours import Colour
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.data.shards.sources.source import Source
     from mgcda_dist.data.shards.verify import Problem, Verified
-    from mgcda_dist.errors import MgcdaError
 
 __all__ = ["shards_app"]
 
@@ -151,7 +151,7 @@ def verify(
     for error in unreadable:
         typer.echo(str(error))
     if num_problems:
-        typer.echo(f"{_count(num_problems, 'problem')} in {_count(len(opened) + len(unreadable), 'folder')}")
+        typer.echo(f"{counted(num_problems, 'problem')} in {counted(len(opened) + len(unreadable), 'folder')}")
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -256,20 +256,12 @@ def preview(
 
 
 def _reader(dataset: str) -> Source:
-    from difflib import get_close_matches
-
-    from mgcda_dist.errors import ConfigError
-
     if dataset not in SOURCES:
-        near = get_close_matches(dataset, SOURCES, 1)
-        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(SOURCES)}"
-        raise ConfigError("DATASET", f"no dataset {dataset!r}", remedy)
+        raise ConfigError("DATASET", f"no dataset {dataset!r}", near_or_all(dataset, SOURCES))
     return SOURCES[dataset]
 
 
 def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
-    from mgcda_dist.errors import ConfigError
-
     foreign = [name for name in chosen if name not in reader.options]
     if foreign:
         option = "--" + foreign[0].removesuffix("_px").replace("_", "-")
@@ -282,7 +274,6 @@ def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
     from mgcda_dist.data.shards.journal import JOURNAL
     from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
     from mgcda_dist.data.shards.remote import is_url
-    from mgcda_dist.errors import MgcdaError, ShardError
 
     opened: list[Manifest] = []
     unreadable: list[MgcdaError] = []
@@ -341,7 +332,7 @@ def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> 
     name = _short(manifest.folder)
     if not problems:
         typer.echo(
-            f"{name}: {_count(manifest.num_samples, 'sample')} in {_count(manifest.num_shards, 'shard')}, no problem"
+            f"{name}: {counted(manifest.num_samples, 'sample')} in {counted(manifest.num_shards, 'shard')}, no problem"
         )
         return
     by_remedy: dict[str, list[Problem]] = {}
@@ -354,10 +345,6 @@ def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> 
         if len(alike) > limit:
             typer.echo(f"{name}: {len(alike) - limit} more like this; --max-problems {len(alike)} shows them")
         typer.echo(f"  → {remedy}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _short(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.cluster.sweep import Resources
 from mgcda_dist.config.run import ScalingConfig
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, counted
 
 __all__ = ["KEEP_FREED_MEMORY", "available_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
@@ -75,7 +75,7 @@ def start_ray(scaling: ScalingConfig) -> None:
     if wanted > present:
         raise ConfigError(
             "scaling.gpus_per_worker",
-            f"{scaling.num_workers} workers need {wanted:g} GPUs; this machine has {present}",
+            f"{counted(scaling.num_workers, 'worker')} with {scaling.num_gpus} GPU each; this machine has {present}",
             "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
         )
     for name, value in KEEP_FREED_MEMORY.items():

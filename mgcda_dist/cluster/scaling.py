@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, counted
 
 __all__ = ["NodeResources", "WorkerNeeds", "is_open", "resolve", "shares_in_words", "worker_needs"]
 
@@ -56,12 +56,11 @@ class WorkerNeeds:
 
     def in_words(self, nodes: Sequence[NodeResources]) -> str:
         """A sentence with the room on the nodes and the least that is needed."""
-        each = f"{self.cpus:g} processors" + (f" and {self.gpus} GPUs" if self.gpus else "")
+        each = f"{self.cpus:g} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
         strategy = "" if self.placement == "PACK" else f", {self.placement}"
-        least = f"{self.numbers[0]} workers" if self.numbers[0] > 1 else "a worker"
         return (
-            f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with room for {self.places(nodes)} workers "
-            f"({each} each{strategy}), where {least} must find a place"
+            f"{counted(len(nodes), 'node')} with room for {counted(self.places(nodes), 'worker')} "
+            f"({each} each{strategy}), where {counted(self.numbers[0], 'worker')} must find a place"
         )
 
 
@@ -85,13 +84,14 @@ def shares_in_words(config: Config) -> str:
     """A sentence on how workers share the images of a step, `12 images per step = 2 workers × …`."""
     scaling, batch, accumulation = config.scaling, config.data.global_batch, config.engine.accumulation
     if scaling.elastic is None and scaling.workers != "auto":
-        share = batch // (scaling.workers * accumulation)
-        return f"{batch} images per step = {scaling.workers} workers × {share} images × {accumulation} micro-batches"
+        share = counted(batch // (scaling.workers * accumulation), "image")
+        parts = (counted(scaling.workers, "worker"), share, counted(accumulation, "micro-batch"))
+        return f"{counted(batch, 'image')} per step = {' × '.join(parts)}"
     numbers, key = _numbers(config), "scaling.elastic" if scaling.elastic is not None else "scaling.workers=auto"
     listing = " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
     return (
-        f"{batch} images per step, shared in {accumulation} micro-batches by {listing} workers: the most that find a "
-        f"place on the cluster ({key})"
+        f"{batch} images per step, shared in {counted(accumulation, 'micro-batch')} by {listing} workers: the most "
+        f"that find a place on the cluster ({key})"
     )
 
 
@@ -121,7 +121,7 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
         if not needs.places(nodes):
             raise ConfigError(
                 "scaling.workers",
-                f"auto, but no node has {scaling.cpus_per_worker:g} processors and {gpus} GPUs for one worker: "
+                f"auto, but no node has {scaling.cpus_per_worker:g} CPU and {gpus} GPU for one worker: "
                 + ", ".join(f"{node.cpus:g} and {node.gpus}" for node in nodes),
                 "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
             )

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import numpy as np
 
 from mgcda_dist.choices import ANOMALY, INLIER, VOID
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, near_or_all
 
 __all__ = [
     "CATEGORIES",
@@ -300,8 +299,7 @@ def _format(label_format: str) -> dict[int, str]:
     if is_own(label_format):
         return {raw: f"id {raw}" for raw in range(255)} | {255: "void"}
     if label_format not in FORMATS:
-        near = get_close_matches(label_format, (*LABEL_FORMATS, OWN), 1)
-        choice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(LABEL_FORMATS)}"
+        choice = near_or_all(label_format, (*LABEL_FORMATS, OWN))
         own = f"{OWN} or {OWN}_NAME are ids of your own, which the class space of the configuration explains"
         raise ConfigError("label_format", f"no label format {label_format!r}", f"{choice}; {own}")
     return FORMATS[label_format]

@@ -9,10 +9,10 @@ from pathlib import Path
 from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.doctor import node_checks
-from mgcda_dist.doctor.findings import Finding, count, size
+from mgcda_dist.doctor.findings import Finding, size
 from mgcda_dist.doctor.node import ShardsReport
 from mgcda_dist.doctor.probes import Cluster, connected
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.runs.folder import mlflow_uri
 
 __all__ = ["examine"]
@@ -105,7 +105,9 @@ def _shards(cluster: Cluster, config: Config) -> Iterator[Finding]:
                 )
     if not problems:
         samples = sum(found.get("num_samples", 0) for _, found in seen.values())
-        yield Finding("ok", "shards", f"{count(len(folders), 'folder')} with {samples} samples, the same on every node")
+        yield Finding(
+            "ok", "shards", f"{counted(len(folders), 'folder')} with {samples} samples, the same on every node"
+        )
 
 
 def _storage(cluster: Cluster, storage: Path) -> Iterator[Finding]:
@@ -183,18 +185,18 @@ def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_
             yield Finding(
                 "problem",
                 "scaling",
-                f"{count(request.numbers[0], 'worker')} with {each} each, {placement}; the nodes that are up have room "
-                f"for {room}",
+                f"{counted(request.numbers[0], 'worker')} with {each} each, {placement}; the nodes that are up have "
+                f"room for {room}",
                 (f"scaling.workers={less}, " if less else "") + "fewer processors or GPUs for each, or more nodes "
                 "(an autoscaler starts them for a submitted job)",
             )
             return
-        local_batch = count(batch // (workers * accumulation), "image")
+        local_batch = counted(batch // (workers * accumulation), "image")
         yield Finding(
             "ok",
             "scaling",
-            f"{count(workers, 'worker')} with {each} each, {placement}, room for {room}; {batch} images per step = "
-            f"{count(workers, 'worker')} × {local_batch} × {count(accumulation, 'micro-batch')}",
+            f"{counted(workers, 'worker')} with {each} each, {placement}, room for {room}; {batch} images per step = "
+            f"{counted(workers, 'worker')} × {local_batch} × {counted(accumulation, 'micro-batch')}",
         )
     if workers < 2 or not benchmark_s:
         yield Finding("ok", "collectives", "not needed by one worker" if workers < 2 else "not measured")
@@ -212,7 +214,7 @@ def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_
     yield Finding(
         "ok",
         "collectives",
-        f"{workers} workers on {count(found.num_nodes, 'node')}, {'NCCL' if gpus else 'gloo'} over "
-        f"{', '.join(found.interfaces)}, {count(found.threads, 'thread')} each: all-reduce latency "
+        f"{workers} workers on {counted(found.num_nodes, 'node')}, {'NCCL' if gpus else 'gloo'} over "
+        f"{', '.join(found.interfaces)}, {counted(found.threads, 'thread')} each: all-reduce latency "
         f"{found.latency_s * 1e6:.0f} µs, bandwidth {found.bandwidth_bytes_per_s / 1e9:.2f} GB/s",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "Level", "count", "size"]
+__all__ = ["Finding", "Level", "size"]
 
 Level = Literal["ok", "note", "problem"]
 """`note`: a doubt that does not stop the run. `problem`: the run would fail."""
@@ -19,11 +19,6 @@ class Finding:
     subject: str
     text: str
     remedy: str = ""
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun: `1 node`, `2 nodes`, `2 micro-batches`."""
-    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def size(num_bytes: int) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import mgcda_dist
 from mgcda_dist.config.schema import Config
-from mgcda_dist.doctor.findings import Finding, count, size
+from mgcda_dist.doctor.findings import Finding, size
 from mgcda_dist.doctor.node import NodeReport
+from mgcda_dist.errors import counted
 
 __all__ = ["gpus", "memory", "ray", "versions"]
 
@@ -27,11 +28,11 @@ def ray(reports: list[NodeReport], address: str | None) -> Iterator[Finding]:
         yield Finding(
             "note",
             "ray",
-            f"{count(len(reports), 'node')}, WITHOUT authentication: {names}",
+            f"{counted(len(reports), 'node')}, WITHOUT authentication: {names}",
             "anyone who reaches the head can run code: start Ray with RAY_AUTH_MODE=token and a token on every node",
         )
     else:
-        yield Finding("ok", "ray", f"{count(len(reports), 'node')}, behind a token: {names}")
+        yield Finding("ok", "ray", f"{counted(len(reports), 'node')}, behind a token: {names}")
 
 
 def versions(reports: list[NodeReport]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mgcda_dist.choices import LogitKind
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.taps import Taps
 
@@ -68,8 +68,7 @@ def refuse_unknown(arguments: Mapping[str, Any], known: Collection[str]) -> None
     """Raise `ConfigError` for an argument that the library would silently ignore."""
     for name in arguments:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            remedy = near_or_all(name, sorted(known))
             raise ConfigError(f"model.arguments.{name}", "the network has no such argument", remedy)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgcda_dist.data.inputs import RunInput
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.reports.runs import RunRecord
 
 __all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes", "without_secrets"]
@@ -167,7 +167,7 @@ def _training(params: dict[str, str]) -> str:
 
 def _workers(params: dict[str, str]) -> str:
     count = params.get("scaling.workers", "")
-    parts = [f"{count} worker{'' if count == '1' else 's'}"] if count else []
+    parts = [counted(int(count), "worker") if count.isdigit() else f"{count} workers"] if count else []
     if "engine.zero_stage" in params:
         parts.append(f"ZeRO {params['engine.zero_stage']}")
     return ", ".join([*parts, *([params["engine.precision"]] if "engine.precision" in params else [])])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import Role, RunInput
+from mgcda_dist.errors import counted
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
 from mgcda_dist.tables import Cell, Column, Table, markdown
@@ -21,7 +22,7 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
         results: None before the end.
     """
     scaling, model = config.scaling, config.model
-    workers = f"{scaling.num_workers} worker{'s' if scaling.num_workers > 1 else ''}"
+    workers = counted(scaling.num_workers, "worker")
     lines = [
         f"**{_method(config)}** with seed {config.seed}: `{model.shown}` ({model.weights}), {config.optim.steps} "
         f"steps of {config.data.global_batch} images on {workers}, DeepSpeed ZeRO {config.engine.zero_stage}, "

@@ -41,7 +41,7 @@ def test_auto_becomes_a_number(
 
 
 def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
-    with pytest.raises(ConfigError, match="no node has 9 processors and 0 GPUs for one worker: 8 and 0"):
+    with pytest.raises(ConfigError, match="no node has 9 CPU and 0 GPU for one worker: 8 and 0"):
         resolve(_config(cpus_per_worker=9), [NodeResources(8, 0)])
 
 
@@ -57,7 +57,7 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
     assert found.numbers == (2, 3, 4, 6)
     assert [found.largest([NodeResources(cpus, 0)]) for cpus in (1, 2, 5, 6, 100)] == [0, 2, 4, 6, 6]
     assert found.in_words([NodeResources(1, 0)]) == (
-        "1 node with room for 1 workers (1 processors each), where 2 workers must find a place"
+        "1 node with room for 1 worker (1 CPU each), where 2 workers must find a place"
     )
     with pytest.raises(
         ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batches evenly"
@@ -68,15 +68,15 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
 @pytest.mark.parametrize(
     ("scaling", "words"),
     [
-        ({"workers": 4}, "24 images per step = 4 workers × 6 images × 1 micro-batches"),
+        ({"workers": 4}, "24 images per step = 4 workers × 6 images × 1 micro-batch"),
         (
             {"workers": "auto"},
-            "24 images per step, shared in 1 micro-batches by 1, 2, 3, 4, 6, 8, 12 or 24 workers: the most that find "
+            "24 images per step, shared in 1 micro-batch by 1, 2, 3, 4, 6, 8, 12 or 24 workers: the most that find "
             "a place on the cluster (scaling.workers=auto)",
         ),
         (
             {"elastic": {"min": 3, "max": 5}},
-            "24 images per step, shared in 1 micro-batches by 3 or 4 workers: the most that find a place on the "
+            "24 images per step, shared in 1 micro-batch by 3 or 4 workers: the most that find a place on the "
             "cluster (scaling.elastic)",
         ),
     ],
