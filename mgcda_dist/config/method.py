@@ -12,6 +12,7 @@ from mgcda_dist.choices import (
     SCORE,
     SCORES,
     SMOOTHING_MODES,
+    Balance,
     CaclDefaults,
     LossDefaults,
     MdatDefaults,
@@ -138,6 +139,10 @@ class CaclConfig(Section):
     positives: Annotated[Positives, OVERRIDE] = Field(
         default=CaclDefaults.positives,
         description="shared: anchors of a type and domain have the same ones; per_anchor: each draws its own; ours",
+    )
+    balance: Annotated[Balance, OVERRIDE] = Field(
+        default=CaclDefaults.balance,
+        description="anchors: a mean over all; sides: over those of each side of anomaly/inlier, then over sides; ours",
     )
     num_negatives: Annotated[Count, OVERRIDE] = Field(
         default=CaclDefaults.num_negatives, description="negatives per side of anomaly/inlier; ours"

@@ -71,14 +71,14 @@ class ReferenceStep:
             **asdict(self.cacl.selection),
         )  # fmt: skip
         self.memory.push(rows, batch.step)
-        cacl, anchors = reference.mean([value for _, value in terms_of]), len(terms_of)
+        cacl = reference.mean_over_anchors(terms_of, NUM_CLASSES, self.cacl.balance)
         outlier = 0.1 * terms[1] + 0.1 * terms[2]
         return {
             "loss/seg": terms[0],
             "loss/outlier": outlier,
             "loss/mdat": mdat.loss,
             "loss/cacl": cacl,
-            "cacl/anchors": anchors,
+            "cacl/anchors": len(terms_of),
             "loss/total": terms[0] + outlier + 0.5 * mdat.loss + 0.1 * cacl,
         }
 

@@ -313,6 +313,14 @@ def dot(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
+def mean_over_anchors(terms: Sequence[tuple[Row, float]], anomaly_type: int, balance: str) -> float:
+    """L_cacl of `contrastive`: a mean over anchors, or one over those of each side, then over the sides."""
+    if balance == "anchors":
+        return mean([value for _, value in terms])
+    sides = [[value for row, value in terms if (row.type == anomaly_type) == side] for side in (False, True)]
+    return mean([mean(side) for side in sides if side])
+
+
 def contrastive(
     anchors: Sequence[Row],
     candidates: Sequence[Row],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Negatives, Positives, SmoothingMode
+from mgcda_dist.choices import Balance, Negatives, Positives, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -79,6 +79,7 @@ def tiny_mgcda(
     cross_domain: bool = True,
     negatives: Negatives = "opposite_side",
     positives: Positives = "shared",
+    balance: Balance = "anchors",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
     collectives: Collectives | None = None,
@@ -104,6 +105,7 @@ def tiny_mgcda(
             projection_dim=6,
             queue_rows=queue_rows,
             queue_shard=(world.rank, world.size) if queue_layout == "sharded" else None,
+            balance=balance,
             unlabelled_confidence=unlabelled_confidence,
             seed=seed,
         )

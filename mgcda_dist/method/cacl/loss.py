@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import CaclDefaults
+from mgcda_dist.choices import Balance, CaclDefaults
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
@@ -34,7 +34,7 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key, uniform
 from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
-__all__ = ["CACL", "pull", "push_apart"]
+__all__ = ["CACL", "groups_of_mean", "pull", "push_apart"]
 
 _MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
 
@@ -51,6 +51,7 @@ class CACL(nn.Module):
         temperature: T; with a sharded memory in single precision at least 0.025, or e^{-2/T} leaves its range.
         queue_rows: memory rows per (domain, side).
         queue_shard: (rank, W) to shard the memory over ranks; None: replicated.
+        balance: see `groups_of_mean`.
         unlabelled_confidence: see `sampler.describe_pixels`.
         seed: of all draws.
     """
@@ -66,12 +67,13 @@ class CACL(nn.Module):
         temperature: float = CaclDefaults.temperature,
         queue_rows: int = CaclDefaults.queue_rows,
         queue_shard: tuple[int, int] | None = None,
+        balance: Balance = CaclDefaults.balance,
         unlabelled_confidence: float | None = CaclDefaults.unlabelled_confidence,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.num_domains, self.budget, self.selection = num_domains, budget, selection
-        self.temperature, self.seed = temperature, seed
+        self.temperature, self.seed, self.balance = temperature, seed, balance
         self.unlabelled_confidence = unlabelled_confidence
         self.projection = ProjectionHead(embedding_dim, projection_dim)
         self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
@@ -102,14 +104,15 @@ class CACL(nn.Module):
     def forward(self, pending: PendingSample, counts: StepCounts) -> tuple[LossTerm, GatheredSample]:
         """L_cacl as this rank and micro-batch has it, and the sample that enters the memory.
 
-        The mean runs over the anchors of a micro-batch, then over micro-batches: an anchor's positives and negatives
-        come from its own micro-batch and the memory (docs/equations.md says how much that differs).
+        The mean runs over the anchors of a micro-batch, as `groups_of_mean` says, then over micro-batches: an anchor's
+        positives and negatives come from its own micro-batch and the memory (docs/equations.md says how much that
+        differs).
         """
         world = counts.collectives
         sample = gathered_sample(pending, self.budget, world)
         total, num_anchors = self.contrast(sample, world)
         local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
-        counted_once = num_anchors * int(world.rank == 0)  # every rank knows the number of all
+        counted_once = num_anchors.sum() * int(world.rank == 0)  # every rank knows the number of all
         return LossTerm(local_loss, {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": counted_once}), sample
 
     def project(self, embedding: Tensor, index: Tensor) -> Tensor:
@@ -119,11 +122,12 @@ class CACL(nn.Module):
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
     def contrast(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor]:
-        """Σ over this rank's anchors of their mean over positives, and the number of anchors over all ranks.
+        """Per group of the mean: Σ over this rank's anchors of their mean over positives, and the anchors of all ranks.
 
         With a sharded memory Σ over all anchors of what the rows of this rank contribute: the sum over ranks is the
         same. An anchor without a positive contributes nothing and is not counted.
         """
+        groups = groups_of_mean(sample.metadata.type == self.budget.num_classes, self.balance)
         candidates = PixelMetadata.concat(sample.metadata, self.queue.metadata())
         choice = Choice.of(
             candidates,
@@ -148,8 +152,9 @@ class CACL(nn.Module):
             log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
         per_anchor = pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
         num_positives = choice.order.num_positives()
-        total = (per_anchor / num_positives[anchors].clamp(min=1)).sum() + 0.0 * sample.z.sum()
-        return total, (num_positives[batch] > 0).sum()
+        per_anchor = per_anchor / num_positives[anchors].clamp(min=1)
+        total = torch.stack([(per_anchor * group[anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
+        return total, (groups & (num_positives[batch] > 0)).sum(dim=1)
 
     def _describe(
         self, prediction: Prediction, label: Tensor, score: Callable[[Tensor], Tensor], abstains: bool
@@ -187,6 +192,11 @@ class CACL(nn.Module):
         total = collectives.sum_with_gradient(reserved, "memory")[row]
         smallest = torch.finfo(total.dtype).tiny
         return torch.where(total > 0, total.clamp(min=smallest).log() + shift, _MASKED)
+
+
+def groups_of_mean(is_anomaly: Tensor, balance: Balance) -> Tensor:
+    """Groups of anchors, G×A bool from A: L_cacl = 1/|G| Σ_g 1/|g| Σ_{i∈g} …, over the groups that have an anchor."""
+    return torch.ones_like(is_anomaly).unsqueeze(0) if balance == "anchors" else torch.stack([~is_anomaly, is_anomaly])
 
 
 def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:

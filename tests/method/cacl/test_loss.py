@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Negatives, Positives
+from mgcda_dist.choices import Balance, Negatives, Positives
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
 from mgcda_dist.method.cacl.exchange import GatheredSample, gathered_sample, start_exchange
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key
-from mgcda_dist.method.reduce import LossTerm, StepCounts
+from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 from tests.support import reference
 
 ANOMALY_TYPE, DOMAINS, DIM = 3, 3, 5
@@ -56,7 +56,7 @@ def found(cacl: CACL, rows: PixelMetadata, z: Tensor, own: Tensor | None = None)
     """Sum over this rank's anchors, and the number of all anchors."""
     own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
     total, count = cacl.contrast(GatheredSample(rows, z, own, 200, STEP, torch.tensor(0)), ALONE)
-    return total, int(count)
+    return total.sum(), int(count.sum())
 
 
 def as_list(rows: PixelMetadata, z: Tensor) -> list[reference.Row]:
@@ -68,8 +68,8 @@ def draw(purpose: str, row: int) -> float:
     return reference.uniform(stream_key(1, STEP, purpose), 0, row)
 
 
-def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
-    terms = reference.contrastive(
+def terms_of(cacl: CACL, rows: PixelMetadata, z: Tensor) -> list[tuple[reference.Row, float]]:
+    return reference.contrastive(
         as_list(rows, z),
         as_list(rows, z) + as_list(cacl.queue.metadata(), cacl.queue.local_rows()[1]),
         anomaly_type=ANOMALY_TYPE,
@@ -77,6 +77,10 @@ def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
         draw=draw,
         **asdict(cacl.selection),
     )
+
+
+def expected(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[float, int]:
+    terms = terms_of(cacl, rows, z)
     return sum(value for _, value in terms), len(terms)
 
 
@@ -116,6 +120,18 @@ def test_agrees_with_the_formula(
     # softplus is linear from 20 on, which is e^-20 per pair off.
     assert here.item() == pytest.approx(total, abs=1e-7)
     assert anchors == count
+
+
+@pytest.mark.parametrize("balance", get_args(Balance))
+@pytest.mark.parametrize("types", [[0, 0, 1, 2, 2, 1, 3, 3], [0, 0, 3], [0, 3, 3], [0, 0], [3, 3], [0, 3], []])
+def test_the_mean_over_anchors(types: list[int], balance: Balance):
+    cacl = contrasting(Selection(3, 4, 0.5, True))
+    cacl.balance = balance
+    rows, z = rows_of(types, 4)
+    sample = GatheredSample(rows, z, torch.ones(len(rows), dtype=torch.bool), 200, STEP, torch.tensor(0))
+    total, count = cacl.contrast(sample, ALONE)
+    wanted = reference.mean_over_anchors(terms_of(cacl, rows, z), ANOMALY_TYPE, balance)
+    assert local_mean(total, count, 1).item() == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
