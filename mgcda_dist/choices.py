@@ -409,6 +409,7 @@ class CaclDefaults:
     cross_domain: Final = True
     negatives: Final[Negatives] = "opposite_side"
     queue_rows: Final = 256
+    queue_rows_per_image: Final[int | None] = None
     queue_layout: Final[QueueLayout] = "replicated"
     unlabelled_confidence: Final[float | None] = None
 

@@ -182,6 +182,7 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
         temperature=section.temperature,
         balance=section.balance,
         queue_rows=section.queue_rows,
+        queue_rows_per_image=section.queue_rows_per_image,
         queue_shard=(world.rank, world.size) if section.queue_layout == "sharded" else None,
         unlabelled_confidence=section.unlabelled_confidence,
         seed=config.seed,

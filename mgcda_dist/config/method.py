@@ -161,6 +161,11 @@ class CaclConfig(Section):
     queue_rows: Annotated[int, Field(ge=0), FIXED] = Field(
         default=CaclDefaults.queue_rows, description="memory rows per (domain, side) ring; 0: no memory"
     )
+    queue_rows_per_image: Annotated[Count | None, OVERRIDE] = Field(
+        default=CaclDefaults.queue_rows_per_image,
+        description="rows of each type that an image gives to the memory, drawn from those sampled; null: all. "
+        "Few rows of many images make a memory of more than a step or two; ours",
+    )
     queue_layout: Annotated[QueueLayout, FIXED] = Field(
         default=CaclDefaults.queue_layout,
         description="every rank holds all rows, or a W-th of them; same loss. Sharded pays from some 100 MB of rows on",

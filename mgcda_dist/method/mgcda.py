@@ -176,9 +176,8 @@ class MGCDA(nn.Module):
         """Accept a step: move A_s once and fill the memory. All state of the method lives in buffers (law 4)."""
         if self.mdat:
             self.mdat.update(totals.wait(), outcomes[0].counts)
-        for outcome in outcomes:
-            if self.cacl and outcome.sample is not None:
-                self.cacl.queue.push(outcome.sample.metadata, outcome.sample.z, outcome.step)
+        if self.cacl:
+            self.cacl.remember([outcome.sample for outcome in outcomes if outcome.sample is not None])
 
     def health(self, outcomes: Sequence[Outcome], totals: NamedSum, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""

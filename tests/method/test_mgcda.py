@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -65,12 +65,15 @@ class ReferenceStep:
 
         rows = self.sample(batch, prediction)
         candidates = rows + self.memory.rows()
+
+        def draw(purpose: str, row: int) -> float:
+            return reference.uniform(stream_key(self.cacl.seed, batch.step, purpose), 0, row)
+
         terms_of = reference.contrastive(
-            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1,
-            draw=lambda purpose, row: reference.uniform(stream_key(self.cacl.seed, batch.step, purpose), 0, row),
-            **asdict(self.cacl.selection),
-        )  # fmt: skip
-        self.memory.push(rows, batch.step)
+            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, draw=draw, **asdict(self.cacl.selection)
+        )
+        few = reference.few_per_image(rows, self.cacl.budget.rows_per_image, self.cacl.queue_rows_per_image, draw)
+        self.memory.push(few, batch.step)
         cacl = reference.mean_over_anchors(terms_of, NUM_CLASSES, self.cacl.balance)
         outlier = 0.1 * terms[1] + 0.1 * terms[2]
         return {
@@ -105,11 +108,19 @@ class ReferenceStep:
         return rows
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("queue_rows", [0, 9])
-def test_steps_agree_with_the_formulas(mode: SmoothingMode, queue_rows: int):
-    model = lively(smoothing=mode, queue_rows=queue_rows)
-    expected = ReferenceStep(model, queue_rows)
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{mode: {"smoothing": mode} for mode in MODES},
+    "without_memory": {"queue_rows": 0},
+    "few_rows_per_image": {"queue_rows_per_image": 2, "queue_rows": 20},
+    "positives_and_sides": {"positives": "per_anchor", "balance": "sides"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_steps_agree_with_the_formulas(name: str):
+    model = lively(**{"queue_rows": 9, **SETTINGS[name]})
+    assert model.cacl is not None
+    expected = ReferenceStep(model, model.cacl.queue.capacity)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(3):
         batch, progress = tiny_batch(step), (step + 1) / 4

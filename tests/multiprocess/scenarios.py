@@ -241,6 +241,8 @@ SCENARIOS: dict[str, Scenario] = {
     "no_memory": Scenario({"queue_rows": 0}),
     "memory_smaller_than_a_step": Scenario({"queue_rows": 2}, steps=3),
     "memory_just_wrapped": Scenario({"queue_rows": 36, "image_aware": False}, steps=3),
+    "few_rows_per_image": Scenario({"queue_rows_per_image": 1}, steps=4),
+    "sharded_few_rows_per_image": Scenario({"queue_layout": "sharded", "queue_rows_per_image": 2}, steps=4),
     "sharded": Scenario({"queue_layout": "sharded"}, steps=4),
     "sharded_uneven": Scenario({"queue_layout": "sharded", "queue_rows": 7}, steps=4),
     "sharded_smaller_than_the_world": Scenario({"queue_layout": "sharded", "queue_rows": 2}, steps=3),

@@ -352,6 +352,17 @@ def contrastive(
     return terms
 
 
+def few_per_image(rows: Sequence[Row], rows_reserved: int, limit: int | None, draw: RowDraw) -> list[Row]:
+    """Of each image and type the `limit` rows with the smallest draw, in the order they had; None: all."""
+    kept: list[Row] = []
+    for row in rows:
+        peers = [r for r in rows if (r.id // rows_reserved, r.type) == (row.id // rows_reserved, row.type)]
+        before = [peer for peer in peers if draw("memory", peer.id) < draw("memory", row.id)]
+        if limit is None or len(before) < limit:
+            kept.append(row)
+    return kept
+
+
 @dataclass
 class Memory:
     """Rings of (z, type, difficulty, step), one per (domain, side): a list of places and a place to write next."""

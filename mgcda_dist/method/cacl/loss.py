@@ -10,7 +10,7 @@ against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both gi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from mgcda_dist.choices import Balance, CaclDefaults
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
-from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata
+from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
 from mgcda_dist.method.cacl.sampler import (
     Budget,
     Pixels,
@@ -50,6 +50,7 @@ class CACL(nn.Module):
         projection_dim: K.
         temperature: T; with a sharded memory in single precision at least 0.025, or e^{-2/T} leaves its range.
         queue_rows: memory rows per (domain, side).
+        queue_rows_per_image: rows of each type that an image gives to the memory; None: all that are sampled.
         queue_shard: (rank, W) to shard the memory over ranks; None: replicated.
         balance: see `groups_of_mean`.
         unlabelled_confidence: see `sampler.describe_pixels`.
@@ -66,6 +67,7 @@ class CACL(nn.Module):
         projection_dim: int = CaclDefaults.projection_dim,
         temperature: float = CaclDefaults.temperature,
         queue_rows: int = CaclDefaults.queue_rows,
+        queue_rows_per_image: int | None = CaclDefaults.queue_rows_per_image,
         queue_shard: tuple[int, int] | None = None,
         balance: Balance = CaclDefaults.balance,
         unlabelled_confidence: float | None = CaclDefaults.unlabelled_confidence,
@@ -74,7 +76,7 @@ class CACL(nn.Module):
         super().__init__()
         self.num_domains, self.budget, self.selection = num_domains, budget, selection
         self.temperature, self.seed, self.balance = temperature, seed, balance
-        self.unlabelled_confidence = unlabelled_confidence
+        self.unlabelled_confidence, self.queue_rows_per_image = unlabelled_confidence, queue_rows_per_image
         self.projection = ProjectionHead(embedding_dim, projection_dim)
         self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
 
@@ -134,7 +136,7 @@ class CACL(nn.Module):
             num_domains=self.num_domains,
             anomaly_type=self.budget.num_classes,
             selection=self.selection,
-            draw=lambda purpose: uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, candidates.id),
+            draw=lambda purpose: self._draw(sample, purpose, candidates.id),
         )
         batch = torch.arange(len(sample.metadata), device=sample.z.device)
         remembered, z_memory = self.queue.local_rows()
@@ -155,6 +157,24 @@ class CACL(nn.Module):
         per_anchor = per_anchor / num_positives[anchors].clamp(min=1)
         total = torch.stack([(per_anchor * group[anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
         return total, (groups & (num_positives[batch] > 0)).sum(dim=1)
+
+    def remember(self, samples: Sequence[GatheredSample]) -> None:
+        """Let the samples of a step's micro-batches enter the memory: no collective, every rank has them all."""
+        for sample in samples:
+            self.queue.push(*self._entering(sample), sample.step)
+
+    def _entering(self, sample: GatheredSample) -> tuple[PixelMetadata, Tensor]:
+        """Rows that enter the memory: all, or of each image and type a few by draw."""
+        rows = sample.metadata
+        if self.queue_rows_per_image is None:
+            return rows, sample.z
+        image = rows.id // self.budget.rows_per_image
+        few = few_per_image(image, rows.type, self._draw(sample, "memory", rows.id), self.queue_rows_per_image)
+        return rows.where(few), sample.z[few]
+
+    def _draw(self, sample: GatheredSample, purpose: str, row: Tensor) -> Tensor:
+        """A number in [0, 1) per row id, R → R float64: a function of (seed, step, purpose, micro-batch, row)."""
+        return uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, row)
 
     def _describe(
         self, prediction: Prediction, label: Tensor, score: Callable[[Tensor], Tensor], abstains: bool

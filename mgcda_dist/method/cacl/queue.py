@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MemoryQueue", "PixelMetadata"]
+from mgcda_dist.method.cacl.sampler import rank_within
+
+__all__ = ["MemoryQueue", "PixelMetadata", "few_per_image"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class PixelMetadata:
         return PixelMetadata(
             *(torch.cat([getattr(part, name) for part in parts]) for name in PixelMetadata.__dataclass_fields__)
         )
+
+    def where(self, mask: Tensor) -> PixelMetadata:
+        """The rows that an R bool mask names."""
+        return PixelMetadata(*(getattr(self, name)[mask] for name in PixelMetadata.__dataclass_fields__))
+
+
+def few_per_image(image: Tensor, types: Tensor, chance: Tensor, limit: int) -> Tensor:
+    """Of each image and type the `limit` rows with the smallest draw: R int64, R int64, R in [0, 1) → R bool."""
+    group = image * (types.max() + 1 if len(types) else 1) + types
+    return rank_within(group.unsqueeze(0), chance.unsqueeze(0))[0] < limit
 
 
 class MemoryQueue(nn.Module):

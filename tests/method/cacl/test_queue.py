@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata
+from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
+from mgcda_dist.method.randomness import uniform
 from tests.support import reference
+from tests.support.tiny import lively, tiny_batch
 
 DOMAINS, CLASSES, DIM = 3, 2, 4
 
@@ -135,3 +137,31 @@ def test_a_missing_or_foreign_shard_is_refused():
         queues[1].load_shards([queues[0].shard_state(), queues[2].shard_state()])
     with pytest.raises(ValueError, match="wanted is"):
         queues[1].load_shards(queue.shard_state() for queue in sharded(3, 20))
+
+
+# -------------------------------------------------------------------------------------------------- what may enter
+
+
+@settings(max_examples=60, deadline=None)
+@given(places=st.lists(st.integers(0, 23), max_size=16, unique=True), limit=st.integers(1, 4), seed=st.integers(0, 9))
+def test_few_rows_per_image_and_type(places: list[int], limit: int, seed: int):
+    """Eight rows of each of three images; types go by place."""
+    types, id_ = torch.tensor(places, dtype=torch.int64) % (CLASSES + 1), torch.tensor(places, dtype=torch.int64)
+    mask = few_per_image(id_ // 8, types, uniform(seed, id_), limit)
+    rows = [reference.Row([], place % (CLASSES + 1), 0, 0.0, place) for place in places]
+    wanted = reference.few_per_image(rows, 8, limit, lambda _, row: reference.uniform(seed, row))
+    assert id_[mask].tolist() == [row.id for row in wanted]
+
+
+def test_few_rows_of_an_image_make_a_memory_of_many_steps():
+    """The same images, one row of each type or all: rings of 20 rows span more than twice as many steps."""
+    spans: list[int] = []
+    for rows_per_image in (None, 1):
+        model = lively(queue_rows=20, queue_rows_per_image=rows_per_image)
+        assert model.cacl is not None
+        for step in range(12):
+            outcome = model(tiny_batch(step), 0.5)
+            model.commit([outcome], model.total([outcome]))
+        steps = model.cacl.queue.steps[0]  # inliers of domain 0
+        spans.append(int(steps.max() - steps.min()) + 1)
+    assert spans[1] > 2 * spans[0] > 0
