@@ -380,6 +380,10 @@ Positives = Literal[
     "shared",  # one draw per step: anchors of a type and domain have the same positives
     "per_anchor",  # every anchor has its own, by a draw that no negative depends on
 ]
+NegativesBy = Literal[
+    "difficulty",  # of each side the most difficult rows, the same for all anchors
+    "similarity",  # of each anchor the rows of another kind that are nearest to it
+]
 Balance = Literal[
     "anchors",  # a mean over all anchors: three quarters of them are inliers
     "sides",  # a mean over the anchors of each side of anomaly/inlier, then over the sides that have one
@@ -403,6 +407,7 @@ class CaclDefaults:
     image_aware: Final = True
     num_positives: Final = 32
     positives: Final[Positives] = "shared"
+    negatives_by: Final[NegativesBy] = "difficulty"
     balance: Final[Balance] = "anchors"
     num_negatives: Final = 512
     hard_negative_fraction: Final = 0.5

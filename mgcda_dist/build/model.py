@@ -177,6 +177,7 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
             cross_domain=section.cross_domain,
             negatives=section.negatives,
             positives=section.positives,
+            negatives_by=section.negatives_by,
         ),
         projection_dim=section.projection_dim,
         temperature=section.temperature,

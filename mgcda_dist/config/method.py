@@ -17,6 +17,7 @@ from mgcda_dist.choices import (
     LossDefaults,
     MdatDefaults,
     Negatives,
+    NegativesBy,
     NormMode,
     OptimizerKind,
     OutlierKind,
@@ -150,6 +151,11 @@ class CaclConfig(Section):
     hard_negative_fraction: Annotated[Probability, OVERRIDE] = Field(
         default=CaclDefaults.hard_negative_fraction,
         description="share of the negatives that are the most difficult; the rest is random. ours",
+    )
+    negatives_by: Annotated[NegativesBy, OVERRIDE] = Field(
+        default=CaclDefaults.negatives_by,
+        description="the most difficult ones: by anomaly score, one set for all anchors; or the nearest to each anchor "
+        "(semi-hard with a random share: arXiv 2101.11939)",
     )
     cross_domain: Annotated[bool, OVERRIDE] = Field(
         default=CaclDefaults.cross_domain, description="false: positives from the same domain first (ablation)"

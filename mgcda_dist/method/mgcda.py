@@ -10,7 +10,8 @@ One optimizer step over A micro-batches:
     model.commit(outcomes, totals)                                            # once the optimizer has stepped
 
 Besides the gradient reduction a step costs two small sums (counts, values), and each micro-batch one gather (CACL).
-Image-aware sampling adds one sum to each micro-batch after the first, a sharded memory one to every micro-batch.
+Image-aware sampling adds one sum to each micro-batch after the first, a sharded memory one to every micro-batch, and
+with negatives by similarity one more gather.
 """
 
 from __future__ import annotations

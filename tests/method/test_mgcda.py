@@ -113,6 +113,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "without_memory": {"queue_rows": 0},
     "few_rows_per_image": {"queue_rows_per_image": 2, "queue_rows": 20},
     "positives_and_sides": {"positives": "per_anchor", "balance": "sides"},
+    "nearest": {"negatives_by": "similarity"},
 }
 
 

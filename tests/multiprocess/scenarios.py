@@ -241,6 +241,8 @@ SCENARIOS: dict[str, Scenario] = {
     "no_memory": Scenario({"queue_rows": 0}),
     "memory_smaller_than_a_step": Scenario({"queue_rows": 2}, steps=3),
     "memory_just_wrapped": Scenario({"queue_rows": 36, "image_aware": False}, steps=3),
+    "nearest_negatives": Scenario({"negatives_by": "similarity"}, steps=4),
+    "nearest_of_other_types": Scenario({"negatives_by": "similarity", "negatives": "other_type"}),
     "few_rows_per_image": Scenario({"queue_rows_per_image": 1}, steps=4),
     "sharded_few_rows_per_image": Scenario({"queue_layout": "sharded", "queue_rows_per_image": 2}, steps=4),
     "sharded": Scenario({"queue_layout": "sharded"}, steps=4),
@@ -257,6 +259,18 @@ SCENARIOS: dict[str, Scenario] = {
     "sharded_late_rank": Scenario({"queue_layout": "sharded"}, late_s=0.15),
     "sharded_positives_per_anchor": Scenario({"queue_layout": "sharded", "positives": "per_anchor"}, steps=3),
     "sharded_balanced_sides": Scenario({"queue_layout": "sharded", "balance": "sides"}, steps=3),
+    "sharded_nearest_negatives": Scenario({"queue_layout": "sharded", "negatives_by": "similarity"}, steps=4),
+    "sharded_nearest_of_other_types": Scenario(
+        {"queue_layout": "sharded", "negatives_by": "similarity", "negatives": "other_type"}
+    ),
+    "sharded_nearest_smaller_than_the_world": Scenario(
+        {"queue_layout": "sharded", "negatives_by": "similarity", "queue_rows": 2}, steps=3
+    ),
+    "sharded_nearest_no_anomaly": Scenario({"queue_layout": "sharded", "negatives_by": "similarity"}, no_anomaly),
+    "sharded_nearest_everything_void": Scenario(
+        {"queue_layout": "sharded", "negatives_by": "similarity"}, everything_void
+    ),
+    "sharded_nearest_accumulation": Scenario({"queue_layout": "sharded", "negatives_by": "similarity"}, accumulation=2),
     "mdat_off": Scenario({"with_mdat": False}),
     "cacl_off": Scenario({"with_cacl": False}),
     "both_off": Scenario({"with_mdat": False, "with_cacl": False}),

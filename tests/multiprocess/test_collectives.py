@@ -13,6 +13,7 @@ from tests.support.tiny import NUM_DOMAINS
 SIZES = (2, 3, 4)
 STAGES, SEG_GROUPS, FLOAT64 = 2, 3, 8
 ROWS_PER_IMAGE, DIM = 2 * 6 + 3 * 2 * 3, 6  # image-aware: twice the average of each side
+NEAREST = 6  # half of the 12 negatives
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -48,6 +49,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     steps, micros = scenario.steps, scenario.steps * scenario.accumulation
     mdat, cacl = scenario.model.get("with_mdat", True), scenario.model.get("with_cacl", True)
     sharded = scenario.model.get("queue_layout") == "sharded"
+    nearest = sharded and scenario.model.get("negatives_by") == "similarity"
     images, image_aware = BATCH // size, cacl and scenario.model.get("image_aware", True)
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
     difficulty = image_aware * size * 2 * images * 2
@@ -59,6 +61,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
         "values": (steps, terms + mdat * 2 * STAGES * NUM_DOMAINS),
         "cacl_rows": (micros, cacl * rows),
         "cacl_rows_backward": (micros, cacl * size * rows),
+        "nearest": (micros, nearest * size * images * per_image * NEAREST),  # int64, as large as a float64
         "memory": (micros, sharded * size * images * per_image),
         "memory_backward": (micros, sharded * size * images * per_image),
     }

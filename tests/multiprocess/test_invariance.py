@@ -28,7 +28,7 @@ SIZES = (2, 3, 4)
 @cache
 def alone(name: str) -> Record:
     """The same scenario in one process without a group."""
-    return play({**SCENARIOS, "bf16": BF16, "fp32": FP32}[name])
+    return play({**SCENARIOS, "bf16": BF16, "fp32": FP32, "adaptive_stage_longer": Scenario(steps=4)}[name])
 
 
 def compare(found: Record, expected: Record, tolerance: float, gradient_tolerance: float | None = None) -> None:
@@ -91,8 +91,12 @@ def test_ranks_hold_the_same_bytes(worlds: list[Results], size: int):
                 assert torch.equal(state[key].nan_to_num(), value.nan_to_num()), f"{name}: {key}"
 
 
-def test_the_layout_of_the_memory_changes_nothing():
-    replicated, sharded = play(Scenario(steps=4)), alone("sharded")
+@pytest.mark.parametrize(
+    ("replicated_name", "sharded_name"),
+    [("adaptive_stage_longer", "sharded"), ("nearest_negatives", "sharded_nearest_negatives")],
+)
+def test_the_layout_of_the_memory_changes_nothing(replicated_name: str, sharded_name: str):
+    replicated, sharded = alone(replicated_name), alone(sharded_name)
     state = {name: value for name, value in replicated.state.items() if name != "cacl.queue.z"}
     compare(sharded, replace(replicated, state=state), 1e-9)
 

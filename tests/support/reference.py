@@ -282,6 +282,15 @@ def positives_of(
     return [row for row in ordered if row.id != anchor.id][:num_positives]
 
 
+def nearest_of(anchor: Row, candidates: Sequence[Row], k: int) -> list[Row]:
+    """The k most similar rows, in steps of 2^-16; of equally similar ones the first."""
+
+    def nearness(place: int) -> tuple[int, int]:
+        return -round(65536 * dot(anchor.z, candidates[place].z)), place
+
+    return [candidates[place] for place in sorted(range(len(candidates)), key=nearness)[:k]]
+
+
 def negatives_of(
     anchor: Row,
     candidates: Sequence[Row],
@@ -290,11 +299,23 @@ def negatives_of(
     num_negatives: int,
     hard_negative_fraction: float,
     negatives: str,
+    negatives_by: str,
     draw: RowDraw,
 ) -> list[Row]:
-    """Of each side the most difficult rows, then some at random; of these, those of another kind than the anchor."""
+    """Of each side the most difficult rows, then some at random; of these, those of another kind than the anchor.
+
+    By similarity: of all rows of another kind the nearest, and of each side some at random.
+    """
     found: list[Row] = []
     num_hard = round(num_negatives * hard_negative_fraction)
+    if negatives_by == "similarity":
+        others = [row for row in candidates if repels(anchor, row, anomaly_type, negatives)]
+        nearest = {row.id for row in nearest_of(anchor, others, num_hard)}
+        for of_anomalies in (False, True):
+            side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
+            found += sorted(side, key=lambda row: draw("contrast", row.id))[: num_negatives - num_hard]
+        chosen = nearest | {row.id for row in found}
+        return [row for row in others if row.id in chosen]
     for of_anomalies in (False, True):
         side = [row for row in candidates if (row.type == anomaly_type) == of_anomalies]
         hard = sorted(side, key=lambda row: -row.difficulty)[:num_hard]
@@ -334,6 +355,7 @@ def contrastive(
     draw: RowDraw,
     negatives: str = "opposite_side",
     positives: str = "shared",
+    negatives_by: str = "difficulty",
 ) -> list[tuple[Row, float]]:
     """The inner term of L_cacl of each anchor that has a positive."""
     terms: list[tuple[Row, float]] = []
@@ -343,7 +365,7 @@ def contrastive(
         )
         repelling = negatives_of(
             anchor, candidates, anomaly_type=anomaly_type, num_negatives=num_negatives,
-            hard_negative_fraction=hard_negative_fraction, negatives=negatives, draw=draw,
+            hard_negative_fraction=hard_negative_fraction, negatives=negatives, negatives_by=negatives_by, draw=draw,
         )  # fmt: skip
         repulsion = sum(math.exp(dot(anchor.z, row.z) / temperature) for row in repelling)
         near = [math.exp(dot(anchor.z, row.z) / temperature) for row in attracting]

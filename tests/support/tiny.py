@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Balance, Negatives, Positives, SmoothingMode
+from mgcda_dist.choices import Balance, Negatives, NegativesBy, Positives, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -80,6 +80,7 @@ def tiny_mgcda(
     cross_domain: bool = True,
     negatives: Negatives = "opposite_side",
     positives: Positives = "shared",
+    negatives_by: NegativesBy = "difficulty",
     balance: Balance = "anchors",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
@@ -102,7 +103,7 @@ def tiny_mgcda(
             8,
             NUM_DOMAINS,
             Budget(NUM_CLASSES, anomaly_pixels=6, inlier_pixels=3, hard_fraction=0.5, image_aware=image_aware),
-            Selection(5, 12, 0.5, cross_domain=cross_domain, negatives=negatives, positives=positives),
+            Selection(5, 12, 0.5, cross_domain, negatives, positives, negatives_by),
             projection_dim=6,
             queue_rows=queue_rows,
             queue_rows_per_image=queue_rows_per_image,

@@ -3,9 +3,9 @@
     L_cacl = mean_i -1/|P_i| Σ_{p∈P_i} log( e^{z_i·z_p/T} / ( e^{z_i·z_p/T} + Σ_{n∈N_i} e^{z_i·z_n/T} ) )
 
 P_i: rows of the anchor's type, other domains first; N_i: rows of the opposite side of anomaly/inlier, from any domain,
-most difficult first plus a random share (`selection`). An anchor without a positive contributes nothing and is not
-counted. With the memory `replicated` a rank scores its own anchors against all rows; `sharded`, it scores all anchors
-against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both give the same loss and gradient.
+most difficult first plus a random share (`selection`, `nearest`). An anchor without a positive contributes nothing and
+is not counted. With the memory `replicated` a rank scores its own anchors against all rows; `sharded`, it scores all
+anchors against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both give the same loss and gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mgcda_dist.choices import Balance, CaclDefaults
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
+from mgcda_dist.method.cacl.nearest import NOTHING, is_nearest, largest, nearness
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
 from mgcda_dist.method.cacl.sampler import (
@@ -75,7 +76,8 @@ class CACL(nn.Module):
     ) -> None:
         super().__init__()
         self.num_domains, self.budget, self.selection = num_domains, budget, selection
-        self.temperature, self.seed, self.balance = temperature, seed, balance
+        self.temperature, self.seed = temperature, seed
+        self.balance: Balance = balance
         self.unlabelled_confidence, self.queue_rows_per_image = unlabelled_confidence, queue_rows_per_image
         self.projection = ProjectionHead(embedding_dim, projection_dim)
         self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
@@ -149,7 +151,12 @@ class CACL(nn.Module):
         rows, z_rows = rows[used], z_rows[used]
 
         similarity = sample.z[anchors] @ z_rows.T / self.temperature  # A×R'
-        log_repulsion = push_apart(similarity, choice.negatives(anchors, rows))
+        may_be = choice.of_other_kind(anchors, rows)
+        is_negative = may_be & choice.is_negative[rows]
+        if self.selection.num_nearest:
+            numbers = nearness(similarity * self.temperature, may_be, rows)
+            is_negative |= is_nearest(numbers, self._largest_anywhere(numbers, sample, collectives))
+        log_repulsion = push_apart(similarity, is_negative)
         if self.queue.is_sharded:
             log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
         per_anchor = pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
@@ -203,6 +210,17 @@ class CACL(nn.Module):
         everywhere = counts.sum_beside({"difficulty": local}, "difficulty")["difficulty"]
         quota = image_quota(everywhere[0].flatten(0, 1), everywhere[1].flatten(0, 1), self.budget)
         return quota.view(world.size, num_images, 2)[world.rank]
+
+    def _largest_anywhere(self, nearness: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
+        """The k largest numbers of each anchor over the rows of all ranks, A×R' → A×k: one gather of fixed shape."""
+        k = self.selection.num_nearest
+        here = largest(nearness, k)
+        if not self.queue.is_sharded:
+            return here
+        row, reserved = sample.metadata.id, here.new_full((sample.num_reserved, k), NOTHING)
+        everywhere = collectives.start_gather(reserved.index_copy(0, row, here), "nearest").wait()
+        per_rank = everywhere.view(collectives.size, sample.num_reserved, k)[:, row]  # W×A×k
+        return largest(per_rank.transpose(0, 1).flatten(1), k)
 
     def _over_ranks(self, log_repulsion: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
         """log Σ over ranks of e^{log_repulsion}, A → A: one sum of fixed shape that gradients cross."""

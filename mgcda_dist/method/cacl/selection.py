@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgcda_dist.choices import CaclDefaults, Negatives, Positives
+from mgcda_dist.choices import CaclDefaults, Negatives, NegativesBy, Positives
 from mgcda_dist.method.cacl.queue import PixelMetadata
 from mgcda_dist.method.cacl.sampler import order_within, rank_within
 
@@ -34,6 +34,8 @@ class Selection:
         cross_domain: positives of other domains first; False: of the same domain first.
         negatives: of the opposite side of anomaly/inlier, or of every other type: other inlier classes, too.
         positives: anchors of a type and domain share them, by the draw of the negatives; or each anchor has its own.
+        negatives_by: the most difficult ones by difficulty, of each side; or those nearest to the anchor, of all rows
+            of another kind (`nearest`).
     """
 
     num_positives: int = CaclDefaults.num_positives
@@ -42,6 +44,17 @@ class Selection:
     cross_domain: bool = CaclDefaults.cross_domain
     negatives: Negatives = CaclDefaults.negatives
     positives: Positives = CaclDefaults.positives
+    negatives_by: NegativesBy = CaclDefaults.negatives_by
+
+    @property
+    def num_hard(self) -> int:
+        """Negatives that are the most difficult ones, at most."""
+        return round(self.num_negatives * self.hard_negative_fraction)
+
+    @property
+    def num_nearest(self) -> int:
+        """k: negatives that each anchor chooses by similarity, at most."""
+        return self.num_hard if self.negatives_by == "similarity" else 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,8 @@ class Choice:
 
     Attributes:
         kind: R, int64: rows of different kinds repel each other; the side of anomaly/inlier, or the type.
-        is_negative: R, bool: the row is in N_i of every anchor i of another kind.
+        is_negative: R, bool: the row is in N_i of every anchor i of another kind. With `negatives_by: similarity` only
+            the random share; the rest is each anchor's own.
         order: in which anchors take positives.
         in_use: R, bool: rows that an anchor may contrast with.
     """
@@ -80,16 +94,18 @@ class Choice:
             kind=rows.type if selection.negatives == "other_type" else is_anomaly.to(torch.int64),
             is_negative=is_negative,
             order=order,
-            in_use=is_negative | order.in_use(),
+            in_use=is_negative | order.in_use() | (selection.num_nearest > 0),
         )
 
-    def negatives(self, anchors: Tensor, rows: Tensor) -> Tensor:
-        """N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
-        return self.is_negative[rows] & (self.kind[anchors].unsqueeze(1) != self.kind[rows])
+    def of_other_kind(self, anchors: Tensor, rows: Tensor) -> Tensor:
+        """Rows that may be in N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
+        return self.kind[anchors].unsqueeze(1) != self.kind[rows]
 
 
 def shared_negatives(is_anomaly: Tensor, difficulty: Tensor, selection: Selection, chance: Tensor) -> Tensor:
     """Rows that are a negative of all anchors of another kind: per side the most difficult ones, the rest at random.
+
+    With `negatives_by: similarity` the random rest alone: the others are each anchor's own.
 
     Args:
         is_anomaly: R, bool: the side.
@@ -98,14 +114,14 @@ def shared_negatives(is_anomaly: Tensor, difficulty: Tensor, selection: Selectio
         chance: R, in [0, 1).
 
     Returns:
-        R bool: at most `num_negatives` of each side.
+        R bool: at most `num_negatives`, less those by similarity, of each side.
     """
     side = is_anomaly.to(torch.int64).unsqueeze(0)
-    num_hard = round(selection.num_negatives * selection.hard_negative_fraction)
+    num_hard = selection.num_hard - selection.num_nearest
     by_difficulty = rank_within(side, -difficulty.unsqueeze(0))
     # The most difficult come first, in order of difficulty; all others follow at random.
     key = torch.where(by_difficulty < num_hard, by_difficulty.to(chance.dtype) - len(chance), chance)
-    return rank_within(side, key)[0] < selection.num_negatives
+    return rank_within(side, key)[0] < selection.num_negatives - selection.num_nearest
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Balance, Negatives, Positives
+from mgcda_dist.choices import Balance, Negatives, NegativesBy, Positives
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.cacl import CACL, Budget, PixelMetadata, Selection
 from mgcda_dist.method.cacl.exchange import GatheredSample, gathered_sample, start_exchange
@@ -97,6 +97,7 @@ TYPES = st.lists(st.integers(0, ANOMALY_TYPE), max_size=18)
     cross_domain=st.booleans(),
     negatives=st.sampled_from(get_args(Negatives)),
     positives=st.sampled_from(get_args(Positives)),
+    negatives_by=st.sampled_from(get_args(NegativesBy)),
     temperature=st.sampled_from([0.07, 0.1, 1.0]),
     seed=st.integers(0, 99),
 )
@@ -109,10 +110,11 @@ def test_agrees_with_the_formula(
     cross_domain: bool,
     negatives: Negatives,
     positives: Positives,
+    negatives_by: NegativesBy,
     temperature: float,
     seed: int,
 ):
-    selection = Selection(num_positives, num_negatives, hard, cross_domain, negatives, positives)
+    selection = Selection(num_positives, num_negatives, hard, cross_domain, negatives, positives, negatives_by)
     cacl = contrasting(selection, temperature, memory)
     rows, z = rows_of(batch, seed)
     total, count = expected(cacl, rows, z)

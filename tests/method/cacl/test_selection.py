@@ -31,7 +31,7 @@ def drawn(step: int, **other_steps: int) -> Callable[[str], Tensor]:
 def chosen(selection: Selection, draw: Callable[[str], Tensor]) -> tuple[Tensor, Tensor]:
     """P_i and N_i of the anchors among all rows."""
     choice = Choice.of(ROWS, num_domains=DOMAINS, anomaly_type=ANOMALY_TYPE, selection=selection, draw=draw)
-    return choice.order.positives(OWN, ALL), choice.negatives(OWN, ALL)
+    return choice.order.positives(OWN, ALL), choice.is_negative & choice.of_other_kind(OWN, ALL)
 
 
 def test_anchors_of_a_type_and_domain_share_their_positives_or_have_their_own():
