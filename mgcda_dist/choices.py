@@ -380,6 +380,10 @@ Positives = Literal[
     "shared",  # one draw per step: anchors of a type and domain have the same positives
     "per_anchor",  # every anchor has its own, by a draw that no negative depends on
 ]
+Contrast = Literal[
+    "rows",  # anchors are contrasted with rows of the batch and of the memory
+    "distribution",  # with a Gaussian per (domain, type), whose moments are the memory
+]
 NegativesBy = Literal[
     "difficulty",  # of each side the most difficult rows, the same for all anchors
     "similarity",  # of each anchor the rows of another kind that are nearest to it
@@ -413,6 +417,8 @@ class CaclDefaults:
     hard_negative_fraction: Final = 0.5
     cross_domain: Final = True
     negatives: Final[Negatives] = "opposite_side"
+    contrast: Final[Contrast] = "rows"
+    distribution_momentum: Final = 0.99
     queue_rows: Final = 256
     queue_rows_per_image: Final[int | None] = None
     queue_layout: Final[QueueLayout] = "replicated"

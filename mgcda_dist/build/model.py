@@ -182,6 +182,8 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
         projection_dim=section.projection_dim,
         temperature=section.temperature,
         balance=section.balance,
+        contrast=section.contrast,
+        distribution_momentum=section.distribution_momentum,
         queue_rows=section.queue_rows,
         queue_rows_per_image=section.queue_rows_per_image,
         queue_shard=(world.rank, world.size) if section.queue_layout == "sharded" else None,

@@ -14,6 +14,7 @@ from mgcda_dist.choices import (
     SMOOTHING_MODES,
     Balance,
     CaclDefaults,
+    Contrast,
     LossDefaults,
     MdatDefaults,
     Negatives,
@@ -163,6 +164,15 @@ class CaclConfig(Section):
     negatives: Annotated[Negatives, OVERRIDE] = Field(
         default=CaclDefaults.negatives,
         description="what an anchor is pushed away from: the opposite side of anomaly/inlier; or all other types",
+    )
+    contrast: Annotated[Contrast, FIXED] = Field(
+        default=CaclDefaults.contrast,
+        description="rows of batch and memory; or a Gaussian per (domain, type) in their place, in closed form "
+        "and without a queue: SePiCo (arXiv 2204.08808)",
+    )
+    distribution_momentum: Annotated[Probability, OVERRIDE] = Field(
+        default=CaclDefaults.distribution_momentum,
+        description="share of its weight that a distribution keeps per step; 1: all rows weigh alike (SePiCo); ours",
     )
     queue_rows: Annotated[int, Field(ge=0), FIXED] = Field(
         default=CaclDefaults.queue_rows, description="memory rows per (domain, side) ring; 0: no memory"

@@ -212,6 +212,13 @@ def not_a_number(batch: Batch) -> Batch:
     return replace(batch, image=image)
 
 
+SECOND_READING: dict[str, Any] = {
+    "positives": "per_anchor",
+    "negatives_by": "similarity",
+    "balance": "sides",
+    "queue_rows_per_image": 1,
+    "queue_rows": 40,
+}
 SCENARIOS: dict[str, Scenario] = {
     "adaptive_stage": Scenario(steps=3),
     "adaptive_sample": Scenario({"smoothing": "adaptive_sample"}),
@@ -220,11 +227,9 @@ SCENARIOS: dict[str, Scenario] = {
     "plain_selection": Scenario({"image_aware": False, "cross_domain": False}),
     "other_types_repel": Scenario({"negatives": "other_type"}),
     "positives_per_anchor": Scenario({"positives": "per_anchor"}, steps=3),
-    "positives_per_anchor_of_the_own_domain": Scenario({"positives": "per_anchor", "cross_domain": False}),
     "balanced_sides": Scenario({"balance": "sides"}),
     "balanced_sides_one_anomaly": Scenario({"balance": "sides"}, anomaly_in_first_image_only),
     "balanced_sides_no_anomaly": Scenario({"balance": "sides"}, no_anomaly),
-    "balanced_sides_everything_void": Scenario({"balance": "sides"}, everything_void),
     "confident_inliers": Scenario({"unlabelled_confidence": 0.34}),
     "anomaly_in_first_image_only": Scenario(alter=anomaly_in_first_image_only),
     "no_anomaly": Scenario(alter=no_anomaly, steps=3),
@@ -242,9 +247,15 @@ SCENARIOS: dict[str, Scenario] = {
     "memory_smaller_than_a_step": Scenario({"queue_rows": 2}, steps=3),
     "memory_just_wrapped": Scenario({"queue_rows": 36, "image_aware": False}, steps=3),
     "nearest_negatives": Scenario({"negatives_by": "similarity"}, steps=4),
-    "nearest_of_other_types": Scenario({"negatives_by": "similarity", "negatives": "other_type"}),
+    "distribution": Scenario({"contrast": "distribution"}, steps=4),
+    "distribution_of_other_types": Scenario({"contrast": "distribution", "negatives": "other_type"}, steps=3),
+    "distribution_of_few_rows": Scenario(
+        {"contrast": "distribution", "queue_rows_per_image": 1, "balance": "sides", "cross_domain": False}, steps=3
+    ),
+    "distribution_no_anomaly": Scenario({"contrast": "distribution"}, no_anomaly, steps=3),
+    "distribution_everything_void": Scenario({"contrast": "distribution"}, everything_void),
+    "distribution_accumulation": Scenario({"contrast": "distribution"}, accumulation=2, steps=3),
     "few_rows_per_image": Scenario({"queue_rows_per_image": 1}, steps=4),
-    "sharded_few_rows_per_image": Scenario({"queue_layout": "sharded", "queue_rows_per_image": 2}, steps=4),
     "sharded": Scenario({"queue_layout": "sharded"}, steps=4),
     "sharded_uneven": Scenario({"queue_layout": "sharded", "queue_rows": 7}, steps=4),
     "sharded_smaller_than_the_world": Scenario({"queue_layout": "sharded", "queue_rows": 2}, steps=3),
@@ -258,7 +269,6 @@ SCENARIOS: dict[str, Scenario] = {
     "sharded_accumulation": Scenario({"queue_layout": "sharded"}, accumulation=2),
     "sharded_late_rank": Scenario({"queue_layout": "sharded"}, late_s=0.15),
     "sharded_positives_per_anchor": Scenario({"queue_layout": "sharded", "positives": "per_anchor"}, steps=3),
-    "sharded_balanced_sides": Scenario({"queue_layout": "sharded", "balance": "sides"}, steps=3),
     "sharded_nearest_negatives": Scenario({"queue_layout": "sharded", "negatives_by": "similarity"}, steps=4),
     "sharded_nearest_of_other_types": Scenario(
         {"queue_layout": "sharded", "negatives_by": "similarity", "negatives": "other_type"}
@@ -271,6 +281,8 @@ SCENARIOS: dict[str, Scenario] = {
         {"queue_layout": "sharded", "negatives_by": "similarity"}, everything_void
     ),
     "sharded_nearest_accumulation": Scenario({"queue_layout": "sharded", "negatives_by": "similarity"}, accumulation=2),
+    "second_reading": Scenario({**SECOND_READING}, steps=4),
+    "sharded_second_reading": Scenario({"queue_layout": "sharded", **SECOND_READING}, steps=4),
     "mdat_off": Scenario({"with_mdat": False}),
     "cacl_off": Scenario({"with_cacl": False}),
     "both_off": Scenario({"with_mdat": False, "with_cacl": False}),

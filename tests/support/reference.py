@@ -374,6 +374,58 @@ def contrastive(
     return terms
 
 
+@dataclass
+class Gaussians:
+    """Weight, mean and variance per (domain, type), each of all rows so far: (row, weight of the row)."""
+
+    momentum: float
+    rows: dict[tuple[int, int], list[tuple[list[float], float]]] = field(default_factory=dict)
+
+    def push(self, rows: Sequence[Row]) -> None:
+        """The rows of a step; what came before into the same distributions weighs less from now on."""
+        for key in {(row.domain, row.type) for row in rows}:
+            known = [(z, self.momentum * weight) for z, weight in self.rows.get(key, [])]
+            self.rows[key] = known + [(row.z, 1.0) for row in rows if (row.domain, row.type) == key]
+
+    def moments(self, key: tuple[int, int]) -> tuple[list[float], list[float]]:
+        total = sum(weight for _, weight in self.rows[key])
+        dims = range(len(self.rows[key][0][0]))
+        means = [sum(weight * z[k] for z, weight in self.rows[key]) / total for k in dims]
+        spread = [sum(weight * (z[k] - means[k]) ** 2 for z, weight in self.rows[key]) / total for k in dims]
+        return means, spread
+
+
+def contrastive_in_expectation(
+    anchors: Sequence[Row],
+    gaussians: Gaussians,
+    *,
+    anomaly_type: int,
+    temperature: float,
+    cross_domain: bool,
+    negatives: str,
+) -> list[tuple[Row, float]]:
+    """The closed-form bound per anchor whose type has a distribution."""
+    known = {key: gaussians.moments(key) for key in sorted(gaussians.rows)}
+    terms: list[tuple[Row, float]] = []
+    for anchor in anchors:
+
+        def mean_of(key: tuple[int, int], anchor: Row = anchor) -> float:
+            return dot(anchor.z, known[key][0]) / temperature
+
+        def log_expected(key: tuple[int, int], anchor: Row = anchor) -> float:
+            spread = sum(v * z * z for v, z in zip(known[key][1], anchor.z, strict=True))
+            return dot(anchor.z, known[key][0]) / temperature + spread / (2 * temperature**2)
+
+        same = [key for key in known if key[1] == anchor.type]
+        first = [key for key in same if (key[0] != anchor.domain) == cross_domain]
+        repelling = [key for key in known if repels(anchor, Row([], key[1], key[0], 0.0, 0), anomaly_type, negatives)]
+        repulsion = sum(math.exp(log_expected(key)) for key in repelling)
+        bounds = [math.log(math.exp(log_expected(key)) + repulsion) - mean_of(key) for key in first or same]
+        if bounds:
+            terms.append((anchor, mean(bounds)))
+    return terms
+
+
 def few_per_image(rows: Sequence[Row], rows_reserved: int, limit: int | None, draw: RowDraw) -> list[Row]:
     """Of each image and type the `limit` rows with the smallest draw, in the order they had; None: all."""
     kept: list[Row] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Balance, Negatives, NegativesBy, Positives, SmoothingMode
+from mgcda_dist.choices import Balance, Contrast, Negatives, NegativesBy, Positives, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -82,6 +82,7 @@ def tiny_mgcda(
     positives: Positives = "shared",
     negatives_by: NegativesBy = "difficulty",
     balance: Balance = "anchors",
+    contrast: Contrast = "rows",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
     collectives: Collectives | None = None,
@@ -109,6 +110,8 @@ def tiny_mgcda(
             queue_rows_per_image=queue_rows_per_image,
             queue_shard=(world.rank, world.size) if queue_layout == "sharded" else None,
             balance=balance,
+            contrast=contrast,
+            distribution_momentum=0.8,
             unlabelled_confidence=unlabelled_confidence,
             seed=seed,
         )

@@ -2,10 +2,9 @@
 
     L_cacl = mean_i -1/|P_i| Σ_{p∈P_i} log( e^{z_i·z_p/T} / ( e^{z_i·z_p/T} + Σ_{n∈N_i} e^{z_i·z_n/T} ) )
 
-P_i: rows of the anchor's type, other domains first; N_i: rows of the opposite side of anomaly/inlier, from any domain,
-most difficult first plus a random share (`selection`, `nearest`). An anchor without a positive contributes nothing and
-is not counted. With the memory `replicated` a rank scores its own anchors against all rows; `sharded`, it scores all
-anchors against the rows it holds, and the Σ over n∈N_i is summed over ranks. Both give the same loss and gradient.
+P_i: rows of the anchor's type, other domains first; N_i: rows of the opposite side of anomaly/inlier. They are rows of
+the batch and of the memory (`rows`), or distributions in their place (`distributions`). An anchor without a positive
+contributes nothing and is not counted. The mean may balance the sides (`groups_of_mean`).
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mgcda_dist.choices import Balance, CaclDefaults
+from mgcda_dist.choices import Balance, CaclDefaults, Contrast
 from mgcda_dist.method.batch import Batch, Prediction
+from mgcda_dist.method.cacl.distributions import Distributions, contrast_expected, expected_similarity
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
-from mgcda_dist.method.cacl.nearest import NOTHING, is_nearest, largest, nearness
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
+from mgcda_dist.method.cacl.rows import contrast_rows
 from mgcda_dist.method.cacl.sampler import (
     Budget,
     Pixels,
@@ -35,9 +34,7 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key, uniform
 from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
-__all__ = ["CACL", "groups_of_mean", "pull", "push_apart"]
-
-_MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
+__all__ = ["CACL", "groups_of_mean"]
 
 
 class CACL(nn.Module):
@@ -54,6 +51,8 @@ class CACL(nn.Module):
         queue_rows_per_image: rows of each type that an image gives to the memory; None: all that are sampled.
         queue_shard: (rank, W) to shard the memory over ranks; None: replicated.
         balance: see `groups_of_mean`.
+        contrast: with rows of batch and memory, or with `distributions`; these have no queue.
+        distribution_momentum: see `Distributions`.
         unlabelled_confidence: see `sampler.describe_pixels`.
         seed: of all draws.
     """
@@ -71,6 +70,8 @@ class CACL(nn.Module):
         queue_rows_per_image: int | None = CaclDefaults.queue_rows_per_image,
         queue_shard: tuple[int, int] | None = None,
         balance: Balance = CaclDefaults.balance,
+        contrast: Contrast = CaclDefaults.contrast,
+        distribution_momentum: float = CaclDefaults.distribution_momentum,
         unlabelled_confidence: float | None = CaclDefaults.unlabelled_confidence,
         seed: int = 0,
     ) -> None:
@@ -80,6 +81,10 @@ class CACL(nn.Module):
         self.balance: Balance = balance
         self.unlabelled_confidence, self.queue_rows_per_image = unlabelled_confidence, queue_rows_per_image
         self.projection = ProjectionHead(embedding_dim, projection_dim)
+        self.distributions: Distributions | None = None
+        if contrast == "distribution":
+            queue_rows, queue_shard = 0, None
+            self.distributions = Distributions(num_domains, budget.num_classes, projection_dim, distribution_momentum)
         self.queue = MemoryQueue(num_domains, budget.num_classes, queue_rows, projection_dim, queue_shard)
 
     def start(
@@ -132,6 +137,16 @@ class CACL(nn.Module):
         same. An anchor without a positive contributes nothing and is not counted.
         """
         groups = groups_of_mean(sample.metadata.type == self.budget.num_classes, self.balance)
+        if self.distributions is None:
+            anchors, per_anchor, num_positives = self._against_rows(sample, collectives)
+        else:
+            anchors, per_anchor, num_positives = self._against_distributions(sample, self.distributions)
+        per_anchor = per_anchor / num_positives[anchors].clamp(min=1)
+        total = torch.stack([(per_anchor * group[anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
+        return total, (groups & (num_positives > 0)).sum(dim=1)
+
+    def _against_rows(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
+        """A anchors (of this rank; of all, with a sharded memory), Σ over their positives, and |P_i| of all R rows."""
         candidates = PixelMetadata.concat(sample.metadata, self.queue.metadata())
         choice = Choice.of(
             candidates,
@@ -140,35 +155,31 @@ class CACL(nn.Module):
             selection=self.selection,
             draw=lambda purpose: self._draw(sample, purpose, candidates.id),
         )
-        batch = torch.arange(len(sample.metadata), device=sample.z.device)
-        remembered, z_memory = self.queue.local_rows()
-        # Anchors × rows: local × all, or all × local. Either way a W-th of all pairs.
-        anchors = batch if self.queue.is_sharded else batch[sample.is_local]
-        from_batch = batch[sample.is_local] if self.queue.is_sharded else batch
-        rows = torch.cat([from_batch, len(batch) + remembered])
-        z_rows = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
-        used = choice.in_use[rows]
-        rows, z_rows = rows[used], z_rows[used]
+        anchors, per_anchor = contrast_rows(sample, self.queue, choice, self.temperature, collectives)
+        return anchors, per_anchor, choice.order.num_positives()[: len(sample.metadata)]
 
-        similarity = sample.z[anchors] @ z_rows.T / self.temperature  # A×R'
-        may_be = choice.of_other_kind(anchors, rows)
-        is_negative = may_be & choice.is_negative[rows]
-        if self.selection.num_nearest:
-            numbers = nearness(similarity * self.temperature, may_be, rows)
-            is_negative |= is_nearest(numbers, self._largest_anywhere(numbers, sample, collectives))
-        log_repulsion = push_apart(similarity, is_negative)
-        if self.queue.is_sharded:
-            log_repulsion = self._over_ranks(log_repulsion, sample, collectives)
-        per_anchor = pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
-        num_positives = choice.order.num_positives()
-        per_anchor = per_anchor / num_positives[anchors].clamp(min=1)
-        total = torch.stack([(per_anchor * group[anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
-        return total, (groups & (num_positives[batch] > 0)).sum(dim=1)
+    def _against_distributions(
+        self, sample: GatheredSample, distributions: Distributions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with distributions: this rank's anchors, whatever the layout of the memory."""
+        positives, negatives = distributions.choose(sample.metadata.type, sample.metadata.domain, self.selection)
+        anchors = torch.nonzero(sample.is_local)[:, 0]
+        expected = expected_similarity(sample.z[anchors], distributions.mean, distributions.variance, self.temperature)
+        per_anchor = contrast_expected(*expected, positives[anchors], negatives[anchors])
+        return anchors, per_anchor, positives.sum(dim=1)
 
     def remember(self, samples: Sequence[GatheredSample]) -> None:
         """Let the samples of a step's micro-batches enter the memory: no collective, every rank has them all."""
-        for sample in samples:
-            self.queue.push(*self._entering(sample), sample.step)
+        entering = [self._entering(sample) for sample in samples]
+        for sample, (rows, z) in zip(samples, entering, strict=True):
+            self.queue.push(rows, z, sample.step)
+        if self.distributions is not None:
+            all_rows = PixelMetadata.concat(*(rows for rows, _ in entering))
+            self.distributions.update(all_rows, torch.cat([z for _, z in entering]))
+
+    def health(self, step: int) -> dict[str, float]:
+        """Signals of the memory, named as they are logged below `cacl/`."""
+        return self.queue.health(step) | (self.distributions.health() if self.distributions is not None else {})
 
     def _entering(self, sample: GatheredSample) -> tuple[PixelMetadata, Tensor]:
         """Rows that enter the memory: all, or of each image and type a few by draw."""
@@ -211,38 +222,7 @@ class CACL(nn.Module):
         quota = image_quota(everywhere[0].flatten(0, 1), everywhere[1].flatten(0, 1), self.budget)
         return quota.view(world.size, num_images, 2)[world.rank]
 
-    def _largest_anywhere(self, nearness: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
-        """The k largest numbers of each anchor over the rows of all ranks, A×R' → A×k: one gather of fixed shape."""
-        k = self.selection.num_nearest
-        here = largest(nearness, k)
-        if not self.queue.is_sharded:
-            return here
-        row, reserved = sample.metadata.id, here.new_full((sample.num_reserved, k), NOTHING)
-        everywhere = collectives.start_gather(reserved.index_copy(0, row, here), "nearest").wait()
-        per_rank = everywhere.view(collectives.size, sample.num_reserved, k)[:, row]  # W×A×k
-        return largest(per_rank.transpose(0, 1).flatten(1), k)
-
-    def _over_ranks(self, log_repulsion: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
-        """log Σ over ranks of e^{log_repulsion}, A → A: one sum of fixed shape that gradients cross."""
-        # Rows have unit length, so no exponent exceeds 1/T, and shifting by it needs no maximum over ranks.
-        shift, row = 1.0 / self.temperature, sample.metadata.id
-        reserved = log_repulsion.new_zeros(sample.num_reserved).index_copy(0, row, (log_repulsion - shift).exp())
-        total = collectives.sum_with_gradient(reserved, "memory")[row]
-        smallest = torch.finfo(total.dtype).tiny
-        return torch.where(total > 0, total.clamp(min=smallest).log() + shift, _MASKED)
-
 
 def groups_of_mean(is_anomaly: Tensor, balance: Balance) -> Tensor:
     """Groups of anchors, G×A bool from A: L_cacl = 1/|G| Σ_g 1/|g| Σ_{i∈g} …, over the groups that have an anchor."""
     return torch.ones_like(is_anomaly).unsqueeze(0) if balance == "anchors" else torch.stack([~is_anomaly, is_anomaly])
-
-
-def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:
-    """log Σ_{n∈N_i} e^{z_i·z_n/T}: A×R, A×R → A; about -1e9 where there is no negative."""
-    return torch.logsumexp(similarity.masked_fill(~is_negative, _MASKED), dim=1)
-
-
-def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tensor:
-    """Σ_{p∈P_i} -log( e^{s_ip} / (e^{s_ip} + e^{log_repulsion_i}) ): A×R, A×R, A → A."""
-    # -log( e^s / (e^s + e^r) ) = softplus( r - s )
-    return (F.softplus(log_repulsion.unsqueeze(1) - similarity) * is_positive).sum(dim=1)

@@ -67,12 +67,14 @@ class Choice:
             the random share; the rest is each anchor's own.
         order: in which anchors take positives.
         in_use: R, bool: rows that an anchor may contrast with.
+        num_nearest: k, negatives that each anchor chooses by similarity.
     """
 
     kind: Tensor
     is_negative: Tensor
     order: PositiveOrder
     in_use: Tensor
+    num_nearest: int
 
     @classmethod
     def of(
@@ -95,6 +97,7 @@ class Choice:
             is_negative=is_negative,
             order=order,
             in_use=is_negative | order.in_use() | (selection.num_nearest > 0),
+            num_nearest=selection.num_nearest,
         )
 
     def of_other_kind(self, anchors: Tensor, rows: Tensor) -> Tensor:
