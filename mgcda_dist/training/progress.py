@@ -6,7 +6,6 @@ detector (`cluster.hang_detector`) outside of it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -36,14 +35,12 @@ class Report:
         phase: `loader`, `forward`, …; empty: before or after the training loop.
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
-        since_s: time since the last move.
     """
 
     step: int
     phase: str
     collective: str
     moves: int
-    since_s: float
 
     def __str__(self) -> str:
         place = f"in {self.phase} of step {self.step}" if self.phase else "outside of the training loop"
@@ -62,7 +59,6 @@ class Progress:
         self.stats = CommStats()
         self.request, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
-        self._seen, self._moved_at = -1, time.monotonic()
 
     def enter(self, phase: str, step: int) -> None:
         """Enter a phase of a step."""
@@ -75,11 +71,8 @@ class Progress:
         self.request = max(self.request, StopRequest.LEAVE)
 
     def report(self) -> Report:
-        """Present position; called from one thread only."""
-        moves, now = self._entered + self.stats.waits, time.monotonic()
-        if moves != self._seen:
-            self._seen, self._moved_at = moves, now
-        return Report(self._step, self._phase, self.stats.waiting, moves, now - self._moved_at)
+        """Present position."""
+        return Report(self._step, self._phase, self.stats.waiting, self._entered + self.stats.waits)
 
 
 PROGRESS = Progress()

@@ -258,7 +258,7 @@ def test_the_readme_can_be_typed(command: str) -> None:
     parsed = parser.make_context(parser.name, arguments).params
     if parser.name == "write":
         source, split = SOURCES[parsed["dataset"]], parsed["split"]
-        assert split in source.splits or not source.splits
+        assert split in source.counts or not source.counts
         assert Path(parsed["folder"]).name == split
         _refuse_foreign(source, {name: True for name in ("coarse", "unlabelled") if parsed[name]})
 

@@ -15,7 +15,7 @@ from tests.support.distributed import run_distributed
 
 
 def _at(step: int, phase: str, moves: int, collective: str = "") -> Report:
-    return Report(step, phase, collective, moves, 0.0)
+    return Report(step, phase, collective, moves)
 
 
 def test_a_rank_that_does_not_answer_is_named_with_where_it_was() -> None:

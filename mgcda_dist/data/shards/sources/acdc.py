@@ -33,8 +33,6 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
 ACDC = Source(
     "acdc",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="https://acdc.vision.ee.ethz.ch",
     licence="ACDC licence, non-commercial",
     counts={"train": 1600, "val": 406, "test": 2000},

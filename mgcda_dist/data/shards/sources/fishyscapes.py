@@ -116,8 +116,6 @@ def _lay_over(frame: _Overlaid) -> SourceSample:
 FISHYSCAPES_LOST_AND_FOUND = Source(
     "fishyscapes_lost_and_found",
     _open_lost_and_found,
-    layout=_LOST_AND_FOUND,
-    splits=("val",),
     url="https://fishyscapes.com/dataset",
     licence="labels CC BY 4.0; photos: Lost and Found, research only",
     options=(),
@@ -127,8 +125,6 @@ FISHYSCAPES_LOST_AND_FOUND = Source(
 FISHYSCAPES_STATIC = Source(
     "fishyscapes_static",
     _open_static,
-    layout=_STATIC,
-    splits=("val",),
     url="https://fishyscapes.com/dataset",
     licence="objects of Pascal VOC; photos: Cityscapes licence, non-commercial",
     options=(),

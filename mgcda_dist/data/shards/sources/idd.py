@@ -64,8 +64,6 @@ def _most_detailed(labels: Path) -> str:
 IDD = Source(
     "idd",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="https://idd.insaan.iiit.ac.in",
     licence="India Driving Dataset, research only",
     options=("unlabelled", "label_format"),

@@ -37,8 +37,6 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
 MAPILLARY = Source(
     "mapillary",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="https://www.mapillary.com/dataset/vistas",
     licence="research edition: CC BY-NC-SA 4.0",
     options=("unlabelled", "label_format"),

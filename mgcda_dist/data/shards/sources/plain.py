@@ -51,6 +51,7 @@ def _label_of(stem: str, folder: Path, endings: tuple[str, ...]) -> Path:
 
 
 def _open_gta5(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
+    """Plain folders, with the label ids of Cityscapes, and 34."""
     return open_plain(folder, split, label_format="gta5_ids", unlabelled=unlabelled)
 
 
@@ -66,8 +67,6 @@ def _open_road_anomaly(folder: Path, split: str, *, unlabelled: bool = False) ->
 PLAIN = Source(
     "plain",
     open_plain,
-    layout=_LAYOUT,
-    splits=(),
     url="your own",
     licence="your own",
     options=("unlabelled", "label_format"),
@@ -76,8 +75,6 @@ PLAIN = Source(
 GTA5 = Source(
     "gta5",
     _open_gta5,
-    layout="images/NAME.png and labels/NAME.png (Cityscapes label ids, and 34)",
-    splits=("train",),
     url="https://download.visinf.tu-darmstadt.de/data/from_games",
     licence="research and education",
 )
@@ -85,8 +82,6 @@ GTA5 = Source(
 ROAD_ANOMALY = Source(
     "road_anomaly",
     _open_road_anomaly,
-    layout=_ROAD_ANOMALY,
-    splits=("test",),
     url="https://www.epfl.ch/labs/cvlab/data/road-anomaly",
     licence="photos: see credits.txt; labels CC BY-SA 4.0",
     counts={"test": 60},

@@ -31,8 +31,6 @@ def _open(folder: Path, split: str, *, archive: str, unlabelled: bool = False) -
 ROAD_ANOMALY_21 = Source(
     "road_anomaly21",
     partial(_open, archive="dataset_AnomalyTrack"),
-    layout=_LAYOUT,
-    splits=("val", "test"),
     url="https://segmentmeifyoucan.com/datasets",
     licence="photos of many authors: see LICENSE.txt of the archive",
     counts={"val": 10, "test": 100},
@@ -41,8 +39,6 @@ ROAD_ANOMALY_21 = Source(
 ROAD_OBSTACLE_21 = Source(
     "road_obstacle21",
     partial(_open, archive="dataset_ObstacleTrack"),
-    layout=_LAYOUT,
-    splits=("val", "test"),
     url="https://segmentmeifyoucan.com/datasets",
     licence="see LICENSE.txt of the archive",
     counts={"val": 30},

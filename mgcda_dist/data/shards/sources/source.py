@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.errors import ShardError
@@ -16,6 +19,7 @@ __all__ = [
     "FramePair",
     "Source",
     "SourceSet",
+    "decoded_label",
     "frame_set",
     "images_in",
     "read_pair",
@@ -42,8 +46,6 @@ class Source:
     Attributes:
         name: as in `mgcda shards write NAME`.
         open: (folder, split, **options) → the samples; raises ShardError where the layout does not fit.
-        layout: one line with the places of images and labels below the folder.
-        splits: names of the official splits; others are refused by the layout itself.
         url, licence: origin and terms.
         kind: scenes, or objects to paste.
         options: names of the options that `open` takes.
@@ -52,8 +54,6 @@ class Source:
 
     name: str
     open: Callable[..., SourceSet]
-    layout: str
-    splits: tuple[str, ...]
     url: str
     licence: str
     kind: Kind = "frames"
@@ -114,6 +114,14 @@ def read_pair(pair: FramePair) -> SourceSample:
     """The encoded bytes of a pair."""
     label = None if pair.label is None else pair.label.read_bytes()
     return SourceSample(pair.key, pair.image.read_bytes(), IMAGE_SUFFIXES[pair.image.suffix.lower()], label)
+
+
+def decoded_label(pair: FramePair, encoded: bytes) -> np.ndarray:
+    """The label of a pair with all its channels and bits, in OpenCV's order: blue, green, red."""
+    label = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if label is None:
+        raise ShardError(str(pair.label), "not a readable label", "replace the file")
+    return label
 
 
 def frame_set(

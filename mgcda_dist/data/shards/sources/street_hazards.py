@@ -29,8 +29,6 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
 STREET_HAZARDS = Source(
     "street_hazards",
     _open,
-    layout=_LAYOUT,
-    splits=("train", "val", "test"),
     url="https://github.com/hendrycks/anomaly-seg",
     licence="not stated: see the repository",
     counts={"train": 5125, "val": 1031, "test": 1500},

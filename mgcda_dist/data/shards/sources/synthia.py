@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mgcda_dist.data.shards.encode import png_bytes
@@ -14,6 +13,7 @@ from mgcda_dist.data.shards.sources.source import (
     FramePair,
     Source,
     SourceSet,
+    decoded_label,
     frame_set,
     images_in,
     read_pair,
@@ -41,10 +41,7 @@ def _read(pair: FramePair) -> SourceSample:
     sample = read_pair(pair)
     if sample.label is None:
         return sample
-    label = cv2.imdecode(np.frombuffer(sample.label, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise ShardError(str(pair.label), "not a readable label", "replace the file")
-    # OpenCV gives the channels in reverse: the first one last.
+    label = decoded_label(pair, sample.label)
     ids = label if label.ndim == 2 else label[..., 2]
     if ids.size and int(ids.max()) > 255:
         raise ShardError(str(pair.label), f"the label holds the class {int(ids.max())}", f"expected {_LAYOUT}")
@@ -54,8 +51,6 @@ def _read(pair: FramePair) -> SourceSample:
 SYNTHIA = Source(
     "synthia",
     _open,
-    layout=_LAYOUT,
-    splits=("train",),
     url="https://synthia-dataset.net",
     licence="CC BY-NC-SA 3.0",
     counts={"train": 9400},
