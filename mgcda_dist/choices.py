@@ -97,6 +97,9 @@ ROAD_NAMES = ("road", "drivable", "drivable_area")
 ShardKind = Literal["frames", "objects"]
 """Content of a shard folder: scenes with labels, or cutouts with alpha."""
 
+MANIFEST, SHARD_TABLE = "manifest.json", "shards.npy"
+"""Files of a shard folder: its manifest, and the table of its shards."""
+
 PIPE = " pipe:"
 """Stands between a folder of shards and a command that streams them: `shards/theirs pipe:gsutil cat gs://bucket/{}`."""
 
@@ -497,6 +500,31 @@ ComponentTrack = Literal[
 ]
 SubmissionLayout = Literal["fishyscapes", "smiyc"]
 """Benchmark in whose layout score maps are written."""
+
+# ---------------------------------------------------------------------------------------------------------- run folder
+
+
+class RunFile:
+    """Names in a run folder, and in its models and checkpoints."""
+
+    CONFIG: Final = "config.yaml"
+    MANIFESTS: Final = "manifests.json"
+    PROVENANCE: Final = "provenance.json"
+    METRICS: Final = "metrics.jsonl"
+    CALLS: Final = "record.jsonl"
+    EVENTS: Final = "events.jsonl"
+    RESULTS: Final = "results.json"
+    RUN_ID: Final = "mlflow_run_id"
+    LEDGER: Final = "mlflow.json"
+    CHECKPOINTS: Final = "checkpoints"
+    CHECKPOINT: Final = "checkpoint.json"
+    COMMITTED: Final = f"step-*/{CHECKPOINT}"  # glob in the folder of checkpoints
+    METADATA: Final = "model.json"
+    WEIGHTS: Final = "model.safetensors"
+
+
+DATABASE = "mlflow.db"
+"""MLflow's database beside the run folders, where no server is configured."""
 
 # -------------------------------------------------------------------------------------------------------- command line
 

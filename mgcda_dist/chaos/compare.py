@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_lines
 from mgcda_dist.tracking.mlflow_runs import MlflowStore
 
 __all__ = ["differences", "jsonl_history", "mlflow_history"]
 
-_RUN_SPECIFIC_FILES = ("checkpoint.json", "model.json")
+_RUN_SPECIFIC_FILES = (RunFile.CHECKPOINT, RunFile.METADATA)
 """Files with the run's name, configuration or times: never equal between two runs."""
 _TIMING_METRICS = ("time/", "system/")
 _ALARMS = "alarms"
@@ -31,7 +32,7 @@ def differences(undisturbed: RunFolder, disturbed: RunFolder, uri: str | None) -
     found = _differing_files(_last_checkpoint(undisturbed), _last_checkpoint(disturbed))
     found += _differing_files(undisturbed.model, disturbed.model)
     if _results(undisturbed) != _results(disturbed):
-        found.append("results.json")
+        found.append(RunFile.RESULTS)
     if jsonl_history(undisturbed) != jsonl_history(disturbed):
         found.append("metrics.jsonl: " + _first_difference(jsonl_history(undisturbed), jsonl_history(disturbed)))
     if uri is not None:
@@ -62,7 +63,7 @@ def _results(run: RunFolder) -> dict[str, Any]:
 
 
 def _last_checkpoint(run: RunFolder) -> Path:
-    return max(path.parent for path in run.checkpoints.glob("step-*/checkpoint.json"))
+    return max(path.parent for path in run.checkpoints.glob(RunFile.COMMITTED))
 
 
 def _differing_files(one: Path, other: Path) -> list[str]:

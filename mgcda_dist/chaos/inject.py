@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from mgcda_dist.chaos.schedule import PlannedFault
+from mgcda_dist.choices import RunFile
 
 __all__ = ["inject", "loader_processes"]
 
@@ -39,7 +40,7 @@ def inject(fault: PlannedFault, driver: subprocess.Popen[str], workers: list[int
             os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
             return "Ctrl-C"
         case "truncate-checkpoint" | "delete-checkpoint":
-            committed = sorted(path.parent for path in checkpoints.glob("step-*/checkpoint.json"))
+            committed = sorted(path.parent for path in checkpoints.glob(RunFile.COMMITTED))
             if not committed:
                 return ""
             done = _delete(committed[-1]) if fault.kind == "delete-checkpoint" else _truncate(committed[-1])

@@ -14,6 +14,7 @@ import typer
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.files import write_json_atomically
+from mgcda_dist.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +121,7 @@ def _run(
             }
             tracker.log_metrics(counts, 0)
             table = next((file.read_text(encoding="utf-8") for file in files if file.suffix == ".md"), "")
-            tracker.set_tags({"mlflow.note.content": _note(wanted, overrides, status, table)})
+            tracker.set_tags({Tag.NOTE: _note(wanted, overrides, status, table)})
             tracker.close("FAILED" if failed else "KILLED" if stopped else "FINISHED")
     for one in failed:
         console.print(f"failed: {one.run.name}: {one.reason}\n  → {one.log}", style="red", soft_wrap=True)
@@ -241,7 +242,6 @@ def _parent_run(
     wanted: Sweep, overrides: list[str], folder: Path, first: PlannedRun, console: Console
 ) -> Iterator[MlflowTracker | None]:
     """The MLflow run that the sweep's runs appear under, continued by its id; ended whatever happens."""
-    from mgcda_dist.reports.runs import SWEEP_TAG
     from mgcda_dist.runs.folder import mlflow_uri
     from mgcda_dist.tracking.jsonl import METRICS, JsonlTracker
     from mgcda_dist.tracking.mlflow import MlflowTracker
@@ -251,13 +251,13 @@ def _parent_run(
     if uri is None:
         yield None
         return
-    tags = provenance_tags(Path(__file__).parent) | {SWEEP_TAG: wanted.name, "mgcda.run_folder": str(folder)}
+    tags = provenance_tags(Path(__file__).parent) | {Tag.SWEEP: wanted.name, Tag.RUN_FOLDER: str(folder)}
     tracker = MlflowTracker(
         JsonlTracker(folder / METRICS),
         uri,
         first.config.tracking.experiment,
         wanted.name,
-        tags=tags | {"mlflow.note.content": _note(wanted, overrides, {}, "")},
+        tags=tags | {Tag.NOTE: _note(wanted, overrides, {}, "")},
         warn=lambda text: console.print(text, soft_wrap=True),
     )
     tracker.log_params({"sweep": {"rows": list(wanted.rows), "seeds": wanted.seeds, "set": wanted.set | {}}})

@@ -18,7 +18,7 @@ from typing import Literal
 
 import yaml
 
-from mgcda_dist.choices import ExitCode
+from mgcda_dist.choices import ExitCode, RunFile
 from mgcda_dist.cluster.scaling import is_open
 from mgcda_dist.config.load import as_of_today, dump_config
 from mgcda_dist.config.schema import Config
@@ -71,7 +71,7 @@ def is_finished(run: PlannedRun) -> bool:
         ConfigError: the folder holds a run of another configuration.
     """
     folder = RunFolder(run.config)
-    started = any(folder.checkpoints.glob("step-*/checkpoint.json"))
+    started = any(folder.checkpoints.glob(RunFile.COMMITTED))
     if not folder.config_file.is_file() or not (started or folder.results.is_file()):
         return False
     before = as_of_today(yaml.safe_load(folder.config_file.read_text(encoding="utf-8")))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
 from mgcda_dist.cluster.network_interface import choose_interface
 from mgcda_dist.cluster.scaling import WorkerNeeds
@@ -89,7 +90,7 @@ def launch(
         ),
         failure_policy=PatientFailurePolicy(
             failure_config,
-            newest_step=partial(_newest_step, run_root / "checkpoints"),
+            newest_step=partial(_newest_step, run_root / RunFile.CHECKPOINTS),
             is_fatal=fatal.is_file,
             say=say,
         ),

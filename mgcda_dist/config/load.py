@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mgcda_dist.choices import PIPE
+from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
@@ -45,7 +45,7 @@ class LoadedConfig:
         problems: list[tuple[KeyPath, str]] = [
             (path, f"{dotted_name(path)}: no shards in {folder!r} (no manifest.json there)")
             for path, folder in shard_folders(self.config)
-            if "://" not in _folder_of(folder) and not (Path(_folder_of(folder)) / "manifest.json").is_file()
+            if "://" not in _folder_of(folder) and not (Path(_folder_of(folder)) / MANIFEST).is_file()
         ]
         remedy = (
             "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import load_config, refusal
@@ -175,7 +176,7 @@ def _planned(sweep: Sweep, name: str, row: SweepRow, seed: int, overrides: list[
     except ConfigError as error:
         where = error.where.replace("command line, ", "set ") if error.where.startswith("command line") else error.where
         raise ConfigError(f"row {name!r}, {where}", error.problem, error.remedy) from None
-    uri = config.tracking.mlflow_uri or f"sqlite:///{Path(config.runs) / 'mlflow.db'}"
+    uri = config.tracking.mlflow_uri or f"sqlite:///{Path(config.runs) / DATABASE}"
     tracking = config.tracking.model_copy(update={"mlflow_uri": uri})
     return PlannedRun(
         name, config.model_copy(update={"runs": str(Path(config.runs) / sweep.name), "tracking": tracking})

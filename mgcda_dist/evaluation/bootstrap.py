@@ -25,7 +25,7 @@ from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = [
-    "METRICS",
+    "RESAMPLED_METRICS",
     "ImageTables",
     "Interval",
     "PairedDifference",
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints]
 
-METRICS = ("ap", "auroc", "fpr95", "best_f1")
+RESAMPLED_METRICS = ("ap", "auroc", "fpr95", "best_f1")
 """Metrics that come from scores; with class counts there is `miou`, too."""
 _PER_OCTAVE, _PARTS = 256, 2048  # rows per image
 _REPLICATES_AT_ONCE = 64
@@ -212,8 +212,8 @@ def image_weights(num_images: int, replicates: int, seed: int) -> Floats:
 def _metrics(binned: tuple[Floats, Floats, NDArray[np.bool_]], weights: Floats) -> dict[str, Floats]:
     anomaly, inlier, tied = binned
     if not tied.size:  # no pixel of any image is valid
-        return {name: np.full(len(weights), np.nan) for name in METRICS}
-    parts: dict[str, list[Floats]] = {name: [] for name in METRICS}
+        return {name: np.full(len(weights), np.nan) for name in RESAMPLED_METRICS}
+    parts: dict[str, list[Floats]] = {name: [] for name in RESAMPLED_METRICS}
     for start in range(0, len(weights), _REPLICATES_AT_ONCE):
         some = weights[start : start + _REPLICATES_AT_ONCE]
         p, n = some @ anomaly, some @ inlier

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from mgcda_dist.choices import ANOMALY, INTERVAL_LEVEL, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.prefetch import prefetch
-from mgcda_dist.evaluation.bootstrap import METRICS, Interval, bootstrap
-from mgcda_dist.evaluation.components import ComponentEvaluation, ComponentSizes, component_map
+from mgcda_dist.evaluation.bootstrap import RESAMPLED_METRICS, Interval, bootstrap
+from mgcda_dist.evaluation.components import TRACKS, ComponentEvaluation, component_map
 from mgcda_dist.evaluation.conventions import PixelEvaluation
 from mgcda_dist.evaluation.frame_choice import FrameChoice, pictured_frame, shrunk
 from mgcda_dist.evaluation.instances import InstanceEvaluation, connected_instances
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.evaluation.pixel import PixelHistogram
-from mgcda_dist.evaluation.results import SetData
+from mgcda_dist.evaluation.results import EvaluationSettings, SetData
 from mgcda_dist.evaluation.set_result import FrameResult, PanelRow, SetResult
 from mgcda_dist.method.collectives import Collectives
 
-__all__ = ["EvaluationProgress", "Score", "Scored", "SetOptions", "Sink", "evaluate_set"]
+__all__ = ["EvaluationProgress", "Score", "Scored", "Sink", "evaluate_set"]
 
 _PANEL_HEIGHT_PX = 360
 _PREFETCH_FRAMES = 2
@@ -58,26 +58,6 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SetOptions:
-    """The options of the evaluation of a set.
-
-    Attributes:
-        conventions: how frames are pooled; the first is the one that the result shows.
-        components: sizes for component metrics; None: none.
-        threshold: of components and instances; None: that of the best F1 under the first convention.
-        panel_frames: how many frames to keep for the panel, spread over the set.
-        kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
-    """
-
-    conventions: Sequence[str] = ("pooled",)
-    components: ComponentSizes | None = None
-    instances: bool = False
-    threshold: float | None = None
-    panel_frames: int = 0
-    kept_frames: int = 0
-
-
 def evaluate_set(
     score: Scorer,
     frames: EvaluationFrames,
@@ -86,7 +66,9 @@ def evaluate_set(
     num_classes: int,
     world: Collectives,
     data: SetData,
-    options: SetOptions = SetOptions(),
+    settings: EvaluationSettings,
+    panel_frames: int = 0,
+    kept_frames: int = 0,
     sink: Sink | None = None,
     progress: EvaluationProgress | None = None,
 ) -> SetResult:
@@ -95,14 +77,16 @@ def evaluate_set(
     Args:
         num_classes: C; 0 where scores come without classes.
         data: which data it is, kept with the result.
+        panel_frames: how many frames to keep for the panel, spread over the set.
+        kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
         sink: takes every frame's score map.
         progress: called with the set's name, frames done and frames in all, as far as this rank sees.
 
     Raises:
         MgcdaError: a frame whose scores do not fit its label, or are NaN or infinite.
     """
-    counts = _RankCounts(options, num_classes, frames)
-    shown = set(np.linspace(0, len(frames) - 1, min(options.panel_frames, len(frames))).round().astype(int).tolist())
+    counts = _RankCounts(settings, num_classes, frames, kept_frames)
+    shown = set(np.linspace(0, len(frames) - 1, min(panel_frames, len(frames))).round().astype(int).tolist())
     mine = range(world.rank, len(frames), world.size)
     for index, frame in _prefetched(frames, mine):
         scores, predicted = score(frame)
@@ -116,8 +100,8 @@ def evaluate_set(
     _merge(counts, world)
     shapes = None
     pixel = counts.pixel()
-    if options.components is not None or options.instances:
-        shapes = _ShapeCounts.of(options, pixel)
+    if settings.components in TRACKS or settings.instances:
+        shapes = _ShapeCounts.of(settings, pixel)
         for index, frame in _prefetched(frames, mine) if shapes is not None else ():
             assert shapes is not None
             shapes.count(frame, score(frame)[0])
@@ -131,10 +115,12 @@ def evaluate_set(
 class _RankCounts:
     """Counts of one rank over its frames of a set."""
 
-    def __init__(self, options: SetOptions, num_classes: int, frames: EvaluationFrames) -> None:
-        self.pixels = PixelEvaluation(options.conventions)
+    def __init__(
+        self, settings: EvaluationSettings, num_classes: int, frames: EvaluationFrames, kept_frames: int
+    ) -> None:
+        self.pixels = PixelEvaluation(settings.conventions)
         self.groups, self.categories = _grouped(frames.keys), frames.categories
-        self.confusion, self.choice = Confusion(num_classes), FrameChoice(options.kept_frames)
+        self.confusion, self.choice = Confusion(num_classes), FrameChoice(kept_frames)
         self.frames: list[FrameResult] = []
         self.panel: list[tuple[int, PanelRow]] = []
 
@@ -180,7 +166,9 @@ class _RankCounts:
 
     def _intervals(self, pixel: PixelMetrics) -> dict[str, Interval]:
         """Of mIoU, and of the metrics under the first convention where the tables, which pool all frames, know them."""
-        known = {"pooled": {*METRICS}, "pooled_nearest": {*METRICS} - {"fpr95"}}.get(pixel.convention, set[str]())
+        known = {"pooled": {*RESAMPLED_METRICS}, "pooled_nearest": {*RESAMPLED_METRICS} - {"fpr95"}}.get(
+            pixel.convention, set[str]()
+        )
         intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
         return {n: each for n, each in intervals.items() if n in known | {"miou"} and np.isfinite(each.value)}
 
@@ -216,19 +204,17 @@ class _ShapeCounts:
     instances: InstanceEvaluation | None
 
     @classmethod
-    def of(cls, options: SetOptions, pixel: PixelMetrics) -> _ShapeCounts | None:
+    def of(cls, settings: EvaluationSettings, pixel: PixelMetrics) -> _ShapeCounts | None:
         """Empty counts; None where the set gives no threshold."""
-        threshold = pixel.best_f1_threshold if options.threshold is None else options.threshold
+        threshold = pixel.best_f1_threshold if settings.threshold is None else settings.threshold
         if not np.isfinite(threshold):
             return None
-        components = None
-        if options.components is not None:
-            components = (
-                ComponentEvaluation.at_best_f1(pixel, options.components)
-                if options.threshold is None
-                else ComponentEvaluation(threshold, options.components)
-            )
-        return cls(threshold, components, InstanceEvaluation() if options.instances else None)
+        components, sizes = None, TRACKS.get(settings.components)
+        if sizes is not None:
+            given = settings.threshold is not None
+            components = (ComponentEvaluation(threshold, sizes) if given
+                          else ComponentEvaluation.at_best_f1(pixel, sizes))  # fmt: skip
+        return cls(threshold, components, InstanceEvaluation() if settings.instances else None)
 
     def count(self, frame: Frame, scores: Score) -> None:
         if self.components is not None:

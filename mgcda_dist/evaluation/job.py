@@ -17,8 +17,7 @@ from mgcda_dist import __version__
 from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.labels import ClassSpace
-from mgcda_dist.evaluation.components import TRACKS
-from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, SetOptions, evaluate_set
+from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
 from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationResults, EvaluationSettings, Selection, Subject
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.set_result import SetResult
@@ -145,14 +144,6 @@ def run_job(
     else:
         network = network or load_segmenter(Path(job.path))[1].to(device).eval()
         scorers = dict.fromkeys(frames, _network_scorer(network, settings, device))
-    options = SetOptions(
-        conventions=settings.conventions,
-        components=TRACKS.get(settings.components),
-        instances=settings.instances,
-        threshold=settings.threshold,
-        panel_frames=job.panel_frames,
-        kept_frames=job.kept_frames,
-    )
     results = [
         evaluate_set(
             scorers[entry.name],
@@ -161,7 +152,9 @@ def run_job(
             num_classes=len(job.class_names),
             world=world,
             data=set_data(entry),
-            options=options,
+            settings=settings,
+            panel_frames=job.panel_frames,
+            kept_frames=job.kept_frames,
             sink=submission(
                 job.submission[0],
                 Path(job.submission[1]),

@@ -215,7 +215,7 @@ def _f1(anomaly: NDArray[np.number], inlier: NDArray[np.number]) -> Floats:
     return np.asarray(2.0 * tp / np.maximum(tp + fp + tp[..., -1:], 1.0))
 
 
-def curve_points(counts: RankedCounts, max_points: int = 600) -> CurvePoints:
+def curve_points(counts: RankedCounts, max_points: int) -> CurvePoints:
     """The PR and ROC curve through at most `max_points` points, chosen evenly in recall, FPR and log FPR."""
     if not counts.threshold.size:
         empty = np.zeros(0)

@@ -97,7 +97,7 @@ class PixelHistogram:
         nearest_tpr = convention == "pooled_nearest"
         return pixel_metrics(self.counts(), self.num_frames, convention=convention, nearest_tpr=nearest_tpr)
 
-    def curves(self, max_points: int = 600) -> CurvePoints:
+    def curves(self, max_points: int) -> CurvePoints:
         """PR and ROC curve for figures."""
         return curve_points(self.counts(), max_points)
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mgcda_dist.choices import INTERVAL_LEVEL, ComponentTrack, ScoreKind
+from mgcda_dist.choices import INTERVAL_LEVEL, ComponentTrack, RunFile, ScoreKind
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -38,7 +38,7 @@ __all__ = [
     "Subject",
 ]
 
-RESULTS = "results.json"
+RESULTS = RunFile.RESULTS
 AS_GIVEN: Final = "as given"
 """The score of maps that another method wrote."""
 
@@ -95,16 +95,9 @@ class NetworkSettings:
     @classmethod
     def of_json(cls, content: Json) -> NetworkSettings:
         """Read what `as_json` gives."""
-        default, window = TestTimeAugmentation(), content.get("window_px")
-        overlap = content.get("window_overlap")
         return cls(
             height_px=content.get("height_px"),
-            augmentation=TestTimeAugmentation(
-                tuple(float(scale) for scale in content.get("scales", default.scales)),
-                bool(content.get("flip", default.flip)),
-                (int(window[0]), int(window[1])) if window else None,
-                default.window_overlap if overlap is None else float(overlap),
-            ),
+            augmentation=TestTimeAugmentation.of_json(content),
             blur=bool(content.get("blur", False)),
             class_statistics=content.get("class_statistics"),
         )
@@ -272,13 +265,7 @@ class SetNumbers:
             conventions={name: _numbers(each) for name, each in row.get("conventions", {}).items()},
             pixels=None if pixels is None else PixelCounts(int(pixels["anomaly"]), int(pixels["inlier"])),
             iou=_numbers(row.get("iou", {})),
-            data=SetData(
-                dataset=str(row.get("dataset", "")),
-                split=str(row.get("split", "")),
-                manifest_digest=str(row.get("manifest_digest", "")),
-                max_frames=row.get("max_frames"),
-                paste=row.get("paste"),
-            ),
+            data=SetData(**{each.name: row[each.name] for each in fields(SetData) if each.name in row}),
             components=ComponentMetrics.of_json(row["components"]) if "components" in row else None,
             instances=InstanceMetrics.of_json(row["instances"]) if "instances" in row else None,
             categories={name: PartNumbers.of_json(each) for name, each in row.get("categories", {}).items()},

@@ -8,9 +8,10 @@ time only: at 8000×4000 pixels and 19 classes they would take 2.4 GB.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,17 @@ class TestTimeAugmentation:
     flip: bool = TestTimeDefaults.flip
     window_px: tuple[int, int] | None = None
     window_overlap: float = TestTimeDefaults.window_overlap
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> TestTimeAugmentation:
+        """From the keys of `results.json`, which are those of the section `evaluation`; what is missing: default."""
+        default, window, overlap = cls(), content.get("window_px"), content.get("window_overlap")
+        return cls(
+            tuple(float(scale) for scale in content.get("scales", default.scales)),
+            bool(content.get("flip", default.flip)),
+            (int(window[0]), int(window[1])) if window else None,
+            default.window_overlap if overlap is None else float(overlap),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.data.inputs import Role, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
@@ -13,6 +14,7 @@ from mgcda_dist.files import read_json
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
 from mgcda_dist.tables import Cell, Column, Table, markdown
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["model_card"]
 
@@ -98,10 +100,10 @@ def _input(model: ExportedModel) -> str:
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    provenance = read_json(run / "provenance.json") if run is not None else {}
-    inputs = {each.key: each for each in (read_inputs(run / "manifests.json") if run is not None else [])}
+    provenance = read_json(run / RunFile.PROVENANCE) if run is not None else {}
+    inputs = {each.key: each for each in (read_inputs(run / RunFile.MANIFESTS) if run is not None else [])}
     checkpoint = model.folder.absolute().parent
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == "checkpoints" else 0
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == RunFile.CHECKPOINTS else 0
     of = f"Checkpoint after {step} of " if step else ""
     streams = config["data"].get("streams") or config["data"]["domains"]  # as the list was called before
     method = [name.upper() for name in ("mdat", "cacl") if config[name]["enabled"]]
@@ -118,9 +120,9 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
         )
         also = ", without labels" if not stream["labelled"] else ", with pasted objects" if stream["paste"] else ""
         lines.append(f"- Stream `{stream['name']}`: {source}{also}.")
-    if "mlflow.source.git.commit" in provenance:
-        commit = provenance["mlflow.source.git.commit"][:12]
-        clean = "" if provenance.get("mgcda.git_clean") == "true" else ", with changes"
+    if Tag.COMMIT in provenance:
+        commit = provenance[Tag.COMMIT][:12]
+        clean = "" if provenance.get(Tag.GIT_CLEAN) == "true" else ", with changes"
         lines.append(f"- Code: commit `{commit}`{clean}, version {provenance.get('mgcda.version')}.")
     lines.append("- The licences of the data sets limit the use of the weights; shards/README.md lists them.")
     return "## Training\n\n" + "\n".join(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import pending_folder
 from mgcda_dist.inference.card import model_card
@@ -20,7 +21,7 @@ from mgcda_dist.models.exported import save_segmenter
 
 __all__ = ["FORMATS", "check_output_folder", "export_model", "verify_export"]
 
-FORMATS = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
+FORMATS = {"safetensors": RunFile.WEIGHTS, "torch": "model.pt2", "onnx": "model.onnx"}
 """Format → file; the first is always written."""
 _TOLERANCE = 1e-3
 """Largest absolute difference of a score between a written graph and the network."""
@@ -37,7 +38,7 @@ def check_output_folder(out: Path, *, overwrite: bool) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / "model.json").is_file():
+    if not (out / RunFile.METADATA).is_file():
         raise MgcdaError(str(out), "exists and is no exported model", "give another folder")
     if not overwrite:
         raise MgcdaError(str(out), "exists already", "give another folder, or `overwrite`")

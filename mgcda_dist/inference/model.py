@@ -62,14 +62,7 @@ class ExportedModel:
     @property
     def augmentation(self) -> TestTimeAugmentation:
         """Scales, flip and sliding window that the run was evaluated with."""
-        section, default = self._evaluation, TestTimeAugmentation()
-        window = section.get("window_px")
-        return TestTimeAugmentation(
-            tuple(section.get("scales", default.scales)),
-            section.get("flip", default.flip),
-            (window[0], window[1]) if window else None,
-            section.get("window_overlap", default.window_overlap),
-        )
+        return TestTimeAugmentation.of_json(self._evaluation)
 
     @property
     def blur(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.folder import read_curves
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
@@ -93,7 +94,7 @@ def run_folder(model: Path) -> Path | None:
     """The run folder of a model folder `RUN/model` or `RUN/checkpoints/step-…/model`; None: not in a run."""
     model = model.absolute()
     candidates = [model.parent, *model.parents[2:3]]
-    return next((candidate for candidate in candidates if (candidate / "config.yaml").is_file()), None)
+    return next((candidate for candidate in candidates if (candidate / RunFile.CONFIG).is_file()), None)
 
 
 def choose_threshold(points: Sequence[OperatingPoint], wanted: str | None, settings: Mapping[str, Any]) -> Threshold:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mgcda_dist.choices import DECODER_CHANNELS, NormMode, ScoreKind
+from mgcda_dist.choices import DECODER_CHANNELS, NormMode, RunFile, ScoreKind
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.models.scores import ClassStatistics
@@ -123,14 +123,14 @@ def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) ->
         # The format has no shared memory: tied weights are written once per name.
         tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
         written_already.add(tensor.data_ptr())
-    with PendingFile(folder / "model.json") as text, PendingFile(folder / "model.safetensors") as weights:
+    with PendingFile(folder / RunFile.METADATA) as text, PendingFile(folder / RunFile.WEIGHTS) as weights:
         text.write_text(metadata.as_text(), encoding="utf-8")
         save_file(tensors, weights)
 
 
 def save_metadata(metadata: ModelMetadata, folder: Path) -> None:
     """Replace `model.json` atomically."""
-    write_atomically(folder / "model.json", metadata.as_text())
+    write_atomically(folder / RunFile.METADATA, metadata.as_text())
 
 
 def read_metadata(folder: Path) -> ModelMetadata:
@@ -140,7 +140,7 @@ def read_metadata(folder: Path) -> ModelMetadata:
         CheckpointError: missing, damaged or incomplete.
     """
     try:
-        content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / RunFile.METADATA).read_text(encoding="utf-8"))
         known: dict[str, Any] = {key: content[key] for key in ModelMetadata.__dataclass_fields__ if key in content}
         return ModelMetadata(**{"name": folder.name, **known})
     except (OSError, ValueError, TypeError) as error:
@@ -159,7 +159,7 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
 
     metadata = read_metadata(folder)
     try:
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / RunFile.WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
     name = str((metadata.architecture.get("network") or {}).get("name", ""))
@@ -179,7 +179,7 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
 
 def digest_of(folder: Path) -> str:
     """SHA-256 of the weights."""
-    path = folder / "model.safetensors"
+    path = folder / RunFile.WEIGHTS
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -194,7 +194,7 @@ def model_folder(path: Path, remedy: str = "") -> Path:
         CheckpointError: no model there; `remedy` replaces the general remedy.
     """
     candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
-    folder = next((candidate for candidate in candidates if (candidate / "model.json").is_file()), None)
+    folder = next((candidate for candidate in candidates if (candidate / RunFile.METADATA).is_file()), None)
     if folder is None:
         raise CheckpointError(
             str(path),

@@ -19,11 +19,11 @@ import numpy as np
 
 from mgcda_dist.choices import HEADLINE_METRICS, INTERVAL_LEVEL, METRICS, REPLICATES
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.bootstrap import METRICS as RESAMPLED_METRICS
-from mgcda_dist.evaluation.bootstrap import paired_difference, percentiles
+from mgcda_dist.evaluation.bootstrap import RESAMPLED_METRICS, paired_difference, percentiles
 from mgcda_dist.reports.draws import RESAMPLED, Draws, Progress, convention_of, numbers_of
 from mgcda_dist.reports.groups import Group, differing_params, group_runs
 from mgcda_dist.reports.runs import RunRecord
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["Comparison", "Difference", "GroupValue", "SetComparison", "compare"]
 
@@ -316,7 +316,7 @@ def _notes(comparison: Comparison) -> list[str]:
     changed = sorted(use for use, found in digests.items() if len(found) > 1)
     if changed:
         notes.append(f"The runs did not read the same training data under the same name: {', '.join(changed)}.")
-    commits = {run.tags.get("mlflow.source.git.commit", "")[:10] for group in comparison.groups for run in group.runs}
+    commits = {run.tags.get(Tag.COMMIT, "")[:10] for group in comparison.groups for run in group.runs}
     if len(commits - {""}) > 1:
         notes.append(f"The runs come from different code: commits {', '.join(sorted(commits - {''}))}.")
     return notes

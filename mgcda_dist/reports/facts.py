@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.data.inputs import RunInput
 from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.reports.runs import RunRecord
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes", "without_secrets"]
 
@@ -95,11 +97,11 @@ def _facts(run: RunRecord) -> dict[str, str]:
         facts["seed"] = params.get("seed", "")
         facts["workers"] = _workers(params)
     facts["network of"] = _selection(run)
-    facts["machine"] = ", ".join(part for part in (tags.get("mgcda.host", ""), tags.get("mgcda.hardware", "")) if part)
+    facts["machine"] = ", ".join(part for part in (tags.get(Tag.HOST, ""), tags.get(Tag.HARDWARE, "")) if part)
     facts["time"] = _time(run)
     facts["code"] = _code(tags)
-    facts["packages"] = tags.get("mgcda.packages", "")
-    facts["command"] = without_secrets(tags.get("mgcda.command", ""))
+    facts["packages"] = tags.get(Tag.PACKAGES, "")
+    facts["command"] = without_secrets(tags.get(Tag.COMMAND, ""))
     facts["MLflow run"] = run.run_id or ""
     facts["read from"] = without_secrets(run.source)
     return facts
@@ -185,14 +187,14 @@ def _time(run: RunRecord) -> str:
 
 
 def _code(tags: dict[str, str]) -> str:
-    version, commit = tags.get("mgcda.version", ""), tags.get("mlflow.source.git.commit", "")
-    changed = " with local changes" if tags.get("mgcda.git_clean") == "false" else ""
+    version, commit = tags.get(Tag.VERSION, ""), tags.get(Tag.COMMIT, "")
+    changed = " with local changes" if tags.get(Tag.GIT_CLEAN) == "false" else ""
     parts = [f"mgcda_dist {version}"] if version else []
     return ", ".join(parts + ([f"commit {commit[:_SHOWN_DIGITS]}{changed}"] if commit else []))
 
 
 def _events(run: RunRecord) -> list[dict[str, Any]]:
-    path = run.file("events.jsonl")
+    path = run.file(RunFile.EVENTS)
     if path is None:
         return []
     events: list[dict[str, Any]] = []

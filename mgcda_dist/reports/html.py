@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from mgcda_dist import __version__
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import write_atomically
 from mgcda_dist.reports.charts import NUM_COLOURS, line_style
@@ -166,7 +167,7 @@ def _gallery_facts(galleries: Sequence[Gallery], sections: Sequence[SetSection])
 
 def _configuration(run: RunRecord) -> str:
     """The resolved configuration as YAML; from its dotted keys where the file is not at hand."""
-    file = run.file("config.yaml")
+    file = run.file(RunFile.CONFIG)
     if file is not None:
         return without_secrets(file.read_text(encoding="utf-8", errors="replace"))
     return without_secrets(yaml.safe_dump(run.params, sort_keys=False, allow_unicode=True)) if run.params else ""

@@ -16,23 +16,22 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.files import read_json
 from mgcda_dist.tracking.jsonl import flat_params, read_history
+from mgcda_dist.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from mgcda_dist.tracking.mlflow_runs import MlflowStore, StoredRun
 
-__all__ = ["SWEEP_TAG", "History", "RunRecord", "RunSource", "find_runs"]
+__all__ = ["History", "RunRecord", "RunSource", "find_runs"]
 
 History = dict[str, tuple[list[int], list[float]]]
 """Per metric its steps and values, in the order they were logged."""
 
-SWEEP_TAG = "mgcda.sweep"
-"""Tag of the MLflow run that stands over the runs of a sweep, with the sweep's name; it has no results of its own."""
-_PARENT_TAG = "mlflow.parentRunId"
 _WHERE, _GIVE_RUN = "runs to compare", "give runs/NAME, as training wrote it"
 
 
@@ -78,9 +77,9 @@ class RunRecord:
         """A folder on this machine with `results.json` and what lies beside it; None if there is none."""
         if self.folder is not None:
             places = [self.folder / "evaluation", self.folder]
-            return next((place for place in places if (place / "results.json").is_file()), None)
+            return next((place for place in places if (place / RunFile.RESULTS).is_file()), None)
         found = self.fetch("evaluation")
-        return found if found is not None and (found / "results.json").is_file() else None
+        return found if found is not None and (found / RunFile.RESULTS).is_file() else None
 
     @cached_property
     def results(self) -> EvaluationResults | None:
@@ -98,7 +97,7 @@ class RunRecord:
         Raises:
             MgcdaError: a record of it that is damaged.
         """
-        file = self.file("manifests.json")
+        file = self.file(RunFile.MANIFESTS)
         return [] if file is None else read_inputs(file)
 
     def file(self, path: str) -> Path | None:
@@ -134,7 +133,7 @@ class RunSource:
         store = self.store()
         if store is not None:
             if re.fullmatch(r"[0-9a-f]{32}", word) and (stored := store.run(word)) is not None:
-                return self._children(stored) if SWEEP_TAG in stored.tags else [self._from_mlflow(stored)]
+                return self._children(stored) if Tag.SWEEP in stored.tags else [self._from_mlflow(stored)]
             if word in store.experiments:
                 return self.by_search(experiment=word)
             named = [run for run in store.search() if run.name == word]
@@ -142,7 +141,7 @@ class RunSource:
                 chosen = next((run for run in reversed(named) if run.status == "FINISHED"), named[-1])
                 if len(named) > 1:
                     self.notes.append(f"{word}: {len(named)} runs have this name; taken is {chosen.run_id}")
-                return self._children(chosen) if SWEEP_TAG in chosen.tags else [self._from_mlflow(chosen)]
+                return self._children(chosen) if Tag.SWEEP in chosen.tags else [self._from_mlflow(chosen)]
         raise MgcdaError(word, "no run, folder or experiment is called so", self._near(word))
 
     def by_search(self, *, experiment: str | None = None, search: str = "") -> list[RunRecord]:
@@ -150,11 +149,11 @@ class RunSource:
         store = self.store()
         if store is None:
             raise MgcdaError(
-                str(self.runs / "mlflow.db"),
+                str(self.runs / DATABASE),
                 "there is no MLflow database",
                 "say which folder holds the runs, or name the tracking server",
             )
-        found = [run for run in store.search(experiment, search) if SWEEP_TAG not in run.tags]
+        found = [run for run in store.search(experiment, search) if Tag.SWEEP not in run.tags]
         finished = [run for run in found if run.status == "FINISHED"]
         if len(finished) < len(found):
             left = ", ".join(f"{run.name} ({run.status.lower()})" for run in found if run.status != "FINISHED")
@@ -165,7 +164,7 @@ class RunSource:
         """MLflow, opened when first asked for; None if no server was named and the runs have no database."""
         if not self._opened:
             self._opened = True
-            database = self.runs / "mlflow.db"
+            database = self.runs / DATABASE
             if self._uri is not None or database.is_file():
                 from mgcda_dist.tracking.mlflow_runs import MlflowStore
 
@@ -173,18 +172,18 @@ class RunSource:
         return self._store
 
     def _by_folder(self, folder: Path) -> list[RunRecord]:
-        if (folder / "config.yaml").is_file():
+        if (folder / RunFile.CONFIG).is_file():
             return [self._from_folder(folder)]
-        if (folder / "results.json").is_file():
+        if (folder / RunFile.RESULTS).is_file():
             return [_from_evaluation(folder)]
-        inside = sorted(child for child in folder.iterdir() if (child / "config.yaml").is_file())
+        inside = sorted(child for child in folder.iterdir() if (child / RunFile.CONFIG).is_file())
         if not inside:
             raise MgcdaError(str(folder), "holds neither a run nor an evaluation", _GIVE_RUN)
         return [self._from_folder(child) for child in inside]
 
     def _from_folder(self, folder: Path) -> RunRecord:
         record = _from_folder(folder)
-        id_file = folder / "mlflow_run_id"
+        id_file = folder / RunFile.RUN_ID
         if not id_file.is_file():
             return record
         # MLflow is not opened for this: it takes seconds, and the folder has everything but the tags.
@@ -193,10 +192,10 @@ class RunSource:
     def _from_mlflow(self, stored: StoredRun) -> RunRecord:
         store = self.store()
         assert store is not None
-        folder = Path(stored.tags.get("mgcda.run_folder", ""))
-        id_file = folder / "mlflow_run_id"
+        folder = Path(stored.tags.get(Tag.RUN_FOLDER, ""))
+        id_file = folder / RunFile.RUN_ID
         here = id_file.is_file() and id_file.read_text(encoding="utf-8").strip() == stored.run_id
-        history = folder / "metrics.jsonl"
+        history = folder / RunFile.METRICS
         return RunRecord(
             **vars(stored),
             source=f"MLflow run {stored.run_id}",
@@ -206,7 +205,7 @@ class RunSource:
         )
 
     def _children(self, parent: StoredRun) -> list[RunRecord]:
-        return self.by_search(experiment=parent.experiment, search=f"tags.`{_PARENT_TAG}` = '{parent.run_id}'")
+        return self.by_search(experiment=parent.experiment, search=f"tags.`{Tag.PARENT}` = '{parent.run_id}'")
 
     def _near(self, word: str) -> str:
         names = [path.parent.name for path in self.runs.glob("*/config.yaml")]
@@ -255,20 +254,20 @@ def find_runs(
 def _from_folder(folder: Path) -> RunRecord:
     """A run folder as it lies there."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / RunFile.CONFIG).read_text(encoding="utf-8"))
         params = flat_params(config)
     except (AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MgcdaError(str(folder / "config.yaml"), f"not a run's configuration: {error}", _GIVE_RUN) from None
+        raise MgcdaError(str(folder / RunFile.CONFIG), f"not a run's configuration: {error}", _GIVE_RUN) from None
     own = {key: params.pop(key) for key in list(params) if re.fullmatch(r"name|runs|tracking\..*", key)}
     record = RunRecord(
         name=own.get("name", folder.name),
         source=str(folder),
         params=params,
-        tags=read_json(folder / "provenance.json"),
+        tags=read_json(folder / RunFile.PROVENANCE),
         folder=folder,
         experiment=own.get("tracking.experiment"),
-        status="FINISHED" if (folder / "results.json").is_file() else "KILLED",
-        read_history=lambda: read_history(folder / "metrics.jsonl"),
+        status="FINISHED" if (folder / RunFile.RESULTS).is_file() else "KILLED",
+        read_history=lambda: read_history(folder / RunFile.METRICS),
     )
     newest = {name: values[-1] for name, (_, values) in record.history.items() if values}
     results = record.results
@@ -278,7 +277,7 @@ def _from_folder(folder: Path) -> RunRecord:
 def _from_evaluation(folder: Path) -> RunRecord:
     """An evaluation folder on its own: its model's run lends its configuration if it lies above."""
     above = folder.parent
-    run = _from_folder(above) if (above / "config.yaml").is_file() else None
+    run = _from_folder(above) if (above / RunFile.CONFIG).is_file() else None
     results = EvaluationResults.load(folder)
     return RunRecord(
         name=run.name if run and folder.name == "evaluation" else folder.name,

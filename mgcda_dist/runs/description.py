@@ -10,6 +10,7 @@ from mgcda_dist.errors import counted
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
 from mgcda_dist.tables import Cell, Column, Table, markdown
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["describe", "run_tags"]
 
@@ -52,11 +53,11 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
 def run_tags(config: Config) -> dict[str, str]:
     """Tags for searching and sorting runs in MLflow, beside their parameters."""
     return {
-        "mgcda.method": _method(config),
+        Tag.METHOD: _method(config),
         "mgcda.seed": str(config.seed),
         "mgcda.world_size": str(config.scaling.workers),
         "mgcda.data": ", ".join(stream.name for stream in config.data.streams),
-        "mgcda.evaluation": ", ".join(entry.name for entry in config.evaluation.sets),
+        Tag.EVALUATION: ", ".join(entry.name for entry in config.evaluation.sets),
     }
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.runs.evaluation_request import EvaluationRequest
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, JsonlTracker, read_calls
 from mgcda_dist.tracking.mlflow_sync import Synced, sync
 from mgcda_dist.tracking.provenance import provenance_tags
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["deliver_evaluations", "record_evaluation", "refuse_training_record"]
 
@@ -47,16 +49,16 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
     refuse_training_record(folder)
     results = EvaluationResults.load(folder)
     if _recorded_id(folder) != results.evaluation_id:
-        for name in (CALLS, METRICS, "mlflow.json", "mlflow_run_id"):
+        for name in (CALLS, METRICS, RunFile.LEDGER, RunFile.RUN_ID):
             (folder / name).unlink(missing_ok=True)
     subject, settings = results.subject, results.settings
     # A model's evaluation is called otherwise than its run: names are how runs are asked for.
     name = f"{subject.name}-{folder.name}" if subject.kind == "model" else subject.name
     record = JsonlTracker(folder / METRICS)
     record.log_start(experiment or request.experiment, name, uri)
-    tags = {"mgcda.method": f"evaluation of {subject.kind}"}
-    tags |= {_ID_TAG: results.evaluation_id, "mgcda.evaluation": ", ".join(results.sets)}
-    record.set_tags(provenance_tags(Path(__file__).parent) | tags | {"mgcda.run_folder": str(folder)})
+    tags = {Tag.METHOD: f"evaluation of {subject.kind}"}
+    tags |= {_ID_TAG: results.evaluation_id, Tag.EVALUATION: ", ".join(results.sets)}
+    record.set_tags(provenance_tags(Path(__file__).parent) | tags | {Tag.RUN_FOLDER: str(folder)})
     how = {"conventions": list(settings.conventions), **settings.options(), "interval_level": results.interval_level}
     record.log_params({"subject": asdict(subject), "evaluation": how})
     shards = {entry.name: entry.shards for entry in request.job.sets}

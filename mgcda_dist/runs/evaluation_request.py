@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
-from mgcda_dist.choices import PIPE, ComponentTrack, ScoreKind, SubmissionLayout
+from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, ScoreKind, SubmissionLayout
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import refusal
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
@@ -184,7 +184,7 @@ def _place(text: str) -> tuple[str, str]:
     if is_url(text):
         return "", text
     name, path = named(text)
-    if not (path / "manifest.json").is_file():
+    if not (path / MANIFEST).is_file():
         raise ConfigError(str(path), "no shards there (no manifest.json)", _near_shards(path))
     return name, str(path.absolute())
 
@@ -211,7 +211,7 @@ def _section(
 def _run_of(model: Path) -> tuple[Path, str]:
     """The folder that an evaluation of this model lies beside, and the checkpoint's name if it is one's."""
     model = model.absolute()
-    if model.parent.parent.name == "checkpoints":
+    if model.parent.parent.name == RunFile.CHECKPOINTS:
         return model.parent.parent.parent, model.parent.name
     return (model.parent if model.name == "model" else model), ""
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 
 __all__ = ["EVENTS", "NewLines", "Tail", "append_event", "evaluation_progress"]
 
-EVENTS = "events.jsonl"
+EVENTS = RunFile.EVENTS
 """File of a run, and of an evaluation on workers, that `append_event` appends to."""
 
 _PROGRESS_EVERY_S = 10.0

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.config.fields import FREE, OVERRIDE
 from mgcda_dist.config.keys import on_resume
 from mgcda_dist.config.load import as_of_today, dump_config
@@ -30,21 +31,21 @@ class RunFolder:
 
     def __init__(self, config: Config) -> None:
         self.root = Path(config.runs) / config.name
-        self.config_file = self.root / "config.yaml"
-        self.manifests = self.root / "manifests.json"
-        self.provenance = self.root / "provenance.json"
-        self.checkpoints = self.root / "checkpoints"
-        self.metrics = self.root / "metrics.jsonl"
-        self.record = self.root / "record.jsonl"
+        self.config_file = self.root / RunFile.CONFIG
+        self.manifests = self.root / RunFile.MANIFESTS
+        self.provenance = self.root / RunFile.PROVENANCE
+        self.checkpoints = self.root / RunFile.CHECKPOINTS
+        self.metrics = self.root / RunFile.METRICS
+        self.record = self.root / RunFile.CALLS
         self.events = self.root / EVENTS
         self.model = self.root / "model"
         self.pictures = self.root / "pictures"
         self.report = self.root / "report.html"
         self.evaluation = self.root / "evaluation"
-        self.results = self.root / "results.json"
+        self.results = self.root / RunFile.RESULTS
         self.logs = self.root / "logs"
         self.stop_file = self.root / "stop"
-        self.run_id_file = self.root / "mlflow_run_id"
+        self.run_id_file = self.root / RunFile.RUN_ID
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,7 +68,7 @@ class RunFolder:
             ConfigError: `checkpoint.resume` forbids or requires a continuation, or the configuration or the training
                 data changed in a way that makes a different run.
         """
-        has_checkpoint = any(self.checkpoints.glob("step-*/checkpoint.json"))
+        has_checkpoint = any(self.checkpoints.glob(RunFile.COMMITTED))
         if config.checkpoint.resume == "must" and not has_checkpoint:
             problem = f"is `must`, but {self.checkpoints} holds no checkpoint"
             raise ConfigError("checkpoint.resume", problem, "checkpoint.resume=auto starts the run")
@@ -94,7 +95,7 @@ class RunFolder:
         if not has_checkpoint and is_another:
             # Another run without a checkpoint had this name: its record is not continued. A run that was killed before
             # its first checkpoint and starts over stays the same run.
-            for file in (self.run_id_file, self.record, self.record.with_name("mlflow.json")):
+            for file in (self.run_id_file, self.record, self.record.with_name(RunFile.LEDGER)):
                 file.unlink(missing_ok=True)
         write_atomically(self.config_file, dump_config(config))
 
@@ -106,7 +107,7 @@ class RunFolder:
 
     def _config_so_far(self) -> dict[str, Any] | None:
         """Configuration of the newest checkpoint as JSON, else of the launch; None: this is a new run."""
-        for path in sorted(self.checkpoints.glob("step-*/checkpoint.json"), reverse=True):
+        for path in sorted(self.checkpoints.glob(RunFile.COMMITTED), reverse=True):
             try:
                 config = json.loads(path.read_text(encoding="utf-8")).get("config")
             except (OSError, ValueError, AttributeError):
@@ -192,7 +193,7 @@ def mlflow_uri(config: Config) -> str | None:
     uri = config.tracking.mlflow_uri
     if uri == "none":
         return None
-    return uri or f"sqlite:///{Path(config.runs).absolute() / 'mlflow.db'}"
+    return uri or f"sqlite:///{Path(config.runs).absolute() / DATABASE}"
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,11 +16,10 @@ from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow import MlflowTracker
 from mgcda_dist.tracking.provenance import provenance_tags
+from mgcda_dist.tracking.tags import Tag
 from mgcda_dist.tracking.tracker import Tracker, Trackers
 
 __all__ = ["describe_results", "open_trackers"]
-
-_NOTE = "mlflow.note.content"
 
 
 def open_trackers(
@@ -47,14 +46,14 @@ def open_trackers(
 
 def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: EvaluationResults) -> None:
     """Put the results into the run's description."""
-    tracker.set_tags({_NOTE: describe(config, read_inputs(run.manifests), results)})
+    tracker.set_tags({Tag.NOTE: describe(config, read_inputs(run.manifests), results)})
 
 
 def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
-    tags = provenance_tags(Path(__file__).parent) | {"mgcda.command": run.command()}
+    tags = provenance_tags(Path(__file__).parent) | {Tag.COMMAND: run.command()}
     write_json_atomically(run.provenance, tags)
     parent, uri = config.tracking.parent_run, mlflow_uri(config)
-    tags |= run_tags(config) | {"mgcda.run_folder": str(run.root)} | ({"mlflow.parentRunId": parent} if parent else {})
+    tags |= run_tags(config) | {Tag.RUN_FOLDER: str(run.root)} | ({Tag.PARENT: parent} if parent else {})
     record = JsonlTracker(run.metrics, start_step)
     if uri is None:
         # As complete as any other: `mgcda sync` may bring it to a server one day.
@@ -83,4 +82,4 @@ def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
     for each in inputs:
         context = "training" if each.role.is_training else "evaluation"
         trackers.log_dataset(each.key, each.digest, each.folder, context)
-    trackers.set_tags({_NOTE: describe(config, inputs)})
+    trackers.set_tags({Tag.NOTE: describe(config, inputs)})

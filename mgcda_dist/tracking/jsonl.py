@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.files import PendingFile
 from mgcda_dist.tracking.tracker import Status
 
@@ -45,7 +46,7 @@ __all__ = [
     "read_lines_from",
 ]
 
-METRICS, CALLS = "metrics.jsonl", "record.jsonl"
+METRICS, CALLS = RunFile.METRICS, RunFile.CALLS
 _OF_A_STEP = {"step", "time", "metrics"}
 
 

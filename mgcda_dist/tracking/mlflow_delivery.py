@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.files import read_json, write_atomically, write_json_atomically
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
 from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
+from mgcda_dist.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,10 +32,9 @@ __all__ = ["Delivery", "Ledger", "RunStart", "open_run"]
 
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # else MLflow's pages offer traces and prompts first
-    "mlflow.note.content": "Road anomaly segmentation with mgcda. `eval/SET/…` are results, as fractions; the rest is "
+    Tag.NOTE: "Road anomaly segmentation with mgcda. `eval/SET/…` are results, as fractions; the rest is "
     "training. A run's description holds its method, data and results; a sweep's holds the table over its runs.",
 }
-_PARENT = "mlflow.parentRunId"
 _RESULTS = ("eval/", "align/", "sweep/")
 """Metrics whose newest value counts: a trained network may be evaluated again. All others are logged once per step."""
 _BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits per request
@@ -49,7 +50,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
-        self._file, self._id_file, self._uri = folder / "mlflow.json", folder / "mlflow_run_id", uri
+        self._file, self._id_file, self._uri = folder / RunFile.LEDGER, folder / RunFile.RUN_ID, uri
         entry = read_json(self._file).get(uri, {})
         self.run_id: str | None = entry.get("run_id")
         self.position = int(entry.get("position", 0))
@@ -275,13 +276,13 @@ class Delivery:
     def _set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        if "mgcda.run_folder" in tags:
-            tags = dict(tags) | {"mgcda.run_folder": str(self._folder)}  # it may have moved
+        if Tag.RUN_FOLDER in tags:
+            tags = dict(tags) | {Tag.RUN_FOLDER: str(self._folder)}  # it may have moved
             parent = Ledger(self._folder.parent, self._uri)
             if parent.is_sure:  # a sweep's run, which this one was not told while the server was away
-                tags |= {_PARENT: str(parent.run_id)}
-            elif _PARENT in tags and _existing(self._client, tags[_PARENT]) is None:  # it is on another server
-                tags = {key: value for key, value in tags.items() if key != _PARENT}
+                tags |= {Tag.PARENT: str(parent.run_id)}
+            elif Tag.PARENT in tags and _existing(self._client, tags[Tag.PARENT]) is None:  # it is on another server
+                tags = {key: value for key, value in tags.items() if key != Tag.PARENT}
         pending = [RunTag(clean_name(key), shortened(value, _TAG_LENGTH)) for key, value in tags.items()]
         self._client.log_batch(self.run_id, tags=pending)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgcda_dist import __version__
+from mgcda_dist.choices import RunFile
 from mgcda_dist.tracking.mlflow_client import clean_name, quiet
+from mgcda_dist.tracking.tags import Tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +35,6 @@ _CODE = (
 )  # fmt: skip
 _DIGEST = "mgcda.weights_sha256"
 _EXAMPLE_PX = 64, 96
-_NOTE = "mlflow.note.content"
 
 
 def log_model(client: MlflowClient, run: Run, folder: Path, register_as: str | None = None) -> str:
@@ -46,7 +47,7 @@ def log_model(client: MlflowClient, run: Run, folder: Path, register_as: str | N
     Returns:
         MLflow's id of the model, for `models:/ID`.
     """
-    weights = folder / "model.safetensors"
+    weights = folder / RunFile.WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is not there any more")
     with weights.open("rb") as file:
@@ -88,7 +89,7 @@ def save_model(folder: Path, to: Path, *, model_id: str | None = None, run_id: s
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "model"
         data.mkdir()
-        for name in ("model.safetensors", "model.json"):
+        for name in (RunFile.WEIGHTS, RunFile.METADATA):
             shutil.copyfile(folder / name, data / name)
         mlflow.pyfunc.save_model(
             to,
@@ -119,7 +120,7 @@ def _code(folder: Path) -> Path:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """The content of `model.json`: `models.exported.ModelMetadata` as JSON, which this component does not import."""
-    content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / RunFile.METADATA).read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
 
 
@@ -184,6 +185,6 @@ def _register(client: MlflowClient, run: Run, model: LoggedModel, name: str, dig
         source=f"models:/{model.model_id}" if served else str(model.artifact_location),
         run_id=run_id,
         tags={_DIGEST: digest, "mgcda.run": clean_name(str(run.info.run_name))},
-        description=client.get_run(run_id).data.tags.get(_NOTE),
+        description=client.get_run(run_id).data.tags.get(Tag.NOTE),
         model_id=model.model_id,
     )

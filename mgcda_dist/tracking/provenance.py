@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mgcda_dist import __version__
+from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["git_commit", "provenance_tags"]
 
@@ -20,11 +21,11 @@ def provenance_tags(folder: Path) -> dict[str, str]:
     tags = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": "mgcda",
-        "mgcda.version": __version__,
+        Tag.VERSION: __version__,
         "mgcda.python": platform.python_version(),
-        "mgcda.host": platform.node(),
-        "mgcda.hardware": _hardware(),
-        "mgcda.packages": _packages(),
+        Tag.HOST: platform.node(),
+        Tag.HARDWARE: _hardware(),
+        Tag.PACKAGES: _packages(),
     }
     try:
         tags["mlflow.user"] = getpass.getuser()
@@ -32,8 +33,8 @@ def provenance_tags(folder: Path) -> dict[str, str]:
         tags["mlflow.user"] = "unknown"
     commit, clean = git_commit(folder)
     if commit:
-        tags["mlflow.source.git.commit"] = commit
-        tags["mgcda.git_clean"] = str(clean).lower()
+        tags[Tag.COMMIT] = commit
+        tags[Tag.GIT_CLEAN] = str(clean).lower()
     return tags
 
 

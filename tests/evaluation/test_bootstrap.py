@@ -5,7 +5,7 @@ import pytest
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.bootstrap import (
-    METRICS,
+    RESAMPLED_METRICS,
     ImageTables,
     PairedDifference,
     bootstrap,
@@ -46,7 +46,7 @@ def test_replicates_equal_exact_metrics_of_the_drawn_images() -> None:
     drawn = numpy_generator(5, "bootstrap").integers(0, 12, (40, 12))
     exact = [pooled([ordered[i] for i in row]) for row in drawn]
     whole = pooled(ordered)
-    for name in METRICS:
+    for name in RESAMPLED_METRICS:
         values = [each[name] for each in exact]
         assert found[name].value == pytest.approx(whole[name], abs=1e-3)
         assert found[name].low == pytest.approx(np.quantile(values, 0.05), abs=2e-3)
@@ -66,7 +66,7 @@ def test_scores_that_need_all_of_their_double_precision_are_told_apart(tmp_path:
     expected = pooled(list(frames.values()))
     for found in (wide, ImageTables.load(tmp_path / "tables.npz")):
         values = bootstrap(found, replicates=3)
-        assert {name: values[name].value for name in METRICS} == pytest.approx(expected, abs=1e-3)
+        assert {name: values[name].value for name in RESAMPLED_METRICS} == pytest.approx(expected, abs=1e-3)
 
 
 def test_intervals_do_not_depend_on_world_size_and_narrow_with_images() -> None:
@@ -143,7 +143,7 @@ def test_replicates_of_miou_are_those_of_the_drawn_images(tmp_path: Path) -> Non
 def test_classes_of_some_images_only_give_no_miou(tmp_path: Path) -> None:
     found, other = with_classes(4, right=0.7)[0], tables({"another": images(1)["image_000"]})
     found.merge(other)
-    assert set(bootstrap(found, replicates=3)) == {*METRICS}
+    assert set(bootstrap(found, replicates=3)) == {*RESAMPLED_METRICS}
     other.save(tmp_path / "frames.npz")
     assert ImageTables.load(tmp_path / "frames.npz").class_counts() is None
 

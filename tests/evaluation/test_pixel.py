@@ -139,7 +139,7 @@ def test_tensors_of_any_float_type_are_counted() -> None:
 def test_a_set_without_one_class_has_no_metrics() -> None:
     empty = PixelHistogram().result()
     assert np.isnan(empty.ap) and empty.num_frames == 0
-    assert PixelHistogram().curves().recall.size == 0
+    assert PixelHistogram().curves(9).recall.size == 0
     histogram = PixelHistogram()
     histogram.update(np.zeros(4, np.float32), np.zeros(4, np.uint8))
     assert np.isnan(histogram.result().ap) and np.isnan(histogram.result().fpr95)

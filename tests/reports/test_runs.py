@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.reports.runs import SWEEP_TAG, RunRecord, find_runs
+from mgcda_dist.reports.runs import RunRecord, find_runs
+from mgcda_dist.tracking.tags import Tag
 from tests.support.runs import write_evaluation, write_run
 from tests.support.tracked import tracked
 
@@ -25,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("compare") / "runs"
     before = dict(os.environ)
     uri = f"sqlite:///{folder}/mlflow.db"
-    sweep = tracked(folder.parent / "sweep", uri, "roads", "sweep", tags={SWEEP_TAG: "sweep"})
+    sweep = tracked(folder.parent / "sweep", uri, "roads", "sweep", tags={Tag.SWEEP: "sweep"})
     sweep.close("FINISHED")
     here = write_run(folder / "here")
     away = write_run(folder.parent / "elsewhere" / "away", skill=3.0, seed=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.data.frames import EvaluationFrames, Frame
-from mgcda_dist.evaluation.evaluate import SetOptions, evaluate_set
+from mgcda_dist.evaluation.evaluate import evaluate_set
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.results import EvaluationResults, EvaluationSettings, NetworkSettings, SetData, Subject
 from mgcda_dist.evaluation.set_result import SetResult
@@ -81,7 +81,7 @@ def evaluate_drawn(
 
     return evaluate_set(score, cast(EvaluationFrames, frames), name=name, num_classes=len(CLASSES),
                         data=SetData("drawn", name, "d" * 64), world=world or Collectives(),
-                        options=SetOptions(kept_frames=2))  # fmt: skip
+                        settings=EvaluationSettings(), kept_frames=2)  # fmt: skip
 
 
 def _frame(index: int, with_anomalies: bool) -> Frame:

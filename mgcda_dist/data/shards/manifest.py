@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mgcda_dist.choices import PIPE
+from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
@@ -25,7 +25,6 @@ from mgcda_dist.files import write_atomically, write_json_atomically
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
 
 Kind = Literal["frames", "objects"]

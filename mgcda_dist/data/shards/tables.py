@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgcda_dist.choices import SHARD_TABLE
 from mgcda_dist.errors import ShardError
 from mgcda_dist.files import PendingFile
 
@@ -27,7 +28,6 @@ __all__ = [
     "shard_table",
 ]
 
-SHARD_TABLE = "shards.npy"
 _REMEDY = "write the shards again with `mgcda shards write`, or index the tar files with `mgcda shards index`"
 
 

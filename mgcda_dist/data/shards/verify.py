@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mgcda_dist.choices import MANIFEST, SHARD_TABLE
 from mgcda_dist.data.labels import known_ids, void_ids
 from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
@@ -126,23 +127,21 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
     total = int(manifest.shard_sizes.sum(dtype=np.int64))
     if total != manifest.num_samples:
         why = f"the shard table counts {total} samples, the manifest {manifest.num_samples}"
-        problems.append(Problem("shards.npy", "", why, _COPY))
+        problems.append(Problem(SHARD_TABLE, "", why, _COPY))
     num_bytes = int(manifest.table["num_bytes"].sum(dtype=np.int64))
     if num_bytes != manifest.num_bytes:
         why = f"the shard table counts {num_bytes} bytes, the manifest {manifest.num_bytes}"
-        problems.append(Problem("shards.npy", "", why, _COPY))
+        problems.append(Problem(SHARD_TABLE, "", why, _COPY))
     digest = manifest_digest(manifest.table, manifest.kind, manifest.dataset, manifest.split, manifest.label_format)
     if digest != manifest.digest:
-        problems.append(Problem("shards.npy", "", "the shard table does not have the manifest's digest", _COPY))
+        problems.append(Problem(SHARD_TABLE, "", "the shard table does not have the manifest's digest", _COPY))
     source = SOURCES.get(manifest.dataset)
     official = source.counts.get(manifest.split) if source else None
     left_out = len(manifest.provenance.get("selection", {}).get("skip", []))
     if official is not None and official != manifest.num_samples + left_out and not partial:
         why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
         why += f" ({left_out} left out by `skip`)" if left_out else ""
-        problems.append(
-            Problem("manifest.json", "", why, "complete the source and write again, or allow a part (`partial`)")
-        )
+        problems.append(Problem(MANIFEST, "", why, "complete the source and write again, or allow a part (`partial`)"))
     return problems + list(_strays(manifest))
 
 
@@ -165,7 +164,7 @@ def _histogram_problems(manifest: Manifest, found: np.ndarray) -> Iterator[Probl
     if len(differing):
         listing = ", ".join(map(str, differing[:8])) + (" …" if len(differing) > 8 else "")
         why = f"the labels hold other ids, or other numbers of pixels, than the manifest counts: {listing}"
-        yield Problem("manifest.json", "", why, _COPY)
+        yield Problem(MANIFEST, "", why, _COPY)
 
 
 def _twice(manifest: Manifest, shard: int, seen: set[bytes]) -> Iterator[Problem]:

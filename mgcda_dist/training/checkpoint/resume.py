@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mgcda_dist import __version__, build
+from mgcda_dist.choices import RunFile
 from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.files import write_atomically
@@ -132,7 +133,7 @@ def keep_model(
         else:
             step, validation = best
             chosen = Selection(step, **asdict(validation))
-            for name in ("model.safetensors", "model.json"):
+            for name in (RunFile.WEIGHTS, RunFile.METADATA):
                 write_atomically(run.model / name, partial(shutil.copyfile, store.path(step) / "model" / name))
             how = f"{chosen.metric} {chosen.value:.4f} on {chosen.set}"
             run.say("note", f"the model is that of step {step}, the best by validation: {how}")

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.files import flush_to_disk, replace_folder, write_json_atomically
 
@@ -80,7 +81,7 @@ class CheckpointManifest:
             CheckpointError: it is missing or damaged.
         """
         try:
-            content = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+            content = json.loads((path / RunFile.CHECKPOINT).read_text(encoding="utf-8"))
             if not isinstance(content["files"], dict):
                 raise TypeError("`files` is no mapping")
             validation = content.get("validation")
@@ -148,7 +149,7 @@ class CheckpointStore:
         for record in records:
             files |= json.loads(record.read_text(encoding="utf-8"))
         write_json_atomically(
-            pending / "checkpoint.json", replace(manifest, files=dict(sorted(files.items()))).as_json()
+            pending / RunFile.CHECKPOINT, replace(manifest, files=dict(sorted(files.items()))).as_json()
         )
         for record in records:
             record.unlink()
@@ -167,9 +168,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps with a committed checkpoint, ascending."""
-        return sorted(
-            int(path.parent.name.removeprefix("step-")) for path in self.folder.glob("step-*/checkpoint.json")
-        )
+        return sorted(int(path.parent.name.removeprefix("step-")) for path in self.folder.glob(RunFile.COMMITTED))
 
     def newest(self) -> Path | None:
         """The newest intact checkpoint; damaged ones are reported and passed over."""
