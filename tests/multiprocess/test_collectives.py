@@ -61,7 +61,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
         "values": (steps, terms + mdat * 2 * STAGES * NUM_DOMAINS),
         "cacl_rows": (micros, cacl * rows),
         "cacl_rows_backward": (micros, cacl * size * rows),
-        "nearest": (micros, nearest * size * images * per_image * NEAREST),  # int64, as large as a float64
+        "nearest": (micros, nearest * size * images * per_image * NEAREST),  # values alone, no rows
         "memory": (micros, sharded * size * images * per_image),
         "memory_backward": (micros, sharded * size * images * per_image),
     }

@@ -283,12 +283,10 @@ def positives_of(
 
 
 def nearest_of(anchor: Row, candidates: Sequence[Row], k: int) -> list[Row]:
-    """The k most similar rows, in steps of 2^-16; of equally similar ones the first."""
-
-    def nearness(place: int) -> tuple[int, int]:
-        return -round(65536 * dot(anchor.z, candidates[place].z)), place
-
-    return [candidates[place] for place in sorted(range(len(candidates)), key=nearness)[:k]]
+    """The k most similar rows, in steps of 2^-16, and all that are as similar as the last of them."""
+    nearness = [round(65536 * dot(anchor.z, row.z)) for row in candidates]
+    threshold = min(sorted(nearness, reverse=True)[:k], default=0)
+    return [row for row, near in zip(candidates, nearness, strict=True) if k and near >= threshold]
 
 
 def negatives_of(

@@ -1,47 +1,36 @@
 """Negatives by similarity: of the rows of another kind the k that are nearest to an anchor.
 
-    H_i = the k rows r with the largest (⌊2^16·z_i·z_r⌉, -r)
+    H_i = { r : s_ir ≥ τ_i },   s_ir = ⌊2^16·z_i·z_r⌉ / 2^16,   τ_i = the k-th largest s_ir
 
-Similarity (on a grid of 2^-16, coarser than rounding) and the index of the row make one whole number, so that no two
-rows are equally near and rounding does not choose. The k-th largest number of an anchor is its threshold. With a
-sharded memory it is the k-th largest of the k largest of each rank: the same rows as with a replicated one.
+Similarities are compared on a grid that is coarser than rounding, and all rows as near as the k-th belong to H_i, so
+that neither rounding nor the order of rows chooses. τ_i is the k-th largest of the k largest of each rank: with a
+sharded memory the same rows are chosen as with a replicated one.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["NOTHING", "is_nearest", "largest", "nearness"]
+__all__ = ["is_nearest", "largest", "nearness"]
 
-NOTHING = torch.iinfo(torch.int64).min
-"""Nearness of a row that is no candidate."""
-
-_STEPS, _ROWS = 2**16, 2**32
+_STEPS = 2**16
 
 
-def nearness(cosine: Tensor, may_be: Tensor, row: Tensor) -> Tensor:
-    """⌊2^16·s⌉·2^32 - r: larger is nearer, the first of equally near rows is the nearest.
-
-    Args:
-        cosine: A×R', s in [-1, 1].
-        may_be: A×R', bool: the row is of another kind than the anchor.
-        row: R', int64, r: index of the row among all rows of all ranks, less than 2^32.
-
-    Returns:
-        A×R' int64; `NOTHING` where the row may not be.
-    """
-    # A cosine that is not a number would be a whole number of any size.
-    steps = (cosine.detach() * _STEPS).round().nan_to_num(nan=0.0).to(torch.int64)
-    return torch.where(may_be, steps * _ROWS - row, NOTHING)
+@torch.no_grad()
+def nearness(similarity: Tensor, may_be: Tensor, temperature: float) -> Tensor:
+    """2^16·s_ir, a whole number: A×R' of z_i·z_r/T, A×R' bool → A×R', -∞ where the row may not be a negative."""
+    return (similarity * (temperature * _STEPS)).round_().masked_fill_(~may_be, -torch.inf)
 
 
 def largest(nearness: Tensor, k: int) -> Tensor:
-    """The k largest numbers of each anchor in descending order, filled up with `NOTHING`: A×R' → A×k."""
-    top = nearness.topk(min(k, nearness.shape[1]), dim=1).values
-    return torch.nn.functional.pad(top, (0, k - top.shape[1]), value=NOTHING)
+    """The k largest numbers of each anchor, filled up with -∞: A×R' → A×k."""
+    top = nearness.topk(min(k, nearness.shape[1]), dim=1, sorted=False).values
+    return F.pad(top, (0, k - top.shape[1]), value=-torch.inf)
 
 
 def is_nearest(nearness: Tensor, top: Tensor) -> Tensor:
-    """H_i: A×R', and A×k of all rows from `largest` → A×R' bool; all candidates where there are no more than k."""
-    return (nearness >= top[:, -1:]) & (nearness > NOTHING)
+    """H_i: A×R', and A×k of all rows from `largest` → A×R' bool; all that may be where there are no more than k."""
+    threshold = top.amin(dim=1, keepdim=True)
+    return (nearness >= threshold) & (nearness > -torch.inf)

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mgcda_dist.method.cacl.exchange import GatheredSample
-from mgcda_dist.method.cacl.nearest import NOTHING, is_nearest, largest, nearness
+from mgcda_dist.method.cacl.nearest import is_nearest, largest, nearness
 from mgcda_dist.method.cacl.queue import MemoryQueue
 from mgcda_dist.method.cacl.selection import Choice
 from mgcda_dist.method.collectives import Collectives
 
-__all__ = ["contrast_rows", "largest_over_ranks", "pull", "push_apart", "sum_over_ranks"]
+__all__ = ["contrast_rows", "largest_over_ranks", "pull", "push_apart", "push_apart_few", "sum_over_ranks"]
 
 _MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
 
@@ -42,29 +42,47 @@ def contrast_rows(
     # Anchors × rows: local × all, or all × local. Either way a W-th of all pairs.
     anchors = batch if queue.is_sharded else batch[sample.is_local]
     from_batch = batch[sample.is_local] if queue.is_sharded else batch
-    rows = torch.cat([from_batch, len(batch) + remembered])
-    z_rows = torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
-    used = choice.in_use[rows]
-    rows, z_rows = rows[used], z_rows[used]
+    held = torch.cat([from_batch, len(batch) + remembered])
+    z_anchors, z_held = sample.z[anchors], torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
+    used = choice.in_use[held]
+    rows, z_rows = held[used], z_held[used]
 
-    similarity = sample.z[anchors] @ z_rows.T / temperature  # A×R'
+    similarity = z_anchors @ z_rows.T / temperature  # A×R'
     may_be = choice.of_other_kind(anchors, rows)
     is_negative = may_be & choice.is_negative[rows]
     if choice.num_nearest:
-        numbers = nearness(similarity * temperature, may_be, rows)
+        numbers = nearness(similarity, may_be, temperature)
         top = largest(numbers, choice.num_nearest)
         if queue.is_sharded:
             top = largest_over_ranks(top, sample, collectives)
-        is_negative |= is_nearest(numbers, top)
-    log_repulsion = push_apart(similarity, is_negative)
+        log_repulsion = push_apart_few(similarity, is_negative | is_nearest(numbers, top))
+    else:
+        log_repulsion = push_apart(similarity, is_negative)
     if queue.is_sharded:
         log_repulsion = sum_over_ranks(log_repulsion, sample, temperature, collectives)
-    return anchors, pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
+    if choice.in_columns:
+        return anchors, pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
+    anchor, nth, row = choice.order.pairs(anchors, held)
+    near = (z_anchors[anchor] * z_held[row]).sum(dim=1) / temperature
+    # A column for each of an anchor's positives: adding pairs up where they meet has no fixed order on a GPU.
+    similarity = near.new_zeros(len(anchors), choice.order.limit + 1).index_put((anchor, nth), near)
+    is_positive = torch.zeros_like(similarity, dtype=torch.bool).index_put((anchor, nth), torch.ones_like(nth) > 0)
+    return anchors, pull(similarity, is_positive, log_repulsion)
 
 
 def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:
     """log Σ_{n∈N_i} e^{z_i·z_n/T}: A×R, A×R → A; about -1e9 where there is no negative."""
     return torch.logsumexp(similarity.masked_fill(~is_negative, _MASKED), dim=1)
+
+
+def push_apart_few(similarity: Tensor, is_negative: Tensor) -> Tensor:
+    """`push_apart` where few of many rows are negatives of an anchor: no exponential is taken of the others."""
+    anchor, row = torch.nonzero(is_negative, as_tuple=True)
+    count = is_negative.sum(dim=1)
+    nth = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
+    width = 1 + (int(count.max()) if len(count) else 0)
+    chosen = similarity.new_full((len(count), width), _MASKED).index_put((anchor, nth), similarity[anchor, row])
+    return torch.logsumexp(chosen, dim=1)
 
 
 def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tensor:
@@ -74,9 +92,9 @@ def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tens
 
 
 def largest_over_ranks(top: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
-    """The k largest of the k largest numbers of every rank, per anchor, A×k → A×k: one gather of fixed shape."""
+    """The k largest of every rank's k largest numbers of each anchor, A×k → A×k: one gather of fixed shape."""
     k, row = top.shape[1], sample.metadata.id
-    reserved = top.new_full((sample.num_reserved, k), NOTHING).index_copy(0, row, top)
+    reserved = top.new_full((sample.num_reserved, k), -torch.inf).index_copy(0, row, top)
     everywhere = collectives.start_gather(reserved, "nearest").wait()
     per_rank = everywhere.view(collectives.size, sample.num_reserved, k)[:, row]  # W×A×k
     return largest(per_rank.transpose(0, 1).flatten(1), k)

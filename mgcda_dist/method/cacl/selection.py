@@ -66,7 +66,8 @@ class Choice:
         is_negative: R, bool: the row is in N_i of every anchor i of another kind. With `negatives_by: similarity` only
             the random share; the rest is each anchor's own.
         order: in which anchors take positives.
-        in_use: R, bool: rows that an anchor may contrast with.
+        in_use: R, bool: rows whose similarity to all anchors is needed.
+        in_columns: positives are among these rows, because anchors share them; or they are looked up one by one.
         num_nearest: k, negatives that each anchor chooses by similarity.
     """
 
@@ -75,6 +76,7 @@ class Choice:
     order: PositiveOrder
     in_use: Tensor
     num_nearest: int
+    in_columns: bool
 
     @classmethod
     def of(
@@ -92,12 +94,15 @@ class Choice:
         is_anomaly = rows.type == anomaly_type
         is_negative = shared_negatives(is_anomaly, rows.difficulty, selection, draw("contrast"))
         order = PositiveOrder.of(rows, num_domains, anomaly_type + 1, selection, draw)
+        in_columns = selection.positives == "shared" and not selection.num_nearest
+        in_use = is_negative | order.in_use() if in_columns else is_negative | (selection.num_nearest > 0)
         return cls(
             kind=rows.type if selection.negatives == "other_type" else is_anomaly.to(torch.int64),
             is_negative=is_negative,
             order=order,
-            in_use=is_negative | order.in_use() | (selection.num_nearest > 0),
+            in_use=in_use,
             num_nearest=selection.num_nearest,
+            in_columns=in_columns,
         )
 
     def of_other_kind(self, anchors: Tensor, rows: Tensor) -> Tensor:
@@ -142,7 +147,6 @@ class PositiveOrder:
         turn: R: u_i in [0, 1), 0 if shared.
         type, domain: R, int64.
         limit: at most so many positives.
-        is_shared: all anchors of a type and domain have the same positives.
     """
 
     order: Tensor
@@ -153,7 +157,6 @@ class PositiveOrder:
     type: Tensor
     domain: Tensor
     limit: int
-    is_shared: bool
 
     @classmethod
     def of(
@@ -175,7 +178,6 @@ class PositiveOrder:
             type=rows.type,
             domain=rows.domain,
             limit=selection.num_positives,
-            is_shared=is_shared,
         )
 
     def num_positives(self) -> Tensor:
@@ -183,10 +185,8 @@ class PositiveOrder:
         return (self.of_type[self.type] - 1).clamp(max=self.limit)
 
     def in_use(self) -> Tensor:
-        """R, bool: rows that some anchor may take; an anchor among its own positives takes one row more."""
+        """R, bool: rows that some anchor may take if they share them; one among its own positives takes one more."""
         used = torch.zeros_like(self.type, dtype=torch.bool)
-        if not self.is_shared:
-            return ~used
         place = torch.arange(len(used), device=used.device) - self.begin[self.type[self.order]]
         used[self.order[place <= self.limit]] = True
         return used
@@ -207,12 +207,22 @@ class PositiveOrder:
         counts = (nth < all_rows) & (row != anchors.unsqueeze(1))
         return row, counts & (counts.cumsum(dim=1) <= self.limit)
 
+    def pairs(self, anchors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """P_i for A anchors among R' rows, both given as indices of candidates, as pairs.
+
+        Returns:
+            int64 each: place in `anchors`, how manieth positive of that anchor, place in `rows`.
+        """
+        taken, counts = self.taken(anchors)
+        column = torch.full_like(self.type, -1)
+        column[rows] = torch.arange(len(rows), device=rows.device)
+        found = column[taken]
+        anchor, nth = torch.nonzero(counts & (found >= 0), as_tuple=True)
+        return anchor, nth, found[anchor, nth]
+
     def positives(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """P_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
-        taken, counts = self.taken(anchors)
-        nowhere = len(rows)
-        column = torch.full_like(self.type, nowhere)
-        column[rows] = torch.arange(len(rows), device=rows.device)
-        mask = torch.zeros(len(anchors), len(rows) + 1, dtype=torch.bool, device=rows.device)
-        mask.scatter_(1, torch.where(counts, column[taken], nowhere), True)
-        return mask[:, :-1]
+        anchor, _, row = self.pairs(anchors, rows)
+        mask = torch.zeros(len(anchors), len(rows), dtype=torch.bool, device=rows.device)
+        mask[anchor, row] = True
+        return mask
