@@ -18,7 +18,6 @@ from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
 from mgcda_dist.method.randomness import stream_key
 from mgcda_dist.method.reduce import NamedSum
-from tests.multiprocess.scenarios import pasted_on_unlabelled
 from tests.support import reference
 from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, tiny_batch, tiny_mgcda
 
@@ -147,15 +146,6 @@ def test_steps_agree_with_the_formulas(name: str):
             )
 
 
-def test_a_pasted_object_does_not_take_an_unlabelled_domain_out_of_alignment():
-    model = tiny_mgcda()
-    assert model.mdat is not None
-    batch = tiny_batch(0)
-    pasted = pasted_on_unlabelled(batch)
-    whole, fewer = (model.count([b]).total()["mdat/locations"][:, 2] for b in (batch, pasted))
-    assert bool((fewer > 0.5 * whole).all())
-
-
 # ------------------------------------------------------------------------------------------------- weights and warm-ups
 
 
@@ -195,12 +185,6 @@ def test_terms_that_are_off_leave_no_trace(with_mdat: bool, with_cacl: bool):
     assert any(name.startswith("cacl/") for name in model.health(outcomes, totals, 0.5)) == with_cacl
 
 
-def test_other_sums_travel_beside_the_values():
-    model = tiny_mgcda()
-    totals = model.total([model(tiny_batch(0), 0.1)], {"trainer/stop": 1.0})
-    assert totals.scalars()["trainer/stop"] == 1.0
-
-
 # ----------------------------------------------------------------------------------------------------- state and purity
 
 
@@ -212,14 +196,6 @@ def commit_steps(model: MGCDA, first: int, last: int) -> tuple[list[Outcome], Na
         model.commit(outcomes, totals)
     assert totals is not None
     return outcomes, totals
-
-
-def test_a_restored_model_takes_the_same_next_step():
-    model = lively()
-    commit_steps(model, 0, 3)
-    restored = lively(seed=0)
-    restored.load_state_dict(model.state_dict())
-    assert commit_steps(restored, 3, 5)[1].scalars() == commit_steps(model, 3, 5)[1].scalars()
 
 
 def test_forward_changes_no_state_and_uses_no_global_generator():

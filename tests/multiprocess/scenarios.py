@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
 from mgcda_dist.method.cacl import MemoryQueue
 from mgcda_dist.method.collectives import Collectives, CommStats
-from mgcda_dist.method.mgcda import Outcome
+from mgcda_dist.method.mgcda import Outcome, SegmentationLoss
 from tests.support.tiny import NUM_DOMAINS, lively, part_of, tiny_batch
 
 BATCH = 12  # divides by 1, 2, 3 and 4
@@ -27,7 +28,9 @@ class Scenario:
     Attributes:
         model: arguments of `tiny_mgcda`.
         alter: makes the hard case out of the batch of a step.
-        accumulation: micro-batches of 12 images per optimiser step.
+        accumulation: micro-batches per optimiser step.
+        images: per optimiser step; None: 12 of each micro-batch.
+        loss: in the place of the tiny network's.
         late_s: the last rank comes so much later to everything.
     """
 
@@ -35,6 +38,8 @@ class Scenario:
     alter: Callable[[Batch], Batch] = lambda batch: batch
     steps: int = 2
     accumulation: int = 1
+    images: int | None = None
+    loss: SegmentationLoss | None = None
     late_s: float = 0.0
 
 
@@ -66,6 +71,7 @@ def play(
     """Train as rank `rank` of `size`, with plain SGD, gradients averaged as DDP and DeepSpeed average them."""
     record = Record()
     model = lively(collectives=Collectives(group), **scenario.model)
+    model.segmentation_loss = scenario.loss or model.segmentation_loss
     if state is not None:
         model.load_state_dict(state)
     if shards and model.cacl is not None:
@@ -74,7 +80,7 @@ def play(
     for step in range(first_step, first_step + scenario.steps):
         progress = (step + 1) / 10
         optimizer.zero_grad()
-        whole = scenario.alter(tiny_batch(step, BATCH * scenario.accumulation))
+        whole = scenario.alter(tiny_batch(step, scenario.images or BATCH * scenario.accumulation))
         batches = [
             part_of(part_of(whole, micro, scenario.accumulation), rank, size) for micro in range(scenario.accumulation)
         ]
@@ -113,6 +119,43 @@ def play(
         record.memory, record.shard = _memory(model.cacl.queue, size, group), model.cacl.queue.shard_state()
     record.stats = model.collectives.stats
     return record
+
+
+def compare(found: Record, expected: Record, tolerance: float, gradient_tolerance: float | None = None) -> None:
+    """Terms, health, rows, gradients and final state agree."""
+    gradient_tolerance = gradient_tolerance or tolerance
+    assert len(found.terms) == len(expected.terms)
+    for here, there in zip(found.terms, expected.terms, strict=True):
+        compared = {name: value for name, value in there.items() if name != "trainer/rank"}
+        assert {name: here[name] for name in compared} == pytest.approx(
+            compared, rel=tolerance, abs=tolerance, nan_ok=True
+        )
+    for here, there in zip(found.health, expected.health, strict=True):
+        assert here == pytest.approx(there, rel=tolerance, abs=tolerance)
+    for here, there in zip(found.rows, expected.rows, strict=True):
+        assert {name: value.shape for name, value in here.items()} == {name: x.shape for name, x in there.items()}
+        for name in ("type", "domain", "id"):
+            assert torch.equal(here[name], there[name]), f"sampled rows differ in {name}"
+        torch.testing.assert_close(here["z"], there["z"], rtol=0, atol=gradient_tolerance)
+    for here, there in zip(found.cursors, expected.cursors, strict=True):
+        assert torch.equal(here, there)
+    for here, there in zip(found.gradients, expected.gradients, strict=True):
+        scale = there.abs().nan_to_num().max().clamp(min=1).item()
+        torch.testing.assert_close(here, there, rtol=0, atol=gradient_tolerance * scale, equal_nan=True)
+    torch.testing.assert_close(found.memory, expected.memory, rtol=0, atol=gradient_tolerance)
+    assert found.state.keys() == expected.state.keys()
+    for name, value in expected.state.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(
+                found.state[name],
+                value,
+                rtol=0,
+                atol=gradient_tolerance,
+                equal_nan=True,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+        else:
+            assert torch.equal(found.state[name], value), name
 
 
 def _memory(queue: MemoryQueue, size: int, group: dist.ProcessGroup | None) -> Tensor:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mgcda_dist.method.collectives import Collectives
-from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
+from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, compare, play
 from tests.multiprocess.worlds import RESUME_AT, Results
 from tests.support.distributed import run_distributed
 from tests.support.tiny import part_of, tiny_batch, tiny_mgcda
@@ -29,43 +29,6 @@ SIZES = (2, 3, 4)
 def alone(name: str) -> Record:
     """The same scenario in one process without a group."""
     return play({**SCENARIOS, "bf16": BF16, "fp32": FP32, "adaptive_stage_longer": Scenario(steps=4)}[name])
-
-
-def compare(found: Record, expected: Record, tolerance: float, gradient_tolerance: float | None = None) -> None:
-    """Terms, health, rows, gradients and final state agree."""
-    gradient_tolerance = gradient_tolerance or tolerance
-    assert len(found.terms) == len(expected.terms)
-    for here, there in zip(found.terms, expected.terms, strict=True):
-        compared = {name: value for name, value in there.items() if name != "trainer/rank"}
-        assert {name: here[name] for name in compared} == pytest.approx(
-            compared, rel=tolerance, abs=tolerance, nan_ok=True
-        )
-    for here, there in zip(found.health, expected.health, strict=True):
-        assert here == pytest.approx(there, rel=tolerance, abs=tolerance)
-    for here, there in zip(found.rows, expected.rows, strict=True):
-        assert {name: value.shape for name, value in here.items()} == {name: x.shape for name, x in there.items()}
-        for name in ("type", "domain", "id"):
-            assert torch.equal(here[name], there[name]), f"sampled rows differ in {name}"
-        torch.testing.assert_close(here["z"], there["z"], rtol=0, atol=gradient_tolerance)
-    for here, there in zip(found.cursors, expected.cursors, strict=True):
-        assert torch.equal(here, there)
-    for here, there in zip(found.gradients, expected.gradients, strict=True):
-        scale = there.abs().nan_to_num().max().clamp(min=1).item()
-        torch.testing.assert_close(here, there, rtol=0, atol=gradient_tolerance * scale, equal_nan=True)
-    torch.testing.assert_close(found.memory, expected.memory, rtol=0, atol=gradient_tolerance)
-    assert found.state.keys() == expected.state.keys()
-    for name, value in expected.state.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(
-                found.state[name],
-                value,
-                rtol=0,
-                atol=gradient_tolerance,
-                equal_nan=True,
-                msg=lambda m, n=name: f"{n}: {m}",
-            )
-        else:
-            assert torch.equal(found.state[name], value), name
 
 
 @pytest.mark.parametrize("size", SIZES)
