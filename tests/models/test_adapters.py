@@ -41,17 +41,6 @@ def test_copies_are_independent_and_have_no_hooks():
     assert not any(module._forward_hooks for module in segmenter.modules())
 
 
-def test_unknown_path_is_named_with_candidates():
-    with pytest.raises(ConfigError, match=r"no module 'head\.4'[\s\S]*classifier\.4"):
-        wrap(deeplab(), stages={}, logits="head.4", embedding="classifier.3")
-    with pytest.raises(ConfigError, match=r"no module 'zzz'[\s\S]*candidates: .*classifier\.4"):
-        wrap(deeplab(), stages={}, logits="zzz", embedding="classifier.3")
-    listed = Nested()
-    listed.add_module("list", nn.ModuleList([nn.Conv2d(3, 3, 1)]))
-    with pytest.raises(ConfigError, match=r"'list' is a container[\s\S]*list\.0"):
-        wrap(listed, stages={"middle": "list[0]"}, logits="head")
-
-
 class Nested(nn.Module):
     """A backbone whose output is a mapping with a list, in a U-Net that needs sides that are multiples of 8."""
 
@@ -76,19 +65,14 @@ class Pyramid(nn.Module):
         return {"maps": [fine, self.coarse(fine)]}
 
 
-def test_errors_lead_to_an_entry_of_a_nested_output():
-    says = {"backbone": r'for example "backbone\[maps\]"', "backbone[maps]": r'for example "backbone\[maps\]\[0\]"',
-            "backbone[1]": r'no output \[1\][\s\S]*for example "backbone\[maps\]"'}  # fmt: skip
-    for path, message in says.items():
-        with pytest.raises(ConfigError, match=message):
-            wrap(Nested(), stages={"middle": path}, logits="head")
+def listed() -> Nested:
+    network = Nested()
+    network.add_module("list", nn.ModuleList([nn.Conv2d(3, 3, 1)]))
+    return network
+
+
+def test_an_entry_of_a_nested_output_can_be_tapped():
     assert wrap(Nested(), stages={"middle": "backbone[maps][1]"}, logits="head").stage_channels["middle"] == 4
-
-
-def test_entries_of_tensors_are_refused():
-    for entry in ("0", "out"):
-        with pytest.raises(ConfigError, match=rf"no output \[{entry}\], but 1×4×32×48[\s\S]*without \[{entry}\]"):
-            wrap(Nested(), stages={"middle": f"backbone.fine[{entry}]"}, logits="head")
 
 
 class Twice(nn.Module):
@@ -107,25 +91,28 @@ class Twice(nn.Module):
         return self.up(logits)
 
 
-def test_a_layer_that_runs_twice_is_refused_in_either_mode():
-    with pytest.raises(ConfigError, match="head runs more than once"):
-        wrap(Twice(), stages={}, logits="head")
-
-
-def test_an_output_that_the_next_layer_overwrites_is_refused():
-    with pytest.raises(ConfigError, match="overwrites the output of body in place"):
-        wrap(Twice(), stages={"early": "body"}, logits="head")
-
-
-def test_invalid_taps_and_statistics_are_refused():
-    with pytest.raises(ConfigError, match=r"'up' has no weights[\s\S]*in front of it"):
-        wrap(Twice(), stages={}, logits="up")
-    with pytest.raises(ConfigError, match="cannot be called 'embedding'"):
-        wrap(Nested(), stages={"embedding": "backbone.fine"}, logits="head")
-    with pytest.raises(ConfigError, match="is 0"):
-        wrap(Nested(), stages={}, logits="head", multiple_px=0)
-    with pytest.raises(ConfigError, match="units of 0…1"):
-        wrap(Nested(), stages={}, logits="head", mean=(123.0, 116.0, 103.0))
+@pytest.mark.parametrize(
+    ("network", "taps", "says"),
+    [
+        (deeplab, {"logits": "head.4", "embedding": "classifier.3"}, r"no module 'head\.4'[\s\S]*classifier\.4"),
+        (deeplab, {"logits": "zzz", "embedding": "classifier.3"}, r"no module 'zzz'[\s\S]*candidates: .*classifier\.4"),
+        (listed, {"stages": {"middle": "list[0]"}}, r"'list' is a container[\s\S]*list\.0"),
+        (Nested, {"stages": {"middle": "backbone"}}, r'for example "backbone\[maps\]"'),
+        (Nested, {"stages": {"middle": "backbone[maps]"}}, r'for example "backbone\[maps\]\[0\]"'),
+        (Nested, {"stages": {"middle": "backbone[1]"}}, r'no output \[1\][\s\S]*for example "backbone\[maps\]"'),
+        (Nested, {"stages": {"x": "backbone.fine[0]"}}, r"no output \[0\], but 1×4×32×48[\s\S]*without \[0\]"),
+        (Nested, {"stages": {"x": "backbone.fine[out]"}}, r"no output \[out\], but 1×4×32×48[\s\S]*without \[out\]"),
+        (Nested, {"stages": {"embedding": "backbone.fine"}}, "cannot be called 'embedding'"),
+        (Nested, {"multiple_px": 0}, "is 0"),
+        (Nested, {"mean": (123.0, 116.0, 103.0)}, "units of 0…1"),
+        (Twice, {}, "head runs more than once"),
+        (Twice, {"stages": {"early": "body"}}, "overwrites the output of body in place"),
+        (Twice, {"logits": "up"}, r"'up' has no weights[\s\S]*in front of it"),
+    ],
+)
+def test_taps_that_cannot_work_are_refused(network, taps, says):
+    with pytest.raises(ConfigError, match=says):
+        wrap(network(), **{"stages": {}, "logits": "head"} | taps)
 
 
 def test_the_abstention_logit_exists_only_in_training():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.models.backbone import timm_backbone
+from mgcda_dist.models.decoder import Decoder
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request
@@ -289,12 +293,26 @@ def test_a_saved_transformers_folder_is_configuration_and_weights(tmp_path: Path
     assert set(theirs) - set(same) <= {"decode_head.classifier.weight", "decode_head.classifier.bias"}
 
 
-def test_initialisation_is_a_function_of_the_seed() -> None:
-    first, again, other = (
-        named_segmenter("smp:fpn", num_classes=3, arguments=NETWORKS["fpn"][1], seed=s) for s in (1, 1, 2)
-    )
-    assert all(torch.equal(x, y) for x, y in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    assert not torch.equal(*(each.state_dict()["network.segmentation_head.0.weight"] for each in (first, other)))
+@pytest.mark.parametrize(
+    ("make", "weight"),
+    [
+        (partial(timm_backbone, "test_efficientnet"), "network.conv_stem.weight"),
+        (partial(Decoder, {"stride4": 8, "stride32": 40}, 5, 24), "classifier.weight"),
+        (
+            partial(named_segmenter, "smp:fpn", num_classes=3, arguments=NETWORKS["fpn"][1]),
+            "network.segmentation_head.0.weight",
+        ),
+    ],
+    ids=["backbone", "decoder", "network"],
+)
+def test_initialisation_is_a_function_of_the_seed_alone(make: Callable[..., nn.Module], weight: str) -> None:
+    before = torch.get_rng_state()
+    first = make(seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, other = make(seed=3).state_dict(), make(seed=4).state_dict()
+    assert all(torch.equal(x, again[key]) for key, x in first.items())
+    assert not torch.equal(first[weight], other[weight])
 
 
 def test_heads_may_have_another_norm() -> None:
