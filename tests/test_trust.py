@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.models.exported import load_segmenter
 from mgcda_dist.models.weights import read_state
 from tests.conftest import REPOSITORY
+from tests.support.png import grey_png
 from tests.support.shards import LUT, verified, write_frames
 from tests.support.tars import plain_tar
 
@@ -37,18 +36,8 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def _bomb(side: int = 9000) -> bytes:
-    """A PNG of a few bytes that claims 81 million pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 def test_pictures_that_claim_too_much_are_not_decoded(tmp_path: Path) -> None:
-    bomb = _bomb()
+    bomb = grey_png(9000, 9000, 8, b"")  # a few bytes that claim 81 million pixels
     for decode in (decode_image, decode_cutout, lambda data, where: decode_label(data, LUT, where)):
         with pytest.raises(ShardError, match="claims 9000×9000 pixels, over the bound"):
             decode(bomb, "shard: key")

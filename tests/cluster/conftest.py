@@ -34,10 +34,14 @@ class Place:
     folder: Path
     mlflow: str
 
-    def submit(self, name: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        submit = ["ray", "job", "submit", "--address", self.nodes.dashboard, "--submission-id", name]
-        submit += ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *command]
-        return self.nodes.run(submit, cwd=self.checkout, env=self.nodes.environment(**environment))
+    def submit(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Submit a job under a name, and wait for its end."""
+        return self.nodes.run(self.submission("--submission-id", name, command=command), cwd=self.checkout)
+
+    def submission(self, *options: str, command: tuple[str, ...]) -> list[str]:
+        """The command that submits a job as the README says."""
+        submit = ["ray", "job", "submit", "--address", self.nodes.dashboard, *options]
+        return [*submit, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *command]
 
 
 @pytest.fixture(scope="module")

@@ -39,14 +39,12 @@ def short_folder() -> Iterator[Path]:
 
 
 class Nodes:
-    """A head (node 0) and a second node, each with `num_cpus` processors.
+    """A head (node 0) and a second node, of which Ray may use one processor each.
 
     Args:
         folder: for logs and Ray's sessions; a short path, since sockets lie there.
-        num_cpus: that Ray may use of each node.
         seen: on node 1, folder → folder that lies in its place there. Needs namespaces.
         head_env, env: further environment of node 0, and of node 1.
-        isolated: whether in namespaces; None: if this process may make some.
         ray: whether to start Ray on them; else they are empty, for a scheduler to do so.
     """
 
@@ -54,15 +52,13 @@ class Nodes:
         self,
         folder: Path,
         *,
-        num_cpus: int = 1,
         seen: Mapping[Path, Path] | None = None,
         head_env: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
-        isolated: bool | None = None,
         ray: bool = True,
     ) -> None:
         self.folder, self.token = folder, secrets.token_hex(32)
-        self.isolated = os.geteuid() == 0 if isolated is None else isolated
+        self.isolated = os.geteuid() == 0
         self._starts_ray = ray
         if ray and self.isolated:
             # A node that joins clears what it takes for old files of its own; in one folder for both it would be the
@@ -71,7 +67,7 @@ class Nodes:
             for path in (*own, *own.values()):
                 path.mkdir(parents=True, exist_ok=True)
             seen = own | dict(seen or {})
-        self._num_cpus, self._seen, self._env = num_cpus, dict(seen or {}), (dict(head_env or {}), dict(env or {}))
+        self._seen, self._env = dict(seen or {}), (dict(head_env or {}), dict(env or {}))
         self._started: list[subprocess.Popen[str]] = []
         self._ray: dict[int, subprocess.Popen[str]] = {}
         key = f"{os.getpid():x}"
@@ -187,7 +183,7 @@ class Nodes:
 
     def _start_node(self, node: int, arguments: list[str]) -> None:
         command = [str(_BIN / "ray"), "start", "--block", f"--node-ip-address={self.addresses[node]}", *arguments]
-        command += [f"--num-cpus={self._num_cpus}", "--object-store-memory=100000000", "--disable-usage-stats"]
+        command += ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={free_port()}"]
         # The memory of the machine is everybody's: what others take is no reason to kill workers here.
         changes = {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_memory_monitor_refresh_ms": "0"} | self._env[node]

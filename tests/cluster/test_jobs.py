@@ -19,8 +19,7 @@ TRAIN = ("mgcda", "train", "configs/two.yaml", "name=long", "scaling.workers=2",
 
 def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_when_submitted_again(place: Place) -> None:
     nodes, run = place.nodes, place.folder / "runs/long"
-    submit = ["ray", "job", "submit", "--address", nodes.dashboard, "--submission-id", "long-1", "--no-wait"]
-    submit += ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *TRAIN]
+    submit = place.submission("--submission-id", "long-1", "--no-wait", command=TRAIN)
     assert nodes.run(submit, cwd=place.checkout).returncode == 0
     wait_for(lambda: last_step(run) >= 9, "ten steps")
     stopped = nodes.run(["ray", "job", "stop", "--address", nodes.dashboard, "long-1"])

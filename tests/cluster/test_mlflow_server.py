@@ -6,7 +6,6 @@ would give, against a PostgreSQL of its own (Debian's) and moto's S3 server. Onl
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pwd
@@ -14,14 +13,13 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.support.commands import mgcda
 from tests.support.configs import tiny_content, write_config
-from tests.support.network import free_port, free_ports, wait_until_it_answers
+from tests.support.network import free_port, free_ports, wait_until_it_answers, wait_until_it_listens
 
 INITDB = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
 pytestmark = [
@@ -83,7 +81,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
             command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports[1])]
             processes.append(subprocess.Popen(command, **options))
         for port in ports:
-            _wait(functools.partial(_connect, port), folder / "stores.log")
+            wait_until_it_listens(port)
         yield Stores(ports[0], ports[1], folder)
     finally:
         # On SIGTERM PostgreSQL would wait for its clients.
@@ -106,10 +104,12 @@ def _postgres(home: Path, port: int, options: dict[str, Any]) -> subprocess.Pope
     process = subprocess.Popen(list(map(str, serve)), **options)
     create = [INITDB.with_name("createdb"), "-h", "127.0.0.1", "-p", port, "-U", "mlflow", "mlflow"]
     environment = os.environ | {"PGPASSWORD": SECRETS["POSTGRES_PASSWORD"]}
-    _wait(
-        lambda: subprocess.run(list(map(str, create)), check=True, timeout=60, env=environment, **options),
-        Path(options["stdout"].name),
-    )
+    wait_until_it_listens(port)
+    done = subprocess.run(list(map(str, create)), check=False, timeout=60, env=environment, **options)
+    while done.returncode:  # it listens before it lets clients in
+        assert process.poll() is None, Path(options["stdout"].name).read_text()
+        time.sleep(0.2)
+        done = subprocess.run(list(map(str, create)), check=False, timeout=60, env=environment, **options)
     return process
 
 
@@ -236,19 +236,3 @@ def test_no_secret_of_the_stores_reaches_the_run_or_a_log(stores: Stores, run_id
     files = [path for path in stores.folder.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [(path, secret) for path in files for secret in planted if secret in path.read_bytes()]
-
-
-def _connect(port: int) -> None:
-    socket.create_connection(("127.0.0.1", port), 1).close()
-
-
-def _wait(attempt: Callable[[], object], log: Path) -> None:
-    """Until an attempt succeeds; for two minutes at most."""
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            attempt()
-            return
-        except (OSError, subprocess.CalledProcessError):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)

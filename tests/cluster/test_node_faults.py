@@ -27,8 +27,7 @@ SPREAD = ("scaling.workers=2", "scaling.placement=STRICT_SPREAD")
 
 
 def _begin(place: Place, name: str, *words: str) -> tuple[Path, subprocess.Popen[str]]:
-    submit = ["ray", "job", "submit", "--address", place.nodes.dashboard, "--working-dir", "."]
-    submit += ["--runtime-env", "cluster/runtime_env.yaml", "--", *TRAIN, f"name={name}", *words]
+    submit = place.submission(command=(*TRAIN, f"name={name}", *words))
     process = place.nodes.start(submit, cwd=place.checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return place.folder / "runs" / name, process
 

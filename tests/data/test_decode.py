@@ -87,7 +87,7 @@ def test_damaged_labels_are_refused():
             decode_label(hurt, LUT, WHERE)
 
 
-@pytest.mark.parametrize("side", [9_000, 60_000])
-def test_absurd_dimensions_are_refused_without_decoding(side: int):
-    with pytest.raises(ShardError, match="claims 9000×9000 pixels" if side == 9_000 else "the image is not a picture"):
-        decode_image(grey_png(side, side, 8, b""), WHERE)
+def test_absurd_dimensions_are_refused_without_decoding():
+    """Those over Pillow's own bound; those over ours: tests/test_trust.py."""
+    with pytest.raises(ShardError, match="the image is not a picture"):
+        decode_image(grey_png(60_000, 60_000, 8, b""), WHERE)

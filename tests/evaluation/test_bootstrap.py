@@ -107,12 +107,6 @@ def test_tables_are_saved_and_read_back(tmp_path: Path) -> None:
         read.add("image_000", NOTHING, NOTHING)
 
 
-def test_a_set_without_anomalies_has_no_interval() -> None:
-    nothing = ImageTables()
-    nothing.add("a", np.zeros(8, np.float32), NOTHING)
-    assert np.isnan(bootstrap(nothing, replicates=10)["ap"].value)
-
-
 def with_classes(num: int, right: float) -> tuple[ImageTables, dict[str, Confusion]]:
     """Images of three classes, of which the last is in the first image only; and each image's confusion."""
     rng = np.random.default_rng(5)
@@ -160,8 +154,9 @@ def test_ranks_and_pairs_with_classes() -> None:
     assert difference.low > 0 and difference.p_value < 0.05
 
 
-def test_images_without_a_valid_pixel_have_no_number() -> None:
+@pytest.mark.parametrize("inliers", [0, 8])
+def test_images_without_anomalies_or_without_any_valid_pixel_have_no_number(inliers: int) -> None:
     nothing = ImageTables()
-    nothing.add("a", NOTHING, NOTHING)
+    nothing.add("a", np.zeros(inliers, np.float32), NOTHING)
     nothing.add_classes("a", Confusion(2).counts())
     assert all(np.isnan(each.value) for each in bootstrap(nothing, replicates=3).values())

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-__all__ = ["free_port", "free_ports", "wait_until_it_answers"]
+__all__ = ["free_port", "free_ports", "wait_until_it_answers", "wait_until_it_listens"]
 
 
 def free_port() -> int:
@@ -39,3 +39,14 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[Any], log: Path, t
         except OSError:  # refused, reset, no answer in time, an error of the server
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
+
+
+def wait_until_it_listens(port: int, timeout_s: float = 120) -> None:
+    """Wait until something accepts connections on a port of loopback."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, f"nothing listens on port {port}"
+        time.sleep(0.05)

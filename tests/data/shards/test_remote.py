@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache
 from mgcda_dist.errors import ShardError, TransientError
-from tests.support.network import free_port
+from tests.support.network import free_port, wait_until_it_listens
 from tests.support.shards import all_samples, verified, write_frames
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -53,21 +52,11 @@ class Nginx:
 
     def start(self) -> None:
         self.process = subprocess.Popen([NGINX, "-c", f"{self.folder}/nginx.conf", "-p", str(self.folder)])
-        _wait_for(self.port)
+        wait_until_it_listens(self.port)
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=20)
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
 
 
 @pytest.fixture
@@ -222,7 +211,7 @@ def test_s3(local: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with (tmp_path / "moto.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        _wait_for(port)
+        wait_until_it_listens(port)
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         for path in local.folder.iterdir():
