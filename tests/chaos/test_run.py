@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from mgcda_dist.chaos.schedule import KINDS
-from mgcda_dist.config.schema import Config
-from mgcda_dist.runs.folder import RunFolder
 from tests.support.commands import mgcda
 from tests.support.configs import tiny_content, write_config
+from tests.support.watched import events
 
 pytestmark = [pytest.mark.extended, pytest.mark.cluster]
 
@@ -43,8 +42,7 @@ def test_a_frozen_worker_and_a_truncated_checkpoint(tmp_path: Path, tiny_shards:
     by_kind = {fault["kind"]: fault for fault in report["faults"]}
     assert 12 <= by_kind["freeze-worker"]["detected_s"] < 12 + 30
     assert by_kind["truncate-checkpoint"]["repeated"] >= 1, "it resumed from an older checkpoint"
-    run = RunFolder(Config.model_construct(name="run-chaos-0", runs=str(tmp_path / "runs")))
-    hangs = [json.loads(line) for line in run.events.read_text().splitlines() if '"kind": "hang"' in line]
+    hangs = events(tmp_path / "runs/run-chaos-0", "hang")
     assert len(hangs) == 1 and "has not answered for" in hangs[0]["text"] and "of step" in hangs[0]["text"]
 
 

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from tests.cluster.conftest import SECRETS, Place
+from tests.support.watched import groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -31,8 +32,7 @@ def test_a_submitted_job_trains_over_two_nodes(place: Place, trained: subprocess
     assert "2 workers on 2 nodes" in trained.stdout or not place.nodes.isolated
     assert f"step {STEPS}/{STEPS}" in trained.stdout, "the log streams to the client"
     run = place.folder / "runs/two"
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    workers = next(event["workers"] for event in events if "workers" in event)
+    workers = groups(run)[0]
     assert [worker["node"] for worker in workers] == [0, 1]
     assert [worker["threads"] for worker in workers] == [1, 1]
     # Without namespaces Ray takes 127.0.0.1 for the machine's own address, and 127.0.0.2 for what it is.

@@ -12,7 +12,7 @@ import pytest
 from mgcda_dist.doctor import examine, node_checks
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node, NodeReport
-from tests.support.commands import mgcda
+from tests.support.commands import mgcda, typed
 from tests.support.configs import tiny_content, write_config
 
 
@@ -95,10 +95,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path: Path) -> None
     assert Node("a").write_probe(str(tmp_path / "file/runs"), "m").get("problem", "").endswith("Not a directory")
 
 
-@pytest.mark.slow
+# In every run of the suite: the doctor of two nodes (cluster/test_two_nodes.py), and each check above.
+@pytest.mark.extended
 @pytest.mark.cluster
 def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
-    """Without RAY_ADDRESS and without the MLflow server; then with a missing configuration."""
+    """Without RAY_ADDRESS and without the MLflow server."""
     write_config(tmp_path / "run.yaml", tiny_content(tiny_shards, runs=f"{tmp_path}/runs"))
     words = ("scaling.workers=2", "scaling.cpus_per_worker=0.5", "tracking.mlflow_uri=http://127.0.0.1:9")
     done = mgcda("doctor", "--benchmark", "0.2", tmp_path / "run.yaml", *words)
@@ -110,5 +111,8 @@ def test_the_command_on_one_machine(tmp_path: Path, tiny_shards: Path) -> None:
     assert lines["mlflow"].startswith("problem") and "refused" in lines["mlflow"]
     assert done.stdout.endswith("1 problem: the run would fail.\n")
     assert done.stderr == ""
-    missing = mgcda("doctor", tmp_path / "none.yaml")
+
+
+def test_a_missing_configuration_is_one_message(tmp_path: Path) -> None:
+    missing = typed("doctor", tmp_path / "none.yaml")
     assert missing.returncode == 2 and "none.yaml" in missing.stderr and "Traceback" not in missing.stderr

@@ -33,20 +33,16 @@ def plain_content(per_step: dict[str, int] | None = None, **sections: Any) -> di
 
 
 def tiny_content(shards: Path | str, **sections: Any) -> dict[str, Any]:
-    """20 steps of 4 images of every kind of domain, with timm's smallest network; sections are merged as above."""
-    objects = {"objects": f"{shards}/objects/train"}
+    """20 steps of 4 images of every kind of stream, with timm's smallest network; sections are merged as above."""
+    paste = {"objects": f"{shards}/objects/train"}  # on all of them alike: anything else is a warning
+    streams = [
+        {"name": "render_a", "shards": f"{shards}/render_a/train", "per_step": 2, "paste": paste},
+        {"name": "render_b", "shards": f"{shards}/render_b/train", "per_step": 1, "paste": paste},
+        {"name": "real_day", "shards": f"{shards}/real_day/train", "per_step": 1, "labelled": False, "paste": paste},
+    ]
     content: dict[str, Any] = {
         "name": "run",
-        "data": {
-            "on_bad_sample": "skip",
-            "class_space": "road8",
-            "crop_px": [64, 96],
-            "streams": [
-                {"name": "render_a", "shards": f"{shards}/render_a/train", "per_step": 2, "paste": objects},
-                {"name": "render_b", "shards": f"{shards}/render_b/train", "per_step": 1},
-                {"name": "real_day", "shards": f"{shards}/real_day/train", "per_step": 1, "labelled": False},
-            ],
-        },
+        "data": {"on_bad_sample": "skip", "class_space": "road8", "crop_px": [64, 96], "streams": streams},
         "model": {"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
         "cacl": {"projection_dim": 16, "anomaly_pixels": 8, "inlier_pixels": 2, "queue_rows": 32},
         "optim": {"steps": 20, "lr_backbone": 1e-3, "lr_heads": 1e-3},

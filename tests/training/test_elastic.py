@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from tests.support.tiny import QueueLayout, tiny_mgcda
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS, HALF, BATCH = 10, 5, 12  # divides by 1, 2, 3 and 4
-CHANGES = [(2, 1), (1, 2), (4, 3)]
 Case = tuple[str, int, QueueLayout]
 CASES: list[Case] = [
     ("fp32", 0, "replicated"),
@@ -95,19 +96,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    folders = {size: tmp_path_factory.mktemp(f"begun-{size}") for size in {before for before, _ in CHANGES}}
-    for size, folder in folders.items():
-        run_distributed(_begin, size, str(folder), False, timeout_s=280)
-        _convert(str(folder))
-    return folders
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    def folder(size: int) -> str:
+        """Of the first half at so many ranks."""
+        path = str(tmp_path_factory.mktemp(f"begun-{size}"))
+        run_distributed(_begin, size, path, False, timeout_s=280)
+        _convert(path)
+        return path
+
+    return cache(folder)
 
 
-@pytest.mark.parametrize(("before", "after"), [*CHANGES, pytest.param(2, 4, marks=pytest.mark.extended)])
+FOUR = [pytest.param(*change, marks=pytest.mark.extended) for change in ((4, 3), (2, 4))]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), *FOUR])
 def test_the_rest_is_that_of_the_undisturbed_run(
-    undisturbed: list[list[float]], begun: dict[int, Path], before: int, after: int
+    undisturbed: list[list[float]], begun: Callable[[int], str], before: int, after: int
 ) -> None:
-    everyone = run_distributed(_go_on, after, str(begun[before]), timeout_s=280)
+    everyone = run_distributed(_go_on, after, begun(before), timeout_s=280)
     assert all(losses == everyone[0] for losses in everyone)
     for case, losses, expected in zip(CASES, everyone[0], undisturbed, strict=True):
         # bf16: see test_engine.py

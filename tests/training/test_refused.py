@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ class _Run:
         self.said: list[str] = []
         self.logged: dict[int, dict[str, float]] = {}
         self.stop_after = STEPS
+        self.damaged: tuple[str, ...] = ()  # samples of every micro-batch of the last rank
 
     def fit(self, what: str = "", bad_steps: tuple[int, ...] = ()) -> None:
         hooks = Hooks(
@@ -102,7 +104,7 @@ class _Run:
             for micro, batch in enumerate(micro_batches(step, _BATCH, self.accumulation)):
                 # One rank, and of several micro-batches the first: the others are good.
                 self.loss.queue.append(what if step in bad_steps and last_rank and micro == 0 else "")
-                yield batch
+                yield replace(batch, bad=self.damaged if last_rank else ())
 
     def tensors(self) -> dict[str, Tensor]:
         """All state of this rank: parameters, optimiser, buffers, its part of the memory."""
@@ -147,20 +149,23 @@ def _compare(precision: str, stage: int, accumulation: int, what: str, bad_step:
     }
 
 
-def _stop_after_three() -> str:
-    """On every rank: the message of a run that stops after three refused steps in a row."""
-    run = _Run("fp32", 2, 1)
-    run.state.skipped_in_a_row = 1  # one before a restart
-    try:
-        run.fit("loss", (0, 1))
-    except MgcdaError as error:
-        return str(error)
-    return ""
+def _end() -> list[str]:
+    """On every rank: the messages of runs that end with refused steps in a row, and with damaged samples."""
+    refused, spoiled = _Run("fp32", 2, 1), _Run("fp32", 0, 1)
+    refused.state.skipped_in_a_row = 1  # one before a restart
+    spoiled.damaged = ("shard: key", "shard: other")
+    messages: list[str] = []
+    for run in (refused, spoiled):
+        with pytest.raises(MgcdaError) as error:
+            run.fit("loss", (0, 1))
+        messages.append(str(error.value))
+    return [*messages, *spoiled.said]
 
 
 def _config(accumulation: int) -> Config:
     return plain_config(
         {"a": 3, "b": 3, "c": 2},
+        data={"max_bad_samples": 1},
         optim={"steps": STEPS, "max_skipped_in_a_row": 3},
         engine={"accumulation": accumulation},
         tracking={"log_every_steps": 1},
@@ -199,9 +204,11 @@ def test_it_is_refused_at_every_world_size_alike(seen: dict[int, list[list[dict[
     assert two == pytest.approx(alone, rel=2e-2 if CASES[case][0] == "bf16" else 1e-4)
 
 
-def test_the_run_stops_after_several_in_a_row_and_names_the_samples_of_all_ranks() -> None:
-    messages = run_distributed(_stop_after_three, 2, timeout_s=280)
-    assert messages[0] == messages[1]
+def test_the_run_ends_on_all_ranks_after_several_in_a_row_and_with_too_many_damaged_samples() -> None:
+    (refused, spoiled), (other, same, *said) = run_distributed(_end, 2, timeout_s=280)
+    assert refused == other and spoiled == same
     for words in ("3 steps in a row (optim.max_skipped_in_a_row)", "rank 0: d/1-0", "rank 1: d/1-4", "d/1-7",
                   "The last good checkpoint is there", "`override_config`"):  # fmt: skip
-        assert words in messages[0]
+        assert words in refused
+    assert "2 damaged samples, over data.max_bad_samples=1" in spoiled
+    assert said == ["another sample stands in: shard: key", "another sample stands in: shard: other"]

@@ -24,6 +24,7 @@ from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.configs import merged, tiny_content
 from tests.support.distributed import DistributedError, run_distributed
+from tests.support.watched import events, histories
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -103,7 +104,7 @@ def _train(config: Config) -> None:
     worker.train(config)
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.extended), 2])
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> list[Path]:
     """Runs of 1 or 2 ranks: undisturbed, and killed and gone on."""
     size = request.param
@@ -163,13 +164,8 @@ def test_the_best_checkpoint_is_kept_and_gives_the_model(folders: list[Path]) ->
 
 @pytest.mark.parametrize("stage", CASES)
 def test_the_histories_are_equal_without_a_gap(folders: list[Path], stage: int) -> None:
-    found: list[list[dict[str, Any]]] = []
-    for folder in folders:
-        lines = list(read_lines(folder / f"zero{stage}/metrics.jsonl"))
-        assert [step for step, _, _ in lines if step < STEPS] == list(range(STEPS))
-        found.append([{k: v for k, v in metrics.items() if not k.startswith("time/")} for _, _, metrics in lines])
-    assert found[0] == found[1]
-    events = [json.loads(line) for line in (folders[1] / f"zero{stage}/events.jsonl").read_text().splitlines()]
-    assert [event["text"] for event in events if "resuming" in event["text"]] == [
+    whole, resumed = (histories(folder / f"zero{stage}") for folder in folders)
+    assert [step for step, _ in whole if step < STEPS] == list(range(STEPS)) and resumed == whole
+    assert [event["text"] for event in events(folders[1] / f"zero{stage}") if "resuming" in event["text"]] == [
         f"resuming at step 3 from {folders[1]}/zero{stage}/checkpoints/step-00000003"
     ]
