@@ -39,3 +39,11 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "demo"
     write_demo_shards(folder, frames_per_domain=8, image_px=(64, 128), workers=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, `tiny`, with an untrained model; tests may put files beside it, and change none in it."""
+    from tests.support.exported import write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from mgcda_dist import build
-from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError, ShardError
 from tests.support.configs import tiny_config
-
-
-def _train(config: Config) -> tuple[dict[str, float], dict[str, Any]]:
-    """Three plain steps: the last terms, and the trained segmenter."""
-    model = build.mgcda(config).train()
-    optimizer = build.optimizer(config, model)
-    terms: dict[str, float] = {}
-    for step, batch in zip(range(3), build.training_stream(config, 0, 1), strict=False):
-        outcome = model(batch, step / 4)
-        totals = model.total([outcome])
-        terms = totals.scalars()
-        optimizer.zero_grad()
-        outcome.loss.backward()
-        optimizer.step()
-        model.commit([outcome], totals)
-    return terms, {name: value.clone() for name, value in model.segmenter.state_dict().items()}
+from tests.support.training import train
 
 
 def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, tiny_shards: Path) -> None:
@@ -38,14 +22,16 @@ def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, ti
         "no_mdat": ["mdat.enabled=false"],
         "no_cacl": ["cacl.enabled=false"],
     }
-    rows = {name: _train(tiny_config(tmp_path, tiny_shards, *off)) for name, off in switches.items()}
-    for terms, _ in rows.values():
-        assert all(math.isfinite(value) for value in terms.values())
-    assert "loss/mdat" not in rows["no_mdat"][0] and "loss/cacl" not in rows["no_cacl"][0]
-    weights = {
-        name: torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
-        for name, (_, state) in rows.items()
-    }
+    terms: dict[str, dict[str, float]] = {}
+    weights: dict[str, torch.Tensor] = {}
+    for name, off in switches.items():
+        config = tiny_config(tmp_path, tiny_shards, *off)
+        model, steps = train(config, list(islice(build.training_stream(config, 0, 1), 3)))
+        terms[name] = steps[-1]
+        assert all(math.isfinite(value) for value in terms[name].values())
+        state = model.segmenter.state_dict().values()
+        weights[name] = torch.cat([value.flatten() for value in state if value.is_floating_point()])
+    assert "loss/mdat" not in terms["no_mdat"] and "loss/cacl" not in terms["no_cacl"]
     for name in ("no_seg", "no_mdat", "no_cacl"):
         assert not torch.equal(weights["full"], weights[name]), name
 

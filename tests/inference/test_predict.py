@@ -54,11 +54,6 @@ def _video(path: Path, num_frames: int = 7, fps: float = 5.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def middle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     """A score that about half of the pixels reach."""
     pixels = _picture(tmp_path_factory.mktemp("one") / "a.png")

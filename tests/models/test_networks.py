@@ -17,8 +17,6 @@ from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
-from mgcda_dist.method.batch import Batch
-from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.backbone import timm_backbone
 from mgcda_dist.models.decoder import Decoder
 from mgcda_dist.models.invariants import freeze_unused
@@ -27,28 +25,12 @@ from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request
 from tests.support.distributed import run_distributed
 from tests.support.external import NETWORKS, UNET, UNET_TAPS, UNet, configuration, train_on_ranks
 from tests.support.tiny import tiny_batch
+from tests.support.training import train
 
 pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `networks`")
 pytest.importorskip("transformers", reason="needs the extra `networks`")
 
-
-def train(config: Config, batches: list[Batch] | None = None) -> tuple[MGCDA, list[dict[str, float]]]:
-    """The model after a step of each batch, by default of two, and the terms of the steps."""
-    batches = batches or [tiny_batch(step, 3, 64, 96) for step in range(2)]
-    model = build.mgcda(config).train()
-    optimizer = build.optimizer(config, model)
-    terms: list[dict[str, float]] = []
-    for step, batch in enumerate(batches):
-        outcome = model(batch, step / len(batches))
-        optimizer.zero_grad()
-        outcome.loss.backward()
-        # Law 3: an engine waits for the gradient of each.
-        assert not [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
-        optimizer.step()
-        totals = model.total([outcome])
-        model.commit([outcome], totals)
-        terms.append(totals.scalars())
-    return model, terms
+BATCHES = [tiny_batch(step, 3, 64, 96) for step in range(2)]
 
 
 def original(name: str) -> Any:
@@ -76,7 +58,7 @@ def original(name: str) -> Any:
 def test_trained_exported_and_loaded_back_into_its_own_class(name: str, tmp_path: Path) -> None:
     config = configuration(*NETWORKS[name])
     before = {key: x.clone() for key, x in build.segmenter(config).state_dict().items()}
-    model, terms = train(config)
+    model, terms = train(config, BATCHES)
     assert all(math.isfinite(value) for step in terms for value in step.values())
     assert terms[0]["loss/mdat"] > 0 and terms[0]["loss/cacl"] > 0 and terms[0]["cacl/anchors"] > 0
     after = model.segmenter.state_dict()
@@ -123,7 +105,7 @@ def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pyte
         UNET, {"width": 12}, model={"network": UNET, "arguments": {"width": 12}, "taps": UNET_TAPS}, **sections
     )
     checks.check_model(config)
-    model, terms = train(config)
+    model, terms = train(config, BATCHES)
     assert terms[1]["loss/total"] != terms[0]["loss/total"]
     assert model.segmenter(tiny_batch(0, 3, 50, 70).image).logits.shape == (3, 3, 25, 35)
     frozen = [name for name, x in model.segmenter.named_parameters() if not x.requires_grad]

@@ -21,7 +21,6 @@ from mgcda_dist.inference.model import load_exported
 from mgcda_dist.inference.pyfunc import ScoreFunction
 from mgcda_dist.tracking.mlflow_client import connect, quiet
 from mgcda_dist.tracking.mlflow_model import log_model, save_model
-from tests.support.exported import write_run
 from tests.support.network import free_port, wait_until_it_answers
 
 _LOAD = """
@@ -36,11 +35,6 @@ assert mgcda_dist.__file__.startswith({code!r}), mgcda_dist.__file__
 assert not [name for name in sys.modules if name.startswith(("mgcda_dist.training", "mgcda_dist.config"))]
 np.savez({out!r}, **found)
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture(scope="module")
