@@ -86,13 +86,7 @@ def evaluation_job(
 
 
 def maps_job(section: EvaluationConfig, maps: Path, *, name: str, resize: bool, ignore_extra: bool) -> EvaluationJob:
-    """The evaluation of score maps of another method.
-
-    Args:
-        maps: folder or archive, absolute.
-        resize: bring maps of another size to that of their label.
-        ignore_extra: accept maps that belong to no frame.
-    """
+    """The evaluation of score maps of another method, in an absolute folder or archive; see `map_request`."""
     from mgcda_dist.evaluation.job import EvaluationJob
     from mgcda_dist.evaluation.sets import EvaluationSet
 

@@ -166,7 +166,7 @@ class Canvas:
         hull = cv2.convexHull((polygon / SUPER).astype(np.float32))[:, 0]
         cv2.fillConvexPoly(mask, _fixed(np.asarray(hull, np.float32)), round(255 * strength), cv2.LINE_AA, 4)
 
-    def shade_sprite(self, picture: NDArray[np.uint8], corners: Float, strength: float = 1.0) -> None:
+    def shade_sprite(self, picture: NDArray[np.uint8], corners: Float) -> None:
         """Casts the outline of an RGBA picture on the ground.
 
         Args:
@@ -177,7 +177,7 @@ class Canvas:
         matrix = cv2.getPerspectiveTransform(source, (corners / SUPER).astype(np.float32))
         alpha = np.ascontiguousarray(picture[..., 3])
         cast = cv2.warpPerspective(alpha, matrix, self.cast.shape[::-1], flags=cv2.INTER_LINEAR)
-        np.maximum(self.cast, (cast * strength).astype(np.uint8), out=self.cast)
+        np.maximum(self.cast, np.asarray(cast, np.uint8), out=self.cast)
 
     def sprite(self, shape: int, picture: NDArray[np.uint8], corners: Float) -> NDArray[np.bool_]:
         """Draws an RGBA picture (h×w×4) as a shape; returns the H×W mask of the pixels it covers.

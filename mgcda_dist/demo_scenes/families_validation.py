@@ -25,9 +25,9 @@ __all__ = ["cactus", "drum", "suitcase", "vase"]
 Rng = np.random.Generator
 
 
-def _rounded(left: float, foot: float, right: float, top: float, corner: float = 0.08) -> Float:
+def _rounded(left: float, foot: float, right: float, top: float) -> Float:
     """A rectangle with its corners cut round."""
-    x, y = (left, left + corner, right - corner, right), (foot, foot + corner, top - corner, top)
+    x, y = (left, left + 0.08, right - 0.08, right), (foot, foot + 0.08, top - 0.08, top)
     return chaikin(
         [
             (x[1], y[0]),

@@ -90,7 +90,7 @@ def draw_object(family: str, rng: Rng) -> ObjectPicture:
     draw, heights = every[family]
     board = Sketch()
     draw(board, rng)
-    rgba, _ = board.picture()
+    rgba = board.picture()
     if rng.random() < 0.5:
         rgba = np.ascontiguousarray(rgba[:, ::-1])
     return ObjectPicture(family, rgba, float(rng.uniform(*heights)))

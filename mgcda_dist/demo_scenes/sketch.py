@@ -33,6 +33,8 @@ __all__ = [
 UNIT_PX = 176
 """Picture pixels per unit of an outline."""
 HALF_WIDTH, HEIGHT = 0.8, 1.15
+_LIGHT = (-0.6, 0.75)
+"""Direction that bulging parts are lit from: to the right, and up."""
 
 Texture = Callable[[Float, Float], Float]
 """Maps coordinates (h×w each, units) to RGB in [0, 1], h×w×3."""
@@ -87,9 +89,9 @@ def _noise(rng: np.random.Generator, x: Float, y: Float, cell_x: float, cell_y: 
     return cv2.remap(grid, np.ascontiguousarray(column), np.ascontiguousarray(row), cv2.INTER_LINEAR).astype(np.float32)
 
 
-def spots(base: Float, other: Float, cell: float, rng: np.random.Generator, level: float = 0.25) -> Texture:
+def spots(base: Float, other: Float, cell: float, rng: np.random.Generator) -> Texture:
     """Irregular patches of a second colour, as on a hide."""
-    return lambda x, y: np.where((_noise(rng, x, y, cell, cell) > level)[..., None], other, base).astype(np.float32)
+    return lambda x, y: np.where((_noise(rng, x, y, cell, cell) > 0.25)[..., None], other, base).astype(np.float32)
 
 
 def fur(base: Float, rng: np.random.Generator, strength: float = 0.25) -> Texture:
@@ -164,11 +166,10 @@ def chaikin(points: Float | list[tuple[float, float]], rounds: int = 3) -> Float
 class Sketch:
     """A picture in the making; x in units to both sides of 0, y in units up from the ground."""
 
-    def __init__(self, light: tuple[float, float] = (-0.6, 0.75)) -> None:
+    def __init__(self) -> None:
         size = (round(HEIGHT * UNIT_PX), round(2 * HALF_WIDTH * UNIT_PX))
         self.rgb = np.zeros((*size, 3), np.float32)
         self.alpha = np.zeros(size, np.float32)
-        self.light = light
 
     def part(self, outline: Float, texture: Texture, *, bulge: float = 0.5, tone: float = 1.0) -> None:
         """Paints one part over the earlier ones.
@@ -194,16 +195,16 @@ class Sketch:
             sigma = max(1.0, 0.22 * float(np.sqrt(share.sum())))
             soft = cv2.GaussianBlur(share, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
             dy, dx = np.gradient(soft)
-            shade *= 1 + bulge * 1.6 * sigma * (-dx * self.light[0] + dy * self.light[1])
+            shade *= 1 + bulge * 1.6 * sigma * (-dx * _LIGHT[0] + dy * _LIGHT[1])
         painted = np.clip(texture(x, y) * shade[..., None], 0, 1)
         window = (slice(top, bottom), slice(left, right))
         self.rgb[window] += (painted - self.rgb[window]) * share[..., None]
         self.alpha[window] = np.maximum(self.alpha[window], share)
 
-    def picture(self) -> tuple[NDArray[np.uint8], float]:
-        """The RGBA picture cropped to what was drawn (its last row is the foot), and its height in units."""
+    def picture(self) -> NDArray[np.uint8]:
+        """The RGBA picture cropped to what was drawn; its last row is the foot."""
         rows, columns = np.nonzero(self.alpha > 0.5)
         top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
         alpha = self.alpha[top:bottom, left:right]
         rgba = np.dstack([self.rgb[top:bottom, left:right], alpha])
-        return np.rint(rgba * 255).astype(np.uint8), (bottom - top) / UNIT_PX
+        return np.rint(rgba * 255).astype(np.uint8)

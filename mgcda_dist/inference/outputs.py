@@ -6,6 +6,8 @@ NAME.score.png                        H×W uint16: score = low + value · (high 
 in the picture's text and in the record
 NAME/FRAME.score.…                    the same for each frame of a video
 NAME.json                             the record: sizes, anomalies, files
+
+Records are JSON objects from the start (`dict[str, Any]`): they are written and compared, never computed with.
 """
 
 from __future__ import annotations

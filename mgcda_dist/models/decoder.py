@@ -17,13 +17,12 @@ __all__ = ["Context", "Decoder", "SeparableBlock"]
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise k×k, pointwise 1×1, GroupNorm, ReLU: N×D×h×w -> N×D×h×w."""
+    """Depthwise 3×3, pointwise 1×1, GroupNorm, ReLU: N×D×h×w -> N×D×h×w."""
 
-    def __init__(self, channels: int, kernel_px: int = 3, dilation: int = 1) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        padding = dilation * (kernel_px // 2)
         self.depthwise = nn.Conv2d(
-            channels, channels, kernel_px, padding=padding, dilation=dilation, groups=channels, bias=False
+            channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False
         )
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.GroupNorm(num_groups(channels), channels)

@@ -90,12 +90,9 @@ def bare_segmenter(
 
     Args:
         backbone: timm model name; None: `network` is given.
-        norm: treatment of batch normalisation.
-        num_classes: C, without abstention.
         network: `name`, `arguments`, `taps` and `head_norm` of `named_segmenter`.
-        abstains: one more logit, for abstention.
+        norm, num_classes, abstains, seed: as of `named_segmenter`.
         weights: initial weights, see `weights.py`.
-        seed: of the initial parameters.
     """
     if network is not None:
         from mgcda_dist.models.networks import named_segmenter

@@ -1,4 +1,7 @@
-"""Description of a network of another library, and checks of its name and arguments."""
+"""Description of a network of another library, and checks of its name and arguments.
+
+Arguments are those of the library's own constructors, as YAML has them: `dict[str, Any]`.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Each returns sums over this rank's pixels, apart for inliers (label 0…C-1) and
 them by the numbers of pixels of the whole step (law 1), which follow from the labels. A side without pixels is a zero
 that still touches the logits (law 3). Void (255) and normal pixels of unknown class (253) take no part.
 
-L is a pixel's vector of C inlier logits, E = -log Σ_k exp L_k its energy. Logits and labels have one size: bring the
-logits to the labels with `upsample`, or the labels to the logits with `label_at`.
+Logits are N×C×h×w, labels N×h×w of the same size: bring the logits to the labels with `upsample`, or the labels to the
+logits with `label_at`. L is a pixel's vector of C inlier logits, E = -log Σ_k exp L_k its energy.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ def energy_hinge(logits: Tensor, label: Tensor, inlier_energy: float, outlier_en
     """relu(E - m_in)² on inliers, relu(m_out - E)² on anomalies (Liu et al., arXiv 2010.03759, equation 9).
 
     Args:
-        logits: N×C×h×w.
-        label: N×h×w.
         inlier_energy: m_in, at most this energy on inliers.
         outlier_energy: m_out, at least this energy on anomalies.
     """
@@ -65,8 +63,6 @@ def rba_hinge(
     """relu(S - s_in)² on inliers, relu(s_out - S)² on anomalies with S = -Σ_k σ(L_k) (RbA, arXiv 2211.14293).
 
     Args:
-        logits: N×C×h×w.
-        label: N×h×w.
         inlier_rba: s_in in (-C, 0]; RbA itself penalises anomalies only, which s_in = 0 gives.
         outlier_rba: s_out in (-C, 0).
         score: S: `rba` for logits of pixels, `rba_mask` for those of a mask network.
@@ -78,10 +74,6 @@ def entropy(logits: Tensor, label: Tensor) -> PixelSums:
     """Cross-entropy to the uniform distribution on anomalies: -1/C Σ_k log p_k (Meta-OoD, arXiv 2012.06575).
 
     Its share against the inlier cross-entropy (a = 0.9 there) is the caller's weight; the inlier side is empty.
-
-    Args:
-        logits: N×C×h×w.
-        label: N×h×w.
     """
     wide = _wide(logits)
     to_uniform = torch.logsumexp(wide, dim=1) - wide.mean(dim=1)
@@ -96,7 +88,6 @@ def abstention(logits: Tensor, label: Tensor) -> PixelSums:
 
     Args:
         logits: N×(C+1)×h×w, abstention last. C+1 logits suit no other loss or score of this package.
-        label: N×h×w.
     """
     num_classes = logits.shape[1] - 1
     wide = _wide(logits)

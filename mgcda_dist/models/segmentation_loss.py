@@ -89,8 +89,7 @@ def segmentation_loss(
 
     Args:
         outlier: a key of `choices.OUTLIER_LOSSES`.
-        num_classes: C.
-        outlier_weight: weight of both sides of the outlier term.
+        num_classes, outlier_weight: as of `SegmentationLoss`.
         limits: of the outlier loss, by name; None: its defaults.
         logits: kind of the network's logits.
         stride_px: of the loss; at 2 it costs a quarter of what every pixel costs (11 against 40 ms for 8×256² on one

@@ -29,14 +29,7 @@ _PATH = re.compile(r"(?P<module>[^\[\]]*)(?P<keys>(\[[^\[\]]+\])*)")
 
 @dataclass(frozen=True)
 class Taps:
-    """Paths of a network's stages, logits and embedding: see `wrap`.
-
-    Attributes:
-        stages: stage name → path.
-        logits: path, or a function of the network's own output.
-        embedding: path; None: the input of the logits' layer.
-        backbone: path of the part with pretrained weights; empty: none.
-    """
+    """Paths of a network's stages, logits, embedding and pretrained part, as the arguments of `wrap` have them."""
 
     stages: Mapping[str, str]
     logits: str | Callable[[Any], Tensor]
