@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "show_comparison", "write_comparison"]
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN]...", help="run or evaluation folders, MLflow run ids, run names, sweeps, experiments"
+    ),
+]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="folder of the run folders and of MLflow's database")]
 Mlflow = Annotated[
     str | None,
@@ -32,12 +38,7 @@ Search = Annotated[
 
 
 def compare(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN]...", help="run or evaluation folders, MLflow run ids, run names, sweeps, experiments"
-        ),
-    ] = None,
+    words: Words = None,
     reference: Annotated[
         str | None, typer.Option("--reference", "-r", help="run or group to compare with; default: the first")
     ] = None,

@@ -64,20 +64,8 @@ def train(
     raise typer.Exit(run_training(loaded.config, override_config=override_config))
 
 
-app.command()(evaluate)
-app.command()(calibrate)
-app.command()(export)
-app.command()(predict)
-
-
-app.command()(compare)
-app.command()(sweep)
-app.command()(doctor)
-app.command()(sync)
-app.command()(chaos)
-
-
-app.command()(report)
+for command in (evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
+    app.command()(command)
 
 
 @config_app.command("check")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Show", "shown_progress"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = ["Show", "bars", "shown_progress"]
 
 _PLAIN_LINE_EVERY_S = 30.0
 
@@ -20,6 +24,14 @@ class Show(Protocol):
         ...
 
 
+def bars(console: Console) -> Progress:
+    """Bars with counts and the time left, on a terminal only; they vanish at the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
 @contextmanager
 def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
     """Show a bar, or lines, while the body runs; the function in it says how far it is.
@@ -28,11 +40,9 @@ def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
         total: how many there will be; None while that is not known.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False, markup=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with bars(console) as progress:
         task = progress.add_task(title, total=total)
         told = monotonic()
 

@@ -7,18 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mgcda_dist.cli.compare import Experiment, Mlflow, RunsFolder, Search
+from mgcda_dist.cli.compare import Experiment, Mlflow, RunsFolder, Search, Words
 
 __all__ = ["report"]
 
 
 def report(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN]...", help="run or evaluation folders, MLflow run ids, run names, sweeps, experiments"
-        ),
-    ] = None,
+    words: Words = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="the HTML file to write")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="heading; default: the runs' names")] = "",
     max_mb: Annotated[

@@ -160,7 +160,7 @@ def _wanted(files: list[Path], name: str | None, seeds: str | None) -> Sweep:
 
 def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:
     """Run all; show each run's progress; on Ctrl-C ask all to stop with a checkpoint. Returns how each ended."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from mgcda_dist.cli.progress import bars
 
     interrupts = 0
 
@@ -172,9 +172,8 @@ def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:
     num_finished, heard, told_s = num_runs - len(runner.waiting), 0, time.monotonic()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {s: signal.signal(s, interrupt) for s in signals}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        with bars(console) as progress:
             overall = progress.add_task("runs", total=num_runs, completed=num_finished)
             tasks: dict[str, TaskID] = {}
             while not runner.is_done:

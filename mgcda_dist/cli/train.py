@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.evaluate import show_results
+from mgcda_dist.cli.progress import bars
 from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
@@ -123,8 +124,7 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        with bars(console) as progress:
             display = _Display(run, num_steps, progress)
             while thread.is_alive():
                 thread.join(_POLL_S)
