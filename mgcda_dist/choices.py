@@ -360,6 +360,23 @@ def smoothing_cap(num_domains: int) -> float:
     return 0.5 * (num_domains - 1) / num_domains
 
 
+FeatureTarget = Literal[
+    "smoothed",  # the discriminator's own target, reversed
+    "hard",  # the own domain, reversed (DANN, arXiv 1409.7495)
+    "uniform",  # 1/M, approached (domain confusion, arXiv 1510.02192)
+]
+"""Target of the features; smoothing is for the target of the discriminator."""
+Condition = Literal[
+    "none",  # the discriminator sees the features
+    "class",  # it has one output per domain and class (FADA, arXiv 2007.09222)
+    "outer",  # it sees features ⊗ class probabilities (CDAN, arXiv 1705.10667)
+]
+MaskWidth = Literal[
+    "cell",  # cells that show an anomaly in half of their pixels
+    "receptive_field",  # and cells that see one around them
+]
+
+
 class MdatDefaults:
     """Defaults of MDAT; the section `mdat` gives the meaning and the source of each."""
 
@@ -370,7 +387,11 @@ class MdatDefaults:
     smoothing: Final[SmoothingMode] = "adaptive_stage"
     epsilon: Final = 0.2
     momentum: Final = 0.95
+    target: Final[FeatureTarget] = "smoothed"
+    condition: Final[Condition] = "none"
+    certainty: Final = False
     mask_anomalies: Final = True
+    mask_width: Final[MaskWidth] = "cell"
 
 
 # ---------------------------------------------------------------------------------------------------------------- CACL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from torch import nn
 from mgcda_dist.choices import OUTLIER_LOSSES, LogitKind
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError
+from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
+from mgcda_dist.method.mdat.receptive_field import reach_px
 from mgcda_dist.method.mgcda import MGCDA
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     mdat = cacl = None
     if config.mdat.enabled:
         with seeded(config.seed, "mdat"):
-            mdat = _mdat(config, channels, num_domains)
+            mdat = _mdat(config, network)
     if config.cacl.enabled:
         with seeded(config.seed, "cacl"):
             cacl = _cacl(config, channels["embedding"], num_domains, num_classes, collectives or Collectives())
@@ -144,18 +147,40 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     return model
 
 
-def _mdat(config: Config, channels: dict[str, int], num_domains: int) -> MDAT:
-    section = config.mdat
-    return MDAT(
-        {stage.name: channels[stage.name] for stage in section.stages},
-        num_domains,
+def _mdat(config: Config, network: Segmenter | AdaptedSegmenter) -> MDAT:
+    section, domains = config.mdat, config.data.domains
+    mdat = MDAT(
+        {stage.name: network.stage_channels[stage.name] for stage in section.stages},
+        len(domains),
         stage_weights=[stage.weight for stage in section.stages],
         smoothing=LabelSmoothing(section.smoothing.mode, section.smoothing.epsilon),
         lambda_max=section.lambda_max,
         channels=section.channels,
         momentum=section.smoothing.momentum,
+        target=section.target,
+        condition=section.condition,
+        certainty=section.certainty,
+        num_classes=len(config.data.class_names),
         mask_anomalies=section.mask_anomalies,
+        domain_names=domains,
     )
+    if section.mask_width == "receptive_field":
+        mdat.reach_px = _reaches(mdat, network, config.data.crop_px)
+    return mdat
+
+
+def _reaches(mdat: MDAT, network: nn.Module, size: tuple[int, int]) -> list[int]:
+    """Pixels that a location of each discriminator sees around itself, in the network as it is before training."""
+
+    def cells(stage: str, image: torch.Tensor) -> torch.Tensor:
+        prediction: Prediction = network(image)
+        return mdat.answer(stage, prediction.stages[stage], prediction.logits).logits
+
+    training = network.training
+    network.eval()
+    reaches = [reach_px(partial(cells, stage), *size) for stage in mdat.stages]
+    network.train(training)
+    return reaches
 
 
 def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int, world: Collectives) -> CACL:

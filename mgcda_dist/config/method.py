@@ -14,8 +14,11 @@ from mgcda_dist.choices import (
     SMOOTHING_MODES,
     Balance,
     CaclDefaults,
+    Condition,
     Contrast,
+    FeatureTarget,
     LossDefaults,
+    MaskWidth,
     MdatDefaults,
     Negatives,
     NegativesBy,
@@ -101,9 +104,26 @@ class MdatConfig(Section):
         default=MdatDefaults.channels, description="width of a discriminator; ours"
     )
     smoothing: Annotated[SmoothingConfig, OVERRIDE] = SmoothingConfig()
+    target: Annotated[FeatureTarget, OVERRIDE] = Field(
+        default=MdatDefaults.target,
+        description="what the features are trained towards: `smoothed`, as the discriminator and reversed; `hard`, the "
+        "own domain, reversed (DANN); `uniform`, 1/M (domain confusion)",
+    )
+    condition: Annotated[Condition, FIXED] = Field(
+        default=MdatDefaults.condition,
+        description="`class`: a discriminator has one output per domain and class (FADA, arXiv 2007.09222); `outer`: "
+        "it sees features ⊗ class probabilities (CDAN, arXiv 1705.10667)",
+    )
+    certainty: Annotated[bool, OVERRIDE] = Field(
+        default=MdatDefaults.certainty, description="locations weigh (1 + e^{-H}) / 2, H of the prediction (CDAN+E)"
+    )
     mask_anomalies: Annotated[bool, OVERRIDE] = Field(
         default=MdatDefaults.mask_anomalies,
         description="pasted anomalies and void pixels do not reach the discriminators",
+    )
+    mask_width: Annotated[MaskWidth, FIXED] = Field(
+        default=MdatDefaults.mask_width,
+        description="`receptive_field`: neither do locations that see an anomaly around them; measured at the start",
     )
 
 

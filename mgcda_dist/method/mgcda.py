@@ -133,7 +133,7 @@ class MGCDA(nn.Module):
         pending = self._start_cacl(prediction, batch, counts)  # its all-gather is in flight while MDAT computes
 
         seg = self.segmentation(prediction, batch, counts)
-        mdat = self.mdat(prediction.stages, batch, progress, counts) if self.mdat else _OFF
+        mdat = self.mdat(prediction, batch, progress, counts) if self.mdat else _OFF
         cacl, sample = self.cacl(pending, counts) if self.cacl else (_OFF, None)
         alpha = self.mdat_weight * ramp(progress, self.mdat_warmup)
         beta = self.cacl_weight * ramp(progress, self.cacl_warmup)

@@ -25,6 +25,9 @@ _SPIKE = 3.0
 _SPIKE_STEPS = 3
 _SPIKE_SPREADS = 10.0
 """… by this many times the median distance from the median."""
+_LEAK = 0.25
+"""Accuracy near to objects above that far from them, mean of `_LEAK_READINGS` readings: a leak."""
+_LEAK_READINGS = 10
 _READINGS = 5
 """Logged steps in a row after which a standing state is a fault: no anchors, a still queue, waiting for data."""
 _DATA_WAIT = 0.2
@@ -42,6 +45,7 @@ class HealthWatch:
         self._config = config
         self._raised = set(raised)
         self._peak_accuracy: dict[str, float] = {}
+        self._leaks: dict[str, deque[float]] = {}
         self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
         self._without_anchors = self._waiting = self._still = 0
         self._last_reading: tuple[int, float] | None = None
@@ -97,6 +101,16 @@ class HealthWatch:
                 found[f"strong_discriminator.{stage.name}"] = (
                     f"the discriminator of {stage.name} still tells all domains apart at the end ({accuracy:.2f}): the "
                     "features were not aligned; raise mdat.lambda_max or mdat.weight"
+                )
+            near, far = (metrics.get(f"mdat/{stage.name}/{where}") for where in ("near_objects", "far_from_objects"))
+            leaks = self._leaks.setdefault(stage.name, deque(maxlen=_LEAK_READINGS))
+            if near is not None and far is not None:
+                leaks.append(near - far)
+            if len(leaks) == leaks.maxlen and statistics.mean(leaks) > _LEAK:
+                found[f"leak.{stage.name}"] = (
+                    f"the discriminator of {stage.name} knows the domain better near to objects than far from them (by "
+                    f"{statistics.mean(leaks):.2f}): it aligns away what is to be detected; paste at one rate in all "
+                    "domains (data.streams.*.paste.probability), or mdat.mask_width=receptive_field"
                 )
         return found
 

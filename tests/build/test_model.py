@@ -36,6 +36,17 @@ def test_each_term_can_be_switched_off_and_makes_a_difference(tmp_path: Path, ti
         assert not torch.equal(weights["full"], weights[name]), name
 
 
+def test_choices_of_mdat_reach_the_discriminators(tmp_path: Path, tiny_shards: Path) -> None:
+    choices = ["mdat.target=hard", "mdat.condition=class", "mdat.certainty=true", "mdat.mask_width=receptive_field"]
+    config = tiny_config(tmp_path, tiny_shards, *choices)
+    model, steps = train(config, list(islice(build.training_stream(config, 0, 1), 2)))
+    mdat, again = model.mdat, build.mgcda(config).mdat
+    assert mdat is not None and again is not None and math.isfinite(steps[-1]["loss/mdat"])
+    assert (mdat.target, mdat.condition, mdat.certainty) == ("hard", "class", True)
+    assert mdat.reach_px is not None and all(px > 0 for px in mdat.reach_px), "a location sees more than it shows"
+    assert mdat.reach_px == again.reach_px
+
+
 def test_what_is_saved_is_the_bare_segmenter(tmp_path: Path, tiny_shards: Path) -> None:
     config = tiny_config(tmp_path, tiny_shards)
     model = build.mgcda(config)

@@ -56,9 +56,9 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     terms = 5 + mdat + 2 * cacl
     rows = images * per_image * (DIM + 3)
     expected = {  # label: (calls, float64 numbers of a call)
-        "counts": (steps, SEG_GROUPS + mdat * STAGES * NUM_DOMAINS + difficulty),
+        "counts": (steps, SEG_GROUPS + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
         "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
-        "values": (steps, terms + mdat * 2 * STAGES * NUM_DOMAINS),
+        "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS),
         "cacl_rows": (micros, cacl * rows),
         "cacl_rows_backward": (micros, cacl * size * rows),
         "nearest": (micros, nearest * size * images * per_image * NEAREST),  # values alone, no rows

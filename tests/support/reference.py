@@ -82,6 +82,11 @@ def epsilon_of(
     return min(epsilon, 0.5 * (num_domains - 1) / num_domains)
 
 
+def _span(cell: int, length: int, num_cells: int) -> range:
+    """Pixels of a cell along one side."""
+    return range(cell * length // num_cells, -(-(cell + 1) * length // num_cells))
+
+
 def kept_locations(label: list, height: int, width: int, mask_anomalies: bool = True) -> list:
     """N×height×width: true if at least half of a cell's pixels may be aligned. Cells are those of adaptive pooling."""
     kept = []
@@ -91,8 +96,7 @@ def kept_locations(label: list, height: int, width: int, mask_anomalies: bool = 
         for i in range(height):
             kept[-1].append([])
             for j in range(width):
-                ys = range(i * len(image) // height, -(-(i + 1) * len(image) // height))
-                xs = range(j * len(image[0]) // width, -(-(j + 1) * len(image[0]) // width))
+                ys, xs = _span(i, len(image), height), _span(j, len(image[0]), width)
                 values = [image[y][x] for y in ys for x in xs]
                 alignable = [not mask_anomalies or (v != ANOMALY and (v != VOID or not labelled)) for v in values]
                 kept[-1][-1].append(mean([float(each) for each in alignable]) >= 0.5)
@@ -141,6 +145,69 @@ def mdat(
         result.epsilon.append(epsilons)
         result.accuracy.append(mean([mean(values) for values in hits.values()]) if hits else None)
     return result
+
+
+def class_probabilities(logits: list, height: int, width: int) -> list:
+    """N×C×height×width: mean over the pixels of each cell of the softmax of N×C×h×w logits."""
+    result = []
+    for image in logits:
+        h, w, classes = len(image[0]), len(image[0][0]), range(len(image))
+        log_p = [[log_softmax([image[k][y][x] for k in classes]) for x in range(w)] for y in range(h)]
+        result.append([[[0.0] * width for _ in range(height)] for _ in classes])
+        for i in range(height):
+            for j in range(width):
+                ys, xs = _span(i, h, height), _span(j, w, width)
+                for k in classes:
+                    result[-1][k][i][j] = mean([math.exp(log_p[y][x][k]) for y in ys for x in xs])
+    return result
+
+
+def conditional_mdat(
+    logits: list, domains: Sequence[int], kept: list, probabilities: list, *, by_class: bool, epsilon: float,
+    weigh: bool,
+) -> float:  # fmt: skip
+    """Mean over domains of mean over kept locations of w · -Σ_m q(d)_m Σ_k a_k log p(m, k), or … log p(m)."""
+    losses: dict[int, list[float]] = {}
+    for i, d in enumerate(domains):
+        num_classes = len(probabilities[i])
+        num_domains = len(logits[i]) // num_classes if by_class else len(logits[i])
+        for y, row in enumerate(kept[i]):
+            for x, keep in enumerate(row):
+                if not keep:
+                    continue
+                log_p, a = log_softmax([plane[y][x] for plane in logits[i]]), [p[y][x] for p in probabilities[i]]
+                if by_class:
+                    rows = [log_p[m * num_classes : (m + 1) * num_classes] for m in range(num_domains)]
+                    log_p = [sum(share * v for share, v in zip(a, row, strict=True)) for row in rows]
+                target = [1 - epsilon if m == d else epsilon / (num_domains - 1) for m in range(num_domains)]
+                entropy = -sum(share * math.log(share) for share in a)
+                weight = (1 + math.exp(-entropy)) / 2 if weigh else 1.0
+                losses.setdefault(d, []).append(-weight * sum(q * v for q, v in zip(target, log_p, strict=True)))
+    return mean([mean(values) for values in losses.values()])
+
+
+def _close(i: int, j: int, objects: list, rows: float, columns: float) -> bool:
+    return any(abs(i - y) <= rows and abs(j - x) <= columns for y, x in objects)
+
+
+def cell_masks(label: list, height: int, width: int, reach_px: int | None) -> tuple[list, list, list]:
+    """Aligned, near and far cells, each N×height×width: see `mdat.masks.CellMasks`."""
+    scene = kept_locations(label, height, width, True)
+    aligned, near, far = [], [], []
+    for image, kept in zip(label, scene, strict=True):
+        cell_px = len(image) / height, len(image[0]) / width
+        objects = [(i, j) for i in range(height) for j in range(width)
+                   if any(image[y][x] == ANOMALY for y in _span(i, len(image), height)
+                          for x in _span(j, len(image[0]), width))]  # fmt: skip
+
+        cells = [[(i, j) for j in range(width)] for i in range(height)]
+        near.append([[kept[i][j] and _close(i, j, objects, 1, 1) for i, j in row] for row in cells])
+        far.append([[kept[i][j] and not _close(i, j, objects, 1, 1) for i, j in row] for row in cells])
+        reach = [-1.0 if reach_px is None else math.ceil(reach_px / side) for side in cell_px]
+        aligned.append(
+            [[kept[i][j] and not _close(i, j, objects, reach[0], reach[1]) for i, j in row] for row in cells]
+        )
+    return aligned, near, far
 
 
 # ----------------------------------------------------------------------------------------------------------------- CACL

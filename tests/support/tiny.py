@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import Balance, Contrast, Negatives, NegativesBy, Positives, SmoothingMode
+from mgcda_dist.choices import (
+    Balance,
+    Condition,
+    Contrast,
+    FeatureTarget,
+    Negatives,
+    NegativesBy,
+    Positives,
+    SmoothingMode,
+)
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -85,6 +94,10 @@ def tiny_mgcda(
     contrast: Contrast = "rows",
     unlabelled_confidence: float | None = None,
     mask_anomalies: bool = True,
+    target: FeatureTarget = "smoothed",
+    condition: Condition = "none",
+    certainty: bool = False,
+    reach_px: tuple[int, ...] | None = None,
     collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
@@ -99,6 +112,11 @@ def tiny_mgcda(
             lambda_max=1.0,
             channels=8,
             mask_anomalies=mask_anomalies,
+            target=target,
+            condition=condition,
+            certainty=certainty,
+            num_classes=NUM_CLASSES,
+            reach_px=reach_px,
         )
         cacl = CACL(
             8,

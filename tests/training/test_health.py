@@ -29,6 +29,8 @@ def _healthy(step: int) -> dict[str, float]:
         "norm": (5.0 * math.exp(-step / 200) + 1.0) * math.exp(noise.gauss(0, 0.4)),
         "mdat/stride16/accuracy": 0.7,
         "mdat/embedding/accuracy": 0.75,
+        "mdat/embedding/near_objects": 0.7 + noise.gauss(0, 0.1),
+        "mdat/embedding/far_from_objects": 0.6 + noise.gauss(0, 0.1),
         "cacl/anchors": 30.0,
         "cacl/queue_age_steps": min(step / 2, 20.0) + noise.random(),
         "time/data_wait_share": 0.05,
@@ -57,6 +59,7 @@ def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[in
     [
         (_set("mdat/stride16/accuracy", 0.52, 0), "dead_discriminator.stride16", "optim.lr_discriminators"),
         (_set("mdat/embedding/accuracy", 0.99, 500), "strong_discriminator.embedding", "mdat.lambda_max"),
+        (_set("mdat/embedding/near_objects", 0.95, 300), "leak.embedding", "data.streams.*.paste.probability"),
         (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
         (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 9)}), "still_queue", "cacl.inlier_pixels"),
         (_set("norm", 80.0, 500, 503), "gradient_norm", "optim.clip_norm"),
@@ -78,6 +81,7 @@ def test_each_alarm_is_raised_once_and_names_the_key(
         lambda step, metrics: None,
         _set("norm", 1000.0, 500, 501),  # one step: clipping has it
         _set("loss/total", 30.0, 500, 502),
+        _set("mdat/embedding/near_objects", 1.0, 300, 330),
         _set("cacl/anchors", 0.0, 500, 530),  # three readings
         _set("time/data_wait_share", 0.9, 0, 30),  # the loader starts
         _set("loss/total", math.nan, 500, 600),  # refused steps are said where they are refused

@@ -8,32 +8,32 @@ __all__ = ["PatchDiscriminator"]
 
 
 class PatchDiscriminator(nn.Module):
-    """Two strided convolutions and a classifier with M outputs per location.
+    """Two strided convolutions and a classifier with M outputs per location, or M·C: one per domain and class.
 
     No normalisation layer: statistics over a batch would tie the images of a rank together and break world-size
     invariance, and statistics over an image would hide the contrast and brightness in which domains differ.
 
     Args:
-        in_channels: channels of the stage.
-        num_domains: M.
+        in_channels: of the feature map.
+        num_outputs: M or M·C.
         channels: width.
     """
 
-    def __init__(self, in_channels: int, num_domains: int, channels: int = 64) -> None:
+    def __init__(self, in_channels: int, num_outputs: int, channels: int = 64) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, kernel_size=3, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(channels, num_domains, kernel_size=1),
+            nn.Conv2d(channels, num_outputs, kernel_size=1),
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×c×h×w → domain logits N×M×⌈h/4⌉×⌈w/4⌉."""
+        """N×c×h×w → logits N×num_outputs×⌈h/4⌉×⌈w/4⌉."""
         return self.layers(features)
 
     @staticmethod
     def output_size(height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the domain logits for a feature map of that size."""
+        """Rows and columns of the logits for a feature map of that size."""
         return -(-height // 4), -(-width // 4)

@@ -1,33 +1,48 @@
 """MDAT, scene level: the multi-source, multi-stage domain adversarial loss.
 
-    L_mdat = Σ_s w_s · mean over domains m of mean over locations of images with d = m of CE(D_s(R_λ(f_s)), q_s(d))
+    L_mdat = Σ_s w_s · mean over domains m of mean over locations of images with d = m of CE(D_s(f_s), q_s(d))
 
-Balanced over domains by construction: a domain with more images does not win.
+Balanced over domains by construction: a domain with more images does not win. Two players: the discriminators D_s
+minimise L_mdat; the features f_s are given -λ times the gradient of CE(D_s(f_s), target), or λ times it where the
+target is uniform (`smoothing.feature_epsilon`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgcda_dist.choices import MdatDefaults
-from mgcda_dist.method.batch import ANOMALY, VOID, Batch, unlabelled
+from mgcda_dist.choices import Condition, FeatureTarget, MdatDefaults
+from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.collectives import to_host
+from mgcda_dist.method.mdat.conditioning import certainty, class_conditional, class_probabilities, outer_product
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
+from mgcda_dist.method.mdat.masks import CellMasks, cell_masks
 from mgcda_dist.method.mdat.reversal import reversal_strength, reverse_gradient
-from mgcda_dist.method.mdat.smoothing import LabelSmoothing, smoothed_cross_entropy
+from mgcda_dist.method.mdat.smoothing import LabelSmoothing, feature_epsilon, smoothed_cross_entropy
 from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
-__all__ = ["MDAT", "alignable"]
+__all__ = ["MDAT", "Answer"]
 
-_LOCATIONS, _HITS, _EPSILON = "mdat/locations", "mdat/hits", "mdat/epsilon"
+# Counts, then sums, per stage and domain: S×M.
+_LOCATIONS, _NEAR, _FAR = "mdat/locations", "mdat/near", "mdat/far"
+_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON = "mdat/hits", "mdat/near_hits", "mdat/far_hits", "mdat/epsilon"
+
+
+class Answer(NamedTuple):
+    """A discriminator's answer, both N×M×h×w: logits of the domains, and log-probabilities for a cross-entropy."""
+
+    logits: Tensor
+    log_p: Tensor
 
 
 class MDAT(nn.Module):
-    """One discriminator per stage behind a gradient reversal.
+    """One discriminator per stage.
 
     Args:
         stage_channels: channels of each discriminated stage, in order; the keys name the stages.
@@ -37,7 +52,14 @@ class MDAT(nn.Module):
         lambda_max: ceiling of λ(p).
         channels: width of a discriminator.
         momentum: of the running accuracy A_s.
+        target: of the features.
+        condition: how a discriminator is told the predicted class.
+        certainty: weigh locations by the certainty of the prediction.
+        num_classes: C, where class predictions are used.
         mask_anomalies: leave anomalous and void pixels out (align roads, not pasted toasters).
+        reach_px: per stage, how far a location sees beyond itself (`receptive_field.reach_px`): those that see an
+            anomaly are left out, too; None: only those that show one.
+        domain_names: for what is logged; None: their numbers.
     """
 
     accuracy: Tensor
@@ -52,87 +74,140 @@ class MDAT(nn.Module):
         lambda_max: float = MdatDefaults.lambda_max,
         channels: int = MdatDefaults.channels,
         momentum: float = MdatDefaults.momentum,
+        target: FeatureTarget = MdatDefaults.target,
+        condition: Condition = MdatDefaults.condition,
+        certainty: bool = MdatDefaults.certainty,
+        num_classes: int = 1,
         mask_anomalies: bool = MdatDefaults.mask_anomalies,
+        reach_px: Sequence[int] | None = None,
+        domain_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if num_domains < 2:
             raise ValueError(f"MDAT needs at least two domains, not {num_domains}: there is nothing to align")
-        self.num_domains = num_domains
+        self.num_domains, self.num_classes = num_domains, num_classes
+        self.domain_names = tuple(domain_names) if domain_names is not None else tuple(map(str, range(num_domains)))
         self.stages = tuple(stage_channels)
         self.weights = tuple(stage_weights) if stage_weights is not None else (1.0,) * len(self.stages)
         self.smoothing = smoothing or LabelSmoothing()
         self.lambda_max, self.momentum, self.mask_anomalies = lambda_max, momentum, mask_anomalies
+        self.target: FeatureTarget = target
+        self.condition: Condition = condition
+        self.certainty = certainty
+        seen = num_classes if condition == "outer" else 1
+        answers = num_domains * (num_classes if condition == "class" else 1)
         self.discriminators = nn.ModuleDict(
-            {name: PatchDiscriminator(width, num_domains, channels) for name, width in stage_channels.items()}
+            {name: PatchDiscriminator(width * seen, answers, channels) for name, width in stage_channels.items()}
         )
         self.register_buffer("accuracy", torch.full((len(self.stages),), 1.0 / num_domains))
+        self.reach_px = reach_px
 
-    def masks(self, label: Tensor, stage_sizes: Mapping[str, tuple[int, int]]) -> list[Tensor]:
-        """Per stage the locations that count, N×h×w bool at the discriminator's resolution.
+    def masks(self, label: Tensor, stage_sizes: Mapping[str, tuple[int, int]]) -> list[CellMasks]:
+        """Per stage masks over the locations of its discriminator.
 
         Args:
             label: N×H×W.
             stage_sizes: height and width of the feature map of every stage.
         """
-        aligned = alignable(label) if self.mask_anomalies else torch.ones_like(label, dtype=torch.bool)
-        share = aligned.to(torch.float32).unsqueeze(1)
+        reach = self.reach_px or [None] * len(self.stages)
         sizes = [PatchDiscriminator.output_size(*stage_sizes[name]) for name in self.stages]
-        return [F.adaptive_avg_pool2d(share, size).squeeze(1) >= 0.5 for size in sizes]
+        return [
+            cell_masks(label, size, mask_anomalies=self.mask_anomalies, reach_px=px)
+            for size, px in zip(sizes, reach, strict=True)
+        ]
 
     def counts(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         """Local number of locations per stage and domain, S×M: it follows from the labels, before any forward pass."""
-        masks = self.masks(batch.label, stage_sizes)
-        return {_LOCATIONS: torch.stack([self._per_domain(mask.sum(dim=(1, 2)), batch.domain) for mask in masks])}
+        per_stage = [
+            [self._per_domain(cells, batch.domain) for cells in masks] for masks in self.masks(batch.label, stage_sizes)
+        ]
+        kinds = zip((_LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
+        return {name: torch.stack(stages) for name, stages in kinds}
 
-    def forward(self, stages: Mapping[str, Tensor], batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
+    def forward(self, prediction: Prediction, batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
         """L_mdat as this rank and micro-batch has it.
 
         Args:
-            stages: feature maps N×c×h×w by name.
+            prediction: its stages N×c×h×w by name, and logits for what is conditional.
             batch: labels and domains.
             progress: p in [0, 1].
             counts: of the step, with those of `counts`.
         """
-        masks = self.masks(batch.label, {name: (x.shape[2], x.shape[3]) for name, x in stages.items()})
+        masks = self.masks(batch.label, {name: (x.shape[2], x.shape[3]) for name, x in prediction.stages.items()})
         locations, domain = counts.total()[_LOCATIONS], batch.domain
         strength = reversal_strength(progress, self.lambda_max)
         local_losses: list[Tensor] = []
-        hits: list[Tensor] = []
-        epsilons: list[Tensor] = []
+        sums: dict[str, list[Tensor]] = {name: [] for name in (_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON)}
         for s, (name, mask) in enumerate(zip(self.stages, masks, strict=True)):
-            logits = self.discriminators[name](reverse_gradient(stages[name], strength))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # N×M×h×w
-            epsilon = self.smoothing.per_image(logits, domain, mask, self.accuracy[s], progress)  # N
-            ce = smoothed_cross_entropy(logits, domain, epsilon)  # N×h×w
-            hit = logits.detach().argmax(dim=1) == domain.view(-1, 1, 1)
-            per_domain = self._per_domain((ce * mask).sum(dim=(1, 2)), domain)
+            features, logits = prediction.stages[name], prediction.logits
+            one_pass = self.target == "smoothed"  # both players have one target
+            answer = self.answer(name, reverse_gradient(features, strength) if one_pass else features.detach(), logits)
+            epsilon = self.smoothing.per_image(answer.logits, domain, mask.aligned, self.accuracy[s], progress)  # N
+            ce = smoothed_cross_entropy(answer.log_p, domain, epsilon)  # N×h×w
+            if not one_pass:
+                # The same answer twice, added and subtracted: the value and the discriminator's gradient cancel, which
+                # leaves the features' own.
+                towards = feature_epsilon(self.target, epsilon, self.num_domains)
+                sign = -1.0 if self.target == "uniform" else 1.0
+                again = self.answer(name, reverse_gradient(features, sign * strength), logits)
+                ce = ce + smoothed_cross_entropy(again.log_p, domain, towards)
+                ce = ce - smoothed_cross_entropy(answer.log_p, domain, towards)
+            if self.certainty:
+                ce = ce * certainty(class_probabilities(logits, self.num_classes, (ce.shape[1], ce.shape[2])))
+            per_domain = self._per_domain(ce * mask.aligned, domain)
             local_losses.append(self.weights[s] * local_mean(per_domain, locations[s], counts.num_parts))
-            hits.append(self._per_domain((hit & mask).sum(dim=(1, 2)), domain))
-            epsilons.append(self._per_domain(epsilon * mask.sum(dim=(1, 2)), domain))
+            hit = answer.logits.detach().argmax(dim=1) == domain.view(-1, 1, 1)
+            for key, cells in zip((_HITS, _NEAR_HITS, _FAR_HITS), mask, strict=True):
+                sums[key].append(self._per_domain(hit & cells, domain))
+            sums[_EPSILON].append(self._per_domain(epsilon.view(-1, 1, 1) * mask.aligned, domain))
         local_loss = torch.stack(local_losses).sum()
-        sums = {"loss/mdat": local_loss / counts.num_parts, _HITS: torch.stack(hits), _EPSILON: torch.stack(epsilons)}
-        return LossTerm(local_loss, sums)
+        named = {key: torch.stack(values) for key, values in sums.items()}
+        return LossTerm(local_loss, {"loss/mdat": local_loss / counts.num_parts, **named})
+
+    def answer(self, name: str, features: Tensor, logits: Tensor) -> Answer:
+        """D_s of features N×c×h×w, told the classes of N×C×H×W logits if it is conditional."""
+        if self.condition == "outer":
+            size = (features.shape[2], features.shape[3])
+            features = outer_product(features, class_probabilities(logits, self.num_classes, size))
+        answer: Tensor = self.discriminators[name](features)
+        answer = answer.to(torch.promote_types(answer.dtype, torch.float32))
+        if self.condition == "class":
+            size = (answer.shape[2], answer.shape[3])
+            return Answer(*class_conditional(answer, class_probabilities(logits, self.num_classes, size)))
+        return Answer(answer, answer.log_softmax(dim=1))
 
     @torch.no_grad()
     def update(self, totals: Mapping[str, Tensor], counts: StepCounts) -> None:
         """Move A_s towards the domain-balanced accuracy of a step, given its sums over ranks and micro-batches."""
         locations = counts.total()[_LOCATIONS]
-        present = locations > 0
-        balanced = (totals[_HITS] / locations.clamp(min=1) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+        balanced = _balanced(totals[_HITS], locations)
         moved = self.momentum * self.accuracy + (1.0 - self.momentum) * balanced
-        self.accuracy.copy_(torch.where(present.any(dim=1), moved, self.accuracy))
+        self.accuracy.copy_(torch.where(balanced.isnan(), self.accuracy, moved))
 
     def health(self, totals: Mapping[str, Tensor], counts: StepCounts, progress: float) -> dict[str, float]:
-        """λ, and per stage A_s, A_s over chance, the mean ε and the proxy A-distance, named as they are logged."""
-        locations, chance = counts.total()[_LOCATIONS], 1.0 / self.num_domains
-        mean_epsilon = totals[_EPSILON].sum(dim=1) / locations.sum(dim=1).clamp(min=1)
-        signals = {"mdat/lambda": reversal_strength(progress, self.lambda_max)}
-        for stage, accuracy, epsilon in zip(self.stages, to_host(self.accuracy), to_host(mean_epsilon), strict=True):
-            signals[f"mdat/{stage}/accuracy"] = accuracy
+        """Signals of the discriminators, named as they are logged.
+
+        λ, and per stage A_s, A_s over chance, mean ε, proxy A-distance, and of the step's batch the accuracy in each
+        domain, near to objects and far from them; a share of no location is left out.
+        """
+        counted, chance = counts.total(), 1.0 / self.num_domains
+        locations = counted[_LOCATIONS]
+        columns = {
+            "accuracy": self.accuracy.to(torch.float64),
+            "epsilon": totals[_EPSILON].sum(dim=1) / locations.sum(dim=1).clamp(min=1),
+            "near_objects": _balanced(totals[_NEAR_HITS], counted[_NEAR]),
+            "far_from_objects": _balanced(totals[_FAR_HITS], counted[_FAR]),
+        }
+        of_domains = (totals[_HITS] / locations).unbind(dim=1)
+        columns |= {f"domain/{name}": hits for name, hits in zip(self.domain_names, of_domains, strict=True)}
+        values = iter(to_host(torch.stack(list(columns.values()), dim=1).flatten()))
+        signals = {f"mdat/{stage}/{column}": next(values) for stage in self.stages for column in columns}
+        for stage in self.stages:
+            accuracy = signals[f"mdat/{stage}/accuracy"]
             signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
-            signals[f"mdat/{stage}/epsilon"] = epsilon
             signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
-        return signals
+        signals["mdat/lambda"] = reversal_strength(progress, self.lambda_max)
+        return {name: value for name, value in signals.items() if not math.isnan(value)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MDAT:
         # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.
@@ -142,12 +217,13 @@ class MDAT(nn.Module):
             self.accuracy = exact.to(self.accuracy.device, torch.float32)
         return self
 
-    def _per_domain(self, per_image: Tensor, domain: Tensor) -> Tensor:
-        """Sum of a value per image over the images of each domain: N, N → M."""
+    def _per_domain(self, per_location: Tensor, domain: Tensor) -> Tensor:
+        """Sum of a value per location over the images of each domain: N×h×w, N → M."""
         # float64: location counts of large clusters pass 2^24, where float32 stops counting.
-        return F.one_hot(domain, self.num_domains).to(torch.float64).T @ per_image.to(torch.float64)
+        per_image = per_location.sum(dim=(1, 2)).to(torch.float64)
+        return F.one_hot(domain, self.num_domains).to(torch.float64).T @ per_image
 
 
-def alignable(label: Tensor) -> Tensor:
-    """N×H×W bool: what MDAT aligns. Anomalies never; void neither, except in images without any label."""
-    return (label != ANOMALY) & (unlabelled(label).view(-1, 1, 1) | (label != VOID))
+def _balanced(hits: Tensor, locations: Tensor) -> Tensor:
+    """Mean over the domains present of hits / locations: S×M, S×M → S; NaN where there is none."""
+    return (hits / locations).nanmean(dim=1)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mgcda_dist.choices import MdatDefaults, SmoothingMode, smoothing_cap
+from mgcda_dist.choices import FeatureTarget, MdatDefaults, SmoothingMode, smoothing_cap
 
-__all__ = ["SMOOTHING_FUNCTIONS", "LabelSmoothing", "SmoothingInputs", "smoothed_cross_entropy"]
+__all__ = ["SMOOTHING_FUNCTIONS", "LabelSmoothing", "SmoothingInputs", "feature_epsilon", "smoothed_cross_entropy"]
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,24 @@ class LabelSmoothing:
         return SMOOTHING_FUNCTIONS[self.mode](self.epsilon, inputs).clamp(max=smoothing_cap(logits.shape[1]))
 
 
-def smoothed_cross_entropy(logits: Tensor, domain: Tensor, epsilon: Tensor) -> Tensor:
-    """CE(D(f), q(d)) per location: N×M×h×w, N, N → N×h×w."""
-    num_domains = logits.shape[1]
-    log_p = F.log_softmax(logits, dim=1)
+def smoothed_cross_entropy(log_p: Tensor, domain: Tensor, epsilon: Tensor) -> Tensor:
+    """CE(D(f), q(d)) per location, of the log-probabilities of the domains: N×M×h×w, N, N → N×h×w."""
+    num_domains = log_p.shape[1]
     own = _of_own_domain(log_p, domain)  # N×h×w
     others = log_p.sum(dim=1) - own
     epsilon = epsilon.view(-1, 1, 1)
     return -(1.0 - epsilon) * own - epsilon / (num_domains - 1) * others
+
+
+def feature_epsilon(target: FeatureTarget, epsilon: Tensor, num_domains: int) -> Tensor:
+    """ε of the *features'* target, as which the reversed or, for `uniform`, the plain cross-entropy is taken: N → N.
+
+    Smoothing is for the discriminator. With the smoothed target the features are pushed the other way wherever the
+    discriminator is surer than 1-ε, hence `hard`: q = 1 at the own domain (DANN, arXiv 1409.7495), and `uniform`:
+    q = 1/M, which the features approach (domain confusion, arXiv 1510.02192).
+    """
+    share = {"smoothed": None, "hard": 0.0, "uniform": (num_domains - 1) / num_domains}[target]
+    return epsilon if share is None else torch.full_like(epsilon, share)
 
 
 def _of_own_domain(values: Tensor, domain: Tensor) -> Tensor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from mgcda_dist.choices import SmoothingMode
-from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
+from mgcda_dist.choices import Condition, FeatureTarget, SmoothingMode
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch, Prediction
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
-from mgcda_dist.method.mdat.loss import alignable
+from mgcda_dist.method.mdat.masks import CellMasks, alignable, cell_masks
+from mgcda_dist.method.mdat.receptive_field import reach_px
 from mgcda_dist.method.mdat.reversal import reversal_strength
 from mgcda_dist.method.mdat.smoothing import smoothed_cross_entropy
 from mgcda_dist.method.reduce import LossTerm, StepCounts
@@ -32,6 +33,7 @@ class Case:
     stages: dict[str, Tensor]
     domain: Tensor
     label: Tensor
+    logits: Tensor  # of two classes, 8 × 12 pixels
 
 
 def case(domains: list[int], seed: int = 0, dtype: torch.dtype = torch.float64) -> Case:
@@ -50,10 +52,13 @@ def case(domains: list[int], seed: int = 0, dtype: torch.dtype = torch.float64) 
         },
         torch.tensor(domains, dtype=torch.int64),
         label,
+        3.0 * torch.randn(n, 2, 8, 12, generator=generator).to(dtype),
     )
 
 
-def mdat_of(mode: SmoothingMode = "constant", epsilon: float = 0.2, mask_anomalies: bool = True) -> MDAT:
+def mdat_of(
+    mode: SmoothingMode = "constant", epsilon: float = 0.2, mask_anomalies: bool = True, **options: Any
+) -> MDAT:
     torch.manual_seed(3)
     mdat = MDAT(
         CHANNELS,
@@ -62,6 +67,8 @@ def mdat_of(mode: SmoothingMode = "constant", epsilon: float = 0.2, mask_anomali
         smoothing=LabelSmoothing(mode, epsilon),
         channels=5,
         mask_anomalies=mask_anomalies,
+        num_classes=2,
+        **options,
     ).double()
     mdat.accuracy.copy_(torch.tensor([0.7, 0.4]))
     with torch.no_grad():
@@ -77,7 +84,7 @@ def loss_of(mdat: MDAT, given: Case, progress: float = 0.6) -> Tensor:
 def term_of(mdat: MDAT, given: Case, progress: float = 0.6) -> tuple[LossTerm, StepCounts]:
     batch = Batch(torch.empty(0), given.label, given.domain, torch.arange(len(given.domain)), step=0)
     counts = StepCounts(mdat.counts(batch, SIZES), 1, Collectives())
-    return mdat(given.stages, batch, progress, counts), counts
+    return mdat(Prediction(given.logits, given.stages, torch.empty(0)), batch, progress, counts), counts
 
 
 def reference_of(mdat: MDAT, given: Case, progress: float = 0.6) -> reference.Mdat:
@@ -105,7 +112,7 @@ def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[
     masks = mdat.masks(given.label, SIZES)
     term, counts = term_of(mdat, given)
     for s in range(2):
-        per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * masks[s].sum(dim=(1, 2))
+        per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * masks[s].aligned.sum(dim=(1, 2))
         for d in range(3):
             assert term.sums["mdat/epsilon"][s, d].item() == pytest.approx(
                 per_image[given.domain == d].sum().item(), abs=1e-12
@@ -126,16 +133,105 @@ def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
     loss_of(mdat, given, progress).backward()
 
     # Of the loss without the reversal, at ε held where it is (it is detached).
-    masks = mdat.masks(given.label, SIZES)
+    masks = [each.aligned for each in mdat.masks(given.label, SIZES)]
     for s, (name, x) in enumerate(leaves.items()):
         free = x.detach().clone().requires_grad_()
         logits, domain = mdat.discriminators[name](free), given.domain
         epsilon = mdat.smoothing.per_image(logits, domain, masks[s], mdat.accuracy[s], progress).detach()
-        ce = smoothed_cross_entropy(logits, domain, epsilon)
+        ce = smoothed_cross_entropy(logits.log_softmax(dim=1), domain, epsilon)
         means = [ce[domain == d][masks[s][domain == d]].mean() for d in domain.unique() if masks[s][domain == d].any()]
         (slope,) = torch.autograd.grad(torch.stack(means).mean(), free)
         expected = -reversal_strength(progress, mdat.lambda_max) * mdat.weights[s] * slope
         torch.testing.assert_close(x.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", get_args(FeatureTarget))
+@pytest.mark.parametrize("condition", get_args(Condition))
+def test_two_players_have_a_target_each(target: FeatureTarget, condition: Condition):
+    """Discriminators descend on the smoothed target; features get ∓λ times the gradient of the loss of their own."""
+    mdat, given = mdat_of(target=target, condition=condition), case([0, 1, 2, 1])
+    leaves = {name: x.requires_grad_() for name, x in given.stages.items()}
+    loss_of(mdat, given).backward()
+    grads = {name: x.grad for name, x in mdat.named_parameters()}
+
+    def plain(q: Any) -> Tensor:
+        """Σ_s w_s · mean over domains of mean over locations of CE to q(d), with nothing reversed."""
+        total = torch.zeros((), dtype=torch.float64)
+        for s, (name, mask) in enumerate(zip(CHANNELS, mdat.masks(given.label, SIZES), strict=True)):
+            log_p = mdat.answer(name, free[name], given.logits).log_p
+            ce = -(log_p * torch.stack([q(d) for d in given.domain.tolist()])[:, :, None, None]).sum(dim=1)
+            kept = [torch.cat([ce[i][mask.aligned[i]] for i in torch.where(given.domain == d)[0]]) for d in range(3)]
+            total = total + mdat.weights[s] * torch.stack([values.mean() for values in kept if len(values)]).mean()
+        return total
+
+    def smoothed(d: int) -> Tensor:
+        return torch.full((3,), 0.1, dtype=torch.float64).index_fill(0, torch.tensor([d]), 0.8)
+
+    aims = {"smoothed": smoothed, "hard": lambda d: torch.eye(3, dtype=torch.float64)[d],
+            "uniform": lambda d: torch.full((3,), 1 / 3, dtype=torch.float64)}  # fmt: skip
+    free = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
+    mdat.zero_grad()
+    plain(smoothed).backward()
+    for name, parameter in mdat.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-9, atol=1e-12)
+    free = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
+    plain(aims[target]).backward()
+    factor = reversal_strength(0.6, mdat.lambda_max) * (1 if target == "uniform" else -1)
+    for name, x in leaves.items():
+        slope = free[name].grad
+        assert slope is not None
+        torch.testing.assert_close(x.grad, factor * slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("condition", get_args(Condition))
+@pytest.mark.parametrize("certainty", [False, True])
+def test_conditional_discriminators_agree_with_their_formula(condition: Condition, certainty: bool):
+    mdat, given = mdat_of(condition=condition, certainty=certainty), case([0, 1, 2, 2, 1])
+    loss = 0.0
+    for s, (name, size) in enumerate(zip(CHANNELS, ((4, 6), (2, 3)), strict=True)):
+        at_features = reference.class_probabilities(given.logits.tolist(), *SIZES[name])
+        at_cells = reference.class_probabilities(given.logits.tolist(), *size)
+        seen = given.stages[name]
+        if condition == "outer":
+            share = torch.tensor(at_features, dtype=torch.float64)
+            products = [seen[:, f] * share[:, k] for f in range(seen.shape[1]) for k in range(2)]
+            seen = torch.stack(products, dim=1)
+        kept = reference.kept_locations(given.label.tolist(), *size, mdat.mask_anomalies)
+        logits = mdat.discriminators[name](seen).tolist()
+        loss += mdat.weights[s] * reference.conditional_mdat(
+            logits,
+            given.domain.tolist(),
+            kept,
+            at_cells,
+            by_class=condition == "class",
+            epsilon=0.2,
+            weigh=certainty,
+        )
+    assert loss_of(mdat, given).item() == pytest.approx(loss, abs=1e-12)
+
+
+@pytest.mark.parametrize("reach", [None, 0, 5, 9, 40])
+def test_masks_agree_with_their_definition(reach: int | None):
+    given = case([0, 1, 2])
+    for size in ((4, 6), (2, 3)):
+        found = cell_masks(given.label, size, mask_anomalies=True, reach_px=reach)
+        expected = reference.cell_masks(given.label.tolist(), *size, reach_px=reach)
+        assert [each.tolist() for each in found] == list(expected)
+    assert found.near.any() and found.far.any()
+
+
+def test_the_measured_reach_is_that_of_the_layers():
+    def blur(width: int, stride: int = 1) -> torch.nn.Conv2d:
+        layer = torch.nn.Conv2d(3, 1, width, stride=stride, padding=width // 2, bias=False)
+        torch.nn.init.ones_(layer.weight)
+        return layer
+
+    assert reach_px(blur(1), 64, 96) == 0
+    # 17 pixels square, each with the same gradient: 90 % of 289 lie within 8 of the middle (7 give 225), not rounded.
+    assert reach_px(blur(17), 64, 96) == 8
+    assert reach_px(blur(25), 64, 96, coverage=0.5) == 12, "8² of 12²: 17² = 289 < 312 ≤ 19², that is 9, rounded up"
+    far = torch.nn.Sequential(blur(3, 2), torch.nn.Conv2d(1, 1, 3, stride=2, padding=1))
+    assert reach_px(far, 64, 96) == 4
 
 
 def test_discriminators_get_the_gradient_itself():
@@ -182,7 +278,8 @@ def test_output_size_of_a_discriminator(height: int):
 def test_bf16_features_give_a_loss_in_full_precision_near_the_exact_one():
     mdat, given = mdat_of("adaptive_stage"), case([0, 1, 2, 2])
     exact = loss_of(mdat, given).item()
-    rounded = Case({k: v.bfloat16() for k, v in given.stages.items()}, given.domain, given.label)
+    stages = {name: x.bfloat16() for name, x in given.stages.items()}
+    rounded = Case(stages, given.domain, given.label, given.logits.bfloat16())
     loss = loss_of(mdat.bfloat16(), rounded)
     assert loss.dtype in (torch.float32, torch.float64)
     assert loss.item() == pytest.approx(exact, rel=0.05)  # three layers at 2^-8 each, logits of a few units
@@ -207,6 +304,6 @@ def test_one_domain_is_refused():
 
 def test_many_locations_are_counted_exactly(monkeypatch: pytest.MonkeyPatch):
     mdat, batch = mdat_of(), Batch(torch.empty(0), torch.empty(0), torch.tensor([1, 1]), torch.arange(2), step=0)
-    masks = [torch.ones(2, 1, dtype=torch.bool).expand(2, 2**25).unsqueeze(1)]
-    monkeypatch.setattr(mdat, "masks", lambda label, sizes: masks)
+    cells = torch.ones(2, 1, dtype=torch.bool).expand(2, 2**25).unsqueeze(1)
+    monkeypatch.setattr(mdat, "masks", lambda label, sizes: [CellMasks(cells, cells, cells)])
     assert mdat.counts(batch, SIZES)["mdat/locations"][0].tolist() == [0.0, float(2**26), 0.0]

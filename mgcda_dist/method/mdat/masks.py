@@ -1,0 +1,62 @@
+"""Masks over the cells of a discriminator: those that are aligned, and those near to objects or far from them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mgcda_dist.method.batch import ANOMALY, VOID, unlabelled
+
+__all__ = ["CellMasks", "alignable", "cell_masks"]
+
+
+class CellMasks(NamedTuple):
+    """Cells of one discriminator, each N×h×w bool.
+
+    Attributes:
+        aligned: reach the loss.
+        near: show the scene for the most part, and an object is in them or in a neighbour.
+        far: show the scene for the most part, and no object is so close.
+    """
+
+    aligned: Tensor
+    near: Tensor
+    far: Tensor
+
+
+def cell_masks(label: Tensor, size: tuple[int, int], *, mask_anomalies: bool, reach_px: int | None = None) -> CellMasks:
+    """Masks over the h×w cells of a discriminator.
+
+    Args:
+        label: N×H×W.
+        size: h, w.
+        mask_anomalies: leave out cells that show void or an anomaly in half of their pixels or more.
+        reach_px: leave out every cell with an anomaly that close to it, too; None: none.
+    """
+    scene = F.adaptive_avg_pool2d(_as_channel(alignable(label)), size).squeeze(1) >= 0.5
+    has_object = F.adaptive_max_pool2d(_as_channel(label == ANOMALY), size)
+    near = scene & _within(has_object, 1, 1)
+    aligned = scene if mask_anomalies else scene.new_ones(()).expand_as(scene)
+    if mask_anomalies and reach_px is not None:
+        # In whole cells, rounded up: a mask that is a little too wide hides no more than a few cells too many.
+        rows, columns = (-(-reach_px * cells // pixels) for cells, pixels in zip(size, label.shape[1:], strict=True))
+        aligned = aligned & ~_within(has_object, rows, columns)
+    return CellMasks(aligned, near, scene & ~near)
+
+
+def alignable(label: Tensor) -> Tensor:
+    """N×H×W bool: pixels that MDAT aligns. Anomalies never; void neither, except in images without any label."""
+    return (label != ANOMALY) & (unlabelled(label).view(-1, 1, 1) | (label != VOID))
+
+
+def _as_channel(mask: Tensor) -> Tensor:
+    return mask.unsqueeze(1).float()
+
+
+def _within(mask: Tensor, rows: int, columns: int) -> Tensor:
+    """N×h×w bool: a cell of the N×1×h×w mask is at most so many rows and columns away."""
+    window, around = (2 * rows + 1, 2 * columns + 1), (rows, columns)
+    # max_pool2d pads by half of its window at most, which is what it gets.
+    return F.max_pool2d(mask, window, stride=1, padding=around).squeeze(1) > 0.5
