@@ -211,6 +211,21 @@ class CaclConfig(Section):
         description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
     )
 
+    @model_validator(mode="after")
+    def _of_rows(self) -> CaclConfig:
+        defaults = {
+            "positives": CaclDefaults.positives,
+            "negatives_by": CaclDefaults.negatives_by,
+            "queue_layout": CaclDefaults.queue_layout,
+        }
+        for name, default in defaults.items():
+            if self.contrast == "distribution" and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)!r} is about rows, and `contrast: distribution` has none; leave it "
+                    "out, or set contrast: rows"
+                )
+        return self
+
 
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""

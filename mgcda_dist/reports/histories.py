@@ -48,7 +48,7 @@ HISTORIES = (
                 r"mdat/(.+/(?:near_objects|far_from_objects))", share=True, group="Alignment of domains (MDAT)"),
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",
                 group="Alignment of domains (MDAT)"),
-    HistoryPlot("Contrastive memory", "filled share", r"cacl/queue_(fill.*)", share=True,
+    HistoryPlot("Contrastive memory", "filled share", r"cacl/(?:queue_)?(fill.*|distributions_known)", share=True,
                 group="Contrastive learning (CACL)", exact=True),
     HistoryPlot("Age of the memory", "steps", r"cacl/queue_(age.*)", group="Contrastive learning (CACL)"),
     HistoryPlot("Anchors of the contrastive loss", "anchors per step", r"cacl/(anchors)",

@@ -139,6 +139,14 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ),
         ("data.crop_px=[64]", "'data.crop_px.1' is missing\n  → height, width of the training crop, pixels"),
         ("mdat.stages=[x]", "mdat.stages.0 = 'x': not a section\n  → write a mapping, {KEY: VALUE, …}"),
+        (
+            "cacl={contrast: distribution, positives: per_anchor}",
+            "positives: 'per_anchor' is about rows, and `contrast",
+        ),
+        (
+            "cacl={contrast: distribution, queue_layout: sharded}",
+            "queue_layout: 'sharded' is about rows, and `contrast",
+        ),
         ("engine.accumulation=0", "greater than or equal to 1\n  → "),
     ],
 )

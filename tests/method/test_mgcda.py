@@ -37,6 +37,7 @@ class ReferenceStep:
         assert model.mdat is not None and model.cacl is not None
         self.model, self.mdat, self.cacl = model, model.mdat, model.cacl
         self.memory = reference.Memory(NUM_DOMAINS, NUM_CLASSES, queue_rows)
+        self.gaussians = reference.Gaussians(momentum=0.8)
         self.accuracy: list[float] = self.mdat.accuracy.tolist()  # 1/M, rounded as a buffer is
 
     @torch.no_grad()
@@ -68,11 +69,18 @@ class ReferenceStep:
         def draw(purpose: str, row: int) -> float:
             return reference.uniform(stream_key(self.cacl.seed, batch.step, purpose), 0, row)
 
-        terms_of = reference.contrastive(
-            rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, draw=draw, **asdict(self.cacl.selection)
-        )
+        if self.cacl.distributions is None:
+            terms_of = reference.contrastive(
+                rows, candidates, anomaly_type=NUM_CLASSES, temperature=0.1, draw=draw, **asdict(self.cacl.selection)
+            )
+        else:
+            terms_of = reference.contrastive_in_expectation(
+                rows, self.gaussians, anomaly_type=NUM_CLASSES, temperature=0.1, cross_domain=True,
+                negatives="opposite_side",
+            )  # fmt: skip
         few = reference.few_per_image(rows, self.cacl.budget.rows_per_image, self.cacl.queue_rows_per_image, draw)
         self.memory.push(few, batch.step)
+        self.gaussians.push(few)
         cacl = reference.mean_over_anchors(terms_of, NUM_CLASSES, self.cacl.balance)
         outlier = 0.1 * terms[1] + 0.1 * terms[2]
         return {
@@ -113,6 +121,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "few_rows_per_image": {"queue_rows_per_image": 2, "queue_rows": 20},
     "positives_and_sides": {"positives": "per_anchor", "balance": "sides"},
     "nearest": {"negatives_by": "similarity"},
+    "distribution": {"contrast": "distribution", "queue_rows_per_image": 2},
 }
 
 

@@ -16,7 +16,7 @@ import torch
 
 from mgcda_dist.method.collectives import Collectives
 from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, compare, play
-from tests.multiprocess.worlds import RESUME_AT, Results
+from tests.multiprocess.worlds import RESUME_AT, RESUMED, Results
 from tests.support.distributed import run_distributed
 from tests.support.tiny import part_of, tiny_batch, tiny_mgcda
 
@@ -65,16 +65,16 @@ def test_the_layout_of_the_memory_changes_nothing(replicated_name: str, sharded_
 
 
 @cache
-def _undisturbed(layout: str) -> Record:
-    return play(Scenario({"queue_layout": layout}, steps=RESUME_AT + 2))
+def _undisturbed(name: str) -> Record:
+    return play(Scenario(RESUMED[name], steps=RESUME_AT + 2))
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("layout", ["replicated", "sharded"])
-def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], layout: str, size: int):
-    whole = _undisturbed(layout)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_state_of_two_ranks_continues_at_any_world_size(worlds: list[Results], name: str, size: int):
+    whole = _undisturbed(name)
     for rank in range(size):
-        resumed = worlds[rank].resumed[layout, size]
+        resumed = worlds[rank].resumed[name, size]
         rest = Record(
             whole.terms[RESUME_AT:], whole.health[RESUME_AT:], whole.rows[RESUME_AT:], whole.cursors[RESUME_AT:],
             whole.gradients[RESUME_AT:], whole.state, whole.memory,

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,13 +18,19 @@ from torch import Tensor
 
 from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
-from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, Record, Scenario, play
+from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, SECOND_READING, Record, Scenario, play
 from tests.support.evaluations import evaluate_drawn
-from tests.support.tiny import QueueLayout
 
-__all__ = ["EVALUATED_FRAMES", "RESUME_AT", "Results", "everything"]
+__all__ = ["EVALUATED_FRAMES", "RESUMED", "RESUME_AT", "Results", "everything"]
 
 RESUME_AT = 2
+RESUMED: dict[str, dict[str, Any]] = {
+    "replicated": {},
+    "sharded": {"queue_layout": "sharded"},
+    "distribution": {"contrast": "distribution"},
+    "second_reading": {"queue_layout": "sharded", **SECOND_READING},
+}
+"""Kind of memory → arguments of `tiny_mgcda`."""
 EVALUATED_FRAMES = 7
 _COLLECTIVES = [
     "all_reduce", "all_gather", "all_gather_single", "all_gather_into_tensor", "all_gather_object", "reduce",
@@ -39,7 +45,7 @@ class Results:
 
     Attributes:
         records: (scenario, W) → record.
-        resumed: (layout of the memory, W) → record of steps that continue from a state of two ranks.
+        resumed: (kind of memory, W) → record of steps that continue from a state of two ranks.
         calls: W → collectives that a step really called, per name.
         gathers: W → (gathered rows, gradient, the rows this rank gave, all rows).
         sums: W → what came out of two sums, waited for in the other order.
@@ -75,16 +81,21 @@ def everything() -> Results:
         results.evaluations[size] = result, world.stats.num_bytes["evaluation"]
 
     # Law 4: two steps on two ranks, then the rest at every world size.
-    for layout in get_args(QueueLayout):
-        begun = play(Scenario({"queue_layout": layout}, steps=RESUME_AT), rank, 2, groups[2]) if rank < 2 else None
+    for name, model in RESUMED.items():
+        begun = play(Scenario(model, steps=RESUME_AT), rank, 2, groups[2]) if rank < 2 else None
         everyone: list[Any] = [None] * 4
         dist.all_gather_object(everyone, begun and (begun.state, begun.shard))
-        shards = [everyone[r][1] for r in range(2)] if layout == "sharded" else []
+        shards = [everyone[r][1] for r in range(2)] if model.get("queue_layout") == "sharded" else []
         for size, group in groups.items():
             if rank < size:
-                rest = Scenario({"queue_layout": layout}, steps=2)
-                results.resumed[layout, size] = play(
-                    rest, rank, size, group, first_step=RESUME_AT, state=everyone[0][0], shards=shards
+                results.resumed[name, size] = play(
+                    Scenario(model, steps=2),
+                    rank,
+                    size,
+                    group,
+                    first_step=RESUME_AT,
+                    state=everyone[0][0],
+                    shards=shards,
                 )
     return results
 

@@ -118,7 +118,8 @@ def merged_moments(
 
 def expected_similarity(z: Tensor, mean: Tensor, variance: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """a = z·μ/T, the mean of z·x/T for x of N(μ, Σ), and e = log E e^{z·x/T}: A×K, G×K, G×K → A×G, A×G."""
-    mean, variance = mean.to(z.dtype), variance.to(z.dtype)
+    # Copies: the buffers move in `update`, before the backward pass of an accumulated loss may have run.
+    mean, variance = mean.to(z.dtype, copy=True), variance.to(z.dtype, copy=True)
     expected = z @ mean.T / temperature
     return expected, expected + z**2 @ variance.T / (2.0 * temperature**2)
 

@@ -211,7 +211,7 @@ class PositiveOrder:
         """P_i for A anchors among R' rows, both given as indices of candidates, as pairs.
 
         Returns:
-            int64 each: place in `anchors`, how manieth positive of that anchor, place in `rows`.
+            int64 each: place in `anchors`, number among the positives of that anchor, place in `rows`.
         """
         taken, counts = self.taken(anchors)
         column = torch.full_like(self.type, -1)

@@ -156,6 +156,18 @@ def test_moments_move_once_per_step_whatever_its_micro_batches():
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_what_was_read_does_not_change_when_rows_enter():
+    cacl = contrasting(Selection())
+    rows, z = rows_of([(0, 0), (0, 1), (2, 0), (2, 1)], 1)
+    cacl.remember([sample(rows, z)])
+    z.requires_grad_()
+    total, _ = cacl.contrast(sample(rows, z), Collectives())
+    (wanted,) = torch.autograd.grad(total.sum(), z, retain_graph=True)
+    cacl.remember([sample(*rows_of([(0, 0), (2, 1)], 2))])
+    (found,) = torch.autograd.grad(total.sum(), z)
+    assert torch.equal(found, wanted)
+
+
 def test_it_has_no_queue_and_keeps_its_moments_in_single_precision():
     cacl = contrasting(Selection()).bfloat16()
     assert cacl.queue.capacity == 0 and not cacl.queue.is_sharded
