@@ -62,7 +62,6 @@ def _image() -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], run: Path) -> None:
     out, result = exported
     assert result.exit_code == 0, result.output

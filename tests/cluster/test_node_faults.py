@@ -37,6 +37,13 @@ def _end(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def _ends_as(undisturbed: Path, run: Path, process: subprocess.Popen[str]) -> None:
+    out = _end(process)
+    assert process.returncode == 0, out
+    assert histories(run) == histories(undisturbed)
+    assert left_behind(run, STEPS) == left_behind(undisturbed, STEPS)
+
+
 def _record(fault: dict[str, Any]) -> None:
     """Keep what a fault has cost, where somebody asked for it."""
     folder = os.environ.get("MGCDA_RECORD")
@@ -81,10 +88,7 @@ def test_a_drained_node_is_left_in_time_and_the_same_command_ends_as_the_undistu
     place.nodes.lose(1)
     place.nodes.join()
     run, process = _begin(place, "drained", *SPREAD)
-    out = _end(process)
-    assert process.returncode == 0, out
-    assert histories(run) == histories(undisturbed)
-    assert left_behind(run, STEPS) == left_behind(undisturbed, STEPS)
+    _ends_as(undisturbed, run, process)
 
 
 def test_a_lost_node_that_comes_back_is_waited_for(place: Place, undisturbed: Path) -> None:
@@ -95,10 +99,7 @@ def test_a_lost_node_that_comes_back_is_waited_for(place: Place, undisturbed: Pa
     wait_for(lambda: bool(events(run, "restart")), "the loss is noticed")
     place.nodes.join()
     found = cost(run, "node lost, and joined again", begun)
-    out = _end(process)
-    assert process.returncode == 0, out
-    assert histories(run) == histories(undisturbed)
-    assert left_behind(run, STEPS) == left_behind(undisturbed, STEPS)
+    _ends_as(undisturbed, run, process)
     _record(found | {"equal": "bytes"})
 
 

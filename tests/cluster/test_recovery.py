@@ -66,15 +66,8 @@ def test_a_repeatable_error_ends_the_run() -> None:
     assert _Run().policy.make_decision(lost) == FailureDecision.RAISE
 
 
-def test_a_stop_request_ends_a_run_without_workers(tmp_path: Path) -> None:
-    policy = FittingScalingPolicy(
-        ScalingConfig(num_workers=2),
-        WorkerNeeds((2,), 1.0, 0, "PACK"),
-        node_wait_s=1.0,
-        every_s=1.0,
-        stop_file=tmp_path / "stop",
-        say=lambda *words, **facts: None,
-    )
+def test_a_stop_request_ends_a_run_without_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = _elastic(monkeypatch, tmp_path, cpus=[], free=0)
     (tmp_path / "stop").touch()
     with pytest.raises(StoppedError, match="asked to stop while no worker was running"):
         policy.make_decision_for_non_running_worker_group()

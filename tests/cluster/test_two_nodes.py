@@ -26,7 +26,6 @@ def trained(place: Place) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.timeout(300)
 def test_a_submitted_job_trains_over_two_nodes(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "2 workers on 2 nodes" in trained.stdout or not place.nodes.isolated
@@ -42,7 +41,6 @@ def test_a_submitted_job_trains_over_two_nodes(place: Place, trained: subprocess
     assert results["sets"]["unseen"]["frames"] == 2
 
 
-@pytest.mark.timeout(300)
 def test_the_server_has_the_run_and_both_nodes(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     run_id = (place.folder / "runs/two/mlflow_run_id").read_text().strip()
     with urllib.request.urlopen(f"{place.mlflow}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=20) as answer:
@@ -55,7 +53,6 @@ def test_the_server_has_the_run_and_both_nodes(place: Place, trained: subprocess
     assert list((place.folder / "store").rglob("report.html")), "artifacts went through the server"
 
 
-@pytest.mark.timeout(300)
 def test_only_code_and_configurations_travel(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     (package,) = (place.folder / "ray").glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
     travelled = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
@@ -64,7 +61,6 @@ def test_only_code_and_configurations_travel(place: Place, trained: subprocess.C
     assert sum((package / path).stat().st_size for path in travelled) < 3_000_000
 
 
-@pytest.mark.timeout(300)
 def test_no_secret_is_written_down(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     """In the run's folder, MLflow's database and files, the job's log and Ray's own logs."""
     planted = {name: value.encode() for name, value in SECRETS.items() if value != "somebody"}
@@ -81,7 +77,6 @@ def test_no_secret_is_written_down(place: Place, trained: subprocess.CompletedPr
     assert searched > 50
 
 
-@pytest.mark.timeout(300)
 def test_the_doctor_names_the_node_that_differs(place: Place, trained: subprocess.CompletedProcess[str]) -> None:
     """Node 1 has another timm, lacks one folder of shards, and does not share the folder of runs."""
     if not place.nodes.isolated:

@@ -16,6 +16,7 @@ from mgcda_dist.demo_scenes.materials import Material
 from mgcda_dist.demo_scenes.palettes import PALETTES, albedo
 from mgcda_dist.demo_scenes.scene import Scene, scene
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.evaluation.miou import Confusion
 from mgcda_dist.method.randomness import torch_generator
 
 SIZE = (96, 192)
@@ -91,11 +92,9 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 def _miou(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         predicted = torch.cat([_logits(network, part).argmax(1) for part in images.split(8)])
-    valid = labels < NUM_CLASSES
-    pairs = torch.bincount(labels[valid] * NUM_CLASSES + predicted[valid], minlength=NUM_CLASSES**2)
-    confusion = pairs.reshape(NUM_CLASSES, NUM_CLASSES).double()
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
-    return float((confusion.diag() / union.clamp(min=1)).mean())
+    confusion = Confusion(NUM_CLASSES)
+    confusion.update(predicted, labels)
+    return confusion.miou()
 
 
 @pytest.mark.usefixtures("one_thread")

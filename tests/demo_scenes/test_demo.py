@@ -30,14 +30,6 @@ def _digest(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path], int]:
-    folder = tmp_path_factory.mktemp("demo")
-    finished: list[int] = []
-    paths = write_demo_shards(folder, frames_per_domain=8, image_px=SIZE, progress=finished.append, workers=1)
-    return folder, paths, sum(finished)
-
-
 def test_the_same_seed_gives_the_same_bytes() -> None:
     part = Part("real_day", "test", 3, anomalies=True)
     first, again = (list(samples(part, 5, SIZE)) for _ in range(2))
@@ -84,10 +76,13 @@ def test_an_unknown_domain_is_refused() -> None:
         samples(Part("real_night", "train", 1))
 
 
-def test_the_demo_set_is_complete(demo: tuple[Path, list[Path], int]) -> None:
-    folder, paths, finished = demo
-    manifests = {str(path.relative_to(folder)): Manifest.open(path) for path in paths}
-    assert finished == demo_size(8) == sum(manifest.num_samples for manifest in manifests.values())
+def test_the_demo_set_is_complete_and_not_written_a_second_time(tiny_shards: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_shards.rglob("*")}
+    finished: list[int] = []
+    paths = write_demo_shards(tiny_shards, frames_per_domain=8, image_px=SIZE, progress=finished.append)
+    assert {path: path.stat().st_mtime_ns for path in tiny_shards.rglob("*")} == before
+    manifests = {str(path.relative_to(tiny_shards)): Manifest.open(path) for path in paths}
+    assert sum(finished) == demo_size(8) == sum(manifest.num_samples for manifest in manifests.values())
     for name in ("render_a/train", "render_b/train", "real_day/val", "real_day/test"):
         assert manifests[name].label_format == "road8"
         assert manifests[name].kind == "frames"
@@ -97,22 +92,13 @@ def test_the_demo_set_is_complete(demo: tuple[Path, list[Path], int]) -> None:
     assert manifests["objects/train"].kind == manifests["objects/val"].kind == "objects"
 
 
-def test_the_second_time_nothing_is_written(demo: tuple[Path, list[Path], int]) -> None:
-    folder, paths, _ = demo
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    finished: list[int] = []
-    assert write_demo_shards(folder, frames_per_domain=8, image_px=SIZE, progress=finished.append) == paths
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert sum(finished) == demo_size(8)
-
-
-def test_folders_of_other_arguments_are_kept_unless_told(demo: tuple[Path, list[Path], int]) -> None:
-    folder, _, _ = demo
+def test_folders_of_other_arguments_are_kept_unless_told(tiny_shards: Path) -> None:
     with pytest.raises(ShardError, match="overwrite"):
-        write_demo_shards(folder, frames_per_domain=8, seed=1, image_px=SIZE, workers=1)
+        write_demo_shards(tiny_shards, frames_per_domain=8, seed=1, image_px=SIZE, workers=1)
 
 
-def test_the_number_of_processes_changes_no_byte(demo: tuple[Path, list[Path], int], tmp_path: Path) -> None:
-    folder, _, _ = demo
-    write_demo_shards(tmp_path, frames_per_domain=8, image_px=SIZE, workers=2)
-    assert _digest(tmp_path) == _digest(folder)
+def test_the_number_of_processes_changes_no_byte(tiny_shards: Path, tmp_path: Path) -> None:
+    finished: list[int] = []
+    write_demo_shards(tmp_path, frames_per_domain=8, image_px=SIZE, progress=finished.append, workers=2)
+    assert sum(finished) == demo_size(8)
+    assert _digest(tmp_path) == _digest(tiny_shards)

@@ -19,7 +19,7 @@ from tests.support.runs import write_run
 from tests.support.tracked import tracked
 from tests.support.watched import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def contents(server: MlflowServer, run_id: str) -> tuple[Any, ...]:
