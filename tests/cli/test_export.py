@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,10 @@ from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.exported import bare_segmenter
-from tests.support.commands import invoke, refusal
+from tests.support.commands import invoke, refusal, run_without
 from tests.support.exported import write_run
 
 _TORCH_ALONE = """
-import sys
-sys.modules |= dict.fromkeys(("mgcda_dist", "timm", "torchvision"))
 import numpy as np, torch
 score, classes = torch.export.load(sys.argv[1]).module()(torch.from_numpy(np.load(sys.argv[2])))
 np.save(sys.argv[3], score.numpy())
@@ -96,11 +92,8 @@ def test_an_efficientnet_is_traced_in_seconds(tmp_path: Path) -> None:
 def test_the_graph_needs_only_torch(exported: tuple[Path, Result], tmp_path: Path) -> None:
     out, _ = exported
     np.save(tmp_path / "image.npy", _image())
-    done = subprocess.run(
-        [sys.executable, "-c", _TORCH_ALONE, out / "model.pt2", tmp_path / "image.npy", tmp_path / "score.npy"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    files = (out / "model.pt2", tmp_path / "image.npy", tmp_path / "score.npy")
+    run_without(("mgcda_dist", "timm", "torchvision"), _TORCH_ALONE, *files)
     assert np.load(tmp_path / "score.npy") == pytest.approx(program_output(out / "model.onnx")(_image())[0], abs=1e-4)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,10 @@ from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.scores import energy
+from tests.support.commands import run_without
 from tests.support.exported import NEEDED, write_run
 
-_BLOCKED = """
-import sys
-sys.modules |= dict.fromkeys({missing})  # none of them can be imported
+_PREDICT = """
 import numpy as np
 from mgcda_dist.inference.model import load_exported
 scores, classes = load_exported(sys.argv[1]).predict(np.load(sys.argv[2]))
@@ -69,11 +66,7 @@ def test_only_torch_timm_and_their_dependencies_are_needed(run: Path, tmp_path: 
     np.save(tmp_path / "image.npy", _image())
     stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "pydantic", "ray", "scipy", "typer", "webdataset"}
     assert not stack & NEEDED
-    done = subprocess.run(
-        [sys.executable, "-c", _BLOCKED.format(missing=stack), run, tmp_path / "image.npy", tmp_path / "scores.npy"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_without(stack, _PREDICT, run, tmp_path / "image.npy", tmp_path / "scores.npy")
     # Images are resized within a grey level of OpenCV.
     expected = load_exported(run).predict(_image())[0]
     assert np.load(tmp_path / "scores.npy") == pytest.approx(expected, abs=0.02 * float(np.ptp(expected)))

@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from mgcda_dist.cli.main import app, main
 from mgcda_dist.errors import MgcdaError
 
-__all__ = ["invoke", "mgcda", "refusal", "start_mgcda", "typed"]
+__all__ = ["invoke", "mgcda", "refusal", "run_without", "start_mgcda", "typed"]
 
 
 def mgcda(
@@ -59,6 +59,14 @@ def refusal(*words: object) -> MgcdaError:
     result = invoke(*words)
     assert isinstance(result.exception, MgcdaError), result.output
     return result.exception
+
+
+def run_without(packages: Iterable[str], script: str, *words: object) -> None:
+    """Run a Python script, which must succeed, in a process that cannot import these packages."""
+    script = f"import sys\nsys.modules |= dict.fromkeys({tuple(packages)!r})\n{script}"
+    command = [sys.executable, "-c", script, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def _command(words: tuple[object, ...]) -> list[str]:
