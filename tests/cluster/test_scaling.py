@@ -45,9 +45,8 @@ def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
         resolve(_config(cpus_per_worker=9), [NodeResources(8, 0)])
 
 
-def test_a_number_that_does_not_share_the_batch_is_explained() -> None:
-    with pytest.raises(ValueError, match=r"24 images per step \(a 16 \+ b 8\).*scaling.workers=4 or 6"):
-        _config(workers=5)
+def test_more_workers_than_images_are_answered_with_the_one_larger_batch() -> None:
+    """Numbers in between: config/test_load.py."""
     with pytest.raises(ValueError, match=r"per_step values that add up to 48(?! or)"):
         _config(workers=48)
 
