@@ -32,8 +32,21 @@ STEPS, KILLED_AT = 8, 5
 CASES: dict[int, dict[str, Any]] = {
     0: {"engine": {"zero_stage": 0}, "cacl": {"queue_layout": "replicated"}, "model": {"norm": "local"}},
     1: {"engine": {"zero_stage": 1}, "cacl": {"queue_layout": "sharded"}},
-    2: {"engine": {"zero_stage": 2, "accumulation": 2}, "cacl": {"queue_layout": "replicated"}},
-    3: {"engine": {"zero_stage": 3}, "cacl": {"queue_layout": "sharded"}, "checkpoint": {"keep": 1, "best": {}}},
+    2: {
+        "engine": {"zero_stage": 2, "accumulation": 2},
+        "cacl": {"queue_layout": "replicated", "contrast": "distribution"},
+    },
+    3: {
+        "engine": {"zero_stage": 3},
+        "cacl": {
+            "queue_layout": "sharded",
+            "queue_rows_per_image": 2,
+            "positives": "per_anchor",
+            "balance": "sides",
+            "negatives_by": "similarity",
+        },
+        "checkpoint": {"keep": 1, "best": {}},
+    },
 }
 """What differs between the runs, by ZeRO stage. `norm: local` has statistics that move, as `sync` has on GPUs."""
 
