@@ -33,5 +33,12 @@ def test_a_key_that_the_schema_does_not_know_has_the_decision_of_its_section() -
 
 def test_keys_that_change_shapes_are_fixed() -> None:
     """Abstention gives the classifier one more logit, so not even the outlier loss can be overridden."""
-    for key in ("loss.outlier", "model.backbone", "mdat.channels", "cacl.queue_rows", "data.streams.0.name"):
+    for key in (
+        "loss.outlier",
+        "model.backbone",
+        "mdat.channels",
+        "cacl.queue_rows",
+        "cacl.contrast",
+        "data.streams.0.name",
+    ):
         assert on_resume(key) is OnResume.FIXED
