@@ -87,8 +87,8 @@ class Method:
         return DOUBLE * (3 + 3 * self.num_stages * self.num_domains + num_ranks * 4 * self.images_per_rank)
 
     def values_bytes(self) -> int:
-        """Second small sum: seven logged terms, three signals, three hits and ε per stage and domain."""
-        return DOUBLE * (10 + 4 * self.num_stages * self.num_domains)
+        """Second small sum: seven logged terms, three signals, positives, three hits and ε per stage and domain."""
+        return DOUBLE * (14 + 4 * self.num_stages * self.num_domains)
 
     def rows_bytes(self, num_ranks: int, element: int = FLOAT) -> int:
         """The gather of CACL, over all ranks: embedding, filled, domain, difficulty."""

@@ -183,7 +183,7 @@ class MGCDA(nn.Module):
     def health(self, outcomes: Sequence[Outcome], totals: NamedSum, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""
         mdat = self.mdat.health(totals.wait(), outcomes[0].counts, progress) if self.mdat else {}
-        cacl = self.cacl.health(outcomes[0].step) if self.cacl else {}
+        cacl = self.cacl.health(outcomes[0].step, totals.wait()) if self.cacl else {}
         return mdat | {f"cacl/{name}": value for name, value in cacl.items()}
 
     def stage_sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:

@@ -51,6 +51,8 @@ HISTORIES = (
     HistoryPlot("Contrastive memory", "filled share", r"cacl/(?:queue_)?(fill.*|distributions_known)", share=True,
                 group="Contrastive learning (CACL)", exact=True),
     HistoryPlot("Age of the memory", "steps", r"cacl/queue_(age.*)", group="Contrastive learning (CACL)"),
+    HistoryPlot("Positives of another domain", "share of positives", r"cacl/crossing_(.+)", share=True,
+                group="Contrastive learning (CACL)"),
     HistoryPlot("Anchors of the contrastive loss", "anchors per step", r"cacl/(anchors)",
                 group="Contrastive learning (CACL)"),
     HistoryPlot("Learning rates", "rate", r"lr/(.+)", log=True, group="Optimisation", exact=True),

@@ -28,6 +28,8 @@ _SPIKE_SPREADS = 10.0
 _LEAK = 0.25
 """Accuracy near to objects above that far from them, mean of `_LEAK_READINGS` readings: a leak."""
 _LEAK_READINGS = 10
+_APART = 0.01
+"""Share of the positives of anomalies that cross domains."""
 _READINGS = 5
 """Logged steps in a row after which a standing state is a fault: no anchors, a still queue, waiting for data."""
 _DATA_WAIT = 0.2
@@ -47,7 +49,7 @@ class HealthWatch:
         self._peak_accuracy: dict[str, float] = {}
         self._leaks: dict[str, deque[float]] = {}
         self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
-        self._without_anchors = self._waiting = self._still = 0
+        self._without_anchors = self._waiting = self._still = self._apart = 0
         self._last_reading: tuple[int, float] | None = None
         self._seen: dict[str, str] = {}
 
@@ -125,6 +127,14 @@ class HealthWatch:
             found["no_anchors"] = (
                 f"CACL has found no anchor in the last {_READINGS} logged steps: are there anomalies, in more than one "
                 "image, in the stream? look at data.streams.*.paste and cacl.anomaly_pixels"
+            )
+        crossing = metrics.get("cacl/crossing_anomaly")
+        if crossing is not None:
+            self._apart = self._apart + 1 if crossing < _APART else 0
+        if self._apart >= _READINGS and len(self._config.data.domains) > 1 and cacl.cross_domain:
+            found["anomalies_apart"] = (
+                f"hardly an anomaly of CACL has met one of another domain in the last {_READINGS} logged steps "
+                f"({crossing:.1%} of their positives): paste objects in every domain (data.streams.*.paste)"
             )
         if age is not None:
             if self._last_reading is not None and age > 0:

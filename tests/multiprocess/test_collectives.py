@@ -58,7 +58,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     expected = {  # label: (calls, float64 numbers of a call)
         "counts": (steps, SEG_GROUPS + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
         "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
-        "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS),
+        "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS + cacl * 4),
         "cacl_rows": (micros, cacl * rows),
         "cacl_rows_backward": (micros, cacl * size * rows),
         "nearest": (micros, nearest * size * images * per_image * NEAREST),  # values alone, no rows

@@ -32,6 +32,7 @@ def _healthy(step: int) -> dict[str, float]:
         "mdat/embedding/near_objects": 0.7 + noise.gauss(0, 0.1),
         "mdat/embedding/far_from_objects": 0.6 + noise.gauss(0, 0.1),
         "cacl/anchors": 30.0,
+        "cacl/crossing_anomaly": 0.5 * noise.random() if step > 30 else 0.0,  # the memory fills
         "cacl/queue_age_steps": min(step / 2, 20.0) + noise.random(),
         "time/data_wait_share": 0.05,
     }
@@ -61,6 +62,7 @@ def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[in
         (_set("mdat/embedding/accuracy", 0.99, 500), "strong_discriminator.embedding", "mdat.lambda_max"),
         (_set("mdat/embedding/near_objects", 0.95, 300), "leak.embedding", "data.streams.*.paste.probability"),
         (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
+        (_set("cacl/crossing_anomaly", 0.0, 500), "anomalies_apart", "data.streams.*.paste"),
         (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 9)}), "still_queue", "cacl.inlier_pixels"),
         (_set("norm", 80.0, 500, 503), "gradient_norm", "optim.clip_norm"),
         (_set("loss/total", 20.0, 500, 504), "loss_spike", "optim.lr_heads"),

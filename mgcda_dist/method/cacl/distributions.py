@@ -53,10 +53,14 @@ class Distributions(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dim))
         self.register_buffer("variance", torch.zeros(size, dim))
 
+    def groups(self) -> tuple[Tensor, Tensor]:
+        """Domain and type of each distribution, G int64 each."""
+        index = torch.arange(len(self.weight), device=self.weight.device)
+        return index // self.num_types, index % self.num_types
+
     def choose(self, types: Tensor, domain: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
         """P_i and N_i of A anchors of these types and domains, each A×G bool."""
-        index, known = torch.arange(len(self.weight), device=types.device), self.weight > 0
-        its_domain, its_type = index // self.num_types, index % self.num_types
+        its_domain, its_type, known = *self.groups(), self.weight > 0
         types, domain = types.unsqueeze(1), domain.unsqueeze(1)
         same = known & (its_type == types)
         first = same & ((its_domain != domain) == selection.cross_domain)

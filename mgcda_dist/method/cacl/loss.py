@@ -9,7 +9,9 @@ contributes nothing and is not counted. The mean may balance the sides (`groups_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +32,22 @@ from mgcda_dist.method.cacl.sampler import (
     sample_pixels,
 )
 from mgcda_dist.method.cacl.selection import Choice, Selection
-from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.collectives import Collectives, to_host
 from mgcda_dist.method.randomness import stream_key, uniform
 from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
 __all__ = ["CACL", "groups_of_mean"]
+
+_PAIRS = "cacl/pairs"  # 2×2, per side of inlier and anomaly: positives, and those that cross domains
+
+
+class _Contrasted(NamedTuple):
+    """Anchors A and their loss before the mean over P_i, A; |P_i| and how many of them cross domains, of all R rows."""
+
+    anchors: Tensor
+    loss: Tensor
+    num_positives: Tensor
+    num_crossing: Tensor
 
 
 class CACL(nn.Module):
@@ -119,10 +132,11 @@ class CACL(nn.Module):
         """
         world = counts.collectives
         sample = gathered_sample(pending, self.budget, world)
-        total, num_anchors = self.contrast(sample, world)
+        total, num_anchors, pairs = self.contrast(sample, world)
         local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
-        counted_once = num_anchors.sum() * int(world.rank == 0)  # every rank knows the number of all
-        return LossTerm(local_loss, {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": counted_once}), sample
+        once = int(world.rank == 0)  # every rank knows the numbers of all
+        sums = {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": num_anchors.sum() * once}
+        return LossTerm(local_loss, {**sums, _PAIRS: pairs * once}), sample
 
     def project(self, embedding: Tensor, index: Tensor) -> Tensor:
         """z of the sampled pixels: N×D×h×w, N×R → N·R×K; empty rows (index -1) give a value that is masked later."""
@@ -130,23 +144,29 @@ class CACL(nn.Module):
         picked = embedding.flatten(2).gather(2, pixel)
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
-    def contrast(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor]:
+    def contrast(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
         """Per group of the mean: Σ over this rank's anchors of their mean over positives, and the anchors of all ranks.
 
         With a sharded memory Σ over all anchors of what the rows of this rank contribute: the sum over ranks is the
         same. An anchor without a positive contributes nothing and is not counted.
+
+        Returns:
+            G sums, G counts; and, of inliers and of anomalies, the positives of all ranks' anchors and those of another
+            domain: 2×2.
         """
         groups = groups_of_mean(sample.metadata.type == self.budget.num_classes, self.balance)
         if self.distributions is None:
-            anchors, per_anchor, num_positives = self._against_rows(sample, collectives)
+            found = self._against_rows(sample, collectives)
         else:
-            anchors, per_anchor, num_positives = self._against_distributions(sample, self.distributions)
-        per_anchor = per_anchor / num_positives[anchors].clamp(min=1)
-        total = torch.stack([(per_anchor * group[anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
-        return total, (groups & (num_positives > 0)).sum(dim=1)
+            found = self._against_distributions(sample, self.distributions)
+        per_anchor = found.loss / found.num_positives[found.anchors].clamp(min=1)
+        total = torch.stack([(per_anchor * group[found.anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
+        sides = groups_of_mean(sample.metadata.type == self.budget.num_classes, "sides")
+        pairs = sides.to(torch.int64) @ torch.stack([found.num_positives, found.num_crossing], dim=1)
+        return total, (groups & (found.num_positives > 0)).sum(dim=1), pairs
 
-    def _against_rows(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
-        """A anchors (of this rank; of all, with a sharded memory), Σ over their positives, and |P_i| of all R rows."""
+    def _against_rows(self, sample: GatheredSample, collectives: Collectives) -> _Contrasted:
+        """Anchors of this rank, or of all with a sharded memory."""
         candidates = PixelMetadata.concat(sample.metadata, self.queue.metadata())
         choice = Choice.of(
             candidates,
@@ -156,17 +176,17 @@ class CACL(nn.Module):
             draw=lambda purpose: self._draw(sample, purpose, candidates.id),
         )
         anchors, per_anchor = contrast_rows(sample, self.queue, choice, self.temperature, collectives)
-        return anchors, per_anchor, choice.order.num_positives()[: len(sample.metadata)]
+        numbers = (choice.order.num_positives(), choice.order.num_crossing())
+        return _Contrasted(anchors, per_anchor, *(number[: len(sample.metadata)] for number in numbers))
 
-    def _against_distributions(
-        self, sample: GatheredSample, distributions: Distributions
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _against_distributions(self, sample: GatheredSample, distributions: Distributions) -> _Contrasted:
         """The same with distributions: this rank's anchors, whatever the layout of the memory."""
         positives, negatives = distributions.choose(sample.metadata.type, sample.metadata.domain, self.selection)
         anchors = torch.nonzero(sample.is_local)[:, 0]
         expected = expected_similarity(sample.z[anchors], distributions.mean, distributions.variance, self.temperature)
         per_anchor = contrast_expected(*expected, positives[anchors], negatives[anchors])
-        return anchors, per_anchor, positives.sum(dim=1)
+        others = sample.metadata.domain.unsqueeze(1) != distributions.groups()[0]
+        return _Contrasted(anchors, per_anchor, positives.sum(dim=1), (positives & others).sum(dim=1))
 
     def remember(self, samples: Sequence[GatheredSample]) -> None:
         """Let the samples of a step's micro-batches enter the memory: no collective, every rank has them all."""
@@ -177,9 +197,18 @@ class CACL(nn.Module):
             all_rows = PixelMetadata.concat(*(rows for rows, _ in entering))
             self.distributions.update(all_rows, torch.cat([z for _, z in entering]))
 
-    def health(self, step: int) -> dict[str, float]:
-        """Signals of the memory, named as they are logged below `cacl/`."""
-        return self.queue.health(step) | (self.distributions.health() if self.distributions is not None else {})
+    def health(self, step: int, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """Signals of the memory, and the share of positives that cross domains, named as they are logged below `cacl/`.
+
+        Args:
+            step: of training.
+            totals: of the step, over ranks and micro-batches.
+        """
+        signals = self.queue.health(step) | (self.distributions.health() if self.distributions is not None else {})
+        positives, crossing = totals[_PAIRS].unbind(dim=1)
+        for side, share in zip(("inlier", "anomaly"), to_host(crossing / positives), strict=True):
+            signals |= {} if math.isnan(share) else {f"crossing_{side}": share}
+        return signals
 
     def _entering(self, sample: GatheredSample) -> tuple[PixelMetadata, Tensor]:
         """Rows that enter the memory: all, or of each image and type a few by draw."""

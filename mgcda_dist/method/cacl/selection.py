@@ -147,6 +147,8 @@ class PositiveOrder:
         turn: R: u_i in [0, 1), 0 if shared.
         type, domain: R, int64.
         limit: at most so many positives.
+        of_other_domains: M×(C+1), int64: rows of a type that are not of domain d.
+        cross_domain: these are the first group.
     """
 
     order: Tensor
@@ -157,6 +159,8 @@ class PositiveOrder:
     type: Tensor
     domain: Tensor
     limit: int
+    of_other_domains: Tensor
+    cross_domain: bool
 
     @classmethod
     def of(
@@ -178,11 +182,19 @@ class PositiveOrder:
             type=rows.type,
             domain=rows.domain,
             limit=selection.num_positives,
+            of_other_domains=(types & ~own_domain.unsqueeze(1)).sum(dim=2),
+            cross_domain=selection.cross_domain,
         )
 
     def num_positives(self) -> Tensor:
         """R, int64: |P_i| if the row is an anchor."""
         return (self.of_type[self.type] - 1).clamp(max=self.limit)
+
+    def num_crossing(self) -> Tensor:
+        """R, int64: those of P_i that are of another domain than the row."""
+        taken, others = self.num_positives(), self.of_other_domains[self.domain, self.type]
+        of_own_domain = self.of_type[self.type] - 1 - others
+        return taken.minimum(others) if self.cross_domain else (taken - of_own_domain).clamp(min=0)
 
     def in_use(self) -> Tensor:
         """R, bool: rows that some anchor may take if they share them; one among its own positives takes one more."""

@@ -90,7 +90,7 @@ def test_agrees_with_the_formula(
     gaussians = reference.Gaussians(1.0)
     gaussians.push(as_list(memory, z))
     rows, z = rows_of(batch, 2)
-    total, count = cacl.contrast(sample(rows, z), Collectives())
+    total, count, _ = cacl.contrast(sample(rows, z), Collectives())
     terms = reference.contrastive_in_expectation(
         as_list(batch, z), gaussians, anomaly_type=CLASSES, temperature=temperature, cross_domain=cross_domain,
         negatives=negatives,
@@ -161,7 +161,7 @@ def test_what_was_read_does_not_change_when_rows_enter():
     rows, z = rows_of([(0, 0), (0, 1), (2, 0), (2, 1)], 1)
     cacl.remember([sample(rows, z)])
     z.requires_grad_()
-    total, _ = cacl.contrast(sample(rows, z), Collectives())
+    total, *_ = cacl.contrast(sample(rows, z), Collectives())
     (wanted,) = torch.autograd.grad(total.sum(), z, retain_graph=True)
     cacl.remember([sample(*rows_of([(0, 0), (2, 1)], 2))])
     (found,) = torch.autograd.grad(total.sum(), z)
@@ -173,7 +173,10 @@ def test_it_has_no_queue_and_keeps_its_moments_in_single_precision():
     assert cacl.queue.capacity == 0 and not cacl.queue.is_sharded
     assert cacl.distributions is not None
     assert {buffer.dtype for buffer in cacl.distributions.buffers()} == {torch.float32}
-    assert list(cacl.health(0)) == ["distributions_known"]
+    assert list(cacl.health(0, {"cacl/pairs": torch.tensor([[4, 1], [0, 0]])})) == [
+        "distributions_known",
+        "crossing_inlier",
+    ]
     assert {name for name in cacl.state_dict() if name.startswith("distributions.")} == {
         "distributions.weight", "distributions.mean", "distributions.variance",
     }  # fmt: skip

@@ -55,7 +55,7 @@ def contrasting(selection: Selection, temperature: float = 0.1, memory: list[int
 def found(cacl: CACL, rows: PixelMetadata, z: Tensor, own: Tensor | None = None) -> tuple[Tensor, int]:
     """Sum over this rank's anchors, and the number of all anchors."""
     own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
-    total, count = cacl.contrast(GatheredSample(rows, z, own, 200, STEP, torch.tensor(0)), ALONE)
+    total, count, _ = cacl.contrast(GatheredSample(rows, z, own, 200, STEP, torch.tensor(0)), ALONE)
     return total.sum(), int(count.sum())
 
 
@@ -131,7 +131,7 @@ def test_the_mean_over_anchors(types: list[int], balance: Balance):
     cacl.balance = balance
     rows, z = rows_of(types, 4)
     sample = GatheredSample(rows, z, torch.ones(len(rows), dtype=torch.bool), 200, STEP, torch.tensor(0))
-    total, count = cacl.contrast(sample, ALONE)
+    total, count, _ = cacl.contrast(sample, ALONE)
     wanted = reference.mean_over_anchors(terms_of(cacl, rows, z), ANOMALY_TYPE, balance)
     assert local_mean(total, count, 1).item() == pytest.approx(wanted, abs=1e-12)
 

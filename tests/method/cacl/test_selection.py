@@ -55,6 +55,20 @@ def test_an_anchor_of_the_own_domain_is_no_positive_of_its_own():
     assert (own.sum(dim=1) == 45).all() and own[:, 20:50].all(), "30 of the other domain, then 15 of the own"
 
 
+@pytest.mark.parametrize("limit", [1, 25, 60])
+@pytest.mark.parametrize("cross_domain", [True, False])
+def test_positives_that_cross_domains_are_those_that_are_taken(limit: int, cross_domain: bool):
+    for domain in (DOMAIN, torch.zeros_like(DOMAIN), torch.arange(150) % 2):
+        rows = PixelMetadata(TYPE, domain, torch.zeros(150), torch.arange(150))
+        selection = Selection(limit, cross_domain=cross_domain)
+        order = Choice.of(
+            rows, num_domains=DOMAINS, anomaly_type=ANOMALY_TYPE, selection=selection, draw=drawn(0)
+        ).order
+        taken = order.positives(ALL, ALL)
+        assert torch.equal(order.num_positives(), taken.sum(dim=1))
+        assert torch.equal(order.num_crossing(), (taken & (domain.unsqueeze(1) != domain)).sum(dim=1))
+
+
 @pytest.mark.parametrize("purpose", ["contrast", "positives", "turn"])
 def test_positives_per_anchor_and_negatives_have_draws_of_their_own(purpose: str):
     selection = Selection(4, 12, 0.0, positives="per_anchor")
