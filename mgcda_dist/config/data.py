@@ -105,6 +105,13 @@ class AugmentConfig(Section):
     blur: Probability = Field(
         default=AugmentDefaults.blur, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours"
     )
+    style: Probability = Field(
+        default=AugmentDefaults.style,
+        description="chance that a crop takes the low frequencies of a picture of another domain (FDA)",
+    )
+    style_band: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=AugmentDefaults.style_band, description="β of FDA (arXiv 2004.05498): 0.01, 0.05 and 0.09 there"
+    )
 
 
 class ClassSpaceConfig(Section):

@@ -59,6 +59,8 @@ class AugmentParams:
         brightness, contrast, saturation: factors are drawn from 1 ± the value, not below 0.
         hue: largest turn of the hue, in turns.
         blur: probability of a Gaussian blur, σ 0.3 … 1.5 px.
+        style: probability that a crop takes the low frequencies of a picture of another domain.
+        style_band: β of `style.with_style_of`.
     """
 
     scale: tuple[float, float] = AugmentDefaults.scale
@@ -69,6 +71,8 @@ class AugmentParams:
     saturation: float = AugmentDefaults.saturation
     hue: float = AugmentDefaults.hue
     blur: float = AugmentDefaults.blur
+    style: float = AugmentDefaults.style
+    style_band: float = AugmentDefaults.style_band
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from mgcda_dist.choices import LoaderDefaults, OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.frames import check_sizes
-from mgcda_dist.data.pixels import Pixels
+from mgcda_dist.data.pixels import Pixels, resized
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
 from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.style import with_style_of
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, TransientError
 from mgcda_dist.method.batch import VOID, Batch
 from mgcda_dist.method.randomness import numpy_generator, torch_generator
@@ -99,6 +100,8 @@ class TrainingStream(Dataset[Batch]):
         self.plan, self.sources, self.transform = plan, tuple(sources), transform
         self.accumulation, self.start_step, self.num_steps = accumulation, start_step, num_steps
         self.on_bad_sample = on_bad_sample
+        slot_domains = [sources[stream].domain for stream in plan.slot_streams]
+        self._other_slots = {d: [s for s, other in enumerate(slot_domains) if other != d] for d in set(slot_domains)}
         self._slots = [slots_of(rank, world_size, accumulation, m, plan.global_batch) for m in range(accumulation)]
 
     def __len__(self) -> int:
@@ -182,7 +185,21 @@ class TrainingStream(Dataset[Batch]):
         name = ("augment", step, ref.slot) if attempt == 0 else ("augment", step, ref.slot, attempt)
         generator = numpy_generator(self.plan.seed, *name)
         image, label = self.transform(image, label, generator, source.paste)
-        return image, label, f"{source.name}/{encoded.key}"
+        return self._styled(image, step, ref), label, f"{source.name}/{encoded.key}"
+
+    def _styled(self, image: Pixels, step: int, ref: SlotRef) -> Pixels:
+        """The crop, as a picture of another domain of this step looks, if the draws of the slot say so."""
+        augment, others = self.transform.augment, self._other_slots[self.sources[ref.stream].domain]
+        generator = numpy_generator(self.plan.seed, "style", step, ref.slot)
+        if augment.style == 0 or not others or generator.random() >= augment.style:
+            return image
+        slot = others[int(generator.integers(len(others)))]
+        (other,) = self.plan.slots(step, range(slot, slot + 1))
+        encoded = self.sources[other.stream].reader.read(other.sample)
+        height, width = self.transform.crop_px
+        return with_style_of(
+            resized(decode_image(encoded.image, encoded.where), height, width), image, augment.style_band
+        )
 
 
 def make_loader(

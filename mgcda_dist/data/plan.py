@@ -83,6 +83,11 @@ class Plan:
         return len(self._layout)
 
     @property
+    def slot_streams(self) -> tuple[int, ...]:
+        """Stream of each slot, the same at every step."""
+        return tuple(stream for stream, _ in self._layout)
+
+    @property
     def stream_sizes(self) -> tuple[int, ...]:
         """Samples of each stream."""
         return tuple(order.num_samples for order in self._orders)
