@@ -8,7 +8,6 @@ M_β is 1 at the frequencies up to ⌊β·min(H, W)⌋ along each axis and 0 els
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
 
 from mgcda_dist.data.pixels import Pixels
 
@@ -28,7 +27,7 @@ def with_style_of(target: Pixels, source: Pixels, band: float) -> Pixels:
     """
     height, width = source.shape[:2]
     reach = int(band * min(height, width))
-    ours, theirs = (fft.rfft2(x.astype(np.float32), axes=(0, 1)) for x in (source, target))
+    ours, theirs = (np.fft.rfft2(x.astype(np.float32), axes=(0, 1)) for x in (source, target))
     # Of a real picture half of the columns are enough; rows hold frequencies 0 … and, from the end on, -1, -2, ….
     rows = np.r_[: reach + 1, height - reach : height] if 2 * reach < height else np.arange(height)
     low = np.ix_(rows, np.arange(reach + 1))
@@ -36,5 +35,5 @@ def with_style_of(target: Pixels, source: Pixels, band: float) -> Pixels:
     # The phase of nothing is that of 1.
     phase = np.where(amplitude > 0, ours[low] / np.maximum(amplitude, np.float32(1e-12)), 1)
     ours[low] = np.abs(theirs[low]) * phase
-    mixed = fft.irfft2(ours, s=(height, width), axes=(0, 1))
+    mixed = np.fft.irfft2(ours, s=(height, width), axes=(0, 1))
     return np.rint(mixed).clip(0, 255).astype(np.uint8)

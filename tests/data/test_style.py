@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.loader import FrameSource, TrainingStream
@@ -18,7 +20,7 @@ from mgcda_dist.data.style import with_style_of
 from tests.support.shards import LUT, frame, write_frames
 
 
-def reference(target: Pixels, source: Pixels, band: float) -> Pixels:
+def reference(target: Pixels, source: Pixels, band: float) -> NDArray[np.float64]:
     """Equation 3 with whole, shifted spectra; a frequency is low if it is at most ⌊β·min(H, W)⌋ on both axes."""
     height, width = source.shape[:2]
     reach = int(band * min(height, width))
@@ -55,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     return [write_frames(folder / name, 5, seed=seed, per_shard=2) for seed, name in enumerate("ab")]
 
 
-def stream(shards: list[Manifest], style: float, domains: tuple[int, int] = (0, 1), **options: int) -> TrainingStream:
+def stream(shards: list[Manifest], style: float, domains: tuple[int, int] = (0, 1), **options: Any) -> TrainingStream:
     plan = Plan([StreamPlan(name, shards[i].shard_sizes, 4) for i, name in enumerate("ab")], 0, 2)
     sources = [FrameSource(name, ShardReader(shards[i]), LUT, domain=domains[i]) for i, name in enumerate("ab")]
     return TrainingStream(plan, sources, Transform((32, 48), AugmentParams(style=style)), num_steps=2, **options)
