@@ -451,6 +451,21 @@ class CaclDefaults:
     unlabelled_confidence: Final[float | None] = None
 
 
+# ------------------------------------------------------------------------------------------------------------- teacher
+
+Exported = Literal[
+    "student",  # the segmenter in training
+    "ema",  # the teacher: its average over training steps
+]
+"""Network that is validated, exported and evaluated."""
+
+
+class TeacherDefaults:
+    """Defaults of the teacher; the section `teacher` gives the meaning and the source of each."""
+
+    decay: Final = 0.999
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 
 OptimizerKind = Literal["adamw", "sgd"]

@@ -18,6 +18,7 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mdat.receptive_field import reach_px
 from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.method.teacher import Teacher
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
@@ -133,6 +134,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         scorer(config.model.score),
         mdat=mdat,
         cacl=cacl,
+        teacher=Teacher(segmenter(config, "none"), network, config.teacher.decay) if config.teacher.enabled else None,
         segmentation_weight=1.0 if loss.enabled else 0.0,
         mdat_weight=config.mdat.weight,
         cacl_weight=config.cacl.weight,

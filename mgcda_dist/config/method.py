@@ -16,6 +16,7 @@ from mgcda_dist.choices import (
     CaclDefaults,
     Condition,
     Contrast,
+    Exported,
     FeatureTarget,
     LossDefaults,
     MaskWidth,
@@ -30,6 +31,7 @@ from mgcda_dist.choices import (
     Schedule,
     ScoreKind,
     SmoothingMode,
+    TeacherDefaults,
 )
 from mgcda_dist.config.fields import (
     FIXED,
@@ -54,6 +56,7 @@ __all__ = [
     "SmoothingConfig",
     "StageConfig",
     "TapsConfig",
+    "TeacherConfig",
 ]
 
 _LIMITS = {name: value for loss in OUTLIER_LOSSES.values() for name, value in loss.limits.items()}
@@ -227,6 +230,16 @@ class CaclConfig(Section):
         return self
 
 
+class TeacherConfig(Section):
+    """An exponential moving average of the segmenter."""
+
+    enabled: Annotated[bool, FIXED] = False
+    decay: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(
+        default=TeacherDefaults.decay,
+        description="γ of the average, of step t at most 1 - 1/(t+1); Mean Teacher (arXiv 1703.01780), DAFormer",
+    )
+
+
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
@@ -295,6 +308,10 @@ class ModelConfig(Section):
     )
     decoder_channels: Count = Field(default=DECODER_CHANNELS, description="D of the decoder that a backbone gets; ours")
     score: Annotated[ScoreKind, OVERRIDE] = Field(default=SCORE, description="anomaly score")
+    export: Annotated[Exported, FREE] = Field(
+        default="student",
+        description="which network is validated, exported and evaluated: the trained one, or the teacher's average",
+    )
     compile: Annotated[bool, FREE] = Field(default=False, description="torch.compile of the segmenter")
 
     @property

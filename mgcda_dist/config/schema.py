@@ -22,6 +22,7 @@ from mgcda_dist.config.method import (
     ModelConfig,
     OptimConfig,
     SegmentationLossConfig,
+    TeacherConfig,
 )
 from mgcda_dist.config.run import CheckpointConfig, EngineConfig, EvaluationConfig, ScalingConfig, TrackingConfig
 
@@ -46,6 +47,7 @@ class Config(Section):
     loss: Annotated[SegmentationLossConfig, OVERRIDE] = SegmentationLossConfig()
     mdat: MdatConfig = MdatConfig()
     cacl: CaclConfig = CaclConfig()
+    teacher: TeacherConfig = TeacherConfig()
     optim: OptimConfig
     engine: EngineConfig = EngineConfig()
     scaling: Annotated[ScalingConfig, FREE] = ScalingConfig()
@@ -84,6 +86,11 @@ class Config(Section):
         if not any(stream.labelled for stream in self.data.streams):
             raise ValueError(
                 "data.streams: no stream is labelled, so the segmentation loss would have nothing to learn"
+            )
+        if self.model.export == "ema" and not self.teacher.enabled:
+            raise ValueError(
+                "model.export: ema is the average that a teacher keeps, and there is none; set teacher.enabled=true, "
+                "or model.export=student"
             )
         if self.cacl.queue_layout == "sharded" and self.cacl.temperature < 0.025:
             raise ValueError(

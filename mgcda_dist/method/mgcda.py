@@ -23,13 +23,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.choices import CaclDefaults, MdatDefaults
+from mgcda_dist.choices import CaclDefaults, Exported, MdatDefaults
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample
 from mgcda_dist.method.cacl.loss import CACL
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat.loss import MDAT
 from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, local_mean
+from mgcda_dist.method.teacher.average import Teacher
 
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
@@ -91,6 +92,7 @@ class MGCDA(nn.Module):
         score: anomaly score that tells difficulty.
         mdat: scene level; None switches the term off.
         cacl: sample level; None switches the term off.
+        teacher: average of the segmenter; None: there is none.
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight: α and β at full strength.
         mdat_warmup, cacl_warmup: share of training over which each rises linearly.
@@ -105,6 +107,7 @@ class MGCDA(nn.Module):
         *,
         mdat: MDAT | None = None,
         cacl: CACL | None = None,
+        teacher: Teacher | None = None,
         segmentation_weight: float = 1.0,
         mdat_weight: float = MdatDefaults.weight,
         cacl_weight: float = CaclDefaults.weight,
@@ -113,7 +116,7 @@ class MGCDA(nn.Module):
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__()
-        self.segmenter, self.mdat, self.cacl = segmenter, mdat, cacl
+        self.segmenter, self.mdat, self.cacl, self.teacher = segmenter, mdat, cacl, teacher
         self.segmentation_loss, self.score = segmentation_loss, score
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
@@ -174,17 +177,31 @@ class MGCDA(nn.Module):
         return NamedSum({**local, **dict(zip(beside, others, strict=True))}, self.collectives, "values")
 
     def commit(self, outcomes: Sequence[Outcome], totals: NamedSum) -> None:
-        """Accept a step: move A_s once and fill the memory. All state of the method lives in buffers (law 4)."""
+        """Accept a step: move A_s and the teacher once, and fill the memory.
+
+        All state of the method lives in buffers (law 4). A teacher reads the segmenter's parameters, which have to be
+        whole where an engine slices them.
+        """
         if self.mdat:
             self.mdat.update(totals.wait(), outcomes[0].counts)
         if self.cacl:
             self.cacl.remember([outcome.sample for outcome in outcomes if outcome.sample is not None])
+        if self.teacher:
+            self.teacher.follow(self.segmenter, outcomes[0].step)
 
     def health(self, outcomes: Sequence[Outcome], totals: NamedSum, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""
         mdat = self.mdat.health(totals.wait(), outcomes[0].counts, progress) if self.mdat else {}
         cacl = self.cacl.health(outcomes[0].step, totals.wait()) if self.cacl else {}
         return mdat | {f"cacl/{name}": value for name, value in cacl.items()}
+
+    def network(self, kind: Exported) -> nn.Module:
+        """The bare network that is validated and exported: the segmenter, or the teacher's average of it."""
+        if kind == "student":
+            return self.segmenter
+        if self.teacher is None:
+            raise ValueError("there is no average to export: the model has no teacher")
+        return self.teacher.network
 
     def stage_sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
         """Height and width of every stage's feature map for images H×W, measured once per size with one image.

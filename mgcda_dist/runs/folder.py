@@ -179,7 +179,9 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     """Dotted keys with different values that affect training, with (before, now); sections as JSON."""
     old, new = flatten(before), flatten(now)
     off = tuple(
-        f"{name}." for name in ("mdat", "cacl") if old.get(f"{name}.enabled") is new.get(f"{name}.enabled") is False
+        f"{name}."
+        for name in ("mdat", "cacl", "teacher")
+        if old.get(f"{name}.enabled") is new.get(f"{name}.enabled") is False
     )
     return {
         key: (old.get(key), new.get(key))

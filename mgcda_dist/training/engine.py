@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from mgcda_dist.choices import Precision
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
-from mgcda_dist.method.reduce import StepCounts
+from mgcda_dist.method.reduce import NamedSum, StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
@@ -134,6 +134,17 @@ class DeepSpeedEngine:
             parameter.grad = None  # without gradients torch's optimisers do nothing
         return math.inf
 
+    def commit(self, outcomes: Sequence[Outcome], totals: NamedSum) -> None:
+        """Accept the step on all ranks, in the method.
+
+        A teacher averages whole parameters: with ZeRO 3 that costs an all-gather of those of the segmenter.
+        """
+        if self.model.teacher is None:
+            self.model.commit(outcomes, totals)
+            return
+        with self.whole_parameters(self.model.segmenter):
+            self.model.commit(outcomes, totals)
+
     def gradient_norm(self) -> float:
         """Global gradient norm of the last optimiser step, before clipping; infinite when the step was refused."""
         if not self._engine_checks:
@@ -180,7 +191,9 @@ class DeepSpeedEngine:
             CheckpointError: DeepSpeed found nothing to read; it would go on with the weights it has.
         """
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._groups()]
-        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        # Buffers of the teacher are in our own file alone.
+        strict = self.model.teacher is None
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=strict)
         if found is None:
             raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
         # DeepSpeed's universal load of ZeRO 3 gives all groups the settings of the first, and all parameters one tensor
@@ -222,14 +235,14 @@ class DeepSpeedEngine:
         return {name: buffer for name, buffer in self.model.named_buffers() if name in persistent}
 
     @contextmanager
-    def whole_parameters(self) -> Iterator[nn.Module]:
-        """The model with all its parameters present (ZeRO 3 holds slices); a collective."""
+    def whole_parameters(self, part: nn.Module | None = None) -> Iterator[MGCDA]:
+        """The model with all its parameters present, or with those of a part (ZeRO 3 holds slices); a collective."""
         if self._zero_stage < 3:
             yield self.model
             return
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=None):
+        with deepspeed.zero.GatheredParameters(list((part or self.model).parameters()), modifier_rank=None):
             yield self.model
 
 
@@ -244,6 +257,10 @@ def _collecting(engine: Any, files: dict[str, HostCopy], earlier: Mapping[str, H
 
         def save(self, state_dict: Mapping[str, Any], path: str) -> None:
             name = os.path.relpath(path, _NOWHERE)
+            if getattr(engine.module, "teacher", None) is not None and "module" in state_dict:
+                # With ZeRO 3 every rank writes all buffers: of a teacher, that would be a whole network per rank.
+                kept = {key: value for key, value in state_dict["module"].items() if not key.startswith("teacher.")}
+                state_dict = {**state_dict, "module": kept}
             files[name] = HostCopy(write_state, state_dict, earlier.get(name))
 
     before = engine.checkpoint_engine

@@ -83,7 +83,7 @@ def fit(
         norm = engine.gradient_norm()
         accepted = math.isfinite(norm)
         if accepted:
-            model.commit(outcomes, totals)
+            engine.commit(outcomes, totals)
         state.count(accepted)
         clock.tick()
         if not accepted:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mgcda_dist.choices import HEADLINE_METRICS, METRICS
+from mgcda_dist.choices import HEADLINE_METRICS, METRICS, Exported
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
@@ -26,6 +26,7 @@ class Validation:
 
     Args:
         engine: has the network in training.
+        exported: the network in training, or its average.
         make_network: gives a bare network of the same architecture.
         job: the evaluation that measures a checkpoint; None: none does.
         metric: that chooses the best checkpoint; the set of the job must have it.
@@ -34,13 +35,16 @@ class Validation:
     def __init__(
         self,
         engine: DeepSpeedEngine,
+        exported: Exported,
         make_network: Callable[[], nn.Module],
         job: EvaluationJob | None,
         metric: str,
         world: Collectives,
         device: torch.device,
     ) -> None:
-        self._engine, self._make_network, self._job, self._metric = engine, make_network, job, metric
+        self._exported: Exported = exported
+        self._engine, self._make_network = engine, make_network
+        self._job, self._metric = job, metric
         self._world, self._device = world, device
         self._network: nn.Module | None = None
 
@@ -49,8 +53,7 @@ class Validation:
         if self._network is None:
             self._network = self._make_network().to(self._device).eval()
         with self._engine.whole_parameters() as model:
-            trained: nn.Module = model.segmenter  # pyright: ignore[reportAssignmentType]
-            self._network.load_state_dict(trained.state_dict(), strict=True)
+            self._network.load_state_dict(model.network(self._exported).state_dict(), strict=True)
         return self._network
 
     def measure(self) -> dict[str, float]:

@@ -114,6 +114,7 @@ class _Worker:
         saver = Saver(self.engine, self.writer, config, self.world)
         validation = Validation(
             self.engine,
+            config.model.export,
             partial(build.segmenter, config, "none"),
             build.validation_job(config),
             best.metric if best is not None else "",

@@ -43,6 +43,7 @@ BESIDE_THE_MIRROR = {
     "training/test_elastic.py": "resuming with another number of ranks",
     "training/test_refused.py": "steps whose loss or gradient is not finite",
     "training/test_run.py": "the training loop from the first step to the exported model",
+    "training/test_teacher.py": "the average of the segmenter under every stage of ZeRO",
 }
 """Tests, or folders of tests, that belong to no single module: path below tests/ → their subject."""
 

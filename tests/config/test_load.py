@@ -147,6 +147,7 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
             "cacl={contrast: distribution, queue_layout: sharded}",
             "queue_layout: 'sharded' is about rows, and `contrast",
         ),
+        ("model.export=ema", "set teacher.enabled=true, or model.export=student"),
         ("engine.accumulation=0", "greater than or equal to 1\n  → "),
     ],
 )

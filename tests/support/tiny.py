@@ -25,6 +25,7 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.randomness import torch_generator
+from mgcda_dist.method.teacher import Teacher
 
 NUM_CLASSES = 3
 NUM_DOMAINS = 3
@@ -98,6 +99,7 @@ def tiny_mgcda(
     condition: Condition = "none",
     certainty: bool = False,
     reach_px: tuple[int, ...] | None = None,
+    teacher_decay: float | None = None,
     collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
@@ -139,6 +141,7 @@ def tiny_mgcda(
         energy,
         mdat=mdat if with_mdat else None,
         cacl=cacl if with_cacl else None,
+        teacher=None if teacher_decay is None else Teacher(TinySegmenter(), segmenter, teacher_decay),
         cacl_warmup=0.0,
         collectives=world,
     )

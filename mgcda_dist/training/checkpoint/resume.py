@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch.distributed as dist
-from torch import nn
 
 from mgcda_dist import __version__, build
 from mgcda_dist.choices import RunFile
@@ -21,6 +20,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.files import write_atomically
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_tensors
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
@@ -49,8 +49,8 @@ class Saver:
         copies = self._engine.snapshot(self._earlier)
         with self._engine.whole_parameters() as model:
             if self._world.rank == 0:
-                name = "model/model.safetensors"
-                copies[name] = HostCopy(write_tensors, _segmenter(model).state_dict(), self._earlier.get(name))
+                name, exported = "model/model.safetensors", model.network(self._config.model.export)
+                copies[name] = HostCopy(write_tensors, exported.state_dict(), self._earlier.get(name))
         self._earlier = copies
         files: dict[str, Callable[[Path], object]] = {**copies}
         if self._world.rank == 0:
@@ -115,7 +115,7 @@ def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Calla
 
 
 def keep_model(
-    config: Config, run: RunFolder, store: CheckpointStore, model: nn.Module, world: Collectives
+    config: Config, run: RunFolder, store: CheckpointStore, model: MGCDA, world: Collectives
 ) -> Selection | None:
     """Write the bare segmenter of the run: the last one, or the best by validation where configured; a collective.
 
@@ -129,7 +129,7 @@ def keep_model(
     if world.rank == 0:
         best = store.best() if config.checkpoint.best is not None else None
         if best is None:
-            build.save_model(config, _segmenter(model), run.model)
+            build.save_model(config, model.network(config.model.export), run.model)
         else:
             step, validation = best
             chosen = Selection(step, **asdict(validation))
@@ -139,10 +139,6 @@ def keep_model(
             run.say("note", f"the model is that of step {step}, the best by validation: {how}")
     _barrier()
     return chosen
-
-
-def _segmenter(model: nn.Module) -> nn.Module:
-    return model.segmenter  # pyright: ignore[reportReturnType]
 
 
 def _text(text: str) -> Callable[[Path], None]:

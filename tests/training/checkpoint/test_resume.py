@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mgcda_dist.config.schema import Config
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.models.exported import digest_of
+from mgcda_dist.models.exported import digest_of, load_segmenter
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_lines
 from mgcda_dist.training import worker
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS, KILLED_AT = 8, 5
 CASES: dict[int, dict[str, Any]] = {
     0: {"engine": {"zero_stage": 0}, "cacl": {"queue_layout": "replicated"}, "model": {"norm": "local"}},
-    1: {"engine": {"zero_stage": 1}, "cacl": {"queue_layout": "sharded"}},
+    1: {"engine": {"zero_stage": 1}, "cacl": {"queue_layout": "sharded"}, "teacher": {"enabled": True}},
     2: {
         "engine": {"zero_stage": 2, "accumulation": 2},
         "cacl": {"queue_layout": "replicated", "contrast": "distribution"},
@@ -46,6 +46,8 @@ CASES: dict[int, dict[str, Any]] = {
             "negatives_by": "similarity",
         },
         "checkpoint": {"keep": 1, "best": {}},
+        "teacher": {"enabled": True, "decay": 0.5},
+        "model": {"export": "ema"},
     },
 }
 """What differs between the runs, by ZeRO stage. `norm: local` has statistics that move, as `sync` has on GPUs."""
@@ -149,7 +151,7 @@ def test_the_last_checkpoints_have_the_same_bytes(folders: list[Path], stage: in
 
 def test_the_running_statistics_of_batch_norm_go_on(folders: list[Path]) -> None:
     """They are buffers: that their bytes are equal is seen above, and here, that they are not where they began."""
-    (stage,) = (stage for stage, case in CASES.items() if "model" in case)
+    (stage,) = (stage for stage, case in CASES.items() if "norm" in case.get("model", {}))
     whole, resumed = (load_file(folder / f"zero{stage}/model/model.safetensors") for folder in folders)
     counted = [name for name in whole if name.endswith("num_batches_tracked")]
     assert counted and all(resumed[name] == whole[name] == STEPS for name in counted)
@@ -173,6 +175,18 @@ def test_the_best_checkpoint_is_kept_and_gives_the_model(folders: list[Path]) ->
         assert digest_of(run / "model") == digest_of(run / f"checkpoints/step-{best:08d}/model")
         found.append(chosen)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_model_is_the_bare_network_or_its_average(folders: list[Path], stage: int) -> None:
+    """Of one architecture, whose names it has and no others: `model.export` decides whose numbers they are."""
+    checkpoint = folders[0] / f"zero{stage}/checkpoints/step-{STEPS:08d}"
+    found, buffers = load_file(checkpoint / "model/model.safetensors"), load_file(checkpoint / "buffers.safetensors")
+    average = {name: x for name, x in buffers.items() if name.startswith("teacher.")}
+    assert {f"teacher.average/{name.replace('.', '/')}" for name in found} == average.keys()
+    same = [torch.equal(x, average[f"teacher.average/{name.replace('.', '/')}"]) for name, x in found.items()]
+    assert all(same) == (CASES[stage].get("model") == {"export": "ema"})
+    load_segmenter(folders[0] / f"zero{stage}/model")
 
 
 @pytest.mark.parametrize("stage", CASES)

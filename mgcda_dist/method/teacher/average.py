@@ -1,0 +1,99 @@
+"""The teacher: an exponential moving average of the segmenter's parameters (Mean Teacher, arXiv 1703.01780).
+
+    θ' ← γ_t·θ' + (1 - γ_t)·θ,   γ_t = min(γ, 1 - 1/(t+1))
+
+Step t is counted from 0, so the average starts as the segmenter after the first step. Buffers of the segmenter, as the
+running statistics of batch norm, are means already and are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist.choices import TeacherDefaults
+
+__all__ = ["Teacher", "decay_at"]
+
+
+class Teacher(nn.Module):
+    """An averaged segmenter, in evaluation mode.
+
+    Its state are buffers, one per tensor of the segmenter, equal on every rank and never narrower than float32: with
+    bf16 parameters a step moves the average by less than bf16 resolves. Engines see these buffers and no parameters, so
+    they neither slice, cast nor train them.
+
+    Args:
+        network: a second network of the segmenter's architecture; its tensors are replaced.
+        segmenter: what is averaged; the average starts from it.
+        decay: γ in [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, segmenter: nn.Module, decay: float = TeacherDefaults.decay) -> None:
+        super().__init__()
+        self.decay = decay
+        network.load_state_dict(segmenter.state_dict(), strict=True)
+        # A tuple is no submodule: a registered one would be trained, sliced and cast with the rest.
+        self._hidden = (network.requires_grad_(False).eval(),)
+        for name, tensor in network.state_dict().items():
+            self.register_buffer(_buffer_name(name), _widened(tensor.detach().clone()))
+        self._fill_network()
+
+    @property
+    def network(self) -> nn.Module:
+        """The bare network with the averaged parameters; it shares memory with the buffers."""
+        return self._hidden[0]
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Any:
+        """`Prediction` of the average for images N×3×H×W."""
+        return self.network(image)
+
+    @torch.no_grad()
+    def follow(self, segmenter: nn.Module, step: int) -> None:
+        """Move the average after a step that was accepted.
+
+        Args:
+            segmenter: with all its parameters present, where an engine slices them.
+            step: of training, from 0.
+        """
+        decay = decay_at(step, self.decay)
+        for name, tensor in segmenter.state_dict(keep_vars=True).items():
+            average = self.get_buffer(_buffer_name(name))
+            if isinstance(tensor, nn.Parameter):
+                average.lerp_(tensor.to(average.dtype), 1.0 - decay)
+            else:
+                average.copy_(tensor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Teacher:
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        for name, moved in self.named_buffers():
+            if moved.is_floating_point() and moved.element_size() < 4:
+                self._buffers[name] = exact[name].to(moved.device, torch.float32)
+        self._fill_network()
+        return self
+
+    def _fill_network(self) -> None:
+        """Let the network's tensors be the buffers, on their device."""
+        buffers = {name: self.get_buffer(_buffer_name(name)) for name in self.network.state_dict()}
+        floating = next(tensor for tensor in buffers.values() if tensor.is_floating_point())
+        self.network.to(floating.device, floating.dtype)  # what is in no state dict
+        self.network.load_state_dict(buffers, strict=True, assign=True)
+
+
+def decay_at(step: int, decay: float) -> float:
+    """γ_t of a step counted from 0: the first steps forget the untrained network."""
+    return min(decay, 1.0 - 1.0 / (step + 1))
+
+
+def _buffer_name(name: str) -> str:
+    """Name of the buffer of a segmenter's tensor: a dot would be a submodule."""
+    return "average/" + name.replace(".", "/")
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
