@@ -25,6 +25,7 @@ from mgcda_dist.config.method import (
     TeacherConfig,
 )
 from mgcda_dist.config.run import CheckpointConfig, EngineConfig, EvaluationConfig, ScalingConfig, TrackingConfig
+from mgcda_dist.errors import counted, near_or_all
 
 __all__ = ["PASSWORD", "Config"]
 
@@ -112,7 +113,7 @@ class Config(Section):
         weights, classes = self.loss.class_weights, self.data.class_names
         for name in weights:
             if name not in classes:
-                raise ValueError(f"loss.class_weights: no class {name!r} here; there are {', '.join(classes)}")
+                raise ValueError(f"loss.class_weights: no class {name!r} here; {near_or_all(name, classes)}")
         if weights and OUTLIER_LOSSES[self.loss.outlier].abstains:
             raise ValueError(
                 f"loss.class_weights: {self.loss.outlier} takes the place of the cross-entropy that they are factors "
@@ -128,7 +129,7 @@ class Config(Section):
             fitting = [str(n) for n in range(1, batch + 1) if batch % (n * accumulation) == 0]
             raise ValueError(
                 f"scaling.elastic: no number of workers from {elastic.min} to {elastic.max} shares {batch} images × "
-                f"{accumulation} micro-batches evenly; {', '.join(fitting) or 'none at all'} would"
+                f"{counted(accumulation, 'micro-batch')} evenly; {', '.join(fitting) or 'none at all'} would"
             )
         workers = 1 if self.scaling.workers == "auto" else self.scaling.workers
         shares = workers * accumulation
@@ -148,8 +149,8 @@ class Config(Section):
         remedies.append(f"per_step values that add up to {' or '.join(map(str, sums))}")
         per_stream = " + ".join(f"{stream.name} {stream.per_step}" for stream in self.data.streams)
         raise ValueError(
-            f"data.streams: {batch} images per step ({per_stream}) cannot be shared by {workers} workers × "
-            f"{accumulation} micro-batches; choose {', or '.join(remedies)}"
+            f"data.streams: {batch} images per step ({per_stream}) cannot be shared by {counted(workers, 'worker')} × "
+            f"{counted(accumulation, 'micro-batch')}; choose {', or '.join(remedies)}"
         )
 
     def _check_pastes(self) -> None:
@@ -201,15 +202,15 @@ def _check_class_space(space: ClassSpaceConfig) -> None:
     doubtful = [name for name in space.names if space.names.count(name) > 1 or name in NO_CLASS]
     if doubtful:
         raise ValueError(f"{where}.names: {doubtful[0]!r} is there twice, or one of {', '.join(NO_CLASS)}")
-    allowed = f"one of {', '.join((*space.names, *NO_CLASS))}"
+    allowed = (*space.names, *NO_CLASS)
     targets = {f"map.{source}": name for source, name in space.map.items()}
     targets |= {f"ids.{form}.{raw}": name for form, table in space.ids.items() for raw, name in table.items()}
     for key, name in targets.items():
         if name not in space.names and name not in NO_CLASS:
-            raise ValueError(f"{where}.{key}: no class {name!r}; give {allowed}")
+            raise ValueError(f"{where}.{key}: no class {name!r}; {near_or_all(name, allowed)}")
     for name in space.road:
         if name not in space.names:
-            raise ValueError(f"{where}.road: no class {name!r}; give some of {', '.join(space.names)}")
+            raise ValueError(f"{where}.road: no class {name!r}; {near_or_all(name, space.names)}")
     known = CLASS_SPACES[space.based_on] if space.based_on else ()
     for source in space.map:
         if source not in known:
@@ -219,7 +220,7 @@ def _check_class_space(space: ClassSpaceConfig) -> None:
     if left_out:
         raise ValueError(
             f"{where}.map: {space.based_on}'s classes {', '.join(left_out)} are neither mapped nor in names; "
-            f"map each to {allowed}"
+            f"map each to one of {', '.join(allowed)}"
         )
     reached = {*targets.values(), *(name for name in known if name not in space.map)}
     empty = [name for name in space.names if name not in reached]

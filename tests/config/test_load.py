@@ -118,7 +118,7 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("scaling.workers=3", "choose scaling.workers=2 or 4, or per_step values that add up to 6 or 9"),
         (
             "engine.accumulation=3",
-            "(a 4 + b 4) cannot be shared by 1 workers × 3 micro-batches; choose engine.accumulation=2",
+            "(a 4 + b 4) cannot be shared by 1 worker × 3 micro-batches; choose engine.accumulation=2",
         ),
         ("scaling.workers=many", "scaling.workers = 'many': neither a whole number from 1 on nor `auto`"),
         ("scaling.elastic={min: 3, max: 2}", "scaling.elastic: min 3 is over max 2"),
@@ -130,7 +130,7 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
         ("data.streams.0.paste={objects: o, min_objects: 3}", "paste.min_objects: 3 is over max_objects, 2"),
         ("data.streams.1.paste={objects: shards/objects, placement: road}", "no label tells where the road is"),
         ("evaluation.sets=[{name: a, shards: x}, {name: a, shards: y}]", "two sets are named 'a'"),
-        ("loss.class_weights={raod: 2}", "loss.class_weights: no class 'raod' here; there are drivable, "),
+        ("loss.class_weights={raod: 2}", "loss.class_weights: no class 'raod' here; one of drivable, "),
         ("loss={class_weights: {sky: 2}, outlier: abstention}", "abstention takes the place of the cross-entropy"),
         ("loss.class_weights={sky: 0}", "greater than 0"),
         (
@@ -162,14 +162,14 @@ def test_an_impossible_override_names_itself(good: Path, override: str, says: st
     [
         ("names: [a, a], ids: {own: {0: a}}", "names: 'a' is there twice"),
         ("names: [a, void], ids: {own: {0: a}}", "names: 'void' is there twice, or one of normal, anomaly, void"),
-        ("names: [a], ids: {own: {0: b}}", "ids.own.0: no class 'b'; give one of a, normal, anomaly, void"),
+        ("names: [a], ids: {own: {0: b}}", "ids.own.0: no class 'b'; one of a, normal, anomaly, void"),
         ("names: [a], ids: {own: {256: a}}", "less than or equal to 255"),
         ("names: [a, b], ids: {own: {0: a}}", "names: nothing is mapped to b"),
         ("names: [a]", "names: nothing is mapped to a"),
         ("names: [a], map: {road: a}", "map.road: no class to map; map needs based_on"),
         ("names: [a], based_on: idd7, map: {road: a}", "map.road: no class to map; idd7 has drivable"),
         ("names: [drivable, sky], based_on: idd7, map: {vehicle: sky}", "idd7's classes non_drivable, living_thing, "),
-        ("names: [a], ids: {own: {0: a}}, road: [b]", "road: no class 'b'; give some of a"),
+        ("names: [a], ids: {own: {0: a}}, road: [b]", "road: no class 'b'; one of a"),
     ],
 )
 def test_a_user_defined_class_space_must_be_complete(good: Path, space: str, says: str) -> None:
