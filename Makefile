@@ -49,6 +49,10 @@ benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of
 	@$(BIN)/mgcda shards write coco "$(DATA)/coco" shards/benchmark/objects_validation --split val --only '*[02468]_*'
 	@$(BIN)/mgcda shards write coco "$(DATA)/coco" shards/benchmark/objects_test --split val --only '*[13579]_*'
 
+.PHONY: synthetic-to-real-shards
+synthetic-to-real-shards: benchmark-shards ## DATA=FOLDER: … and the generated ones of configs/benchmark/synthetic_to_real
+	@$(BIN)/mgcda shards synth shards/rendered --frames-per-domain 500
+
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite
 	@$(BIN)/python -m pytest $(TWO_FILES) $(PYTEST_ARGS)

@@ -42,10 +42,10 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
     assert all(config.data.global_batch % config.scaling.num_workers == 0 for config in configs)
 
 
-def test_rows_of_the_benchmark_differ_in_the_two_switches_only() -> None:
-    rows = {
-        row: load_config(CONFIGS / "benchmark" / f"{row}.yaml").config for row in ("baseline", "mdat", "cacl", "full")
-    }
+@pytest.mark.parametrize(("folder", "both"), [("benchmark", "full"), ("benchmark/synthetic_to_real", "paper")])
+def test_rows_of_a_benchmark_differ_in_the_two_switches_only(folder: str, both: str) -> None:
+    files = {"baseline": "baseline", "mdat": "mdat", "cacl": "cacl", "full": both}
+    rows = {row: load_config(CONFIGS / folder / f"{file}.yaml").config for row, file in files.items()}
     switches = {row: (config.mdat.enabled, config.cacl.enabled) for row, config in rows.items()}
     assert switches == {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True), "full": (True, True)}
     same = {
