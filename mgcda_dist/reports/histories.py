@@ -44,7 +44,7 @@ HISTORIES = (
                 group="Alignment of domains (MDAT)"),
     HistoryPlot("Discriminator accuracy in each domain", "accuracy", r"mdat/(.+/domain/.+)", share=True,
                 group="Alignment of domains (MDAT)"),
-    HistoryPlot("Discriminator accuracy near to objects and far from them", "accuracy",
+    HistoryPlot("Accuracy near to objects and far away", "accuracy",
                 r"mdat/(.+/(?:near_objects|far_from_objects))", share=True, group="Alignment of domains (MDAT)"),
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",
                 group="Alignment of domains (MDAT)"),
