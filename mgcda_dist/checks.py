@@ -82,6 +82,7 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     if not problems:
         warnings += _unlearned(config, sum(seen.values(), Counter()))
         warnings += _unaligned(config, seen)
+        warnings += _untaught(config)
     return problems, warnings
 
 
@@ -140,6 +141,16 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
                                        ("CACL", config.cacl.enabled)) if on]  # fmt: skip
         learns = f"{' and '.join(terms)} will learn nothing from anomalies" if terms else "none is needed as configured"
         yield f"no anomaly in training: no stream pastes objects, and no label holds one; {learns}"
+
+
+def _untaught(config: Config) -> Iterator[str]:
+    """A teacher without images that it labels."""
+    teacher = config.teacher
+    if teacher.enabled and teacher.weight > 0 and all(stream.labelled for stream in config.data.streams):
+        yield (
+            "teacher.enabled: all streams are labelled, so the teacher has no image to label; set labelled: false on "
+            "one, or teacher.weight=0 for the average alone"
+        )
 
 
 def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:

@@ -464,6 +464,10 @@ class TeacherDefaults:
     """Defaults of the teacher; the section `teacher` gives the meaning and the source of each."""
 
     decay: Final = 0.999
+    weight: Final = 1.0
+    warmup: Final = 0.0
+    confidence: Final = 0.968
+    score_quantile: Final = 0.95
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -134,19 +134,27 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         scorer(config.model.score),
         mdat=mdat,
         cacl=cacl,
-        teacher=Teacher(segmenter(config, "none"), network, config.teacher.decay) if config.teacher.enabled else None,
+        teacher=_teacher(config, network) if config.teacher.enabled else None,
         segmentation_weight=1.0 if loss.enabled else 0.0,
         mdat_weight=config.mdat.weight,
         cacl_weight=config.cacl.weight,
         mdat_warmup=config.mdat.warmup,
         cacl_warmup=config.cacl.warmup,
+        teacher_weight=config.teacher.weight,
+        teacher_warmup=config.teacher.warmup,
         collectives=collectives,
     )
-    if model.mdat is not None:
+    if model.mdat is not None or model.teacher is not None:
         model.stage_sizes(*config.data.crop_px)
     if config.model.compile:
         network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
     return model
+
+
+def _teacher(config: Config, network: nn.Module) -> Teacher:
+    section = config.teacher
+    limits = {"confidence": section.confidence, "score_quantile": section.score_quantile}
+    return Teacher(segmenter(config, "none"), network, section.decay, **limits)
 
 
 def _mdat(config: Config, network: Segmenter | AdaptedSegmenter) -> MDAT:

@@ -231,12 +231,28 @@ class CaclConfig(Section):
 
 
 class TeacherConfig(Section):
-    """An exponential moving average of the segmenter."""
+    """An exponential moving average of the segmenter, which labels the unlabelled images."""
 
     enabled: Annotated[bool, FIXED] = False
     decay: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(
         default=TeacherDefaults.decay,
         description="γ of the average, of step t at most 1 - 1/(t+1); Mean Teacher (arXiv 1703.01780), DAFormer",
+    )
+    weight: Annotated[NonNegative, OVERRIDE] = Field(
+        default=TeacherDefaults.weight,
+        description="of the cross-entropy to its labels; DACS (arXiv 2007.08702); 0: the average alone",
+    )
+    warmup: Annotated[Probability, OVERRIDE] = Field(
+        default=TeacherDefaults.warmup, description="share of training over which that weight rises linearly"
+    )
+    confidence: Annotated[Probability, OVERRIDE] = Field(
+        default=TeacherDefaults.confidence,
+        description="τ: no label where its top probability is below; an image weighs as much as its share of others: "
+        "DACS, DAFormer (arXiv 2111.14887)",
+    )
+    score_quantile: Annotated[Probability, OVERRIDE] = Field(
+        default=TeacherDefaults.score_quantile,
+        description="q: no label where its anomaly score is above this quantile of the image; 1: everywhere; ours",
     )
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mgcda_dist.choices import ANOMALY, INLIER, VOID
 
-__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "unlabelled"]
+__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "label_on_grid", "unlabelled"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Prediction(NamedTuple):
     logits: Tensor
     stages: dict[str, Tensor]
     embedding: Tensor
+
+
+def label_on_grid(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels N×H×W at the nearest pixel of every cell of a grid: N×h×w, int64."""
+    return F.interpolate(label.unsqueeze(1).to(torch.float32), size=size, mode="nearest-exact").squeeze(1).long()
 
 
 def unlabelled(label: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """MGCDA around any segmenter: the total loss (a reconstruction of arXiv 2308.08696).
 
-    L = L_seg + α(p)·L_mdat + β(p)·L_cacl
+    L = L_seg + α(p)·L_mdat + β(p)·L_cacl + γ(p)·L_teacher
 
 One optimizer step over A micro-batches:
 
@@ -23,18 +23,20 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.choices import CaclDefaults, Exported, MdatDefaults
-from mgcda_dist.method.batch import Batch, Prediction
+from mgcda_dist.choices import CaclDefaults, Exported, MdatDefaults, TeacherDefaults
+from mgcda_dist.method.batch import VOID, Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample
 from mgcda_dist.method.cacl.loss import CACL
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat.loss import MDAT
 from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, local_mean
 from mgcda_dist.method.teacher.average import Teacher
+from mgcda_dist.method.teacher.labels import Taught, num_teachable, taught_sum
 
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
 _OFF = LossTerm(torch.zeros(()), {})
+_TEACHABLE = "teacher/pixels"
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -62,6 +64,13 @@ class ScoreFunction(Protocol):
     def __call__(self, logits: Tensor, /) -> Tensor:
         """N×C×h×w → N×h×w."""
         ...
+
+
+class _Sizes(NamedTuple):
+    """Height and width of every stage by name, and of the logits, for images of one size."""
+
+    stages: dict[str, tuple[int, int]]
+    logits: tuple[int, int]
 
 
 class Outcome(NamedTuple):
@@ -92,10 +101,10 @@ class MGCDA(nn.Module):
         score: anomaly score that tells difficulty.
         mdat: scene level; None switches the term off.
         cacl: sample level; None switches the term off.
-        teacher: average of the segmenter; None: there is none.
+        teacher: average of the segmenter, which labels unlabelled images; None: there is none.
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
-        mdat_weight, cacl_weight: α and β at full strength.
-        mdat_warmup, cacl_warmup: share of training over which each rises linearly.
+        mdat_weight, cacl_weight, teacher_weight: α, β and γ at full strength.
+        mdat_warmup, cacl_warmup, teacher_warmup: share of training over which each rises linearly.
         collectives: over which ranks a global batch is spread.
     """
 
@@ -113,6 +122,8 @@ class MGCDA(nn.Module):
         cacl_weight: float = CaclDefaults.weight,
         mdat_warmup: float = MdatDefaults.warmup,
         cacl_warmup: float = CaclDefaults.warmup,
+        teacher_weight: float = TeacherDefaults.weight,
+        teacher_warmup: float = TeacherDefaults.warmup,
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__()
@@ -120,8 +131,9 @@ class MGCDA(nn.Module):
         self.segmentation_loss, self.score = segmentation_loss, score
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
+        self.teacher_weight, self.teacher_warmup = teacher_weight, teacher_warmup
         self.collectives = collectives or Collectives()
-        self._stage_sizes: dict[tuple[int, int], dict[str, tuple[int, int]]] = {}
+        self._sizes: dict[tuple[int, int], _Sizes] = {}
 
     def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
         """Loss of one micro-batch. Every rank computes every term (law 3).
@@ -133,16 +145,19 @@ class MGCDA(nn.Module):
         """
         counts = counts or self.count([batch])
         prediction: Prediction = self.segmenter(batch.image)
+        taught = self._teach(prediction, batch)
         pending = self._start_cacl(prediction, batch, counts)  # its all-gather is in flight while MDAT computes
 
         seg = self.segmentation(prediction, batch, counts)
         mdat = self.mdat(prediction, batch, progress, counts) if self.mdat else _OFF
         cacl, sample = self.cacl(pending, counts) if self.cacl else (_OFF, None)
+        teacher = self.taught(prediction, taught, counts) if taught else _OFF
         alpha = self.mdat_weight * ramp(progress, self.mdat_warmup)
         beta = self.cacl_weight * ramp(progress, self.cacl_warmup)
-        loss = seg.local_loss + alpha * mdat.local_loss + beta * cacl.local_loss
+        gamma = self.teacher_weight * ramp(progress, self.teacher_warmup)
+        loss = seg.local_loss + alpha * mdat.local_loss + beta * cacl.local_loss + gamma * teacher.local_loss
 
-        sums = {**seg.sums, **mdat.sums, **cacl.sums, "loss/total": loss / counts.num_parts}
+        sums = {**seg.sums, **mdat.sums, **cacl.sums, **teacher.sums, "loss/total": loss / counts.num_parts}
         return Outcome(loss, {name: x.detach() for name, x in sums.items()}, counts, batch.step, sample)
 
     def segmentation(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> LossTerm:
@@ -156,6 +171,13 @@ class MGCDA(nn.Module):
         )
         values = {"loss/seg": terms[0] / counts.num_parts, "loss/outlier": terms[1:].sum() / counts.num_parts}
         return LossTerm(self.segmentation_weight * terms.sum(), values)
+
+    def taught(self, prediction: Prediction, taught: Taught, counts: StepCounts) -> LossTerm:
+        """L_teacher: cross-entropy to the labels that the teacher gives; and the share of pixels that it labels."""
+        total = counts.total()[_TEACHABLE]
+        local_loss = local_mean(taught_sum(prediction.logits, taught), total, counts.num_parts)
+        labelled = (taught.label != VOID).sum() / total.clamp(min=1)
+        return LossTerm(local_loss, {"loss/teacher": local_loss / counts.num_parts, "teacher/labelled": labelled})
 
     def count(self, batches: Sequence[Batch]) -> StepCounts:
         """Counts of one step, from the labels of this rank's part of all its micro-batches."""
@@ -208,20 +230,36 @@ class MGCDA(nn.Module):
 
         Call it before an engine slices the parameters; the network runs in evaluation mode, without gradient.
         """
-        if (height, width) not in self._stage_sizes:
+        return self._sizes_of(height, width).stages
+
+    def _sizes_of(self, height: int, width: int) -> _Sizes:
+        if (height, width) not in self._sizes:
             device = next(self.parameters()).device
             training = self.segmenter.training
             with torch.no_grad():
                 image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
-                stages = self.segmenter.eval()(image).stages
+                prediction: Prediction = self.segmenter.eval()(image)
             self.segmenter.train(training)
-            self._stage_sizes[height, width] = {name: (x.shape[2], x.shape[3]) for name, x in stages.items()}
-        return self._stage_sizes[height, width]
+            stages, logits = prediction.stages, prediction.logits
+            stage_sizes = {name: (x.shape[2], x.shape[3]) for name, x in stages.items()}
+            self._sizes[height, width] = _Sizes(stage_sizes, (logits.shape[2], logits.shape[3]))
+        return self._sizes[height, width]
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.label).items()}
-        mdat = self.mdat.counts(batch, self.stage_sizes(*batch.label.shape[1:])) if self.mdat else {}
-        return seg | mdat
+        size = batch.label.shape[1], batch.label.shape[2]
+        mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}
+        teacher = {_TEACHABLE: num_teachable(batch.label, self._sizes_of(*size).logits)} if self._teaches else {}
+        return seg | mdat | teacher
+
+    @property
+    def _teaches(self) -> bool:
+        return self.teacher is not None and self.teacher_weight > 0
+
+    def _teach(self, prediction: Prediction, batch: Batch) -> Taught | None:
+        """The teacher's labels for the unlabelled images, on the grid of the logits; None: nobody reads them."""
+        size = prediction.logits.shape[2], prediction.logits.shape[3]
+        return self.teacher(batch, self.score, size) if self.teacher and self._teaches else None
 
     def _start_cacl(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> PendingSample | None:
         if self.cacl is None:

@@ -15,7 +15,7 @@ import pytest
 from mgcda_dist.choices import OutlierKind, SmoothingMode
 from mgcda_dist.method.batch import VOID, Batch
 from mgcda_dist.models.segmentation_loss import segmentation_loss
-from tests.multiprocess.scenarios import BATCH, Scenario, compare, lonely_anomaly, one_rank_void, play
+from tests.multiprocess.scenarios import BATCH, TAUGHT, Scenario, compare, lonely_anomaly, one_rank_void, play
 from tests.support.tiny import NUM_CLASSES, lively, part_of, tiny_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +54,15 @@ def test_outlier_losses_do_not_see_micro_batches(outlier: OutlierKind):
     loss = segmentation_loss(outlier, NUM_CLASSES, stride_px=1)
     scenario = replace(ONE_BATCH, alter=one_rank_void, loss=loss)
     compare(play(replace(scenario, accumulation=6)), play(scenario), 1e-9)
+
+
+@pytest.mark.parametrize("alter", [as_it_is, one_rank_void, unequal])
+@pytest.mark.parametrize("number", [2, 3, 12])
+def test_labels_of_the_teacher_do_not_see_micro_batches(number: int, alter: Callable[[Batch], Batch]):
+    scenario = replace(ONE_BATCH, alter=alter, model=ONE_BATCH.model | TAUGHT)
+    expected = play(scenario)
+    assert all(terms["loss/teacher"] > 0 for terms in expected.terms[1:])
+    compare(play(replace(scenario, accumulation=number)), expected, 1e-9)
 
 
 def test_the_other_terms_stay_exact_beside_cacl():

@@ -200,6 +200,10 @@ def everything_void(batch: Batch) -> Batch:
     return _label(batch, torch.full_like(batch.label, VOID))
 
 
+def nothing_void(batch: Batch) -> Batch:
+    return _label(batch, torch.where(batch.label == VOID, 2, batch.label))
+
+
 def one_rank_void(batch: Batch) -> Batch:
     label = batch.label.clone()
     label[BATCH // 2 :] = VOID
@@ -262,6 +266,7 @@ SECOND_READING: dict[str, Any] = {
     "queue_rows_per_image": 1,
     "queue_rows": 40,
 }
+TAUGHT: dict[str, Any] = {"teacher_decay": 0.7}
 SCENARIOS: dict[str, Scenario] = {
     "adaptive_stage": Scenario(steps=3),
     "adaptive_sample": Scenario({"smoothing": "adaptive_sample"}),
@@ -334,6 +339,14 @@ SCENARIOS: dict[str, Scenario] = {
     "cacl_off": Scenario({"with_cacl": False}),
     "both_off": Scenario({"with_mdat": False, "with_cacl": False}),
     "accumulation": Scenario(accumulation=2),
+    "teacher": Scenario(TAUGHT, steps=4),
+    "teacher_pasted_on_unlabelled": Scenario(TAUGHT, pasted_on_unlabelled, steps=3),
+    "teacher_domains_in_order": Scenario(TAUGHT, domains_in_order, steps=3),
+    "teacher_one_rank_void": Scenario(TAUGHT, one_rank_void, steps=3),
+    "teacher_everything_void": Scenario(TAUGHT, everything_void, steps=3),
+    "teacher_nothing_void": Scenario(TAUGHT, nothing_void),
+    "teacher_accumulation": Scenario(TAUGHT, accumulation=2, steps=3),
+    "teacher_alone": Scenario({**TAUGHT, "with_mdat": False, "with_cacl": False}, steps=3),
     "not_a_number": Scenario(alter=not_a_number),
     "late_rank": Scenario(late_s=0.15),
 }

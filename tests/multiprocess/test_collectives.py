@@ -53,10 +53,11 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     images, image_aware = BATCH // size, cacl and scenario.model.get("image_aware", True)
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
     difficulty = image_aware * size * 2 * images * 2
-    terms = 5 + mdat + 2 * cacl
+    taught = "teacher_decay" in scenario.model
+    terms = 5 + mdat + 2 * cacl + 2 * taught
     rows = images * per_image * (DIM + 3)
     expected = {  # label: (calls, float64 numbers of a call)
-        "counts": (steps, SEG_GROUPS + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
+        "counts": (steps, SEG_GROUPS + taught + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
         "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
         "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS + cacl * 4),
         "cacl_rows": (micros, cacl * rows),

@@ -116,6 +116,14 @@ def test_nothing_to_contrast():
     assert all(terms["loss/mdat"] > 0 for terms in alone("everything_void").terms), "unlabelled images are aligned"
 
 
+def test_the_teacher_labels_some_pixels_and_not_all():
+    for name in ("teacher", "teacher_pasted_on_unlabelled", "teacher_domains_in_order", "teacher_everything_void"):
+        shares = [terms["teacher/labelled"] for terms in alone(name).terms[1:]]  # at first it has seen nothing
+        assert all(0.05 < share < 0.95 for share in shares), (name, shares)
+        assert all(terms["loss/teacher"] > 0 for terms in alone(name).terms[1:])
+    assert all(terms["loss/teacher"] == 0 for terms in alone("teacher_nothing_void").terms)
+
+
 def test_the_memory_wraps():
     just, small = alone("memory_just_wrapped"), alone("memory_smaller_than_a_step")
     assert just.cursors[0].tolist()[0] == 0, "exactly full after the first step"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
-from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, SECOND_READING, Record, Scenario, play
+from tests.multiprocess.scenarios import BF16, FP32, SCENARIOS, SECOND_READING, TAUGHT, Record, Scenario, play
 from tests.support.evaluations import evaluate_drawn
 
 __all__ = ["EVALUATED_FRAMES", "RESUMED", "RESUME_AT", "Results", "everything"]
@@ -28,6 +28,7 @@ RESUMED: dict[str, dict[str, Any]] = {
     "replicated": {},
     "sharded": {"queue_layout": "sharded"},
     "distribution": {"contrast": "distribution"},
+    "teacher": TAUGHT,
     "second_reading": {"queue_layout": "sharded", **SECOND_READING},
 }
 """Kind of memory → arguments of `tiny_mgcda`."""

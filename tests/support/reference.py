@@ -210,6 +210,45 @@ def cell_masks(label: list, height: int, width: int, reach_px: int | None) -> tu
     return aligned, near, far
 
 
+# -------------------------------------------------------------------------------------------------------------- teacher
+
+
+def teacher_labels(
+    logits: list, score: list, label: list, *, confidence: float, score_quantile: float
+) -> tuple[list, list[float], int]:
+    """For N×C×h×w logits and N×h×w scores of the teacher, and N×H×W labels: N×h×w labels, None where it gives none; N
+    weights; and how many cells it might have labelled."""
+    taught, weights, total = [], [], 0
+    for of_image, scores, own in zip(logits, score, label, strict=True):
+        height, width = len(scores), len(scores[0])
+        unlabelled = all(value in (VOID, ANOMALY) for row in own for value in row)
+        cells = [(i, j) for i in range(height) for j in range(width)
+                 if unlabelled and own[int((i + 0.5) * len(own) / height)][int((j + 0.5) * len(own[0]) / width)]
+                 != ANOMALY]  # fmt: skip
+        taught.append([[None] * width for _ in range(height)])
+        ordered, sure = sorted(scores[i][j] for i, j in cells), 0
+        for i, j in cells:
+            probabilities = [math.exp(x) for x in log_softmax([channel[i][j] for channel in of_image])]
+            if max(probabilities) >= confidence:
+                sure += 1
+                if scores[i][j] <= ordered[int(score_quantile * (len(cells) - 1))]:
+                    taught[-1][i][j] = probabilities.index(max(probabilities))
+        weights.append(sure / len(cells) if cells else 0.0)
+        total += len(cells)
+    return taught, weights, total
+
+
+def teacher_loss(logits: list, taught: list, weights: list[float], total: int) -> float:
+    """Cross-entropy of N×C×h×w logits to these labels, each image with its weight, over all cells of the teacher."""
+    summed = 0.0
+    for of_image, labels, weight in zip(logits, taught, weights, strict=True):
+        for i, row in enumerate(labels):
+            for j, kind in enumerate(row):
+                if kind is not None:
+                    summed -= weight * log_softmax([channel[i][j] for channel in of_image])[kind]
+    return summed / total if total else 0.0
+
+
 # ----------------------------------------------------------------------------------------------------------------- CACL
 
 

@@ -100,6 +100,8 @@ def tiny_mgcda(
     certainty: bool = False,
     reach_px: tuple[int, ...] | None = None,
     teacher_decay: float | None = None,
+    teacher_weight: float = 0.7,
+    teacher_confidence: float = 0.4,
     collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
@@ -135,13 +137,18 @@ def tiny_mgcda(
             unlabelled_confidence=unlabelled_confidence,
             seed=seed,
         )
+        teacher = None
+        if teacher_decay is not None:
+            limits = {"confidence": teacher_confidence, "score_quantile": 0.75}
+            teacher = Teacher(TinySegmenter(), segmenter, teacher_decay, **limits)
     model = MGCDA(
         segmenter,
         PlainSegmentationLoss(),
         energy,
         mdat=mdat if with_mdat else None,
         cacl=cacl if with_cacl else None,
-        teacher=None if teacher_decay is None else Teacher(TinySegmenter(), segmenter, teacher_decay),
+        teacher=teacher,
+        teacher_weight=teacher_weight,
         cacl_warmup=0.0,
         collectives=world,
     )

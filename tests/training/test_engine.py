@@ -103,7 +103,7 @@ def _train(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout, f
                 engine.backward(outcomes[-1].loss)
                 engine.step(1.0)
             totals = engine.model.total(outcomes)
-            engine.model.commit(outcomes, totals)
+            engine.commit(outcomes, totals)
         losses.append(totals.scalars()["loss/total"])
         for outcome in outcomes:
             assert outcome.sample is not None

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mgcda_dist.choices import CaclDefaults
-from mgcda_dist.method.batch import ANOMALY, unlabelled
+from mgcda_dist.method.batch import ANOMALY, label_on_grid, unlabelled
 from mgcda_dist.method.randomness import stream_key, uniform
 
 __all__ = [
@@ -93,8 +92,7 @@ def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_con
             class as type; None: such images are not sampled.
     """
     num_classes = logits.shape[1]
-    label_at = F.interpolate(label.unsqueeze(1).to(torch.float32), size=logits.shape[-2:], mode="nearest-exact")
-    types = label_at.squeeze(1).to(torch.int64)
+    types = label_on_grid(label, (logits.shape[2], logits.shape[3]))
     types = torch.where(types == ANOMALY, num_classes, torch.where(types < num_classes, types, NO_TYPE))
     if unlabelled_confidence is not None:
         top, predicted = logits.softmax(dim=1).max(dim=1)

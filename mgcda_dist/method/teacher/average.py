@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the segmenter's parameters (Mean Teacher, arXiv 1703.01780).
+"""The teacher: it labels unlabelled images, and is a moving average of the segmenter (arXiv 1703.01780).
 
     θ' ← γ_t·θ' + (1 - γ_t)·θ,   γ_t = min(γ, 1 - 1/(t+1))
 
@@ -9,12 +9,13 @@ running statistics of batch norm, are means already and are copied.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import TeacherDefaults
+from mgcda_dist.method.batch import VOID, Batch, Prediction, unlabelled
+from mgcda_dist.method.teacher.labels import Taught, taught_labels, teachable
 
 __all__ = ["Teacher", "decay_at"]
 
@@ -30,11 +31,20 @@ class Teacher(nn.Module):
         network: a second network of the segmenter's architecture; its tensors are replaced.
         segmenter: what is averaged; the average starts from it.
         decay: γ in [0, 1).
+        confidence, score_quantile: see `taught_labels`.
     """
 
-    def __init__(self, network: nn.Module, segmenter: nn.Module, decay: float = TeacherDefaults.decay) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        segmenter: nn.Module,
+        decay: float = TeacherDefaults.decay,
+        *,
+        confidence: float = TeacherDefaults.confidence,
+        score_quantile: float = TeacherDefaults.score_quantile,
+    ) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.confidence, self.score_quantile = decay, confidence, score_quantile
         network.load_state_dict(segmenter.state_dict(), strict=True)
         # A tuple is no submodule: a registered one would be trained, sliced and cast with the rest.
         self._hidden = (network.requires_grad_(False).eval(),)
@@ -48,9 +58,23 @@ class Teacher(nn.Module):
         return self._hidden[0]
 
     @torch.no_grad()
-    def forward(self, image: Tensor) -> Any:
-        """`Prediction` of the average for images N×3×H×W."""
-        return self.network(image)
+    def forward(self, batch: Batch, score: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Taught:
+        """Labels of the unlabelled images of this rank and micro-batch; no collective.
+
+        Args:
+            batch: its other images are not looked at.
+            score: logits N×C×h×w → N×h×w, higher is more anomalous.
+            size: h and w of the logits.
+        """
+        label = batch.label.new_full((len(batch.label), *size), VOID)
+        weight = self._floating().new_zeros(len(label))
+        asked = torch.nonzero(unlabelled(batch.label))[:, 0]
+        if len(asked):
+            prediction: Prediction = self.network(batch.image[asked])
+            logits, mask = prediction.logits, teachable(batch.label[asked], size)
+            limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
+            label[asked], weight[asked] = taught_labels(logits, score(logits), mask, **limits)
+        return Taught(label, weight)
 
     @torch.no_grad()
     def follow(self, segmenter: nn.Module, step: int) -> None:
@@ -80,9 +104,13 @@ class Teacher(nn.Module):
     def _fill_network(self) -> None:
         """Let the network's tensors be the buffers, on their device."""
         buffers = {name: self.get_buffer(_buffer_name(name)) for name in self.network.state_dict()}
-        floating = next(tensor for tensor in buffers.values() if tensor.is_floating_point())
+        floating = self._floating()
         self.network.to(floating.device, floating.dtype)  # what is in no state dict
         self.network.load_state_dict(buffers, strict=True, assign=True)
+
+    def _floating(self) -> Tensor:
+        """A buffer that is no integer: it tells device and dtype."""
+        return next(tensor for tensor in self.buffers() if tensor.is_floating_point())
 
 
 def decay_at(step: int, decay: float) -> float:

@@ -76,8 +76,8 @@ def test_a_state_that_is_loaded_is_the_networks() -> None:
     one, other = (Teacher(TinySegmenter(), TinySegmenter()).double() for _ in range(2))
     other.load_state_dict(one.state_dict())
     image = tiny_batch(0).image
-    here: Prediction = one(image)
-    assert torch.equal(here.logits, other(image).logits)
+    here: Prediction = one.network(image)
+    assert torch.equal(here.logits, other.network(image).logits)
     assert not here.logits.requires_grad
 
 
@@ -95,7 +95,7 @@ def test_running_statistics_are_copied_and_not_moved_by_the_teacher() -> None:
     teacher = Teacher(_Normed(), student).train()
     student(torch.randn(8, 3, generator=torch.Generator().manual_seed(1)))
     teacher.follow(student, 7)
-    teacher(torch.ones(8, 3))
+    teacher.network(torch.ones(8, 3))
     statistics = {name: x for name, x in student.state_dict().items() if name.startswith("norm.")}
     assert int(statistics["norm.num_batches_tracked"]) == 1
     for name, x in statistics.items():
