@@ -146,22 +146,24 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
 def _untaught(config: Config) -> Iterator[str]:
     """A teacher without images that it labels."""
     teacher = config.teacher
-    if teacher.enabled and teacher.weight > 0 and all(stream.labelled for stream in config.data.streams):
+    asked = teacher.enabled and (teacher.weight > 0 or teacher.contrast)
+    if asked and all(stream.labelled for stream in config.data.streams):
         yield (
             "teacher.enabled: all streams are labelled, so the teacher has no image to label; set labelled: false on "
-            "one, or teacher.weight=0 for the average alone"
+            "one, or teacher.weight=0 and teacher.contrast=false for the average alone"
         )
 
 
 def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
     """Warnings about a domain that lacks what MDAT and CACL align; `seen` is pixels per train id by stream."""
     rates, rows = dict.fromkeys(config.data.domains, 0.0), set[str]()
+    given = config.cacl.unlabelled_confidence is not None or (config.teacher.enabled and config.teacher.contrast)
     share = {name: sum(s.per_step for s in config.data.streams if s.domain_name == name) for name in rates}
     for stream in config.data.streams:
         rate = stream.paste.probability if stream.paste else 0.0
         rate = 1.0 if seen[stream.name][ANOMALY] else rate  # of labels the share of images is not known
         rates[stream.domain_name] += rate * stream.per_step / share[stream.domain_name]
-        if rate or stream.labelled or config.cacl.unlabelled_confidence is not None:
+        if rate or stream.labelled or given:
             rows.add(stream.domain_name)
     with_anomalies = [name for name, rate in rates.items() if rate]
     if not (config.mdat.enabled or config.cacl.enabled) or len(rates) < 2:
@@ -183,7 +185,7 @@ def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
             if name not in rows:
                 yield (
                     f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on them, "
-                    "or cacl.unlabelled_confidence"
+                    "or cacl.unlabelled_confidence, or a teacher with teacher.contrast"
                 )
 
 

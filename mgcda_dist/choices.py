@@ -468,6 +468,7 @@ class TeacherDefaults:
     warmup: Final = 0.0
     confidence: Final = 0.968
     score_quantile: Final = 0.95
+    contrast: Final = False
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -189,6 +189,7 @@ _BARE = {"labelled": False}
         ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"enabled": False}}, ["anomalies are in domain a alone"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"unlabelled_confidence": 0.9}}, ["anomalies are in"]),
+        ({"a": {"paste": _PASTE}, "b": _BARE}, {"teacher": {"enabled": True, "contrast": True}}, ["anomalies are in"]),
         ({"a": {"paste": _PASTE}, "b": {}}, {"cacl": {"enabled": False}, "mdat": {"enabled": False}}, []),
         ({"a": {"paste": _PASTE}, "b": {"of": "a", "paste": _PASTE}}, {}, ["domains a and b are the same shards"]),
         (

@@ -142,6 +142,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         cacl_warmup=config.cacl.warmup,
         teacher_weight=config.teacher.weight,
         teacher_warmup=config.teacher.warmup,
+        teacher_contrast=config.teacher.contrast,
         collectives=collectives,
     )
     if model.mdat is not None or model.teacher is not None:

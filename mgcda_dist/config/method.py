@@ -254,6 +254,10 @@ class TeacherConfig(Section):
         default=TeacherDefaults.score_quantile,
         description="q: no label where its anomaly score is above this quantile of the image; 1: everywhere; ours",
     )
+    contrast: Annotated[bool, OVERRIDE] = Field(
+        default=TeacherDefaults.contrast,
+        description="pixels that it labels enter CACL under their class, in the place of cacl.unlabelled_confidence",
+    )
 
 
 class SegmentationLossConfig(Section):

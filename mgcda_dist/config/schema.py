@@ -93,6 +93,11 @@ class Config(Section):
                 "model.export: ema is the average that a teacher keeps, and there is none; set teacher.enabled=true, "
                 "or model.export=student"
             )
+        if self.teacher.enabled and self.teacher.contrast and self.cacl.unlabelled_confidence is not None:
+            raise ValueError(
+                "teacher.contrast: the teacher and cacl.unlabelled_confidence would both name the classes of "
+                "unlabelled pixels; set the one to false, or the other to null"
+            )
         if self.cacl.queue_layout == "sharded" and self.cacl.temperature < 0.025:
             raise ValueError(
                 f"cacl.temperature: {self.cacl.temperature} is under 0.025, where the sums over ranks of the sharded "

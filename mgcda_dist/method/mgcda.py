@@ -105,6 +105,7 @@ class MGCDA(nn.Module):
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight, teacher_weight: α, β and γ at full strength.
         mdat_warmup, cacl_warmup, teacher_warmup: share of training over which each rises linearly.
+        teacher_contrast: pixels that the teacher labels are rows of CACL, too.
         collectives: over which ranks a global batch is spread.
     """
 
@@ -123,6 +124,7 @@ class MGCDA(nn.Module):
         mdat_warmup: float = MdatDefaults.warmup,
         cacl_warmup: float = CaclDefaults.warmup,
         teacher_weight: float = TeacherDefaults.weight,
+        teacher_contrast: bool = TeacherDefaults.contrast,
         teacher_warmup: float = TeacherDefaults.warmup,
         collectives: Collectives | None = None,
     ) -> None:
@@ -132,6 +134,7 @@ class MGCDA(nn.Module):
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.teacher_weight, self.teacher_warmup = teacher_weight, teacher_warmup
+        self.teacher_contrast = teacher_contrast
         self.collectives = collectives or Collectives()
         self._sizes: dict[tuple[int, int], _Sizes] = {}
 
@@ -146,7 +149,7 @@ class MGCDA(nn.Module):
         counts = counts or self.count([batch])
         prediction: Prediction = self.segmenter(batch.image)
         taught = self._teach(prediction, batch)
-        pending = self._start_cacl(prediction, batch, counts)  # its all-gather is in flight while MDAT computes
+        pending = self._start_cacl(prediction, batch, taught, counts)  # its all-gather is in flight while MDAT computes
 
         seg = self.segmentation(prediction, batch, counts)
         mdat = self.mdat(prediction, batch, progress, counts) if self.mdat else _OFF
@@ -254,18 +257,23 @@ class MGCDA(nn.Module):
 
     @property
     def _teaches(self) -> bool:
-        return self.teacher is not None and self.teacher_weight > 0
+        """True where something reads the teacher's labels."""
+        contrasts = self.teacher_contrast and self.cacl is not None
+        return self.teacher is not None and (self.teacher_weight > 0 or contrasts)
 
     def _teach(self, prediction: Prediction, batch: Batch) -> Taught | None:
         """The teacher's labels for the unlabelled images, on the grid of the logits; None: nobody reads them."""
         size = prediction.logits.shape[2], prediction.logits.shape[3]
         return self.teacher(batch, self.score, size) if self.teacher and self._teaches else None
 
-    def _start_cacl(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> PendingSample | None:
+    def _start_cacl(
+        self, prediction: Prediction, batch: Batch, taught: Taught | None, counts: StepCounts
+    ) -> PendingSample | None:
         if self.cacl is None:
             return None
         abstains = bool(getattr(self.segmenter, "abstains", False))
-        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains)
+        label = taught.label if taught and self.teacher_contrast else None
+        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains, taught=label)
 
 
 def _summed(parts: Sequence[NamedTensors]) -> dict[str, Tensor]:

@@ -111,6 +111,13 @@ def test_a_mistake_is_one_message_with_its_line(good: Path, change: tuple[str, s
     assert caught.value.where == f"{good}:{line}"
 
 
+def test_two_sources_of_classes_for_unlabelled_pixels_are_refused(good: Path) -> None:
+    changes = ["teacher={enabled: true, contrast: true}", "cacl.unlabelled_confidence=0.9"]
+    with pytest.raises(ConfigError, match=r"teacher.contrast: the teacher and cacl.unlabelled_confidence"):
+        load_config(good, changes)
+    assert load_config(good, [*changes, "teacher.enabled=false"]).config.cacl.unlabelled_confidence == 0.9
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -346,6 +346,12 @@ SCENARIOS: dict[str, Scenario] = {
     "teacher_everything_void": Scenario(TAUGHT, everything_void, steps=3),
     "teacher_nothing_void": Scenario(TAUGHT, nothing_void),
     "teacher_accumulation": Scenario(TAUGHT, accumulation=2, steps=3),
+    "teacher_contrast": Scenario({**TAUGHT, "teacher_contrast": True}, pasted_on_unlabelled, steps=4),
+    "teacher_contrast_sharded": Scenario(
+        {**TAUGHT, "teacher_contrast": True, "teacher_weight": 0.0, "queue_layout": "sharded"},
+        domains_in_order,
+        steps=3,
+    ),
     "teacher_alone": Scenario({**TAUGHT, "with_mdat": False, "with_cacl": False}, steps=3),
     "not_a_number": Scenario(alter=not_a_number),
     "late_rank": Scenario(late_s=0.15),

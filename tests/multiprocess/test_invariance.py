@@ -124,6 +124,12 @@ def test_the_teacher_labels_some_pixels_and_not_all():
     assert all(terms["loss/teacher"] == 0 for terms in alone("teacher_nothing_void").terms)
 
 
+def test_rows_of_the_unlabelled_domain_come_from_the_teacher():
+    for name, expected in (("teacher", False), ("teacher_contrast", True), ("teacher_contrast_sharded", True)):
+        rows = alone(name).rows[-1]
+        assert bool(((rows["domain"] == 2) & (rows["type"] < 3)).any()) is expected, name
+
+
 def test_the_memory_wraps():
     just, small = alone("memory_just_wrapped"), alone("memory_smaller_than_a_step")
     assert just.cursors[0].tolist()[0] == 0, "exactly full after the first step"

@@ -102,6 +102,7 @@ def tiny_mgcda(
     teacher_decay: float | None = None,
     teacher_weight: float = 0.7,
     teacher_confidence: float = 0.4,
+    teacher_contrast: bool = False,
     collectives: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA around the tiny segmenter, equal on every rank."""
@@ -149,6 +150,7 @@ def tiny_mgcda(
         cacl=cacl if with_cacl else None,
         teacher=teacher,
         teacher_weight=teacher_weight,
+        teacher_contrast=teacher_contrast,
         cacl_warmup=0.0,
         collectives=world,
     )

@@ -108,6 +108,7 @@ class CACL(nn.Module):
         counts: StepCounts,
         *,
         abstains: bool = False,
+        taught: Tensor | None = None,
     ) -> PendingSample:
         """Sample this rank's pixels and start their all-gather; what runs before `forward` overlaps with it.
 
@@ -117,8 +118,9 @@ class CACL(nn.Module):
             score: logits N×C×h×w → N×h×w, higher is more anomalous.
             counts: of the step; the difficulties of its images are summed over ranks beside them.
             abstains: the logits have one more channel, that of abstention.
+            taught: see `sampler.describe_pixels`.
         """
-        pixels = self._describe(prediction, batch.label, score, abstains)
+        pixels = self._describe(prediction, batch.label, score, abstains, taught)
         index = sample_pixels(pixels, self._quota(pixels, counts), self.budget, batch.slot, self.seed, batch.step)
         z = self.project(prediction.embedding, index)
         return start_exchange(z, index, pixels.difficulty, batch, counts.collectives)
@@ -224,7 +226,12 @@ class CACL(nn.Module):
         return uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, row)
 
     def _describe(
-        self, prediction: Prediction, label: Tensor, score: Callable[[Tensor], Tensor], abstains: bool
+        self,
+        prediction: Prediction,
+        label: Tensor,
+        score: Callable[[Tensor], Tensor],
+        abstains: bool,
+        taught: Tensor | None,
     ) -> Pixels:
         """Type and difficulty of every pixel, on the grid that logits and embedding share."""
         logits, num_classes = prediction.logits.detach().float(), self.budget.num_classes
@@ -237,7 +244,7 @@ class CACL(nn.Module):
                 "them one number (one more logit, that of abstention, is for segmenters with `abstains`)"
             )
         logits = logits[:, :num_classes]
-        return describe_pixels(label, logits, score(logits), self.unlabelled_confidence)
+        return describe_pixels(label, logits, score(logits), self.unlabelled_confidence, taught)
 
     def _quota(self, pixels: Pixels, counts: StepCounts) -> Tensor:
         """Pixels that each image of this rank may give, N×2; image-aware shares need the difficulties of all ranks."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mgcda_dist.choices import CaclDefaults
-from mgcda_dist.method.batch import ANOMALY, label_on_grid, unlabelled
+from mgcda_dist.method.batch import ANOMALY, VOID, label_on_grid, unlabelled
 from mgcda_dist.method.randomness import stream_key, uniform
 
 __all__ = [
@@ -81,7 +81,13 @@ class Pixels:
 
 
 @torch.no_grad()
-def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_confidence: float | None) -> Pixels:
+def describe_pixels(
+    label: Tensor,
+    logits: Tensor,
+    score: Tensor,
+    unlabelled_confidence: float | None,
+    taught: Tensor | None = None,
+) -> Pixels:
     """Types and difficulties from labels and the current prediction.
 
     Args:
@@ -89,7 +95,8 @@ def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_con
         logits: N×C×h×w.
         score: N×h×w, higher is more anomalous.
         unlabelled_confidence: in images without any label, pixels whose top probability exceeds it take the predicted
-            class as type; None: such images are not sampled.
+            class as type; None: such images are not sampled for that.
+        taught: labels of a teacher, N×h×w, int64, for pixels that have none; void where it gives none either.
     """
     num_classes = logits.shape[1]
     types = label_on_grid(label, (logits.shape[2], logits.shape[3]))
@@ -98,6 +105,8 @@ def describe_pixels(label: Tensor, logits: Tensor, score: Tensor, unlabelled_con
         top, predicted = logits.softmax(dim=1).max(dim=1)
         surely = unlabelled(label).view(-1, 1, 1) & (top > unlabelled_confidence)
         types = torch.where(surely & (types == NO_TYPE), predicted, types)
+    if taught is not None:
+        types = torch.where((types == NO_TYPE) & (taught != VOID), taught, types)
     difficulty = torch.where(types == num_classes, -score, score)
     return Pixels(types.flatten(1), difficulty.flatten(1))
 

@@ -130,3 +130,14 @@ def test_confident_pixels_of_unlabelled_images_take_the_predicted_class():
     types = describe_pixels(label, logits, torch.zeros(3, 1, 3), 0.9).type.tolist()
     assert types == [[NO_TYPE, 2, 2], [0, NO_TYPE, NO_TYPE], [CLASSES, 2, 2]]
     assert describe_pixels(label, logits, torch.zeros(3, 1, 3), None).type[0].tolist() == [NO_TYPE] * 3
+
+
+def test_a_teacher_names_the_class_of_what_has_no_label():
+    """Its label stands where there is none, and nowhere else; where it gives none either, nothing is sampled."""
+    label = torch.tensor([[[VOID, VOID, ANOMALY, 1]]])
+    logits = torch.zeros(1, CLASSES, 1, 4)
+    logits[:, 0] = 9.0  # what the network itself would say
+    taught = torch.tensor([[[2, VOID, 2, 2]]])
+    pixels = describe_pixels(label, logits, torch.arange(4.0).view(1, 1, 4), None, taught)
+    assert pixels.type.tolist() == [[2, NO_TYPE, CLASSES, 1]]
+    assert pixels.difficulty[0, 0] == 0.0, "an inlier"
