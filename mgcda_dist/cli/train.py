@@ -202,7 +202,7 @@ def _progress_line(metrics: dict[str, float]) -> str:
     parts = [f"loss {metrics['loss/total']:.3f}"]
     parts += [
         f"{name} {metrics[f'loss/{name}']:.3f}"
-        for name in ("seg", "outlier", "mdat", "cacl")
+        for name in ("seg", "outlier", "mdat", "cacl", "teacher")
         if f"loss/{name}" in metrics
     ]
     parts.append(f"{metrics.get('time/images_per_s', 0.0):.1f} images/s")

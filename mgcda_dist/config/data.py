@@ -73,7 +73,8 @@ class StreamConfig(Section):
     shards: Annotated[str, FREE] = Field(description="folder of frame shards, with its manifest")
     per_step: Annotated[Count, OVERRIDE] = Field(description="images of this stream in every global batch")
     labelled: Annotated[bool, OVERRIDE] = Field(
-        default=True, description="false: all labels read as void, so only MDAT (and optionally CACL) learn"
+        default=True,
+        description="false: all labels read as void: MDAT learns, and CACL or a teacher if asked to",
     )
     paste: Annotated[PasteConfig | None, OVERRIDE] = Field(
         default=None, description="objects to paste, also where nothing else has a label; null: none"

@@ -113,6 +113,8 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
         f"{config['data']['crop_px'][1]}×{config['data']['crop_px'][0]} pixels, seed {config['seed']}; the backbone's "
         f"weights: `{config['model']['weights']}`.",
     ]
+    if config["model"].get("export") == "ema":  # configurations of earlier versions have no such key
+        lines.append(f"- The weights are an average over training, of decay {config['teacher']['decay']}.")
     for stream in streams:
         data = inputs.get(f"{Role.TRAIN}/{stream['name']}")
         source = (

@@ -129,6 +129,10 @@ def _method(params: dict[str, str]) -> str:
         on = params.get(f"{name}.enabled", "") == "True"
         weight = f" × {params[f'{name}.weight']}" if on and f"{name}.weight" in params else ""
         parts.append(f"{name.upper()}{weight}" if on else f"no {name.upper()}")
+    if params.get("teacher.enabled") == "True":
+        parts.append(f"teacher × {params.get('teacher.weight', '1')}")
+    if params.get("model.export") == "ema":
+        parts.append("its average evaluated")
     outlier = params.get("loss.outlier")
     return ", ".join([*([f"outlier term {outlier}"] if outlier else []), *parts])
 

@@ -182,3 +182,13 @@ def test_invalid_options_are_refused_and_other_files_kept(
     (tmp_path / "thesis.tex").write_text("important")
     assert says in str(refusal("export", run, tmp_path, *words))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_card_says_that_weights_are_an_average(run: Path) -> None:
+    model = load_exported(run)
+    config = model.metadata.config
+    assert "average over training" not in model_card(model, ["model.safetensors"], None)
+    config["teacher"]["decay"], config["model"]["export"] = 0.99, "ema"
+    assert "The weights are an average over training, of decay 0.99." in model_card(model, ["model.safetensors"], None)
+    del config["teacher"], config["model"]["export"]  # as earlier versions wrote it
+    assert "average over training" not in model_card(model, ["model.safetensors"], None)
