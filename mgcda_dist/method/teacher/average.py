@@ -9,6 +9,7 @@ running statistics of batch norm, are means already and are copied.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,10 @@ class Teacher(nn.Module):
                 self._buffers[name] = exact[name].to(moved.device, torch.float32)
         self._fill_network()
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
+        self._fill_network()  # a copy of a parameter shares no memory with the copy of a buffer
 
     def _fill_network(self) -> None:
         """Let the network's tensors be the buffers, on their device."""

@@ -81,6 +81,16 @@ def test_a_state_that_is_loaded_is_the_networks() -> None:
     assert not here.logits.requires_grad
 
 
+def test_a_copy_moves_by_itself() -> None:
+    teacher, student = Teacher(TinySegmenter(), TinySegmenter()), TinySegmenter()
+    before = copy.deepcopy(teacher.network.state_dict())
+    copied = copy.deepcopy(teacher)
+    copied.follow(student, 0)
+    for name, x in student.state_dict().items():
+        assert torch.equal(copied.network.state_dict()[name], x)
+        assert torch.equal(teacher.network.state_dict()[name], before[name])
+
+
 class _Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
