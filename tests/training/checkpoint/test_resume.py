@@ -31,7 +31,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS, KILLED_AT = 8, 5
 CASES: dict[int, dict[str, Any]] = {
     0: {"engine": {"zero_stage": 0}, "cacl": {"queue_layout": "replicated"}, "model": {"norm": "local"}},
-    1: {"engine": {"zero_stage": 1}, "cacl": {"queue_layout": "sharded"}, "teacher": {"enabled": True}},
+    1: {
+        "engine": {"zero_stage": 1},
+        "cacl": {"queue_layout": "sharded"},
+        "teacher": {"enabled": True, "contrast": True, "confidence": 0.2},
+    },
     2: {
         "engine": {"zero_stage": 2, "accumulation": 2},
         "cacl": {"queue_layout": "replicated", "contrast": "distribution"},
@@ -187,6 +191,12 @@ def test_the_model_is_the_bare_network_or_its_average(folders: list[Path], stage
     same = [torch.equal(x, average[f"teacher.average/{name.replace('.', '/')}"]) for name, x in found.items()]
     assert all(same) == (CASES[stage].get("model") == {"export": "ema"})
     load_segmenter(folders[0] / f"zero{stage}/model")
+
+
+def test_the_teacher_labels_pixels_of_the_runs_frames(folders: list[Path]) -> None:
+    shares = [metrics["teacher/labelled"] for step, _, metrics in read_lines(folders[0] / "zero1/metrics.jsonl")
+              if "teacher/labelled" in metrics]  # fmt: skip
+    assert len(shares) == STEPS and 0 < max(shares) < 1
 
 
 @pytest.mark.parametrize("stage", CASES)
