@@ -58,9 +58,7 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
     assert found.in_words([NodeResources(1, 0)]) == (
         "1 node with room for 1 worker (1 CPU each), where 2 workers must find a place"
     )
-    with pytest.raises(
-        ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batches evenly"
-    ):
+    with pytest.raises(ValueError, match=r"no number of workers from 9 to 11 shares 24 images × 1 micro-batch evenly"):
         _config(workers=1, elastic={"min": 9, "max": 11})
 
 
