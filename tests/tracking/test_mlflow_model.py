@@ -152,8 +152,10 @@ def test_a_served_model_gives_the_score_map_of_an_image(run: Path, saved: Path, 
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = tmp_path / "serve.log"
+    # MLflow starts `uvicorn` by name; the environment of this Python need not be the one that is activated.
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, cwd=tmp_path)
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, cwd=tmp_path, env=env)
     try:
         wait_until_it_answers(f"http://127.0.0.1:{port}/ping", process, log)
         answer = ask(f"http://127.0.0.1:{port}/invocations", {"inputs": images(1).tolist(), "params": {"height_px": 0}})
