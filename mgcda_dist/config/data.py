@@ -210,5 +210,7 @@ class DataConfig(Section):
             return data  # pyright: ignore[reportUnknownVariableType]
         section = cast(dict[str, Any], data)
         if "streams" in section:
-            raise ValueError("domains: is the old name of `streams`, which is there, too; remove one of them")
+            raise ValueError(
+                "domains: is the old name of `streams`, which is there, too; write data.streams in its place"
+            )
         return {"streams" if key == "domains" else key: value for key, value in section.items()}
