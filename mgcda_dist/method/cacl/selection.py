@@ -147,8 +147,7 @@ class PositiveOrder:
         turn: R: u_i in [0, 1), 0 if shared.
         type, domain: R, int64.
         limit: at most so many positives.
-        of_other_domains: M×(C+1), int64: rows of a type that are not of domain d.
-        cross_domain: these are the first group.
+        cross_domain: the first group is that of other domains.
     """
 
     order: Tensor
@@ -159,7 +158,6 @@ class PositiveOrder:
     type: Tensor
     domain: Tensor
     limit: int
-    of_other_domains: Tensor
     cross_domain: bool
 
     @classmethod
@@ -182,7 +180,6 @@ class PositiveOrder:
             type=rows.type,
             domain=rows.domain,
             limit=selection.num_positives,
-            of_other_domains=(types & ~own_domain.unsqueeze(1)).sum(dim=2),
             cross_domain=selection.cross_domain,
         )
 
@@ -192,9 +189,9 @@ class PositiveOrder:
 
     def num_crossing(self) -> Tensor:
         """R, int64: those of P_i that are of another domain than the row."""
-        taken, others = self.num_positives(), self.of_other_domains[self.domain, self.type]
-        of_own_domain = self.of_type[self.type] - 1 - others
-        return taken.minimum(others) if self.cross_domain else (taken - of_own_domain).clamp(min=0)
+        taken, first = self.num_positives(), self.of_first_group[self.domain, self.type]
+        # Without `cross_domain` the row itself is in the first group.
+        return taken.minimum(first) if self.cross_domain else (taken - (first - 1)).clamp(min=0)
 
     def in_use(self) -> Tensor:
         """R, bool: rows that some anchor may take if they share them; one among its own positives takes one more."""
