@@ -145,9 +145,7 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
 
 def _untaught(config: Config) -> Iterator[str]:
     """A teacher without images that it labels."""
-    teacher = config.teacher
-    asked = teacher.enabled and (teacher.weight > 0 or teacher.contrast)
-    if asked and all(stream.labelled for stream in config.data.streams):
+    if config.teacher.is_asked and all(stream.labelled for stream in config.data.streams):
         yield (
             "teacher.enabled: all streams are labelled, so the teacher has no image to label; set labelled: false on "
             "one, or teacher.weight=0 and teacher.contrast=false for the average alone"

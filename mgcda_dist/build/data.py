@@ -62,6 +62,7 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
         start_step=start_step,
         num_steps=max(config.optim.steps - start_step, 0),
         on_bad_sample=data.on_bad_sample,
+        weak_views=config.teacher.is_asked,
     )
     return make_loader(stream, data.loader_workers, data.prefetch_steps, data.pin_memory, data.loader_timeout_s)
 

@@ -259,6 +259,11 @@ class TeacherConfig(Section):
         description="pixels that it labels enter CACL under their class, in the place of cacl.unlabelled_confidence",
     )
 
+    @property
+    def is_asked(self) -> bool:
+        """True where something reads what it says of unlabelled images, beside the average itself."""
+        return self.enabled and (self.weight > 0 or self.contrast)
+
 
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""

@@ -177,8 +177,17 @@ class Transform:
         self, image: Image, label: Label, generator: np.random.Generator, paste: Paste | None = None
     ) -> tuple[Image, Label]:
         """Image (crop height×width×3, uint8) and label (uint8); a function of its arguments only."""
+        return self.finish(*self.cut(image, label, generator), generator, paste)
+
+    def cut(self, image: Image, label: Label, generator: np.random.Generator) -> tuple[Image, Label, View]:
+        """The first half: the crop as the frame shows it, and what was drawn for it."""
         view = draw_view(generator, image.shape[:2], self.crop_px, self.augment)
-        image, label = apply_geometry(image, label, view, self.crop_px)
+        return *apply_geometry(image, label, view, self.crop_px), view
+
+    def finish(
+        self, image: Image, label: Label, view: View, generator: np.random.Generator, paste: Paste | None = None
+    ) -> tuple[Image, Label]:
+        """The second half: pasted objects and colour, on a crop and with the generator of `cut`."""
         if paste is not None:
             image, label = paste(image, label, generator)
         return apply_colour(image, view), label

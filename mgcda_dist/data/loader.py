@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +33,7 @@ from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, 
 from mgcda_dist.method.batch import VOID, Batch
 from mgcda_dist.method.randomness import numpy_generator, torch_generator
 
-__all__ = ["FrameSource", "StreamLoader", "TrainingStream", "make_loader"]
+__all__ = ["FrameSource", "Sample", "StreamLoader", "TrainingStream", "make_loader"]
 
 _MAX_STAND_INS = 20
 _PREFETCH_STEPS = 32
@@ -61,6 +61,30 @@ class FrameSource:
     domain: int = 0
 
 
+class Sample(NamedTuple):
+    """One crop.
+
+    Attributes:
+        image: height×width×3, uint8.
+        label: height×width, uint8.
+        key: `stream/key`.
+        weak: the image before anything was pasted and its colours changed; None: nobody asked, or it is labelled.
+    """
+
+    image: Pixels
+    label: Pixels
+    key: str
+    weak: Pixels | None
+
+
+class _Frame(NamedTuple):
+    """A whole frame: H×W×3 and H×W, and its `stream/key`."""
+
+    image: Pixels
+    label: Pixels
+    key: str
+
+
 class TrainingStream(Dataset[Batch]):
     """This rank's micro-batches, in order.
 
@@ -75,6 +99,7 @@ class TrainingStream(Dataset[Batch]):
         num_steps: steps to stream.
         on_bad_sample: `error`: a damaged sample ends the stream. `skip`: another sample of its stream, chosen by (seed,
             step, slot), stands in for it; the batch says so in `bad`.
+        weak_views: batches have `weak`, too.
 
     Raises:
         ConfigError: sources that do not fit the plan, or a batch that the ranks cannot share.
@@ -92,6 +117,7 @@ class TrainingStream(Dataset[Batch]):
         start_step: int = 0,
         num_steps: int = 1,
         on_bad_sample: OnBadSample = "error",
+        weak_views: bool = False,
     ) -> None:
         given = [(source.name, len(source.reader)) for source in sources]
         planned = [(stream.name, size) for stream, size in zip(plan.streams, plan.stream_sizes, strict=True)]
@@ -99,7 +125,7 @@ class TrainingStream(Dataset[Batch]):
             raise ConfigError("stream", f"the sources {given} are not the streams of the plan, {planned}")
         self.plan, self.sources, self.transform = plan, tuple(sources), transform
         self.accumulation, self.start_step, self.num_steps = accumulation, start_step, num_steps
-        self.on_bad_sample = on_bad_sample
+        self.on_bad_sample, self.weak_views = on_bad_sample, weak_views
         slot_domains = [sources[stream].domain for stream in plan.slot_streams]
         self._other_slots = {d: [s for s, other in enumerate(slot_domains) if other != d] for d in set(slot_domains)}
         self._slots = [slots_of(rank, world_size, accumulation, m, plan.global_batch) for m in range(accumulation)]
@@ -136,9 +162,12 @@ class TrainingStream(Dataset[Batch]):
         labels = np.empty((len(refs), height, width), np.uint8)
         keys: list[str] = []
         bad: list[str] = []
+        weak = [np.empty((0, height, width, 3), np.uint8)]
         for row, ref in enumerate(refs):
-            images[row], labels[row], key = self._sample_or_another(step, ref, bad)
-            keys.append(key)
+            sample = self._sample_or_another(step, ref, bad)
+            images[row], labels[row] = sample.image, sample.label
+            keys.append(sample.key)
+            weak += [] if sample.weak is None else [sample.weak[None]]
         return Batch(
             image=torch.from_numpy(images).permute(0, 3, 1, 2),
             label=torch.from_numpy(labels),
@@ -147,9 +176,11 @@ class TrainingStream(Dataset[Batch]):
             step=step,
             keys=tuple(keys),
             bad=tuple(bad),
+            unlabelled=torch.tensor([not self.sources[ref.stream].labelled for ref in refs]),
+            weak=torch.from_numpy(np.concatenate(weak)).permute(0, 3, 1, 2) if self.weak_views else None,
         )
 
-    def _sample_or_another(self, step: int, ref: SlotRef, bad: list[str]) -> tuple[Pixels, Pixels, str]:
+    def _sample_or_another(self, step: int, ref: SlotRef, bad: list[str]) -> Sample:
         """`sample`, or a stand-in for a damaged one that may be skipped; damaged ones are added to `bad`."""
         for attempt in range(_MAX_STAND_INS + 1):
             try:
@@ -164,42 +195,52 @@ class TrainingStream(Dataset[Batch]):
         problem = f"{_MAX_STAND_INS + 1} samples in a row are damaged, the last is {bad[-1]}"
         raise ShardError(f"stream {self.sources[ref.stream].name}", problem, "run `mgcda shards verify` on its shards")
 
-    def sample(self, step: int, ref: SlotRef, attempt: int = 0) -> tuple[Pixels, Pixels, str]:
-        """Image (height×width×3), label (height×width), both uint8, and `stream/key` of one slot.
+    def sample(self, step: int, ref: SlotRef, attempt: int = 0) -> Sample:
+        """The crop of one slot.
 
         Raises:
-            SampleError: the sample, or an object that was to be pasted, is damaged.
+            SampleError: the sample, or one that was to be mixed or pasted in, is damaged.
         """
-        source = self.sources[ref.stream]
-        encoded = source.reader.read(ref.sample)
-        image = decode_image(encoded.image, encoded.where)
-        if not source.labelled:
-            label = np.full(image.shape[:2], VOID, np.uint8)
-        elif encoded.label is None:
-            problem = f"the sample has no label, but stream {source.name} is labelled"
-            raise SampleError(encoded.where, problem, "set labelled: false on the stream, or use labelled shards")
-        else:
-            label = decode_label(encoded.label, source.lut, encoded.where)
-            check_sizes(image, label, encoded.where)
+        source, frame = self.sources[ref.stream], self._frame(ref)
         # A stand-in has draws of its own: the damaged part may be an object that was to be pasted.
         name = ("augment", step, ref.slot) if attempt == 0 else ("augment", step, ref.slot, attempt)
         generator = numpy_generator(self.plan.seed, *name)
-        image, label = self.transform(image, label, generator, source.paste)
-        return self._styled(image, step, ref), label, f"{source.name}/{encoded.key}"
+        image, label, view = self.transform.cut(frame.image, frame.label, generator)
+        weak = image if self.weak_views and not source.labelled else None
+        image, label = self.transform.finish(image, label, view, generator, source.paste)
+        return Sample(self._styled(image, step, ref), label, frame.key, weak)
+
+    def _frame(self, ref: SlotRef) -> _Frame:
+        """A sample's image and label, decoded."""
+        source = self.sources[ref.stream]
+        encoded = source.reader.read(ref.sample)
+        image, key = decode_image(encoded.image, encoded.where), f"{source.name}/{encoded.key}"
+        if not source.labelled:
+            return _Frame(image, np.full(image.shape[:2], VOID, np.uint8), key)
+        if encoded.label is None:
+            problem = f"the sample has no label, but stream {source.name} is labelled"
+            raise SampleError(encoded.where, problem, "set labelled: false on the stream, or use labelled shards")
+        label = decode_label(encoded.label, source.lut, encoded.where)
+        check_sizes(image, label, encoded.where)
+        return _Frame(image, label, key)
 
     def _styled(self, image: Pixels, step: int, ref: SlotRef) -> Pixels:
         """The crop, as a picture of another domain of this step looks, if the draws of the slot say so."""
         augment, others = self.transform.augment, self._other_slots[self.sources[ref.stream].domain]
         generator = numpy_generator(self.plan.seed, "style", step, ref.slot)
-        if augment.style == 0 or not others or generator.random() >= augment.style:
+        if not others or generator.random() >= augment.style:
             return image
-        slot = others[int(generator.integers(len(others)))]
-        (other,) = self.plan.slots(step, range(slot, slot + 1))
+        other = self._slot_of(step, others, generator)
         encoded = self.sources[other.stream].reader.read(other.sample)
         height, width = self.transform.crop_px
         return with_style_of(
             resized(decode_image(encoded.image, encoded.where), height, width), image, augment.style_band
         )
+
+    def _slot_of(self, step: int, slots: Sequence[int], generator: np.random.Generator) -> SlotRef:
+        """One of these slots, with the sample that it has in this step."""
+        slot = slots[int(generator.integers(len(slots)))]
+        return self.plan.slots(step, range(slot, slot + 1))[0]
 
 
 def make_loader(

@@ -134,11 +134,15 @@ def _tested_versions() -> dict[str, str]:
 
 
 def _loader_bytes(config: Config) -> int:
-    """Size of the batches that the loader processes of one worker prefetch: image and label, one byte per value."""
+    """Size of the batches that the loader processes of one worker prefetch, one byte per value.
+
+    Image and label, and for a teacher at most every image once more.
+    """
     scaling, data = config.scaling, config.data
     workers = 1 if scaling.workers == "auto" else scaling.workers
     images = max(1, data.global_batch // (workers * config.engine.accumulation))
-    return images * 4 * data.crop_px[0] * data.crop_px[1] * data.loader_workers * data.prefetch_steps
+    channels = 7 if config.teacher.is_asked else 4
+    return images * channels * data.crop_px[0] * data.crop_px[1] * data.loader_workers * data.prefetch_steps
 
 
 def _name(report: NodeReport) -> str:

@@ -31,6 +31,10 @@ class Batch:
         step: global step the batch belongs to.
         keys: sample keys, `domain/key`, for messages only.
         bad: one sentence per damaged sample that another one replaces.
+        unlabelled: N bool: images without labels of their own, which show void; what else their labels say belongs to
+            what was pasted onto them. None: those whose labels say void and anomaly alone.
+        weak: U×3×H×W, uint8, RGB, the U unlabelled images of this batch in their order, as they were before anything
+            was pasted and their colours changed: what a teacher looks at. None: `image`.
     """
 
     image: Tensor
@@ -40,6 +44,18 @@ class Batch:
     step: int
     keys: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
+    unlabelled: Tensor | None = None
+    weak: Tensor | None = None
+
+    @property
+    def is_unlabelled(self) -> Tensor:
+        """N bool: see `unlabelled`."""
+        return unlabelled(self.label) if self.unlabelled is None else self.unlabelled
+
+    @property
+    def is_foreign(self) -> Tensor:
+        """N×H×W bool: pixels of unlabelled images whose label is that of another image, which they were taken from."""
+        return self.is_unlabelled.view(-1, 1, 1) & (self.label != VOID) & (self.label != ANOMALY)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with its tensors on `device`."""

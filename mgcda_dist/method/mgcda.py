@@ -252,7 +252,7 @@ class MGCDA(nn.Module):
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}
-        teacher = {_TEACHABLE: num_teachable(batch.label, self._sizes_of(*size).logits)} if self._teaches else {}
+        teacher = {_TEACHABLE: num_teachable(batch, self._sizes_of(*size).logits)} if self._teaches else {}
         return seg | mdat | teacher
 
     @property

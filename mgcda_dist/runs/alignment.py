@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from mgcda_dist.choices import ANOMALY
-from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.batch import Batch, label_on_grid
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.reports.alignment import EmbeddedPixels, alignment_figure, domain_accuracy
 
 __all__ = ["draw_alignment"]
 
 _PIXELS_PER_TYPE = 24  # of one image
+_NO_CLASS, _FOREIGN = -1, -2
 
 
 def draw_alignment(
@@ -51,7 +52,10 @@ def draw_alignment(
 def _embed(
     network: nn.Module, batches: Sequence[Batch], num_domains: int, num_classes: int, seed: int
 ) -> EmbeddedPixels:
-    """The same pixels for every network: they are chosen by labels and by chance."""
+    """The same pixels for every network: they are chosen by labels and by chance.
+
+    Pixels of another image, which class mix has put there, would show the wrong domain: they are left out.
+    """
     embeddings: list[torch.Tensor] = []
     domains: list[torch.Tensor] = []
     types: list[torch.Tensor] = []
@@ -60,14 +64,17 @@ def _embed(
     device = next(network.parameters()).device
     for batch in batches:
         embedding = F.normalize(network(batch.image.to(device)).embedding.float(), dim=1).cpu()
-        size = embedding.shape[2:]
-        label = F.interpolate(batch.label[:, None].float(), size=size, mode="nearest-exact")[:, 0].long().flatten(1)
-        label = torch.where(label == ANOMALY, num_classes, torch.where(label < num_classes, label, -1))
+        size = embedding.shape[2], embedding.shape[3]
+        label, foreign = (label_on_grid(each, size).flatten(1) for each in (batch.label, batch.is_foreign))
+        label = torch.where(label == ANOMALY, num_classes, torch.where(label < num_classes, label, _NO_CLASS))
+        label = torch.where(foreign == 1, _FOREIGN, label)
         generator = torch_generator(seed, "alignment", batch.step)
         for image, domain in enumerate(batch.domain.tolist()):
             order = torch.randperm(label.shape[1], generator=generator)
             for kind in label[image].unique().tolist():
-                chosen = order[label[image, order] == kind][: _PIXELS_PER_TYPE * (4 if kind < 0 else 1)]
+                if kind == _FOREIGN:
+                    continue
+                chosen = order[label[image, order] == kind][: _PIXELS_PER_TYPE * (4 if kind == _NO_CLASS else 1)]
                 embeddings.append(embedding[image].flatten(1)[:, chosen].T)
                 domains.append(torch.full((len(chosen),), domain))
                 types.append(torch.full((len(chosen),), kind))

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import dataloader
 
 import mgcda_dist.data.loader as loader_module
@@ -40,7 +41,13 @@ class World:
         self.bare = write_frames(folder / "bare", 5, seed=2, labelled=False, per_shard=2)
         self.objects = write_objects(folder / "objects", 3)
 
-    def stream(self, seed: int = 3, per_step: tuple[int, int, int] = (4, 2, 2), **options: Any) -> TrainingStream:
+    def stream(
+        self,
+        seed: int = 3,
+        per_step: tuple[int, int, int] = (4, 2, 2),
+        transform: Transform = TRANSFORM,
+        **options: Any,
+    ) -> TrainingStream:
         library = ObjectLibrary(ShardReader(self.objects))
         paste = PasteSource(library, PasteParams(scale=(0.3, 0.6)))
         sources = [
@@ -53,7 +60,7 @@ class World:
             StreamPlan(source.name, manifest.shard_sizes, share)
             for source, manifest, share in zip(sources, manifests, per_step, strict=True)
         ]
-        return TrainingStream(Plan(streams, seed, 2), sources, TRANSFORM, **options)
+        return TrainingStream(Plan(streams, seed, 2), sources, transform, **options)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +69,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def same(first: Batch, second: Batch) -> bool:
-    names = ("image", "label", "domain", "slot")
-    equal = all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+    names = ("image", "label", "domain", "slot", "unlabelled", "weak")
+    pairs = [(getattr(first, name), getattr(second, name)) for name in names]
+    equal = all(a is b if a is None else torch.equal(a, b) for a, b in pairs)
     return equal and (first.step, first.keys) == (second.step, second.keys)
 
 
@@ -82,16 +90,22 @@ def test_a_batch_matches_its_slots_and_keys(world: World):
         values = set(label.unique().tolist())
         assert values <= {VOID} if stream == 2 else values <= {*range(8), ANOMALY, VOID}
         assert (ANOMALY in values) == (stream == 1)
+    assert torch.equal(batch.is_unlabelled, batch.domain == 1) and batch.weak is None
 
 
+MIXED = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5, style=0.3))
+
+
+@pytest.mark.parametrize("transform", [TRANSFORM, MIXED], ids=["plain", "mixed"])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int):
-    expected = list(make_loader(world.stream(num_steps=3)))
+def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int, transform: Transform):
+    options: dict[str, Any] = {"num_steps": 3, "transform": transform, "weak_views": transform is MIXED}
+    expected = list(make_loader(world.stream(**options)))
     assert [batch.step for batch in expected] == [0, 1, 2]
     for world_size, accumulation in [(1, 2), (2, 1), (2, 2), (4, 2)]:
         parts: dict[int, list[Batch]] = {step: [] for step in range(3)}
         for rank in range(world_size):
-            stream = world.stream(num_steps=3, rank=rank, world_size=world_size, accumulation=accumulation)
+            stream = world.stream(**options, rank=rank, world_size=world_size, accumulation=accumulation)
             batches = list(make_loader(stream, workers if rank == 0 else 0))
             assert [batch.step for batch in batches] == [step for step in range(3) for _ in range(accumulation)]
             for batch in batches:
@@ -105,14 +119,24 @@ def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int):
                 slot=torch.cat([batch.slot for batch in ordered]),
                 step=step,
                 keys=tuple(key for batch in ordered for key in batch.keys),
+                unlabelled=torch.cat([batch.is_unlabelled for batch in ordered]),
+                weak=_joined([batch.weak for batch in ordered]),
             )
             assert same(joined, expected[step])
 
 
-def test_a_later_start_gives_the_same_batches(world: World):
-    whole = list(make_loader(world.stream(num_steps=6)))
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    assert len(there) in (0, len(parts))
+    return torch.cat(there) if there else None
+
+
+@pytest.mark.parametrize("transform", [TRANSFORM, MIXED], ids=["plain", "mixed"])
+def test_a_later_start_gives_the_same_batches(world: World, transform: Transform):
+    options: dict[str, Any] = {"transform": transform, "weak_views": transform is MIXED}
+    whole = list(make_loader(world.stream(num_steps=6, **options)))
     for start in (2, 5):
-        resumed = list(make_loader(world.stream(start_step=start, num_steps=6 - start)))
+        resumed = list(make_loader(world.stream(start_step=start, num_steps=6 - start, **options)))
         assert all(same(*pair) for pair in zip(resumed, whole[start:], strict=True))
     assert world.stream(start_step=10**9)[0].step == 10**9
 
@@ -127,9 +151,9 @@ def test_objects_do_not_move_the_geometry(world: World):
     """Slots of the pasted stream differ from the bare crop only where objects are, and by colour statistics."""
     stream = world.stream()
     ref = next(ref for ref in stream.plan.step(0) if ref.stream == 1)
-    _, pasted, _ = stream.sample(0, ref)
+    pasted = stream.sample(0, ref).label
     object.__setattr__(stream.sources[1], "paste", None)
-    _, bare, _ = stream.sample(0, ref)
+    bare = stream.sample(0, ref).label
     changed = pasted != bare
     assert changed.any()
     assert (pasted[changed] == ANOMALY).all()

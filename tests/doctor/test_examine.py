@@ -13,7 +13,7 @@ from mgcda_dist.doctor import examine, node_checks
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node, NodeReport
 from tests.support.commands import mgcda, typed
-from tests.support.configs import tiny_content, write_config
+from tests.support.configs import plain_config, tiny_content, write_config
 
 
 @pytest.fixture
@@ -63,6 +63,19 @@ def test_little_shared_memory_and_a_full_disk_are_problems(report: NodeReport) -
     memory, disk = _said(node_checks.memory([tight], None))
     assert memory[0] == "problem" and "1 MiB of shared memory" in memory[2]
     assert disk[0] == "problem" and "1 MiB left for Ray's session" in disk[2]
+
+
+def test_a_teacher_needs_shared_memory_for_its_views(report: NodeReport) -> None:
+    tight = _with(report, shm_free_bytes=0)
+    for enabled, needed in ((False, "4 MiB"), (True, "7 MiB")):
+        config = plain_config(
+            {"a": 4, "b": 4},
+            data={"crop_px": [256, 512], "loader_workers": 1, "prefetch_steps": 1},
+            scaling={"workers": 1},
+            teacher={"enabled": enabled},
+        )
+        (memory, *_) = _said(node_checks.memory([tight], config))
+        assert memory[2].endswith(f"the loaders of one worker need {needed}")
 
 
 def test_clock_skew_is_reported_with_its_sign() -> None:

@@ -15,7 +15,16 @@ import pytest
 from mgcda_dist.choices import OutlierKind, SmoothingMode
 from mgcda_dist.method.batch import VOID, Batch
 from mgcda_dist.models.segmentation_loss import segmentation_loss
-from tests.multiprocess.scenarios import BATCH, TAUGHT, Scenario, compare, lonely_anomaly, one_rank_void, play
+from tests.multiprocess.scenarios import (
+    BATCH,
+    TAUGHT,
+    Scenario,
+    class_mixed,
+    compare,
+    lonely_anomaly,
+    one_rank_void,
+    play,
+)
 from tests.support.tiny import NUM_CLASSES, lively, part_of, tiny_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,7 +65,7 @@ def test_outlier_losses_do_not_see_micro_batches(outlier: OutlierKind):
     compare(play(replace(scenario, accumulation=6)), play(scenario), 1e-9)
 
 
-@pytest.mark.parametrize("alter", [as_it_is, one_rank_void, unequal])
+@pytest.mark.parametrize("alter", [as_it_is, one_rank_void, unequal, class_mixed])
 @pytest.mark.parametrize("number", [2, 3, 12])
 def test_labels_of_the_teacher_do_not_see_micro_batches(number: int, alter: Callable[[Batch], Batch]):
     scenario = replace(ONE_BATCH, alter=alter, model=ONE_BATCH.model | TAUGHT)

@@ -16,9 +16,23 @@ def test_to_moves_tensors_and_keeps_the_rest():
     assert {x.device.type for x in (moved.image, moved.label, moved.domain, moved.slot)} == {"meta"}
     assert moved.step == 3 and moved.keys == batch.keys
     assert batch.image.device.type == "cpu"
+    assert moved.unlabelled is None is moved.weak
+    known = replace(batch, unlabelled=batch.domain == 2, weak=batch.image[batch.domain == 2]).to("meta")
+    assert known.unlabelled is not None and known.weak is not None
+    assert known.unlabelled.device.type == known.weak.device.type == "meta"
 
 
 def test_unlabelled_images():
     label = torch.tensor([[[VOID, VOID]], [[VOID, ANOMALY]], [[VOID, 0]], [[INLIER, VOID]], [[ANOMALY, ANOMALY]]])
     assert unlabelled(label).tolist() == [True, True, False, False, True]
     assert unlabelled(label[:0]).tolist() == []
+
+
+def test_what_was_laid_over_an_unlabelled_image_is_foreign():
+    label = torch.tensor([[[VOID, 0, INLIER, ANOMALY]], [[VOID, 0, INLIER, ANOMALY]], [[VOID, VOID, VOID, ANOMALY]]])
+    batch = replace(tiny_batch(0, 3), label=label)
+    assert batch.is_unlabelled.tolist() == [False, False, True], "as far as labels tell"
+    assert not batch.is_foreign.any()
+    told = replace(batch, unlabelled=torch.tensor([True, False, False]))
+    assert told.is_unlabelled.tolist() == [True, False, False]
+    assert told.is_foreign.tolist() == [[[False, True, True, False]], [[False] * 4], [[False] * 4]]

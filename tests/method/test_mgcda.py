@@ -18,6 +18,7 @@ from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.mgcda import MGCDA, Outcome, ramp
 from mgcda_dist.method.randomness import stream_key
 from mgcda_dist.method.reduce import NamedSum
+from tests.multiprocess.scenarios import class_mixed
 from tests.support import reference
 from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, tiny_batch, tiny_mgcda
 
@@ -51,7 +52,7 @@ class ReferenceStep:
         mdat = reference.mdat(
             [self.mdat.discriminators[name](f).tolist() for name, f in prediction.stages.items()],
             domains,
-            [reference.kept_locations(label, *size) for size in sizes],
+            [reference.kept_locations(label, *size, unlabelled=batch.is_unlabelled.tolist()) for size in sizes],
             weights=(1.0, 1.0),
             mode=self.mdat.smoothing.mode,
             value=self.mdat.smoothing.epsilon,
@@ -99,7 +100,7 @@ class ReferenceStep:
         key = stream_key(self.cacl.seed, batch.step, "pixel")
         chosen, difficulty = reference.sampled(
             batch.label.tolist(), score.tolist(), batch.slot.tolist(), partial(reference.uniform, key),
-            **asdict(self.cacl.budget),
+            unlabelled=batch.is_unlabelled.tolist(), **asdict(self.cacl.budget),
         )  # fmt: skip
         rows = []
         for i, by_type in enumerate(chosen):
@@ -122,6 +123,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "positives_and_sides": {"positives": "per_anchor", "balance": "sides"},
     "nearest": {"negatives_by": "similarity"},
     "distribution": {"contrast": "distribution", "queue_rows_per_image": 2},
+    "class_mixed": {},
 }
 
 
@@ -133,6 +135,7 @@ def test_steps_agree_with_the_formulas(name: str):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(3):
         batch, progress = tiny_batch(step), (step + 1) / 4
+        batch = class_mixed(batch) if name == "class_mixed" else batch
         wanted = expected(batch, progress)
         outcome = model(batch, progress)
         totals = model.total([outcome])

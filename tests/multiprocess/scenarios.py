@@ -245,6 +245,18 @@ def pasted_on_unlabelled(batch: Batch) -> Batch:
     return _label(batch, label)
 
 
+def class_mixed(batch: Batch) -> Batch:
+    """Images of domain 2 lie under two classes of others, with an object on top; what lies below is the weak view."""
+    bare = batch.domain == 2
+    other = bare.nonzero()[:, 0] - 1  # of domain 1
+    covered = torch.isin(batch.label[other], torch.tensor([0, 2]))
+    label, image = batch.label.clone(), batch.image.clone()
+    label[bare] = torch.where(covered, batch.label[other], VOID)
+    image[bare] = torch.where(covered.unsqueeze(1), batch.image[other], batch.image[bare])
+    label[bare, 4:9, 4:12] = ANOMALY
+    return replace(batch, image=image, label=label, unlabelled=bare, weak=batch.image[bare])
+
+
 def normal_of_unknown_class(batch: Batch) -> Batch:
     label = batch.label.clone()
     label[::2][label[::2] < ANOMALY] = INLIER
@@ -345,8 +357,8 @@ SCENARIOS: dict[str, Scenario] = {
     "teacher_one_rank_void": Scenario(TAUGHT, one_rank_void, steps=3),
     "teacher_everything_void": Scenario(TAUGHT, everything_void, steps=3),
     "teacher_nothing_void": Scenario(TAUGHT, nothing_void),
-    "teacher_accumulation": Scenario(TAUGHT, accumulation=2, steps=3),
-    "teacher_contrast": Scenario({**TAUGHT, "teacher_contrast": True}, pasted_on_unlabelled, steps=4),
+    "teacher_accumulation": Scenario(TAUGHT, class_mixed, accumulation=2, steps=3),
+    "teacher_contrast": Scenario({**TAUGHT, "teacher_contrast": True}, class_mixed, steps=4),
     "teacher_contrast_sharded": Scenario(
         {**TAUGHT, "teacher_contrast": True, "teacher_weight": 0.0, "queue_layout": "sharded"},
         domains_in_order,

@@ -87,18 +87,26 @@ def _span(cell: int, length: int, num_cells: int) -> range:
     return range(cell * length // num_cells, -(-(cell + 1) * length // num_cells))
 
 
-def kept_locations(label: list, height: int, width: int, mask_anomalies: bool = True) -> list:
+def unlabelled_of(label: list, told: Sequence[bool] | None) -> list[bool]:
+    """Per image of N×H×W labels: without labels of its own, as somebody knows or, told by nobody, as the labels say."""
+    seen = [all(value in (ANOMALY, VOID) for row in image for value in row) for image in label]
+    return seen if told is None else list(told)
+
+
+def kept_locations(
+    label: list, height: int, width: int, mask_anomalies: bool = True, unlabelled: Sequence[bool] | None = None
+) -> list:
     """N×height×width: true if at least half of a cell's pixels may be aligned. Cells are those of adaptive pooling."""
     kept = []
-    for image in label:
-        labelled = any(value not in (ANOMALY, VOID) for row in image for value in row)
+    for image, bare in zip(label, unlabelled_of(label, unlabelled), strict=True):
         kept.append([])
         for i in range(height):
             kept[-1].append([])
             for j in range(width):
                 ys, xs = _span(i, len(image), height), _span(j, len(image[0]), width)
                 values = [image[y][x] for y in ys for x in xs]
-                alignable = [not mask_anomalies or (v != ANOMALY and (v != VOID or not labelled)) for v in values]
+                scene = [v == VOID if bare else v not in (ANOMALY, VOID) for v in values]
+                alignable = [not mask_anomalies or each for each in scene]
                 kept[-1][-1].append(mean([float(each) for each in alignable]) >= 0.5)
     return kept
 
@@ -190,9 +198,11 @@ def _close(i: int, j: int, objects: list, rows: float, columns: float) -> bool:
     return any(abs(i - y) <= rows and abs(j - x) <= columns for y, x in objects)
 
 
-def cell_masks(label: list, height: int, width: int, reach_px: int | None) -> tuple[list, list, list]:
+def cell_masks(
+    label: list, height: int, width: int, reach_px: int | None, unlabelled: Sequence[bool] | None = None
+) -> tuple[list, list, list]:
     """Aligned, near and far cells, each N×height×width: see `mdat.masks.CellMasks`."""
-    scene = kept_locations(label, height, width, True)
+    scene = kept_locations(label, height, width, True, unlabelled)
     aligned, near, far = [], [], []
     for image, kept in zip(label, scene, strict=True):
         cell_px = len(image) / height, len(image[0]) / width
@@ -213,56 +223,80 @@ def cell_masks(label: list, height: int, width: int, reach_px: int | None) -> tu
 # -------------------------------------------------------------------------------------------------------------- teacher
 
 
+@dataclass
+class Taught:
+    """What the teacher says of N images of h×w cells.
+
+    Attributes:
+        labels: N×h×w; None where it gives none.
+        weights: N.
+        total: how many cells it might have labelled.
+    """
+
+    labels: list
+    weights: list[float]
+    total: int
+
+
 def teacher_labels(
-    logits: list, score: list, label: list, *, confidence: float, score_quantile: float
-) -> tuple[list, list[float], int]:
-    """For N×C×h×w logits and N×h×w scores of the teacher, and N×H×W labels: N×h×w labels, None where it gives none; N
-    weights; and how many cells it might have labelled."""
-    taught, weights, total = [], [], 0
-    for of_image, scores, own in zip(logits, score, label, strict=True):
+    logits: list,
+    score: list,
+    label: list,
+    *,
+    confidence: float,
+    score_quantile: float,
+    unlabelled: Sequence[bool] | None = None,
+) -> Taught:
+    """For N×C×h×w logits and N×h×w scores of the teacher, and N×H×W labels."""
+    taught = Taught([], [], 0)
+    for of_image, scores, own, bare in zip(logits, score, label, unlabelled_of(label, unlabelled), strict=True):
         height, width = len(scores), len(scores[0])
-        unlabelled = all(value in (VOID, ANOMALY) for row in own for value in row)
         cells = [(i, j) for i in range(height) for j in range(width)
-                 if unlabelled and own[int((i + 0.5) * len(own) / height)][int((j + 0.5) * len(own[0]) / width)]
-                 != ANOMALY]  # fmt: skip
-        taught.append([[None] * width for _ in range(height)])
+                 if bare and own[int((i + 0.5) * len(own) / height)][int((j + 0.5) * len(own[0]) / width)]
+                 == VOID]  # fmt: skip
+        taught.labels.append([[None] * width for _ in range(height)])
         ordered, sure = sorted(scores[i][j] for i, j in cells), 0
         for i, j in cells:
             probabilities = [math.exp(x) for x in log_softmax([channel[i][j] for channel in of_image])]
+            normal = scores[i][j] <= ordered[int(score_quantile * (len(cells) - 1))]
             if max(probabilities) >= confidence:
                 sure += 1
-                if scores[i][j] <= ordered[int(score_quantile * (len(cells) - 1))]:
-                    taught[-1][i][j] = probabilities.index(max(probabilities))
-        weights.append(sure / len(cells) if cells else 0.0)
-        total += len(cells)
-    return taught, weights, total
+                if normal:
+                    taught.labels[-1][i][j] = probabilities.index(max(probabilities))
+        taught.weights.append(sure / len(cells) if cells else 0.0)
+        taught.total += len(cells)
+    return taught
 
 
-def teacher_loss(logits: list, taught: list, weights: list[float], total: int) -> float:
-    """Cross-entropy of N×C×h×w logits to these labels, each image with its weight, over all cells of the teacher."""
+def teacher_loss(logits: list, taught: Taught) -> float:
+    """Of N×C×h×w logits: cross-entropy to these labels, each image with its weight, over all cells of the teacher."""
     summed = 0.0
-    for of_image, labels, weight in zip(logits, taught, weights, strict=True):
-        for i, row in enumerate(labels):
+    for n, of_image in enumerate(logits):
+        for i, row in enumerate(taught.labels[n]):
             for j, kind in enumerate(row):
+                pixel = [channel[i][j] for channel in of_image]
                 if kind is not None:
-                    summed -= weight * log_softmax([channel[i][j] for channel in of_image])[kind]
-    return summed / total if total else 0.0
+                    summed -= taught.weights[n] * log_softmax(pixel)[kind]
+    return summed / taught.total if taught.total else 0.0
 
 
 # ----------------------------------------------------------------------------------------------------------------- CACL
 
 
-def pixel_types(label: list, height: int, width: int, num_classes: int) -> list[list[int | None]]:
+def pixel_types(
+    label: list, height: int, width: int, num_classes: int, unlabelled: Sequence[bool] | None = None
+) -> list[list[int | None]]:
     """N×(height·width): inlier class, C for an anomaly, None for pixels nobody samples; nearest label to the centre."""
     types: list[list[int | None]] = []
-    for image in label:
+    for image, bare in zip(label, unlabelled_of(label, unlabelled), strict=True):
         types.append([])
         for i in range(height):
             for j in range(width):
                 y = int((i + 0.5) * len(image) / height)
                 x = int((j + 0.5) * len(image[0]) / width)
                 value = image[y][x]
-                types[-1].append(num_classes if value == ANOMALY else value if value < num_classes else None)
+                own = value if value < num_classes and not bare else None
+                types[-1].append(num_classes if value == ANOMALY else own)
     return types
 
 
@@ -341,9 +375,10 @@ def sampled(
     inlier_pixels: int,
     hard_fraction: float,
     image_aware: bool,
+    unlabelled: Sequence[bool] | None = None,
 ) -> tuple[list[dict[int, list[int]]], list[list[float]]]:
     """`sample` and `difficulties` of labels N×H×W and scores N×h×w."""
-    types = pixel_types(label, len(score[0]), len(score[0][0]), num_classes)
+    types = pixel_types(label, len(score[0]), len(score[0][0]), num_classes, unlabelled)
     difficulty = difficulties(types, [[value for row in image for value in row] for image in score], num_classes)
     quota = quotas(
         types, difficulty, num_classes=num_classes, inlier_pixels=inlier_pixels, anomaly_pixels=anomaly_pixels,

@@ -184,4 +184,16 @@ def part_of(batch: Batch, rank: int, size: int) -> Batch:
     """The contiguous part of a global batch that one rank reads."""
     n = len(batch.slot) // size
     own = slice(rank * n, (rank + 1) * n)
-    return Batch(batch.image[own], batch.label[own], batch.domain[own], batch.slot[own], batch.step)
+    told, weak = batch.unlabelled, batch.weak
+    if weak is not None:
+        own_weak = [int(batch.is_unlabelled[:end].sum()) for end in (own.start, own.stop)]
+        weak = weak[slice(*own_weak)]
+    return Batch(
+        batch.image[own],
+        batch.label[own],
+        batch.domain[own],
+        batch.slot[own],
+        batch.step,
+        unlabelled=None if told is None else told[own],
+        weak=weak,
+    )

@@ -120,7 +120,7 @@ class CACL(nn.Module):
             abstains: the logits have one more channel, that of abstention.
             taught: see `sampler.describe_pixels`.
         """
-        pixels = self._describe(prediction, batch.label, score, abstains, taught)
+        pixels = self._describe(prediction, batch, score, abstains, taught)
         index = sample_pixels(pixels, self._quota(pixels, counts), self.budget, batch.slot, self.seed, batch.step)
         z = self.project(prediction.embedding, index)
         return start_exchange(z, index, pixels.difficulty, batch, counts.collectives)
@@ -228,7 +228,7 @@ class CACL(nn.Module):
     def _describe(
         self,
         prediction: Prediction,
-        label: Tensor,
+        batch: Batch,
         score: Callable[[Tensor], Tensor],
         abstains: bool,
         taught: Tensor | None,
@@ -244,7 +244,7 @@ class CACL(nn.Module):
                 "them one number (one more logit, that of abstention, is for segmenters with `abstains`)"
             )
         logits = logits[:, :num_classes]
-        return describe_pixels(label, logits, score(logits), self.unlabelled_confidence, taught)
+        return describe_pixels(batch, logits, score(logits), self.unlabelled_confidence, taught)
 
     def _quota(self, pixels: Pixels, counts: StepCounts) -> Tensor:
         """Pixels that each image of this rank may give, N×2; image-aware shares need the difficulties of all ranks."""

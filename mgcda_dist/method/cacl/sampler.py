@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mgcda_dist.choices import CaclDefaults
-from mgcda_dist.method.batch import ANOMALY, VOID, label_on_grid, unlabelled
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch, label_on_grid
 from mgcda_dist.method.randomness import stream_key, uniform
 
 __all__ = [
@@ -82,7 +82,7 @@ class Pixels:
 
 @torch.no_grad()
 def describe_pixels(
-    label: Tensor,
+    batch: Batch,
     logits: Tensor,
     score: Tensor,
     unlabelled_confidence: float | None,
@@ -91,20 +91,23 @@ def describe_pixels(
     """Types and difficulties from labels and the current prediction.
 
     Args:
-        label: N×H×W, int64; read at the nearest pixel of the embedding's grid.
+        batch: its labels N×H×W are read at the nearest pixel of the embedding's grid. Pixels from another domain's
+            image have no type: they would stand for the domain that they lie in.
         logits: N×C×h×w.
         score: N×h×w, higher is more anomalous.
         unlabelled_confidence: in images without any label, pixels whose top probability exceeds it take the predicted
             class as type; None: such images are not sampled for that.
         taught: labels of a teacher, N×h×w, int64, for pixels that have none; void where it gives none either.
     """
-    num_classes = logits.shape[1]
-    types = label_on_grid(label, (logits.shape[2], logits.shape[3]))
+    num_classes, size = logits.shape[1], (logits.shape[2], logits.shape[3])
+    foreign = batch.is_foreign
+    types = label_on_grid(torch.where(foreign, VOID, batch.label), size)
     types = torch.where(types == ANOMALY, num_classes, torch.where(types < num_classes, types, NO_TYPE))
     if unlabelled_confidence is not None:
         top, predicted = logits.softmax(dim=1).max(dim=1)
-        surely = unlabelled(label).view(-1, 1, 1) & (top > unlabelled_confidence)
-        types = torch.where(surely & (types == NO_TYPE), predicted, types)
+        own = batch.is_unlabelled.view(-1, 1, 1) & (label_on_grid(batch.label, size) == VOID)
+        surely = own & (top > unlabelled_confidence)
+        types = torch.where(surely, predicted, types)
     if taught is not None:
         types = torch.where((types == NO_TYPE) & (taught != VOID), taught, types)
     difficulty = torch.where(types == num_classes, -score, score)

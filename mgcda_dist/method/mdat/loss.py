@@ -102,24 +102,24 @@ class MDAT(nn.Module):
         self.register_buffer("accuracy", torch.full((len(self.stages),), 1.0 / num_domains))
         self.reach_px = reach_px
 
-    def masks(self, label: Tensor, stage_sizes: Mapping[str, tuple[int, int]]) -> list[CellMasks]:
+    def masks(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> list[CellMasks]:
         """Per stage masks over the locations of its discriminator.
 
         Args:
-            label: N×H×W.
+            batch: its labels.
             stage_sizes: height and width of the feature map of every stage.
         """
         reach = self.reach_px or [None] * len(self.stages)
         sizes = [PatchDiscriminator.output_size(*stage_sizes[name]) for name in self.stages]
         return [
-            cell_masks(label, size, mask_anomalies=self.mask_anomalies, reach_px=px)
+            cell_masks(batch, size, mask_anomalies=self.mask_anomalies, reach_px=px)
             for size, px in zip(sizes, reach, strict=True)
         ]
 
     def counts(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         """Local number of locations per stage and domain, S×M: it follows from the labels, before any forward pass."""
         per_stage = [
-            [self._per_domain(cells, batch.domain) for cells in masks] for masks in self.masks(batch.label, stage_sizes)
+            [self._per_domain(cells, batch.domain) for cells in masks] for masks in self.masks(batch, stage_sizes)
         ]
         kinds = zip((_LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
         return {name: torch.stack(stages) for name, stages in kinds}
@@ -133,7 +133,7 @@ class MDAT(nn.Module):
             progress: p in [0, 1].
             counts: of the step, with those of `counts`.
         """
-        masks = self.masks(batch.label, {name: (x.shape[2], x.shape[3]) for name, x in prediction.stages.items()})
+        masks = self.masks(batch, {name: (x.shape[2], x.shape[3]) for name, x in prediction.stages.items()})
         locations, domain = counts.total()[_LOCATIONS], batch.domain
         strength = reversal_strength(progress, self.lambda_max)
         local_losses: list[Tensor] = []

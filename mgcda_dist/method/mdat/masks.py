@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.method.batch import ANOMALY, VOID, unlabelled
+from mgcda_dist.method.batch import ANOMALY, VOID, Batch
 
 __all__ = ["CellMasks", "alignable", "cell_masks"]
 
@@ -26,29 +27,35 @@ class CellMasks(NamedTuple):
     far: Tensor
 
 
-def cell_masks(label: Tensor, size: tuple[int, int], *, mask_anomalies: bool, reach_px: int | None = None) -> CellMasks:
+def cell_masks(batch: Batch, size: tuple[int, int], *, mask_anomalies: bool, reach_px: int | None = None) -> CellMasks:
     """Masks over the h×w cells of a discriminator.
 
     Args:
-        label: N×H×W.
+        batch: its labels N×H×W.
         size: h, w.
-        mask_anomalies: leave out cells that show void or an anomaly in half of their pixels or more.
+        mask_anomalies: leave out cells that show what is not aligned in half of their pixels or more.
         reach_px: leave out every cell with an anomaly that close to it, too; None: none.
     """
-    scene = F.adaptive_avg_pool2d(_as_channel(alignable(label)), size).squeeze(1) >= 0.5
-    has_object = F.adaptive_max_pool2d(_as_channel(label == ANOMALY), size)
+    scene = F.adaptive_avg_pool2d(_as_channel(alignable(batch)), size).squeeze(1) >= 0.5
+    has_object = F.adaptive_max_pool2d(_as_channel(batch.label == ANOMALY), size)
     near = scene & _within(has_object, 1, 1)
     aligned = scene if mask_anomalies else scene.new_ones(()).expand_as(scene)
     if mask_anomalies and reach_px is not None:
         # In whole cells, rounded up: a mask that is a little too wide hides no more than a few cells too many.
-        rows, columns = (-(-reach_px * cells // pixels) for cells, pixels in zip(size, label.shape[1:], strict=True))
+        rows, columns = (
+            -(-reach_px * cells // pixels) for cells, pixels in zip(size, batch.label.shape[1:], strict=True)
+        )
         aligned = aligned & ~_within(has_object, rows, columns)
     return CellMasks(aligned, near, scene & ~near)
 
 
-def alignable(label: Tensor) -> Tensor:
-    """N×H×W bool: pixels that MDAT aligns. Anomalies never; void neither, except in images without any label."""
-    return (label != ANOMALY) & (unlabelled(label).view(-1, 1, 1) | (label != VOID))
+def alignable(batch: Batch) -> Tensor:
+    """N×H×W bool: pixels of the scene that MDAT aligns.
+
+    Anomalies never; void neither, except in unlabelled images, where nothing else shows the image's own domain.
+    """
+    void, label = batch.label == VOID, batch.label
+    return torch.where(batch.is_unlabelled.view(-1, 1, 1), void, ~void & (label != ANOMALY))
 
 
 def _as_channel(mask: Tensor) -> Tensor:

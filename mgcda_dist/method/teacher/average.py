@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import TeacherDefaults
-from mgcda_dist.method.batch import VOID, Batch, Prediction, unlabelled
+from mgcda_dist.method.batch import VOID, Batch, Prediction
 from mgcda_dist.method.teacher.labels import Taught, taught_labels, teachable
 
 __all__ = ["Teacher", "decay_at"]
@@ -63,16 +63,16 @@ class Teacher(nn.Module):
         """Labels of the unlabelled images of this rank and micro-batch; no collective.
 
         Args:
-            batch: its other images are not looked at.
+            batch: the weak views of its unlabelled images are looked at, or where it has none the images themselves.
             score: logits N×C×h×w → N×h×w, higher is more anomalous.
             size: h and w of the logits.
         """
         label = batch.label.new_full((len(batch.label), *size), VOID)
         weight = self._floating().new_zeros(len(label))
-        asked = torch.nonzero(unlabelled(batch.label))[:, 0]
+        asked = torch.nonzero(batch.is_unlabelled)[:, 0]
         if len(asked):
-            prediction: Prediction = self.network(batch.image[asked])
-            logits, mask = prediction.logits, teachable(batch.label[asked], size)
+            prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
+            logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
             label[asked], weight[asked] = taught_labels(logits, score(logits), mask, **limits)
         return Taught(label, weight)

@@ -1,6 +1,6 @@
 """Labels that the teacher gives to unlabelled images, and the cross-entropy to them (DACS, arXiv 2007.08702).
 
-Ω_i: pixels of the unlabelled image i that show no pasted object; p', a': the teacher's probabilities and scores.
+Ω_i: pixels of the unlabelled image i where nothing was pasted; p', a': the teacher's probabilities and scores.
 
     ŷ_p = argmax_k p'_pk   where max_k p'_pk ≥ τ and a'_p ≤ Q_q(a' over Ω_i), else void
     w_i = |{p ∈ Ω_i: max_k p'_pk ≥ τ}| / |Ω_i|
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgcda_dist.method.batch import ANOMALY, VOID, label_on_grid, unlabelled
+from mgcda_dist.method.batch import VOID, Batch, label_on_grid
 
 __all__ = ["Taught", "num_teachable", "taught_labels", "taught_sum", "teachable"]
 
@@ -35,14 +35,14 @@ class Taught(NamedTuple):
     weight: Tensor
 
 
-def teachable(label: Tensor, size: tuple[int, int]) -> Tensor:
+def teachable(batch: Batch, size: tuple[int, int]) -> Tensor:
     """Ω: which cells of a grid h×w the teacher may label, N×h×w bool, for labels N×H×W."""
-    return unlabelled(label).view(-1, 1, 1) & (label_on_grid(label, size) != ANOMALY)
+    return batch.is_unlabelled.view(-1, 1, 1) & (label_on_grid(batch.label, size) == VOID)
 
 
-def num_teachable(label: Tensor, size: tuple[int, int]) -> Tensor:
+def num_teachable(batch: Batch, size: tuple[int, int]) -> Tensor:
     """This rank's part of n, int64."""
-    return teachable(label, size).sum()
+    return teachable(batch, size).sum()
 
 
 @torch.no_grad()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch
 from mgcda_dist.method.cacl.sampler import (
     NO_TYPE,
     Budget,
@@ -38,6 +39,12 @@ def random_case(seed: int, num_images: int = 4, size: int = 6) -> tuple[Tensor, 
     return label, logits, torch.randn(num_images, size, size, generator=generator, dtype=torch.float64)
 
 
+def described(label: Tensor, *arguments: Any, unlabelled: Tensor | None = None) -> Pixels:
+    """`describe_pixels` of a batch with these labels."""
+    slot = torch.arange(len(label))
+    return describe_pixels(Batch(torch.empty(0), label, slot, slot, STEP, unlabelled=unlabelled), *arguments)
+
+
 def chosen(pixels: Pixels, budget: Budget, slots: list[int]) -> Tensor:
     quota = image_quota(*image_difficulty(pixels, CLASSES), budget)
     return sample_pixels(pixels, quota, budget, torch.tensor(slots), SEED, STEP)
@@ -57,17 +64,21 @@ def by_type(row: Tensor, budget: Budget) -> dict[int, list[int]]:
     inlier_pixels=st.integers(1, 6),
     hard_fraction=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     image_aware=st.booleans(),
+    mixed=st.booleans(),
 )
 def test_agrees_with_the_reference(
-    seed: int, anomaly_pixels: int, inlier_pixels: int, hard_fraction: float, image_aware: bool
+    seed: int, anomaly_pixels: int, inlier_pixels: int, hard_fraction: float, image_aware: bool, mixed: bool
 ):
     label, logits, score = random_case(seed)
     budget = Budget(CLASSES, anomaly_pixels, inlier_pixels, hard_fraction, image_aware)
     slots = [3, 0, 8, 5]
-    table = chosen(describe_pixels(label, logits, score, None), budget, slots)
+    # The classes in an image without labels are those of another one: no rows.
+    bare = [i == seed % 3 for i in range(4)] if mixed else None
+    told = None if bare is None else torch.tensor(bare)
+    table = chosen(described(label, logits, score, None, unlabelled=told), budget, slots)
     assert table.shape == (4, budget.rows_per_image)
     draw = partial(reference.uniform, stream_key(SEED, STEP, "pixel"))
-    wanted, _ = reference.sampled(label.tolist(), score.tolist(), slots, draw, **asdict(budget))
+    wanted, _ = reference.sampled(label.tolist(), score.tolist(), slots, draw, unlabelled=bare, **asdict(budget))
     for row, expected in zip(table, wanted, strict=True):
         assert by_type(row, budget) == expected
 
@@ -98,7 +109,7 @@ def test_nothing_present_gives_nothing():
 def test_a_score_that_is_not_a_number_samples_nothing_rather_than_out_of_range():
     label, logits, score = random_case(3)
     score[0, 0, 0] = float("nan")
-    table = chosen(describe_pixels(label, logits, score, None), Budget(CLASSES, 5, 3, 0.5, True), [0, 1, 2, 3])
+    table = chosen(described(label, logits, score, None), Budget(CLASSES, 5, 3, 0.5, True), [0, 1, 2, 3])
     assert table.min() >= -1 and table.max() < 36
 
 
@@ -107,7 +118,7 @@ def test_a_score_that_is_not_a_number_samples_nothing_rather_than_out_of_range()
 
 def test_types_of_labels():
     label = torch.tensor([[[0, 1, 2, ANOMALY, VOID, INLIER, 3]]])
-    pixels = describe_pixels(label, torch.zeros(1, CLASSES, 1, 7), torch.zeros(1, 1, 7), None)
+    pixels = described(label, torch.zeros(1, CLASSES, 1, 7), torch.zeros(1, 1, 7), None)
     assert pixels.type.tolist() == [[0, 1, 2, CLASSES, NO_TYPE, NO_TYPE, NO_TYPE]]
 
 
@@ -115,7 +126,7 @@ def test_labels_are_read_at_the_centre_of_each_cell():
     label = torch.zeros(1, 8, 8, dtype=torch.int64)
     label[0, 2, 6] = 1  # the pixel at the centre of cell (0, 1) of a 2 × 2 grid
     label[0, 3, 7] = 2
-    pixels = describe_pixels(label, torch.zeros(1, CLASSES, 2, 2), torch.zeros(1, 2, 2), None)
+    pixels = described(label, torch.zeros(1, CLASSES, 2, 2), torch.zeros(1, 2, 2), None)
     assert pixels.type.tolist() == [[0, 1, 0, 0]]
 
 
@@ -127,9 +138,9 @@ def test_confident_pixels_of_unlabelled_images_take_the_predicted_class():
     logits[:, 2, 0, 1:] = 9.0
     logits[:, 1, 0, 0] = 0.1
     logits[2, 1, 0, 0] = 9.0
-    types = describe_pixels(label, logits, torch.zeros(3, 1, 3), 0.9).type.tolist()
+    types = described(label, logits, torch.zeros(3, 1, 3), 0.9).type.tolist()
     assert types == [[NO_TYPE, 2, 2], [0, NO_TYPE, NO_TYPE], [CLASSES, 2, 2]]
-    assert describe_pixels(label, logits, torch.zeros(3, 1, 3), None).type[0].tolist() == [NO_TYPE] * 3
+    assert described(label, logits, torch.zeros(3, 1, 3), None).type[0].tolist() == [NO_TYPE] * 3
 
 
 def test_a_teacher_names_the_class_of_what_has_no_label():
@@ -138,6 +149,23 @@ def test_a_teacher_names_the_class_of_what_has_no_label():
     logits = torch.zeros(1, CLASSES, 1, 4)
     logits[:, 0] = 9.0  # what the network itself would say
     taught = torch.tensor([[[2, VOID, 2, 2]]])
-    pixels = describe_pixels(label, logits, torch.arange(4.0).view(1, 1, 4), None, taught)
+    pixels = described(label, logits, torch.arange(4.0).view(1, 1, 4), None, taught)
     assert pixels.type.tolist() == [[2, NO_TYPE, CLASSES, 1]]
     assert pixels.difficulty[0, 0] == 0.0, "an inlier"
+
+
+def test_pixels_of_another_image_have_no_type():
+    """They would stand for the domain that they lie in; an object, and what the network or teacher names, does."""
+    label = torch.tensor([[[0, 1, ANOMALY, VOID, INLIER]]]).repeat(2, 1, 1)
+    logits = torch.zeros(2, CLASSES, 1, 5)
+    logits[:, 2] = 9.0
+    told = torch.tensor([True, False])
+    nothing = torch.zeros(2, 1, 5)
+    assert described(label, logits, nothing, None, unlabelled=told).type.tolist() == [
+        [NO_TYPE, NO_TYPE, CLASSES, NO_TYPE, NO_TYPE], [0, 1, CLASSES, NO_TYPE, NO_TYPE],
+    ]  # fmt: skip
+    found = described(label, logits, nothing, 0.9, unlabelled=told).type[0]
+    assert found.tolist() == [NO_TYPE, NO_TYPE, CLASSES, 2, NO_TYPE]
+    taught = torch.where(label == VOID, 1, VOID)
+    found = described(label, logits, nothing, None, taught, unlabelled=told).type[0]
+    assert found.tolist() == [NO_TYPE, NO_TYPE, CLASSES, 1, NO_TYPE]

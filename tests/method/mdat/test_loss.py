@@ -34,6 +34,12 @@ class Case:
     domain: Tensor
     label: Tensor
     logits: Tensor  # of two classes, 8 × 12 pixels
+    unlabelled: Tensor | None = None
+
+    @property
+    def batch(self) -> Batch:
+        slot = torch.arange(len(self.domain))
+        return Batch(torch.empty(0), self.label, self.domain, slot, step=0, unlabelled=self.unlabelled)
 
 
 def case(domains: list[int], seed: int = 0, dtype: torch.dtype = torch.float64) -> Case:
@@ -82,9 +88,8 @@ def loss_of(mdat: MDAT, given: Case, progress: float = 0.6) -> Tensor:
 
 
 def term_of(mdat: MDAT, given: Case, progress: float = 0.6) -> tuple[LossTerm, StepCounts]:
-    batch = Batch(torch.empty(0), given.label, given.domain, torch.arange(len(given.domain)), step=0)
-    counts = StepCounts(mdat.counts(batch, SIZES), 1, Collectives())
-    return mdat(Prediction(given.logits, given.stages, torch.empty(0)), batch, progress, counts), counts
+    counts = StepCounts(mdat.counts(given.batch, SIZES), 1, Collectives())
+    return mdat(Prediction(given.logits, given.stages, torch.empty(0)), given.batch, progress, counts), counts
 
 
 def reference_of(mdat: MDAT, given: Case, progress: float = 0.6) -> reference.Mdat:
@@ -109,7 +114,7 @@ def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[
     expected = reference_of(mdat, given)
     assert loss_of(mdat, given).item() == pytest.approx(expected.loss, abs=1e-12)
 
-    masks = mdat.masks(given.label, SIZES)
+    masks = mdat.masks(given.batch, SIZES)
     term, counts = term_of(mdat, given)
     for s in range(2):
         per_image = torch.tensor(expected.epsilon[s], dtype=torch.float64) * masks[s].aligned.sum(dim=(1, 2))
@@ -133,7 +138,7 @@ def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
     loss_of(mdat, given, progress).backward()
 
     # Of the loss without the reversal, at ε held where it is (it is detached).
-    masks = [each.aligned for each in mdat.masks(given.label, SIZES)]
+    masks = [each.aligned for each in mdat.masks(given.batch, SIZES)]
     for s, (name, x) in enumerate(leaves.items()):
         free = x.detach().clone().requires_grad_()
         logits, domain = mdat.discriminators[name](free), given.domain
@@ -157,7 +162,7 @@ def test_two_players_have_a_target_each(target: FeatureTarget, condition: Condit
     def plain(q: Any) -> Tensor:
         """Σ_s w_s · mean over domains of mean over locations of CE to q(d), with nothing reversed."""
         total = torch.zeros((), dtype=torch.float64)
-        for s, (name, mask) in enumerate(zip(CHANNELS, mdat.masks(given.label, SIZES), strict=True)):
+        for s, (name, mask) in enumerate(zip(CHANNELS, mdat.masks(given.batch, SIZES), strict=True)):
             log_p = mdat.answer(name, free[name], given.logits).log_p
             ce = -(log_p * torch.stack([q(d) for d in given.domain.tolist()])[:, :, None, None]).sum(dim=1)
             kept = [torch.cat([ce[i][mask.aligned[i]] for i in torch.where(given.domain == d)[0]]) for d in range(3)]
@@ -211,11 +216,14 @@ def test_conditional_discriminators_agree_with_their_formula(condition: Conditio
 
 
 @pytest.mark.parametrize("reach", [None, 0, 5, 9, 40])
-def test_masks_agree_with_their_definition(reach: int | None):
+@pytest.mark.parametrize("unlabelled", [None, [False, True, True], [False, False, False]])
+def test_masks_agree_with_their_definition(unlabelled: list[bool] | None, reach: int | None):
+    """Also of images without labels onto which pixels with a class were laid, and of a labelled one that shows none."""
     given = case([0, 1, 2])
+    given.unlabelled = None if unlabelled is None else torch.tensor(unlabelled)
     for size in ((4, 6), (2, 3)):
-        found = cell_masks(given.label, size, mask_anomalies=True, reach_px=reach)
-        expected = reference.cell_masks(given.label.tolist(), *size, reach_px=reach)
+        found = cell_masks(given.batch, size, mask_anomalies=True, reach_px=reach)
+        expected = reference.cell_masks(given.label.tolist(), *size, reach_px=reach, unlabelled=unlabelled)
         assert [each.tolist() for each in found] == list(expected)
     assert found.near.any() and found.far.any()
 
@@ -260,13 +268,20 @@ def test_without_any_location_the_loss_is_zero_and_touches_everything():
 
 
 def test_what_is_aligned():
-    def aligned(*labels: int) -> list[bool]:
-        return alignable(torch.tensor([[labels]])).flatten().tolist()
+    def aligned(*labels: int, unlabelled: bool | None = None) -> list[bool]:
+        told = None if unlabelled is None else torch.tensor([unlabelled])
+        batch = Batch(
+            torch.empty(0), torch.tensor([[labels]]), torch.tensor([0]), torch.tensor([0]), 0, unlabelled=told
+        )
+        return alignable(batch).flatten().tolist()
 
     assert aligned(0, 2, INLIER) == [True, True, True]
     assert aligned(0, ANOMALY, VOID) == [True, False, False]
     assert aligned(VOID, VOID) == [True, True], "an unlabelled image is aligned whole"
     assert aligned(VOID, ANOMALY) == [True, False], "an unlabelled image with a pasted anomaly: all but the anomaly"
+    mixed = aligned(VOID, ANOMALY, 0, INLIER, unlabelled=True)
+    assert mixed == [True, False, False, False], "what was laid over an unlabelled image shows another domain"
+    assert aligned(VOID, VOID, unlabelled=False) == [False, False], "a labelled image whose labels say nothing"
 
 
 @pytest.mark.parametrize("height", range(1, 10))

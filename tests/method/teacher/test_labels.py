@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch, Prediction
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.teacher.labels import num_teachable, taught_labels, taught_sum, teachable
-from tests.multiprocess.scenarios import pasted_on_unlabelled
+from tests.multiprocess.scenarios import class_mixed, pasted_on_unlabelled
 from tests.support import reference
 from tests.support.tiny import NUM_CLASSES, energy, lively, tiny_batch
 
@@ -26,35 +27,46 @@ def _drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("confidence", "score_quantile"), [(0.6, 0.75), (0.6, 1.0), (0.0, 0.5), (0.9, 0.3)])
 @pytest.mark.parametrize("step", range(3))
-def test_labels_and_loss_are_those_of_the_loops(step: int, confidence: float, score_quantile: float) -> None:
-    (teacher, student), batch = _drawn(step), pasted_on_unlabelled(tiny_batch(step))
-    mask, score = teachable(batch.label, SIZE), energy(teacher)
+@pytest.mark.parametrize("alter", [pasted_on_unlabelled, class_mixed])
+def test_labels_and_loss_are_those_of_the_loops(
+    alter: Callable[[Batch], Batch], step: int, confidence: float, score_quantile: float
+) -> None:
+    (teacher, student), batch = _drawn(step), alter(tiny_batch(step))
+    mask, score = teachable(batch, SIZE), energy(teacher)
     taught = taught_labels(teacher, score, mask, confidence=confidence, score_quantile=score_quantile)
-    labels, weights, total = reference.teacher_labels(
-        teacher.tolist(), score.tolist(), batch.label.tolist(), confidence=confidence, score_quantile=score_quantile
-    )
+    expected = reference.teacher_labels(
+        teacher.tolist(), score.tolist(), batch.label.tolist(), confidence=confidence, score_quantile=score_quantile,
+        unlabelled=batch.is_unlabelled.tolist(),
+    )  # fmt: skip
     found = [[[None if x == VOID else x for x in row] for row in image] for image in taught.label.tolist()]
-    assert found == labels
-    assert taught.weight.tolist() == pytest.approx(weights, rel=1e-12)
-    assert int(num_teachable(batch.label, SIZE)) == total > 0
-    expected = reference.teacher_loss(student.tolist(), labels, weights, total)
-    assert float(taught_sum(student, taught)) / total == pytest.approx(expected, rel=1e-9)
+    assert found == expected.labels
+    assert taught.weight.tolist() == pytest.approx(expected.weights, rel=1e-12)
+    assert int(num_teachable(batch, SIZE)) == expected.total > 0
+    loss = reference.teacher_loss(student.tolist(), expected)
+    assert float(taught_sum(student, taught)) / expected.total == pytest.approx(loss, rel=1e-9)
 
 
-def test_the_model_has_the_loss_of_its_teacher() -> None:
-    model, batch = _one_step(lively(teacher_decay=0.7)), pasted_on_unlabelled(tiny_batch(1))
+@pytest.mark.parametrize("alter", [pasted_on_unlabelled, class_mixed])
+def test_the_model_has_the_loss_of_its_teacher(alter: Callable[[Batch], Batch]) -> None:
+    """Of a teacher that looks at the weak views, where the batch has them."""
+    model = _one_step(lively(teacher_decay=0.7))
+    batch = alter(tiny_batch(1))
     assert model.teacher is not None
-    ask, answer = (network(batch.image) for network in (model.network("ema"), model.segmenter))
-    score = energy(ask.logits).tolist()
-    taught, weights, total = reference.teacher_labels(
-        ask.logits.tolist(), score, batch.label.tolist(), confidence=0.4, score_quantile=0.75
-    )
+    looked_at = batch.image.clone()
+    if batch.weak is not None:
+        looked_at[batch.is_unlabelled] = batch.weak
+        assert not torch.equal(looked_at, batch.image)
+    ask, answer = model.network("ema")(looked_at), model.segmenter(batch.image)
+    taught = reference.teacher_labels(
+        ask.logits.tolist(), energy(ask.logits).tolist(), batch.label.tolist(), confidence=0.4, score_quantile=0.75,
+        unlabelled=batch.is_unlabelled.tolist(),
+    )  # fmt: skip
     terms = model.total([model(batch, 0.3)]).scalars()
-    expected = reference.teacher_loss(answer.logits.tolist(), taught, weights, total)
+    expected = reference.teacher_loss(answer.logits.tolist(), taught)
     assert terms["loss/teacher"] == pytest.approx(expected, rel=1e-9)
-    num_labelled = sum(x is not None for image in taught for row in image for x in row)
+    num_labelled = sum(x is not None for image in taught.labels for row in image for x in row)
     assert 0 < terms["teacher/labelled"] < 1
-    assert terms["teacher/labelled"] == pytest.approx(num_labelled / total, rel=1e-12)
+    assert terms["teacher/labelled"] == pytest.approx(num_labelled / taught.total, rel=1e-12)
     assert terms["loss/total"] == pytest.approx(
         terms["loss/seg"] + terms["loss/outlier"] + 0.5 * terms["loss/mdat"] + 0.1 * terms["loss/cacl"]
         + 0.7 * terms["loss/teacher"],
@@ -62,12 +74,13 @@ def test_the_model_has_the_loss_of_its_teacher() -> None:
     )  # fmt: skip
 
 
-def test_labelled_images_and_pasted_objects_are_not_asked_about() -> None:
-    batch = pasted_on_unlabelled(tiny_batch(0))
-    mask = teachable(batch.label, tuple(batch.label.shape[1:]))  # pyright: ignore[reportArgumentType]
-    assert not mask[batch.domain != 2].any() and mask[batch.domain == 2].any()
-    assert not mask[batch.label == ANOMALY].any()
-    assert torch.equal(mask[batch.domain == 2], (batch.label == VOID)[batch.domain == 2])
+def test_labelled_images_pasted_objects_and_foreign_pixels_are_not_asked_about() -> None:
+    for alter in (pasted_on_unlabelled, class_mixed):
+        batch = alter(tiny_batch(0))
+        mask = teachable(batch, tuple(batch.label.shape[1:]))  # pyright: ignore[reportArgumentType]
+        assert not mask[batch.domain != 2].any() and mask[batch.domain == 2].any()
+        assert not mask[batch.label == ANOMALY].any() and not mask[batch.is_foreign].any()
+        assert torch.equal(mask[batch.domain == 2], (batch.label == VOID)[batch.domain == 2])
 
 
 def test_what_looks_anomalous_gets_no_label() -> None:
@@ -100,6 +113,15 @@ def test_no_image_without_labels_is_no_loss_and_no_look() -> None:
     batch = replace(batch, label=torch.where(batch.label == VOID, 1, batch.label))
     terms = model.total([model(batch, 0.3)]).scalars()
     assert terms["loss/teacher"] == terms["teacher/labelled"] == 0
+
+
+def test_labelled_crops_are_not_asked_about_whatever_they_show() -> None:
+    """A crop of a labelled stream may show nothing but void; its stream is known to have labels."""
+    model = _one_step(lively(teacher_decay=0.7))
+    batch = tiny_batch(1)
+    told = replace(batch, unlabelled=torch.zeros(len(batch.slot), dtype=torch.bool))
+    found = [model.total([model(each, 0.3)]).scalars()["loss/teacher"] for each in (batch, told)]
+    assert found[0] > 0 == found[1]
 
 
 def test_a_teacher_of_no_weight_is_an_average_alone() -> None:
