@@ -144,8 +144,14 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
 
 
 def _untaught(config: Config) -> Iterator[str]:
-    """A teacher without images that it labels."""
-    if config.teacher.is_asked and all(stream.labelled for stream in config.data.streams):
+    """Options for images without labels, where they do nothing."""
+    all_labelled = all(stream.labelled for stream in config.data.streams)
+    if config.data.augment.class_mix > 0 and all_labelled:
+        yield (
+            "data.augment.class_mix: all streams are labelled, so no crop takes classes of another; set labelled: "
+            "false on one, or data.augment.class_mix=0"
+        )
+    if config.teacher.is_asked and all_labelled:
         yield (
             "teacher.enabled: all streams are labelled, so the teacher has no image to label; set labelled: false on "
             "one, or teacher.weight=0 and teacher.contrast=false for the average alone"

@@ -137,6 +137,7 @@ class AugmentDefaults:
     saturation: Final = 0.3
     hue: Final = 0.05
     blur: Final = 0.1
+    class_mix: Final = 0.0
     style: Final = 0.0
     style_band: Final = 0.01
 

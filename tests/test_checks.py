@@ -184,6 +184,12 @@ _BARE = {"labelled": False}
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True}}, ["no image to label"]),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True, "weight": 0}}, []),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": {"enabled": True}}, []),
+        (
+            {"a": {"paste": _PASTE}, "b": {"paste": _PASTE}},
+            {"data": {"augment": {"class_mix": 0.5}}},
+            ["data.augment.class_mix: all streams are labelled"],
+        ),
+        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"data": {"augment": {"class_mix": 0.5}}}, []),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {}, []),
         ({"a": {"paste": {"probability": 1}}, "a2": {"domain": "a"} | _BARE, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),

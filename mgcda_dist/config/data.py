@@ -106,6 +106,11 @@ class AugmentConfig(Section):
     blur: Probability = Field(
         default=AugmentDefaults.blur, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours"
     )
+    class_mix: Probability = Field(
+        default=AugmentDefaults.class_mix,
+        description="chance that a crop without labels takes half of the classes of a labelled crop, with their "
+        "labels; DACS (arXiv 2007.08702)",
+    )
     style: Probability = Field(
         default=AugmentDefaults.style,
         description="chance that a crop takes the low frequencies of a picture of another domain (FDA)",

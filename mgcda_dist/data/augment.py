@@ -59,6 +59,7 @@ class AugmentParams:
         brightness, contrast, saturation: factors are drawn from 1 ± the value, not below 0.
         hue: largest turn of the hue, in turns.
         blur: probability of a Gaussian blur, σ 0.3 … 1.5 px.
+        class_mix: probability that a crop without labels takes half of the classes of a labelled one (`class_mix`).
         style: probability that a crop takes the low frequencies of a picture of another domain.
         style_band: β of `style.with_style_of`.
     """
@@ -71,6 +72,7 @@ class AugmentParams:
     saturation: float = AugmentDefaults.saturation
     hue: float = AugmentDefaults.hue
     blur: float = AugmentDefaults.blur
+    class_mix: float = AugmentDefaults.class_mix
     style: float = AugmentDefaults.style
     style_band: float = AugmentDefaults.style_band
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mgcda_dist.choices import LoaderDefaults, OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
+from mgcda_dist.data.class_mix import with_classes_of
 from mgcda_dist.data.decode import decode_image, decode_label
 from mgcda_dist.data.frames import check_sizes
 from mgcda_dist.data.pixels import Pixels, resized
@@ -128,6 +129,7 @@ class TrainingStream(Dataset[Batch]):
         self.on_bad_sample, self.weak_views = on_bad_sample, weak_views
         slot_domains = [sources[stream].domain for stream in plan.slot_streams]
         self._other_slots = {d: [s for s, other in enumerate(slot_domains) if other != d] for d in set(slot_domains)}
+        self._labelled_slots = [s for s, stream in enumerate(plan.slot_streams) if sources[stream].labelled]
         self._slots = [slots_of(rank, world_size, accumulation, m, plan.global_batch) for m in range(accumulation)]
 
     def __len__(self) -> int:
@@ -202,13 +204,13 @@ class TrainingStream(Dataset[Batch]):
             SampleError: the sample, or one that was to be mixed or pasted in, is damaged.
         """
         source, frame = self.sources[ref.stream], self._frame(ref)
-        # A stand-in has draws of its own: the damaged part may be an object that was to be pasted.
-        name = ("augment", step, ref.slot) if attempt == 0 else ("augment", step, ref.slot, attempt)
-        generator = numpy_generator(self.plan.seed, *name)
+        generator = self._generator("augment", step, ref, attempt)
         image, label, view = self.transform.cut(frame.image, frame.label, generator)
         weak = image if self.weak_views and not source.labelled else None
+        if not source.labelled:
+            image, label = self._mixed(image, label, step, ref, attempt)
         image, label = self.transform.finish(image, label, view, generator, source.paste)
-        return Sample(self._styled(image, step, ref), label, frame.key, weak)
+        return Sample(self._styled(image, step, ref, attempt), label, frame.key, weak)
 
     def _frame(self, ref: SlotRef) -> _Frame:
         """A sample's image and label, decoded."""
@@ -224,10 +226,22 @@ class TrainingStream(Dataset[Batch]):
         check_sizes(image, label, encoded.where)
         return _Frame(image, label, key)
 
-    def _styled(self, image: Pixels, step: int, ref: SlotRef) -> Pixels:
+    def _mixed(self, image: Pixels, label: Pixels, step: int, ref: SlotRef, attempt: int) -> tuple[Pixels, Pixels]:
+        """A crop without labels, under classes of a labelled crop of this step, if the draws of the slot say so."""
+        generator = self._generator("class-mix", step, ref, attempt)
+        if not self._labelled_slots or generator.random() >= self.transform.augment.class_mix:
+            return image, label
+        other = self._slot_of(step, self._labelled_slots, generator)
+        frame = self._frame(other)
+        # The crop that the other slot itself has in this step.
+        own_draws = self._generator("augment", step, other)
+        other_image, other_label, _ = self.transform.cut(frame.image, frame.label, own_draws)
+        return with_classes_of(other_image, other_label, image, label, generator)
+
+    def _styled(self, image: Pixels, step: int, ref: SlotRef, attempt: int) -> Pixels:
         """The crop, as a picture of another domain of this step looks, if the draws of the slot say so."""
         augment, others = self.transform.augment, self._other_slots[self.sources[ref.stream].domain]
-        generator = numpy_generator(self.plan.seed, "style", step, ref.slot)
+        generator = self._generator("style", step, ref, attempt)
         if not others or generator.random() >= augment.style:
             return image
         other = self._slot_of(step, others, generator)
@@ -241,6 +255,10 @@ class TrainingStream(Dataset[Batch]):
         """One of these slots, with the sample that it has in this step."""
         slot = slots[int(generator.integers(len(slots)))]
         return self.plan.slots(step, range(slot, slot + 1))[0]
+
+    def _generator(self, purpose: str, step: int, ref: SlotRef, attempt: int = 0) -> np.random.Generator:
+        """Draws of one slot. A stand-in has draws of its own: the damaged part may be what was to be mixed in."""
+        return numpy_generator(self.plan.seed, purpose, step, ref.slot, *([attempt] if attempt else []))
 
 
 def make_loader(

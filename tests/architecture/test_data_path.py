@@ -22,5 +22,4 @@ def test_every_purpose_of_a_draw_is_listed() -> None:
     code = "".join(
         (Path(REPOSITORY) / f"mgcda_dist/data/{name}.py").read_text() for name in ("plan", "loader", "frames")
     )
-    drawn = re.findall(r'numpy_generator\([^)]*?"([a-z -]+)"|name = \("([a-z -]+)"', code)
-    assert {first or second for first, second in drawn} == table
+    assert set(re.findall(r'(?:numpy|self\.)_generator\([^)]*?"([a-z -]+)"', code)) == table

@@ -93,7 +93,7 @@ def test_a_batch_matches_its_slots_and_keys(world: World):
     assert torch.equal(batch.is_unlabelled, batch.domain == 1) and batch.weak is None
 
 
-MIXED = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5, style=0.3))
+MIXED = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5, class_mix=0.6, style=0.3))
 
 
 @pytest.mark.parametrize("transform", [TRANSFORM, MIXED], ids=["plain", "mixed"])
@@ -101,6 +101,8 @@ MIXED = Transform(CROP, AugmentParams(scale=(0.5, 2.0), blur=0.5, style=0.3))
 def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int, transform: Transform):
     options: dict[str, Any] = {"num_steps": 3, "transform": transform, "weak_views": transform is MIXED}
     expected = list(make_loader(world.stream(**options)))
+    foreign = [int(batch.is_foreign.flatten(1).any(dim=1).sum()) for batch in expected]
+    assert 0 < sum(foreign) < 6 if transform is MIXED else not any(foreign), "of six crops without labels"
     assert [batch.step for batch in expected] == [0, 1, 2]
     for world_size, accumulation in [(1, 2), (2, 1), (2, 2), (4, 2)]:
         parts: dict[int, list[Batch]] = {step: [] for step in range(3)}

@@ -35,6 +35,7 @@ CASES: dict[int, dict[str, Any]] = {
         "engine": {"zero_stage": 1},
         "cacl": {"queue_layout": "sharded"},
         "teacher": {"enabled": True, "contrast": True, "confidence": 0.2},
+        "data": {"augment": {"class_mix": 0.7}},
     },
     2: {
         "engine": {"zero_stage": 2, "accumulation": 2},
