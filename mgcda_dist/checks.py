@@ -12,7 +12,7 @@ from torch import nn
 
 from mgcda_dist import build
 from mgcda_dist.build.data import class_space
-from mgcda_dist.choices import ANOMALY, INLIER
+from mgcda_dist.choices import ANOMALY, INLIER, OUTLIER_LOSSES
 from mgcda_dist.config.data import StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -145,13 +145,26 @@ def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:
 
 def _untaught(config: Config) -> Iterator[str]:
     """Options for images without labels, where they do nothing."""
+    teacher, outlier = config.teacher, config.loss.outlier
     all_labelled = all(stream.labelled for stream in config.data.streams)
     if config.data.augment.class_mix > 0 and all_labelled:
         yield (
             "data.augment.class_mix: all streams are labelled, so no crop takes classes of another; set labelled: "
             "false on one, or data.augment.class_mix=0"
         )
-    if config.teacher.is_asked and all_labelled:
+    if teacher.enabled and teacher.outlier_weight > 0:
+        if teacher.weight == 0:
+            yield (
+                "teacher.outlier_weight: it is multiplied by teacher.weight, which is 0; raise that, or set "
+                "teacher.outlier_weight=0"
+            )
+        if not OUTLIER_LOSSES[outlier].any_inlier:
+            suited = ", ".join(name for name, entry in OUTLIER_LOSSES.items() if entry.any_inlier)
+            yield (
+                f"teacher.outlier_weight: loss.outlier={outlier} has no side for inliers of unknown class, so nothing "
+                f"comes of it; set teacher.outlier_weight=0, or loss.outlier to one of {suited}"
+            )
+    if teacher.is_asked and all_labelled:
         yield (
             "teacher.enabled: all streams are labelled, so the teacher has no image to label; set labelled: false on "
             "one, or teacher.weight=0 and teacher.contrast=false for the average alone"

@@ -208,6 +208,7 @@ class OutlierEntry:
         meaning: what it does, and its source.
         limits: keyword arguments of its function with their defaults; each is a field of the section `loss`.
         abstains: the network gets one logit more, and the loss takes the place of cross-entropy.
+        any_inlier: it has a side for inliers that needs no class of them.
         logits: kinds of logits that it can be trained on; None: all.
         on_masks: bounds of its limits on logits of masks.
     """
@@ -215,6 +216,7 @@ class OutlierEntry:
     meaning: str
     limits: Mapping[str, float] = field(default_factory=dict[str, float])
     abstains: bool = False
+    any_inlier: bool = True
     logits: Needs | None = None
     on_masks: tuple[AtLeast, ...] = ()
 
@@ -234,11 +236,13 @@ OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
         ),
     ),
     "entropy": OutlierEntry(
-        "cross-entropy to the uniform distribution on anomalies (Meta-OoD: Chan et al., arXiv 2012.06575)"
+        "cross-entropy to the uniform distribution on anomalies (Meta-OoD: Chan et al., arXiv 2012.06575)",
+        any_inlier=False,
     ),
     "abstention": OutlierEntry(
         "one logit more; the term takes the place of cross-entropy (PEBAL: Tian et al., arXiv 2111.12264)",
         abstains=True,
+        any_inlier=False,
         logits=Needs(
             ("pixel",),
             "needs one more logit per pixel, but this network classifies masks",
@@ -249,7 +253,7 @@ OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
         "squared hinges on the score of RbA (Nayal et al., arXiv 2211.14293)",
         limits={"inlier_rba": -0.9, "outlier_rba": -0.1},
     ),
-    "none": OutlierEntry("cross-entropy alone"),
+    "none": OutlierEntry("cross-entropy alone", any_inlier=False),
 }
 
 
@@ -467,6 +471,7 @@ class TeacherDefaults:
     decay: Final = 0.999
     weight: Final = 1.0
     warmup: Final = 0.0
+    outlier_weight: Final = 0.0
     confidence: Final = 0.968
     score_quantile: Final = 0.95
     contrast: Final = False

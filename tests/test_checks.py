@@ -173,6 +173,7 @@ def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path
 
 _PASTE = {"probability": 0.5}
 _BARE = {"labelled": False}
+_OUTLIER = {"enabled": True, "outlier_weight": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,21 @@ _BARE = {"labelled": False}
             ["data.augment.class_mix: all streams are labelled"],
         ),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"data": {"augment": {"class_mix": 0.5}}}, []),
+        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": _OUTLIER}, []),
+        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": {"outlier_weight": 1}}, []),
+        (
+            {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE},
+            {"teacher": _OUTLIER | {"weight": 0}},
+            ["teacher.outlier_weight: it is multiplied by teacher.weight"],
+        ),
+        *(
+            (
+                {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE},
+                {"teacher": _OUTLIER, "loss": {"outlier": kind}, "model": {"score": "entropy"}},
+                [f"loss.outlier={kind} has no side .* one of energy_hinge, rba_hinge"],
+            )
+            for kind in ("entropy", "abstention", "none")
+        ),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {}, []),
         ({"a": {"paste": {"probability": 1}}, "a2": {"domain": "a"} | _BARE, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),

@@ -141,6 +141,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         mdat_warmup=config.mdat.warmup,
         cacl_warmup=config.cacl.warmup,
         teacher_weight=config.teacher.weight,
+        teacher_outlier_weight=config.teacher.outlier_weight,
         teacher_warmup=config.teacher.warmup,
         teacher_contrast=config.teacher.contrast,
         collectives=collectives,

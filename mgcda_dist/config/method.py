@@ -242,8 +242,13 @@ class TeacherConfig(Section):
         default=TeacherDefaults.weight,
         description="of the cross-entropy to its labels; DACS (arXiv 2007.08702); 0: the average alone",
     )
+    outlier_weight: Annotated[NonNegative, OVERRIDE] = Field(
+        default=TeacherDefaults.outlier_weight,
+        description="of the outlier loss on all that it does not find anomalous (score_quantile), beside the "
+        "cross-entropy; ours",
+    )
     warmup: Annotated[Probability, OVERRIDE] = Field(
-        default=TeacherDefaults.warmup, description="share of training over which that weight rises linearly"
+        default=TeacherDefaults.warmup, description="share of training over which those weights rise linearly"
     )
     confidence: Annotated[Probability, OVERRIDE] = Field(
         default=TeacherDefaults.confidence,

@@ -57,6 +57,10 @@ class SegmentationLoss(Protocol):
         """Local sums per name for N×C×h×w logits and N×H×W labels."""
         ...
 
+    def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
+        """Sum of the outlier loss over inliers of unknown class: N×C×h×w logits, N×h×w bool → scalar."""
+        ...
+
 
 class ScoreFunction(Protocol):
     """Anomaly score, higher is more anomalous."""
@@ -104,6 +108,7 @@ class MGCDA(nn.Module):
         teacher: average of the segmenter, which labels unlabelled images; None: there is none.
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight, teacher_weight: α, β and γ at full strength.
+        teacher_outlier_weight: ω, of the outlier loss on pixels that the teacher takes for inliers.
         mdat_warmup, cacl_warmup, teacher_warmup: share of training over which each rises linearly.
         teacher_contrast: pixels that the teacher labels are rows of CACL, too.
         collectives: over which ranks a global batch is spread.
@@ -124,6 +129,7 @@ class MGCDA(nn.Module):
         mdat_warmup: float = MdatDefaults.warmup,
         cacl_warmup: float = CaclDefaults.warmup,
         teacher_weight: float = TeacherDefaults.weight,
+        teacher_outlier_weight: float = TeacherDefaults.outlier_weight,
         teacher_contrast: bool = TeacherDefaults.contrast,
         teacher_warmup: float = TeacherDefaults.warmup,
         collectives: Collectives | None = None,
@@ -134,7 +140,7 @@ class MGCDA(nn.Module):
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.teacher_weight, self.teacher_warmup = teacher_weight, teacher_warmup
-        self.teacher_contrast = teacher_contrast
+        self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
         self.collectives = collectives or Collectives()
         self._sizes: dict[tuple[int, int], _Sizes] = {}
 
@@ -176,9 +182,14 @@ class MGCDA(nn.Module):
         return LossTerm(self.segmentation_weight * terms.sum(), values)
 
     def taught(self, prediction: Prediction, taught: Taught, counts: StepCounts) -> LossTerm:
-        """L_teacher: cross-entropy to the labels that the teacher gives; and the share of pixels that it labels."""
-        total = counts.total()[_TEACHABLE]
-        local_loss = local_mean(taught_sum(prediction.logits, taught), total, counts.num_parts)
+        """L_teacher: its labels, and the normal side of the outlier loss; and the share of pixels that it labels."""
+        total, logits = counts.total()[_TEACHABLE], prediction.logits
+        local_sum = taught_sum(logits, taught)
+        if self.teacher_outlier_weight > 0:
+            local_sum = local_sum + self.teacher_outlier_weight * self.segmentation_loss.inlier_sum(
+                logits, taught.inlier
+            )
+        local_loss = local_mean(local_sum, total, counts.num_parts)
         labelled = (taught.label != VOID).sum() / total.clamp(min=1)
         return LossTerm(local_loss, {"loss/teacher": local_loss / counts.num_parts, "teacher/labelled": labelled})
 

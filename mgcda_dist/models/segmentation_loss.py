@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_dist.choices import ANOMALY, OUTLIER_LOSSES, LogitKind, LossDefaults, OutlierKind
+from mgcda_dist.choices import ANOMALY, OUTLIER_LOSSES, VOID, LogitKind, LossDefaults, OutlierKind
 from mgcda_dist.models.outlier_losses import OutlierLoss, label_at, outlier_loss, upsample
 
 __all__ = ["SegmentationLoss", "segmentation_loss"]
@@ -69,6 +69,21 @@ class SegmentationLoss:
             outlier = self.outlier(logits, label)
             sums |= {"outlier_inlier": outlier.inlier_sum, "outlier_anomaly": outlier.anomaly_sum}
         return sums
+
+    def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
+        """Sum of the outlier loss over pixels that are inliers of unknown class.
+
+        Args:
+            logits: N×C×h×w, at any stride.
+            inlier: N×h×w, bool.
+
+        Returns:
+            Scalar, float32 at least; a constant 0 for a loss without `OutlierEntry.any_inlier`.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.outlier is None or self.classifies:
+            return logits.new_zeros(())
+        return self.outlier(logits, torch.where(inlier, 0, VOID)).inlier_sum
 
     def _label_at_loss(self, label: Tensor) -> Tensor:
         height, width = (-(-size // self.stride_px) for size in label.shape[1:])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mgcda_dist.choices import OUTLIER_LOSSES
 from mgcda_dist.models.outlier_losses import energy_hinge
 from mgcda_dist.models.segmentation_loss import OutlierKind, segmentation_loss
 
@@ -47,6 +48,23 @@ def test_class_weights_are_factors_of_the_pixels_of_their_class():
     torch.testing.assert_close(found.pop("classification"), expected)
     assert numbers(weighted.counts(LABEL)) == numbers(plain.counts(LABEL))
     assert found == {name: x for name, x in plain(LOGITS, LABEL).items() if name != "classification"}
+
+
+@pytest.mark.parametrize("outlier", get_args(OutlierKind))
+def test_inliers_of_unknown_class_have_the_side_that_asks_for_none(outlier: OutlierKind):
+    """The sum is that of labelled inliers, whatever their class; other pixels give nothing, not even infinite ones."""
+    logits = (LOGITS - 5).requires_grad_()
+    loss, inlier = segmentation_loss(outlier, 4, stride_px=1), LABEL[:, :8, :8] < 2
+    found = loss.inlier_sum(logits, inlier)
+    assert (found > 0) == found.requires_grad == OUTLIER_LOSSES[outlier].any_inlier
+    if OUTLIER_LOSSES[outlier].any_inlier:
+        (gradient,) = torch.autograd.grad(found, logits)
+        for kind in (0, 3):
+            torch.testing.assert_close(found, loss(logits, torch.where(inlier, kind, 255))["outlier_inlier"])
+        assert gradient.any() and not gradient.movedim(1, -1)[~inlier].any()
+        broken = torch.where(inlier[:, None], logits.detach(), -torch.inf)
+        torch.testing.assert_close(loss.inlier_sum(broken, inlier), found.detach())
+    assert loss.inlier_sum(logits, torch.zeros_like(inlier)) == 0
 
 
 @pytest.mark.parametrize("outlier", get_args(OutlierKind))

@@ -278,7 +278,7 @@ SECOND_READING: dict[str, Any] = {
     "queue_rows_per_image": 1,
     "queue_rows": 40,
 }
-TAUGHT: dict[str, Any] = {"teacher_decay": 0.7}
+TAUGHT: dict[str, Any] = {"teacher_decay": 0.7, "teacher_outlier_weight": 0.3}
 SCENARIOS: dict[str, Scenario] = {
     "adaptive_stage": Scenario(steps=3),
     "adaptive_sample": Scenario({"smoothing": "adaptive_sample"}),

@@ -230,11 +230,13 @@ class Taught:
     Attributes:
         labels: N×h×w; None where it gives none.
         weights: N.
+        inliers: N×h×w: not among its highest scores.
         total: how many cells it might have labelled.
     """
 
     labels: list
     weights: list[float]
+    inliers: list
     total: int
 
 
@@ -248,17 +250,19 @@ def teacher_labels(
     unlabelled: Sequence[bool] | None = None,
 ) -> Taught:
     """For N×C×h×w logits and N×h×w scores of the teacher, and N×H×W labels."""
-    taught = Taught([], [], 0)
+    taught = Taught([], [], [], 0)
     for of_image, scores, own, bare in zip(logits, score, label, unlabelled_of(label, unlabelled), strict=True):
         height, width = len(scores), len(scores[0])
         cells = [(i, j) for i in range(height) for j in range(width)
                  if bare and own[int((i + 0.5) * len(own) / height)][int((j + 0.5) * len(own[0]) / width)]
                  == VOID]  # fmt: skip
         taught.labels.append([[None] * width for _ in range(height)])
+        taught.inliers.append([[False] * width for _ in range(height)])
         ordered, sure = sorted(scores[i][j] for i, j in cells), 0
         for i, j in cells:
             probabilities = [math.exp(x) for x in log_softmax([channel[i][j] for channel in of_image])]
             normal = scores[i][j] <= ordered[int(score_quantile * (len(cells) - 1))]
+            taught.inliers[-1][i][j] = normal
             if max(probabilities) >= confidence:
                 sure += 1
                 if normal:
@@ -268,8 +272,9 @@ def teacher_labels(
     return taught
 
 
-def teacher_loss(logits: list, taught: Taught) -> float:
-    """Of N×C×h×w logits: cross-entropy to these labels, each image with its weight, over all cells of the teacher."""
+def teacher_loss(logits: list, taught: Taught, outlier_weight: float = 0.0) -> float:
+    """Of N×C×h×w logits: cross-entropy to these labels, each image with its weight, and the inlier hinge of
+    `PlainSegmentationLoss`, over all cells of the teacher."""
     summed = 0.0
     for n, of_image in enumerate(logits):
         for i, row in enumerate(taught.labels[n]):
@@ -277,6 +282,9 @@ def teacher_loss(logits: list, taught: Taught) -> float:
                 pixel = [channel[i][j] for channel in of_image]
                 if kind is not None:
                     summed -= taught.weights[n] * log_softmax(pixel)[kind]
+                if taught.inliers[n][i][j]:
+                    energy = -math.log(sum(math.exp(v) for v in pixel))
+                    summed += outlier_weight * max(0.0, energy + 1.5) ** 2
     return summed / taught.total if taught.total else 0.0
 
 

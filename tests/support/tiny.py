@@ -70,6 +70,10 @@ class PlainSegmentationLoss:
             "hinge_anomaly": (F.relu(-0.5 - energy) ** 2 * anomaly).sum(),
         }
 
+    def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (F.relu(energy(logits) + 1.5) ** 2 * inlier).sum()
+
 
 def energy(logits: Tensor) -> Tensor:
     """-logsumexp."""
@@ -101,6 +105,7 @@ def tiny_mgcda(
     reach_px: tuple[int, ...] | None = None,
     teacher_decay: float | None = None,
     teacher_weight: float = 0.7,
+    teacher_outlier_weight: float = 0.0,
     teacher_confidence: float = 0.4,
     teacher_contrast: bool = False,
     collectives: Collectives | None = None,
@@ -150,6 +155,7 @@ def tiny_mgcda(
         cacl=cacl if with_cacl else None,
         teacher=teacher,
         teacher_weight=teacher_weight,
+        teacher_outlier_weight=teacher_outlier_weight,
         teacher_contrast=teacher_contrast,
         cacl_warmup=0.0,
         collectives=world,

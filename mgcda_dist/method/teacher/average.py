@@ -68,14 +68,15 @@ class Teacher(nn.Module):
             size: h and w of the logits.
         """
         label = batch.label.new_full((len(batch.label), *size), VOID)
-        weight = self._floating().new_zeros(len(label))
+        weight, inlier = self._floating().new_zeros(len(label)), torch.zeros_like(label, dtype=torch.bool)
         asked = torch.nonzero(batch.is_unlabelled)[:, 0]
         if len(asked):
             prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
             logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
-            label[asked], weight[asked] = taught_labels(logits, score(logits), mask, **limits)
-        return Taught(label, weight)
+            taught = taught_labels(logits, score(logits), mask, **limits)
+            label[asked], weight[asked], inlier[asked] = taught
+        return Taught(label, weight, inlier)
 
     @torch.no_grad()
     def follow(self, segmenter: nn.Module, step: int) -> None:

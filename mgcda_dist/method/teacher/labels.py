@@ -4,9 +4,12 @@
 
     ŷ_p = argmax_k p'_pk   where max_k p'_pk ≥ τ and a'_p ≤ Q_q(a' over Ω_i), else void
     w_i = |{p ∈ Ω_i: max_k p'_pk ≥ τ}| / |Ω_i|
-    L_teacher = 1/n Σ_i w_i Σ_{p∈Ω_i, ŷ_p not void} -log p_p(ŷ_p),   n = Σ_i |Ω_i| over ranks and micro-batches
+    L_teacher = 1/n Σ_i ( w_i Σ_{p∈Ω_i, ŷ_p not void} -log p_p(ŷ_p) + ω Σ_{p∈Ω_i, a'_p ≤ Q_q} o_p )
+    n = Σ_i |Ω_i| over ranks and micro-batches
 
 A high score of the teacher means "no label here", so that a real anomaly of an unlabelled image is not taught as road.
+o_p is the inlier side of the outlier loss (ω > 0; ours): objects were pasted onto these images, too, and what is not
+most anomalous there is taken for their normal side, whether or not its class is sure.
 n follows from the labels alone (law 1); weights and pixels without a label enter the numerator.
 """
 
@@ -29,10 +32,12 @@ class Taught(NamedTuple):
     Attributes:
         label: N×h×w, int64: inlier class, or void where it gives none.
         weight: w_i, N; 0 for images with labels of their own.
+        inlier: N×h×w, bool: a'_p ≤ Q_q; False where the teacher may give no label.
     """
 
     label: Tensor
     weight: Tensor
+    inlier: Tensor
 
 
 def teachable(batch: Batch, size: tuple[int, int]) -> Tensor:
@@ -47,7 +52,7 @@ def num_teachable(batch: Batch, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def taught_labels(logits: Tensor, score: Tensor, mask: Tensor, *, confidence: float, score_quantile: float) -> Taught:
-    """ŷ and w.
+    """ŷ and w, and the pixels that are taken for inliers.
 
     Args:
         logits: of the teacher, N×C×h×w, at least float32.
@@ -61,9 +66,10 @@ def taught_labels(logits: Tensor, score: Tensor, mask: Tensor, *, confidence: fl
     # The quantile is one of the scores themselves: between two of them, rounding would decide.
     scores = score.masked_fill(~mask, torch.nan).flatten(1)
     limit = torch.nanquantile(scores, score_quantile, dim=1, interpolation="lower").view(-1, 1, 1)
-    label = torch.where(sure & (score <= limit), predicted, VOID)
+    inlier = mask & (score <= limit)
+    label = torch.where(sure & inlier, predicted, VOID)
     weight = sure.sum(dim=(1, 2)).to(logits.dtype) / mask.sum(dim=(1, 2)).clamp(min=1)
-    return Taught(label, weight)
+    return Taught(label, weight, inlier)
 
 
 def taught_sum(logits: Tensor, taught: Taught) -> Tensor:

@@ -40,16 +40,18 @@ def test_labels_and_loss_are_those_of_the_loops(
     )  # fmt: skip
     found = [[[None if x == VOID else x for x in row] for row in image] for image in taught.label.tolist()]
     assert found == expected.labels
+    assert taught.inlier.tolist() == expected.inliers
     assert taught.weight.tolist() == pytest.approx(expected.weights, rel=1e-12)
     assert int(num_teachable(batch, SIZE)) == expected.total > 0
     loss = reference.teacher_loss(student.tolist(), expected)
     assert float(taught_sum(student, taught)) / expected.total == pytest.approx(loss, rel=1e-9)
 
 
+@pytest.mark.parametrize("outlier_weight", [0.0, 0.6])
 @pytest.mark.parametrize("alter", [pasted_on_unlabelled, class_mixed])
-def test_the_model_has_the_loss_of_its_teacher(alter: Callable[[Batch], Batch]) -> None:
+def test_the_model_has_the_loss_of_its_teacher(alter: Callable[[Batch], Batch], outlier_weight: float) -> None:
     """Of a teacher that looks at the weak views, where the batch has them."""
-    model = _one_step(lively(teacher_decay=0.7))
+    model = _one_step(lively(teacher_decay=0.7, teacher_outlier_weight=outlier_weight))
     batch = alter(tiny_batch(1))
     assert model.teacher is not None
     looked_at = batch.image.clone()
@@ -62,8 +64,9 @@ def test_the_model_has_the_loss_of_its_teacher(alter: Callable[[Batch], Batch]) 
         unlabelled=batch.is_unlabelled.tolist(),
     )  # fmt: skip
     terms = model.total([model(batch, 0.3)]).scalars()
-    expected = reference.teacher_loss(answer.logits.tolist(), taught)
+    expected = reference.teacher_loss(answer.logits.tolist(), taught, outlier_weight)
     assert terms["loss/teacher"] == pytest.approx(expected, rel=1e-9)
+    assert (reference.teacher_loss(answer.logits.tolist(), taught) < expected - 1e-3) == (outlier_weight > 0)
     num_labelled = sum(x is not None for image in taught.labels for row in image for x in row)
     assert 0 < terms["teacher/labelled"] < 1
     assert terms["teacher/labelled"] == pytest.approx(num_labelled / taught.total, rel=1e-12)
@@ -91,6 +94,10 @@ def test_what_looks_anomalous_gets_no_label() -> None:
     everywhere = torch.ones(1, *SIZE, dtype=torch.bool)
     taught = taught_labels(logits, score, everywhere, confidence=0.9, score_quantile=0.75)
     assert torch.equal(taught.label, torch.where(score <= 17, 1, VOID)) and taught.weight.tolist() == [1.0]
+    assert torch.equal(taught.inlier, score <= 17)
+    unsure = taught_labels(logits * 0, score, everywhere, confidence=0.9, score_quantile=0.75)
+    assert torch.equal(unsure.inlier, score <= 17), "an inlier of whatever class"
+    assert (unsure.label == VOID).all()
 
 
 def test_an_image_weighs_as_much_as_it_is_sure() -> None:
@@ -126,7 +133,7 @@ def test_labelled_crops_are_not_asked_about_whatever_they_show() -> None:
 
 def test_a_teacher_of_no_weight_is_an_average_alone() -> None:
     """Nobody asks it, and the loss is that without it, to the last digit."""
-    with_it, without = lively(teacher_decay=0.7, teacher_weight=0.0), lively()
+    with_it, without = lively(teacher_decay=0.7, teacher_weight=0.0, teacher_outlier_weight=0.5), lively()
     for step in range(2):
         terms = [model.total([model(tiny_batch(step), 0.3)]).scalars() for model in (with_it, without)]
         assert terms[0] == terms[1]

@@ -34,7 +34,7 @@ CASES: dict[int, dict[str, Any]] = {
     1: {
         "engine": {"zero_stage": 1},
         "cacl": {"queue_layout": "sharded"},
-        "teacher": {"enabled": True, "contrast": True, "confidence": 0.2},
+        "teacher": {"enabled": True, "contrast": True, "confidence": 0.2, "outlier_weight": 0.1},
         "data": {"augment": {"class_mix": 0.7}},
     },
     2: {
