@@ -42,7 +42,7 @@ small-real-shards: $(DEMO_READY) ## DATA=FOLDER: write the shards of configs/sma
 
 # What validates and what tests share no drive, and no photo that objects are cut from.
 .PHONY: benchmark-shards
-benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of configs/benchmark
+benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of configs/benchmark/multi_source
 	@$(BIN)/mgcda shards write camvid "$(DATA)/camvid" shards/benchmark/camvid_test --split test --only 'Seq05VD_*'
 	@$(BIN)/mgcda shards write idd_lite "$(DATA)/idd20k_lite" shards/benchmark/idd_validation --split val --only '*[02468]/*'
 	@$(BIN)/mgcda shards write idd_lite "$(DATA)/idd20k_lite" shards/benchmark/idd_test --split val --only '*[13579]/*'

@@ -1,13 +1,11 @@
-r"""Tables of the small benchmark, from the MLflow records of the sweeps of configs/benchmark.
+"""Tables of a benchmark, from the MLflow records of the sweep configs/benchmark/NAME/grid.yaml.
 
-    python benchmarks/results.py
-    python benchmarks/results.py --sweep benchmark_parts benchmark_full long weight_03 weight_01 \
-        --page benchmarks/results/parts.md
+    python benchmarks/results.py synthetic_to_real
+    python benchmarks/results.py multi_source
 
-Replaces what stands between `<!-- tables -->` and `<!-- end -->` of the page, and copies pictures beside it. There is
-a section for each of three comparisons, if its runs are named: the four rows, the parts, and runs outside of sweeps,
-which are compared with the first one named. Tables, intervals and verdicts are those of `mgcda compare`; time, machine,
-commit and command come from each run's record.
+Replaces what stands between `<!-- tables -->` and `<!-- end -->` of benchmarks/results/NAME.md, and copies pictures
+beside it. Tables, intervals and verdicts are those of `mgcda compare`; time, machine and commit come from each run's
+record.
 """
 
 from __future__ import annotations
@@ -28,67 +26,51 @@ from mgcda_dist.reports.tables import VERDICT_MARKS, markdown
 from mgcda_dist.tables import Column, Table
 from mgcda_dist.tables import markdown as as_markdown
 
-PAGE = Path(__file__).parent / "results" / "small_benchmark.md"
-MAIN_ROWS = ("baseline", "mdat", "cacl", "full")
-REFERENCE_OF_PARTS = "full_450"
-PARENT_TAG = "mlflow.parentRunId"  # runs of a sweep have it
+RESULTS = Path(__file__).parent / "results"
+REFERENCE = "baseline"
+PICTURED = ("full", "baseline")
+"""Rows of which the page shows pictures, of the first seed."""
 SHOWN = ("ap", "fpr95", "miou")
 
 
 def main() -> None:
     """Write the tables into the page and copy its pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the sweep and its page")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
     parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
-    parser.add_argument("--sweep", nargs="+", default=["benchmark"], help="names of sweeps and of runs")
-    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file that receives the tables")
     arguments = parser.parse_args()
     # By its id in MLflow, which has the times at which a run began and ended; a name would find the sweep's folder.
-    ids = [arguments.runs / name / "mlflow_run_id" for name in arguments.sweep]
-    words = [file.read_text().strip() if file.is_file() else file.parent.name for file in ids]
-    records, notes = find_runs(words, runs=arguments.runs, mlflow_uri=arguments.mlflow)
-    pictures = copy_pictures(records, arguments.page.parent / "pictures")
+    given = arguments.runs / arguments.name / "mlflow_run_id"
+    word = given.read_text().strip() if given.is_file() else arguments.name
+    records, notes = find_runs([word], runs=arguments.runs, mlflow_uri=arguments.mlflow)
+    pictures = copy_pictures(records, RESULTS / "pictures", arguments.name)
     written = "\n\n".join(sections(records, notes, pictures))
+    page = RESULTS / f"{arguments.name}.md"
     text, num_places = re.subn(
         r"(<!-- tables -->\n).*(<!-- end -->)",
         lambda m: f"{m[1]}\n{written}\n\n{m[2]}",
-        arguments.page.read_text(encoding="utf-8"),
+        page.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
     if num_places != 1:
-        raise SystemExit(f"{arguments.page}: {num_places} places for tables, where one is needed")
-    arguments.page.write_text(text, encoding="utf-8")
-    print(arguments.page)
+        raise SystemExit(f"{page}: {num_places} places for tables, where one is needed")
+    page.write_text(text, encoding="utf-8")
+    print(page)
 
 
 def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[str, str]) -> list[str]:
     """The parts of the page that come from records, as Markdown."""
-    main_rows = [record for row in MAIN_ROWS for record in records if row_of(record) == row]
-    others = [record for record in records if row_of(record) not in MAIN_ROWS]
-    parts = [record for record in others if PARENT_TAG in record.tags]
-    alone = [record for record in others if PARENT_TAG not in record.tags]
-    written = [f"Tables written on {date.today():%-d %B %Y}."]
-    if main_rows:
-        first = next(record for record in main_rows if row_of(record) == MAIN_ROWS[0])
-        written += [
-            "## The method against the same network without it",
-            *tables(compare(main_rows, reference=first.name)),
-        ]
-    if parts:
-        first = next(record for record in parts if row_of(record) == REFERENCE_OF_PARTS)
-        written += [
-            "## The parts",
-            f"Half the steps, one seed; each row changes one thing of `{REFERENCE_OF_PARTS}`.",
-            *tables(compare(parts, reference=first.name)),
-        ]
-    if alone:
-        written += [
-            "## Runs by themselves, with two workers",
-            f"One seed; what changes in `{alone[0].name}` is twice the steps, or how much the contrast weighs.",
-            *tables(compare(alone, reference=alone[0].name)),
-        ]
-    written += [f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()]
-    written += ["## The runs", "Minutes with the evaluation; one worker: two runs side by side.", runs_table(records)]
+    first = next(record for record in records if row_of(record) == REFERENCE)
+    written = [
+        f"Tables written on {date.today():%-d %B %Y}.",
+        "## The method against the same network without it",
+        *tables(compare(records, reference=first.name)),
+        *(f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()),
+        "## The runs",
+        "Minutes with the evaluation; one worker: two runs side by side.",
+        runs_table(records),
+    ]
     if notes:
         written.append("\n".join(f"- {note}" for note in notes))
     return written
@@ -126,10 +108,10 @@ def row_of(record: RunRecord) -> str:
 
 
 def runs_table(records: Sequence[RunRecord]) -> str:
-    """One line per run: seed, steps, time, machine, commit, command."""
+    """One line per run: seed, steps, time, machine, commit."""
     columns = [
         Column("run", align="left"), Column("seed"), Column("steps"), Column("minutes"),
-        Column("machine", align="left"), Column("commit", align="left"), Column("command", align="left"),
+        Column("machine", align="left"), Column("commit", align="left"),
     ]  # fmt: skip
     rows: list[list[str | None]] = []
     for record in records:
@@ -138,29 +120,29 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         tags, params = record.tags, record.params
         commit = tags.get("mlflow.source.git.commit", "")[:9]
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
-        command = f"`{tags.get('mgcda.command', '–')}`"
-        if row_of(record) in MAIN_ROWS:
-            switches = f"seed={params.get('seed')} scaling.workers={params.get('scaling.workers')}"
-            command = f"`mgcda train configs/benchmark/{row_of(record)}.yaml {switches}`"
-        elif PARENT_TAG in tags:
-            command = "row of parts.yaml"
         facts = [params.get("seed"), params.get("optim.steps"), f"{minutes:.1f}", tags.get("mgcda.hardware")]
-        rows.append([record.name, *facts, commit, command])
+        rows.append([record.name, *facts, commit])
     return as_markdown(Table(columns, rows))
 
 
-def copy_pictures(records: Sequence[RunRecord], folder: Path) -> dict[str, str]:
-    """Copy the domain gap and the panel of the first run of the full method; returns titles and paths."""
-    full = next((record for record in records if row_of(record) == "full"), None)
-    wanted = {"The domain gap before and after": "alignment.png", "Discriminators against chance": "history.png"}
+def copy_pictures(records: Sequence[RunRecord], folder: Path, prefix: str) -> dict[str, str]:
+    """Copy pictures of the first runs of `PICTURED`; returns titles and paths."""
+    wanted = {
+        "The domain gap before and after, {}": "alignment.png",
+        "Losses and discriminators, {}": "history.png",
+        "Frames, {}": "panel.png",
+    }
     found: dict[str, str] = {}
     for title, name in wanted.items():
-        source = full.file(f"pictures/{name}") if full is not None else None
-        if source is not None:
+        for row in PICTURED:
+            record = next((record for record in records if row_of(record) == row), None)
+            source = record.file(f"pictures/{name}") if record is not None else None
+            if source is None:
+                continue
             # Half the bytes of a PNG; colour is not subsampled, so that legend and dots keep theirs.
-            file = folder / f"{source.stem}.jpg"
+            file = folder / f"{prefix}-{row}-{source.stem}.jpg"
             Image.open(source).convert("RGB").save(file, quality=88, subsampling=0)
-            found[title] = f"pictures/{file.name}"
+            found[title.format(row)] = f"pictures/{file.name}"
     return found
 
 

@@ -4,8 +4,8 @@ name: ablation
 seeds: [0, 1, 2]
 set: {optim.steps: 300}                       # for every row
 rows:
-  baseline: configs/benchmark/baseline.yaml    # relative to the current directory, else to this file
-  no_queue: {config: configs/benchmark/full.yaml, set: {cacl.queue_rows: 0}, seeds: [0]}
+  baseline: baseline.yaml                     # relative to the current directory, else to this file
+  no_queue: {config: paper.yaml, set: {cacl.queue_rows: 0}, seeds: [0]}
 """
 
 from __future__ import annotations

@@ -78,11 +78,11 @@ def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
         sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])
 
 
-@pytest.mark.parametrize("file", ["grid.yaml", "parts.yaml"])
-def test_the_small_benchmark_can_be_planned(file: str) -> None:
-    sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / file)
+@pytest.mark.parametrize("benchmark", ["synthetic_to_real", "multi_source"])
+def test_the_benchmarks_can_be_planned(benchmark: str) -> None:
+    sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / benchmark / "grid.yaml")
     runs = plan_runs(sweep)
     assert {run.row for run in runs} == set(sweep.rows)
     switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
-    alone = {"baseline": (False, False), "baseline_450": (False, False), "mdat": (True, False), "cacl": (False, True)}
+    alone = {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True)}
     assert switches == {row: alone.get(row, (True, True)) for row in sweep.rows}
