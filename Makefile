@@ -51,7 +51,7 @@ benchmark-shards: small-real-shards ## DATA=FOLDER: … and those of the sets of
 
 .PHONY: synthetic-to-real-shards
 synthetic-to-real-shards: benchmark-shards ## DATA=FOLDER: … and the generated ones of configs/benchmark/synthetic_to_real
-	@$(BIN)/mgcda shards synth shards/rendered --frames-per-domain 500
+	@$(BIN)/mgcda shards synth shards/rendered --frames-per-domain 500 --label-all
 
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite

@@ -103,6 +103,7 @@ def write(
 def synth(
     folder: Annotated[Path, typer.Argument(metavar="DST", help="folder that receives one shard folder per set")],
     frames_per_domain: Annotated[int, typer.Option(min=1)] = 200,
+    label_all: Annotated[bool, typer.Option("--label-all", help="labels for real_day/train, too")] = False,
     seed: int = 0,
     height: Annotated[int, typer.Option(min=32, help="pixels")] = 256,
     width: Annotated[int, typer.Option(min=32, help="pixels")] = 512,
@@ -115,8 +116,8 @@ def synth(
 
     with _bar("road scenes", demo_size(frames_per_domain)) as advance:
         folders = write_demo_shards(
-            folder, frames_per_domain=frames_per_domain, seed=seed, image_px=(height, width), progress=advance,
-            workers=workers, overwrite=overwrite,
+            folder, frames_per_domain=frames_per_domain, label_all=label_all, seed=seed, image_px=(height, width),
+            progress=advance, workers=workers, overwrite=overwrite,
         )  # fmt: skip
     _print_manifests([Manifest.open(path) for path in folders])
 

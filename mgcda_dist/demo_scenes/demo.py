@@ -75,12 +75,12 @@ def _check_size(image_px: tuple[int, int]) -> None:
         raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
 
 
-def _demo_parts(frames_per_domain: int) -> list[Part]:
+def _demo_parts(frames_per_domain: int, label_all: bool = False) -> list[Part]:
     few = max(2, frames_per_domain // 4)
     return [
         Part("render_a", "train", frames_per_domain),
         Part("render_b", "train", frames_per_domain),
-        Part("real_day", "train", frames_per_domain, labelled=False),
+        Part("real_day", "train", frames_per_domain, labelled=label_all),
         Part("real_day", "val", few),
         Part("real_day", "test", few, anomalies=True),
         Part("objects", "train", max(8, frames_per_domain), "objects"),
@@ -97,6 +97,7 @@ def write_demo_shards(
     folder: Path,
     *,
     frames_per_domain: int = 200,
+    label_all: bool = False,
     seed: int = 0,
     image_px: tuple[int, int] = (256, 512),
     progress: Callable[[int], None] | None = None,
@@ -110,6 +111,7 @@ def write_demo_shards(
     arguments, are left alone.
 
     Args:
+        label_all: write the labels of real_day/train, too: a third renderer, for training that is tested elsewhere.
         progress: called with the number of samples finished since the last call; the total is `demo_size`.
         workers: processes that draw; None: one per processor. 1: none, everything is drawn here.
         overwrite: replace folders that were made from other arguments.
@@ -123,7 +125,7 @@ def write_demo_shards(
     _check_size(image_px)
     paths: list[Path] = []
     with _drawing(workers) as draw:
-        for part in _demo_parts(frames_per_domain):
+        for part in _demo_parts(frames_per_domain, label_all):
             path = Path(folder) / part.dataset / part.split
             provenance = {**asdict(part), "seed": seed, "image_px": list(image_px), "generator": GENERATOR_VERSION}
             paths.append(path)

@@ -102,3 +102,13 @@ def test_the_number_of_processes_changes_no_byte(tiny_shards: Path, tmp_path: Pa
     write_demo_shards(tmp_path, frames_per_domain=8, image_px=SIZE, progress=finished.append, workers=2)
     assert sum(finished) == demo_size(8)
     assert _digest(tmp_path) == _digest(tiny_shards)
+
+
+def test_labels_of_the_third_renderer_on_request(tmp_path: Path) -> None:
+    """The same frames, and their labels."""
+    for label_all in (False, True):
+        write_demo_shards(tmp_path / str(label_all), frames_per_domain=2, label_all=label_all, image_px=SIZE, workers=1)
+    bare, labelled = (Manifest.open(tmp_path / name / "real_day/train") for name in ("False", "True"))
+    assert not bare.label_histogram and sum(labelled.label_histogram.values()) == 2 * SIZE[0] * SIZE[1]
+    train = Manifest.open(tmp_path / "True" / "render_a/train"), Manifest.open(tmp_path / "False" / "render_a/train")
+    assert train[0].digest == train[1].digest
