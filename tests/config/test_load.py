@@ -42,14 +42,14 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
     assert all(config.data.global_batch % config.scaling.num_workers == 0 for config in configs)
 
 
-@pytest.mark.parametrize(("folder", "both"), [("benchmark", "full"), ("benchmark/synthetic_to_real", "paper")])
-def test_rows_of_a_benchmark_differ_in_the_two_switches_only(folder: str, both: str) -> None:
-    files = {"baseline": "baseline", "mdat": "mdat", "cacl": "cacl", "full": both}
-    rows = {row: load_config(CONFIGS / folder / f"{file}.yaml").config for row, file in files.items()}
+@pytest.mark.parametrize("folder", ["multi_source", "synthetic_to_real"])
+def test_rows_of_a_benchmark_differ_in_the_two_switches_only(folder: str) -> None:
+    names = ("baseline", "mdat", "cacl", "paper")
+    rows = {name: load_config(CONFIGS / "benchmark" / folder / f"{name}.yaml").config for name in names}
     switches = {row: (config.mdat.enabled, config.cacl.enabled) for row, config in rows.items()}
-    assert switches == {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True), "full": (True, True)}
+    assert switches == {"baseline": (False, False), "mdat": (True, False), "cacl": (False, True), "paper": (True, True)}
     same = {
-        config.model_copy(update={"name": "", "mdat": rows["full"].mdat, "cacl": rows["full"].cacl}).model_dump_json()
+        config.model_copy(update={"name": "", "mdat": rows["paper"].mdat, "cacl": rows["paper"].cacl}).model_dump_json()
         for config in rows.values()
     }
     assert len(same) == 1
