@@ -132,7 +132,7 @@ def test_agrees_with_the_formula(mode: SmoothingMode, mask: bool, domains: list[
 
 @pytest.mark.parametrize("mode", MODES)
 def test_features_get_minus_lambda_times_the_gradient(mode: SmoothingMode):
-    mdat, given = mdat_of(mode), case([0, 1, 2, 1])
+    mdat, given = mdat_of(mode, target="smoothed"), case([0, 1, 2, 1])
     leaves = {name: x.requires_grad_() for name, x in given.stages.items()}
     progress = 0.13
     loss_of(mdat, given, progress).backward()
