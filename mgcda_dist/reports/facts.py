@@ -131,6 +131,11 @@ def _method(params: dict[str, str]) -> str:
         parts.append(f"{name.upper()}{weight}" if on else f"no {name.upper()}")
     if params.get("teacher.enabled") == "True":
         parts.append(f"teacher × {params.get('teacher.weight', '1')}")
+        if float(params.get("teacher.outlier_weight", "0")) > 0:
+            parts.append(f"its inliers in the outlier term × {params['teacher.outlier_weight']}")
+    for name in ("class_mix", "style"):
+        if float(params.get(f"data.augment.{name}", "0")) > 0:
+            parts.append(f"{name.replace('_', ' ')} {params[f'data.augment.{name}']}")
     if params.get("model.export") == "ema":
         parts.append("its average evaluated")
     outlier = params.get("loss.outlier")

@@ -62,5 +62,5 @@ def run_tags(config: Config) -> dict[str, str]:
 
 
 def _method(config: Config) -> str:
-    parts = [name for name, section in (("MDAT", config.mdat), ("CACL", config.cacl)) if section.enabled]
-    return " + ".join(parts) or "baseline"
+    switches = {"MDAT": config.mdat.enabled, "CACL": config.cacl.enabled, "teacher": config.teacher.is_asked}
+    return " + ".join(name for name, on in switches.items() if on) or "baseline"

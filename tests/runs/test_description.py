@@ -31,3 +31,12 @@ def test_before_and_after(tmp_path: Path) -> None:
     assert "| set | frames | AP ↑ | FPR95 ↓ | mIoU ↑ |" in after
     assert "| unseen | 4 | 50.00 | 25.00 | – |" in after and "| camvid | 9 | – | – | 75.00 |" in after
     assert run_tags(config)["mgcda.data"] == "render_a, render_b, real_day"
+
+
+def test_a_teacher_is_part_of_the_method_where_it_is_asked(tmp_path: Path) -> None:
+    off, on = ["mdat.enabled=false", "cacl.enabled=false"], "teacher.enabled=true"
+    names = {
+        tuple(extra): run_tags(tiny_config(tmp_path, Path("/shards"), *off, *extra))["mgcda.method"]
+        for extra in ([], [on], [on, "teacher.weight=0"])
+    }
+    assert list(names.values()) == ["baseline", "teacher", "baseline"]
