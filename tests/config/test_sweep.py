@@ -84,5 +84,8 @@ def test_the_benchmarks_can_be_planned(benchmark: str) -> None:
     runs = plan_runs(sweep)
     assert {run.row for run in runs} == set(sweep.rows)
     switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
-    alone = {"baseline": (False, False), "teacher": (False, False), "mdat": (True, False), "cacl": (False, True)}
+    alone = dict.fromkeys(("baseline", "source", "teacher"), (False, False)) | {
+        "mdat": (True, False),
+        "cacl": (False, True),
+    }
     assert switches == {row: alone.get(row, (True, True)) for row in sweep.rows}
