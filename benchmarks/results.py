@@ -130,7 +130,6 @@ def copy_pictures(records: Sequence[RunRecord], folder: Path, prefix: str) -> di
     wanted = {
         "The domain gap before and after, {}": "alignment.png",
         "Losses and discriminators, {}": "history.png",
-        "Frames of RoadAnomaly, {}": "panel_road_anomaly.png",
     }
     found: dict[str, str] = {}
     for title, name in wanted.items():
