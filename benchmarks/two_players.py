@@ -1,4 +1,4 @@
-"""Whether MDAT works with the detector or against it: the angle between their gradients in the segmenter.
+"""The angle between the gradients of MDAT and of the detector in the segmenter: with each other, or against.
 
     python benchmarks/two_players.py runs/RUN [--batches 16]
 
@@ -26,7 +26,7 @@ from mgcda_dist.method.mgcda import MGCDA
 def main() -> None:
     """Measure, and print one line per batch and the mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="folder of a run of your own: its checkpoint is a pickle")
     parser.add_argument("overrides", nargs="*", help="changes of its configuration, as mdat.target=hard")
     parser.add_argument("--batches", type=int, default=16)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Which pixels of training batches stand for a domain in the picture of its embeddings."""
+"""The pixels of training batches that stand for a domain in the picture of its embeddings."""
 
 from __future__ import annotations
 

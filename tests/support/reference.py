@@ -225,7 +225,7 @@ def cell_masks(
 
 @dataclass
 class Taught:
-    """What the teacher says of N images of h×w cells.
+    """The answers of the teacher for N images of h×w cells.
 
     Attributes:
         labels: N×h×w; None where it gives none.
