@@ -139,7 +139,7 @@ class ComponentEvaluation:
         if values.shape != labels.shape or labels.ndim != 2:
             problem = f"scores have shape {values.shape}, labels {labels.shape}"
             raise MgcdaError(key, problem, "give both as H×W of one size")
-        refuse_non_finite(values[labels != VOID], key)
+        refuse_non_finite(values, labels, key)
         # float64: the threshold must not be rounded to the type of the scores.
         values = (values.astype(np.float16) if self.smiyc else values).astype(np.float64)
         predicted = values > self.threshold if self.smiyc else values >= self.threshold

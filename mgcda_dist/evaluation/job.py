@@ -18,6 +18,7 @@ from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.labels import ClassSpace
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
+from mgcda_dist.evaluation.pixel import finite_scores
 from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationResults, EvaluationSettings, Selection, Subject
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.evaluation.set_result import SetResult
@@ -185,7 +186,7 @@ def _network_scorer(network: nn.Module, settings: EvaluationSettings, device: to
     of_logits = scorer(kind, statistics)
 
     def score(frame: Frame) -> Scored:
-        return score_map(
+        scores, predicted = score_map(
             network,
             frame.image,
             (frame.label.shape[0], frame.label.shape[1]),
@@ -194,6 +195,7 @@ def _network_scorer(network: nn.Module, settings: EvaluationSettings, device: to
             blur=how.blur,
             device=device,
         )
+        return finite_scores(scores, frame.label, frame.key), predicted
 
     return score
 
@@ -202,7 +204,11 @@ def _map_scorers(job: EvaluationJob, frames: Mapping[str, EvaluationFrames]) -> 
     maps, chosen = _chosen_maps(job, frames)
 
     def scorer(files: Mapping[str, MapFile]) -> Scorer:
-        return lambda frame: (maps.read(files[frame.key], (frame.label.shape[0], frame.label.shape[1])), None)
+        def score(frame: Frame) -> Scored:
+            scores = maps.read(files[frame.key], (frame.label.shape[0], frame.label.shape[1]))
+            return finite_scores(scores, frame.label, str(files[frame.key])), None
+
+        return score
 
     return {name: scorer(files) for name, files in chosen.items()}
 

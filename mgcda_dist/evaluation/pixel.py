@@ -15,7 +15,7 @@ The state is a function of the set of frames: world size, order and grouping do 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, distinc
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PixelHistogram", "as_array", "exact_counts", "merge_rows", "refuse_non_finite", "split_scores"]
+__all__ = ["PixelHistogram", "as_array", "exact_counts", "finite_scores", "merge_rows", "refuse_non_finite", "split_scores"]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -123,7 +123,7 @@ def split_scores(
     for part in (inlier, anomaly):
         # Sorted: infinities are at the ends, NaN is last.
         if part.size and not (np.isfinite(part[0]) and np.isfinite(part[-1])):
-            refuse_non_finite(np.concatenate([inlier, anomaly]), where)
+            refuse_non_finite(values, labels, where)
     return inlier, anomaly
 
 
@@ -151,15 +151,34 @@ def exact_counts(inlier: Floats, anomaly: Floats) -> RankedCounts:
     )
 
 
-def refuse_non_finite(scores: NDArray[np.generic], where: str) -> None:
-    """Raise MgcdaError when a score of a valid pixel is NaN or infinite."""
-    bad = scores.size - int(np.count_nonzero(np.isfinite(scores)))
-    if bad:
+def refuse_non_finite(scores: NDArray[np.generic], labels: NDArray[np.generic], where: str) -> None:
+    """Raise MgcdaError, with the place of the first, when a score of a valid pixel is NaN or infinite."""
+    bad = np.argwhere(~np.isfinite(scores) & (labels != VOID))
+    if len(bad):
+        place = ", ".join(f"{axis} {index}" for axis, index in zip(("row", "column"), bad[0].tolist(), strict=False))
         raise MgcdaError(
             where,
-            f"{bad} valid pixels have a score that is NaN or infinite",
+            f"{len(bad)} valid pixels have a score that is NaN or infinite, first {scores[tuple(bad[0])]} at {place}",
             "check the network's output, or clip the scores",
         )
+
+
+def finite_scores(scores: NDArray[np.floating[Any]], labels: NDArray[np.uint8], where: str) -> NDArray[np.floating[Any]]:
+    """The scores; void pixels that have none (NaN, ±∞) take the lowest score of the frame, for components and pictures.
+
+    Args:
+        scores, labels: H×W each.
+        where: name of the frame or file, for errors.
+
+    Raises:
+        MgcdaError: a valid pixel's score is NaN or infinite.
+    """
+    finite = np.isfinite(scores)
+    if finite.all():
+        return scores
+    refuse_non_finite(scores, labels, where)
+    lowest = scores[finite].min() if finite.any() else scores.dtype.type(0)
+    return np.where(finite, scores, lowest)
 
 
 def merge_rows(inlier: tuple[Ints, Ints], anomaly: tuple[Ints, Ints]) -> RankedCounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.score_maps import ScoreMaps
+from tests.support import shards as made
+from tests.support.commands import invoke, refusal
 
 KEYS = ["bear_01", "city/cow_02", "Übung.3"]
 SHAPE = (20, 30)
@@ -200,6 +205,46 @@ def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
         ScoreMaps(tmp_path / "empty")
     with pytest.raises(ConfigError, match="neither a folder nor an archive"):
         ScoreMaps(tmp_path / "a.npy")
+
+
+@pytest.fixture(scope="module")
+def bordered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of one frame of 40×60 with an anomaly, and void in its first three rows."""
+    folder = tmp_path_factory.mktemp("bordered")
+    label = np.zeros((40, 60), np.uint8)
+    label[10:20, 10:30], label[:3] = 1, 255
+    samples = [SourceSample("a", made.encoded(made.frame(0, 40, 60)[0]), "png", made.encoded(label))]
+    write_shards(samples, folder, dataset="plain", split="test", label_format="binary", workers=1)
+    return folder
+
+
+def _measured(bordered: Path, folder: Path, values: NDArray[Any]) -> dict[str, Any]:
+    (folder / "maps").mkdir(parents=True)
+    np.save(folder / "maps/a.npy", values)
+    options = ["--components", "obstacle", "--instances", "--threshold", 0.5, "--data", f"x={bordered}"]
+    done = invoke("evaluate", "--maps", folder / "maps", *options, "--out", folder / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    row = json.loads((folder / "out/results.json").read_text())["sets"]["x"]
+    return {name: value for name, value in row.items() if name != "manifest_digest"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_void_pixels_may_hold_anything(bordered: Path, tmp_path: Path, value: float) -> None:
+    scores = np.random.default_rng(0).random((40, 60)).astype(np.float32)
+    expected = _measured(bordered, tmp_path / "plain", np.where(np.arange(40)[:, None] < 3, 0, scores))
+    assert 0 < expected["ap"] < 1 and expected["instances"]["num_predicted"] > 0
+    scores[:2], scores[2] = value, 0
+    assert _measured(bordered, tmp_path / "void", scores) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_valid_pixel_without_a_score_is_named(bordered: Path, tmp_path: Path, value: float) -> None:
+    scores = np.zeros((40, 60), np.float32)
+    scores[5, 7:9], scores[0] = value, np.nan
+    np.save(tmp_path / "a.npy", scores)
+    error = refusal("evaluate", "--maps", tmp_path, "--data", bordered, "--out", tmp_path / "out")
+    assert error.where == str(tmp_path / "a.npy")
+    assert f"2 valid pixels have a score that is NaN or infinite, first {value} at row 5, column 7" in error.problem
 
 
 def test_the_digest_follows_the_bytes(tmp_path: Path) -> None:
