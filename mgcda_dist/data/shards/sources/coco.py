@@ -6,18 +6,22 @@ a set of photos (`train2017`, `val2017`), so no photo gives objects to two split
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import isfile
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
+from mgcda_dist.choices import CLASS_SPACES
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
-from mgcda_dist.data.shards.sources.source import Source, SourceSet
+from mgcda_dist.data.shards.sources.coco_json import Photo, Polygon, read_annotations
+from mgcda_dist.data.shards.sources.source import Source, SourceSet, safe_key
 from mgcda_dist.errors import ShardError
 
 __all__ = ["COCO", "KNOWN_TO_CITYSCAPES", "STREET_FURNITURE"]
@@ -31,11 +35,12 @@ _LAYOUT = "SPLIT2017/*.jpg and annotations/instances_SPLIT2017.json"
 
 @dataclass(frozen=True)
 class _Object:
-    """One annotation: the photo, the polygons (each a flat list x, y, x, y … in pixels) and what it is."""
+    """One annotation: the photo, its size as listed, the polygons and what it is."""
 
     key: str
-    photo: Path
-    polygons: tuple[tuple[float, ...], ...]
+    path: Path
+    photo: Photo
+    polygons: tuple[Polygon, ...]
     category: str
 
 
@@ -51,60 +56,80 @@ def _open(
         drop_street_furniture: leave out fire hydrants, parking meters and benches, too.
     """
     name = split if split.endswith("2017") else f"{split}2017"
-    file = folder / "annotations" / f"instances_{name}.json"
-    content = _load(file)
-    left_out = KNOWN_TO_CITYSCAPES | (STREET_FURNITURE if drop_street_furniture else frozenset())
-    categories = {c["id"]: c["name"] for c in content["categories"] if c["name"] not in left_out}
-    photos = {photo["id"]: photo for photo in content["images"]}
+    content = read_annotations(folder / "annotations" / f"instances_{name}.json", _LAYOUT)
+    left_out = _names(KNOWN_TO_CITYSCAPES, CLASS_SPACES["cityscapes19"])
+    furniture = _names(STREET_FURNITURE) if drop_street_furniture else set[str]()
+    categories = {category.id: category.name for category in content.categories}
+    photos = {photo.id: photo for photo in content.images}
     objects: list[_Object] = []
-    for note in sorted(content["annotations"], key=lambda note: (note["image_id"], note["id"])):
-        # A crowd has no outline of one object; its segmentation is run-length coded.
-        if note["category_id"] not in categories or note.get("iscrowd") or not isinstance(note["segmentation"], list):
+    passed_over = Counter[str]()
+    for note in sorted(content.annotations, key=lambda note: (_order(note.image_id), _order(note.id))):
+        photo, category, polygons = photos[note.image_id], categories[note.category_id], note.polygons()
+        reason = (
+            "of a category that Cityscapes knows" if _plain(category) in left_out
+            else "street furniture" if _plain(category) in furniture
+            else "crowds" if note.iscrowd
+            else "run-length coded" if isinstance(note.segmentation, dict)
+            else "without an outline" if not polygons
+            else f"under {min_area_px} px" if sum(map(_area, polygons)) < min_area_px
+            else "cut by the border" if drop_cut and _is_cut(polygons, photo)
+            else ""
+        )  # fmt: skip
+        if reason:
+            passed_over[reason] += 1
             continue
-        photo = photos.get(note["image_id"])
-        if photo is None:
-            problem = f"annotation {note['id']} is of photo {note['image_id']}, which is not listed"
-            raise ShardError(str(file), problem, "download the annotations again")
-        if note["area"] < min_area_px or (drop_cut and _is_cut(note["bbox"], photo)):
-            continue
-        polygons = tuple(tuple(polygon) for polygon in note["segmentation"] if len(polygon) >= 6)
-        if polygons:
-            path = folder / name / photo["file_name"]
-            objects.append(_Object(f"{path.stem}_{note['id']}", path, polygons, categories[note["category_id"]]))
-    missing = {item.photo for item in objects if not item.photo.is_file()}
+        key = safe_key(f"{Path(photo.file_name).stem}_{note.id}")
+        objects.append(_Object(key, folder / name / photo.file_name, photo, tuple(polygons), category))
+    missing = {item.path for item in objects if not isfile(item.path)}
     if missing:
         problem = f"no such photo ({len(missing)} are missing)"
         raise ShardError(str(min(missing)), problem, f"expected {_LAYOUT}")
-    return SourceSet(LazySamples(objects, _cut_out), "binary")
+    return SourceSet(LazySamples(objects, _cut_out), "binary", passed_over=passed_over)
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise ShardError(str(file), "no such file", f"expected {_LAYOUT}") from None
-    except ValueError as error:
-        raise ShardError(str(file), f"not readable ({error})", "download the annotations again") from error
+def _names(*groups: Collection[str]) -> set[str]:
+    return {_plain(name) for names in groups for name in names}
 
 
-def _is_cut(box: list[float], photo: dict[str, Any]) -> bool:
-    x, y, width, height = box
-    return x < 1 or y < 1 or x + width > photo["width"] - 1 or y + height > photo["height"] - 1
+def _plain(name: str) -> str:
+    """A name as it is compared: `Traffic_Light` is a traffic light."""
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _order(identifier: int | str) -> tuple[bool, int | str]:
+    return isinstance(identifier, str), identifier
+
+
+def _area(polygon: Polygon) -> float:
+    """Square pixels, by the shoelace formula."""
+    x, y = np.reshape(polygon, (-1, 2)).T
+    return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _is_cut(polygons: Sequence[Polygon], photo: Photo) -> bool:
+    points = np.concatenate(polygons).reshape(-1, 2)
+    return bool((points < 1).any() or (points > (photo.width - 1, photo.height - 1)).any())
 
 
 def _cut_out(item: _Object) -> SourceSample:
     """The object's pixels with its mask as alpha, cropped to the mask."""
-    photo = _photo(item.photo)
+    photo, listed = _photo(item.path), item.photo
+    if photo.shape[:2] != (listed.height, listed.width):
+        raise ShardError(
+            str(item.path),
+            f"the photo is {photo.shape[1]}×{photo.shape[0]} px, the annotations are of {listed.width}×{listed.height}",
+            "take the photos that were annotated, at their own size and not turned",
+        )
     mask = np.zeros(photo.shape[:2], np.uint8)
     for polygon in item.polygons:
         # One by one: polygons given together would cut holes where they overlap.
         cv2.fillPoly(mask, [np.rint(np.array(polygon).reshape(-1, 2)).astype(np.int32)], (255,))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        raise ShardError(f"{item.photo}", f"object {item.key} lies outside of the photo", "check photo and annotations")
+        raise ShardError(f"{item.path}", f"object {item.key} lies outside of the photo", "check photo and annotations")
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     cutout = np.dstack([photo[box], mask[box]])
-    return SourceSample(item.key, png_bytes(cutout), "png", meta={"category": item.category, "photo": item.photo.name})
+    return SourceSample(item.key, png_bytes(cutout), "png", meta={"category": item.category, "photo": item.path.name})
 
 
 @lru_cache(maxsize=8)

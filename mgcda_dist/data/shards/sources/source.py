@@ -32,11 +32,16 @@ IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 
 @dataclass(frozen=True)
 class SourceSet:
-    """The samples of a split, the raw ids their labels hold, and metadata for the provenance (a version)."""
+    """The samples of a split, the raw ids their labels hold, and metadata for the provenance (a version).
+
+    Attributes:
+        passed_over: reason → how many entries were left out for it.
+    """
 
     samples: LazySamples
     label_format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
