@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from mgcda_dist.choices import ExitCode, RunFile
 from mgcda_dist.cluster.scaling import is_open
-from mgcda_dist.config.load import as_of_today, dump_config
+from mgcda_dist.config.load import dump_config, stored_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.config.sweep import PlannedRun
 from mgcda_dist.errors import ConfigError
@@ -74,7 +72,7 @@ def is_finished(run: PlannedRun) -> bool:
     started = any(folder.checkpoints.glob(RunFile.COMMITTED))
     if not folder.config_file.is_file() or not (started or folder.results.is_file()):
         return False
-    before = as_of_today(yaml.safe_load(folder.config_file.read_text(encoding="utf-8")))
+    before = stored_config(folder.config_file)
     now = run.config.model_dump(mode="json")
     differing = differing_keys(before, now)
     if differing:

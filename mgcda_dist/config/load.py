@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,21 @@ from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
+from mgcda_dist.config.parse import parse_yaml, read_yaml
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import PASSWORD, Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["LoadedConfig", "as_of_today", "dump_config", "load_config", "refusal", "resolve_paths", "shard_folders"]
+__all__ = [
+    "LoadedConfig",
+    "as_of_today",
+    "dump_config",
+    "load_config",
+    "refusal",
+    "resolve_paths",
+    "shard_folders",
+    "stored_config",
+]
 
 _LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
 _FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
@@ -112,6 +123,18 @@ def as_of_today(stored: dict[str, Any]) -> dict[str, Any]:
         return stored
 
 
+def stored_config(path: Path) -> dict[str, Any]:
+    """The configuration in a run's folder, with today's keys (`as_of_today`).
+
+    Raises:
+        ConfigError: no YAML mapping.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), "the file holds no sections", "remove the folder to start over")
+    return as_of_today(content)
+
+
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
@@ -150,21 +173,9 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
     where = str(path)
     if path.resolve() in seen:
         raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(where, f"cannot read the configuration: {reason}", _near_file(path)) from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = _construct(node, (), where, found := {})
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError(
-            f"{where}:{line}",
-            f"not valid YAML: {error.problem}",
-            "mind indentation, colons, and quotes around [ ] inside { }",
-        ) from None
+    if not os.path.exists(path):
+        raise ConfigError(where, "there is no such file", _near_file(path))
+    data = read_yaml(path, found := {})
     if not isinstance(data, dict):
         raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")
     base = data.pop("base", None)
@@ -173,26 +184,6 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
         data = _merge(below, data)
     lines.update(found)
     return data
-
-
-def _construct(node: yaml.Node | None, path: KeyPath, file: str, lines: dict[KeyPath, str]) -> Any:
-    """The value of a YAML node; notes the line of every key and refuses duplicate keys."""
-    if node is None:
-        return None
-    if path:
-        lines.setdefault(path, f"{file}:{node.start_mark.line + 1}")
-    if isinstance(node, yaml.MappingNode):
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if key in result:
-                raise ConfigError(f"{file}:{key_node.start_mark.line + 1}", f"key {key!r} is given twice", "remove one")
-            lines[(*path, key)] = f"{file}:{key_node.start_mark.line + 1}"
-            result[key] = _construct(value_node, (*path, key), file, lines)
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*path, i), file, lines) for i, item in enumerate(node.value)]
-    return yaml.safe_load(yaml.serialize(node)) if node.tag.startswith("tag:yaml.org") else str(node.value)
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -212,8 +203,8 @@ def _apply(data: dict[str, Any], override: str, lines: dict[KeyPath, str]) -> No
     if not separator or not key:
         raise ConfigError(where, "not of the form key=value", "write for example optim.steps=100")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+        value = parse_yaml(text, where)
+    except ConfigError:
         raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
     parts: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     target: dict[Any, Any] | list[Any] = data

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import load_config, refusal
+from mgcda_dist.config.parse import read_yaml
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
@@ -85,8 +85,8 @@ class PlannedRun:
 def is_sweep_file(path: Path) -> bool:
     """True if a YAML file has `rows`, unlike the configuration of a run."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(path)
+    except ConfigError:
         return False  # whoever loads it says what is wrong
     return isinstance(content, dict) and "rows" in content
 
@@ -97,7 +97,10 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: what does not fit, all of it.
     """
-    sweep = checked_sweep(str(path), {"name": path.stem} | yaml.safe_load(path.read_text(encoding="utf-8")))
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), "the file holds no mapping", "a sweep has name, seeds, set and rows")
+    sweep = checked_sweep(str(path), {"name": path.stem} | content)
     rows = {
         name: row.model_copy(update={"config": str(_found(path, name, row.config))}) for name, row in sweep.rows.items()
     }

@@ -29,7 +29,15 @@ from mgcda_dist.evaluation.ranks import RankTable, anomaly_cuts, chunks, distinc
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PixelHistogram", "as_array", "exact_counts", "finite_scores", "merge_rows", "refuse_non_finite", "split_scores"]
+__all__ = [
+    "PixelHistogram",
+    "as_array",
+    "exact_counts",
+    "finite_scores",
+    "merge_rows",
+    "refuse_non_finite",
+    "split_scores",
+]
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -163,7 +171,9 @@ def refuse_non_finite(scores: NDArray[np.generic], labels: NDArray[np.generic], 
         )
 
 
-def finite_scores(scores: NDArray[np.floating[Any]], labels: NDArray[np.uint8], where: str) -> NDArray[np.floating[Any]]:
+def finite_scores(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.uint8], where: str
+) -> NDArray[np.floating[Any]]:
     """The scores; void pixels that have none (NaN, ±∞) take the lowest score of the frame, for components and pictures.
 
     Args:

@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from mgcda_dist.choices import DATABASE, RunFile
+from mgcda_dist.config.parse import read_yaml
 from mgcda_dist.data.inputs import RunInput, read_inputs
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.files import read_json
 from mgcda_dist.tracking.jsonl import flat_params, read_history
@@ -254,9 +253,8 @@ def find_runs(
 def _from_folder(folder: Path) -> RunRecord:
     """A run folder as it lies there."""
     try:
-        config = yaml.safe_load((folder / RunFile.CONFIG).read_text(encoding="utf-8"))
-        params = flat_params(config)
-    except (AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        params = flat_params(read_yaml(folder / RunFile.CONFIG))
+    except (AttributeError, ConfigError) as error:
         raise MgcdaError(str(folder / RunFile.CONFIG), f"not a run's configuration: {error}", _GIVE_RUN) from None
     own = {key: params.pop(key) for key in list(params) if re.fullmatch(r"name|runs|tracking\..*", key)}
     record = RunRecord(

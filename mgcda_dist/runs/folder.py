@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.config.fields import FREE, OVERRIDE
 from mgcda_dist.config.keys import on_resume
-from mgcda_dist.config.load import as_of_today, dump_config
+from mgcda_dist.config.load import as_of_today, dump_config, stored_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
@@ -116,7 +114,7 @@ class RunFolder:
                 return as_of_today(config)
         if not self.config_file.is_file():
             return None
-        return as_of_today(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        return stored_config(self.config_file)
 
     def _compare(self, before: dict[str, Any], now: dict[str, Any], *, override: bool) -> None:
         differing = differing_keys(before, now)

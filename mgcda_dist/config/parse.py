@@ -1,0 +1,108 @@
+"""YAML text → plain values and the line of each; every refusal is a `ConfigError` with its line.
+
+Stricter than YAML where a configuration is a mistake or an attack: keys are words and given once, values do not hold
+themselves, aliases do not unfold without bound.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mgcda_dist.config.keys import KeyPath
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["parse_yaml", "read_yaml"]
+
+_MAX_DEPTH = 32
+_MAX_VALUES = 100_000
+_TOO_DEEP = (f"nested more than {_MAX_DEPTH} deep, or holds itself (`&name`, `*name`)", "write the values out")
+
+
+def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
+    """The value of a YAML file in UTF-8.
+
+    Args:
+        lines: receives `file:line` of every value.
+
+    Raises:
+        ConfigError: as `parse_yaml`, or the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot read the configuration: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        problem = f"cannot read the configuration: {error}"
+        raise ConfigError(str(path), problem, "save the file in UTF-8") from None
+    return parse_yaml(text, str(path), lines)
+
+
+def parse_yaml(text: str, where: str, lines: dict[KeyPath, str] | None = None) -> Any:
+    """The value of a YAML document; empty: None.
+
+    Args:
+        where: file or option the text is from.
+        lines: receives `where:line` of every value.
+
+    Raises:
+        ConfigError: not one YAML document, a key given twice, a value that is not of its kind (the 32nd of a month), a
+            structure that is too deep, too large, or holds itself.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return None if node is None else _Construction(where, {} if lines is None else lines).value(node, ())
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        remedy = "mind indentation, colons, and quotes around [ ] inside { }"
+        raise ConfigError(f"{where}{line}", f"not valid YAML: {error.problem}", remedy) from None
+    except yaml.YAMLError as error:  # characters that YAML does not have
+        problem = f"not valid YAML: {str(error).splitlines()[0]}"
+        raise ConfigError(where, problem, "remove the character; is the file text in UTF-8?") from None
+    except RecursionError:
+        raise ConfigError(where, *_TOO_DEEP) from None
+
+
+class _Construction:
+    """Values of the nodes of one document."""
+
+    def __init__(self, where: str, lines: dict[KeyPath, str]) -> None:
+        self._where, self._lines, self._num_values = where, lines, 0
+        self._loader = yaml.SafeLoader("")
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        """The value of a node; notes its line."""
+        at = f"{self._where}:{node.start_mark.line + 1}"
+        self._num_values += 1
+        if len(path) > _MAX_DEPTH:
+            raise ConfigError(at, *_TOO_DEEP)
+        if self._num_values > _MAX_VALUES:
+            raise ConfigError(at, f"aliases unfold to more than {_MAX_VALUES} values", "write the values out")
+        if path:
+            self._lines.setdefault(path, at)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if not node.tag.startswith("tag:yaml.org"):
+            return str(node.value)
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, LookupError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            raise ConfigError(at, f"{str(node.value)[:80]!r} is no {kind}", "quote it, if it is text") from None
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            at = f"{self._where}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(at, "a list or mapping stands where a key is expected", "quote [ ] and { } of text")
+            key = str(key_node.value)
+            if key in result:
+                raise ConfigError(at, f"key {key!r} is given twice", "remove one")
+            self._lines[(*path, key)] = at
+            result[key] = self.value(value_node, (*path, key))
+        return result

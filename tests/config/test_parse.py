@@ -1,0 +1,83 @@
+"""YAML that is a mistake or an attack: one `ConfigError` with its line, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.config.load import load_config, stored_config
+from mgcda_dist.config.parse import parse_yaml, read_yaml
+from mgcda_dist.config.sweep import is_sweep_file, load_sweep
+from mgcda_dist.errors import ConfigError
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+REFUSED = {
+    "holds itself in a list": ("a: &a [1, *a]", r":1: .*holds itself"),
+    "holds itself in a mapping": ("x: 1\na: &a\n  b: *a", r":2: .*holds itself"),
+    "itself": ("&a [*a]", "holds itself"),
+    "deep lists": ("a: " + "[" * 60 + "]" * 60, ":1: nested more than 32 deep"),
+    "deep mappings": ("\n".join("  " * i + f"k{i}:" for i in range(60)), r":\d+: nested more than 32 deep"),
+    "without end": ("[" * 5_000, "nested more than"),
+    "billion laughs": (LAUGHS, r":\d+: aliases unfold to more than 100000 values"),
+    "no such day": ("a: 2001-02-30", "1: '2001-02-30' is no timestamp\n  → quote it"),
+    "no number": ("a: !!int x", "1: 'x' is no int"),
+    "too many digits": ("a: " + "1" * 5000, "1: '1+' is no int"),
+    "no truth": ("a: !!bool maybe", "1: 'maybe' is no bool"),
+    "an empty binary number": ("a: 0b_", "1: '0b_' is no int"),
+    "code": ("a: !!python/name:os.system ''", ":1: not valid YAML: could not determine a constructor"),
+    "a list as key": ("? [a, b]\n: 1", ":1: a list or mapping stands where a key is expected"),
+    "twice": ("a: 1\na: 2", ":2: key 'a' is given twice"),
+    "a control character": ("a: \x07", "not valid YAML: .*#x0007"),
+    "two documents": ("a: 1\n---\nb: 1", "not valid YAML"),
+    "an alias to nothing": ("a: *b", ":1: not valid YAML"),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_configuration_needs_is_refused(tmp_path: Path, name: str) -> None:
+    text, message = REFUSED[name]
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_yaml(text, "a.yaml")
+    assert len(str(caught.value)) < 500
+    for read in (load_config, load_sweep, stored_config):
+        with pytest.raises(ConfigError):
+            read(path)
+    assert not is_sweep_file(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("value", ["&a [*a]", "[" * 5000, "2001-02-30", "{", LAUGHS.partition("\n")[0] + "\x07"])
+def test_so_is_the_value_of_an_option(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: run")
+    with pytest.raises(ConfigError, match=r"command line, 'name=.*\n  → quote it"):
+        load_config(path, [f"name={value}"])
+
+
+def test_values_are_those_of_yaml() -> None:
+    text = "a: [1, 2.5, yes, ~, 'yes', 1e-3]\nb: {c: &x {d: 1}, e: *x}\nf: !mine word"
+    lines: dict[tuple[str | int, ...], str] = {}
+    assert parse_yaml(text, "a.yaml", lines) == {
+        "a": [1, 2.5, True, None, "yes", "1e-3"], "b": {"c": {"d": 1}, "e": {"d": 1}}, "f": "word"
+    }  # fmt: skip
+    assert lines["b", "c", "d"] == "a.yaml:2" and lines["a", 0] == "a.yaml:1"
+    assert parse_yaml("", "a.yaml") is None
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("name: a".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"cannot read the configuration: .*utf-8.*\n  → save the file in UTF-8"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="cannot read the configuration: Is a directory"):
+        read_yaml(tmp_path)
+    with pytest.raises(ConfigError, match=r"no such file\n  → did you mean .*a\.yaml"):
+        load_config(tmp_path / "b.yaml")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / ("b" * 300))
