@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, time
@@ -11,24 +12,32 @@ from typing import Any
 
 from mgcda_dist.choices import RunFile
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
+from mgcda_dist.lines import LineFile
 
-__all__ = ["EVENTS", "NewLines", "Tail", "append_event", "evaluation_progress"]
+__all__ = ["EVENTS", "NewLines", "Tail", "append_event", "evaluation_progress", "read_events"]
 
 EVENTS = RunFile.EVENTS
 """File of a run, and of an evaluation on workers, that `append_event` appends to."""
 
 _PROGRESS_EVERY_S = 10.0
 _LOG = logging.getLogger(__name__)
+_FILES: dict[Path, LineFile] = {}
+_LOCK = threading.Lock()
 
 
 def append_event(path: Path, kind: str, text: str, **facts: Any) -> None:
-    """Append a line to an events file, from any number of processes; a full disk is logged and not raised."""
+    """Append a line to an events file, from any number of processes; on a full disk it waits in memory."""
     line = json.dumps({"time": time(), "kind": kind, "text": text, **facts})
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        _LOG.warning("not in %s (%s): %s", path, error.strerror, line)
+    with _LOCK:
+        file = _FILES.setdefault(path, LineFile(path, _LOG.warning))
+    file.append(line)
+    if file.num_waiting:
+        _LOG.warning("%s: %s", kind, text)  # where it can be read meanwhile
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All events of a file, oldest first; no file, none."""
+    return _objects(path.read_bytes()) if path.is_file() else []
 
 
 def evaluation_progress(say: Callable[..., None]) -> EvaluationProgress:
@@ -65,7 +74,7 @@ class Tail:
 
     def metrics(self) -> dict[str, Any] | None:
         """The newest line of metrics since the last call."""
-        lines = [line for line in self._metrics.read() if "loss/total" in line["metrics"]]
+        lines = [line for line in self._metrics.read() if "loss/total" in line.get("metrics", {})]
         return lines[-1] if lines else None
 
     def events(self) -> list[dict[str, Any]]:
@@ -97,4 +106,17 @@ class NewLines:
         whole = text[: text.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
         self.has_moved = self.has_moved or bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return _objects(whole)
+
+
+def _objects(text: bytes) -> list[dict[str, Any]]:
+    """The objects of whole lines; half a line that a crash has left is none."""
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            found.append(content)
+    return found

@@ -19,7 +19,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.files import write_atomically
-from mgcda_dist.runs.events import EVENTS, append_event
+from mgcda_dist.runs.events import EVENTS, append_event, read_events
 
 __all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
@@ -145,11 +145,8 @@ class RunFolder:
 
     def command(self) -> str:
         """The command of the newest launch; empty if there was none."""
-        if not self.events.is_file():
-            return ""
-        lines = self.events.read_text(encoding="utf-8").splitlines()
-        launches = (json.loads(line) for line in reversed(lines) if '"kind": "launch"' in line)
-        return next((str(event["command"]) for event in launches), "")
+        launches = [event for event in read_events(self.events) if event.get("kind") == "launch"]
+        return str(launches[-1]["command"]) if launches else ""
 
 
 def changes_in_words(differing: dict[str, tuple[Any, Any]]) -> str:

@@ -54,7 +54,7 @@ def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str
     write_json_atomically(run.provenance, tags)
     parent, uri = config.tracking.parent_run, mlflow_uri(config)
     tags |= run_tags(config) | {Tag.RUN_FOLDER: str(run.root)} | ({Tag.PARENT: parent} if parent else {})
-    record = JsonlTracker(run.metrics, start_step)
+    record = JsonlTracker(run.metrics, start_step, warn=lambda text: run.say("storage", text))
     if uri is None:
         # As complete as any other: `mgcda sync` may bring it to a server one day.
         record.log_start(config.tracking.experiment, config.name, None)

@@ -22,16 +22,20 @@ JSON does not have are written as the strings "NaN", "Infinity", "-Infinity", wh
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.files import PendingFile
+from mgcda_dist.errors import counted
+from mgcda_dist.files import PendingFile, write_atomically
+from mgcda_dist.lines import LineFile, append_line
 from mgcda_dist.tracking.tracker import Status
 
 __all__ = [
@@ -48,22 +52,27 @@ __all__ = [
 
 METRICS, CALLS = RunFile.METRICS, RunFile.CALLS
 _OF_A_STEP = {"step", "time", "metrics"}
+_LOG = logging.getLogger(__name__)
 
 
 class JsonlTracker:
-    """Appends metrics to one file and all other calls to another beside it.
+    """Appends metrics to one file and all other calls to another beside it; on a full disk they wait in memory.
 
     Args:
         path: the file for metrics; its folder, which is the record's, is made. Existing files are continued.
         start_step: first step that will be logged. Lines of an earlier attempt with this step or a later one are
             removed, and so is a line that a crash left half written, by replacing the file in one piece.
+        warn: receives a sentence when the record cannot be written, and when it is again; default: a log record.
     """
 
-    def __init__(self, path: Path, start_step: int = 0) -> None:
+    def __init__(self, path: Path, start_step: int = 0, warn: Callable[[str], None] | None = None) -> None:
         self.path, self.folder = path, path.parent.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        _cut_back(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._warn = warn or _LOG.warning
+        self._metrics = LineFile(path, self._warn, prepare=partial(_cut_back, path, start_step))
+        self._calls = LineFile(self.folder / CALLS, self._warn)
+        self._lacks_pictures = False
+        self._metrics.flush()
 
     def log_start(self, experiment: str, run_name: str, uri: str | None) -> None:
         """Record the tracking server of the run and its names there; `uri` None: no server yet."""
@@ -77,15 +86,23 @@ class JsonlTracker:
         """Append one line."""
         numbers = {name: _json_number(float(value)) for name, value in metrics.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), "metrics": numbers}, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        self._metrics.append(line)
 
     def log_picture(self, name: str, path: Path, step: int | None = None) -> None:
-        """Record the picture. One of a series is copied to `pictures/steps/`, since the next may replace its file."""
+        """Record the picture. One of a series is copied to `pictures/steps/`, since the next may replace its file.
+
+        Without room for the copy it is left out, with a warning.
+        """
         if step is not None:
             kept = self.folder / "pictures" / "steps" / f"{Path(name).stem.replace('/', '~')}-{step:08d}{path.suffix}"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            path = Path(shutil.copyfile(path, kept))
+            try:
+                write_atomically(kept, partial(shutil.copyfile, path))
+            except OSError as error:
+                if not self._lacks_pictures:
+                    self._warn(f"pictures are left out, from {name} of step {step} on: {error.strerror or error}")
+                self._lacks_pictures = True
+                return
+            self._lacks_pictures, path = False, kept
         self._call("picture", name=name, path=self._relative(path), step=step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
@@ -105,12 +122,15 @@ class JsonlTracker:
         self._call("tags", tags=dict(tags))
 
     def close(self, status: Status) -> None:
-        """Record the end, and close the file of metrics."""
-        add_end(self.folder, status)
-        self._file.close()
+        """Record the end; what is not written by now is lost, with a warning."""
+        self._call("end", status=status)
+        for file in (self._metrics, self._calls):
+            if not file.flush():
+                left = counted(file.num_waiting, "line")
+                self._warn(f"{file.path} lacks {left}: there was no room to the end")
 
     def _call(self, call: str, **fields: Any) -> None:
-        _append_call(self.folder, call, fields)
+        self._calls.append(_call_line(call, fields))
 
     def _relative(self, path: Path) -> str:
         place = path.absolute()
@@ -134,15 +154,11 @@ def flat_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def add_end(folder: Path, status: Status, time_s: float | None = None) -> None:
     """Record the status at the end of the run in `folder`, and its time if not now."""
-    _append_call(folder, "end", {"status": status} | ({} if time_s is None else {"time": time_s}))
+    append_line(folder / CALLS, _call_line("end", {"status": status} | ({} if time_s is None else {"time": time_s})))
 
 
-def _append_call(folder: Path, call: str, fields: Mapping[str, Any]) -> None:
-    line = json.dumps({"time": round(time.time(), 3), "call": call} | dict(fields), ensure_ascii=False)
-    with (folder / CALLS).open("a+b") as file:
-        # A crash may have left half a line, which must not merge with this one.
-        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+def _call_line(call: str, fields: Mapping[str, Any]) -> str:
+    return json.dumps({"time": round(time.time(), 3), "call": call} | dict(fields), ensure_ascii=False)
 
 
 def read_calls(folder: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -200,11 +216,19 @@ def _cut_back(path: Path, start_step: int) -> None:
         return record is not None and record["step"] < start_step
 
     with path.open("rb") as old:
-        if all(map(stays, old)):
+        lines = [(len(line), stays(line)) for line in old]
+        if all(stay for _, stay in lines):
             return
         old.seek(0)
-        with PendingFile(path) as temporary, temporary.open("wb") as new:
-            new.writelines(filter(stays, old))
+        try:
+            with PendingFile(path) as temporary, temporary.open("wb") as new:
+                new.writelines(filter(stays, old))
+        except OSError:
+            first = next(index for index, (_, stay) in enumerate(lines) if not stay)
+            if any(stay for _, stay in lines[first:]):
+                raise
+            # Without room for a copy: what has to go is the end of the file.
+            os.truncate(path, sum(length for length, _ in lines[:first]))
 
 
 def _parse(line: bytes, keys: Set[str]) -> dict[str, Any] | None:

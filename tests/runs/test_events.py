@@ -11,7 +11,7 @@ from mgcda_dist.cli import progress as cli_progress
 from mgcda_dist.cli.evaluate import followed
 from mgcda_dist.cli.progress import shown_progress
 from mgcda_dist.runs import events
-from mgcda_dist.runs.events import EVENTS, NewLines, append_event, evaluation_progress
+from mgcda_dist.runs.events import EVENTS, NewLines, append_event, evaluation_progress, read_events
 
 
 def test_a_set_as_it_begins_and_then_one_word_in_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +39,18 @@ def test_progress_of_workers_is_shown_by_the_waiting_command(
         append_event(tmp_path / EVENTS, "watchdog", "rank 1 waits for rank 0")
         append_event(tmp_path / EVENTS, "progress", "evaluating road: 2 of 40 frames", done=2, total=40)
     assert capsys.readouterr().err == "evaluating road  2/40\n"
+
+
+def test_an_event_of_a_full_disk_comes_later_and_half_a_line_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / EVENTS
+    path.write_bytes(b'{"kind": "note", "te')
+    lines = NewLines(path)
+    with monkeypatch.context() as patch, caplog.at_level("WARNING"):
+        patch.setattr("os.write", lambda handle, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        append_event(path, "note", "the disk is full")
+    assert "note: the disk is full" in caplog.text
+    append_event(path, "note", "next")
+    assert [event["text"] for event in read_events(path)] == ["the disk is full", "next"]
+    assert [event["text"] for event in lines.read()] == ["the disk is full", "next"]
