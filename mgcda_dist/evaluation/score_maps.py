@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mgcda_dist.data.shards.keys import original_name, safe_key
 from mgcda_dist.errors import ConfigError, MgcdaError
 
 __all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
@@ -74,6 +75,7 @@ class ScoreMaps:
         """
         below = {key.removeprefix(f"{name}/"): file for key, file in self._maps.items() if key.startswith(f"{name}/")}
         found = _matched(below or self._maps, keys, self.root)
+        found = _of_older_keys(below or self._maps, keys) | found
         missing = [key for key in keys if key not in found]
         if missing:
             have = ", ".join(list(below or self._maps)[:3])
@@ -204,6 +206,17 @@ def _matched(maps: dict[str, MapFile], keys: Sequence[str], root: Path) -> dict[
     return found
 
 
+def _of_older_keys(maps: dict[str, MapFile], keys: Sequence[str]) -> dict[str, MapFile]:
+    """Key → file where a name was squeezed to ASCII for the key, as before November 2026, and one map alone fits."""
+    known: dict[str, set[MapFile]] = defaultdict(set)
+    for name, file in maps.items():
+        plain = original_name(_plain(name))
+        squeezed = re.sub(r"[^A-Za-z0-9_/-]+", "_", plain)
+        for short in {squeezed, _last(squeezed)} if squeezed != plain else ():
+            known[short].add(file)
+    return {key: next(iter(known[key])) for key in keys if len(known[key]) == 1}
+
+
 def _last(name: str) -> str:
     return name.rpartition("/")[2]
 
@@ -215,11 +228,12 @@ def _number(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as keys are made of it (`safe_key`), without the endings that methods add."""
+    """The key of a frame, or of the map that is named as it or its image, without the endings that methods add."""
+    name = original_name(name)
     shorter = _ENDING.sub("", name)
     while shorter != name:
         name, shorter = shorter, _ENDING.sub("", shorter)
-    return "/".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in name.split("/"))
+    return safe_key(name)
 
 
 def _read(file: MapFile) -> NDArray[Any]:

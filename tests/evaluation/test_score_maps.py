@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mgcda_dist.data.shards.keys import safe_key
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, MgcdaError
@@ -32,7 +33,7 @@ def _maps(dtype: type[np.generic] = np.float32) -> dict[str, NDArray[Any]]:
 
 
 def _safe(key: str) -> str:
-    """As `mgcda shards write` makes keys of file names."""
+    """As older versions made keys of file names."""
     return key.replace("Übung.3", "_bung_3")
 
 
@@ -76,6 +77,20 @@ def test_every_format_gives_its_numbers(tmp_path: Path, ending: str) -> None:
         read = maps.read(chosen[_safe(key)], SHAPE)
         assert read.dtype == (np.float64 if dtype is np.float64 else np.float32)
         np.testing.assert_array_equal(read, values.astype(read.dtype))
+
+
+@pytest.mark.parametrize("of_the_key", [True, False])
+def test_names_of_any_script_are_told_apart(tmp_path: Path, of_the_key: bool) -> None:
+    names = ["道路", "天空", "a b", "a_b", "a.b", "kurve/ü.1"]
+    for value, name in enumerate(names):
+        path = tmp_path / f"{safe_key(name) if of_the_key else name}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.full(SHAPE, value, np.float32))
+    maps = ScoreMaps(tmp_path)
+    chosen = maps.choose("set", [safe_key(name) for name in names])
+    assert [maps.read(chosen[safe_key(name)], SHAPE)[0, 0] for name in names] == list(range(len(names)))
+    with pytest.raises(ConfigError, match=r"2 of the 2 frames of set have no map"):
+        maps.choose("set", ["_", safe_key("地")])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mgcda_dist.data.shards.keys import is_key, safe_key
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.errors import ShardError
 
@@ -28,7 +28,6 @@ MAX_PIXELS = 2**26
 """Largest frame that is decoded: 67 million pixels, 8192×8192."""
 
 ImageFormat = Literal["jpg", "png", "webp"]
-_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
     """The sample as it will be in the shard.
 
     Raises:
-        ShardError: a key that WebDataset would split, bytes that are no image, a label of another size or of colours.
+        ShardError: a key that is none of `safe_key`'s, bytes that are no image, a label of another size or of colours.
     """
-    if not _KEY.fullmatch(sample.key):
-        raise ShardError(sample.key, "not a sample key", "use letters, digits, `_`, `-` and single `/` only")
+    if not is_key(sample.key):
+        raise ShardError(repr(sample.key), "not a sample key", f"`safe_key` makes it {safe_key(sample.key)!r}")
     height, width = image_size(sample.image, sample.key)
     image, image_ext, size = sample.image, sample.image_ext, (height, width)
     shrink = options.resize_height_px is not None and height > options.resize_height_px
@@ -86,7 +85,9 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
             ids = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         label = sample.label if plain and not shrink else png_bytes(ids, sample.key)
         histogram = np.bincount(ids.ravel(), minlength=256)
-    meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode() if sample.meta else b""
+    meta = b""
+    if sample.meta:  # bytes of a file name that are no UTF-8 become escapes of JSON
+        meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="backslashreplace")
     return EncodedSample(sample.key, image, image_ext, label, meta, histogram, str(sample.meta.get("category", "")))
 
 

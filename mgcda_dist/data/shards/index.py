@@ -118,7 +118,7 @@ def _index(folder: Path, command: str, extensions: Extensions, name: str) -> _In
     source = StreamSource(folder, command, extensions, ShardCache.default())
     path = source.fetch_unchecked(name)
     try:
-        indexed = _index_tar(path, name, table, Extensions())
+        indexed = _index_tar(path, name, table, Extensions(safe_keys=False))  # unpacking has made them
         final = source.path(name, indexed.row.sha256)
         os.replace(path, final)
     finally:
@@ -132,7 +132,7 @@ def _index_tar(path: Path, name: str, table: Path, extensions: Extensions) -> _I
     rows: list[SampleRow] = []
     histogram = np.zeros(256, np.int64)
     with path.open("rb") as file:
-        for key, members in _groups(path).items():
+        for key, members in _groups(path, safe_keys=extensions.safe_keys).items():
             row = _sample_row(path, key, members, extensions)
             rows.append(row._replace(category=category_of(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
             if rows[-1].label_bytes:
@@ -143,17 +143,18 @@ def _index_tar(path: Path, name: str, table: Path, extensions: Extensions) -> _I
     return _Indexed(ShardRow(name, len(rows), path.stat().st_size, digest), histogram)
 
 
-def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def _groups(path: Path, *, safe_keys: bool) -> dict[str, dict[str, tuple[int, int]]]:
     """Key → extension → (offset, bytes), in file order."""
     groups: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, extension = name.partition(".")
                 if not member.isreg() or not dot or not stem:
                     continue
-                key = plain_key(f"{folder}/{stem}" if folder or member.name.startswith("/") else stem, str(path))
+                name = f"{folder}/{stem}" if folder or member.name.startswith("/") else stem
+                key = plain_key(name, str(path), safe=safe_keys)
                 parts = groups.setdefault(key, {})
                 if extension.lower() in parts:
                     raise ShardError(f"{path}: {key}", f"two members .{extension}", "keys must be unique in a shard")

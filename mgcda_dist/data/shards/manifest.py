@@ -135,8 +135,8 @@ class Manifest:
         expected = Expected(row["sha256"].tobytes(), int(row["num_bytes"]))
         if self.command or is_packed(name):
             cache = self.remote.cache if self.remote else ShardCache.default()
-            extensions = Extensions(**{what: tuple(names) for what, names in self.options.get(STREAMED, {}).items()})
-            return StreamSource(self.folder, self.command, extensions, cache, self.remote).fetch(name, expected)
+            stored = Extensions.stored(self.options.get(STREAMED, {}))
+            return StreamSource(self.folder, self.command, stored, cache, self.remote).fetch(name, expected)
         if self.remote:
             return self.remote.fetch(name, expected)
         if STREAMED in self.options and not (self.folder / name).exists():

@@ -18,8 +18,7 @@ class SourceSample:
     """One frame, or one object to paste.
 
     Attributes:
-        key: unique within the dataset split; letters, digits, `_`, `-`, `/`; no dots (WebDataset splits
-            there).
+        key: unique within the dataset split; made by `keys.safe_key`.
         image: encoded image bytes (JPEG, PNG or WebP). For an object: PNG with alpha, which is its mask.
         image_ext: `jpg`, `png` or `webp`.
         label: PNG bytes, 8-bit single channel, raw ids of the dataset's own label format; None: unlabelled.

@@ -18,7 +18,7 @@ import shlex
 import tarfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,10 +49,22 @@ os.register_at_fork(before=_NO_FORK.acquire, after_in_parent=_NO_FORK.release, a
 
 @dataclass(frozen=True)
 class Extensions:
-    """Suffixes after the first dot of the members' names; of several present the first counts."""
+    """Names of the members of a sample.
+
+    Attributes:
+        image, label: suffixes after the first dot of the members' names; of several present the first counts.
+        safe_keys: keys are made by `safe_key`; False: older versions took the names as they are.
+    """
 
     image: tuple[str, ...] = ("jpg", "jpeg", "webp", "image.jpg", "image.png", "rgb.jpg", "rgb.png", "png")
     label: tuple[str, ...] = ("label.png", "labels.png", "mask.png", "seg.png", "labelids.png", "png")
+    safe_keys: bool = True
+
+    @classmethod
+    def stored(cls, options: Mapping[str, Any]) -> Extensions:
+        """Those that a manifest recorded."""
+        parts = {what: tuple(options[what]) for what in ("image", "label") if what in options}
+        return cls(**parts, safe_keys=bool(options.get("safe_keys", False)))
 
     def members(self, where: str, extensions: list[str]) -> tuple[str, str | None]:
         """The extensions of a sample's image and label, of those that it has; None: no label.
@@ -231,7 +243,7 @@ def _samples(stream: BinaryIO, name: str, extensions: Extensions) -> Iterator[En
     tail = _Tail(gzip.GzipFile(fileobj=stream) if is_packed(name) else stream)
     try:
         for members in group_by_keys(tar_file_expander([{"url": name, "stream": tail}])):
-            key = plain_key(members["__key__"], name)
+            key = plain_key(members["__key__"], name, safe=extensions.safe_keys)
             found = [extension for extension in members if not extension.startswith("__")]
             image, label = extensions.members(f"{name}: {key}", found)
             meta = members.get("json", b"")

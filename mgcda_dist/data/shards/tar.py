@@ -30,6 +30,7 @@ class ShardFile:
         self._file = path.open("w+b")
         self._tar = TarWriter(self._file, user="", group="", mode=0o644, mtime=0, encoder=False)
         self._tar.tarstream.format = tarfile.GNU_FORMAT  # TarWriter 1.0 ignores its own argument `format`
+        self._tar.tarstream.encoding = "utf-8"  # and not that of the machine's locale
 
     def add(self, sample: EncodedSample) -> None:
         """Append the members of a sample: image, label, meta; the last two only where present."""

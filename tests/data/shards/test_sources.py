@@ -16,7 +16,6 @@ from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.carla import _COLOURS_0913, _COLOURS_0914
 from mgcda_dist.data.shards.sources.coco import KNOWN_TO_CITYSCAPES
-from mgcda_dist.data.shards.sources.source import safe_key
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, ShardError
 from tests.support.shards import verified
@@ -54,18 +53,18 @@ def test_every_reader_has_its_name_and_says_where_its_data_is_from() -> None:
 
 
 LAYOUTS = [
-    ("camvid", "train/{}.png", "trainannot/{}.png", "camvid", "s_00"),
+    ("camvid", "train/{}.png", "trainannot/{}.png", "camvid", "s%2E00"),
     ("cityscapes", "leftImg8bit/train/bonn/{}_leftImg8bit.png", "gtFine/train/bonn/{}_gtFine_labelIds.png",
-     "cityscapes_ids", "bonn/s_00"),
-    ("idd_lite", "leftImg8bit/train/12/{}_image.jpg", "gtFine/train/12/{}_label.png", "idd_lite", "12/s_00"),
+     "cityscapes_ids", "bonn/s%2E00"),
+    ("idd_lite", "leftImg8bit/train/12/{}_image.jpg", "gtFine/train/12/{}_label.png", "idd_lite", "12/s%2E00"),
     ("lost_and_found", "leftImg8bit/train/01_Hanns/{}_leftImg8bit.png",
-     "gtCoarse/train/01_Hanns/{}_gtCoarse_labelIds.png", "lost_and_found_ids", "01_Hanns/s_00"),
-    ("road_anomaly", "frames/{}.webp", "frames/{}.labels/labels_semantic.png", "road_anomaly", "s_00"),
-    ("gta5", "images/{}.png", "labels/{}.png", "gta5_ids", "s_00"),
-    ("plain", "train/images/x/{}.jpeg", "train/labels/x/{}_labelIds.png", "binary", "x/s_00"),
-    ("carla", "images/train/{}.jpg", "labels/train/{}.png", "carla_ids", "s_00"),
+     "gtCoarse/train/01_Hanns/{}_gtCoarse_labelIds.png", "lost_and_found_ids", "01_Hanns/s%2E00"),
+    ("road_anomaly", "frames/{}.webp", "frames/{}.labels/labels_semantic.png", "road_anomaly", "s%2E00"),
+    ("gta5", "images/{}.png", "labels/{}.png", "gta5_ids", "s%2E00"),
+    ("plain", "train/images/x/{}.jpeg", "train/labels/x/{}_labelIds.png", "binary", "x/s%2E00"),
+    ("carla", "images/train/{}.jpg", "labels/train/{}.png", "carla_ids", "s%2E00"),
     *(
-        ("bdd100k", f"{top}{images}", f"{top}{labels}", "cityscapes_train_ids", "s_00")
+        ("bdd100k", f"{top}{images}", f"{top}{labels}", "cityscapes_train_ids", "s%2E00")
         for top in ("", "bdd100k/")
         for images, labels in (
             ("images/10k/train/{}.jpg", "labels/sem_seg/masks/train/{}.png"),
@@ -270,11 +269,6 @@ def test_coco_faults(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_val2017.json").write_text("{")
     with pytest.raises(ShardError, match="download the annotations again"):
         read("coco", tmp_path, "val")
-
-
-@pytest.mark.parametrize(("name", "key"), [("a.b c", "a_b_c"), ("drive.1/ä-2", "drive_1/_-2"), ("x_Y-0", "x_Y-0")])
-def test_safe_keys(name: str, key: str) -> None:
-    assert safe_key(name) == key
 
 
 @pytest.mark.parametrize(

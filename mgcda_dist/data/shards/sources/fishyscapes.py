@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zipfile
 from dataclasses import dataclass, replace
+from os.path import isfile
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,7 @@ def _base(folder: Path, name: str, layout: str) -> Path:
     file = f"{place}/{name}_leftImg8bit.png"
     candidates = [folder / "leftImg8bit" / split / file for split in ("val", "test", "train")]
     for path in candidates:
-        if path.is_file():
+        if isfile(path):
             return path
     raise ShardError(str(candidates[0]), "no such photo of the base dataset", f"expected {layout}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 
 from mgcda_dist.data.labels import known_ids
@@ -47,7 +48,7 @@ def open_plain(folder: Path, split: str, *, label_format: str = "binary", unlabe
 def _label_of(stem: str, folder: Path, endings: tuple[str, ...]) -> Path:
     """The first candidate that exists; else the first, for the error that will name it."""
     candidates = [folder / f"{stem}{ending}.png" for ending in endings]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if isfile(path)), candidates[0])
 
 
 def _open_gta5(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:

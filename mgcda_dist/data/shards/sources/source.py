@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import isfile  # unlike Path.is_file, also for names that are too long
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from mgcda_dist.data.shards.keys import safe_key
 from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.errors import ShardError
@@ -73,11 +74,6 @@ class FramePair:
     key: str
     image: Path
     label: Path | None = None
-
-
-def safe_key(name: str) -> str:
-    """A sample key for a file name: what WebDataset would split or a file system refuse becomes `_`."""
-    return "/".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part) for part in name.split("/"))
 
 
 def images_in(folder: Path, layout: str, *, below: bool = False) -> list[Path]:
@@ -147,7 +143,7 @@ def frame_set(
     """
     if unlabelled:
         return SourceSet(LazySamples([FramePair(pair.key, pair.image) for pair in pairs], read), "unlabelled")
-    missing = [pair.label for pair in pairs if pair.label is not None and not pair.label.is_file()]
+    missing = [pair.label for pair in pairs if pair.label is not None and not isfile(pair.label)]
     if missing:
         problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
         raise ShardError(str(missing[0]), problem, "complete the labels, or choose `unlabelled` to write images only")
