@@ -13,7 +13,7 @@ Mapillary Vistas: `config_v1.2.json` and `config_v2.0.json` of the release, mapp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "known_ids",
     "lookup_table",
     "mapped_ids",
+    "mistaken_for_void",
     "shown_by",
     "train_names",
     "void_ids",
@@ -288,6 +289,18 @@ def _mapped_to_own(label_format: str, space: ClassSpace) -> dict[int, int]:
 def train_names(class_names: Sequence[str]) -> dict[int, str]:
     """Train id → name, and the names of 253, 254, 255; for legends."""
     return dict(enumerate(class_names)) | {train_id: name for name, train_id in _ALWAYS.items()}
+
+
+def mistaken_for_void(label_format: str, raw_ids: Collection[int]) -> tuple[str, str] | None:
+    """A problem and its remedy, if these ids of a whole data set look like masks of 0 and 255 in a format with void.
+
+    Raises:
+        ConfigError: no such format.
+    """
+    if 255 not in raw_ids or not set(raw_ids) <= {0, 255} or set(_format(label_format).values()) != _ALWAYS.keys():
+        return None
+    problem = f"only the ids 0 and 255 occur, and 255 is void in {label_format}: no anomaly is in the labels"
+    return problem, "if 255 is the anomaly, choose the label format binary_0_255"
 
 
 def is_own(label_format: str) -> bool:

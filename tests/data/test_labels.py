@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mgcda_dist.choices import CLASS_SPACES, KnownClassSpace
-from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table
+from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table, mistaken_for_void
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 
@@ -71,6 +71,27 @@ def test_every_pair_gives_legal_values_and_unknown_ids_are_void(label_format: st
     assert set(table.tolist()) <= legal
     unknown = sorted(set(range(256)) - known_ids(label_format))
     assert (table[unknown] == VOID).all()
+
+
+@pytest.mark.parametrize(
+    ("label_format", "ids", "named"),
+    [
+        ("binary", (0, 255), True),
+        ("binary", (255,), True),
+        ("binary", (0,), False),
+        ("binary", (0, 1, 255), False),
+        ("binary", (0, 3, 255), False),
+        ("road_anomaly", (0, 255), True),
+        ("lost_and_found_ids", (0, 255), True),
+        ("binary_0_255", (0, 255), False),
+        ("road8", (0, 255), False),
+        ("cityscapes_train_ids", (0, 255), False),
+        ("own", (0, 255), False),
+        ("unlabelled", (), False),
+    ],
+)
+def test_masks_of_0_and_255_are_recognised(label_format: str, ids: tuple[int, ...], named: bool) -> None:
+    assert (mistaken_for_void(label_format, ids) is not None) == named
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
