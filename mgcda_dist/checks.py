@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,8 +15,9 @@ from mgcda_dist.choices import ANOMALY, INLIER, OUTLIER_LOSSES
 from mgcda_dist.config.data import StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
-from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
+from mgcda_dist.data.decode import decode_cutout, decode_image, decode_pair
 from mgcda_dist.data.folders import label_pixels, open_shards
+from mgcda_dist.data.labels import mistaken_for_void
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.categories import choose_objects
 from mgcda_dist.data.shards.manifest import Manifest
@@ -57,6 +57,8 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
         except MgcdaError as error:
             problems.append(DataProblem((*path, "shards"), f"{error.where}: {error.problem}", error.remedy))
             continue
+        if pixels and (doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram)):
+            warnings.append(f"{entry.name}: {doubt[0]}; {doubt[1]}")
         if isinstance(entry, StreamConfig):
             seen[entry.name] = pixels
             first = training.setdefault(manifest.digest, entry)
@@ -98,7 +100,7 @@ def _check_entry(
         choose_objects(objects, entry.paste.include, entry.paste.exclude)
         if samples:
             first = ShardReader(objects).read(0)
-            decode_cutout(first.image, first.where)
+            decode_cutout(first.image, first.where, first.exif)
     if not isinstance(entry, StreamConfig):
         return manifest, label_pixels(manifest, class_space(config.data))
     if not entry.labelled:
@@ -121,13 +123,10 @@ def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationS
 def _try_frame(manifest: Manifest) -> None:
     """Raise ShardError unless the first sample can be read, and its label fits its image."""
     sample = ShardReader(manifest).read(0)
-    image = decode_image(sample.image, sample.where)
     if sample.label is None:
-        return
-    label = decode_label(sample.label, np.arange(256, dtype=np.uint8), sample.where)
-    if label.shape != image.shape[:2]:
-        problem = f"the image is {image.shape[1]}×{image.shape[0]}, its label {label.shape[1]}×{label.shape[0]} pixels"
-        raise ShardError(sample.where, problem, "write the shards again from files that belong together")
+        decode_image(sample.image, sample.where, sample.exif)
+    else:
+        decode_pair(sample.image, sample.label, sample.where, sample.exif)
 
 
 def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:

@@ -35,6 +35,7 @@ __all__ = [
     "CaclDefaults",
     "ComponentTrack",
     "Convention",
+    "Exif",
     "ExitCode",
     "HeadlineMetric",
     "KnownClassSpace",
@@ -93,6 +94,9 @@ ROAD_NAMES = ("road", "drivable", "drivable_area")
 """Classes that objects stand on unless the class space names others."""
 
 # --------------------------------------------------------------------------------------------------------------- data
+
+Exif = Literal["upright", "stored"]
+"""Use of the orientation mark of a picture: it is turned as viewers do, or left as it lies in the file."""
 
 ShardKind = Literal["frames", "objects"]
 """Content of a shard folder: scenes with labels, or cutouts with alpha."""

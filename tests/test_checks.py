@@ -124,6 +124,13 @@ def test_labels_that_the_class_space_cannot_read(tmp_path: Path, form: str, spac
     assert [says in problem for _, problem, _ in check_data(run)[0]] == [True]
 
 
+@pytest.mark.parametrize(("label_format", "named"), [("binary", True), ("binary_0_255", False)])
+def test_masks_of_0_and_255_are_a_warning(tmp_path: Path, label_format: str, named: bool) -> None:
+    shards = yard(tmp_path / "yard", label_format, (0, 255))
+    _, warnings = check_data(config(tmp_path, {"yard": {"shards": str(shards)}}, class_space="road8"))
+    assert any("only the ids 0 and 255 occur" in warning for warning in warnings) == named
+
+
 def test_stray_ids_of_a_known_format_can_be_explained(tmp_path: Path) -> None:
     shards = str(yard(tmp_path / "yard", "camvid", ids=(0, 3, 8, 77)))
     run = config(tmp_path, {"yard": {"shards": shards}}, class_space="idd7")
@@ -262,7 +269,7 @@ def _unlabelled(folder: Path) -> None:
     ("damage", "says"),
     [
         (_cut, "the shard ends"),
-        (_other_size, "the image is 80×64, its label 4×4 pixels"),
+        (_other_size, "the label is 4×4 px, the image 80×64"),
         (_unlabelled, "stream yard is labelled, but its shards hold no labels"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not readable"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mgcda_dist.config.load import load_config
-from mgcda_dist.data.decode import decode_cutout, decode_image, decode_label
+from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.shards.encode import EncodeOptions, encode_sample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
@@ -22,7 +22,7 @@ from mgcda_dist.models.exported import load_segmenter
 from mgcda_dist.models.weights import read_state
 from tests.conftest import REPOSITORY
 from tests.support.png import grey_png
-from tests.support.shards import LUT, verified, write_frames
+from tests.support.shards import verified, write_frames
 from tests.support.tars import plain_tar
 
 
@@ -38,7 +38,7 @@ class Trap:
 
 def test_pictures_that_claim_too_much_are_not_decoded(tmp_path: Path) -> None:
     bomb = grey_png(9000, 9000, 8, b"")  # a few bytes that claim 81 million pixels
-    for decode in (decode_image, decode_cutout, lambda data, where: decode_label(data, LUT, where)):
+    for decode in (decode_image, decode_cutout, decode_ids):
         with pytest.raises(ShardError, match="claims 9000×9000 pixels, over the bound"):
             decode(bomb, "shard: key")
     with pytest.raises(ShardError, match="9000×9000"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mgcda_dist.choices import ExitCode
+from mgcda_dist.choices import Exif, ExitCode
 from mgcda_dist.cli.evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
 from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
 from mgcda_dist.errors import counted
@@ -57,6 +57,9 @@ def predict(
     codec: Annotated[
         Literal["vp9", "mpeg4"], typer.Option(help="of videos: vp9 plays in browsers, mpeg4 is faster to write")
     ] = "vp9",
+    exif: Annotated[
+        Exif, typer.Option(help="turn images as their EXIF marks say, or not, as `mgcda shards write --exif`")
+    ] = "upright",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="write into --out even if it holds other files or predictions")
@@ -95,7 +98,7 @@ def predict(
         score=score or network.score, height_px=height if height is not None else network.height_px or 0,
         augmentation=replace(augmentation, window_px=augmentation.window_px or None),
         blur=network.blur if blur is None else blur,
-        min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec,
+        min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec, exif=exif,
     )  # fmt: skip
     chosen = choose_threshold(operating_points(network), threshold, options.evaluation_settings())
     options = replace(options, threshold=chosen, shown_range=ends or chosen.shown_range)

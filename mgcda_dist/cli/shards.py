@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mgcda_dist.choices import ExitCode
+from mgcda_dist.choices import Exif, ExitCode
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
 
@@ -26,6 +26,9 @@ shards_app = typer.Typer(help="Write, check and show shards.", no_args_is_help=T
 _PLACE = "'FOLDER pipe:COMMAND', where {} in the command is the shard's name"
 
 Workers = Annotated[int | None, typer.Option(help="threads; default: one per processor")]
+ExifChoice = Annotated[
+    Exif | None, typer.Option("--exif", help="turn frames as their EXIF marks say, or ignore the marks")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace finished shards")]
 
 
@@ -46,6 +49,7 @@ def write(
         Literal["jpg", "png", "webp"] | None, typer.Option("--format", help="re-encode images")
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="of re-encoded JPEG and WebP")] = 92,
+    exif: ExifChoice = None,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
     skip: Annotated[list[str] | None, typer.Option(help="key of a sample to leave out; repeat for several")] = None,
@@ -80,7 +84,7 @@ def write(
     opened = reader.open(source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])
-    options = EncodeOptions(resize_height, image_format, quality)
+    options = EncodeOptions(resize_height, image_format, quality, exif)
     provenance = {
         "source": str(source),
         "url": reader.url,
@@ -97,6 +101,7 @@ def write(
             workers=workers, overwrite=overwrite,
         )  # fmt: skip
     _print_manifests([manifest])
+    _print_doubt(manifest)
 
 
 @shards_app.command()
@@ -203,6 +208,7 @@ def index(
     ] = None,
     image_ext: Annotated[list[str] | None, typer.Option(help="image members, e.g. rgb.png; repeat for several")] = None,
     label_ext: Annotated[list[str] | None, typer.Option(help="label members, e.g. seg.png; repeat for several")] = None,
+    exif: ExifChoice = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -216,9 +222,10 @@ def index(
     with _bar("indexing", len(shards)) as advance:
         manifest = index_shards(
             folder, shards, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
-            progress=advance, workers=workers, overwrite=overwrite,
+            exif=exif, progress=advance, workers=workers, overwrite=overwrite,
         )  # fmt: skip
     _print_manifests([manifest])
+    _print_doubt(manifest)
 
 
 @shards_app.command()
@@ -326,6 +333,13 @@ def _print_manifests(manifests: list[Manifest]) -> None:
         for m in manifests
     ]  # fmt: skip
     console.print(terminal(Table(columns, rows), plain=True))
+
+
+def _print_doubt(manifest: Manifest) -> None:
+    from mgcda_dist.data.labels import mistaken_for_void
+
+    if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
+        typer.echo(f"note: {doubt[0]}\n  → {doubt[1]}", err=True)
 
 
 def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:

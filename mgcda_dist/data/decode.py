@@ -1,102 +1,178 @@
-"""Bytes of a sample → pixels, with OpenCV; every failure names the shard and key.
+"""Bytes → pixels: the one decoder of frames, labels and objects, for writing, checking, training and prediction.
 
-The decoder was chosen by measurement (benchmarks/results/stream.md): on small road frames OpenCV takes 10 to 20 % less
-time than Pillow and up to 20 % more than torchvision, all three with equal pixels; but a damaged PNG label crashes
-torchvision's whole process, while OpenCV refuses every truncated JPEG, PNG and WebP file. Pillow reads the header first
-(15 µs), so that a file that claims absurd dimensions is refused before any memory is reserved for it.
+The table in shards/README.md lists what is read, converted and refused. OpenCV decodes JPEG, PNG and WebP: on small
+road frames it takes 10 to 20 % less time than Pillow and up to 20 % more than torchvision, all with equal pixels
+(benchmarks/results/stream.md), but a damaged PNG label crashes torchvision's whole process. Pillow reads every header
+first (50 µs), so that a file that claims absurd dimensions is refused before memory is reserved for it, and decodes the
+rest: indices of palettes, CMYK, BMP, TIFF, PNM.
 """
 
 from __future__ import annotations
 
-import io
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from mgcda_dist.choices import Exif
+from mgcda_dist.data.header import BROKEN, Header, check_pair, oriented, read_header
 from mgcda_dist.data.pixels import Pixels, as_pixels
-from mgcda_dist.data.shards.encode import MAX_PIXELS, decode_ids
 from mgcda_dist.errors import SampleError
 
-__all__ = ["MAX_PIXELS", "decode_cutout", "decode_image", "decode_label"]
+__all__ = ["Pair", "decode_channels", "decode_cutout", "decode_ids", "decode_image", "decode_pair"]
 
-_REMEDY = "run `mgcda shards verify` on the folder; write the shards again from an intact source"
-# Rotation by EXIF would misalign an image and its label, which has no such mark.
-_COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-
-
-def decode_image(data: bytes, where: str, *, upright: bool = False) -> Pixels:
-    """An encoded frame (JPEG, PNG, WebP …) as H×W×3 RGB, uint8. Alpha is dropped, 16 bits become 8.
-
-    Args:
-        where: shard and key, or path.
-        upright: rotate it by its EXIF mark, which is ignored otherwise.
-
-    Raises:
-        SampleError: damaged or too large.
-    """
-    _check_header(data, where, "image")
-    return _decode(data, cv2.IMREAD_COLOR_RGB if upright else _COLOUR, where, "image")
+_LOSSLESS = ("PNG", "BMP", "TIFF")
+_DEEP_GREY = ("I;16", "I;16B", "I;16L")
+_LABEL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *_DEEP_GREY, "I", "F")
+_FRAME_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", *_DEEP_GREY)
+_DIM = 64
+"""Of 256 levels; no pixel of a frame of 16 bits reaches it if the camera filled 14 of them or fewer."""
 
 
-def decode_label(data: bytes, lut: NDArray[np.uint8], where: str) -> Pixels:
-    """A label PNG of raw ids as H×W train ids, uint8.
+class Pair(NamedTuple):
+    """A frame and its label, of one size."""
 
-    Args:
-        data: grey or palette PNG; of a palette the indices count, not the colours.
-        lut: 256 train ids by raw id, see `mgcda_dist.data.labels.lookup_table`.
-        where: shard and key.
+    image: Pixels
+    """H×W×3 RGB."""
+    ids: Pixels
+    """H×W raw ids."""
+
+
+def decode_pair(image: bytes, label: bytes, where: str, exif: Exif | None = None) -> Pair:
+    """Image and label of a labelled sample.
 
     Raises:
-        SampleError: damaged, too large, colours, or ids over 255.
+        ShardError, SampleError: as `decode_image`, `decode_ids` and `check_pair`.
     """
-    mode = _check_header(data, where, "label")
-    if mode == "L" and data[24] == 8:
-        raw = _decode(data, cv2.IMREAD_UNCHANGED, where, "label")
-    else:  # OpenCV would deliver the colours of a palette, and stretch grey of few bits
-        raw = as_pixels(decode_ids(data, where))
-    return as_pixels(cv2.LUT(raw, lut))
+    ids = decode_ids(label, where, exif)
+    header = read_header(image, where)
+    check_pair(header, ids.shape, exif, where)
+    return Pair(_frame(header, image, where, exif), ids)
 
 
-def decode_cutout(data: bytes, where: str) -> Pixels:
+def decode_image(data: bytes, where: str, exif: Exif | None = None) -> Pixels:
+    """An encoded frame as H×W×3 RGB, uint8. Alpha is dropped; of 16 bits the upper 8 are kept.
+
+    Args:
+        where: path, or shard and key.
+        exif: `stored` ignores its orientation mark; otherwise it is turned upright.
+
+    Raises:
+        SampleError: damaged, too large, of a kind that is not read, or 14 bits or fewer stored in 16.
+    """
+    return _frame(read_header(data, where), data, where, exif)
+
+
+def decode_ids(data: bytes, where: str, exif: Exif | None = None) -> Pixels:
+    """The raw ids of a label, uint8 H×W, each exactly as stored.
+
+    Of a palette the indices are the ids, not the colours; of equal colour channels one is. Alpha is ignored.
+
+    Raises:
+        ShardError: it has an orientation mark, and `exif` is not chosen.
+        SampleError: damaged, too large, lossy, colours, or values that are no ids of 0 … 255.
+    """
+    header = read_header(data, where, "label")
+    bits = header.bits
+    if header.format not in _LOSSLESS or header.mode not in _LABEL_MODES:
+        remedy = "save ids without loss, as an 8-bit grey PNG"
+        raise SampleError(where, f"the label is a {header.format} of mode {header.mode}", remedy)
+    header.refuse_unchosen(exif, (), where, "label")
+    if header.format == "PNG" and header.mode != "P" and bits >= 8:
+        ids = _by_opencv(data, cv2.IMREAD_UNCHANGED, where, "label")
+    elif bits > 8 and header.mode in ("LA", "RGB", "RGBA"):  # of which Pillow would give 8
+        raise SampleError(where, f"the label is a TIFF of {bits}-bit colours", "save ids as an 8-bit grey PNG")
+    else:
+        ids = _by_pillow(header, where, "label")
+        if header.mode == "L" and bits < 8:  # stretched to 0 … 255
+            ids = ids // (255 // (2**bits - 1))
+    if ids.ndim == 3:
+        ids = _one_channel(ids, where)
+    return oriented(as_pixels(ids if ids.dtype == np.uint8 else _whole(ids, where)), header, exif)
+
+
+def decode_channels(data: bytes, where: str) -> NDArray[Any]:
+    """A label with all its channels and bits: H×W grey, or H×W×3 RGB, or H×W×4 RGBA; a palette as its colours.
+
+    Raises:
+        SampleError: damaged, too large, or not PNG.
+    """
+    if read_header(data, where, "label").format != "PNG":
+        raise SampleError(where, "the label is no PNG", BROKEN)
+    channels = _by_opencv(data, cv2.IMREAD_UNCHANGED, where, "label")
+    return channels if channels.ndim == 2 else channels[..., [2, 1, 0, 3][: channels.shape[2]]]
+
+
+def decode_cutout(data: bytes, where: str, exif: Exif | None = None) -> Pixels:
     """An object to paste as H×W×4 RGBA, uint8, straight alpha.
 
     Raises:
         SampleError: damaged, too large, or without alpha.
     """
-    _check_header(data, where, "object")
-    pixels = _decode(data, cv2.IMREAD_UNCHANGED, where, "object")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
-        problem = f"the object has shape {pixels.shape} of {pixels.dtype}, not 8-bit RGB with alpha"
-        raise SampleError(where, problem, "objects are PNG files whose alpha is the mask")
-    return as_pixels(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))
+    header = read_header(data, where, "object")
+    pixels = _by_opencv(data, cv2.IMREAD_UNCHANGED, where, "object") if header.format in ("PNG", "WEBP") else None
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4:
+        problem = f"the object is a {header.format} of mode {header.mode}, without readable alpha"
+        raise SampleError(where, problem, "objects are PNG or WebP files whose alpha is the mask")
+    pixels = _eight_bits(pixels, header, where, "object")
+    return oriented(as_pixels(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)), header, exif)
 
 
-def _decode(data: bytes, flags: int, where: str, what: str) -> Pixels:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise SampleError(where, f"the {what} cannot be decoded: {error}", _REMEDY) from None
-    if pixels is None:
-        raise SampleError(where, f"the {what} is damaged or truncated ({len(data)} bytes)", _REMEDY)
+def _frame(header: Header, data: bytes, where: str, exif: Exif | None) -> Pixels:
+    scaled = header.format == "PPM" and header.mode == "I"  # Pillow stretches 9 … 16 bits to 16
+    if header.mode not in _FRAME_MODES and not scaled:
+        problem = f"the image is a {header.format} of mode {header.mode}"
+        raise SampleError(where, problem, "save it as RGB or grey of 8 or 16 bits")
+    if header.format in ("JPEG", "MPO", "PNG", "WEBP") and header.mode != "CMYK":
+        # The decoder's own turning would not know the choice, and misses marks in XMP.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = _by_opencv(data, flags, where, "image")
+    else:
+        pixels = _by_pillow(header, where, "image", colours=not scaled and header.mode not in _DEEP_GREY)
+    pixels = _eight_bits(pixels, header, where, "image")
+    return oriented(pixels if pixels.ndim == 3 else np.dstack([pixels] * 3), header, exif)
+
+
+def _eight_bits(pixels: NDArray[Any], header: Header, where: str, what: str) -> Pixels:
+    """The upper 8 of 16 bits: exact for 8 bits that were stretched by 256 or by 257."""
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if header.bits > 8 and pixels[..., :3].max() < _DIM:
+        problem = f"the {what} has 16 bits, but no pixel is brighter than a quarter: its camera gave 14 bits or fewer"
+        raise SampleError(where, problem, "multiply the pixels so that white is 65535, or save 8 bits")
     return as_pixels(pixels)
 
 
-def _check_header(data: bytes, where: str, what: str) -> str:
-    """Pillow's mode of the picture, after a check of its size."""
-    header = _open(data, where, what)
-    width, height = header.size
-    if width * height > MAX_PIXELS:
-        problem = f"the {what} claims {width}×{height} pixels, over the bound of {MAX_PIXELS}"
-        raise SampleError(where, problem, "resize it when the shards are written")
-    return header.mode
+def _one_channel(colours: NDArray[Any], where: str) -> NDArray[Any]:
+    """The ids of a picture whose colour channels are equal."""
+    channels = colours[..., : 1 if colours.shape[2] == 2 else 3]
+    if not (channels == channels[..., :1]).all():
+        remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"
+        raise SampleError(where, f"the label has {colours.shape[2]} channels: it looks like a colour map", remedy)
+    return np.ascontiguousarray(channels[..., 0])
 
 
-def _open(data: bytes, where: str, what: str) -> Image.Image:
+def _whole(values: NDArray[Any], where: str) -> Pixels:
+    """Ids of a wider type, uint8."""
+    wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
+    if wrong.size:
+        raise SampleError(where, f"the label holds the id {wrong[0]}", "labels must hold whole numbers, 0 … 255")
+    return values.astype(np.uint8)
+
+
+def _by_opencv(data: bytes, flags: int, where: str, what: str) -> NDArray[Any]:
     try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # its message holds an address, different in every process
-        raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes)", _REMEDY) from None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise SampleError(where, f"the {what} cannot be decoded: {error}", BROKEN) from None
+    if pixels is None:
+        raise SampleError(where, f"the {what} is damaged or truncated ({len(data)} bytes)", BROKEN)
+    return pixels
+
+
+def _by_pillow(header: Header, where: str, what: str, *, colours: bool = False) -> NDArray[Any]:
+    try:
+        return np.asarray(header.picture.convert("RGB") if colours else header.picture)
     except Exception as error:  # of damaged bytes Pillow's parsers raise all kinds
-        raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes: {error})", _REMEDY) from None
+        raise SampleError(where, f"the {what} is damaged or truncated ({error})", BROKEN) from None

@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.data.augment import Paste
-from mgcda_dist.data.decode import decode_image, decode_label
+from mgcda_dist.data.decode import decode_image, decode_pair
 from mgcda_dist.data.pixels import Pixels, resized
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import SampleError
 from mgcda_dist.method.batch import VOID
 from mgcda_dist.method.randomness import numpy_generator
 
-__all__ = ["EvaluationFrames", "Frame", "check_sizes", "resize_to_height"]
+__all__ = ["EvaluationFrames", "Frame", "resize_to_height"]
 
 
 class Frame(NamedTuple):
@@ -81,31 +80,20 @@ class EvaluationFrames:
         if not 0 <= index < self._length:
             raise IndexError(f"frame {index} of {self._length}")
         sample = self.reader.read(index)
-        image = decode_image(sample.image, sample.where)
-        category = None
         if sample.label is None:
+            image, ids = decode_image(sample.image, sample.where, sample.exif), None
             label = np.full(image.shape[:2], VOID, np.uint8)
-        elif self.categories is not None:
-            category = decode_label(sample.label, np.arange(256, dtype=np.uint8), sample.where)
-            label = self.lut[category]
         else:
-            label = decode_label(sample.label, self.lut, sample.where)
-        check_sizes(image, label, sample.where)
+            image, ids = decode_pair(sample.image, sample.label, sample.where, sample.exif)
+            label = self.lut[ids]
         if self.paste is not None:
             image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
         if self.height_px is not None:
             image = resize_to_height(image, self.height_px)
-        return Frame(image, label, sample.key, category)
+        return Frame(image, label, sample.key, ids if self.categories is not None else None)
 
 
 def resize_to_height(image: Pixels, height_px: int) -> Pixels:
     """H×W×3 → height_px×round(W·height_px/H)×3: by area when it shrinks, bilinearly when it grows."""
     height, width = image.shape[:2]
     return resized(image, height_px, max(1, round(width * height_px / height)))
-
-
-def check_sizes(image: Pixels, label: Pixels, where: str) -> None:
-    """Raise SampleError unless image and label have the same height and width."""
-    if image.shape[:2] != label.shape:
-        problem = f"the image is {image.shape[1]}×{image.shape[0]}, its label {label.shape[1]}×{label.shape[0]} pixels"
-        raise SampleError(where, problem, "write the shards again from files that belong together")

@@ -24,9 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from mgcda_dist.choices import LoaderDefaults, OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.class_mix import with_classes_of
-from mgcda_dist.data.decode import decode_image, decode_label
-from mgcda_dist.data.frames import check_sizes
-from mgcda_dist.data.pixels import Pixels, resized
+from mgcda_dist.data.decode import decode_image, decode_pair
+from mgcda_dist.data.pixels import Pixels, as_pixels, resized
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.style import with_style_of
@@ -216,15 +215,15 @@ class TrainingStream(Dataset[Batch]):
         """A sample's image and label, decoded."""
         source = self.sources[ref.stream]
         encoded = source.reader.read(ref.sample)
-        image, key = decode_image(encoded.image, encoded.where), f"{source.name}/{encoded.key}"
+        key = f"{source.name}/{encoded.key}"
         if not source.labelled:
+            image = decode_image(encoded.image, encoded.where, encoded.exif)
             return _Frame(image, np.full(image.shape[:2], VOID, np.uint8), key)
         if encoded.label is None:
             problem = f"the sample has no label, but stream {source.name} is labelled"
             raise SampleError(encoded.where, problem, "set labelled: false on the stream, or use labelled shards")
-        label = decode_label(encoded.label, source.lut, encoded.where)
-        check_sizes(image, label, encoded.where)
-        return _Frame(image, label, key)
+        image, ids = decode_pair(encoded.image, encoded.label, encoded.where, encoded.exif)
+        return _Frame(image, as_pixels(cv2.LUT(ids, source.lut)), key)
 
     def _mixed(self, image: Pixels, label: Pixels, step: int, ref: SlotRef, attempt: int) -> tuple[Pixels, Pixels]:
         """A crop without labels, under classes of a labelled crop of this step, if the draws of the slot say so."""
@@ -248,7 +247,7 @@ class TrainingStream(Dataset[Batch]):
         encoded = self.sources[other.stream].reader.read(other.sample)
         height, width = self.transform.crop_px
         return with_style_of(
-            resized(decode_image(encoded.image, encoded.where), height, width), image, augment.style_band
+            resized(decode_image(encoded.image, encoded.where, encoded.exif), height, width), image, augment.style_band
         )
 
     def _slot_of(self, step: int, slots: Sequence[int], generator: np.random.Generator) -> SlotRef:

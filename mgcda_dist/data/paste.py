@@ -111,7 +111,7 @@ class ObjectLibrary:
 
     def _decode(self, index: int) -> Pixels:
         sample = self.reader.read(index)
-        cutout = decode_cutout(sample.image, sample.where)
+        cutout = decode_cutout(sample.image, sample.where, sample.exif)
         left, top, width, height = cv2.boundingRect(cutout[:, :, 3])
         if width == 0:
             raise ShardError(sample.where, "the object is transparent everywhere", "leave it out of the shards")

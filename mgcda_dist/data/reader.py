@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgcda_dist.choices import Exif
 from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import Prefetch
@@ -27,6 +28,8 @@ class EncodedSample(NamedTuple):
     """PNG of raw ids; None: the sample has no label."""
     where: str
     """`shard path: key`, for messages."""
+    exif: Exif | None
+    """As the manifest says."""
 
 
 class ShardReader:
@@ -62,7 +65,7 @@ class ShardReader:
         where = f"{shard.path}: {key}"
         image = _pread(shard, image_bytes, image_offset, where)
         label = _pread(shard, label_bytes, label_offset, where) if label_bytes else None
-        return EncodedSample(key, image, label, where)
+        return EncodedSample(key, image, label, where, self.manifest.exif)
 
     def prefetch(self, index: int) -> None:
         """Start to fetch the shard of a sample that will be read later, unless shards are read in place."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist import __version__
-from mgcda_dist.choices import ScoreKind
+from mgcda_dist.choices import Exif, ScoreKind
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
@@ -55,6 +55,7 @@ class PredictOptions:
         outputs: kinds of files written besides the records.
         batch: frames per forward pass.
         every: every so many frames of a video are predicted.
+        exif: use of the orientation marks of images; the choice of the shards, for scores that fit their labels.
     """
 
     score: ScoreKind
@@ -68,11 +69,12 @@ class PredictOptions:
     batch: int = 1
     every: int = 1
     codec: Codec = "vp9"
+    exif: Exif = "upright"
 
     def as_json(self) -> dict[str, Any]:
         """The settings of `predictions.json`, which the results depend on; the batch only changes rounding."""
         threshold = {"threshold": self.threshold.value, "threshold_source": self.threshold.source}
-        own = ("score", "height_px", "min_area_px", "blur", "shown_range", "outputs", "every", "codec")
+        own = ("score", "height_px", "min_area_px", "blur", "shown_range", "outputs", "every", "codec", "exif")
         return threshold | {name: getattr(self, name) for name in own} | asdict(self.augmentation)
 
     def evaluation_settings(self) -> dict[str, Any]:
@@ -216,7 +218,7 @@ class _Run:
         """Predict images, those of equal size in batches."""
 
         def readable() -> Iterator[tuple[Source, Pixels]]:
-            for source, image in prefetch(map(_read, sources), 2 * self.options.batch):
+            for source, image in prefetch(map(self._read, sources), 2 * self.options.batch):
                 if isinstance(image, SampleError):
                     self._failed(source, image)
                 else:
@@ -319,6 +321,12 @@ class _Run:
             picture = overlay(image, score, legend, anomalies or (), mask, caption)
         return FrameResult(score, anomalies, picture)
 
+    def _read(self, source: Source) -> tuple[Source, Pixels | SampleError]:
+        try:
+            return source, read_image(source.path, self.options.exif)
+        except SampleError as error:
+            return source, error
+
     def _head(self, source: Source) -> dict[str, Any]:
         return {"prediction_id": self.id, "input": _fingerprint(source.path), "threshold": self.options.threshold.value}
 
@@ -347,10 +355,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     except OSError:
         return {"path": str(path.absolute())}
     return {"path": str(path.absolute()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _read(source: Source) -> tuple[Source, Pixels | SampleError]:
-    try:
-        return source, read_image(source.path)
-    except SampleError as error:
-        return source, error

@@ -19,7 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_image
+from mgcda_dist.data.header import BROKEN
 from mgcda_dist.data.pixels import as_pixels
 from mgcda_dist.errors import ConfigError, SampleError
 
@@ -122,8 +124,8 @@ def _unique(sources: list[Source]) -> list[Source]:
     return sources
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image as H×W×3 RGB, uint8, rotated by its EXIF orientation; alpha is dropped, 16 bits become 8.
+def read_image(path: Path, exif: Exif = "upright") -> NDArray[np.uint8]:
+    """An image as H×W×3 RGB, uint8, as `decode_image` gives it.
 
     Raises:
         SampleError: the file cannot be read, is damaged, or is no image.
@@ -133,9 +135,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise SampleError(str(path), f"cannot be read: {error.strerror}", "check the file and its rights") from None
     try:
-        return decode_image(data, str(path), upright=True)
+        return decode_image(data, str(path), exif)
     except SampleError as error:
-        raise SampleError(str(path), error.problem, "check that the file is complete") from None
+        remedy = "check that the file is complete" if error.remedy == BROKEN else error.remedy
+        raise SampleError(str(path), error.problem, remedy) from None
 
 
 class Video:

@@ -25,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.data.shards.sources.test_fishyscapes import static
 from tests.support.commands import start_mgcda, typed
 from tests.support.configs import tiny_content, write_config
+from tests.support.pictures import frame_file
 from tests.support.tars import plain_tar
 from tests.support.watched import wait_for
 
@@ -53,7 +54,7 @@ def test_write_list_verify_show(dataset: Path, tmp_path: Path) -> None:
     assert written.returncode == 0 and "camvid" in written.stdout and written.stderr == ""
     manifest = Manifest.open(tmp_path / "shards" / "camvid" / "train")
     assert manifest.shard_sizes.tolist() == [5, 5, 2]
-    options = {"resize_height_px": 24, "image_format": "webp", "quality": 80, "samples_per_shard": 5}
+    options = {"resize_height_px": 24, "image_format": "webp", "quality": 80, "exif": None, "samples_per_shard": 5}
     assert manifest.options == options and manifest.provenance["licence"]
     assert mgcda("write", "camvid", dataset, "shards/camvid/val", "--split", "val", cwd=tmp_path).returncode == 0
 
@@ -273,3 +274,43 @@ def test_the_readme_has_a_line_for_every_dataset() -> None:
         assert labels & set(LABEL_FORMATS) or source.kind == "objects", name
         for split, count in source.counts.items():
             assert f"{split} {count}" in line, name
+
+
+def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
+    """At writing, indexing and verification; the format that fits them is silent."""
+    image, mask = np.full((16, 24, 3), 90, np.uint8), np.zeros((16, 24), np.uint8)
+    mask[4:8, 4:8] = 255
+    files = {
+        f"a.{part}.png": cv2.imencode(".png", pixels)[1].tobytes() for part, pixels in (("rgb", image), ("seg", mask))
+    }
+    (tmp_path / "src").mkdir()
+    plain_tar(tmp_path / "src" / "a.tar", files)
+    for part, name in (("rgb", "images"), ("seg", "labels")):
+        (tmp_path / "src" / name).mkdir()
+        (tmp_path / "src" / name / "a.png").write_bytes(files[f"a.{part}.png"])
+    says = "only the ids 0 and 255 occur, and 255 is void in binary: no anomaly is in the labels"
+    remedy = "  → if 255 is the anomaly, choose the label format binary_0_255"
+    index = ("index", "src", "--dataset", "x", "--image-ext", "rgb.png", "--label-ext", "seg.png", "--overwrite")
+    for command in (("write", "plain", "src", "out"), (*index, "--label-format", "binary")):
+        made = mgcda(*command, cwd=tmp_path)
+        assert made.returncode == 0 and f"{says}\n{remedy}" in made.stderr
+    checked = mgcda("verify", "out", "src", cwd=tmp_path)
+    assert checked.returncode == 1 and checked.stdout.count(says) == 2 and remedy in checked.stdout
+    right = mgcda(*index, "--label-format", "binary_0_255", cwd=tmp_path)
+    assert right.returncode == 0 and right.stderr == ""
+    assert mgcda("verify", "src", cwd=tmp_path).returncode == 0
+
+
+def test_a_mark_is_refused_with_the_option_that_answers_it(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    stored = np.zeros((16, 24), np.uint8)
+    (tmp_path / "images" / "a.jpg").write_bytes(frame_file("jpeg", np.dstack([stored] * 3), 6)[0])
+    (tmp_path / "labels" / "a.png").write_bytes(cv2.imencode(".png", stored)[1].tobytes())
+    refused = mgcda("write", "plain", ".", "out", cwd=tmp_path)
+    assert refused.returncode == 2 and "turned by 90° by its EXIF mark" in refused.stderr
+    assert "size of the stored image" in refused.stderr and "--exif" in refused.stderr
+    wrong = mgcda("write", "plain", ".", "out", "--exif", "upright", "--overwrite", cwd=tmp_path)
+    assert wrong.returncode == 2 and "EXIF says turned by 90°" in wrong.stderr and "--exif" in wrong.stderr
+    assert mgcda("write", "plain", ".", "out", "--exif", "stored", "--overwrite", cwd=tmp_path).returncode == 0
+    assert Manifest.open(tmp_path / "out").exif == "stored"

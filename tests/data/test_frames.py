@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgcda_dist.data.frames import EvaluationFrames, check_sizes, resize_to_height
+from mgcda_dist.data.frames import EvaluationFrames, resize_to_height
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ShardError
 from mgcda_dist.method.batch import ANOMALY, VOID
 from tests.support.shards import LUT, frame, write_frames, write_objects
 
@@ -70,10 +69,3 @@ def test_frames_without_labels_are_void(tmp_path: Path):
     label = EvaluationFrames(write_frames(tmp_path / "bare", 2, labelled=False), LUT)[0].label
     assert (label == VOID).all()
     assert label.shape == (60, 80)
-
-
-def test_image_and_label_of_different_sizes_are_refused():
-    image, label = frame(0)
-    check_sizes(image, label, "here")
-    with pytest.raises(ShardError, match="here: the image is 80×60, its label 60×60 pixels"):
-        check_sizes(image, label[:, :60], "here")

@@ -6,28 +6,25 @@ that would only be noticed in training (another size than the image, colours ins
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from mgcda_dist.choices import Exif, ShardKind
+from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
+from mgcda_dist.data.header import Header, check_pair, read_header
 from mgcda_dist.data.shards.keys import is_key, safe_key
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.errors import ShardError
 
-__all__ = ["MAX_PIXELS", "EncodeOptions", "EncodedSample", "decode_ids", "encode_sample", "image_size", "png_bytes"]
-
-_SKIP = "`skip` leaves the sample out"
-_REPLACE = f"replace the file; {_SKIP}"
-
-MAX_PIXELS = 2**26
-"""Largest frame that is decoded: 67 million pixels, 8192×8192."""
+__all__ = ["EncodeOptions", "EncodedSample", "ImageFormat", "encode_sample", "png_bytes"]
 
 ImageFormat = Literal["jpg", "png", "webp"]
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Kinds of images that shards hold; others become PNG, without loss."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,14 @@ class EncodeOptions:
         resize_height_px: taller images are brought to this height (width in proportion); None: as they are.
         image_format: None keeps the source's.
         quality: of JPEG and WebP, 1 … 100; ignored where the bytes are unchanged.
+        exif: use of orientation marks. Unchanged bytes keep theirs, and readers of the shards do as chosen here; None:
+            images without labels are turned, and labelled ones must not have any.
     """
 
     resize_height_px: int | None = None
     image_format: ImageFormat | None = None
     quality: int = 92
+    exif: Exif | None = None
 
 
 @dataclass(frozen=True)
@@ -58,32 +58,28 @@ class EncodedSample:
     category: str = ""
 
 
-def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample:
+def encode_sample(sample: SourceSample, options: EncodeOptions, kind: ShardKind = "frames") -> EncodedSample:
     """The sample as it will be in the shard.
 
     Raises:
-        ShardError: a key that is none of `safe_key`'s, bytes that are no image, a label of another size or of colours.
+        ShardError: a key that is none of `safe_key`'s, bytes that are no image, a label of another size or of colours,
+            an orientation mark without a choice of `exif`.
     """
     if not is_key(sample.key):
         raise ShardError(repr(sample.key), "not a sample key", f"`safe_key` makes it {safe_key(sample.key)!r}")
-    height, width = image_size(sample.image, sample.key)
-    image, image_ext, size = sample.image, sample.image_ext, (height, width)
-    shrink = options.resize_height_px is not None and height > options.resize_height_px
-    if shrink and options.resize_height_px is not None:
-        size = (options.resize_height_px, max(1, round(width * options.resize_height_px / height)))
-    if shrink or options.image_format not in (None, image_ext):
-        image_ext = options.image_format or image_ext
-        image = _encode(_resize(_decode(sample), size), image_ext, options.quality, sample.key)
+    header = read_header(sample.image, sample.key)
+    height, width = header.shape(options.exif)
+    target = options.resize_height_px
+    shrink = target is not None and height > target
+    size = (target, max(1, round(width * target / height))) if target and shrink else (height, width)
+    image, image_ext = _encode_image(sample, header, size, options, kind)
     label, histogram = b"", np.zeros(256, np.int64)
     if sample.label is not None:
-        ids = decode_ids(sample.label, sample.key)
-        if ids.shape != (height, width):
-            problem = f"the label is {ids.shape[1]}×{ids.shape[0]} px, the image {width}×{height}"
-            raise ShardError(sample.key, problem, f"check that label and image belong together; {_SKIP}")
-        plain = _is_plain(sample.label)
+        ids = decode_ids(sample.label, sample.key, options.exif)
+        check_pair(header, ids.shape, options.exif, sample.key)
         if shrink:
             ids = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        label = sample.label if plain and not shrink else png_bytes(ids, sample.key)
+        label = sample.label if _is_plain(sample.label) and not shrink else png_bytes(ids, sample.key)
         histogram = np.bincount(ids.ravel(), minlength=256)
     meta = b""
     if sample.meta:  # bytes of a file name that are no UTF-8 become escapes of JSON
@@ -91,64 +87,24 @@ def encode_sample(sample: SourceSample, options: EncodeOptions) -> EncodedSample
     return EncodedSample(sample.key, image, image_ext, label, meta, histogram, str(sample.meta.get("category", "")))
 
 
-def _problem_of(error: Exception) -> str:
-    """The text of an error, without a second remedy and without the address of a buffer of PIL."""
-    if isinstance(error, UnidentifiedImageError):
-        return "of no known format"
-    return error.problem if isinstance(error, ShardError) else str(error)
+def _encode_image(
+    sample: SourceSample, header: Header, size: tuple[int, int], options: EncodeOptions, kind: ShardKind
+) -> tuple[bytes, str]:
+    """The image at that height and width, and its extension; the same bytes if nothing asks for others.
 
-
-def image_size(image: bytes, where: str) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone; images over `MAX_PIXELS` are refused before decoding.
-
-    Raises:
-        ShardError: no image that can be read, or one over the bound.
+    Frames lose their alpha, which no reader of frames looks at: encoders would not keep the colours under it.
     """
-    try:
-        with Image.open(io.BytesIO(image)) as header:
-            height, width = header.height, header.width
-    except Exception as error:  # PIL raises a dozen kinds for damaged headers
-        raise ShardError(where, f"not a readable image ({_problem_of(error)})", _REPLACE) from error
-    if height * width > MAX_PIXELS:
-        raise ShardError(where, f"it claims {width}×{height} pixels, over the bound of {MAX_PIXELS}", _REPLACE)
-    return height, width
-
-
-def decode_ids(label: bytes, where: str) -> np.ndarray:
-    """Raw ids of a label PNG, uint8 H×W.
-
-    Of a palette image the indices are the ids, not the colours; of a colour image with equal channels, one channel.
-
-    Raises:
-        ShardError: damaged, colours, or ids over 255.
-    """
-    try:
-        image_size(label, where)
-        if _is_plain(label):
-            ids = cv2.imdecode(np.frombuffer(label, np.uint8), cv2.IMREAD_UNCHANGED)
-        else:
-            with Image.open(io.BytesIO(label)) as picture:
-                ids = np.asarray(picture)
-    except Exception as error:  # PIL and OpenCV raise a dozen kinds for damaged files
-        raise ShardError(where, f"the label is not a readable PNG ({_problem_of(error)})", _REPLACE) from error
-    if ids is None:
-        raise ShardError(where, "the label is not a readable PNG", _REPLACE)
-    if ids.ndim == 3:
-        ids = _one_channel(ids, where)
-    if ids.size and int(ids.max()) > 255:
-        raise ShardError(where, f"the label holds the id {int(ids.max())}", "labels must be 8-bit: 0 … 255")
-    depth, is_grey = label[24], label[:4] == b"\x89PNG" and label[25] == 0
-    # Decoders stretch grey of 2 and 4 bits to 0 … 255.
-    return ids.astype(np.uint8) // (255 // (2**depth - 1)) if is_grey and depth in (2, 4) else ids.astype(np.uint8)
-
-
-def _one_channel(colours: np.ndarray, where: str) -> np.ndarray:
-    """The ids of a picture whose colour channels are equal; alpha is ignored."""
-    channels = colours[..., : 1 if colours.shape[2] == 2 else 3]
-    if not (channels == channels[..., :1]).all():
-        remedy = "use the file with ids (e.g. …labelIds.png), not the one with colours"
-        raise ShardError(where, f"the label has {colours.shape[2]} channels: it looks like a colour map", remedy)
-    return channels[..., 0]
+    stored = _EXTENSIONS.get(header.format)
+    image_ext = options.image_format or stored or "png"
+    unchanged = size == header.shape(options.exif) and image_ext == stored
+    if unchanged and kind == "frames" and header.bits == 8 and header.mode in ("L", "RGB"):
+        return sample.image, image_ext
+    # Also where the bytes stay: not everything that has a header is read.
+    pixels = (decode_cutout if kind == "objects" else decode_image)(sample.image, sample.key, options.exif)
+    if unchanged:
+        return sample.image, image_ext
+    blue_first = _resize(pixels, size)[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return _encode(blue_first, image_ext, options.quality, sample.key), image_ext
 
 
 def png_bytes(array: np.ndarray, where: str = "image") -> bytes:
@@ -159,17 +115,6 @@ def png_bytes(array: np.ndarray, where: str = "image") -> bytes:
 def _is_plain(label: bytes) -> bool:
     # Bit depth and colour type in the IHDR chunk of a PNG: 8 bit, grey.
     return label[:4] == b"\x89PNG" and label[24:26] == b"\x08\x00"
-
-
-def _decode(sample: SourceSample) -> np.ndarray:
-    # Labels follow the stored pixels, so a camera's orientation tag must not turn the image.
-    keep_alpha = sample.image_ext in ("png", "webp")
-    image_size(sample.image, sample.key)
-    flags = cv2.IMREAD_UNCHANGED if keep_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), flags)
-    if image is None:
-        raise ShardError(sample.key, f"the {sample.image_ext} image cannot be decoded", _REPLACE)
-    return image
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgcda_dist.choices import Exif
+from mgcda_dist.data.decode import decode_ids
+from mgcda_dist.data.header import read_header
 from mgcda_dist.data.labels import known_ids
-from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
 from mgcda_dist.data.shards.members import category_of, plain_key
 from mgcda_dist.data.shards.remote import ShardCache
@@ -45,6 +47,7 @@ def index_shards(
     label_format: str,
     kind: Kind = "frames",
     extensions: Extensions | None = None,
+    exif: Exif | None = None,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -56,6 +59,7 @@ def index_shards(
         names: of the shards, in order; none: those of the folder, see `shards_at`.
         dataset, split, label_format, kind: as nothing in the tar files says it.
         extensions: which members are images and labels.
+        exif: use of orientation marks, as `EncodeOptions.exif`.
         progress: called with the number of tar files done since the last call.
         workers: threads; None: one per processor.
         overwrite: index a folder again that has a manifest.
@@ -77,7 +81,7 @@ def index_shards(
     rows: list[ShardRow] = []
     histogram = np.zeros(256, np.int64)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        for indexed in pool.map(partial(_index, folder, command, extensions), names):
+        for indexed in pool.map(partial(_index, folder, command, extensions, exif), names):
             rows.append(indexed.row)
             histogram += indexed.histogram
             if progress is not None:
@@ -85,7 +89,7 @@ def index_shards(
     return finish_manifest(
         rows, folder, dataset=dataset, split=split, label_format=label_format, kind=kind,
         histogram={raw: int(count) for raw, count in enumerate(histogram) if count},
-        options={STREAMED: asdict(extensions)} if streamed else {},
+        options=({STREAMED: asdict(extensions)} if streamed else {}) | ({"exif": exif} if exif else {}),
         provenance={"indexed": "tar files of another tool"},
     )  # fmt: skip
 
@@ -110,15 +114,16 @@ def shards_at(place: Path | str, pattern: str | None) -> list[str]:
     return tars
 
 
-def _index(folder: Path, command: str, extensions: Extensions, name: str) -> _Indexed:
+def _index(folder: Path, command: str, extensions: Extensions, exif: Exif | None, name: str) -> _Indexed:
     """Index one shard; one that can only be streamed is left in the mirror, where training will look for it."""
     table = index_path(folder / name)
     if not command and not is_packed(name):
-        return _index_tar(folder / name, name, table, extensions)
+        return _index_tar(folder / name, name, table, extensions, exif)
     source = StreamSource(folder, command, extensions, ShardCache.default())
     path = source.fetch_unchecked(name)
     try:
-        indexed = _index_tar(path, name, table, Extensions(safe_keys=False))  # unpacking has made them
+        # Unpacking has made the keys safe.
+        indexed = _index_tar(path, name, table, Extensions(safe_keys=False), exif)
         final = source.path(name, indexed.row.sha256)
         os.replace(path, final)
     finally:
@@ -127,7 +132,7 @@ def _index(folder: Path, command: str, extensions: Extensions, name: str) -> _In
     return indexed
 
 
-def _index_tar(path: Path, name: str, table: Path, extensions: Extensions) -> _Indexed:
+def _index_tar(path: Path, name: str, table: Path, extensions: Extensions, exif: Exif | None) -> _Indexed:
     """Write the sample table of one tar file; its row of the shard table and its pixels per raw id."""
     rows: list[SampleRow] = []
     histogram = np.zeros(256, np.int64)
@@ -136,8 +141,11 @@ def _index_tar(path: Path, name: str, table: Path, extensions: Extensions) -> _I
             row = _sample_row(path, key, members, extensions)
             rows.append(row._replace(category=category_of(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
             if rows[-1].label_bytes:
-                label = os.pread(file.fileno(), rows[-1].label_bytes, rows[-1].label_offset)
-                histogram += np.bincount(decode_ids(label, f"{path}: {key}").ravel(), minlength=256)
+                where = f"{path}: {key}"
+                image = os.pread(file.fileno(), row.image_bytes, row.image_offset)
+                ids = decode_ids(os.pread(file.fileno(), row.label_bytes, row.label_offset), where, exif)
+                read_header(image, where).refuse_unchosen(exif, ids.shape, where)
+                histogram += np.bincount(ids.ravel(), minlength=256)
         digest = hashlib.file_digest(file, "sha256").digest()
     save_table(sample_table(rows), table)
     return _Indexed(ShardRow(name, len(rows), path.stat().st_size, digest), histogram)

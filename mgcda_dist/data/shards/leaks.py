@@ -44,7 +44,7 @@ def fingerprint(manifest: Manifest, key: str, encoded: bytes, image: np.ndarray 
 
     Args:
         encoded: its image bytes.
-        image: the decoded image, uint8 H×W or H×W×3; None: compare by bytes only.
+        image: the decoded image, uint8 H×W×3 RGB; None: compare by bytes only.
     """
     look = b"" if image is None else _look(image)
     return Fingerprint(str(manifest.folder), key, hashlib.blake2b(encoded, digest_size=16).digest(), look)
@@ -71,12 +71,11 @@ def find_leaks(first: list[Fingerprint], second: list[Fingerprint]) -> Iterator[
 
 
 def _look(image: np.ndarray) -> bytes:
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY if image.shape[2] == 4 else cv2.COLOR_BGR2GRAY)
-    small = cv2.resize(image, (_SIDE + 1, _SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE + 1, _SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes()
 
 
 def _bits(items: list[Fingerprint]) -> np.ndarray:
     """uint64[n, 4]."""
-    return np.frombuffer(b"".join(item.look for item in items), np.uint64).reshape(len(items), -1)
+    return np.frombuffer(b"".join(item.look for item in items), np.uint64).reshape(-1, 4)

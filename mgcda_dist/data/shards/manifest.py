@@ -11,11 +11,11 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mgcda_dist.choices import MANIFEST, PIPE
+from mgcda_dist.choices import MANIFEST, PIPE, Exif
 from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
@@ -114,6 +114,17 @@ class Manifest:
     def shard_sizes(self) -> np.ndarray:
         """Samples per shard, uint32, a view of the memory-mapped table."""
         return self.table["num_samples"]
+
+    @property
+    def exif(self) -> Exif | None:
+        """Use of the orientation marks of images; None: not chosen, and labelled images must not have one."""
+        choice = self.options.get("exif")
+        return choice if choice in get_args(Exif) else None
+
+    @property
+    def identity(self) -> list[str]:
+        """Strings that the digest covers beside the shard table; folders from before `exif` keep theirs."""
+        return [self.kind, self.dataset, self.split, self.label_format, *([self.exif] if self.exif else [])]
 
     @property
     def place(self) -> str:

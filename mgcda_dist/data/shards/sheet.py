@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 
 from mgcda_dist.data.colours import UNKNOWN, Colour, class_colours
+from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.labels import NORMAL, shown_by
-from mgcda_dist.data.shards.encode import decode_ids, image_size
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.errors import ShardError
 from mgcda_dist.method.randomness import numpy_generator
 
 __all__ = ["Tile", "contact_sheet", "overlay", "read_tiles", "shown"]
@@ -57,14 +56,13 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
             encoded = file.read(int(row["image_bytes"]))
             file.seek(int(row["label_offset"]))
             label = file.read(int(row["label_bytes"]))
-        if encoded:
-            image_size(encoded, f"{path}: {key}")
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
-        if image is None:
-            raise ShardError(f"{path}: {key}", "the image cannot be decoded", "run `mgcda shards verify`")
-        picture = _flatten(image)
+        where = f"{path}: {key}"
+        if manifest.kind == "objects":
+            picture = _on_ground(decode_cutout(encoded, where, manifest.exif))
+        else:
+            picture = decode_image(encoded, where, manifest.exif)
         if label:
-            ids = decode_ids(label, f"{path}: {key}")
+            ids = decode_ids(label, where, manifest.exif)
             legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
         category = bytes(row["category"]).decode() if "category" in (row.dtype.names or ()) else ""
@@ -138,16 +136,12 @@ def _palette(meaning: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, np.nda
     return colours, opacity, anomaly
 
 
-def _flatten(image: np.ndarray) -> np.ndarray:
-    """RGB; an object is shown on a chequered ground."""
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def _on_ground(image: np.ndarray) -> np.ndarray:
+    """An object, RGBA, on a chequered ground: RGB."""
     rows, columns = np.indices(image.shape[:2]) // 12
     ground = np.where((rows + columns) % 2, 225, 255)[..., None]
     alpha = image[..., 3:] / 255.0
-    return (image[..., 2::-1] * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return (image[..., :3] * alpha + ground * (1 - alpha)).astype(np.uint8)
 
 
 def _fit(picture: np.ndarray, width_px: int) -> np.ndarray:

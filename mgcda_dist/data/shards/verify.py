@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mgcda_dist.choices import MANIFEST, SHARD_TABLE
-from mgcda_dist.data.labels import known_ids, void_ids
-from mgcda_dist.data.shards.encode import decode_ids, image_size
+from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
+from mgcda_dist.data.header import BROKEN, check_pair, read_header
+from mgcda_dist.data.labels import known_ids, mistaken_for_void, void_ids
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.members import members_of, misplaced_rows
@@ -132,8 +132,7 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
     if num_bytes != manifest.num_bytes:
         why = f"the shard table counts {num_bytes} bytes, the manifest {manifest.num_bytes}"
         problems.append(Problem(SHARD_TABLE, "", why, _COPY))
-    digest = manifest_digest(manifest.table, manifest.kind, manifest.dataset, manifest.split, manifest.label_format)
-    if digest != manifest.digest:
+    if manifest_digest(manifest.table, *manifest.identity) != manifest.digest:
         problems.append(Problem(SHARD_TABLE, "", "the shard table does not have the manifest's digest", _COPY))
     source = SOURCES.get(manifest.dataset)
     official = source.counts.get(manifest.split) if source else None
@@ -142,6 +141,8 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
         why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
         why += f" ({left_out} left out by `skip`)" if left_out else ""
         problems.append(Problem(MANIFEST, "", why, "complete the source and write again, or allow a part (`partial`)"))
+    if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
+        problems.append(Problem(MANIFEST, "", *doubt))
     return problems + list(_strays(manifest))
 
 
@@ -248,43 +249,32 @@ def _check_sample(
     start, size = int(row["image_offset"]), int(row["image_bytes"])
     encoded = data[start : start + size]
     try:
-        image_size(encoded, key)
+        decode = decode_cutout if manifest.kind == "objects" else decode_image
+        image = decode(encoded, key, manifest.exif)
     except ShardError as error:
-        yield problem(f"the image cannot be decoded: {error.problem}", _COPY)
-        return
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        yield problem("the image cannot be decoded", _COPY)
+        yield problem(error.problem, _COPY if error.remedy == BROKEN else error.remedy)
         return
     if manifest.kind == "objects":
-        if image.ndim != 3 or image.shape[2] != 4 or not (image[..., 3] > 127).any():
-            yield problem("no alpha, or nothing visible: not an object", "write object shards from a source of objects")
+        if not (image[..., 3] > 127).any():
+            yield problem("nothing of the object is visible", "write object shards from a source of objects")
         found.fingerprints.append(fingerprint(manifest, key, encoded, None))
         return
     found.fingerprints.append(fingerprint(manifest, key, encoded, image))
     start, size = int(row["label_offset"]), int(row["label_bytes"])
     if size:
-        whys = _label_problems(data[start : start + size], image.shape[:2], limits, found.histogram)
-        yield from (problem(*pair) for pair in whys)
+        try:
+            ids = decode_ids(data[start : start + size], key, manifest.exif)
+            check_pair(read_header(encoded, key), ids.shape, manifest.exif, key)
+        except ShardError as error:
+            yield problem(error.problem, _COPY if error.remedy == BROKEN else error.remedy)
+            return
+        yield from (problem(*pair) for pair in _label_problems(ids, limits, found.histogram))
     elif manifest.label_histogram:  # others have labels
         yield problem("no label", "complete the labels and write again, or write the folder `unlabelled`")
 
 
-def _label_problems(
-    label: bytes, image_px: tuple[int, ...], limits: _Limits, histogram: np.ndarray
-) -> Iterator[tuple[str, str]]:
-    """Problems of a label, with remedies; its ids are added to the histogram."""
-    try:
-        ids = decode_ids(label, "label")
-    except ShardError as error:
-        yield error.problem, error.remedy
-        return
-    if ids.shape != image_px:
-        height, width = image_px
-        yield (
-            f"the label is {ids.shape[1]}×{ids.shape[0]} px, the image {width}×{height}",
-            "write again from matching pairs",
-        )
+def _label_problems(ids: np.ndarray, limits: _Limits, histogram: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Problems of the ids of a label, with remedies; they are added to the histogram."""
     counts = np.bincount(ids.ravel(), minlength=256)
     histogram += counts
     unknown = np.flatnonzero((counts > 0) & ~limits.known)

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -83,7 +83,7 @@ def write_shards(
     complete = False
     try:
         (folder / MANIFEST).unlink(missing_ok=True)
-        finished = _write_all(samples, folder, journal, options, samples_per_shard, progress, workers)
+        finished = _write_all(samples, folder, journal, options, kind, samples_per_shard, progress, workers)
         rows = [ShardRow(s.name, s.num_samples, s.num_bytes, bytes.fromhex(s.sha256)) for s in finished]
         if not rows:
             raise ShardError(str(folder), f"{dataset} {split} has no samples", "check the source folder and the split")
@@ -126,12 +126,13 @@ def finish_manifest(
         num_samples=sum(row.num_samples for row in rows),
         num_shards=len(rows),
         num_bytes=sum(row.num_bytes for row in rows),
-        digest=manifest_digest(table, kind, dataset, split, label_format),
+        digest="",
         label_histogram=dict(sorted(histogram.items())),
         options=options,
         provenance=provenance,
         tool_version=__version__,
     )
+    manifest = replace(manifest, digest=manifest_digest(table, *manifest.identity))
     manifest.save()
     return manifest
 
@@ -141,6 +142,7 @@ def _write_all(
     folder: Path,
     journal: Journal,
     options: EncodeOptions,
+    kind: Kind,
     samples_per_shard: int,
     progress: Callable[[int], None] | None,
     workers: int | None,
@@ -154,7 +156,7 @@ def _write_all(
         sample = load()
         # A sample of a reused shard is read to check that it is still the same, but not encoded again.
         return _Ready(
-            sample.key, _fingerprint(sample), encode_sample(sample, options) if position >= num_reused else None
+            sample.key, _fingerprint(sample), encode_sample(sample, options, kind) if position >= num_reused else None
         )
 
     ready = _in_order(job, enumerate(_loaders(samples)), workers or os.cpu_count() or 1)

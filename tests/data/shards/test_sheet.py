@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,9 +53,11 @@ def test_sheet(folder: Path) -> None:
 def test_objects_and_unlabelled_frames(tmp_path: Path) -> None:
     cutout = np.zeros((20, 30, 4), np.uint8)
     cutout[5:15, 5:15] = (0, 0, 200, 255)
-    samples = [SourceSample("o", png_bytes(cutout), "png"), SourceSample("g", png_bytes(GREY[..., 0]), "png")]
-    write_shards(samples, tmp_path / "a", dataset="toy", split="val", label_format="binary", kind="objects")
+    made: dict[str, Any] = {"dataset": "toy", "split": "val", "label_format": "binary"}
+    write_shards([SourceSample("o", png_bytes(cutout), "png")], tmp_path / "a", kind="objects", **made)
+    write_shards([SourceSample("g", png_bytes(GREY[..., 0]), "png")], tmp_path / "b", **made)
     tiles, legend = read_tiles(Manifest.open(tmp_path / "a"), 2)
+    tiles += read_tiles(Manifest.open(tmp_path / "b"), 2)[0]
     assert legend == {}
     assert tiles[0].picture[10, 10].tolist() == [200, 0, 0] and tiles[0].picture[0, 0].min() > 200
     assert contact_sheet(tiles, legend, columns=4, tile_width_px=60).shape[1] == 2 * 66

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mgcda_dist.data.decode import decode_ids
 from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids, lookup_table
-from mgcda_dist.data.shards.encode import decode_ids
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.carla import _COLOURS_0913, _COLOURS_0914

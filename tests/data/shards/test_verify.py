@@ -83,7 +83,7 @@ def zero_header(path: Path) -> None:
         (lambda path: path.write_bytes(b""), ["the file is empty"]),
         (cut, ["cut off: 6656 bytes instead of 13312; 2 of its 3 samples are lost, from frame4 on"]),
         (lambda path: path.write_bytes(path.read_bytes() + b"x"), ["too long: 13313 bytes instead of 13312"]),
-        (flip, ["altered: the checksum", "cannot be decoded"]),
+        (flip, ["altered: the checksum", "the image is damaged"]),
         (zero_header, ["altered: the checksum", "3 of its 3 samples are not where the sample table says, from frame3"]),
         (lambda path: path.write_bytes(bytes([255]) * 512 + path.read_bytes()[512:]),
          ["altered: the checksum", "not a whole tar file"]),
@@ -238,9 +238,14 @@ def test_known_datasets_have_their_size(tmp_path: Path, left_out: int, whys: lis
 
 def test_objects_need_alpha(tmp_path: Path) -> None:
     clear, solid = np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 4), 255, np.uint8)
-    samples = [SourceSample(f"o{i}", png_bytes(array), "png") for i, array in enumerate([solid, clear, solid[..., :3]])]
-    write_shards(samples, tmp_path / "a", dataset="toy", split="train", label_format="binary", kind="objects")
-    assert [problem.key for problem in verified(tmp_path / "a").problems] == ["o1", "o2"]
+    plain_tar(tmp_path / "a.tar", {f"o{i}.png": png_bytes(a) for i, a in enumerate([solid, clear, solid[..., :3]])})
+    index_shards(tmp_path, dataset="toy", split="train", label_format="binary", kind="objects")
+    problems = [(problem.key, problem.why) for problem in verified(tmp_path).problems]
+    assert problems[0] == ("o1", "nothing of the object is visible")
+    assert problems[1] == ("o2", "the object is a PNG of mode RGB, without readable alpha") and len(problems) == 2
+    opaque = SourceSample("o", png_bytes(solid[..., :3]), "png")
+    with pytest.raises(ShardError, match="o: the object is a PNG of mode RGB"):
+        write_shards([opaque], tmp_path / "b", dataset="toy", split="val", label_format="binary", kind="objects")
 
 
 def test_the_same_image_in_two_splits(tmp_path: Path) -> None:

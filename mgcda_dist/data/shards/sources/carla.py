@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mgcda_dist.data.decode import decode_channels
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources.plain import plain_pairs
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, decoded_label, frame_set, read_pair
+from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, read_pair
 from mgcda_dist.errors import ShardError
 
 __all__ = ["CARLA"]
@@ -51,10 +52,10 @@ def _read(pair: FramePair, *, colours: _Colours) -> SourceSample:
     sample = read_pair(pair)
     if sample.label is None:
         return sample
-    label = decoded_label(pair, sample.label)
+    label = decode_channels(sample.label, str(pair.label))
     if label.ndim == 2:
         return sample
-    blue, green, red = (label[..., channel].astype(np.int32) for channel in range(3))
+    red, green, blue = (label[..., channel].astype(np.int32) for channel in range(3))
     plain = not blue.any() and not green.any()
     ids = red.astype(np.uint8) if plain else _ids_of(red, green, blue, pair, colours)
     return replace(sample, label=png_bytes(ids))

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from os.path import isfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
@@ -96,9 +96,7 @@ def _lay_over(frame: _Overlaid) -> SourceSample:
     label = frame.label.read_bytes()
     if frame.overlay.suffix == ".png":
         return SourceSample(frame.key, frame.overlay.read_bytes(), "png", label)
-    photo = cv2.imread(str(frame.base), cv2.IMREAD_COLOR)
-    if photo is None:
-        raise ShardError(str(frame.base), "the photo cannot be decoded", "download it again")
+    photo = decode_image(frame.base.read_bytes(), str(frame.base))
     try:
         with np.load(frame.overlay) as content:
             difference = content["rgb"]
@@ -109,9 +107,9 @@ def _lay_over(frame: _Overlaid) -> SourceSample:
     if difference.shape != photo.shape:
         problem = f"the overlay is {difference.shape}, the photo {photo.shape}"
         raise ShardError(str(frame.overlay), problem, "check that both are of the original size")
-    # The release holds finished minus original picture; OpenCV's channels are in reverse.
-    picture = np.clip(photo.astype(np.int32) + difference[..., ::-1].astype(np.int32), 0, 255).astype(np.uint8)
-    return SourceSample(frame.key, png_bytes(picture), "png", label)
+    # The release holds finished minus original picture.
+    picture = np.clip(photo.astype(np.int32) + difference.astype(np.int32), 0, 255).astype(np.uint8)
+    return SourceSample(frame.key, png_bytes(picture[..., ::-1]), "png", label)
 
 
 FISHYSCAPES_LOST_AND_FOUND = Source(

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from os.path import isfile  # unlike Path.is_file, also for names that are too long
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from mgcda_dist.data.shards.keys import safe_key
 from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
@@ -20,7 +17,6 @@ __all__ = [
     "FramePair",
     "Source",
     "SourceSet",
-    "decoded_label",
     "frame_set",
     "images_in",
     "read_pair",
@@ -115,14 +111,6 @@ def read_pair(pair: FramePair) -> SourceSample:
     """The encoded bytes of a pair."""
     label = None if pair.label is None else pair.label.read_bytes()
     return SourceSample(pair.key, pair.image.read_bytes(), IMAGE_SUFFIXES[pair.image.suffix.lower()], label)
-
-
-def decoded_label(pair: FramePair, encoded: bytes) -> np.ndarray:
-    """The label of a pair with all its channels and bits, in OpenCV's order: blue, green, red."""
-    label = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise ShardError(str(pair.label), "not a readable label", "replace the file")
-    return label
 
 
 def frame_set(

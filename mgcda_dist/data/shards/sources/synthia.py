@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mgcda_dist.data.decode import decode_channels
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources.source import (
     FramePair,
     Source,
     SourceSet,
-    decoded_label,
     frame_set,
     images_in,
     read_pair,
@@ -41,8 +41,10 @@ def _read(pair: FramePair) -> SourceSample:
     sample = read_pair(pair)
     if sample.label is None:
         return sample
-    label = decoded_label(pair, sample.label)
-    ids = label if label.ndim == 2 else label[..., 2]
+    label = decode_channels(sample.label, str(pair.label))
+    if label.ndim == 2:
+        return sample
+    ids = label[..., 0]
     if ids.size and int(ids.max()) > 255:
         raise ShardError(str(pair.label), f"the label holds the class {int(ids.max())}", f"expected {_LAYOUT}")
     return replace(sample, label=png_bytes(np.ascontiguousarray(ids, np.uint8)))

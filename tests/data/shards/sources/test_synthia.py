@@ -36,7 +36,7 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"LABELS/0\.png: the label holds the class 900"):
         read("synthia", tmp_path, "train")
     file.write_bytes(b"\x89PNG")
-    with pytest.raises(ShardError, match="not a readable label"):
+    with pytest.raises(ShardError, match="the label is not a picture"):
         read("synthia", tmp_path, "train")
 
 
