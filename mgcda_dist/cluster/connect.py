@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-from typing import Any
 
+from mgcda_dist.cluster.local import LOOPBACK, QUIET, start_local
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.cluster.sweep import Resources
 from mgcda_dist.config.run import ScalingConfig
@@ -14,7 +13,6 @@ from mgcda_dist.errors import ConfigError, counted
 
 __all__ = ["KEEP_FREED_MEMORY", "available_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
 
-QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _CONNECT_TIMEOUT_S = 10.0
 KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",  # Ray trains in a thread, whose own arena could not hold a block above 64 MB
@@ -34,6 +32,8 @@ def prepare_environment() -> None:
     # Ray asks for this variable to silence its notice of a changed default about GPU visibility.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(*LOOPBACK)
 
 
 def connect(address: str) -> None:
@@ -64,7 +64,6 @@ def start_ray(scaling: ScalingConfig) -> None:
         ConfigError: this machine lacks the GPUs that the configuration asks for (Ray would wait without end), or there
             is no answer from the address.
     """
-    import ray
     import torch
 
     address = os.environ.get("RAY_ADDRESS")
@@ -80,8 +79,7 @@ def start_ray(scaling: ScalingConfig) -> None:
         )
     for name, value in KEEP_FREED_MEMORY.items():
         os.environ.setdefault(name, value)
-    cpus = max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
+    start_local(max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker)))
 
 
 def node_resources() -> list[NodeResources]:

@@ -7,13 +7,16 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgcda_dist.choices import RunFile
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
+from mgcda_dist.cluster.local import private_folder
 from mgcda_dist.cluster.network_interface import choose_interface
 from mgcda_dist.cluster.scaling import WorkerNeeds
 from mgcda_dist.config.run import ScalingConfig
@@ -79,7 +82,11 @@ def launch(
             failure_config=failure_config,
             callbacks=[WorkerMonitor(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
         ),
-        torch_config=_torch_config("nccl" if needs.gpus else "gloo", scaling.interface),
+        torch_config=_torch_config(
+            "nccl" if needs.gpus else "gloo",
+            scaling.interface,
+            None if os.environ.get("RAY_ADDRESS") else private_folder(),
+        ),
         scaling_policy=FittingScalingPolicy(
             scaling_config,
             needs,
@@ -109,8 +116,12 @@ def _fatal_error(fatal: Path) -> MgcdaError | None:
     return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
 
 
-def _torch_config(backend: str, interface: str | None) -> Any:
-    """Ray's set-up of the process group, after each worker has chosen its network interface."""
+def _torch_config(backend: str, interface: str | None, folder: Path | None) -> Any:
+    """Ray's set-up of the process group, after each worker has chosen its network interface.
+
+    With a `folder`, on one machine, the workers meet in a file there: torch's TCP store listens on all interfaces, and
+    asks nobody for a token.
+    """
     from ray.train.torch import TorchConfig
 
     class Config(TorchConfig):
@@ -119,7 +130,10 @@ def _torch_config(backend: str, interface: str | None) -> Any:
             class Backend(super().backend_cls):
                 def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
                     worker_group.execute(_prepare_worker, interface)
-                    super().on_start(worker_group, backend_config)
+                    if folder is None:
+                        super().on_start(worker_group, backend_config)
+                    else:
+                        worker_group.execute(_meet, backend, folder / uuid.uuid4().hex, backend_config.timeout_s)
 
                 def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
                     # The processes end next; Ray's own shutdown would wait without end for a lost rank.
@@ -128,6 +142,30 @@ def _torch_config(backend: str, interface: str | None) -> Any:
             return Backend
 
     return Config(backend=backend)
+
+
+def _meet(backend: str, file: Path, timeout_s: int) -> None:
+    """Join the process group of the workers on this machine, through a file that none has used before."""
+    import ray.train
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    ranks = {
+        "RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": context.get_local_rank(),
+        "LOCAL_WORLD_SIZE": context.get_local_world_size(),
+        "NODE_RANK": context.get_node_rank(),
+    }
+    os.environ |= {name: str(value) for name, value in ranks.items()}
+    dist.init_process_group(
+        backend,
+        init_method=file.as_uri(),
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
 
 
 def _prepare_worker(interface: str | None) -> None:

@@ -44,6 +44,7 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
         if not reports:
             return
         yield from node_checks.ray(reports, cluster.address)
+        yield from node_checks.private(reports)
         yield from node_checks.versions(reports)
         yield from node_checks.gpus(reports, config)
         yield from _clocks(cluster)

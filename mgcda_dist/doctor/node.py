@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ class NodeReport(TypedDict):
     shm_free_bytes: int
     tmp_free_bytes: int
     authentication: str
+    closed: list[str]  # files with a token that other users could read until now, each with its mode
+    open_session: str | None  # folder of Ray's sessions that other users may enter, with its mode
 
 
 class ShardsReport(TypedDict, total=False):
@@ -78,6 +81,8 @@ class Node:
             "shm_free_bytes": shared.free if shared else 0,
             "tmp_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
             "authentication": os.environ.get("RAY_AUTH_MODE", ""),
+            "closed": _close_tokens(),
+            "open_session": _open_session(),
         }
 
     def now(self) -> float:
@@ -129,6 +134,32 @@ class Node:
         except (OSError, ValueError) as error:
             return str(getattr(error, "reason", error))
         return ""
+
+
+def _close_tokens() -> list[str]:
+    """Make files with Ray's token, where they are this user's, readable by this user alone; those that were not so."""
+    closed = []
+    for path in dict.fromkeys(
+        (Path.home() / ".ray/auth_token", Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.devnull)))
+    ):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077 and path.is_file():
+                path.chmod(0o600)
+                closed.append(f"{path} ({mode:04o})")
+        except OSError:
+            continue  # not there, or another user's, as a mounted secret is
+    return closed
+
+
+def _open_session() -> str | None:
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    mine = found.st_uid == os.geteuid() and found.st_mode & 0o077
+    return f"{folder} ({stat.S_IMODE(found.st_mode):04o})" if mine else None
 
 
 def _version(name: str) -> str | None:

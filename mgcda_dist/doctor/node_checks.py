@@ -12,7 +12,7 @@ from mgcda_dist.doctor.findings import Finding, size
 from mgcda_dist.doctor.node import NodeReport
 from mgcda_dist.errors import counted
 
-__all__ = ["gpus", "memory", "ray", "versions"]
+__all__ = ["gpus", "memory", "private", "ray", "versions"]
 
 _FULL_BYTES = 2**30
 
@@ -33,6 +33,25 @@ def ray(reports: list[NodeReport], address: str | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "ray", f"{counted(len(reports), 'node')}, behind a token: {names}")
+
+
+def private(reports: list[NodeReport]) -> Iterator[Finding]:
+    """Tokens that other users could read, which are closed by now, and sessions of Ray that they may enter."""
+    for report in reports:
+        for token in report["closed"]:
+            yield Finding(
+                "note",
+                "private",
+                f"{_name(report)}: other users could read {token}; now this user alone can (0600)",
+                "if others have accounts there, remove it and make another: `ray get-auth-token --generate`, chmod 600",
+            )
+        if report["open_session"]:
+            yield Finding(
+                "note",
+                "private",
+                f"{_name(report)}: other users may enter Ray's {report['open_session']}: logs, sockets",
+                "remove it if no Ray runs there; start Ray with --temp-dir in a folder that is yours alone (0700)",
+            )
 
 
 def versions(reports: list[NodeReport]) -> Iterator[Finding]:

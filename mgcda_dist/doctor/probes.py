@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgcda_dist.cluster import network_interface as interface
-from mgcda_dist.cluster.connect import QUIET, connect, prepare_environment
+from mgcda_dist.cluster.connect import connect, prepare_environment
+from mgcda_dist.cluster.local import start_local
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
@@ -176,7 +177,7 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
         if address:
             connect(address)
         else:
-            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, round(cpus)), include_dashboard=False, **QUIET)
+            start_local(max(os.cpu_count() or 1, round(cpus)))
     except MgcdaError as error:
         yield Finding("problem", "ray", error.problem, error.remedy)
         return

@@ -41,6 +41,24 @@ def test_a_cluster_without_authentication_is_noted(report: NodeReport, mode: str
     assert level == "ok" and text.startswith("no RAY_ADDRESS: this machine")
 
 
+def test_a_token_that_others_can_read_is_closed_and_an_open_session_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    token, session = tmp_path / ".ray/auth_token", tmp_path / "ray"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    session.mkdir()
+    session.chmod(0o777)
+    closed, entered = _said(node_checks.private([Node("10.0.0.1").report([])]))
+    assert token.stat().st_mode & 0o777 == 0o600 and f"{token} (0644)" in closed[2] and "secret" not in closed[2]
+    assert closed[:2] == ("note", "private") and f"{session} (0777)" in entered[2]
+    session.chmod(0o700)
+    assert not [*node_checks.private([Node("10.0.0.1").report([])])]
+
+
 def test_other_versions_and_other_code_are_named_with_both_nodes(report: NodeReport) -> None:
     other = _with(report, address="10.0.0.2", host="b", code="x", python="3.12.1")
     other["packages"] = report["packages"] | {"torch": "2.13.0", "timm": None}
