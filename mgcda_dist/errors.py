@@ -16,6 +16,7 @@ __all__ = [
     "StoppedError",
     "TransientError",
     "counted",
+    "install_extra",
     "near_or_all",
 ]
 
@@ -73,6 +74,11 @@ class CheckpointError(MgcdaError):
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 node`, `2 nodes`, `2 micro-batches`."""
     return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
+
+
+def install_extra(extra: str) -> str:
+    """Remedy for a missing optional package: from the repository, since the project's name on an index is not ours."""
+    return f"in the repository: pip install -c constraints.txt '.[{extra}]'; with a wheel: pip install 'WHEEL[{extra}]'"
 
 
 def near_or_all(name: str, known: Iterable[str]) -> str:

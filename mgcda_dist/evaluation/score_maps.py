@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgcda_dist.data.shards.keys import original_name, safe_key
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import ConfigError, MgcdaError, install_extra
 
 __all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
 
@@ -139,9 +139,7 @@ def h5py_module() -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError:
-        raise ConfigError(
-            "h5py", "is not installed, and HDF5 files need it", "pip install 'mgcda-dist[maps]'"
-        ) from None
+        raise ConfigError("h5py", "is not installed, and HDF5 files need it", install_extra("maps")) from None
 
 
 def _listed(root: Path) -> dict[str, MapFile]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgcda_dist.choices import ScoreKind
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import MgcdaError, install_extra
 from mgcda_dist.files import PendingFile
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.method.batch import Prediction
@@ -94,7 +94,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         import onnxruntime  # noqa: F401  # needed by the check that follows
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MgcdaError(str(path), f"{error.name} is not installed", "pip install 'mgcda-dist[onnx]'") from None
+        raise MgcdaError(str(path), f"{error.name} is not installed", install_extra("onnx")) from None
     with PendingFile(path) as temporary, _quiet():
         try:
             written = torch.onnx.export(

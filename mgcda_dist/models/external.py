@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from mgcda_dist.choices import LogitKind
-from mgcda_dist.errors import ConfigError, near_or_all
+from mgcda_dist.errors import ConfigError, install_extra, near_or_all
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.taps import Taps
 
@@ -49,9 +49,7 @@ def import_optional(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            "model.network", f"{package} is not installed ({error})", "pip install 'mgcda-dist[networks]'"
-        ) from None
+        raise ConfigError("model.network", f"{package} is not installed ({error})", install_extra("networks")) from None
 
 
 def check_name(name: str, known: Collection[str], library: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from mgcda_dist.errors import MgcdaError, ShardError, TransientError
+from mgcda_dist.errors import MgcdaError, ShardError, TransientError, install_extra
 from mgcda_dist.files import PendingFile, remove_leftovers
 
 __all__ = ["UNCHECKED", "Damaged", "Expected", "Prefetch", "RemoteFolder", "ShardCache", "fetch", "is_url"]
@@ -221,7 +221,7 @@ def _get(url: str, path: Path) -> None:
             options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)}
         filesystem, place = url_to_fs(url, **options)
     except ImportError as error:
-        remedy = "pip install 'mgcda-dist[remote]'; gs:// needs gcsfs"
+        remedy = f"{install_extra('remote')}; gs:// needs gcsfs"
         raise ShardError(urlsplit(url).scheme + "://", f"cannot be read here: {error}", remedy) from None
     filesystem.get_file(place, str(path))
 
