@@ -310,7 +310,7 @@ def test_a_mark_is_refused_with_the_option_that_answers_it(tmp_path: Path) -> No
     refused = mgcda("write", "plain", ".", "out", cwd=tmp_path)
     assert refused.returncode == 2 and "turned by 90° by its EXIF mark" in refused.stderr
     assert "size of the stored image" in refused.stderr and "--exif" in refused.stderr
-    wrong = mgcda("write", "plain", ".", "out", "--exif", "upright", "--overwrite", cwd=tmp_path)
+    wrong = mgcda("write", "plain", ".", "out", "--exif", "upright", cwd=tmp_path)
     assert wrong.returncode == 2 and "EXIF says turned by 90°" in wrong.stderr and "--exif" in wrong.stderr
-    assert mgcda("write", "plain", ".", "out", "--exif", "stored", "--overwrite", cwd=tmp_path).returncode == 0
+    assert mgcda("write", "plain", ".", "out", "--exif", "stored", cwd=tmp_path).returncode == 0
     assert Manifest.open(tmp_path / "out").exif == "stored"

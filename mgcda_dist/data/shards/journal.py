@@ -88,9 +88,9 @@ class Journal:
         ours = bool(lines) and lines[0] == header  # killed between the manifest and the end of the journal, perhaps
         if (folder / MANIFEST).exists() and not ours:
             problem = "already holds finished shards"
-        elif lines and not ours:
+        elif len(lines) > 1 and not ours:
             problem = "holds an unfinished write with other options"
-        elif not lines and any(folder.glob("*.tar")):
+        elif not ours and any(folder.glob("*.tar")):
             problem = "holds tar files that no manifest names"
         if problem:
             self.close(remove=not lines)
