@@ -81,6 +81,8 @@ def write(
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     _refuse_foreign(reader, chosen)
+    if exif is not None and "exif" in reader.options:  # outlines follow the photo as labels do
+        chosen["exif"] = exif
     opened = reader.open(source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])

@@ -10,14 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from os.path import isfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mgcda_dist.choices import CLASS_SPACES
+from mgcda_dist.choices import CLASS_SPACES, Exif
+from mgcda_dist.data.decode import decode_image
+from mgcda_dist.data.header import read_header
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.sources.coco_json import Photo, Polygon, read_annotations
@@ -45,7 +47,13 @@ class _Object:
 
 
 def _open(
-    folder: Path, split: str, *, min_area_px: int = 1024, drop_cut: bool = False, drop_street_furniture: bool = False
+    folder: Path,
+    split: str,
+    *,
+    min_area_px: int = 1024,
+    drop_cut: bool = False,
+    drop_street_furniture: bool = False,
+    exif: Exif | None = None,
 ) -> SourceSet:
     """Objects in the order of photo and annotation.
 
@@ -54,6 +62,7 @@ def _open(
         min_area_px: smaller objects are left out; the default is COCO's own bound of "small".
         drop_cut: leave out objects that touch the border of the photo.
         drop_street_furniture: leave out fire hydrants, parking meters and benches, too.
+        exif: use of the photos' orientation marks, as `EncodeOptions.exif`.
     """
     name = split if split.endswith("2017") else f"{split}2017"
     content = read_annotations(folder / "annotations" / f"instances_{name}.json", _LAYOUT)
@@ -84,7 +93,7 @@ def _open(
     if missing:
         problem = f"no such photo ({len(missing)} are missing)"
         raise ShardError(str(min(missing)), problem, f"expected {_LAYOUT}")
-    return SourceSet(LazySamples(objects, _cut_out), "binary", passed_over=passed_over)
+    return SourceSet(LazySamples(objects, partial(_cut_out, exif=exif)), "binary", passed_over=passed_over)
 
 
 def _names(*groups: Collection[str]) -> set[str]:
@@ -111,14 +120,15 @@ def _is_cut(polygons: Sequence[Polygon], photo: Photo) -> bool:
     return bool((points < 1).any() or (points > (photo.width - 1, photo.height - 1)).any())
 
 
-def _cut_out(item: _Object) -> SourceSample:
+def _cut_out(item: _Object, exif: Exif | None) -> SourceSample:
     """The object's pixels with its mask as alpha, cropped to the mask."""
-    photo, listed = _photo(item.path), item.photo
+    listed = item.photo
+    photo = _photo(item.path, (listed.height, listed.width), exif)
     if photo.shape[:2] != (listed.height, listed.width):
         raise ShardError(
             str(item.path),
             f"the photo is {photo.shape[1]}×{photo.shape[0]} px, the annotations are of {listed.width}×{listed.height}",
-            "take the photos that were annotated, at their own size and not turned",
+            "take the photos that were annotated, at their own size and turned as they were (`exif`)",
         )
     mask = np.zeros(photo.shape[:2], np.uint8)
     for polygon in item.polygons:
@@ -133,12 +143,11 @@ def _cut_out(item: _Object) -> SourceSample:
 
 
 @lru_cache(maxsize=8)
-def _photo(path: Path) -> np.ndarray:
+def _photo(path: Path, listed_px: tuple[int, int], exif: Exif | None) -> np.ndarray:
     """BGR; the next object is mostly from the same photo."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ShardError(str(path), "the photo cannot be decoded", "download it again")
-    return image
+    data = path.read_bytes()
+    read_header(data, str(path)).refuse_unchosen(exif, listed_px, str(path))
+    return decode_image(data, str(path), exif)[..., ::-1]
 
 
 COCO = Source(
@@ -147,5 +156,5 @@ COCO = Source(
     url="https://cocodataset.org",
     licence="annotations CC BY 4.0; photos: terms of Flickr",
     kind="objects",
-    options=("min_area_px", "drop_cut", "drop_street_furniture"),
+    options=("min_area_px", "drop_cut", "drop_street_furniture", "exif"),
 )

@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from mgcda_dist.data.decode import decode_cutout
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.source import safe_key
 from mgcda_dist.errors import ShardError
+from tests.support.pictures import frame_file, turned
 
 OUTLINE = [20, 30, 60, 30, 60, 70, 20, 70]
 CONTENT = {
@@ -196,3 +198,14 @@ def test_an_outline_over_the_border_is_cut(tmp_path: Path) -> None:
     (sample,) = read(write(tmp_path, content(segmentation=[[80, 30, 125, 30, 125, 70, 80, 70]])))
     cutout = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_UNCHANGED)
     assert cutout is not None and cutout.shape == (41, 40, 4)
+
+
+def test_outlines_of_a_turned_photo_need_a_choice(tmp_path: Path) -> None:
+    write(tmp_path, content())
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 120, 3)).astype(np.uint8)
+    (tmp_path / "val2017" / "a.png").write_bytes(frame_file("png rgb 8", pixels, 3)[0])
+    with pytest.raises(ShardError, match=r"a\.png: the image is turned by 180° by its EXIF mark"):
+        read(tmp_path)
+    for exif, photo in (("stored", pixels), ("upright", turned(pixels, 3))):
+        (sample,) = read(tmp_path, exif=exif)
+        np.testing.assert_array_equal(decode_cutout(sample.image, "")[..., :3], photo[30:71, 20:61])
