@@ -30,6 +30,7 @@ ExifChoice = Annotated[
     Exif | None, typer.Option("--exif", help="turn frames as their EXIF marks say, or ignore the marks")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace finished shards")]
+Strict = Annotated[bool, typer.Option("--strict", help="exit code 1 if anything was passed over")]
 
 
 @shards_app.command()
@@ -67,10 +68,12 @@ def write(
     drop_street_furniture: Annotated[
         bool, typer.Option("--drop-street-furniture", help="coco: leave out hydrants, parking meters and benches")
     ] = False,
+    strict: Strict = False,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a dataset as shards. If it was interrupted, the same command continues it."""
+    from mgcda_dist.data.ledger import LEDGER
     from mgcda_dist.data.shards.encode import EncodeOptions
     from mgcda_dist.data.shards.write import write_shards
 
@@ -94,6 +97,7 @@ def write(
         "selection": chosen
         | ({"only": sorted(set(only))} if only else {})
         | ({"skip": sorted(set(skip))} if skip else {}),
+        LEDGER: opened.passed_over.as_json(len(samples)),
         **opened.metadata,
     }
     with _bar(f"{dataset} {split}", len(samples)) as advance:
@@ -102,8 +106,7 @@ def write(
             samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
             workers=workers, overwrite=overwrite,
         )  # fmt: skip
-    _print_manifests([manifest])
-    _print_doubt(manifest)
+    _print_written(manifest, strict=strict)
 
 
 @shards_app.command()
@@ -211,6 +214,7 @@ def index(
     image_ext: Annotated[list[str] | None, typer.Option(help="image members, e.g. rgb.png; repeat for several")] = None,
     label_ext: Annotated[list[str] | None, typer.Option(help="label members, e.g. seg.png; repeat for several")] = None,
     exif: ExifChoice = None,
+    strict: Strict = False,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -226,8 +230,7 @@ def index(
             folder, shards, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
             exif=exif, progress=advance, workers=workers, overwrite=overwrite,
         )  # fmt: skip
-    _print_manifests([manifest])
-    _print_doubt(manifest)
+    _print_written(manifest, strict=strict)
 
 
 @shards_app.command()
@@ -342,6 +345,23 @@ def _print_doubt(manifest: Manifest) -> None:
 
     if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
         typer.echo(f"note: {doubt[0]}\n  → {doubt[1]}", err=True)
+
+
+def _print_written(manifest: Manifest, *, strict: bool) -> None:
+    """A line on the folder, a doubt about its labels, and what was taken and passed over.
+
+    Raises:
+        typer.Exit: something was passed over, and `strict`.
+    """
+    from mgcda_dist.data.ledger import LEDGER, ledger_lines
+
+    _print_manifests([manifest])
+    _print_doubt(manifest)
+    ledger = manifest.provenance[LEDGER]
+    for line in ledger_lines(ledger):
+        typer.echo(line)
+    if strict and ledger["passed_over"]:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> None:

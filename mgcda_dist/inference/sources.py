@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.header import BROKEN
+from mgcda_dist.data.listing import IMAGE_SUFFIXES
 from mgcda_dist.data.pixels import as_pixels
 from mgcda_dist.errors import ConfigError, SampleError
 
-__all__ = ["IMAGE_SUFFIXES", "RECORD", "VIDEO_SUFFIXES", "Source", "Video", "find_sources", "read_image"]
+__all__ = ["RECORD", "VIDEO_SUFFIXES", "Source", "Video", "find_sources", "read_image"]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 RECORD = "predictions.json"
 """File that marks a folder of results; such folders are never read as inputs."""

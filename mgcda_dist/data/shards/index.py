@@ -22,11 +22,13 @@ from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_ids
 from mgcda_dist.data.header import read_header
 from mgcda_dist.data.labels import known_ids
+from mgcda_dist.data.ledger import LEDGER, Ledger
+from mgcda_dist.data.listing import files_below
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
 from mgcda_dist.data.shards.members import category_of, plain_key
 from mgcda_dist.data.shards.remote import ShardCache
 from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, shard_names, split_place
-from mgcda_dist.data.shards.tables import SampleRow, ShardRow, index_path, sample_table, save_table
+from mgcda_dist.data.shards.tables import SHARD_TABLE, SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
 
@@ -80,6 +82,7 @@ def index_shards(
     streamed = bool(command) or any(map(is_packed, names))
     rows: list[ShardRow] = []
     histogram = np.zeros(256, np.int64)
+    ledger = Ledger() if command else _beside(folder, set(names))
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for indexed in pool.map(partial(_index, folder, command, extensions, exif), names):
             rows.append(indexed.row)
@@ -90,7 +93,10 @@ def index_shards(
         rows, folder, dataset=dataset, split=split, label_format=label_format, kind=kind,
         histogram={raw: int(count) for raw, count in enumerate(histogram) if count},
         options=({STREAMED: asdict(extensions)} if streamed else {}) | ({"exif": exif} if exif else {}),
-        provenance={"indexed": "tar files of another tool"},
+        provenance={
+            "indexed": "tar files of another tool",
+            LEDGER: ledger.as_json(sum(row.num_samples for row in rows)),
+        },
     )  # fmt: skip
 
 
@@ -106,12 +112,35 @@ def shards_at(place: Path | str, pattern: str | None) -> list[str]:
     if command:
         raise ShardError(str(place), "the names of its shards are not known", "give them, e.g. train-{000..127}.tar")
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    tars = [name for name in files if name.endswith(".tar") or is_packed(name)]
+    tars = [name for name in files if _is_tar(name)]
+    tars = [name for name in tars if name.endswith(".tar") or _unpacked_name(name) not in tars]
     if not tars:
         packed = [name for name in files if ".tar." in name]
         remedy = f"unpack the compression first, or use gzip: {packed[0]}" if packed else "check the folder"
         raise ShardError(str(folder), "no *.tar, *.tar.gz or *.tgz here", remedy)
     return tars
+
+
+def _is_tar(name: str) -> bool:
+    return name.endswith(".tar") or is_packed(name)
+
+
+def _unpacked_name(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar") + ".tar"
+
+
+def _beside(folder: Path, names: set[str]) -> Ledger:
+    """The files of a folder and its subfolders that are none of the shards that are indexed."""
+    ledger = Ledger()
+    for path in files_below(folder, ledger, depth=1):
+        name, tar = path.name, _is_tar(path.name)
+        if path.parent != folder:
+            if tar:
+                ledger.add("in a subfolder", path.relative_to(folder).as_posix())
+        elif not (name in names or name in (MANIFEST, SHARD_TABLE) or name.endswith(".idx.npy")):
+            copy = tar and _unpacked_name(name) in names
+            ledger.add("a tar of this name is there, too" if copy else "not one of the shards", name)
+    return ledger
 
 
 def _index(folder: Path, command: str, extensions: Extensions, exif: Exif | None, name: str) -> _Indexed:

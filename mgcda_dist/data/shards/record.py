@@ -19,8 +19,8 @@ class SourceSample:
 
     Attributes:
         key: unique within the dataset split; made by `keys.safe_key`.
-        image: encoded image bytes (JPEG, PNG or WebP). For an object: PNG with alpha, which is its mask.
-        image_ext: `jpg`, `png` or `webp`.
+        image: encoded image bytes. For an object: PNG with alpha, which is its mask.
+        image_ext: format of these bytes; shards hold `jpg`, `png` and `webp`, others are re-encoded.
         label: PNG bytes, 8-bit single channel, raw ids of the dataset's own label format; None: unlabelled.
         meta: small JSON-able values (source photo, category, credit), stored as `KEY.json` when not empty.
     """

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
+from mgcda_dist.data.shards.sources.source import (
+    FramePair,
+    Root,
+    Source,
+    SourceSet,
+    frame_set,
+    images_in,
+    safe_key,
+    unpacked,
+)
 
 __all__ = ["ACDC"]
 
@@ -27,7 +36,8 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
             stem = image.stem.removesuffix("_rgb_anon")
             key = safe_key(f"{name}/{image.parent.name}/{stem}")
             pairs.append(FramePair(key, image, labels / place / f"{stem}_gt_labelIds.png"))
-    return frame_set(pairs, "cityscapes_ids", unlabelled=unlabelled)
+    roots = [Root(rgb / name / part, below=True) for name in conditions]
+    return frame_set(pairs, roots, "cityscapes_ids", unlabelled=unlabelled)
 
 
 ACDC = Source(

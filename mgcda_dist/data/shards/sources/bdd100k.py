@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import FramePair, Root, Source, SourceSet, frame_set, images_in, safe_key
 
 __all__ = ["BDD100K"]
 
@@ -22,7 +22,7 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
     else:
         images, labels, ending = top / "images" / "10k" / split, top / "labels" / "sem_seg" / "masks" / split, ""
     pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}{ending}.png") for p in images_in(images, _LAYOUT)]
-    return frame_set(pairs, "cityscapes_train_ids", unlabelled=unlabelled)
+    return frame_set(pairs, [Root(images)], "cityscapes_train_ids", unlabelled=unlabelled)
 
 
 BDD100K = Source(

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
+from mgcda_dist.data.shards.sources.source import (
+    FramePair,
+    Root,
+    Source,
+    SourceSet,
+    frame_set,
+    images_in,
+    safe_key,
+    unpacked,
+)
 
 __all__ = ["CAMVID"]
 
@@ -15,7 +24,7 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
     images = unpacked(folder, split)  # the repository has it in CamVid/
     labels = images.with_name(f"{split}annot")
     pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(images, _LAYOUT)]
-    return frame_set(pairs, "camvid", unlabelled=unlabelled)
+    return frame_set(pairs, [Root(images)], "camvid", unlabelled=unlabelled)
 
 
 CAMVID = Source(

@@ -12,7 +12,7 @@ import numpy as np
 from mgcda_dist.data.decode import decode_channels
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import SourceSample
-from mgcda_dist.data.shards.sources.plain import plain_pairs
+from mgcda_dist.data.shards.sources.plain import plain_layout
 from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, read_pair
 from mgcda_dist.errors import ShardError
 
@@ -45,7 +45,7 @@ def _open(folder: Path, split: str, *, label_format: str = "carla_ids", unlabell
             str(folder), f"CARLA has no labels of format {label_format!r}", f"choose {', '.join(_COLOURS)}"
         )
     read = partial(_read, colours=_COLOURS[label_format])
-    return frame_set(plain_pairs(folder, split), label_format, unlabelled=unlabelled, read=read)
+    return frame_set(*plain_layout(folder, split), label_format, unlabelled=unlabelled, read=read)
 
 
 def _read(pair: FramePair, *, colours: _Colours) -> SourceSample:

@@ -10,7 +10,16 @@ from functools import partial
 from pathlib import Path
 
 from mgcda_dist.data.shards.sources.plain import open_plain
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key, unpacked
+from mgcda_dist.data.shards.sources.source import (
+    FramePair,
+    Root,
+    Source,
+    SourceSet,
+    frame_set,
+    images_in,
+    safe_key,
+    unpacked,
+)
 from mgcda_dist.errors import ShardError
 
 __all__ = ["CITYSCAPES", "IDD_LITE", "LOST_AND_FOUND", "open_cityscapes"]
@@ -56,7 +65,8 @@ def open_cityscapes(
         pairs.append(FramePair(safe_key((place / stem).as_posix()), image, label))
     if not pairs:
         raise ShardError(str(top), f"no image named *{image_ending} here", f"expected {layout}")
-    return frame_set(pairs, label_format, unlabelled=unlabelled)
+    roots = [Root(top, f"the name does not end with {image_ending}", below=True)]
+    return frame_set(pairs, roots, label_format, unlabelled=unlabelled)
 
 
 def _open_cityscapes(folder: Path, split: str, *, coarse: bool = False, unlabelled: bool = False) -> SourceSet:

@@ -7,7 +7,6 @@ a set of photos (`train2017`, `val2017`), so no photo gives objects to two split
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +19,7 @@ import numpy as np
 from mgcda_dist.choices import CLASS_SPACES, Exif
 from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.header import read_header
+from mgcda_dist.data.ledger import Ledger
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.sources.coco_json import Photo, Polygon, read_annotations
@@ -71,7 +71,7 @@ def _open(
     categories = {category.id: category.name for category in content.categories}
     photos = {photo.id: photo for photo in content.images}
     objects: list[_Object] = []
-    passed_over = Counter[str]()
+    ledger = Ledger()
     for note in sorted(content.annotations, key=lambda note: (_order(note.image_id), _order(note.id))):
         photo, category, polygons = photos[note.image_id], categories[note.category_id], note.polygons()
         reason = (
@@ -85,7 +85,7 @@ def _open(
             else ""
         )  # fmt: skip
         if reason:
-            passed_over[reason] += 1
+            ledger.add(reason, f"{photo.file_name}: annotation {note.id}")
             continue
         key = safe_key(f"{Path(photo.file_name).stem}_{note.id}")
         objects.append(_Object(key, folder / name / photo.file_name, photo, tuple(polygons), category))
@@ -93,7 +93,7 @@ def _open(
     if missing:
         problem = f"no such photo ({len(missing)} are missing)"
         raise ShardError(str(min(missing)), problem, f"expected {_LAYOUT}")
-    return SourceSet(LazySamples(objects, partial(_cut_out, exif=exif)), "binary", passed_over=passed_over)
+    return SourceSet(LazySamples(objects, partial(_cut_out, exif=exif)), "binary", passed_over=ledger)
 
 
 def _names(*groups: Collection[str]) -> set[str]:

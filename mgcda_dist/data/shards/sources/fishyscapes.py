@@ -16,7 +16,16 @@ import numpy as np
 from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import (
+    FramePair,
+    Root,
+    Source,
+    SourceSet,
+    frame_set,
+    images_in,
+    passed_over,
+    safe_key,
+)
 from mgcda_dist.errors import ShardError
 
 __all__ = ["FISHYSCAPES_LOST_AND_FOUND", "FISHYSCAPES_STATIC"]
@@ -39,10 +48,11 @@ class _Overlaid:
 
 def _open_lost_and_found(folder: Path, split: str) -> SourceSet:
     _only_val(folder, split)
-    labels = _labels_in(folder / "fishyscapes_lostandfound", _LOST_AND_FOUND)
+    top = folder / "fishyscapes_lostandfound"
+    labels = _labels_in(top, _LOST_AND_FOUND)
     pairs = [FramePair(safe_key(f"{n}_{name}"), _base(folder, name, _LOST_AND_FOUND), p) for n, name, p in labels]
     # There has been one release of these labels.
-    return replace(frame_set(pairs, "binary"), metadata={"version": "1.0.0"})
+    return replace(frame_set(pairs, [Root(top, below=True)], "binary"), metadata={"version": "1.0.0"})
 
 
 def _open_static(folder: Path, split: str) -> SourceSet:
@@ -57,7 +67,8 @@ def _open_static(folder: Path, split: str) -> SourceSet:
         _Overlaid(safe_key(f"{number}_{name}"), _base(folder, name, _STATIC), _overlay(label, number), label)
         for number, name, label in _labels_in(top, _STATIC)
     ]
-    return SourceSet(LazySamples(frames, _lay_over), "binary", {"version": f"{version}.0.0"})
+    ledger = passed_over([Root(top, below=True)], (path for frame in frames for path in (frame.overlay, frame.label)))
+    return SourceSet(LazySamples(frames, _lay_over), "binary", {"version": f"{version}.0.0"}, ledger)
 
 
 def _only_val(folder: Path, split: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import FramePair, Root, Source, SourceSet, frame_set, images_in, safe_key
 from mgcda_dist.errors import ShardError
 
 __all__ = ["MAPILLARY"]
@@ -31,7 +31,7 @@ def _open(folder: Path, split: str, *, label_format: str | None = None, unlabell
     if chosen == "mapillary_v12" and not labels.is_dir():
         labels = top / "labels"
     pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(top / "images", _LAYOUT)]
-    return frame_set(pairs, chosen, unlabelled=unlabelled)
+    return frame_set(pairs, [Root(top / "images")], chosen, unlabelled=unlabelled)
 
 
 MAPILLARY = Source(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import FramePair, Root, Source, SourceSet, frame_set, images_in, safe_key
 from mgcda_dist.errors import ShardError
 
 __all__ = ["ROAD_ANOMALY_21", "ROAD_OBSTACLE_21"]
@@ -25,7 +25,11 @@ def _open(folder: Path, split: str, *, archive: str, unlabelled: bool = False) -
     ]
     if not pairs:
         raise ShardError(str(top / "images"), f"no image of {split} here", f"expected {_LAYOUT}")
-    return frame_set(pairs, "binary", unlabelled=unlabelled)
+
+    def other_split(path: Path) -> bool:
+        return path.stem.startswith("validation") != (split == "val")
+
+    return frame_set(pairs, [Root(top / "images")], "binary", unlabelled=unlabelled, aside=other_split)
 
 
 ROAD_ANOMALY_21 = Source(

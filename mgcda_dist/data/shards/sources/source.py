@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import isfile  # unlike Path.is_file, also for names that are too long
 from pathlib import Path
 
+from mgcda_dist.data.ledger import Ledger
+from mgcda_dist.data.listing import IMAGE_SUFFIXES, files_below
 from mgcda_dist.data.shards.keys import safe_key
 from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.errors import ShardError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "FramePair",
+    "Root",
     "Source",
     "SourceSet",
     "frame_set",
     "images_in",
+    "passed_over",
     "read_pair",
     "safe_key",
     "unpacked",
 ]
 
-IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
-
 
 @dataclass(frozen=True)
 class SourceSet:
-    """The samples of a split, the raw ids their labels hold, and metadata for the provenance (a version).
+    """The samples of a split.
 
     Attributes:
-        passed_over: reason → how many entries were left out for it.
+        label_format: the raw ids that their labels hold.
+        metadata: for the provenance, a version for instance.
+        passed_over: what the folders hold beside the samples.
     """
 
     samples: LazySamples
     label_format: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    passed_over: Mapping[str, int] = field(default_factory=dict)
+    passed_over: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,20 @@ class FramePair:
     label: Path | None = None
 
 
+@dataclass(frozen=True)
+class Root:
+    """A folder whose every file is accounted for.
+
+    Attributes:
+        why: pictures in it that belong to no sample are passed over.
+        below: the layout has subfolders; else only pictures in them are counted.
+    """
+
+    folder: Path
+    why: str = "not named as a frame of this layout"
+    below: bool = False
+
+
 def images_in(folder: Path, layout: str, *, below: bool = False) -> list[Path]:
     """The images of a folder in order of their names, `below`: of its subfolders, too.
 
@@ -82,9 +101,8 @@ def images_in(folder: Path, layout: str, *, below: bool = False) -> list[Path]:
         near = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
         listing = f"; there is {', '.join(near[:8])}" if near else ""
         raise ShardError(str(folder), "no such folder", f"expected {layout}{listing}")
-    found = folder.rglob("*") if below else folder.iterdir()
-    # macOS leaves hidden files beside each one (`._NAME.png`) when it packs an archive.
-    images = sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = files_below(folder, depth=None if below else 0)
+    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise ShardError(str(folder), "no image here", f"expected {layout}")
     return images
@@ -115,24 +133,66 @@ def read_pair(pair: FramePair) -> SourceSample:
 
 def frame_set(
     pairs: Sequence[FramePair],
+    roots: Sequence[Root],
     label_format: str,
     *,
     unlabelled: bool = False,
     read: Callable[[FramePair], SourceSample] = read_pair,
+    aside: Callable[[Path], bool] = lambda path: False,
 ) -> SourceSet:
     """The set of those pairs.
 
     Args:
         pairs: with the expected place of each label.
+        roots, aside: as for `passed_over`.
         unlabelled: leave the labels out, even if they exist.
 
     Raises:
-        ShardError: a label file is missing.
+        ShardError: a label file is missing, belongs to two images, or is an image of the set.
     """
+    used = {path for pair in pairs for path in (pair.image, pair.label) if path is not None}
+    ledger = passed_over(roots, used, aside)
     if unlabelled:
-        return SourceSet(LazySamples([FramePair(pair.key, pair.image) for pair in pairs], read), "unlabelled")
+        images = [FramePair(pair.key, pair.image) for pair in pairs]
+        return SourceSet(LazySamples(images, read), "unlabelled", passed_over=ledger)
     missing = [pair.label for pair in pairs if pair.label is not None and not isfile(pair.label)]
     if missing:
         problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
         raise ShardError(str(missing[0]), problem, "complete the labels, or choose `unlabelled` to write images only")
-    return SourceSet(LazySamples(pairs, read), label_format)
+    _refuse_shared_labels(pairs)
+    return SourceSet(LazySamples(pairs, read), label_format, passed_over=ledger)
+
+
+def passed_over(
+    roots: Sequence[Root], used: Iterable[Path], aside: Callable[[Path], bool] = lambda path: False
+) -> Ledger:
+    """The files in folders beside those that are used.
+
+    Args:
+        roots: the folders.
+        used: images and labels.
+        aside: files that the layout has for other purposes, or for another split; they are not counted.
+    """
+    ledger, used = Ledger(), set(used)
+    for root in roots:
+        for path in files_below(root.folder, ledger, depth=None if root.below else 1):
+            picture = path.suffix.lower() in IMAGE_SUFFIXES
+            inside = root.below or path.parent == root.folder
+            if path in used or aside(path) or not (picture or inside):
+                continue
+            why = "a suffix that is not read" if not picture else root.why if inside else "in a folder below the images"
+            ledger.add(why, path.relative_to(root.folder.parent).as_posix())
+    return ledger
+
+
+def _refuse_shared_labels(pairs: Sequence[FramePair]) -> None:
+    owners = Counter(pair.label for pair in pairs if pair.label is not None)
+    images = {os.path.realpath(pair.image) for pair in pairs}
+    for pair in pairs:
+        if pair.label is None:
+            continue
+        if owners[pair.label] > 1:
+            owned = ", ".join(other.image.name for other in pairs if other.label == pair.label)
+            raise ShardError(str(pair.label), f"it would be the label of {owned}", "give each image a label of its own")
+        if os.path.realpath(pair.label) in images:
+            raise ShardError(str(pair.label), "it is an image, and would be a label, too", "name the folder of labels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mgcda_dist.data.shards.sources.source import FramePair, Source, SourceSet, frame_set, images_in, safe_key
+from mgcda_dist.data.shards.sources.source import FramePair, Root, Source, SourceSet, frame_set, images_in, safe_key
 
 __all__ = ["STREET_HAZARDS"]
 
@@ -23,7 +23,7 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
         for path in images_in(images, _LAYOUT, below=True)
         for stem in [path.relative_to(images).with_suffix("").as_posix()]
     ]
-    return frame_set(pairs, "street_hazards", unlabelled=unlabelled)
+    return frame_set(pairs, [Root(images, below=True)], "street_hazards", unlabelled=unlabelled)
 
 
 STREET_HAZARDS = Source(

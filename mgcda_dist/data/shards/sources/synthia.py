@@ -12,6 +12,7 @@ from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources.source import (
     FramePair,
+    Root,
     Source,
     SourceSet,
     frame_set,
@@ -33,7 +34,7 @@ def _open(folder: Path, split: str, *, unlabelled: bool = False) -> SourceSet:
     top = folder / "RAND_CITYSCAPES" if (folder / "RAND_CITYSCAPES").is_dir() else folder
     labels = top / "GT" / "LABELS"
     pairs = [FramePair(safe_key(p.stem), p, labels / f"{p.stem}.png") for p in images_in(top / "RGB", _LAYOUT)]
-    return frame_set(pairs, "synthia_ids", unlabelled=unlabelled, read=_read)
+    return frame_set(pairs, [Root(top / "RGB")], "synthia_ids", unlabelled=unlabelled, read=_read)
 
 
 def _read(pair: FramePair) -> SourceSample:

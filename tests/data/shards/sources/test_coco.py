@@ -114,7 +114,9 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     opened = SOURCES["coco"].open(write(tmp_path, new), "val", drop_cut=True)
     assert len(opened.samples) == 1
     expected = dict.fromkeys(map(str.strip, PASSED_OVER), 1) | {"without an outline": 4}
-    assert opened.passed_over == expected
+    listed = opened.passed_over.as_json(1)["passed_over"]
+    assert {each["why"]: each["count"] for each in listed} == expected
+    assert "annotation 9" in str(listed)
 
 
 def with_entry(key: str, **changes: Any) -> dict[str, Any]:
