@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from mgcda_dist.text import printable
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -32,7 +34,8 @@ class MgcdaError(ValueError):
 
     def __init__(self, where: str, problem: str, remedy: str = "") -> None:
         self.where, self.problem, self.remedy = where, problem, remedy
-        super().__init__(f"{where}: {problem}" + (f"\n  → {remedy}" if remedy else ""))
+        message = f"{where}: {problem}" + (f"\n  → {remedy}" if remedy else "")
+        super().__init__(printable(message, lines=True))  # names of others are in it
 
     def __reduce__(self) -> tuple[type[MgcdaError], tuple[str, str, str]]:
         # The default pickles the joined message only; errors must survive loader and Ray workers.

@@ -17,7 +17,6 @@ __all__ = [
     "PendingFile",
     "flush_to_disk",
     "pending_folder",
-    "read_json",
     "remove_leftovers",
     "replace_folder",
     "write_atomically",
@@ -102,17 +101,9 @@ def write_json_atomically(path: Path, content: Any, *, indent: int = 1) -> None:
         ValueError: a number that JSON does not have (NaN, infinity).
         OSError: as `write_atomically`.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; empty: the file is missing or damaged, or holds no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name of another encoding holds surrogates: `\udce9` is how JSON writes one.
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

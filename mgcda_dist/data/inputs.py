@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import write_json_atomically
+from mgcda_dist.trust import read_json, validated
 
 __all__ = ["Role", "RunInput", "read_inputs", "write_inputs"]
 
@@ -78,11 +78,13 @@ def read_inputs(path: Path) -> list[RunInput]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         keys = [key.partition("/") for key in content]
-        return [
-            RunInput(Role(role), name, **fields) for (role, _, name), fields in zip(keys, content.values(), strict=True)
+        found = [
+            {"role": role, "name": name} | fields
+            for (role, _, name), fields in zip(keys, content.values(), strict=True)
         ]
+        return validated(list[RunInput], found, str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         problem = f"is no list of the data of a run: {error}"
         raise MgcdaError(str(path), problem, "restore it, or remove it: the next launch writes it anew") from None

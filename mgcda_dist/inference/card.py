@@ -7,14 +7,14 @@ from typing import Any
 
 from mgcda_dist.choices import RunFile
 from mgcda_dist.data.inputs import Role, read_inputs
-from mgcda_dist.errors import MgcdaError
+from mgcda_dist.errors import CheckpointError, MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.tables import headline_table
-from mgcda_dist.files import read_json
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
-from mgcda_dist.tables import Cell, Column, Table, markdown
+from mgcda_dist.tables import Cell, Column, Table, markdown, markdown_text
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.trust import read_object
 
 __all__ = ["model_card"]
 
@@ -50,16 +50,34 @@ def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
         files: names of the files beside the card.
         run: folder of the run, for its records; None: unknown.
     """
-    config: dict[str, Any] = model.metadata.config
+    try:
+        return _page(model, files, run, _plain(model.metadata.config))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, MgcdaError):
+            raise
+        where = str(model.folder / RunFile.METADATA)
+        raise CheckpointError(where, f"its configuration is none of a run: {error!r}", "export it again") from error
+
+
+def _plain(config: Any) -> Any:
+    """The configuration with texts that are text in Markdown, too: it may come from others."""
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_plain(value) for value in config]
+    return markdown_text(config) if isinstance(config, str) else config
+
+
+def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict[str, Any]) -> str:
     section = config["model"]
     network = f"`{section['network']}`" if section.get("network") else f"a `{section['backbone']}` with a light decoder"
     parts = [
         "---\nlibrary_name: mgcda_dist\npipeline_tag: image-segmentation\n"
         "tags: [anomaly-segmentation, autonomous-driving, out-of-distribution]\n---",
-        f"# {model.name}",
+        f"# {markdown_text(model.name)}",
         f"Road anomaly segmentation: {network}. Every pixel gets one of "
-        f"{len(model.class_names)} classes ({', '.join(model.class_names)}) and an anomaly score (`{model.score}`; "
-        "higher is more anomalous).",
+        f"{len(model.class_names)} classes ({markdown_text(', '.join(model.class_names))}) and an anomaly score "
+        f"(`{model.score}`; higher is more anomalous).",
         "## Use\n\n"
         + "\n\n".join(
             text.format(folder=".", needs=_needs(section.get("network")))
@@ -100,7 +118,7 @@ def _input(model: ExportedModel) -> str:
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    provenance = read_json(run / RunFile.PROVENANCE) if run is not None else {}
+    provenance = read_object(run / RunFile.PROVENANCE) if run is not None else {}
     inputs = {each.key: each for each in (read_inputs(run / RunFile.MANIFESTS) if run is not None else [])}
     checkpoint = model.folder.absolute().parent
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == RunFile.CHECKPOINTS else 0
@@ -118,14 +136,19 @@ def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) ->
     for stream in streams:
         data = inputs.get(f"{Role.TRAIN}/{stream['name']}")
         source = (
-            "?" if data is None else f"{data.dataset}/{data.split}, {data.samples} samples, digest `{data.digest[:12]}`"
+            "?"
+            if data is None
+            else markdown_text(f"{data.dataset}/{data.split}, {data.samples} samples, digest ")
+            + f"`{markdown_text(data.digest[:12])}`"
         )
         also = ", without labels" if not stream["labelled"] else ", with pasted objects" if stream["paste"] else ""
         lines.append(f"- Stream `{stream['name']}`: {source}{also}.")
     if Tag.COMMIT in provenance:
-        commit = provenance[Tag.COMMIT][:12]
+        commit = markdown_text(str(provenance[Tag.COMMIT])[:12])
         clean = "" if provenance.get(Tag.GIT_CLEAN) == "true" else ", with changes"
-        lines.append(f"- Code: commit `{commit}`{clean}, version {provenance.get('mgcda.version')}.")
+        lines.append(
+            f"- Code: commit `{commit}`{clean}, version {markdown_text(str(provenance.get('mgcda.version')))}."
+        )
     lines.append("- The licences of the data sets limit the use of the weights; shards/README.md lists them.")
     return "## Training\n\n" + "\n".join(lines)
 

@@ -165,7 +165,10 @@ class VideoOutput:
 
         def write(path: Path) -> None:
             # The JSON is assembled as text, because the frames may not fit into memory.
-            with path.open("w", encoding="utf-8") as target, self._lines.temporary.open(encoding="utf-8") as lines:
+            with (
+                path.open("w", encoding="utf-8", errors="backslashreplace") as target,
+                self._lines.temporary.open(encoding="utf-8") as lines,
+            ):
                 target.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "frames": [\n')
                 shutil.copyfileobj(lines, target)
                 target.write("\n]}\n")

@@ -25,7 +25,7 @@ from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.results import NetworkSettings
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
-from mgcda_dist.files import read_json, write_json_atomically
+from mgcda_dist.files import write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
@@ -33,6 +33,10 @@ from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput
 from mgcda_dist.inference.overlay import Legend, overlay
 from mgcda_dist.inference.pipeline import BackgroundWriter, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
+from mgcda_dist.trust import read_object
+
+_RESULT_BYTES = 1 << 40
+"""Bound on results of ours: those of a long video are large."""
 
 __all__ = ["PredictOptions", "Predicted", "Progress", "check_output_folder", "predict", "prediction_id"]
 
@@ -133,7 +137,7 @@ def check_output_folder(out: Path, identity: str, *, overwrite: bool) -> None:
         raise ConfigError(str(out), "is a file", "give a folder")
     if overwrite or not out.exists() or not any(out.iterdir()):
         return
-    before = read_json(out / RECORD)
+    before = read_object(out / RECORD, _RESULT_BYTES)
     if not before:
         raise ConfigError(str(out), "holds other files", "give another folder, or `overwrite`")
     if before.get("prediction_id") != identity:
@@ -177,7 +181,7 @@ class _Run:
         self.model, self.out, self.options, self.progress = model, out, options, progress
         self.id = prediction_id(model, options)
         self.result = Predicted()
-        before = read_json(out / RECORD)
+        before = read_object(out / RECORD, _RESULT_BYTES)
         # A resumed prediction keeps its colour range.
         drawn = before.get("drawn_range") if before.get("prediction_id") == self.id else None
         self.shown_range = options.shown_range or (drawn and (float(drawn[0]), float(drawn[1])))
@@ -202,7 +206,7 @@ class _Run:
 
     def resumed(self, source: Source) -> bool:
         """True if the source's results exist already; counts them."""
-        content = read_json(self.out / f"{source.name}.json")
+        content = read_object(self.out / f"{source.name}.json", _RESULT_BYTES)
         if content.get("prediction_id") != self.id or content.get("input") != _fingerprint(source.path):
             return False
         files = [each if isinstance(each, str) else each["file"] for each in content["files"].values()]

@@ -20,6 +20,7 @@ from mgcda_dist.data.inputs import RunInput, read_inputs
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.files import write_atomically
 from mgcda_dist.runs.events import EVENTS, append_event, read_events
+from mgcda_dist.trust import open_lock
 
 __all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked", "mlflow_uri"]
 
@@ -157,12 +158,10 @@ def changes_in_words(differing: dict[str, tuple[Any, Any]]) -> str:
 @contextmanager
 def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
     """Lock a folder, which is made, for this process; `ConfigError` with these words if another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with open_lock(folder / ".lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
             raise ConfigError(str(folder), f"{problem} ({file.read().strip()})", remedy) from None
         file.truncate(0)
         file.write(f"host {platform.node()}, process {os.getpid()}\n")

@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from mgcda_dist.data.shards.manifest import MANIFEST
 from mgcda_dist.errors import ShardError
+from mgcda_dist.trust import open_lock
 
 __all__ = ["JOURNAL", "FinishedShard", "Journal"]
 
@@ -51,7 +52,7 @@ class Journal:
 
     def __init__(self, folder: Path, header: Mapping[str, Any], *, anew: bool = False) -> None:
         self._path = folder / JOURNAL
-        self._file: TextIO = self._path.open("a+", encoding="utf-8")
+        self._file: IO[str] = open_lock(self._path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -64,6 +65,7 @@ class Journal:
         if not anew:
             self._refuse_other_shards(folder, first, lines)
         self.finished: list[FinishedShard] = _usable([FinishedShard(**json.loads(line)) for line in lines[1:]], folder)
+        self._file.seek(0)
         self._file.truncate(0)
         for line in [first, *(json.dumps(asdict(shard)) for shard in self.finished)]:
             self._append(line)

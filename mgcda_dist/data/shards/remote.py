@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from mgcda_dist.errors import MgcdaError, ShardError, TransientError, install_extra
 from mgcda_dist.files import PendingFile, remove_leftovers
+from mgcda_dist.trust import open_lock
 
 __all__ = ["UNCHECKED", "Damaged", "Expected", "Prefetch", "RemoteFolder", "ShardCache", "fetch", "is_url"]
 
@@ -254,8 +255,7 @@ def _tars(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield

@@ -67,7 +67,7 @@ RunLengths = Annotated[dict[str, Any], Tag("run lengths")]
 
 
 class Category(BaseModel):
-    """What an annotation may be of."""
+    """A kind of object that an annotation may be of."""
 
     id: Id
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
