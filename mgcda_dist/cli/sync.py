@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -20,27 +21,30 @@ def sync(
     ],
     uri: Annotated[
         str | None,
-        typer.Option("--mlflow-uri", "--mlflow", metavar="URI", help="server or database; default: the run's own"),
+        typer.Option("--mlflow-uri", "--mlflow", metavar="URI",
+                     help="server or database; default: MLFLOW_TRACKING_URI, else the mlflow.db above the run"),
     ] = None,
-) -> None:
+    register: Annotated[
+        bool, typer.Option("--register", help="also register models under the names that the records give")
+    ] = False,
+) -> None:  # fmt: skip
     """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, status."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError
     from mgcda_dist.runs.folder import locked
     from mgcda_dist.tracking.mlflow_sync import sync as deliver
 
-    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
-    refuse_password(uri)
+    console, errors = Console(), Console(stderr=True)
+    refuse_password(uri or os.environ.get("MLFLOW_TRACKING_URI"))
     failed = 0
     for run in (run for folder in folders for run in _runs(folder.absolute())):
         try:
             with locked(run, "the run is still training", "it delivers the rest by itself, as soon as MLflow answers"):
                 with errors.status(f"delivering {run.name}"):
-                    done = deliver(run, uri)
+                    done = deliver(run, uri, register=register)
         except MgcdaError as error:
             failed += 1
-            errors.print(f"error: {str(error).replace('`uri`', '--mlflow-uri')}", soft_wrap=True)
+            errors.print(f"error: {str(error).replace('`uri`', '--mlflow-uri URI')}", soft_wrap=True)
             continue
         missing = f"{done.num_metrics} metrics, {done.num_calls} other entries"
         what = missing if done.num_metrics or done.num_calls else "nothing was missing"
@@ -58,7 +62,8 @@ def _runs(folder: Path) -> Iterator[Path]:
     from mgcda_dist.tracking.jsonl import CALLS
 
     places = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
-    found = [place for place in places if (place / CALLS).is_file()]
+    inside = os.path.realpath(folder)  # a link in somebody's folder must not lead to other records
+    found = [p for p in places if (p / CALLS).is_file() and Path(os.path.realpath(p)).is_relative_to(inside)]
     if not found:
         raise MgcdaError(str(folder), "holds no record of a run", "give a run folder, runs/NAME")
     yield from sorted(found)

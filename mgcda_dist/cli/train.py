@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 
 from mgcda_dist.choices import ExitCode
+from mgcda_dist.cli.console import Console
 from mgcda_dist.cli.evaluate import show_results
 from mgcda_dist.cli.progress import bars
 from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
@@ -36,7 +36,7 @@ def run_training(config: Config, *, override_config: bool = False) -> int:
     """Train; returns the exit code. `override_config`: resume with a changed configuration if the state fits it."""
     from mgcda_dist import build, checks
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     if is_open(config):
         from mgcda_dist.cluster.connect import node_resources
 
@@ -71,7 +71,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         from mgcda_dist.tracking.mlflow_sync import end_run
 
         failed = isinstance(error, Exception) and not isinstance(error, NodesLostError | StoppedError)
-        end_run(run.root, "FAILED" if failed else "KILLED", lambda text: run.say("note", text))
+        end_run(run.root, tracking, "FAILED" if failed else "KILLED", lambda text: run.say("note", text))
         if isinstance(error, NodesLostError):
             console.print(f"stopped: {error}", soft_wrap=True)
             return ExitCode.NODES_LOST

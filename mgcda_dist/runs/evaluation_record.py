@@ -80,7 +80,8 @@ def deliver_evaluations(folders: list[Path], uri: str) -> list[Synced]:
     try:
         return [sync(folder, uri) for folder in folders]
     except MgcdaError as error:
-        later = "the results are kept; deliver them later: mgcda sync " + " ".join(map(str, folders))
+        command = f"MLFLOW_TRACKING_URI={uri} mgcda sync {' '.join(map(str, folders))}"
+        later = f"the results are kept; deliver them later: {command}"
         raise MgcdaError(error.where, error.problem, later) from None
 
 

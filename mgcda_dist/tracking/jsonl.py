@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.errors import counted
+from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.lines import LineFile, append_line
 from mgcda_dist.tracking.tracker import Status
@@ -179,8 +179,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, float, dict[str, float]]]:
 def read_lines_from(path: Path, start: int) -> Iterator[tuple[int, int, float, dict[str, float]]]:
     """(position after it in bytes, step, time in s, metrics) of every whole line from byte `start` on."""
     for after, record in _records(path, start, _OF_A_STEP):
-        metrics = {name: float(value) for name, value in record["metrics"].items()}
-        yield after, int(record["step"]), float(record["time"]), metrics
+        try:
+            metrics = {name: float(value) for name, value in record["metrics"].items()}
+            yield after, int(record["step"]), float(record["time"]), metrics
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
+            problem = f"the line before byte {after} holds no metrics of a step: {error}"
+            raise MgcdaError(str(path), problem, "remove the line") from None
 
 
 def read_history(path: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -237,7 +241,7 @@ def _parse(line: bytes, keys: Set[str]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
         return None
     return record if isinstance(record, dict) and record.keys() >= keys else None
 

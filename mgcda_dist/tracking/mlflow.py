@@ -138,8 +138,8 @@ class MlflowTracker:
         self._thread.join(patience_s)
         if self._thread.is_alive() or self._away_since is not None:
             self._warn(
-                f"MLflow at {self.uri} has not got the whole record; `mgcda sync {self._record.folder}` delivers what "
-                "is missing"
+                f"MLflow at {self.uri} has not got the whole record; `MLFLOW_TRACKING_URI={self.uri} "
+                f"mgcda sync {self._record.folder}` delivers what is missing"
             )
 
     # ----------------------------------------------------------------------------------------------------- delivering

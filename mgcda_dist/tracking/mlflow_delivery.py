@@ -16,13 +16,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.files import read_json, write_atomically, write_json_atomically
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.files import write_atomically, write_json_atomically
+from mgcda_dist.text import printable
+from mgcda_dist.tracking.calls import checked
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
 from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.trust import below, enclosed, read_bytes, read_object, validated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,6 +49,11 @@ _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 5000, 36
 _MAX_ATTEMPTS = 3
 
 
+class _Delivered(TypedDict, total=False):
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None
+    position: Annotated[int, Field(ge=0)]
+
+
 class Ledger:
     """The MLflow run of a record and the delivered position: `mlflow.json`, and the id alone in `mlflow_run_id`.
 
@@ -51,13 +63,13 @@ class Ledger:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._file, self._id_file, self._uri = folder / RunFile.LEDGER, folder / RunFile.RUN_ID, uri
-        entry = read_json(self._file).get(uri, {})
+        entry = validated(_Delivered, read_object(self._file).get(uri, {}), str(self._file))
         self.run_id: str | None = entry.get("run_id")
-        self.position = int(entry.get("position", 0))
+        self.position: int = entry.get("position", 0)
         self.is_sure = self.run_id is not None
         if self.run_id is None and self._id_file.is_file():
             # The same server under another address, maybe: a database that was moved together with its runs.
-            self.run_id = self._id_file.read_text(encoding="utf-8").strip() or None
+            self.run_id = read_bytes(self._id_file).decode("utf-8", "replace").strip() or None
 
     def begin(self, run_id: str, *, main: bool) -> None:
         """Store the run; `main`: it is the run of the record itself, and not a further copy."""
@@ -72,7 +84,7 @@ class Ledger:
         """Store that all calls before a byte of the record are delivered."""
         self.position = position
         with suppress(OSError):  # a full disk: calls that are delivered twice do no harm
-            content = read_json(self._file) | {self._uri: {"run_id": self.run_id, "position": position}}
+            content = read_object(self._file) | {self._uri: {"run_id": self.run_id, "position": position}}
             write_json_atomically(self._file, content)
 
 
@@ -135,15 +147,25 @@ class Delivery:
 
     Args:
         run: receives the record.
-        warn: receives a sentence about each call that MLflow refuses, which is left out.
+        warn: receives a sentence about each call that MLflow refuses, which is left out, or that names a file outside
+            of the record's folder.
+        registers: register models under the names that the record gives.
     """
 
     def __init__(
-        self, client: MlflowClient, uri: str, folder: Path, ledger: Ledger, run: Run, warn: Callable[[str], None]
+        self,
+        client: MlflowClient,
+        uri: str,
+        folder: Path,
+        ledger: Ledger,
+        run: Run,
+        warn: Callable[[str], None],
+        *,
+        registers: bool = True,
     ) -> None:
         self.run_id: str = run.info.run_id
         self._client, self._uri, self._folder, self._ledger, self._run = client, uri, folder, ledger, run
-        self._warn = warn
+        self._warn, self._registers = warn, registers
         self._params = dict(run.data.params)
         # The newest value of every metric: what the server sends with a run, so one request for all keys.
         newest = getattr(run.data, "_metric_objs", [])
@@ -174,12 +196,12 @@ class Delivery:
         sent = 0
         for position, call in read_calls(self._folder, self._ledger.position):
             try:
-                self._perform(call, position)
+                self._perform(checked(call, str(self._folder / CALLS)), position)
                 sent += 1
             except Exception as error:
                 if not self._is_hopeless(error, position):
                     raise
-                what = call.get("path") or call.get("name") or ""
+                what = printable(str(call.get("path") or call.get("name") or ""))
                 self._warn(f"MLflow at {self._uri} lacks the {call['call']} {what}: {reason(error)}")
             self._ledger.advance(position)
         return sent
@@ -215,7 +237,7 @@ class Delivery:
         return step < newest[0] or same or not key.startswith(_RESULTS)
 
     def _is_hopeless(self, error: Exception, position: int) -> bool:
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError | MgcdaError):
             return True
         self._attempts = self._attempts + 1 if position == self._failed_at else 1
         self._failed_at = position
@@ -246,17 +268,18 @@ class Delivery:
             case "model":
                 from mgcda_dist.tracking.mlflow_model import log_model
 
-                log_model(self._client, self._run, self._path(call), call["register_as"])
+                name = call["register_as"] if self._registers else None
+                log_model(self._client, self._run, self._path(call), name)
             case "end" if position == (self._folder / CALLS).stat().st_size:
                 self._client.set_terminated(self.run_id, call["status"], round(1000 * call["time"]))
             case _:  # the start, and the end of an attempt that another has followed
                 pass
 
     def _path(self, call: Mapping[str, Any]) -> Path:
-        path = self._folder / call["path"]
+        path = below(self._folder, call["path"])
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there any more")
-        return path
+        return enclosed(path, self._folder)
 
     def _log_params(self, params: Mapping[str, str]) -> None:
         """A run that is continued keeps the values it started with: MLflow changes none."""
@@ -302,7 +325,7 @@ class Delivery:
         path, name, step = self._path(call), call["name"], call["step"]
         if step is None:
             with tempfile.TemporaryDirectory() as folder:
-                copy = Path(folder) / (name if Path(name).suffix else name + path.suffix)
+                copy = Path(folder) / (Path(name).name if Path(name).suffix else Path(name).name + path.suffix)
                 shutil.copyfile(path, copy)
                 self._client.log_artifact(self.run_id, str(copy), "pictures")
             return

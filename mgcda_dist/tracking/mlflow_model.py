@@ -7,7 +7,6 @@ beside the weights, so that `requirements.txt` of the model is all that a fresh 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from contextlib import suppress
@@ -19,6 +18,7 @@ from mgcda_dist import __version__
 from mgcda_dist.choices import RunFile
 from mgcda_dist.tracking.mlflow_client import clean_name, quiet
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.trust import read_object
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["log_model", "save_model"]
 
 _LOADER = "mgcda_dist.inference.pyfunc"
-_NEEDED = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "mlflow")
+_NEEDED = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "pydantic", "mlflow")
 _CODE = (
     "__init__.py", "choices.py", "errors.py", "files.py", "py.typed", "data/__init__.py", "data/pixels.py",
     "evaluation/__init__.py", "evaluation/test_time.py", "inference/__init__.py", "inference/model.py",
-    "inference/pyfunc.py", "method", "models",
+    "inference/pyfunc.py", "method", "models", "text.py", "trust.py",
 )  # fmt: skip
 _DIGEST = "mgcda.weights_sha256"
 _EXAMPLE_PX = 64, 96
@@ -120,8 +120,7 @@ def _code(folder: Path) -> Path:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """The content of `model.json`: `models.exported.ModelMetadata` as JSON, which this component does not import."""
-    content = json.loads((folder / RunFile.METADATA).read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    return read_object(folder / RunFile.METADATA)
 
 
 def _logged(client: MlflowClient, run: Run, digest: str) -> LoggedModel | None:

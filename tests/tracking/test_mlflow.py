@@ -213,7 +213,7 @@ def test_a_server_that_never_was_costs_nothing_but_the_record(caplog: pytest.Log
         tracker.set_tags({"a": "b"})
         tracker.close("FAILED")
     assert time.perf_counter() - start < 10
-    assert len(caplog.records) == 2 and f"`mgcda sync {tmp_path}`" in caplog.records[1].message
+    assert len(caplog.records) == 2 and f"mgcda sync {tmp_path}`" in caplog.records[1].message
 
 
 def test_system_metrics_of_this_node(uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any, tmp_pa
     left.log_params({"a": 1})
     assert left.run_id is not None and client.get_run(left.run_id).info.status == "RUNNING"
     left._record._file.close()  # its process is gone
-    end_run(tmp_path, "FAILED", pytest.fail)
+    end_run(tmp_path, uri, "FAILED", pytest.fail)
     run = client.get_run(left.run_id)
     assert run.info.status == "FAILED" and run.data.params == {"a": "1"}, "and has what was not delivered yet"
-    end_run(tmp_path, "KILLED", pytest.fail)
+    end_run(tmp_path, uri, "KILLED", pytest.fail)
     assert client.get_run(left.run_id).info.status == "FAILED", "it had ended"
     ends = [line for line in (tmp_path / "record.jsonl").read_text().splitlines() if json.loads(line)["call"] == "end"]
     assert len(ends) == 1

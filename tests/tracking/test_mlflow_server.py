@@ -90,10 +90,10 @@ def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowSer
     again.log_picture("preview", run / "p.png", 6)
     again.log_picture("panel.png", run / "p.png")
     again.close("FINISHED")
-    assert f"`mgcda sync {run}`" in said[-1]
+    assert f"mgcda sync {run}`" in said[-1]
     server.start()
 
-    done = invoke("sync", run)
+    done = invoke("sync", run, "--mlflow-uri", server.uri)
     assert done.exit_code == 0, done.output
     assert "run: 10 metrics, " in done.output.replace("\n", " ") and run_id in done.output
     found = contents(server, run_id)
@@ -105,7 +105,7 @@ def test_what_an_outage_for_good_left_behind_is_delivered_once(server: MlflowSer
     assert "pictures/panel.png" in found[3]
     (run / "mlflow.json").unlink()  # even where nobody knows how far it had come
     for expected in ("other entries", "nothing was missing"):
-        repeated = invoke("sync", run)
+        repeated = invoke("sync", run, "--mlflow-uri", server.uri)
         assert repeated.exit_code == 0 and expected in repeated.output
         assert contents(server, run_id) == found
 
@@ -118,7 +118,7 @@ def test_a_run_that_never_reached_mlflow_gets_one(server: MlflowServer, tmp_path
         tracker.log_metrics({"loss/total": 1.0}, 0)
         if folder == sweep:
             tracker.close("FINISHED")  # the child's machine died
-    wrong = invoke("sync", sweep)
+    wrong = invoke("sync", sweep, "--mlflow-uri", "http://127.0.0.1:9")
     assert wrong.exit_code == 2 and wrong.output.count("is the server running?") == 2
     done = invoke("sync", sweep, "--mlflow-uri", server.uri)
     assert done.exit_code == 0 and done.output.count("→  new run") == 2, done.output
