@@ -30,7 +30,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="a run folder or an exported model")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="images, folders and videos")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="folder of results; default: predictions/NAME of the model")
+        Path | None, typer.Option("--out", "-o", help="folder of results; default: predictions/RUN, as its folder")
     ] = None,
     write: Annotated[
         str, typer.Option("--write", "-w", metavar="NAME,NAME…",
@@ -69,8 +69,7 @@ def predict(
 
     Exit code 1: an input could not be read; the others were predicted.
     """
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.inference import predict as work
     from mgcda_dist.inference.model import load_exported
     from mgcda_dist.inference.operating import choose_threshold, operating_points
@@ -78,8 +77,8 @@ def predict(
     from mgcda_dist.inference.sources import find_sources
     from mgcda_dist.models.compatibility import check_statistics
 
-    console = Console(highlight=False, markup=False)
-    errors = Console(stderr=True, highlight=False, markup=False)
+    console = Console()
+    errors = Console(stderr=True)
     outputs: Any = tuple(names_of(write, "--write", OUTPUTS)) if write != "none" else ()
     changes: dict[str, Any] = {
         "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
@@ -92,7 +91,7 @@ def predict(
         network = load_exported(model, device_of(device))
     check_statistics(score or network.score, network.metadata.statistics, network.folder)
     augmentation = replace(network.augmentation, **{key: value for key, value in changes.items() if value is not None})
-    out = out or Path("predictions") / network.name
+    out = out or Path("predictions") / (network.place_name or "model")
     sources = find_sources(inputs, out)
     options = work.PredictOptions(
         score=score or network.score, height_px=height if height is not None else network.height_px or 0,

@@ -6,23 +6,41 @@ scores, classes = model.predict(image)  # H×W×3 uint8 RGB
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
-from mgcda_dist.choices import ScoreKind
+from mgcda_dist.choices import RunFile, ScoreKind
 from mgcda_dist.data.pixels import resized
+from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
 from mgcda_dist.models.exported import ModelMetadata, digest_of, load_segmenter, model_folder
 from mgcda_dist.models.scores import scorer
+from mgcda_dist.trust import validated
 
 __all__ = ["ExportedModel", "load_exported"]
+
+
+_Window = Annotated[int, Field(ge=1, le=1 << 15)]
+
+
+class _Evaluation(TypedDict, total=False):
+    """The keys of the run's section `evaluation` that a prediction follows."""
+
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=8)]], Field(min_length=1, max_length=16)]
+    flip: bool
+    window_px: tuple[_Window, _Window] | None
+    window_overlap: Annotated[float, Field(ge=0, lt=1)]
+    blur: bool
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,16 @@ class ExportedModel:
 
     @property
     def name(self) -> str:
-        """Name of the run."""
+        """Name of the run, as the file says it: for people, and for no path."""
         return self.metadata.name
+
+    @property
+    def place_name(self) -> str:
+        """Name of the run's or the model's folder, with the checkpoint's: what results are called by default."""
+        place = Path(os.path.abspath(self.folder))
+        if place.parent.parent.name == RunFile.CHECKPOINTS:
+            return f"{place.parents[2].name}_{place.parent.name}"
+        return place.parent.name if place.name == "model" else place.name
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -70,8 +96,9 @@ class ExportedModel:
         return self._evaluation.get("blur", False)
 
     @property
-    def _evaluation(self) -> dict[str, Any]:
-        return self.metadata.config.get("evaluation", {})
+    def _evaluation(self) -> _Evaluation:
+        where = f"{self.folder / RunFile.METADATA}: config.evaluation"
+        return validated(_Evaluation, self.metadata.config.get("evaluation", {}), where, error=CheckpointError)
 
     @property
     def digest(self) -> str:

@@ -12,16 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
 from mgcda_dist.evaluation.folder import read_curves
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.inference.model import ExportedModel
+from mgcda_dist.trust import Name, below, validated
 
 __all__ = ["CRITERIA", "OperatingPoint", "Threshold", "choose_threshold", "operating_points", "run_folder"]
 
@@ -59,12 +61,12 @@ class OperatingPoint:
         settings: of the evaluation, key → JSON value: only compared with those of a prediction.
     """
 
-    set: str
-    dataset: str | None
-    split: str | None
+    set: Name
+    dataset: Name | None
+    split: Name | None
     pasted: bool
-    thresholds: Mapping[str, float]
-    range: Sequence[float] | None
+    thresholds: Mapping[str, FiniteFloat]
+    range: Annotated[Sequence[FiniteFloat], Field(min_length=2, max_length=2)] | None
     settings: Mapping[str, Any]
 
     @property
@@ -79,12 +81,14 @@ def operating_points(model: ExportedModel) -> list[OperatingPoint]:
 
     Sets with pasted objects come first: a threshold must not be chosen on a test set, whose anomalies are real.
     """
-    points = [OperatingPoint(**point) for point in model.metadata.operating_points]
+    where = f"{model.folder / RunFile.METADATA}: operating_points"
+    given = list(model.metadata.operating_points)
+    points: list[OperatingPoint] = validated(list[OperatingPoint], given, where, error=CheckpointError)
     run = run_folder(model.folder)
     if not points and run is not None:
         found: dict[str, OperatingPoint] = {}
         for results in sorted(run.glob(f"evaluation*/{RESULTS}")):
-            for point in _points(results.parent, model.digest):
+            for point in _points(below(run, results.parent.name), model.digest):
                 found.setdefault(point.set, point)
         points = list(found.values())
     return sorted(points, key=lambda point: not point.pasted)
@@ -108,7 +112,7 @@ def choose_threshold(points: Sequence[OperatingPoint], wanted: str | None, setti
     Raises:
         ConfigError: neither a number nor a criterion, or a set that the model was not evaluated on with this score.
     """
-    comparable = [point for point in points if point.settings["score"] == settings["score"]]
+    comparable = [point for point in points if point.settings.get("score") == settings["score"]]
     shown_range = comparable[0].shown_range if comparable else None
     number = _number(wanted) if wanted is not None else None
     if number is not None:
@@ -151,7 +155,7 @@ def _points(folder: Path, digest: str) -> list[OperatingPoint]:
     for name, row in results.sets.items():
         best = row.best_f1_threshold
         try:
-            curves = read_curves(folder / "sets" / name / "curves.json")
+            curves = read_curves(below(folder, f"sets/{name}/curves.json"))
         except MgcdaError:
             continue
         if best is None:

@@ -7,8 +7,10 @@ folders start with the folder's name.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,9 @@ from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.header import BROKEN
 from mgcda_dist.data.listing import IMAGE_SUFFIXES
 from mgcda_dist.data.pixels import as_pixels
-from mgcda_dist.errors import ConfigError, SampleError
+from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
+from mgcda_dist.text import printable
+from mgcda_dist.trust import MEMBER_BYTES, read_bytes, regular
 
 __all__ = ["RECORD", "VIDEO_SUFFIXES", "Source", "Video", "find_sources", "read_image"]
 
@@ -33,6 +37,12 @@ RECORD = "predictions.json"
 """File that marks a folder of results; such folders are never read as inputs."""
 
 _DEFAULT_FPS = 25.0
+_NAME_BYTES = 180
+"""Of a part of a name; the endings of results, and of their temporary files, come on top, and 255 is the most."""
+_CONTAINER = re.compile(
+    rb"RIFF....AVI |\x1aE\xdf\xa3|....(ftyp|moov|mdat|free|skip|wide|pnot)|\0\0\x01[\xb0-\xbf]|\x47", re.DOTALL
+)
+"""First bytes of AVI, Matroska and WebM, MP4 and QuickTime, MPEG program and transport streams."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,16 @@ def _unique(sources: list[Source]) -> list[Source]:
         number = seen[source.name.casefold()]
         if number > 1:  # files of equal name, given separately
             sources[index] = replace(source, name=f"{source.name}-{number}")
-    return sources
+    return [replace(source, name="/".join(map(_storable, source.name.split("/")))) for source in sources]
+
+
+def _storable(part: str) -> str:
+    """A part of a name that every file of the results can bear; the digest keeps shortened names apart."""
+    clean = printable(part)
+    if clean == part and len(part.encode()) <= _NAME_BYTES:
+        return part
+    digest = hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
+    return f"{clean.encode()[: _NAME_BYTES - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def read_image(path: Path, exif: Exif = "upright") -> NDArray[np.uint8]:
@@ -131,9 +150,11 @@ def read_image(path: Path, exif: Exif = "upright") -> NDArray[np.uint8]:
         SampleError: the file cannot be read, is damaged, or is no image.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MEMBER_BYTES)
     except OSError as error:
         raise SampleError(str(path), f"cannot be read: {error.strerror}", "check the file and its rights") from None
+    except MgcdaError as error:
+        raise SampleError(error.where, error.problem, error.remedy) from None
     try:
         return decode_image(data, str(path), exif)
     except SampleError as error:
@@ -159,6 +180,8 @@ class Video:
 
     def __init__(self, path: Path, every: int = 1) -> None:
         self.path, self.every, self.read = path, every, 0
+        if not _is_container(path):
+            raise SampleError(str(path), "is no AVI, Matroska, MP4 or MPEG file", "check that it is a video")
         with _silent():
             self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         fps, announced = (float(self._capture.get(key)) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
@@ -195,6 +218,15 @@ class Video:
     def close(self) -> None:
         """Close the file, if its frames were not read to the end."""
         self._capture.release()
+
+
+def _is_container(path: Path) -> bool:
+    """True for a file that holds a video: to FFmpeg a text may be a playlist, which names other files."""
+    try:
+        with regular(path).open("rb") as file:
+            return _CONTAINER.match(file.read(16)) is not None
+    except (OSError, MgcdaError):
+        return False
 
 
 class _silent:

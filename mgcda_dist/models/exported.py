@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import nn
+from typing_extensions import TypedDict
 
 from mgcda_dist.choices import DECODER_CHANNELS, NormMode, RunFile, ScoreKind
-from mgcda_dist.errors import CheckpointError
+from mgcda_dist.errors import CheckpointError, MgcdaError
 from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.models.scores import ClassStatistics
 from mgcda_dist.models.segmenter import Segmenter
+from mgcda_dist.trust import Name, below, offline, read_json, regular, validated
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
@@ -51,14 +55,14 @@ class ModelMetadata:
         operating_points: written by `mgcda export`: see `inference.operating`.
     """
 
-    name: str
+    name: Name
     architecture: dict[str, Any]
-    class_names: Sequence[str]
+    class_names: Annotated[Sequence[Name], Field(min_length=1, max_length=250)]
     score: ScoreKind
-    height_px: int | None
+    height_px: Annotated[int, Field(ge=0, le=1 << 15)] | None
     config: dict[str, Any]
     class_statistics: dict[str, Any] | None = None
-    operating_points: Sequence[dict[str, Any]] = ()
+    operating_points: Annotated[Sequence[dict[str, Any]], Field(max_length=1000)] = ()
 
     @property
     def statistics(self) -> ClassStatistics | None:
@@ -73,6 +77,29 @@ class ModelMetadata:
             if not content[key]:
                 del content[key]
         return json.dumps({"format": _FORMAT} | content, indent=1) + "\n"
+
+
+class _Network(TypedDict):
+    name: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.+-]+(:[A-Za-z0-9_.+-]+)+$")]
+    arguments: NotRequired[dict[str, Any] | None]
+    taps: NotRequired[dict[str, Any] | None]
+    head_norm: NotRequired[NormMode | None]
+
+
+class _Architecture(TypedDict):
+    """Arguments of `bare_segmenter` that a file may give; its initial weights and seed are none of them."""
+
+    norm: NormMode
+    num_classes: Annotated[int, Field(ge=1, le=250)]
+    backbone: NotRequired[Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")] | None]
+    decoder_channels: NotRequired[Annotated[int, Field(ge=1, le=4096)]]
+    network: NotRequired[_Network | None]
+    abstains: NotRequired[bool]
+
+
+class _Statistics(TypedDict):
+    mean: list[FiniteFloat]
+    var: list[FiniteFloat]
 
 
 def bare_segmenter(
@@ -134,44 +161,74 @@ def read_metadata(folder: Path) -> ModelMetadata:
     """The content of `model.json`.
 
     Raises:
-        CheckpointError: missing, damaged or incomplete.
+        CheckpointError: missing, damaged, incomplete, or of other types and sizes than the schema says.
     """
+    path = folder / RunFile.METADATA
     try:
-        content = json.loads((folder / RunFile.METADATA).read_text(encoding="utf-8"))
-        known: dict[str, Any] = {key: content[key] for key in ModelMetadata.__dataclass_fields__ if key in content}
-        return ModelMetadata(**{"name": folder.name, **known})
-    except (OSError, ValueError, TypeError) as error:
+        content = read_json(below(folder, RunFile.METADATA))
+    except (OSError, MgcdaError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
+    named = {"name": folder.name} | content if isinstance(content, dict) else content
+    metadata = validated(ModelMetadata, named, str(path), _REMEDY, CheckpointError)
+    if metadata.class_statistics is not None:
+        validated(_Statistics, metadata.class_statistics, f"{path}: class_statistics", _REMEDY, CheckpointError)
+    return metadata
 
 
 def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegmenter]:
     """The metadata and the strictly loaded network, on the CPU, in evaluation mode.
 
+    No other file is opened and no request made, whatever `model.json` asks for: all weights are in the folder.
+
     Raises:
-        CheckpointError: missing or damaged files, or tensors that do not fit.
+        CheckpointError: missing or damaged files, tensors that do not fit, or a network that asks for more.
         ConfigError: a network whose code is missing, or not trusted: see `external_python`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    metadata = read_metadata(folder)
+    metadata, where = read_metadata(folder), str(folder / RunFile.METADATA)
     try:
-        tensors = load_file(folder / RunFile.WEIGHTS)
-    except (OSError, SafetensorError) as error:
+        tensors = load_file(regular(below(folder, RunFile.WEIGHTS)))
+    except (OSError, MgcdaError, SafetensorError) as error:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
-    name = str((metadata.architecture.get("network") or {}).get("name", ""))
-    if name.startswith("python:"):
-        from mgcda_dist.models.external_python import check_trusted
-
-        check_trusted(name)
-    with torch.random.fork_rng(devices=[]):
-        network = bare_segmenter(**metadata.architecture)
+    given = validated(_Architecture, metadata.architecture, f"{where}: architecture", _REMEDY, CheckpointError)
+    network = given.get("network")
+    if (network is None) == (given.get("backbone") is None):
+        raise CheckpointError(where, "architecture: either a backbone or a network", _REMEDY)
+    own_code = network is not None and network["name"].startswith("python:")
+    if network is not None:
+        _check_network(network, where)
     try:
-        network.load_state_dict(tensors, strict=True)
+        # Code that the user trusts may do what it likes.
+        with torch.random.fork_rng(devices=[]), nullcontext() if own_code else offline(where):
+            segmenter = bare_segmenter(**given)
+    except MgcdaError:
+        raise
+    except Exception as error:  # networks raise every kind when their arguments do not fit
+        problem = f"the network cannot be made: {type(error).__name__}: {error}"
+        raise CheckpointError(where, problem, _REMEDY) from error
+    try:
+        segmenter.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         problem = f"the tensors do not fit model.json: {error}"
         raise CheckpointError(str(folder), problem, "export it again, or use another checkpoint") from None
-    return metadata, network.eval()
+    return metadata, segmenter.eval()
+
+
+def _check_network(network: Mapping[str, Any], where: str) -> None:
+    """Refuse code that is not trusted, and arguments of a library's network that name files or hub repositories."""
+    if network["name"].startswith("python:"):
+        from mgcda_dist.models.external_python import check_trusted
+
+        return check_trusted(network["name"])
+    from mgcda_dist.models.external import names_elsewhere
+
+    named = names_elsewhere(network.get("arguments") or {})
+    if named is not None:
+        problem = f"architecture.network.arguments names {named}, a file or the repository of a hub"
+        raise CheckpointError(where, problem, "do not trust this model")
+    return None
 
 
 def digest_of(folder: Path) -> str:
@@ -198,4 +255,6 @@ def model_folder(path: Path, remedy: str = "") -> Path:
             "holds no trained model" if path.exists() else "does not exist",
             remedy or "give a run folder (runs/NAME), one of its checkpoints, or an exported model",
         )
+    for name in (RunFile.METADATA, RunFile.WEIGHTS):
+        below(path, (folder / name).relative_to(path).as_posix())
     return folder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +20,13 @@ from mgcda_dist.errors import ConfigError, install_extra, near_or_all
 from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
 from mgcda_dist.models.taps import Taps
 
-__all__ = ["ExternalNetwork", "check_name", "import_optional", "refuse_reserved", "refuse_unknown"]
+__all__ = ["ExternalNetwork", "check_name", "import_optional", "names_elsewhere", "refuse_reserved", "refuse_unknown"]
+
+
+_SOURCES = ("config", "backbone", "use_pretrained_backbone", "pretrained", "checkpoint_path", "weights_backbone")
+"""Arguments that name weights, or a network that a library looks for in files and on a hub, if only by its name."""
+_NOTES = ("_name_or_path", "architectures", "transformers_version")
+"""Fields of a library's configuration that say where it came from, and do nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,24 @@ def refuse_unknown(arguments: Mapping[str, Any], known: Collection[str]) -> None
         if name not in known:
             remedy = near_or_all(name, sorted(known))
             raise ConfigError(f"model.arguments.{name}", "the network has no such argument", remedy)
+
+
+def names_elsewhere(value: object, key: str = "") -> str | None:
+    """`KEY = VALUE` of the first argument that makes a library read a file or ask a hub; None: there is none.
+
+    Args:
+        value: the arguments of a network, or a part of them.
+        key: of the part.
+    """
+    if isinstance(value, Mapping):
+        parts = ((str(name), below) for name, below in value.items() if name not in _NOTES)
+    elif isinstance(value, list | tuple):
+        parts = ((key, below) for below in value)
+    else:
+        asks = key in _SOURCES and value not in (None, False)
+        elsewhere = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.+-]*", value) is None
+        return f"{key} = {value!r}" if asks or elsewhere else None
+    return next((found for name, below in parts if (found := names_elsewhere(below, name)) is not None), None)
 
 
 def refuse_reserved(arguments: Mapping[str, Any], reserved: Mapping[str, str]) -> None:

@@ -64,7 +64,7 @@ def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
 
 def test_only_torch_timm_and_their_dependencies_are_needed(run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", _image())
-    stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "pydantic", "ray", "scipy", "typer", "webdataset"}
+    stack = {"cv2", "deepspeed", "matplotlib", "mlflow", "pandas", "ray", "scipy", "typer", "webdataset"}
     assert not stack & NEEDED
     run_without(stack, _PREDICT, run, tmp_path / "image.npy", tmp_path / "scores.npy")
     # Images are resized within a grey level of OpenCV.

@@ -303,7 +303,7 @@ def test_the_training_dependencies_are_not_needed(run: Path, middle: float, tmp_
         "aiohttp", "deepspeed", "fsspec", "h5py", "jinja2", "matplotlib", "mlflow", "onnxruntime", "onnxscript",
         "pandas", "psutil", "ray", "scipy", "sklearn", "webdataset", "yaml",
     }  # fmt: skip
-    assert not training & (NEEDED | {"cv2", "pydantic", "rich", "typer"})  # pydantic is typer's
+    assert not training & (NEEDED | {"cv2", "rich", "typer"})
     words = ("predict", run, tmp_path / "in", "-o", tmp_path / "out", "-w", "overlay,npy,png", f"--threshold={middle}")
     run_without(training, "from mgcda_dist.cli.main import app; app(sys.argv[1:])", *words)
     assert (tmp_path / "out" / "a.overlay.png").exists() and (tmp_path / "out" / "clip.overlay.mp4").exists()

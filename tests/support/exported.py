@@ -10,7 +10,7 @@ from tests.support.configs import plain_config
 
 __all__ = ["NEEDED", "write_run"]
 
-NEEDED = {"PIL", "numpy", "safetensors", "timm", "torch", "torchvision"}
+NEEDED = {"PIL", "numpy", "pydantic", "safetensors", "timm", "torch", "torchvision"}
 """Packages that an exported model needs; the rest of the stack is for training."""
 
 
