@@ -23,6 +23,7 @@ from mgcda_dist.evaluation.miou import ClassCounts, miou_of
 from mgcda_dist.evaluation.pixel import merge_rows
 from mgcda_dist.evaluation.ranks import anomaly_cuts, chunks, inlier_cuts
 from mgcda_dist.method.randomness import numpy_generator
+from mgcda_dist.trust import unpacked
 
 __all__ = [
     "RESAMPLED_METRICS",
@@ -126,7 +127,7 @@ class ImageTables:
         """Read what `save` wrote."""
         tables = cls()
         # Opened here: of a file that is cut off, NumPy would leave its own handle open.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        with unpacked(path).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             ends = np.cumsum(file["sizes"])[:-1]
             parts = list(zip(np.split(file["codes"], ends), np.split(file["counts"], ends), strict=True))
             for index, key in enumerate(file["keys"]):

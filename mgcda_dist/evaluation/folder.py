@@ -13,7 +13,6 @@ a set share the levels, which are close where recall and false positive rate cha
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -31,6 +30,7 @@ from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.evaluation.set_result import FrameResult, PicturedFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
+from mgcda_dist.trust import read_json
 
 __all__ = ["free_folder", "holds_another", "read_curves", "write_evaluation", "write_tables"]
 
@@ -67,7 +67,7 @@ def read_curves(path: Path) -> CurvePoints:
         MgcdaError: the file is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         columns = [np.asarray(content[name], np.float64) for name in _CURVES]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise MgcdaError(str(path), f"cannot be read ({type(error).__name__})", "evaluate again") from None

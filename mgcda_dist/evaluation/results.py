@@ -10,7 +10,6 @@ version load.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,6 +22,7 @@ from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.files import write_json_atomically
+from mgcda_dist.trust import below, read_json, validated
 
 __all__ = [
     "AS_GIVEN",
@@ -41,6 +41,8 @@ __all__ = [
 RESULTS = RunFile.RESULTS
 AS_GIVEN: Final = "as given"
 """The score of maps that another method wrote."""
+
+_AGAIN = "evaluate the run again"
 
 Json = dict[str, Any]
 """An object of a JSON file, before its values have types."""
@@ -322,14 +324,17 @@ class EvaluationResults:
         """
         path = folder / RESULTS
         try:
-            return cls.of_json(json.loads(path.read_text(encoding="utf-8")))
+            content = read_json(below(folder, RESULTS))
         except OSError as error:
-            raise MgcdaError(str(path), f"cannot be read: {error.strerror}", "evaluate the run again") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise MgcdaError(str(path), f"is not whole: {error}", "evaluate the run again") from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"is not a record of results: {error!r}"
-            raise MgcdaError(str(path), problem, "evaluate the run again") from None
+            raise MgcdaError(str(path), f"cannot be read: {error.strerror}", _AGAIN) from None
+        except MgcdaError as error:
+            raise MgcdaError(error.where, f"is not whole: {error.problem}", error.remedy or _AGAIN) from None
+        try:
+            results = cls.of_json(content)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise MgcdaError(str(path), f"is not a record of results: {error!r}", _AGAIN) from None
+        # Rebuilt from plain values, so that the types of all parts are checked.
+        return validated(cls, asdict(results), f"{path}: is not a record of results", _AGAIN)
 
     def as_json(self) -> Json:
         """The content of the file."""

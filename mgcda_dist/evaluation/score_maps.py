@@ -20,10 +20,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
 
+from mgcda_dist.data.header import MAX_PIXELS
 from mgcda_dist.data.shards.keys import original_name, safe_key
 from mgcda_dist.errors import ConfigError, MgcdaError, install_extra
+from mgcda_dist.trust import regular, unpacked
 
 __all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
 
@@ -36,6 +39,9 @@ _SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
 _NO_MAPS = ("_segmentation", ".overlay")
 """Ends of names of other files beside maps: predicted classes (Fishyscapes), pictures of `mgcda predict`."""
 _ENDING = re.compile(r"[_.-](anomaly|score|scores|anomaly_score|uncertainty|heatmap|leftImg8bit|rgb)$")
+
+
+_BOUND = "a score map has the size of its frame; is it one?"
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def _members(path: Path) -> list[str]:
     names: list[str] = []
     try:
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with np.load(regular(path), allow_pickle=False) as archive:
                 names = list(archive.files)
         else:
             with h5py_module().File(path, "r") as archive:
@@ -235,19 +241,25 @@ def _plain(name: str) -> str:
 
 
 def _read(file: MapFile) -> NDArray[Any]:
-    suffix = file.path.suffix.lower()
+    suffix = regular(file.path).suffix.lower()
     try:
         if suffix == ".npy":
-            return np.load(file.path, mmap_mode="r", allow_pickle=False)  # a map must be as large as its header says
+            # A map must be as large as its header says.
+            return _of_bounded_size(np.load(file.path, mmap_mode="r", allow_pickle=False), file)
         if suffix == ".npz":
-            with np.load(file.path, allow_pickle=False) as archive:
+            with np.load(unpacked(file.path), allow_pickle=False) as archive:
                 return archive[file.member or archive.files[0]]
         if suffix in _ARCHIVES:
             return _read_hdf5(file)
+        _check_pixels(_pixels_of_picture(file.path), file)
         pixels = cv2.imread(str(file.path), cv2.IMREAD_UNCHANGED)
         if pixels is not None and suffix == ".png" and pixels.dtype == np.uint16:
             return _in_its_range(pixels, file.path)
-    except (OSError, ValueError, EOFError, IndexError, OverflowError, MemoryError, cv2.error) as error:
+    except MgcdaError:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's own bound, of which it warns before
+        raise MgcdaError(str(file), f"is refused: {error}", _BOUND) from None
+    except (OSError, ValueError, EOFError, LookupError, OverflowError, SyntaxError, MemoryError, cv2.error) as error:
         raise MgcdaError(str(file), f"cannot be read: {error}", "is the file whole?") from None
     if pixels is None:
         remedy = "is the file whole? TIFF must hold float32, float64, or integers of 8 or 16 bits"
@@ -270,7 +282,34 @@ def _read_hdf5(file: MapFile) -> NDArray[Any]:
         names = [file.member] if file.member else _hdf5_names(archive)
         if not names:
             raise ValueError("no array in it")
-        return np.asarray(archive[names[0]][()])
+        return np.asarray(_of_bounded_size(archive[names[0]], file)[()])
+
+
+def _of_bounded_size(array: Any, file: MapFile) -> Any:
+    """An array that is still in its file, unless it claims more pixels than are decoded anywhere."""
+    _check_pixels(int(array.size), file)
+    return array
+
+
+def _check_pixels(number: int, file: MapFile) -> None:
+    if number > MAX_PIXELS:
+        raise MgcdaError(str(file), f"claims {number} pixels, over the bound of {MAX_PIXELS}", _BOUND)
+
+
+def _pixels_of_picture(path: Path) -> int:
+    """Pixels that a header claims; OpenCV reserves memory for them before it reads any."""
+    try:
+        with Image.open(path) as picture:
+            return picture.width * picture.height
+    except UnidentifiedImageError:
+        if path.suffix.lower() == ".png":
+            raise
+    with path.open("rb") as file:  # TIFF of float64, which Pillow does not decode
+        start = file.read(8)
+        directory = ImageFileDirectory_v2(start + file.read(8) if start[2:3] == b"+" else start)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory[IMAGEWIDTH]) * int(directory[IMAGELENGTH])
 
 
 def _hdf5_names(archive: Any) -> list[str]:

@@ -14,6 +14,7 @@ from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.method.randomness import numpy_generator
 from mgcda_dist.reports.groups import Group
 from mgcda_dist.reports.runs import RunRecord
+from mgcda_dist.trust import below
 
 __all__ = ["RESAMPLED", "Draws", "Progress", "convention_of", "numbers_of"]
 
@@ -60,7 +61,7 @@ class Draws:
         return np.concatenate([stacked[:, :1].mean(axis=0), means])
 
     def _read(self, run: RunRecord, set_name: str) -> tuple[tuple[str, ...], dict[str, Floats]] | None:
-        path = None if run.evaluation is None else run.evaluation / "sets" / set_name / "frames.npz"
+        path = None if run.evaluation is None else below(run.evaluation, f"sets/{set_name}/frames.npz")
         if path is None or not path.is_file() or convention_of(run) != RESAMPLED:
             return None
         try:

@@ -5,7 +5,6 @@ The layout is that of `mgcda_dist.evaluation.folder`. What is missing or damaged
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgcda_dist.choices import ANOMALY, VOID
+from mgcda_dist.data.header import MAX_PIXELS
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.folder import read_curves
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import SetNumbers
 from mgcda_dist.reports.runs import RunRecord
+from mgcda_dist.trust import below, read_json, regular
 
 __all__ = ["EvaluatedSet", "Frame", "FramePictures", "read_sets"]
 
@@ -116,7 +117,11 @@ def read_sets(run: RunRecord) -> tuple[list[EvaluatedSet], list[str]]:
 
 def _read_set(run: RunRecord, name: str, row: SetNumbers) -> EvaluatedSet:
     found = EvaluatedSet(name, row)
-    folder = (run.evaluation or Path()) / "sets" / name
+    try:
+        folder = below(run.evaluation or Path(), f"sets/{name}")
+    except MgcdaError as error:
+        found.missing.append(str(error).splitlines()[0])
+        return found
     if run.evaluation is None or not folder.is_dir():
         found.missing.append("no curves and no frames were kept; `mgcda evaluate` keeps them")
         return found
@@ -146,12 +151,13 @@ def _read_curves(found: EvaluatedSet, path: Path) -> None:
 
 
 def _read_frames(found: EvaluatedSet, path: Path) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     levels = np.asarray(content["score_levels"], np.float64)
     frames: dict[str, Frame] = {}
     for entry in content["frames"]:
         names = ("image", "score", "label")
-        paths = tuple(path.parent / str(entry[name]) for name in names) if all(n in entry for n in names) else None
+        has_pictures = all(name in entry for name in names)
+        paths = tuple(below(path.parent, str(entry[name])) for name in names) if has_pictures else None
         key = str(entry["key"])
         frames[key] = Frame(key, entry.get("ap"), entry.get("fpr95"), entry.get("miou"), paths)  # pyright: ignore[reportArgumentType]
     found.levels, found.frames = levels, list(frames.values())
@@ -161,7 +167,9 @@ def _read_frames(found: EvaluatedSet, path: Path) -> None:
 
 def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as picture:
+        with Image.open(regular(path)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{picture.width}×{picture.height} pixels are over the bound of {MAX_PIXELS}")
             return np.asarray(picture.convert(mode))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MgcdaError(str(path), f"cannot be read as a picture: {error}", "evaluate again") from None

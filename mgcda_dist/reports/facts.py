@@ -14,8 +14,9 @@ from mgcda_dist.data.inputs import RunInput
 from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.trust import read_bytes, without_secrets
 
-__all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes", "without_secrets"]
+__all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes"]
 
 _SHOWN_DIGITS = 12
 
@@ -82,11 +83,6 @@ def notes(run: RunRecord) -> list[Note]:
         for event in _events(run)
         if event.get("text") and event.get("kind") != "progress"
     ]
-
-
-def without_secrets(text: str) -> str:
-    """The text without user names and passwords in addresses: a report is made to be handed on."""
-    return re.sub(r"://[^/@\s]+@", "://…@", text)
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
@@ -207,10 +203,10 @@ def _events(run: RunRecord) -> list[dict[str, Any]]:
     if path is None:
         return []
     events: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path).splitlines():
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:  # being written, or cut off
+        except (RecursionError, ValueError):  # being written, or cut off
             continue
         if isinstance(event, dict):
             events.append(event)

@@ -26,7 +26,7 @@ from mgcda_dist.files import write_atomically
 from mgcda_dist.reports.charts import NUM_COLOURS, line_style
 from mgcda_dist.reports.compare import Comparison, compare
 from mgcda_dist.reports.evaluated import EvaluatedSet, read_sets
-from mgcda_dist.reports.facts import data_table, fact_table, notes, without_secrets
+from mgcda_dist.reports.facts import data_table, fact_table, notes
 from mgcda_dist.reports.gallery import Gallery, build_galleries
 from mgcda_dist.reports.groups import Group, differing_params
 from mgcda_dist.reports.palette import LINE_COLOURS, LINE_COLOURS_ON_DARK
@@ -36,6 +36,7 @@ from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.reports.sections import SetSection, history_charts, set_sections
 from mgcda_dist.reports.tables import difference_tables, findings, legend
 from mgcda_dist.tables import Column, RunName, Table, html
+from mgcda_dist.trust import without_secrets
 
 __all__ = ["DEFAULT_MEGABYTES", "ReportFile", "render_report", "write_report"]
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.config.parse import read_yaml
 from mgcda_dist.data.inputs import RunInput, read_inputs
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.results import EvaluationResults
-from mgcda_dist.files import read_json
 from mgcda_dist.tracking.jsonl import flat_params, read_history
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.trust import below, read_bytes, read_object, regular
 
 if TYPE_CHECKING:
     from mgcda_dist.tracking.mlflow_runs import MlflowStore, StoredRun
@@ -75,8 +75,9 @@ class RunRecord:
     def evaluation(self) -> Path | None:
         """A folder on this machine with `results.json` and what lies beside it; None if there is none."""
         if self.folder is not None:
-            places = [self.folder / "evaluation", self.folder]
-            return next((place for place in places if (place / RunFile.RESULTS).is_file()), None)
+            files = [f"evaluation/{RunFile.RESULTS}", RunFile.RESULTS]
+            found = next((file for file in files if (self.folder / file).is_file()), None)
+            return None if found is None else below(self.folder, found).parent
         found = self.fetch("evaluation")
         return found if found is not None and (found / RunFile.RESULTS).is_file() else None
 
@@ -102,7 +103,7 @@ class RunRecord:
     def file(self, path: str) -> Path | None:
         """A file or folder of the run on this machine, by its path in the run folder or among MLflow's artifacts."""
         if self.folder is not None and (self.folder / path).exists():
-            return self.folder / path
+            return below(self.folder, path)
         return self.fetch(path)
 
 
@@ -176,6 +177,7 @@ class RunSource:
         if (folder / RunFile.RESULTS).is_file():
             return [_from_evaluation(folder)]
         inside = sorted(child for child in folder.iterdir() if (child / RunFile.CONFIG).is_file())
+        inside = [below(folder, child.name) for child in inside]
         if not inside:
             raise MgcdaError(str(folder), "holds neither a run nor an evaluation", _GIVE_RUN)
         return [self._from_folder(child) for child in inside]
@@ -186,14 +188,14 @@ class RunSource:
         if not id_file.is_file():
             return record
         # MLflow is not opened for this: it takes seconds, and the folder has everything but the tags.
-        return replace(record, run_id=id_file.read_text(encoding="utf-8").strip())
+        return replace(record, run_id=_first_line(folder, RunFile.RUN_ID))
 
     def _from_mlflow(self, stored: StoredRun) -> RunRecord:
         store = self.store()
         assert store is not None
         folder = Path(stored.tags.get(Tag.RUN_FOLDER, ""))
         id_file = folder / RunFile.RUN_ID
-        here = id_file.is_file() and id_file.read_text(encoding="utf-8").strip() == stored.run_id
+        here = id_file.is_file() and _first_line(folder, RunFile.RUN_ID) == stored.run_id
         history = folder / RunFile.METRICS
         return RunRecord(
             **vars(stored),
@@ -251,17 +253,19 @@ def find_runs(
 
 
 def _from_folder(folder: Path) -> RunRecord:
-    """A run folder as it lies there."""
+    """A run folder as it lies there; it may come from others."""
+    for name in (RunFile.CONFIG, RunFile.METRICS, RunFile.PROVENANCE):
+        below(folder, name)
     try:
-        params = flat_params(read_yaml(folder / RunFile.CONFIG))
-    except (AttributeError, ConfigError) as error:
+        params = flat_params(read_yaml(regular(folder / RunFile.CONFIG)))
+    except (AttributeError, MgcdaError) as error:
         raise MgcdaError(str(folder / RunFile.CONFIG), f"not a run's configuration: {error}", _GIVE_RUN) from None
     own = {key: params.pop(key) for key in list(params) if re.fullmatch(r"name|runs|tracking\..*", key)}
     record = RunRecord(
         name=own.get("name", folder.name),
         source=str(folder),
         params=params,
-        tags=read_json(folder / RunFile.PROVENANCE),
+        tags={key: str(value) for key, value in read_object(folder / RunFile.PROVENANCE).items()},
         folder=folder,
         experiment=own.get("tracking.experiment"),
         status="FINISHED" if (folder / RunFile.RESULTS).is_file() else "KILLED",
@@ -285,3 +289,7 @@ def _from_evaluation(folder: Path) -> RunRecord:
         folder=folder,
         read_history=run.read_history if run else dict,
     )
+
+
+def _first_line(folder: Path, name: str) -> str:
+    return read_bytes(below(folder, name)).decode("utf-8", "replace").strip().partition("\n")[0]

@@ -9,7 +9,7 @@ from typing import Any
 from mgcda_dist.choices import METRICS
 from mgcda_dist.evaluation.tables import metric_column
 from mgcda_dist.reports.compare import Comparison, Difference, GroupValue, SetComparison
-from mgcda_dist.tables import Column, Number, Table
+from mgcda_dist.tables import Column, Number, Table, latex_comment, markdown_text
 from mgcda_dist.tables import latex as latex_of
 from mgcda_dist.tables import markdown as markdown_of
 
@@ -95,14 +95,15 @@ def findings(comparison: Comparison) -> list[str]:
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown, with GitHub's tables."""
     parts = [markdown_of(table) for table in comparison_tables(comparison)]
-    parts += ["\n".join(f"- {text}" for text in [*findings(comparison), *comparison.notes, *legend(comparison)])]
+    said = [*findings(comparison), *comparison.notes, *legend(comparison)]
+    parts += ["\n".join(f"- {markdown_text(text)}" for text in said)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
     """The comparison as LaTeX tables; needs the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}", *(latex_of(table) for table in comparison_tables(comparison))]
-    parts += [f"% {text}" for text in [*findings(comparison), *comparison.notes]]
+    parts += [latex_comment(text) for text in [*findings(comparison), *comparison.notes]]
     return "\n".join(parts) + "\n"
 
 

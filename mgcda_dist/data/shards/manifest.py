@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from mgcda_dist.choices import MANIFEST, PIPE, Exif
 from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
+from mgcda_dist.trust import MEMBER_BYTES, Name, below, read_json, validated
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
 
@@ -28,6 +31,32 @@ FORMAT_VERSION = 1
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
 
 Kind = Literal["frames", "objects"]
+
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class _Streamed(TypedDict, total=False):
+    image: list[Name]
+    label: list[Name]
+    safe_keys: bool
+
+
+class _Content(TypedDict):
+    """The keys of `manifest.json`, beside the version."""
+
+    kind: Kind
+    dataset: Name
+    split: Name
+    label_format: Name
+    num_samples: _Count
+    num_shards: _Count
+    num_bytes: _Count
+    digest: Name
+    label_histogram: dict[int, _Count]
+    options: dict[str, Any]
+    provenance: dict[str, Any]
+    tool_version: Name
 
 
 @dataclass(frozen=True)
@@ -87,12 +116,11 @@ class Manifest:
         if version != FORMAT_VERSION:
             problem = f"format version {version!r}; this version of mgcda reads {FORMAT_VERSION}"
             raise ShardError(str(folder / MANIFEST), problem, "update mgcda, or write the shards again")
-        known = {f.name for f in fields(cls)} - {"folder", "remote", "command"}
-        missing = known - raw.keys()
+        missing = _Content.__required_keys__ - raw.keys()
         if missing:
             raise ShardError(str(folder / MANIFEST), f"the keys {', '.join(sorted(missing))} are missing", _WRITE)
-        raw["label_histogram"] = {int(raw_id): count for raw_id, count in raw["label_histogram"].items()}
-        manifest = cls(folder=folder, remote=remote, command=command, **{name: raw[name] for name in known})
+        content = validated(_Content, raw, str(folder / MANIFEST), _WRITE, ShardError)
+        manifest = cls(folder=folder, remote=remote, command=command, **content)
         if len(manifest.table) != manifest.num_shards:
             problem = f"{len(manifest.table)} rows, but {MANIFEST} counts {manifest.num_shards} shards"
             raise ShardError(str(folder / SHARD_TABLE), problem, _WRITE)
@@ -108,7 +136,8 @@ class Manifest:
     @cached_property
     def table(self) -> np.ndarray:
         """Memory-mapped structured array, one row per shard: name, num_samples, num_bytes, sha256 (32 bytes)."""
-        return load_table(self.folder / SHARD_TABLE, ("name", "num_samples", "num_bytes", "sha256"), mapped=True)
+        columns = ("name", "num_samples", "num_bytes", "sha256")
+        return load_table(below(self.folder, SHARD_TABLE), columns, mapped=True)
 
     @property
     def shard_sizes(self) -> np.ndarray:
@@ -146,14 +175,15 @@ class Manifest:
         expected = Expected(row["sha256"].tobytes(), int(row["num_bytes"]))
         if self.command or is_packed(name):
             cache = self.remote.cache if self.remote else ShardCache.default()
-            stored = Extensions.stored(self.options.get(STREAMED, {}))
+            given, where = self.options.get(STREAMED, {}), f"{self.folder / MANIFEST}: options.{STREAMED}"
+            stored = Extensions.stored(validated(_Streamed, given, where, _WRITE, ShardError))
             return StreamSource(self.folder, self.command, stored, cache, self.remote).fetch(name, expected)
         if self.remote:
             return self.remote.fetch(name, expected)
         if STREAMED in self.options and not (self.folder / name).exists():
             problem, remedy = "its shards come from a command", f"name it behind the folder: `FOLDER{PIPE}COMMAND`"
             raise ShardError(self.place, f"{problem}, which a manifest never holds", remedy)
-        return self.folder / name
+        return below(self.folder, name)
 
     def shard_index(self, shard: int) -> np.ndarray:
         """Sample table of a shard: key, image_offset, image_bytes, image_ext, label_…, meta_offset, meta_bytes.
@@ -161,7 +191,7 @@ class Manifest:
         Raises:
             ShardError: the table is missing, damaged, or has another number of rows than the manifest says.
         """
-        path = index_path(self.folder / self._name(shard))
+        path = below(self.folder, index_path(self.folder / self._name(shard)).name)
         if not self.remote:
             return self._load_index(path, int(self.shard_sizes[shard]))
         self.remote.fetch(path.name)
@@ -177,6 +207,8 @@ class Manifest:
         index = load_table(path, columns, mapped=False)
         if len(index) != expected:
             raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
+        if len(index) and max(int(index[name].max()) for name in ("image_bytes", "label_bytes")) > MEMBER_BYTES:
+            raise ShardError(str(path), f"a member is over the bound of {MEMBER_BYTES} bytes", _WRITE)
         try:
             b"\n".join(index["key"].tolist()).decode()
         except UnicodeDecodeError as error:
@@ -221,13 +253,15 @@ def manifest_digest(table: np.ndarray, *identity: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(below(path.parent, path.name))
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise ShardError(str(path.parent), "no such folder", _WRITE) from None
         raise ShardError(str(path.parent), f"no {path.name} here", _WRITE) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ShardError(str(path), f"not readable ({error})", _WRITE) from error
+    except MgcdaError as error:
+        raise ShardError(error.where, f"not readable ({error.problem})", error.remedy or _WRITE) from error
     if not isinstance(raw, dict):
         raise ShardError(str(path), "not a manifest: expected a JSON object", _WRITE)
     return raw

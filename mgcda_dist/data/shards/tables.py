@@ -15,6 +15,7 @@ import numpy as np
 from mgcda_dist.choices import SHARD_TABLE
 from mgcda_dist.errors import ShardError
 from mgcda_dist.files import PendingFile
+from mgcda_dist.trust import regular
 
 __all__ = [
     "SHARD_TABLE",
@@ -114,7 +115,7 @@ def load_table(path: Path, columns: Sequence[str], *, mapped: bool) -> np.ndarra
         ShardError: the file is missing, cut off, or no such table.
     """
     try:
-        table = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        table = np.load(regular(path), mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise ShardError(str(path), "no such file", _REMEDY) from None
     except Exception as error:  # of a damaged header NumPy raises all kinds
