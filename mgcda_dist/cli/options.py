@@ -6,12 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from mgcda_dist.errors import ConfigError, MgcdaError, near_or_all
+from mgcda_dist.text import printable
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "names_of", "numbers_of", "refuse_password", "size_of", "window_of", "with_options"]
+__all__ = ["device_of", "echo", "names_of", "numbers_of", "refuse_password", "size_of", "window_of", "with_options"]
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -81,19 +84,24 @@ def device_of(text: str) -> torch.device:
     return device
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines of any length, neither wrapped nor coloured; names of others in them become printable."""
+    typer.echo(printable(text, lines=True), err=err)
+
+
 def refuse_password(uri: str | None) -> None:
-    """Refuse an address of MLflow with a password, because addresses are stored in the run's records.
+    """Refuse an address of MLflow with a password or token, because addresses are stored in the run's records.
 
     Raises:
-        MgcdaError: the address holds a password.
+        MgcdaError: the address holds one.
     """
-    from mgcda_dist.config.schema import PASSWORD
+    from mgcda_dist.trust import has_secret
 
-    if uri is not None and PASSWORD.search(uri):
+    if uri is not None and has_secret(uri):
         raise MgcdaError(
             "--mlflow-uri",
-            "the address holds a password, which would be stored with the run",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            "the address holds a password or a token, which would be stored with the run",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
 
 

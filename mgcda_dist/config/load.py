@@ -17,8 +17,9 @@ from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.parse import parse_yaml, read_yaml
 from mgcda_dist.config.run import EvaluationSetConfig
-from mgcda_dist.config.schema import PASSWORD, Config
+from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.trust import without_secrets
 
 __all__ = [
     "LoadedConfig",
@@ -197,7 +198,7 @@ def _merge(below: Any, above: Any) -> Any:
 
 
 def _apply(data: dict[str, Any], override: str, lines: dict[KeyPath, str]) -> None:
-    shown = PASSWORD.sub(r"\1:…", override)
+    shown = without_secrets(override)
     where = f"command line, {shown!r}"
     key, separator, text = override.partition("=")
     if not separator or not key:

@@ -7,7 +7,6 @@ them into objects. "ours" marks a default that neither the paper nor another sou
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -26,11 +25,9 @@ from mgcda_dist.config.method import (
 )
 from mgcda_dist.config.run import CheckpointConfig, EngineConfig, EvaluationConfig, ScalingConfig, TrackingConfig
 from mgcda_dist.errors import counted, near_or_all
+from mgcda_dist.trust import has_secret
 
-__all__ = ["PASSWORD", "Config"]
-
-PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
-"""User and password in a URL."""
+__all__ = ["Config"]
 
 
 class Config(Section):
@@ -186,18 +183,18 @@ class Config(Section):
 
 
 def _refuse_passwords(value: Any, key: str = "") -> None:
-    """Raise ValueError for a URL with a password: a configuration is written to the run's folder and to MLflow."""
+    """Raise ValueError for a URL with a password or token: a configuration is written to the run folder and MLflow."""
     if isinstance(value, dict):
         for name, below in value.items():  # pyright: ignore[reportUnknownVariableType]
             _refuse_passwords(below, f"{key}.{name}" if key else str(name))  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(value, list | tuple):
         for index, below in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
             _refuse_passwords(below, f"{key}.{index}")
-    elif isinstance(value, str) and PASSWORD.search(value):
+    elif isinstance(value, str) and has_secret(value):
         raise ValueError(
-            f"{key}: the address holds a password, which would be written down with the configuration; set it in the "
-            "environment of the nodes: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD, "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"{key}: the address holds a password or a token, which would be written down with the configuration; "
+            "set it in the environment of the nodes: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "PGPASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +17,13 @@ from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, ScoreKin
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import refusal
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
+from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
+from mgcda_dist.trust import has_secret, without_secrets
 
 __all__ = ["EXPERIMENT", "EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 
@@ -110,9 +113,9 @@ def model_request(
     section = _section(config.evaluation, sets, options)
     if not section.sets:
         raise ConfigError(str(path), "the run names no evaluation sets", _GIVE_SHARDS)
-    if not sets:
-        _refuse_commands(section)
     run, step = _run_of(folder)
+    if not sets:
+        _refuse_strangers(section, run, config)
     shown = name or (f"{config.name}_{step}" if step else config.name)
     job = build.evaluation_job(config, folder.absolute(), section=section, score=score, name=shown)
     beside = run / f"evaluation-{step}" if step else run / "evaluation"
@@ -163,17 +166,27 @@ def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
     return [EvaluationSetConfig(name=name, shards=place) for name, (_, place) in zip(names, pairs, strict=True)]
 
 
-def _refuse_commands(section: EvaluationConfig) -> None:
-    """Refuse commands in a model's own configuration: models are handed on, and a command would run unseen."""
+def _refuse_strangers(section: EvaluationConfig, run: Path, config: Config) -> None:
+    """Refuse places that a model's own configuration names: models are handed on, and would be read, or run, unseen.
+
+    Folders are read if they lie in the run folder, or if that lies where its configuration says, as on the machine
+    that trained it. Commands and addresses are the user's to give.
+    """
+    at_home = os.path.realpath(run) == os.path.realpath(Path(config.runs) / config.name)
     places = [place for entry in section.sets for place in (entry.shards, entry.paste.objects if entry.paste else "")]
-    command = next((place for place in places if PIPE in place), None)
-    if command is not None:
-        problem = f"the model's own configuration names a command: {command}"
-        raise ConfigError("evaluation.sets", problem, "if you trust it, give the shards yourself as `data`")
+    for place in filter(None, places):
+        inside = Path(os.path.realpath(place)).is_relative_to(os.path.realpath(run))
+        if PIPE in place or is_url(place) or not (at_home or inside):
+            kind = "a command" if PIPE in place else "an address" if is_url(place) else "a folder elsewhere"
+            problem = f"the model's own configuration names {kind}: {place}"
+            raise ConfigError("evaluation.sets", problem, "if you trust it, give the shards yourself as `data`")
 
 
 def _place(text: str) -> tuple[str, str]:
     """`FOLDER` or `URL`, with `NAME=` before or ` pipe:COMMAND` behind it, as (name or empty, the absolute place)."""
+    if has_secret(text):
+        remedy = "give the credentials in the environment; the address is recorded with the results"
+        raise ConfigError(without_secrets(text), "the address holds a password or a token", remedy)
     text, pipe, command = text.partition(PIPE)
     if pipe:
         name, place = _place(text)

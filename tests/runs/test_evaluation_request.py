@@ -1,0 +1,46 @@
+"""The sets that a model's own configuration names: read at home, or below the run; never from an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.choices import PIPE
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
+from tests.support.exported import write_run
+from tests.support.shards import write_frames
+
+
+def sets(*places: object) -> dict[str, object]:
+    return {"sets": [{"name": f"s{index}", "shards": str(place)} for index, place in enumerate(places)]}
+
+
+def test_a_run_that_lies_at_home_names_its_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shards = write_frames(tmp_path / "shards", 2).folder
+    run = write_run(tmp_path / "runs/demo", sets(shards))
+    assert len(model_request(run, (), EvaluationOptions()).job.sets) == 1
+    away = run.rename(tmp_path / "downloaded")
+    with pytest.raises(ConfigError, match="names a folder elsewhere"):
+        model_request(away, (), EvaluationOptions())
+    assert model_request(away, sets_of([str(shards)]), EvaluationOptions()).job.sets[0].shards == str(shards)
+
+
+def test_sets_below_the_run_come_with_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "given", sets(tmp_path / "given/shards"))
+    write_frames(run / "shards", 2)
+    assert len(model_request(run, (), EvaluationOptions()).job.sets) == 1
+    linked = write_run(tmp_path / "linked", sets(tmp_path / "linked/shards"))
+    (linked / "shards").symlink_to(run / "shards")
+    with pytest.raises(ConfigError, match="names a folder elsewhere"):
+        model_request(linked, (), EvaluationOptions())
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:9/shards", f"/shards{PIPE}touch /tmp/x"])
+def test_addresses_and_commands_are_the_users(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "runs/demo", sets(place))
+    with pytest.raises(ConfigError, match=r"names (an address|a command)"):
+        model_request(run, (), EvaluationOptions())
