@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import html as stdlib_html
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from mgcda_dist.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["Cell", "Column", "Number", "RunName", "Table", "best_in_bold", "html", "latex", "markdown", "terminal"]
+__all__ = [
+    "Cell", "Column", "Number", "RunName", "Table", "best_in_bold", "html", "latex", "latex_comment",
+    "markdown", "markdown_text", "terminal",
+]  # fmt: skip
 
 ABSENT = "–"
 _Shown = TypeVar("_Shown")
@@ -27,7 +33,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", ABSENT: "--", "<": "$<$", ">": "$>$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "▲": r"$^{+}$", "▼": r"$^{-}$", "…": r"\dots{}", "×": r"$\times$",
-    "\n": " ", "Δ": r"$\Delta$",
+    "\n": " ", "\t": " ", "Δ": r"$\Delta$",
 }  # fmt: skip
 
 
@@ -121,14 +127,20 @@ def markdown(table: Table) -> str:
 
     def show(cell: Cell, column: Column) -> str:
         number, interval = _parts(cell, column)
-        number = number.replace("|", "\\|").replace("\n", " ")
+        number = number if isinstance(cell, Number) else markdown_text(number)
         number = f"**{number}**" if isinstance(cell, Number) and cell.best else number
         return f"{number} <sub>{interval}</sub>" if interval else number
 
-    heads = [column.heading.replace("|", "\\|") for column in table.columns]
+    heads = [markdown_text(column.heading) for column in table.columns]
     rules = ["---" if column.align == "left" else "---:" for column in table.columns]
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rules, *_shown(table, show))]
-    return "\n".join([f"**{table.caption}**", "", *lines] if table.caption else lines)
+    return "\n".join([f"**{markdown_text(table.caption)}**", "", *lines] if table.caption else lines)
+
+
+def markdown_text(text: str) -> str:
+    """Text in one line of Markdown, without HTML, pictures, links, code and cells that it would begin."""
+    text = printable(text.replace("\n", " "))
+    return re.sub(r"[|<`]", r"\\\g<0>", text).replace("](", "]\\(")
 
 
 def latex(table: Table) -> str:
@@ -165,7 +177,7 @@ def terminal(table: Table, *, plain: bool = False) -> Group:
         shown.add_column(Text(column.heading), justify=column.align, no_wrap=not column.wraps)
     for row in _shown(table, show):
         shown.add_row(*row)
-    return Group(*([Text(table.caption, style="bold")] if table.caption else []), shown)
+    return Group(*([Text(printable(table.caption), style="bold")] if table.caption else []), shown)
 
 
 def html(table: Table, style: str = "numbers", run_name: Callable[[RunName], str] | None = None) -> str:
@@ -208,7 +220,7 @@ def _shown(table: Table, show: Callable[[Cell, Column], _Shown]) -> list[list[_S
 
 
 def _name(text: str | RunName) -> str:
-    return text.text if isinstance(text, RunName) else text
+    return printable(text.text if isinstance(text, RunName) else text, lines=True)
 
 
 def _parts(cell: Cell, column: Column) -> tuple[str, str]:
@@ -216,7 +228,7 @@ def _parts(cell: Cell, column: Column) -> tuple[str, str]:
     if cell is None:
         return ABSENT, ""
     if not isinstance(cell, Number):
-        return str(cell.text if isinstance(cell, RunName) else cell), ""
+        return printable(str(cell.text if isinstance(cell, RunName) else cell), lines=True), ""
     if not math.isfinite(cell.value):
         return ABSENT, ""
     text = f"{100 * cell.value:.{column.digits}f}"
@@ -242,4 +254,9 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
 
 
 def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in printable(text, lines=True))
+
+
+def latex_comment(text: str) -> str:
+    """A line that LaTeX passes over, whatever the text holds: a line end in it would begin a line that it runs."""
+    return f"% {printable(text)}"

@@ -43,7 +43,7 @@ def test_markdown() -> None:
     lines = markdown(best_in_bold(TABLE, within=0)).splitlines()
     assert lines[0] == "**Per cent & more**" and lines[1] == ""
     assert lines[2:4] == ["| set | method | FPR95 ↓ | AP ↑ | frames |", "| --- | --- | ---: | ---: | ---: |"]
-    assert lines[4] == r"| one | a\|b & 50 % <script> | 20.00 | 75.00 ± 1.00 ▲ <sub>[70.0, 80.0]</sub> | 60 |"
+    assert lines[4] == r"| one | a\|b & 50 % \<script> | 20.00 | 75.00 ± 1.00 ▲ <sub>[70.0, 80.0]</sub> | 60 |"
     assert lines[5:] == ["| one | ours | **10.00** | – | 60 |", "| two | ours | 30.00 | – | 5 |"]
 
 

@@ -20,9 +20,8 @@ def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
 ) -> None:
     """Measure each class's maximum logit on training frames, for --score standardized_max_logit."""
-    from rich.console import Console
-
     from mgcda_dist import build
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
@@ -30,7 +29,7 @@ def calibrate(
     from mgcda_dist.runs.evaluation_request import sets_of
     from mgcda_dist.tables import Column, Table, terminal
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     folder, where = model_folder(source), device_of(device)
     config, network = build.load_model(folder)
     (entry,) = sets_of([data])

@@ -30,12 +30,11 @@ def chaos(
     kinds: Annotated[str, typer.Option(help="comma-separated kinds of faults; empty: all")] = "",
 ) -> None:
     """Train twice on this machine, once with faults, and compare the final states; exit code 1 if a byte differs."""
-    from rich.console import Console
-
     from mgcda_dist.chaos.run import run_chaos
     from mgcda_dist.chaos.schedule import KINDS, schedule
+    from mgcda_dist.cli.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     given = {word.partition("=")[0] for word in overrides or []}
     words = [*(f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given), *(overrides or [])]
     name = _load(config, words).config.name

@@ -57,8 +57,7 @@ def compare(
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="coverage of the intervals")] = INTERVAL_LEVEL,
 ) -> None:
     """Compare runs: parameters that differ, metrics with intervals, which differences are significant."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError
     from mgcda_dist.reports.compare import compare as compared
     from mgcda_dist.reports.runs import find_runs
@@ -66,7 +65,7 @@ def compare(
 
     if not words and experiment is None and search is None:
         raise MgcdaError("compare", "which runs?", "for example: mgcda compare runs/baseline runs/full")
-    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    console, errors = Console(), Console(stderr=True)
     with errors.status("reading runs") as status:
         records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)
 

@@ -26,14 +26,13 @@ def doctor(
     ] = 5.0,
 ) -> None:
     """Check every node of the cluster of RAY_ADDRESS, or this machine; exit code 1 if the run would fail."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.config.load import load_config
     from mgcda_dist.doctor.examine import examine
     from mgcda_dist.errors import counted
 
     loaded = load_config(config, overrides).config if config is not None else None
-    console = Console(highlight=False, markup=False)
+    console = Console()
     problems = notes = 0
     for finding in examine(loaded, benchmark_s=benchmark):
         problems, notes = problems + (finding.level == "problem"), notes + (finding.level == "note")

@@ -118,8 +118,7 @@ def evaluate(
     ] = None,
 ) -> None:  # fmt: skip
     """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.results import EvaluationResults
@@ -130,7 +129,7 @@ def evaluate(
     )
     from mgcda_dist.runs.evaluation_request import EvaluationOptions, map_request, model_request, named, sets_of
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     refuse_password(mlflow_uri)
     if experiment is not None and mlflow_uri is None:
         raise ConfigError("--experiment", "needs MLflow, but no server is given", "name it: --mlflow-uri URI")

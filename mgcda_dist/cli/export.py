@@ -29,14 +29,13 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FOLDER if it is an exported model")] = False,
 ) -> None:  # fmt: skip
     """Export a trained network for use without the training code: safetensors, torch.export, ONNX, and a model card."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.inference.export import FORMATS, check_output_folder, export_model, verify_export
     from mgcda_dist.inference.model import load_exported
 
     wanted, image = names_of(formats, "--format", list(FORMATS)), size_of(size, "--size", "512x1024")
-    console = Console(highlight=False, markup=False)
-    errors = Console(stderr=True, highlight=False, markup=False)
+    console = Console()
+    errors = Console(stderr=True)
     check_output_folder(out, overwrite=overwrite)
     with errors.status("reading the model"):
         model = load_exported(source)

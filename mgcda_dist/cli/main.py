@@ -15,7 +15,7 @@ from mgcda_dist.cli.compare import compare
 from mgcda_dist.cli.doctor import doctor
 from mgcda_dist.cli.evaluate import evaluate
 from mgcda_dist.cli.export import export
-from mgcda_dist.cli.options import with_options
+from mgcda_dist.cli.options import echo, with_options
 from mgcda_dist.cli.predict import predict
 from mgcda_dist.cli.report import report
 from mgcda_dist.cli.shards import shards_app
@@ -85,7 +85,7 @@ def config_check(
         from mgcda_dist import checks
 
         for warning in checks.check_model(loaded.config):
-            typer.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
         _check_data(loaded, samples=True)
     c = loaded.config
     typer.echo(
@@ -109,7 +109,7 @@ def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
     problems, warnings = check_data(loaded.config, samples=samples)
     loaded.refuse([(p.path, f"{'.'.join(map(str, p.path))}: {p.problem}\n  → {p.remedy}") for p in problems])
     for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -134,7 +134,7 @@ def main() -> None:
         if error.filename is None:
             raise
         # A folder that cannot be written, a full disk: the system's message is enough.
-        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        echo(f"error: {error.filename}: {error.strerror}", err=True)
         sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

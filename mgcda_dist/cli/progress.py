@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from mgcda_dist.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -28,7 +30,7 @@ def bars(console: Console) -> Progress:
     """Bars with counts and the time left, on a terminal only; they vanish at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
@@ -39,15 +41,16 @@ def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
     Args:
         total: how many there will be; None while that is not known.
     """
-    from rich.console import Console
+    from mgcda_dist.cli.console import Console
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = Console(stderr=True)
     with bars(console) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(printable(title), total=total)
         told = monotonic()
 
         def show(done: int, total: int | None = None, title: str | None = None) -> None:
             nonlocal told
+            title = None if title is None else printable(title)
             progress.update(task, description=title, completed=done, total=total)
             if console.is_terminal or monotonic() - told < _PLAIN_LINE_EVERY_S:
                 return

@@ -25,8 +25,7 @@ def report(
     mlflow: Mlflow = None,
 ) -> None:
     """Write one HTML page about runs that needs nothing else: numbers, curves, frames with a threshold slider."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError, counted
     from mgcda_dist.reports.html import write_report
     from mgcda_dist.reports.runs import find_runs
@@ -35,7 +34,7 @@ def report(
         raise MgcdaError("report", "which runs?", "for example: mgcda report runs/baseline runs/full")
     if out.is_dir():
         raise MgcdaError(str(out), "is a folder", "give a file, for example --out report.html")
-    console, errors = Console(highlight=False, markup=False), Console(stderr=True, highlight=False, markup=False)
+    console, errors = Console(), Console(stderr=True)
     with errors.status("reading runs"):
         records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)
         written = write_report(records, out, title=title, max_megabytes=max_mb)

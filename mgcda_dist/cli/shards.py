@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mgcda_dist.choices import Exif, ExitCode
+from mgcda_dist.cli.options import echo
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
 
@@ -160,9 +162,9 @@ def verify(
         num_problems += len(problems)
         _print_problems(manifest, problems, max_problems)
     for error in unreadable:
-        typer.echo(str(error))
+        echo(str(error))
     if num_problems:
-        typer.echo(f"{counted(num_problems, 'problem')} in {counted(len(opened) + len(unreadable), 'folder')}")
+        echo(f"{counted(num_problems, 'problem')} in {counted(len(opened) + len(unreadable), 'folder')}")
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -177,7 +179,7 @@ def list_folders(
     if opened:
         _print_manifests(opened)
     for error in unreadable:
-        typer.echo(str(error), err=True)
+        echo(str(error), err=True)
     if unreadable:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -185,7 +187,7 @@ def list_folders(
 @shards_app.command()
 def show(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help=f"of shards; or a URL; or {_PLACE}")],
-    out: Annotated[Path | None, typer.Option(help="PNG to write; default: DATASET_SPLIT.png")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: named after the folder")] = None,
     count: Annotated[int, typer.Option(min=1)] = 16,
     columns: Annotated[int, typer.Option(min=1)] = 4,
     tile_width: Annotated[int, typer.Option(min=32, help="pixels")] = 320,
@@ -198,7 +200,7 @@ def show(
     manifest = Manifest.open(folder)
     tiles, legend = read_tiles(manifest, count, seed)
     _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width),
-          out or Path(f"{manifest.dataset}_{manifest.split}.png"))  # fmt: skip
+          out or _named_by_place(folder))  # fmt: skip
 
 
 @shards_app.command()
@@ -323,8 +325,7 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def _print_manifests(manifests: list[Manifest]) -> None:
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.tables import Column, Table, terminal
 
     console = Console()
@@ -368,7 +369,7 @@ def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> 
     """The first problems of each kind, their remedy, and how many more there are."""
     name = _short(manifest.folder)
     if not problems:
-        typer.echo(
+        echo(
             f"{name}: {counted(manifest.num_samples, 'sample')} in {counted(manifest.num_shards, 'shard')}, no problem"
         )
         return
@@ -378,10 +379,10 @@ def _print_problems(manifest: Manifest, problems: list[Problem], limit: int) -> 
     for remedy, alike in by_remedy.items():
         for problem in alike[:limit]:
             place = ": ".join(filter(None, (problem.shard, problem.key)))
-            typer.echo(f"{name}: {place}: {problem.why}")
+            echo(f"{name}: {place}: {problem.why}")
         if len(alike) > limit:
-            typer.echo(f"{name}: {len(alike) - limit} more like this; --max-problems {len(alike)} shows them")
-        typer.echo(f"  → {remedy}")
+            echo(f"{name}: {len(alike) - limit} more like this; --max-problems {len(alike)} shows them")
+        echo(f"  → {remedy}")
 
 
 def _short(folder: Path) -> str:
@@ -390,13 +391,26 @@ def _short(folder: Path) -> str:
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 
 
+def _named_by_place(folder: str) -> Path:
+    """A PNG in the current directory with the last two parts of a place: what a manifest says names no file."""
+    from urllib.parse import urlsplit
+
+    from mgcda_dist.choices import PIPE
+    from mgcda_dist.data.shards.remote import is_url
+
+    place = folder.partition(PIPE)[0]
+    path = urlsplit(place).path if is_url(place) else os.path.abspath(place)
+    return Path("_".join(path.strip("/").split("/")[-2:]) + ".png")
+
+
 def _save(picture: Any, out: Path) -> None:
     """Write a uint8 H×W×3 RGB picture."""
     import cv2
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    from mgcda_dist.files import write_atomically
+
     good, encoded = cv2.imencode(".png", picture[..., ::-1])
     if not good:
         raise RuntimeError(f"PNG encoder refused {picture.shape}")
-    out.write_bytes(encoded.tobytes())
-    typer.echo(f"{out}: {picture.shape[1]}×{picture.shape[0]} px")
+    write_atomically(out, encoded.tobytes())
+    echo(f"{out}: {picture.shape[1]}×{picture.shape[0]} px")

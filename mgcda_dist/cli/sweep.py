@@ -51,8 +51,7 @@ def sweep(
     plan: Annotated[bool, typer.Option("--plan", help="show what would run, and stop")] = False,
 ) -> None:
     """Run configurations × seeds as one experiment; the same command goes on where it stopped."""
-    from rich.console import Console
-
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.config.sweep import plan_runs
     from mgcda_dist.runs.folder import locked
 
@@ -61,7 +60,7 @@ def sweep(
     runs = plan_runs(wanted, overrides)
     if reference is not None and reference not in wanted.rows:
         raise ConfigError("--reference", f"no row is called {reference!r}", f"one of {', '.join(wanted.rows)}")
-    console = Console(highlight=False, markup=False)
+    console = Console()
     folder = Path(runs[0].config.runs)
     left = _left(runs)
     console.print(

@@ -22,7 +22,7 @@ from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.files import write_json_atomically
-from mgcda_dist.trust import below, read_json, validated
+from mgcda_dist.trust import Name, below, read_json, validated
 
 __all__ = [
     "AS_GIVEN",
@@ -301,7 +301,7 @@ class EvaluationResults:
 
     subject: Subject
     settings: EvaluationSettings
-    sets: dict[str, SetNumbers]
+    sets: dict[Name, SetNumbers]
     evaluation_id: str = ""
     selection: Selection | None = None
     tool_version: str = ""

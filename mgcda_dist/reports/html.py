@@ -36,6 +36,7 @@ from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.reports.sections import SetSection, history_charts, set_sections
 from mgcda_dist.reports.tables import difference_tables, findings, legend
 from mgcda_dist.tables import Column, RunName, Table, html
+from mgcda_dist.text import printable
 from mgcda_dist.trust import without_secrets
 
 __all__ = ["DEFAULT_MEGABYTES", "ReportFile", "render_report", "write_report"]
@@ -73,7 +74,7 @@ def write_report(
         OSError: the file cannot be written.
     """
     page, counts, missing = render_report(runs, title=title, max_megabytes=max_megabytes)
-    write_atomically(path, page)
+    write_atomically(path, printable(page, lines=True))
     return ReportFile(path, path.stat().st_size, *counts, missing)
 
 
