@@ -273,6 +273,10 @@ def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     record = _json(tmp_path / "out" / "turned.json")
     assert (record["width"], record["height"]) == (40, 60)
     assert np.load(tmp_path / "out" / "turned.score.npy").shape == (60, 40)
+    stored = ("predict", run, tmp_path / "turned.jpg", "-o", tmp_path / "stored", "-w", "npy", "--exif", "stored")
+    assert invoke(*stored).exit_code == 0
+    assert np.load(tmp_path / "stored" / "turned.score.npy").shape == (40, 60)
+    assert _json(tmp_path / "stored" / "predictions.json")["settings"]["exif"] == "stored"
 
 
 @pytest.mark.parametrize(
