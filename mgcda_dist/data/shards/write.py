@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from mgcda_dist import __version__
+from mgcda_dist.data.ledger import LEDGER, ledger_lines
 from mgcda_dist.data.shards.encode import EncodedSample, EncodeOptions, encode_sample
 from mgcda_dist.data.shards.journal import FinishedShard, Journal
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_digest
@@ -86,7 +87,9 @@ def write_shards(
         finished = _write_all(samples, folder, journal, options, kind, samples_per_shard, progress, workers)
         rows = [ShardRow(s.name, s.num_samples, s.num_bytes, bytes.fromhex(s.sha256)) for s in finished]
         if not rows:
-            raise ShardError(str(folder), f"{dataset} {split} has no samples", "check the source folder and the split")
+            passed_over = ledger_lines(provenance[LEDGER]) if provenance and LEDGER in provenance else ()
+            problem = "\n".join((f"{dataset} {split} has no samples", *passed_over))
+            raise ShardError(str(folder), problem, "check the source folder and the split")
         _remove_strays({row.name for row in rows}, folder)
         histogram: dict[int, int] = {}
         for shard in finished:

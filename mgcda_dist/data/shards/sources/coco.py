@@ -31,6 +31,8 @@ __all__ = ["COCO", "KNOWN_TO_CITYSCAPES", "STREET_FURNITURE"]
 KNOWN_TO_CITYSCAPES = frozenset(
     ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck", "traffic light", "stop sign")
 )
+_OTHER_NAMES = ("pedestrian", "people", "cyclist", "bike", "motorbike", "van")
+"""Of what Cityscapes knows, in other data sets in this format."""
 STREET_FURNITURE = frozenset(("fire hydrant", "parking meter", "bench"))
 _LAYOUT = "SPLIT2017/*.jpg and annotations/instances_SPLIT2017.json"
 
@@ -66,7 +68,7 @@ def _open(
     """
     name = split if split.endswith("2017") else f"{split}2017"
     content = read_annotations(folder / "annotations" / f"instances_{name}.json", _LAYOUT)
-    left_out = _names(KNOWN_TO_CITYSCAPES, CLASS_SPACES["cityscapes19"])
+    left_out = _names(KNOWN_TO_CITYSCAPES, _OTHER_NAMES, CLASS_SPACES["cityscapes19"])
     furniture = _names(STREET_FURNITURE) if drop_street_furniture else set[str]()
     categories = {category.id: category.name for category in content.categories}
     photos = {photo.id: photo for photo in content.images}
@@ -101,8 +103,8 @@ def _names(*groups: Collection[str]) -> set[str]:
 
 
 def _plain(name: str) -> str:
-    """A name as it is compared: `Traffic_Light` is a traffic light."""
-    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+    """A name as it is compared: `Traffic_Light` is a traffic light, LVIS's `car_(automobile)` a car."""
+    return re.sub(r"[\W_]+", " ", re.sub(r"\(.*?\)", "", name)).strip().casefold()
 
 
 def _order(identifier: int | str) -> tuple[bool, int | str]:
