@@ -172,10 +172,10 @@ def _folder_of(place: str) -> str:
 
 def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict[str, Any]:
     where = str(path)
+    if not os.path.exists(path):  # unlike Path.exists, also for names that no file system takes
+        raise ConfigError(where, "there is no such file", _near_file(path))
     if path.resolve() in seen:
         raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
-    if not os.path.exists(path):
-        raise ConfigError(where, "there is no such file", _near_file(path))
     data = read_yaml(path, found := {})
     if not isinstance(data, dict):
         raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")

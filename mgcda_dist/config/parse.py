@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 
 from mgcda_dist.config.keys import KeyPath
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.trust import read_bytes
 
 __all__ = ["parse_yaml", "read_yaml"]
 
+_MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _MAX_VALUES = 100_000
 _TOO_DEEP = (f"nested more than {_MAX_DEPTH} deep, or holds itself (`&name`, `*name`)", "write the values out")
@@ -31,12 +33,13 @@ def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
         ConfigError: as `parse_yaml`, or the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot read the configuration: {error.strerror or error}") from None
+        text = read_bytes(path, _MAX_BYTES).decode()
     except UnicodeDecodeError as error:
         problem = f"cannot read the configuration: {error}"
         raise ConfigError(str(path), problem, "save the file in UTF-8") from None
+    except (OSError, MgcdaError) as error:
+        reason = error.problem if isinstance(error, MgcdaError) else error.strerror or error
+        raise ConfigError(str(path), f"cannot read the configuration: {reason}", "give a file of YAML") from None
     return parse_yaml(text, str(path), lines)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from os.path import isfile  # unlike Path.is_file, also for names that are too long
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,7 +189,7 @@ def _planned(sweep: Sweep, name: str, row: SweepRow, seed: int, overrides: list[
 
 def _found(sweep_file: Path, row: str, config: str) -> Path:
     places = [Path(config).absolute(), (sweep_file.parent / config).absolute()]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if isfile(place)), None)
     if found is None:
         raise ConfigError(f"{sweep_file}, row {row!r}", f"there is no configuration {config!r}", "give a YAML file")
     return found
