@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mgcda_dist.choices import INTERVAL_LEVEL, ComponentTrack, RunFile, ScoreKind
+from mgcda_dist.choices import CONVENTIONS, INTERVAL_LEVEL, ComponentTrack, RunFile, ScoreKind
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -149,7 +149,7 @@ class EvaluationSettings:
     def of_json(cls, content: Json, kind: str) -> EvaluationSettings:
         """Read what `as_json` gives for a subject of this kind."""
         return cls(
-            conventions=tuple(content.get("conventions", [content.get("convention", "pooled")])),
+            conventions=_known(content.get("conventions", [content.get("convention", "pooled")])),
             score=content.get("score", AS_GIVEN),
             components=content.get("components", "none"),
             instances=bool(content.get("instances", False)),
@@ -157,6 +157,13 @@ class EvaluationSettings:
             network=None if kind == "maps" else NetworkSettings.of_json(content),
             resize_maps=bool(content.get("resize_maps", False)),
         )
+
+
+def _known(conventions: list[str]) -> tuple[str, ...]:
+    unknown = [name for name in conventions if name not in CONVENTIONS]
+    if unknown or not conventions:
+        raise ValueError(f"no conventions of this version: {conventions}")
+    return tuple(conventions)
 
 
 @dataclass(frozen=True)

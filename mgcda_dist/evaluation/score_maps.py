@@ -184,7 +184,9 @@ def _members(path: Path) -> list[str]:
         else:
             with h5py_module().File(path, "r") as archive:
                 names = _hdf5_names(archive)
-    except (OSError, ValueError) as error:
+    except MgcdaError:
+        raise
+    except Exception as error:  # of damaged files NumPy, zipfile and h5py raise all kinds
         raise MgcdaError(str(path), f"cannot be read: {error}", "is the file whole?") from None
     return names if len(names) > 1 else [""]
 
@@ -259,7 +261,7 @@ def _read(file: MapFile) -> NDArray[Any]:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own bound, of which it warns before
         raise MgcdaError(str(file), f"is refused: {error}", _BOUND) from None
-    except (OSError, ValueError, EOFError, LookupError, OverflowError, SyntaxError, MemoryError, cv2.error) as error:
+    except Exception as error:  # of damaged files NumPy, zipfile, h5py and OpenCV raise all kinds
         raise MgcdaError(str(file), f"cannot be read: {error}", "is the file whole?") from None
     if pixels is None:
         remedy = "is the file whole? TIFF must hold float32, float64, or integers of 8 or 16 bits"

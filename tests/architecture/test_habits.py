@@ -28,6 +28,7 @@ BESIDE_THE_MIRROR = {
     "architecture": "the repository as a whole",
     "multiprocess": "the method and the examples on several real processes",
     "test_border.py": "no command on a folder of others leaves it, over all commands",
+    "test_fuzz.py": "damaged documents of every kind, in all rooms that read them",
     "test_trust.py": "the promises of SECURITY.md, over all rooms",
     "cluster/test_jobs.py": "`ray job submit` on a real cluster",
     "cluster/test_mlflow_server.py": "the tracking server of cluster/, served by a real database",

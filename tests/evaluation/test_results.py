@@ -73,6 +73,8 @@ def test_components_of_a_set_without_any_are_written_without_f1() -> None:
         ('{"sets": {', "is not whole"),
         ("[]", "is not a record of results"),
         ('{"sets": {"a": {"intervals": {"ap": [1]}}}}', "is not a record of results"),
+        ('{"conventions": ["of a later version"]}', "is not a record of results"),
+        ('{"conventions": []}', "is not a record of results"),
         (None, "cannot be read"),
     ],
 )

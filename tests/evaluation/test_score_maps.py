@@ -172,20 +172,21 @@ def _first_map(folder: Path) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("a.npy", b"\x93NUMPY", "cannot be read"),
-        ("a.npz", b"PK", "cannot be read"),
-        ("a.h5", b"\x89HDF", "cannot be read"),
-        ("a.png", b"\x89PNG", "cannot be decoded"),
-        ("a.tif", b"II*\0", "cannot be decoded"),
+        ("a.npy", b"\x93NUMPY"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x36\x00{'descr': '<f4', 'fortran_order': F20, 30), }".ljust(64)),
+        ("a.npz", b"PK"),
+        ("a.h5", b"\x89HDF"),
+        ("a.png", b"\x89PNG"),
+        ("a.tif", b"II*\0"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     if name.endswith("h5"):
         pytest.importorskip("h5py")
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(MgcdaError, match=message) as caught:
+    with pytest.raises(MgcdaError, match="cannot be read") as caught:
         _first_map(tmp_path)
     assert name in caught.value.where
 
