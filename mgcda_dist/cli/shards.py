@@ -222,7 +222,7 @@ def index(
 ) -> None:
     """Write the manifest of WebDataset tar files of another tool, so that they can be read here."""
     from mgcda_dist.data.shards.index import index_shards, shards_at
-    from mgcda_dist.data.shards.streamed import Extensions
+    from mgcda_dist.data.shards.roles import Extensions
 
     default = Extensions()
     extensions = Extensions(tuple(image_ext or default.image), tuple(label_ext or default.label))

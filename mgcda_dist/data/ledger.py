@@ -26,6 +26,10 @@ class Ledger:
             names = [*names, name if name.isprintable() else ascii(name)[1:-1]]
         self._reasons[why] = number + count, names
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._reasons.clear()
+
     def update(self, other: Ledger) -> None:
         """Add what another ledger counted."""
         for why, (number, names) in other._reasons.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -25,9 +24,10 @@ from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.ledger import LEDGER, Ledger
 from mgcda_dist.data.listing import files_below
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
-from mgcda_dist.data.shards.members import category_of, plain_key
+from mgcda_dist.data.shards.members import REPACK, Member, category_of, members_of, sample_member
 from mgcda_dist.data.shards.remote import ShardCache
-from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, shard_names, split_place
+from mgcda_dist.data.shards.roles import OWN, Extensions
+from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, shard_names, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
@@ -38,6 +38,7 @@ __all__ = ["index_shards", "shards_at"]
 class _Indexed(NamedTuple):
     row: ShardRow
     histogram: np.ndarray
+    ledger: Ledger
 
 
 def index_shards(
@@ -84,8 +85,10 @@ def index_shards(
     histogram = np.zeros(256, np.int64)
     ledger = Ledger() if command else _beside(folder, set(names))
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        for indexed in pool.map(partial(_index, folder, command, extensions, exif), names):
+        labels = label_format if kind == "frames" else "unlabelled"
+        for indexed in pool.map(partial(_index, folder, command, extensions, labels, exif), names):
             rows.append(indexed.row)
+            ledger.update(indexed.ledger)
             histogram += indexed.histogram
             if progress is not None:
                 progress(1)
@@ -143,67 +146,90 @@ def _beside(folder: Path, names: set[str]) -> Ledger:
     return ledger
 
 
-def _index(folder: Path, command: str, extensions: Extensions, exif: Exif | None, name: str) -> _Indexed:
+def _index(
+    folder: Path, command: str, extensions: Extensions, label_format: str, exif: Exif | None, name: str
+) -> _Indexed:
     """Index one shard; one that can only be streamed is left in the mirror, where training will look for it."""
     table = index_path(folder / name)
     if not command and not is_packed(name):
-        return _index_tar(folder / name, name, table, extensions, exif)
-    source = StreamSource(folder, command, extensions, ShardCache.default())
+        return _index_tar(folder / name, name, table, extensions, label_format, exif)
+    source = StreamSource(folder, command, extensions, ShardCache.default(), label_format=label_format)
     path = source.fetch_unchecked(name)
     try:
-        # Unpacking has made the keys safe.
-        indexed = _index_tar(path, name, table, Extensions(safe_keys=False), exif)
+        indexed = _index_tar(path, name, table, OWN, label_format, exif)
         final = source.path(name, indexed.row.sha256)
         os.replace(path, final)
     finally:
         path.unlink(missing_ok=True)
     source.cache.make_room(keep=final)
-    return indexed
+    return indexed._replace(ledger=source.ledger)
 
 
-def _index_tar(path: Path, name: str, table: Path, extensions: Extensions, exif: Exif | None) -> _Indexed:
+def _index_tar(
+    path: Path, name: str, table: Path, extensions: Extensions, label_format: str, exif: Exif | None
+) -> _Indexed:
     """Write the sample table of one tar file; its row of the shard table and its pixels per raw id."""
     rows: list[SampleRow] = []
     histogram = np.zeros(256, np.int64)
+    ledger = Ledger()
     with path.open("rb") as file:
-        for key, members in _groups(path, safe_keys=extensions.safe_keys).items():
-            row = _sample_row(path, key, members, extensions)
+        for key, members in _groups(path, ledger, safe_keys=extensions.safe_keys).items():
+            row = _sample_row(file.fileno(), f"{path}: {key}", key, members, extensions, label_format, ledger)
+            if row is None:
+                continue
             rows.append(row._replace(category=category_of(os.pread(file.fileno(), row.meta_bytes, row.meta_offset))))
-            if rows[-1].label_bytes:
+            if row.label_bytes:
                 where = f"{path}: {key}"
                 image = os.pread(file.fileno(), row.image_bytes, row.image_offset)
                 ids = decode_ids(os.pread(file.fileno(), row.label_bytes, row.label_offset), where, exif)
                 read_header(image, where).refuse_unchosen(exif, ids.shape, where)
                 histogram += np.bincount(ids.ravel(), minlength=256)
         digest = hashlib.file_digest(file, "sha256").digest()
-    save_table(sample_table(rows), table)
-    return _Indexed(ShardRow(name, len(rows), path.stat().st_size, digest), histogram)
-
-
-def _groups(path: Path, *, safe_keys: bool) -> dict[str, dict[str, tuple[int, int]]]:
-    """Key → extension → (offset, bytes), in file order."""
-    groups: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
-            for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                stem, dot, extension = name.partition(".")
-                if not member.isreg() or not dot or not stem:
-                    continue
-                name = f"{folder}/{stem}" if folder or member.name.startswith("/") else stem
-                key = plain_key(name, str(path), safe=safe_keys)
-                parts = groups.setdefault(key, {})
-                if extension.lower() in parts:
-                    raise ShardError(f"{path}: {key}", f"two members .{extension}", "keys must be unique in a shard")
-                parts[extension.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ShardError(str(path), f"not a whole tar file ({error})", "copy it again") from error
-    if not groups:
+    if not rows:
         raise ShardError(str(path), "no sample in it", "remove the file")
+    save_table(sample_table(rows), table)
+    return _Indexed(ShardRow(name, len(rows), path.stat().st_size, digest), histogram, ledger)
+
+
+def _groups(path: Path, ledger: Ledger, *, safe_keys: bool) -> dict[str, dict[str, Member]]:
+    """Key → extension → member, in file order."""
+    members, broken = members_of(path)
+    if broken:
+        raise ShardError(str(path), broken, "copy it again; tars put one behind the other must be whole, too")
+    groups: dict[str, dict[str, Member]] = {}
+    for member in members:
+        if (found := sample_member(member.name, str(path), ledger, safe=safe_keys)) is None:
+            continue
+        key, extension = found
+        parts = groups.setdefault(key, {})
+        if extension in parts:
+            problem = f"two members .{extension}, {parts[extension].name} and {member.name}"
+            raise ShardError(f"{path}: {key}", problem, "names must be unique in a shard, also if case does not count")
+        parts[extension] = member
     return groups
 
 
-def _sample_row(path: Path, key: str, members: dict[str, tuple[int, int]], extensions: Extensions) -> SampleRow:
-    image, label = extensions.members(f"{path}: {key}", list(members))
-    label_place = members[label] if label else (0, 0)
-    return SampleRow(key, *members[image], extensions.kind(image), *label_place, *members.get("json", (0, 0)))
+def _sample_row(
+    file: int, where: str, key: str, members: dict[str, Member], extensions: Extensions, label_format: str,
+    ledger: Ledger,
+) -> SampleRow | None:  # fmt: skip
+    """The row of a sample; None for members that are none, which are counted."""
+
+    def place(extension: str) -> tuple[int, int]:
+        member = members[extension]
+        if member.problem:
+            raise ShardError(f"{where}: {member.name}", member.problem, REPACK)
+        return member.offset, member.size
+
+    chosen = extensions.choose(where, members, label_format, lambda extension: os.pread(file, *place(extension)[::-1]))
+    used = {extension for extension in (*(chosen or ()), "json" if chosen else None) if extension in members}
+    for extension, member in members.items():
+        if extension not in used:
+            ledger.add("not the image, the label or the JSON of a sample", member.name)
+    if chosen is None:
+        return None
+    image, label = chosen
+    if label and place(label) == place(image):
+        raise ShardError(where, f"its label {members[label].name} is its image", "name the labels (`label_ext`)")
+    others = [place(extension) if extension else (0, 0) for extension in (label, "json" if "json" in used else None)]
+    return SampleRow(key, *place(image), extensions.kind(image), *others[0], *others[1])

@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 
 from mgcda_dist.choices import MANIFEST, PIPE, Exif
 from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
-from mgcda_dist.data.shards.streamed import STREAMED, Extensions, StreamSource, is_packed, split_place
+from mgcda_dist.data.shards.roles import Extensions
+from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, split_place
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
@@ -177,7 +178,9 @@ class Manifest:
             cache = self.remote.cache if self.remote else ShardCache.default()
             given, where = self.options.get(STREAMED, {}), f"{self.folder / MANIFEST}: options.{STREAMED}"
             stored = Extensions.stored(validated(_Streamed, given, where, _WRITE, ShardError))
-            return StreamSource(self.folder, self.command, stored, cache, self.remote).fetch(name, expected)
+            labels = self.label_format if self.kind == "frames" else "unlabelled"
+            source = StreamSource(self.folder, self.command, stored, cache, self.remote, labels)
+            return source.fetch(name, expected)
         if self.remote:
             return self.remote.fetch(name, expected)
         if STREAMED in self.options and not (self.folder / name).exists():

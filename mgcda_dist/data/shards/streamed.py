@@ -18,21 +18,23 @@ import shlex
 import tarfile
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mgcda_dist.choices import PIPE
+from mgcda_dist.data.ledger import Ledger
 from mgcda_dist.data.shards.encode import EncodedSample
-from mgcda_dist.data.shards.members import category_of, plain_key
+from mgcda_dist.data.shards.members import REPACK, category_of, sample_member, unreadable
 from mgcda_dist.data.shards.remote import UNCHECKED, Damaged, Expected, RemoteFolder, ShardCache, fetch
+from mgcda_dist.data.shards.roles import Extensions
 from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
 
-__all__ = ["STREAMED", "Extensions", "StreamSource", "is_packed", "shard_names", "split_place", "unpack"]
+__all__ = ["STREAMED", "StreamSource", "is_packed", "shard_names", "split_place", "unpack"]
 
 STREAMED = "streamed"
 """Key of a manifest's options: the extensions that its shards are unpacked with; absent: they are read in place."""
@@ -45,44 +47,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 # the pipe that the command writes to, and as long as it lived the reader would wait for the end of the output.
 _NO_FORK = threading.Lock()
 os.register_at_fork(before=_NO_FORK.acquire, after_in_parent=_NO_FORK.release, after_in_child=_NO_FORK.release)
-
-
-@dataclass(frozen=True)
-class Extensions:
-    """Names of the members of a sample.
-
-    Attributes:
-        image, label: suffixes after the first dot of the members' names; of several present the first counts.
-        safe_keys: keys are made by `safe_key`; False: older versions took the names as they are.
-    """
-
-    image: tuple[str, ...] = ("jpg", "jpeg", "webp", "image.jpg", "image.png", "rgb.jpg", "rgb.png", "png")
-    label: tuple[str, ...] = ("label.png", "labels.png", "mask.png", "seg.png", "labelids.png", "png")
-    safe_keys: bool = True
-
-    @classmethod
-    def stored(cls, options: Mapping[str, Any]) -> Extensions:
-        """Those that a manifest recorded."""
-        parts = {what: tuple(options[what]) for what in ("image", "label") if what in options}
-        return cls(**parts, safe_keys=bool(options.get("safe_keys", False)))
-
-    def members(self, where: str, extensions: list[str]) -> tuple[str, str | None]:
-        """The extensions of a sample's image and label, of those that it has; None: no label.
-
-        Raises:
-            ShardError: no image.
-        """
-        image = next((e for e in self.image if e in extensions), None)
-        if image is None:
-            remedy = "name the extension of the images (`image_ext`)"
-            raise ShardError(where, f"no image among the members {', '.join(sorted(extensions))}", remedy)
-        return image, next((e for e in self.label if e in extensions and e != image), None)
-
-    @staticmethod
-    def kind(image: str) -> str:
-        """`jpg`, `png` or `webp`, of the extension of an image."""
-        last = image.rpartition(".")[2]
-        return "jpg" if last == "jpeg" else last
 
 
 def split_place(place: Path | str) -> tuple[str, str]:
@@ -118,7 +82,7 @@ class StreamSource:
     Attributes:
         folder: holds the compressed tars.
         command: gives the shards instead; empty: the folder does.
-        extensions: which members are images and labels.
+        extensions, label_format: which members are images and labels, see `Extensions.choose`.
         cache: the mirror, which holds them unpacked.
         remote: where the folder is a mirror of; None: it is the folder itself.
     """
@@ -128,6 +92,9 @@ class StreamSource:
     extensions: Extensions
     cache: ShardCache
     remote: RemoteFolder | None = None
+    label_format: str = "unlabelled"
+    ledger: Ledger = field(default_factory=Ledger)
+    """Counts what is passed over, at the last streaming."""
 
     def path(self, name: str, sha256: bytes) -> Path:
         """Place in the mirror of a shard whose plain tar has this checksum."""
@@ -155,15 +122,16 @@ class StreamSource:
         return fetch(path, get, where, self.cache, expected, fresh=fresh, tries=1)  # a file is the same every time
 
     def _unpack(self, name: str, path: Path) -> None:
+        self.ledger.clear()
         if self.command:
             with _piped(self.command, name) as stream:
-                return unpack(stream, path, name, self.extensions)
+                return unpack(stream, path, name, self.extensions, self.label_format, self.ledger)
         packed = path.with_name(f"{path.name}.packed") if self.remote else self.folder / name
         try:
             if self.remote:
                 self.remote.download(name, packed)
             with packed.open("rb") as file:
-                return unpack(file, path, name, self.extensions)
+                return unpack(file, path, name, self.extensions, self.label_format, self.ledger)
         finally:
             if self.remote:
                 packed.unlink(missing_ok=True)
@@ -199,33 +167,62 @@ def _piped(command: str, name: str) -> Iterator[BinaryIO]:
 
 
 class _Tail:
-    """A stream that remembers its last block."""
+    """A stream that remembers its last bytes, more than tarfile reads at once."""
 
     def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
-        self._stream, self.block = stream, b""
+        self._stream, self._last, self._num_read = stream, b"", 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self.block = (self.block + data)[-_BLOCK:]
+        self._last = (self._last + data)[-2 * tarfile.RECORDSIZE :]
+        self._num_read += len(data)
         return data
 
+    def check_end(self, place: int, where: str) -> None:
+        """Read the stream to its end: a command that cannot write all of its output would fail.
 
-def unpack(stream: BinaryIO, path: Path, name: str, extensions: Extensions) -> None:
+        Args:
+            place: of the end mark.
+
+        Raises:
+            Damaged: there is none. A stream that is cut off between two members looks like an archive to tarfile.
+            ShardError: data behind it.
+        """
+        rest = self._last[len(self._last) - (self._num_read - place) :]
+        rest += self.read(max(0, _BLOCK - len(rest)))
+        if len(rest) < _BLOCK or any(rest[:_BLOCK]):
+            raise Damaged("not a whole tar file (it does not end with an empty block)")
+        while rest:
+            if any(rest):
+                problem = "behind the end mark of the tar there is more data, another tar perhaps"
+                raise ShardError(where, problem, "pack all members as one tar")
+            rest = self.read(2**20)
+
+
+def unpack(
+    stream: BinaryIO,
+    path: Path,
+    name: str,
+    extensions: Extensions,
+    label_format: str = "unlabelled",
+    ledger: Ledger | None = None,
+) -> None:
     """Write the samples of a tar stream to a plain tar file, one at a time.
 
     Args:
         stream: of a tar, which is read to its end.
         path: of the plain tar, which is created.
         name: of the shard; its ending says whether it is compressed.
-        extensions: which members are images and labels.
+        extensions, label_format: which members are images and labels, see `Extensions.choose`.
+        ledger: counts the members that are passed over.
 
     Raises:
         Damaged: not a whole tar.
-        ShardError: a sample without an image, two with one key, or a member that leads out of the archive.
+        ShardError: a sample without an image, two with one key, or a member that is a link or leads out of the archive.
     """
     file, keys = ShardFile(path), set[str]()
     try:
-        for sample in _samples(stream, name, extensions):
+        for sample in _samples(stream, name, extensions, label_format, ledger or Ledger()):
             if sample.key in keys:
                 raise ShardError(f"{name}: {sample.key}", "two samples have this key", "keys must be unique in a shard")
             keys.add(sample.key)
@@ -237,28 +234,60 @@ def unpack(stream: BinaryIO, path: Path, name: str, extensions: Extensions) -> N
         file.close()
 
 
-def _samples(stream: BinaryIO, name: str, extensions: Extensions) -> Iterator[EncodedSample]:
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
+def _samples(
+    stream: BinaryIO, name: str, extensions: Extensions, label_format: str, ledger: Ledger
+) -> Iterator[EncodedSample]:
     tail = _Tail(gzip.GzipFile(fileobj=stream) if is_packed(name) else stream)
     try:
-        for members in group_by_keys(tar_file_expander([{"url": name, "stream": tail}])):
-            key = plain_key(members["__key__"], name, safe=extensions.safe_keys)
-            found = [extension for extension in members if not extension.startswith("__")]
-            image, label = extensions.members(f"{name}: {key}", found)
-            meta = members.get("json", b"")
-            yield EncodedSample(
-                key, members[image], extensions.kind(image), members[label] if label else b"", meta,
-                category=category_of(meta),
-            )  # fmt: skip
-        while tail.read(2**20):  # a command that cannot write all of its output would fail
-            pass
-        # A stream that is cut off between two members looks like an archive to tarfile.
-        if len(tail.block) < _BLOCK or any(tail.block):
-            raise Damaged("not a whole tar file (it does not end with an empty block)")
+        with tarfile.open(fileobj=cast("BinaryIO", tail), mode="r|", encoding="utf-8") as tar:
+            for key, members in _grouped(tar, name, extensions, ledger):
+                contents = {extension: content for extension, (_, content) in members.items()}
+                chosen = extensions.choose(f"{name}: {key}", contents, label_format, contents.__getitem__)
+                image, label = chosen or ("", "")
+                for extension, (member, _) in members.items():
+                    if not chosen or extension not in (image, label, "json"):
+                        ledger.add("not the image, the label or the JSON of a sample", member)
+                if chosen:
+                    meta = contents.get("json", b"")
+                    yield EncodedSample(
+                        key, contents[image], extensions.kind(image), contents[label] if label else b"", meta,
+                        category=category_of(meta),
+                    )  # fmt: skip
+            tail.check_end(tar.offset, name)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Damaged(f"not a whole tar file ({error.args[0]})") from None
     except MgcdaError:
         raise
-    except ValueError as error:  # WebDataset's for two members of one name
-        raise ShardError(name, str(error.args[0]), "names must be unique in a shard") from None
+    except ValueError as error:  # tarfile's, for numbers and texts in damaged headers
+        raise Damaged(f"not a whole tar file ({error})") from None
+
+
+def _grouped(
+    tar: tarfile.TarFile, where: str, extensions: Extensions, ledger: Ledger
+) -> Iterator[tuple[str, dict[str, tuple[str, bytes]]]]:
+    """Key, and extension → name and bytes of the members that follow one another with this key.
+
+    Only members that a sample may need are read; the bytes of others are empty.
+    """
+    current, members = "", dict[str, tuple[str, bytes]]()
+    for info in tar:
+        tar.__dict__["members"] = []  # tarfile would keep all headers
+        found = None if info.isdir() else sample_member(info.name, where, ledger, safe=extensions.safe_keys)
+        if found is None:
+            continue
+        key, extension = found
+        if key != current and members:
+            yield current, members
+            members = {}
+        current, content = key, b""
+        if extension in members:
+            problem = f"two members .{extension}, {members[extension][0]} and {info.name}"
+            raise ShardError(f"{where}: {key}", problem, "names must be unique in a shard, also if case does not count")
+        if extensions.reads(extension):
+            if problem := unreadable(info):
+                raise ShardError(f"{where}: {info.name}", f"{problem}, which a stream cannot follow", REPACK)
+            file = tar.extractfile(info)
+            content = file.read() if file else b""
+        members[extension] = info.name, content
+    if members:
+        yield current, members

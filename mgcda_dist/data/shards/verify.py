@@ -204,10 +204,10 @@ def _check_shard(manifest: Manifest, shard: int, limits: _Limits | None) -> Veri
             why = f"cut off: {size} bytes instead of {expected}; {len(lost)} of its {len(index)} samples are lost"
             problems.append(Problem(path.name, "", why + _from(lost), _COPY))
             index = index[whole]
+        elif size > expected:  # what is behind the end mark would be a second problem
+            problems.append(Problem(path.name, "", f"too long: {size} bytes instead of {expected}", _COPY))
         else:
-            if size > expected:
-                problems.append(Problem(path.name, "", f"too long: {size} bytes instead of {expected}", _COPY))
-            elif hashlib.sha256(data).digest() != manifest.table[shard]["sha256"].tobytes():
+            if hashlib.sha256(data).digest() != manifest.table[shard]["sha256"].tobytes():
                 problems.append(Problem(path.name, "", "altered: the checksum is not the manifest's", _COPY))
             problems += _tar_problems(path, index, data)
         found = Verified(problems, [])

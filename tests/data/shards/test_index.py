@@ -11,7 +11,7 @@ import pytest
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.data.shards.streamed import Extensions
+from mgcda_dist.data.shards.roles import Extensions
 from mgcda_dist.errors import ConfigError, ShardError
 from tests.support.shards import verified
 from tests.support.tars import plain_tar

@@ -28,7 +28,8 @@ from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.encode import EncodedSample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
-from mgcda_dist.data.shards.streamed import Extensions, split_place, unpack
+from mgcda_dist.data.shards.roles import Extensions
+from mgcda_dist.data.shards.streamed import split_place, unpack
 from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.doctor.node import _shards
 from mgcda_dist.errors import ConfigError, ShardError, TransientError
