@@ -109,7 +109,7 @@ def _refuse_outside(path: Path, folder: Path) -> None:
     target = os.path.realpath(path)
     if not Path(target).is_relative_to(os.path.realpath(folder)):
         problem = f"is a link that leads out of {folder}, to {target}"
-        raise MgcdaError(str(path), problem, "if it is your own, put a copy of the file in its place")
+        raise MgcdaError(str(path), problem, "if it is your own, copy the folder with its links followed (cp -rL)")
 
 
 def open_lock(path: Path) -> IO[str]:

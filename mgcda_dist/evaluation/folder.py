@@ -30,7 +30,7 @@ from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
 from mgcda_dist.evaluation.set_result import FrameResult, PicturedFrame, SetResult
 from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
-from mgcda_dist.trust import read_json
+from mgcda_dist.trust import enclosed, read_json
 
 __all__ = ["free_folder", "holds_another", "read_curves", "write_evaluation", "write_tables"]
 
@@ -43,8 +43,12 @@ def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], fold
 
     Args:
         folder: receives the files; those of an earlier evaluation are removed.
+
+    Raises:
+        MgcdaError: it holds a link that leads out of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    enclosed(folder, folder)
     (folder / RESULTS).unlink(missing_ok=True)
     shutil.rmtree(folder / "sets", ignore_errors=True)
     for result in sets:

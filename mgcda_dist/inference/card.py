@@ -14,7 +14,7 @@ from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import CRITERIA, operating_points
 from mgcda_dist.tables import Cell, Column, Table, markdown, markdown_text
 from mgcda_dist.tracking.tags import Tag
-from mgcda_dist.trust import read_object
+from mgcda_dist.trust import below, read_object
 
 __all__ = ["model_card"]
 
@@ -118,8 +118,8 @@ def _input(model: ExportedModel) -> str:
 
 
 def _training(model: ExportedModel, config: dict[str, Any], run: Path | None) -> str:
-    provenance = read_object(run / RunFile.PROVENANCE) if run is not None else {}
-    inputs = {each.key: each for each in (read_inputs(run / RunFile.MANIFESTS) if run is not None else [])}
+    provenance = read_object(below(run, RunFile.PROVENANCE)) if run is not None else {}
+    inputs = {each.key: each for each in (read_inputs(below(run, RunFile.MANIFESTS)) if run is not None else [])}
     checkpoint = model.folder.absolute().parent
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint.parent.name == RunFile.CHECKPOINTS else 0
     of = f"Checkpoint after {step} of " if step else ""

@@ -23,7 +23,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
-from mgcda_dist.trust import has_secret, without_secrets
+from mgcda_dist.trust import below, has_secret, without_secrets
 
 __all__ = ["EXPERIMENT", "EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 
@@ -118,7 +118,7 @@ def model_request(
         _refuse_strangers(section, run, config)
     shown = name or (f"{config.name}_{step}" if step else config.name)
     job = build.evaluation_job(config, folder.absolute(), section=section, score=score, name=shown)
-    beside = run / f"evaluation-{step}" if step else run / "evaluation"
+    beside = below(run, f"evaluation-{step}" if step else "evaluation")
     return EvaluationRequest(job.with_digest(), beside.absolute(), config.tracking.experiment, config.scaling)
 
 

@@ -9,6 +9,7 @@ import pytest
 from mgcda_dist.choices import PIPE
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
+from tests.support.commands import refusal
 from tests.support.exported import write_run
 from tests.support.shards import write_frames
 
@@ -36,6 +37,17 @@ def test_sets_below_the_run_come_with_it(tmp_path: Path) -> None:
     (linked / "shards").symlink_to(run / "shards")
     with pytest.raises(ConfigError, match="names a folder elsewhere"):
         model_request(linked, (), EvaluationOptions())
+
+
+def test_results_are_not_written_through_a_link(tmp_path: Path) -> None:
+    shards, elsewhere = write_frames(tmp_path / "shards", 2).folder, tmp_path / "elsewhere"
+    for link in ("evaluation", "evaluation/sets"):
+        (elsewhere / "mine").mkdir(parents=True, exist_ok=True)
+        run = write_run(tmp_path / link.replace("/", "-"))
+        (run / link).parent.mkdir(exist_ok=True)
+        (run / link).symlink_to(elsewhere)
+        assert "is a link that leads out" in str(refusal("evaluate", run, "--data", shards))
+        assert [path.name for path in elsewhere.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:9/shards", f"/shards{PIPE}touch /tmp/x"])

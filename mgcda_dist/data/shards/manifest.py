@@ -24,7 +24,7 @@ from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, s
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
-from mgcda_dist.trust import MEMBER_BYTES, Name, below, read_json, validated
+from mgcda_dist.trust import MEMBER_BYTES, Name, below, read_json, regular, validated
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
 
@@ -186,7 +186,8 @@ class Manifest:
         if STREAMED in self.options and not (self.folder / name).exists():
             problem, remedy = "its shards come from a command", f"name it behind the folder: `FOLDER{PIPE}COMMAND`"
             raise ShardError(self.place, f"{problem}, which a manifest never holds", remedy)
-        return below(self.folder, name)
+        path = below(self.folder, name)
+        return regular(path) if path.exists() else path
 
     def shard_index(self, shard: int) -> np.ndarray:
         """Sample table of a shard: key, image_offset, image_bytes, image_ext, label_…, meta_offset, meta_bytes.
