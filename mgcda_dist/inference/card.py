@@ -102,11 +102,11 @@ def _needs(network: str | None) -> str:
             module = rest.partition(":")[0]
             return f"torch, {module}, and MGCDA_TRUST_CODE={module} in the environment"
         case "smp":
-            return "torch, timm and segmentation-models-pytorch"
+            return "torch, timm, pydantic and segmentation-models-pytorch"
         case "transformers" | "torchvision":
-            return f"torch, timm and {library}"
+            return f"torch, timm, pydantic and {library}"
         case _:
-            return "torch and timm only"
+            return "torch, timm and pydantic"
 
 
 def _input(model: ExportedModel) -> str:

@@ -40,6 +40,21 @@ def test_weights_that_a_file_asks_for_are_not_loaded(weights: str, good: Path, t
     load_segmenter(folder)  # all weights are in model.safetensors
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "model"])
+def test_a_model_that_is_a_link_out_of_its_folder_is_refused(name: str, good: Path, tmp_path: Path) -> None:
+    folder = changed(good, tmp_path / "model", lambda content: None)
+    if name == "model":
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "model").symlink_to(folder)
+    else:
+        run = folder
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(MgcdaError, match="is a link that leads out"):
+        load_exported(run)
+
+
 def test_a_request_while_a_model_is_made_is_refused(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

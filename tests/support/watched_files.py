@@ -21,15 +21,20 @@ _DRIVER = """
 import json, os, sys, traceback
 log, commands = open(sys.argv[1], "a", buffering=1), json.loads(sys.argv[2])
 WRITES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+def place(path, follows):
+    path = os.path.abspath(os.fsdecode(path))
+    if follows:
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 def note(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         mode, flags = arguments[1] or "", arguments[2] or 0
         writes = any(x in str(mode) for x in "wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        log.write(json.dumps(["write" if writes else "read", os.path.abspath(os.fsdecode(arguments[0]))]) + "\\n")
-    elif event in WRITES:
+        log.write(json.dumps(["write" if writes else "read", place(arguments[0], not flags & os.O_NOFOLLOW)]) + "\\n")
+    elif event in WRITES:  # of links, these change the link
         for path in arguments[:2]:
             if isinstance(path, (str, bytes)):
-                log.write(json.dumps(["write", os.path.abspath(os.fsdecode(path))]) + "\\n")
+                log.write(json.dumps(["write", place(path, event in ("os.truncate", "os.chmod"))]) + "\\n")
     elif event in ("socket.connect", "socket.getaddrinfo"):
         log.write(json.dumps(["connect", repr(arguments[1:] if event == "socket.connect" else arguments[:2])]) + "\\n")
 from mgcda_dist.cli.main import main
@@ -49,7 +54,7 @@ for words in commands:
         codes.append(-1)
 print("codes", json.dumps(codes), flush=True)
 """
-_CALL = re.compile(r'(?:open|openat|creat)\((?:AT_FDCWD, )?"((?:[^"\\]|\\.)*)", ([A-Z_|]+)')
+_CALL = re.compile(r'(?:open|openat|creat)\((?:AT_FDCWD, )?"((?:[^"\\]|\\.)*)", ([A-Z_|]+).* = (?!-1 ELOOP)')
 _CONNECTED = re.compile(r"connect\(\d+, (\{sa_family=AF_INET.*?\})")
 
 
@@ -76,7 +81,8 @@ def run_watched(commands: Sequence[Sequence[object]], folder: Path, timeout_s: f
         what = "trace=open,openat,creat,connect"
         call = ["strace", "-f", "--seccomp-bpf", "-e", what, "-s", "4096", "-o", str(trace), "--", *call]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HF_", "RAY_"))}
-    own = {"HOME": str(home), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"HOME": str(home), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1",
+           "TORCHINDUCTOR_CACHE_DIR": str(temporary)}  # fmt: skip
     done = subprocess.run(
         call, cwd=work, env=kept | own, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -88,12 +94,12 @@ def run_watched(commands: Sequence[Sequence[object]], folder: Path, timeout_s: f
         if (call_of := _CALL.search(line)) is not None:
             writes = re.search(r"O_(WRONLY|RDWR|CREAT)", call_of[2]) is not None
             name = os.fsdecode(call_of[1].encode().decode("unicode_escape").encode("latin-1"))
-            seen.append(["write" if writes else "read", os.path.join(work, name)])
+            seen.append(["write" if writes else "read", os.path.realpath(os.path.join(work, name))])
         elif (address := _CONNECTED.search(line)) is not None:
             seen.append(["connect", address[1]])
 
     def paths(kind: str) -> frozenset[Path]:
-        return frozenset(Path(os.path.realpath(path)) for each, path in seen if each == kind)
+        return frozenset(Path(path) for each, path in seen if each == kind)
 
     addresses = frozenset(address for kind, address in seen if kind == "connect")
     return Touched(paths("read"), paths("write"), addresses, output, json.loads(found[1]))
