@@ -274,6 +274,20 @@ def test_shards_that_are_links_out_of_their_folder_are_refused(name: str, tmp_pa
         ShardReader(Manifest.open(folder)).read(0)
 
 
+@pytest.mark.parametrize("name", ["0.tar", "0.tar.gz"])
+def test_tars_that_are_links_or_pipes_are_not_indexed(name: str, tmp_path: Path) -> None:
+    plain_tar(tmp_path / name, {"a.png": b"x"})
+    for kind in ("link", "pipe"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        if kind == "link":
+            (folder / name).symlink_to(tmp_path / name)
+        else:
+            os.mkfifo(folder / name)
+        with pytest.raises(MgcdaError, match=r"is a link that leads out|a pipe or a device"):
+            index_shards(folder, dataset="foreign", split="train", label_format="unlabelled")
+
+
 def test_results_of_other_types_are_refused(tmp_path: Path) -> None:
     run = write_evaluated_run(tmp_path / "run")
     content = json.loads((run / "results.json").read_text())

@@ -1,1 +1,1 @@
-"""Use of trained networks: loading, prediction, export. Needs torch, timm, pydantic and what they need, no training code."""
+"""Use of trained networks: loading, prediction, export. Needs torch, timm and pydantic, and no training code."""

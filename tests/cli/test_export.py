@@ -129,7 +129,7 @@ def test_an_export_is_only_replaced_with_overwrite(exported: tuple[Path, Result]
 
 def test_the_card_of_a_python_network_names_its_module(run: Path) -> None:
     model = load_exported(run)
-    assert "# needs torch and timm only" in model_card(model, ["model.safetensors"], None)
+    assert "# needs torch, timm and pydantic" in model_card(model, ["model.safetensors"], None)
     model.metadata.config["model"]["network"] = "python:my.nets:make"
     assert "MGCDA_TRUST_CODE=my.nets" in model_card(model, ["model.safetensors"], None)
 

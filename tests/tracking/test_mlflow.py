@@ -48,16 +48,16 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     )
     tracker.log_params({"long": "x" * 9000, "odd=key": True})
     tracker.log_dataset("camvid/train", "0" * 64, "/shards/camvid", "training")
-    (tmp_path / "manifest.json").write_text("{}")
-    tracker.log_artifact(tmp_path / "manifest.json", "datasets")
+    (run_folder / "manifest.json").write_text("{}")
+    tracker.log_artifact(run_folder / "manifest.json", "datasets")
     for step in range(3):
         tracker.log_metrics({"loss/total": 1.0 - 0.1 * step, "mdat/stride16/accuracy": 0.5, "bad": float("nan")}, step)
-    tracker.log_picture("panel", picture(tmp_path / "p.png"))
+    tracker.log_picture("panel", picture(run_folder / "p.png"))
     for step in (1, 2):
-        tracker.log_picture("panel", picture(tmp_path / "p.png"), step=step)
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "a.txt").write_text("a")
-    tracker.log_artifact(tmp_path / "more")
+        tracker.log_picture("panel", picture(run_folder / "p.png"), step=step)
+    (run_folder / "more").mkdir()
+    (run_folder / "more" / "a.txt").write_text("a")
+    tracker.log_artifact(run_folder / "more")
     tracker.close("FINISHED")
     assert tracker.num_failures == 0
     assert capfd.readouterr() == ("", "")

@@ -31,6 +31,7 @@ from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, s
 from mgcda_dist.data.shards.tables import SHARD_TABLE, SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
+from mgcda_dist.trust import below, regular
 
 __all__ = ["index_shards", "shards_at"]
 
@@ -152,7 +153,7 @@ def _index(
     """Index one shard; one that can only be streamed is left in the mirror, where training will look for it."""
     table = index_path(folder / name)
     if not command and not is_packed(name):
-        return _index_tar(folder / name, name, table, extensions, label_format, exif)
+        return _index_tar(regular(below(folder, name)), name, table, extensions, label_format, exif)
     source = StreamSource(folder, command, extensions, ShardCache.default(), label_format=label_format)
     path = source.fetch_unchecked(name)
     try:

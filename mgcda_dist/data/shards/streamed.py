@@ -33,6 +33,7 @@ from mgcda_dist.data.shards.remote import UNCHECKED, Damaged, Expected, RemoteFo
 from mgcda_dist.data.shards.roles import Extensions
 from mgcda_dist.data.shards.tar import ShardFile
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.trust import below, regular
 
 __all__ = ["STREAMED", "StreamSource", "is_packed", "shard_names", "split_place", "unpack"]
 
@@ -126,7 +127,7 @@ class StreamSource:
         if self.command:
             with _piped(self.command, name) as stream:
                 return unpack(stream, path, name, self.extensions, self.label_format, self.ledger)
-        packed = path.with_name(f"{path.name}.packed") if self.remote else self.folder / name
+        packed = path.with_name(f"{path.name}.packed") if self.remote else regular(below(self.folder, name))
         try:
             if self.remote:
                 self.remote.download(name, packed)
