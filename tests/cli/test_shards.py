@@ -185,7 +185,7 @@ def test_index_behind_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert mgcda("index", place, *options, "--names", "a{0..1}.tar", cwd=tmp_path).returncode == 0
     assert "2 samples in 2 shards, no problem" in mgcda("verify", place, cwd=tmp_path).stdout
     assert "theirs" in mgcda("ls", "here", cwd=tmp_path).stdout
-    assert mgcda("show", place, cwd=tmp_path).returncode == 0 and (tmp_path / "theirs_train.png").is_file()
+    assert mgcda("show", place, cwd=tmp_path).returncode == 0 and (tmp_path / f"{tmp_path.name}_here.png").is_file()
     bare = mgcda("verify", "here", cwd=tmp_path)
     assert bare.returncode == 1 and "which a manifest never holds" in bare.stdout
 

@@ -42,13 +42,14 @@ def test_a_run_through_the_server_and_back(
     for name, skill in (("baseline", 2.0), ("full", 2.5)):
         run = write_run(tmp_path / name, skill=skill)
         (run / "metrics.jsonl").unlink()
+        (run / "p.png").write_bytes((tmp_path / "p.png").read_bytes())
         tracker = tracked(run, server.uri, "roads", name, tags={"mgcda.run_folder": str(run)})
         tracker.log_params({"mdat": {"enabled": name == "full"}, "seed": 0})
         tracker.log_dataset("train/camvid", "c" * 64, "/shards/camvid", "training")
         for step in range(3):
             tracker.log_metrics({"loss/total": 3.0 - step}, step)
-        tracker.log_picture("preview_road", tmp_path / "p.png", step=2)
-        tracker.log_picture("panel.png", tmp_path / "p.png")
+        tracker.log_picture("preview_road", run / "p.png", step=2)
+        tracker.log_picture("panel.png", run / "p.png")
         tracker.log_artifact(run / "evaluation", "evaluation")
         tracker.close("FINISHED")
         assert tracker.num_failures == 0
