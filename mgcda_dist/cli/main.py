@@ -53,6 +53,9 @@ def train(
         bool,
         typer.Option("--override-config", help="resume with a changed configuration, if the checkpoint fits it"),
     ] = False,
+    start_over: Annotated[
+        bool, typer.Option("--start-over", help="begin again at step 0 where no checkpoint is intact")
+    ] = False,
 ) -> None:
     """Train, evaluate and report one run; the same command resumes it."""
     from mgcda_dist.cli.train import run_training
@@ -61,7 +64,7 @@ def train(
     loaded = load_config(config, overrides)
     loaded.check_files()
     _check_data(loaded)
-    raise typer.Exit(run_training(loaded.config, override_config=override_config))
+    raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
 
 for command in (evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,23 @@ from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.events import Tail
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
+from mgcda_dist.runs.room import trouble
 
 __all__ = ["run_training"]
 
 _POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
 _LONG_WAIT_S = 90.0
+_LOOK_AT_DISK_S = 2.0
 
 
-def run_training(config: Config, *, override_config: bool = False) -> int:
-    """Train; returns the exit code. `override_config`: resume with a changed configuration if the state fits it."""
+def run_training(config: Config, *, override_config: bool = False, start_over: bool = False) -> int:
+    """Train; returns the exit code.
+
+    Args:
+        override_config: resume with a changed configuration if the state fits it.
+        start_over: begin at step 0 without asking, where all checkpoints are damaged.
+    """
     from mgcda_dist import build, checks
 
     console = Console()
@@ -47,10 +56,10 @@ def run_training(config: Config, *, override_config: bool = False) -> int:
         run.prepare(config, build.run_inputs(config), override_config=override_config)
         command = shlex.join(["mgcda", *sys.argv[1:]])
         run.say("launch", f"launched: {command}", command=command)
-        return _run_training(config, run, console)
+        return _run_training(config, run, console, start_over=start_over)
 
 
-def _run_training(config: Config, run: RunFolder, console: Console) -> int:
+def _run_training(config: Config, run: RunFolder, console: Console, *, start_over: bool) -> int:
     from mgcda_dist.cluster.trainer import launch
 
     run.results.unlink(missing_ok=True)
@@ -62,7 +71,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
                   f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
     try:
         _watch(
-            lambda: launch(config.scaling, numbers, run.root, "train", {"config": config}),
+            lambda: launch(config.scaling, numbers, run.root, "train", {"config": config, "start_over": start_over}),
             run,
             config.optim.steps,
             console,
@@ -71,7 +80,7 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
         from mgcda_dist.tracking.mlflow_sync import end_run
 
         failed = isinstance(error, Exception) and not isinstance(error, NodesLostError | StoppedError)
-        end_run(run.root, tracking, "FAILED" if failed else "KILLED", lambda text: run.say("note", text))
+        end_run(run.root, tracking, "FAILED" if failed else "KILLED", partial(_say_last, run, console))
         if isinstance(error, NodesLostError):
             console.print(f"stopped: {error}", soft_wrap=True)
             return ExitCode.NODES_LOST
@@ -90,6 +99,12 @@ def _run_training(config: Config, run: RunFolder, console: Console) -> int:
     if tracking is not None:
         console.print(f"MLflow     {_mlflow_command(tracking)}", soft_wrap=True)
     return 0
+
+
+def _say_last(run: RunFolder, console: Console, text: str) -> None:
+    """An event after the display of events has ended."""
+    run.say("note", text)
+    console.print(text, soft_wrap=True)
 
 
 def _mlflow_command(uri: str) -> str:
@@ -117,7 +132,8 @@ def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Co
     def interrupt(signum: int, frame: Any) -> None:
         nonlocal interrupts
         interrupts += 1
-        run.stop_file.touch()
+        with suppress(OSError):  # a full disk; a second time aborts at once
+            run.stop_file.touch()
 
     # Ray installs its own SIGINT handler, but only from the main thread.
     thread = threading.Thread(target=guarded, name="ray-train", daemon=True)
@@ -150,6 +166,7 @@ class _Display:
     """Progress and events of a run: a bar on a terminal, and a line now and then in a log."""
 
     def __init__(self, run: RunFolder, num_steps: int, progress: Progress) -> None:
+        self._run, self._trouble, self._looked_s = run, "", 0.0
         self._tail, self._num_steps, self._progress = Tail(run.metrics, run.events), num_steps, progress
         self._task = progress.add_task("starting the workers", total=num_steps)
         self._stop_noted = self._wait_noted = False
@@ -173,6 +190,15 @@ class _Display:
             self._show_step(line["step"] + 1, line["metrics"])
         for event in events:
             self._show_event(event)
+        if time.monotonic() - self._looked_s > _LOOK_AT_DISK_S:
+            self._looked_s = time.monotonic()
+            self._show_trouble(trouble(self._run.root))
+
+    def _show_trouble(self, found: str) -> None:
+        """Show at once what the events will tell only when they can be written."""
+        if found and not self._trouble:
+            self._print(f"{found}: training goes on, and its record waits in memory")
+        self._trouble = found
 
     def _show_step(self, done: int, metrics: dict[str, float]) -> None:
         text = _progress_line(metrics)
@@ -193,7 +219,8 @@ class _Display:
             self._progress.update(self._task, description=event["text"])
 
     def _print(self, text: str) -> None:
-        self._progress.console.print(text, soft_wrap=True)
+        with suppress(OSError):  # the output may go to the disk that is full
+            self._progress.console.print(text, soft_wrap=True)
 
 
 def _progress_line(metrics: dict[str, float]) -> str:

@@ -173,6 +173,8 @@ class PatientFailurePolicy(DefaultFailurePolicy):
         if self._is_fatal() or (isinstance(cause, MgcdaError) and not isinstance(cause, LeavingError)):
             return FailureDecision.RAISE
         failures = getattr(error, "worker_failures", {})
+        if any(isinstance(e, MgcdaError) and not isinstance(e, TransientError) for e in failures.values()):
+            return FailureDecision.RAISE  # no room for the file that says so
         left = next((failure for failure in failures.values() if isinstance(failure, LeavingError)), None)
         if left is not None:
             self._say(

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -199,7 +200,8 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     except TransientError:
         raise
     except MgcdaError as error:
-        write_json_atomically(fatal, [error.where, error.problem, error.remedy])
+        with suppress(OSError):  # a full disk: the failure policy sees the error itself
+            write_json_atomically(fatal, [error.where, error.problem, error.remedy])
         raise
 
 

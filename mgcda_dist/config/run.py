@@ -129,6 +129,15 @@ class CheckpointConfig(Section):
     resume: Literal["auto", "never", "must"] = Field(
         default="auto", description="what to do when the run folder has a checkpoint"
     )
+    start_over_steps: Count = Field(
+        default=200,
+        description="steps from which on a run whose checkpoints are all damaged does not begin again unasked",
+    )
+    room_wait_s: Annotated[float, Field(gt=0, le=1500)] = Field(
+        default=600,
+        description="how long a full disk is waited for at the end, when the model and the results are to be written; "
+        "the other ranks wait no longer than 1500 s",
+    )
 
 
 class TrackingConfig(Section):
@@ -139,6 +148,10 @@ class TrackingConfig(Section):
     parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
     register_model: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = Field(
         default=None, description="registered model of MLflow that gets the trained network as its next version"
+    )
+    wait_s: Positive = Field(
+        default=30,
+        description="how long the end of a run may wait for MLflow; `mgcda sync` delivers what it lacks then",
     )
     log_every_steps: Count = 10
     system_metrics: bool = True

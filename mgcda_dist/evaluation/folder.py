@@ -154,6 +154,7 @@ def _write_pictures(pictured: PicturedFrame, levels: NDArray[np.float64], folder
     }
     for path, pixels in pictures.values():
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.endswith(".jpg") else []
-        if not cv2.imwrite(str(folder / path), pixels, options):
-            raise MgcdaError(str(folder / path), "the picture cannot be written", "is the disk full?")
+        # `imwrite` would say nothing of the reason of a failure.
+        _, encoded = cv2.imencode(Path(path).suffix, pixels, options)
+        (folder / path).write_bytes(encoded.tobytes())
     return {name: path for name, (path, _) in pictures.items()}

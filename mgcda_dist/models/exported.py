@@ -137,7 +137,7 @@ def bare_segmenter(
 
 def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) -> None:
     """Write the network and its metadata; each file is written atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
@@ -149,7 +149,7 @@ def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) ->
         written_already.add(tensor.data_ptr())
     with PendingFile(folder / RunFile.METADATA) as text, PendingFile(folder / RunFile.WEIGHTS) as weights:
         text.write_text(metadata.as_text(), encoding="utf-8")
-        save_file(tensors, weights)
+        weights.write_bytes(save(tensors))  # which raises the error of the file system; `save_file` one of its own
 
 
 def save_metadata(metadata: ModelMetadata, folder: Path) -> None:

@@ -20,6 +20,7 @@ from mgcda_dist.reports.html import write_report
 from mgcda_dist.reports.plots import curve_plots, history_plots
 from mgcda_dist.reports.runs import find_runs
 from mgcda_dist.runs.folder import RunFolder
+from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.jsonl import read_history
 
 __all__ = ["draw_history", "draw_preview", "draw_report", "draw_results"]
@@ -55,21 +56,24 @@ def draw_preview(
     folder: Path,
     world: Collectives,
     device: torch.device,
+    say: Callable[[str], None],
 ) -> Path | None:
     """Draw the panel of a network's first frames, which the ranks share (a collective); the PNG on rank 0, else None.
+
+    One that cannot be drawn or written is left out.
 
     Args:
         job: the frames of one set, kept for a panel.
         network: gives it as training has it after `step` steps, in evaluation mode on `device`.
         folder: receives `preview_SET.png`; the next preview replaces it.
+        say: receives a sentence about a preview that is left out.
     """
     evaluation = run_job(job, world, device, network=network())
     if world.rank != 0:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     (result,) = evaluation.results
-    title = f"{job.name} on {result.name}, step {step}"
-    return _draw_panel(evaluation, result, folder / f"preview_{result.name}.png", title)
+    title, path = f"{job.name} on {result.name}, step {step}", folder / f"preview_{result.name}.png"
+    return optional(f"the preview of step {step}", lambda: _draw_panel(evaluation, result, path, title), say)
 
 
 def draw_history(run: RunFolder, config: Config) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mgcda_dist import build
+from mgcda_dist.choices import RunFile
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import read_inputs, write_inputs
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.description import describe, run_tags
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
+from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow import MlflowTracker
 from mgcda_dist.tracking.provenance import provenance_tags
@@ -51,10 +54,10 @@ def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: 
 
 def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
     tags = provenance_tags(Path(__file__).parent) | {Tag.COMMAND: run.command()}
-    write_json_atomically(run.provenance, tags)
+    optional(RunFile.PROVENANCE, partial(write_json_atomically, run.provenance, tags), partial(run.say, "storage"))
     parent, uri = config.tracking.parent_run, mlflow_uri(config)
     tags |= run_tags(config) | {Tag.RUN_FOLDER: str(run.root)} | ({Tag.PARENT: parent} if parent else {})
-    record = JsonlTracker(run.metrics, start_step, warn=lambda text: run.say("storage", text))
+    record = JsonlTracker(run.metrics, start_step, warn=partial(run.say, "storage"))
     if uri is None:
         # As complete as any other: `mgcda sync` may bring it to a server one day.
         record.log_start(config.tracking.experiment, config.name, None)
@@ -69,6 +72,7 @@ def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str
         system_metrics=config.tracking.system_metrics,
         node_id=platform.node(),
         warn=say,
+        close_timeout_s=config.tracking.wait_s,
     )
 
 
@@ -77,7 +81,7 @@ def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:
     trackers.log_params(config.model_dump(mode="json", exclude={"name", "runs", "tracking"}))
     trackers.log_artifact(run.config_file)
     inputs = build.run_inputs(config)
-    write_inputs(inputs, run.manifests)
+    optional(RunFile.MANIFESTS, partial(write_inputs, inputs, run.manifests), partial(run.say, "storage"))
     trackers.log_artifact(run.manifests)
     for each in inputs:
         context = "training" if each.role.is_training else "evaluation"

@@ -20,18 +20,18 @@ from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
-from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.runs.alignment import draw_alignment
 from mgcda_dist.runs.events import EVENTS, append_event, evaluation_progress
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
-from mgcda_dist.runs.pictures import draw_history, draw_preview, draw_report, draw_results
-from mgcda_dist.runs.records import describe_results, open_trackers
+from mgcda_dist.runs.pictures import draw_preview, draw_results
+from mgcda_dist.runs.records import open_trackers
+from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.mlflow_system import NodeMonitor
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
 from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
+from mgcda_dist.training.conclude import conclude
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import PROGRESS, StopRequest
@@ -41,13 +41,17 @@ from mgcda_dist.training.validation import Validation
 __all__ = ["evaluate", "train"]
 
 
-def train(config: Config) -> None:
-    """Train this rank's part of the run, from the newest whole checkpoint if there is one."""
+def train(config: Config, *, start_over: bool = False) -> None:
+    """Train this rank's part of the run, from the newest whole checkpoint if there is one.
+
+    Args:
+        start_over: begin at step 0 without asking, where all checkpoints are damaged.
+    """
     run, world = RunFolder(config), Collectives()
     with _logs(run.logs / f"worker-{world.rank}.log"):
         # Ray leaves a machine's GPUs visible to workers that asked for none; alone, without workers, any GPU will do.
         on_gpu = config.scaling.num_gpus > 0 or not dist.is_initialized()
-        worker = _Worker(config, run, world, _device(on_gpu))
+        worker = _Worker(config, run, world, _device(on_gpu), start_over=start_over)
         state = worker.resume()
         tracker = worker.open_tracker(state.step)
         status: Status = "FAILED"
@@ -58,7 +62,8 @@ def train(config: Config) -> None:
             if ended_by == StopRequest.NONE:
                 with worker.engine.whole_parameters() as whole:
                     selection = keep_model(config, run, worker.store, whole, world)
-                _conclude(config, run, world, worker.device, tracker, selection)
+                worker.complete(state)
+                conclude(config, run, world, worker.device, tracker, selection)
                 status = "FINISHED"
         finally:
             tracker.close(status)
@@ -67,7 +72,9 @@ def train(config: Config) -> None:
 class _Worker:
     """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them."""
 
-    def __init__(self, config: Config, run: RunFolder, world: Collectives, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, run: RunFolder, world: Collectives, device: torch.device, *, start_over: bool
+    ) -> None:
         self.config, self.run, self.world, self.device = config, run, world, device
         self.store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
         _announce(config, run, world)
@@ -75,7 +82,7 @@ class _Worker:
         model = build.mgcda(config, world)
         for text in checks.doubts(config, model.segmenter):
             self.say(text)
-        self._checkpoint = find(self.store, world)
+        self._checkpoint = find(self.store, world, config.checkpoint, run, start_over=start_over)
         self.engine = DeepSpeedEngine(
             model,
             build.optimizer(config, model),
@@ -111,7 +118,7 @@ class _Worker:
     def fit(self, state: TrainState, tracker: Tracker) -> StopRequest:
         """Train from `state.step` to the last step; returns the request that ended it before."""
         config, best = self.config, self.config.checkpoint.best
-        saver = Saver(self.engine, self.writer, config, self.world)
+        self.saver = Saver(self.engine, self.writer, config, self.world)
         validation = Validation(
             self.engine,
             config.model.export,
@@ -132,12 +139,12 @@ class _Worker:
             tracker.set_tags({f"health.{name}": text})
 
         def checkpoint(numbers: dict[str, float]) -> None:
-            saver.start(state, numbers)
+            self.saver.start(state, numbers)
             PROGRESS.enter("preview", state.step)
             due = state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps
             if preview is not None and due:
-                folder = self.run.pictures
-                picture = draw_preview(preview, validation.network, state.step, folder, self.world, self.device)
+                say, network = partial(self.run.say, "storage"), validation.network
+                picture = draw_preview(preview, network, state.step, self.run.pictures, self.world, self.device, say)
                 if picture is not None:
                     tracker.log_picture(picture.stem, picture, state.step)
 
@@ -167,15 +174,21 @@ class _Worker:
             LeavingError: the workers were asked to leave.
             CheckpointError: the run was asked to stop, and its checkpoint could not be written.
         """
-        committed = self.writer.flush()
+        self._is_committed = self.writer.flush()
         if ended_by == StopRequest.LEAVE:
             raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
-        if ended_by == StopRequest.STOP and not committed:
+        if ended_by == StopRequest.STOP and not self._is_committed:
             raise CheckpointError(
                 str(self.run.checkpoints),
                 f"stopped at step {state.step}, whose checkpoint could not be written. {self.writer.last_good()}",
                 "events.jsonl says why; the same command goes on from the last good one",
             )
+
+    def complete(self, state: TrainState) -> None:
+        """Write the checkpoint of the last step once more if there was no room for it; a collective."""
+        if not self._is_committed:
+            self.saver.repeat(state)
+            self.writer.flush()
 
     def _stop_request(self) -> StopRequest:
         return StopRequest.STOP if self.world.rank == 0 and self.run.stop_file.exists() else PROGRESS.request
@@ -197,61 +210,9 @@ def evaluate(job: dict[str, Any], out: str, *, on_gpu: bool, progress: Evaluatio
     with _logs(Path(out) / "logs" / f"worker-{world.rank}.log"):
         evaluation = run_job(EvaluationJob.of_json(job), world, device, progress)
         if world.rank == 0:
-            draw_results(evaluation, Path(out) / "pictures")
+            say = partial(append_event, Path(out) / EVENTS, "storage")
+            optional("pictures", lambda: draw_results(evaluation, Path(out) / "pictures"), say)
             write_evaluation(evaluation.record(), evaluation.results, Path(out))
-
-
-def _conclude(
-    config: Config,
-    run: RunFolder,
-    world: Collectives,
-    device: torch.device,
-    tracker: Tracker,
-    selection: Selection | None,
-) -> None:
-    """Evaluate the bare segmenter of the run, log the numbers and the pictures."""
-    leads = world.rank == 0
-    if leads and config.evaluation.sets:
-        run.say("phase", "evaluating " + ", ".join(entry.name for entry in config.evaluation.sets))
-    # What is evaluated is what was written: the bare network, loaded back strictly.
-    job = build.evaluation_job(config, run.model)
-    evaluation = run_job(job, world, device, evaluation_progress(run.say) if leads else None)
-    if not leads:
-        return
-    results = evaluation.record(selection)
-    write_evaluation(results, evaluation.results, run.evaluation)
-    tracker.log_metrics(results.logged_metrics(), config.optim.steps)
-    tracker.log_artifact(run.evaluation, "evaluation")
-    pictures = [*draw_results(evaluation, run.pictures), draw_history(run, config)]
-    if config.tracking.alignment_steps:
-        path = run.pictures / "alignment.png"
-        tracker.log_metrics(_alignment(config, run.model, path, device), config.optim.steps)
-        pictures.append(path)
-    for picture in pictures:
-        tracker.log_picture(picture.name, picture)
-    describe_results(config, run, tracker, results)
-    # After the description, which a registered version takes over.
-    tracker.log_model(run.model, config.tracking.register_model)
-    report = draw_report(run) if config.tracking.report else None
-    if report is not None:
-        tracker.log_artifact(report, "report")
-    # Last: its existence marks the run as finished.
-    results.save(run.root)
-
-
-def _alignment(config: Config, model: Path, path: Path, device: torch.device) -> dict[str, float]:
-    """Draw embeddings of the run's first images before and after training; how well their domains are told apart."""
-    networks = {"before training": build.segmenter(config), "after": build.load_model(model)[1]}
-    before, after = draw_alignment(
-        {heading: network.to(device) for heading, network in networks.items()},
-        list(build.global_batches(config, config.tracking.alignment_steps)),
-        path,
-        domains=config.data.domains,
-        classes=config.data.class_names,
-        seed=config.seed,
-        title=f"Embeddings of training pixels, {config.name}",
-    )
-    return {"align/domain_accuracy_before": before, "align/domain_accuracy_after": after}
 
 
 def _announce(config: Config, run: RunFolder, world: Collectives) -> None:
@@ -297,9 +258,15 @@ def _device(on_gpu: bool) -> torch.device:
 
 @contextlib.contextmanager
 def _logs(path: Path) -> Iterator[None]:
-    """Send this process's log records to a file of the run; an error that ends the worker is written there too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+    """Send this process's log records to a file of the run; an error that ends the worker is written there too.
+
+    Where the file cannot be opened they go to stderr.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path)
+    except OSError:
+        handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -310,4 +277,5 @@ def _logs(path: Path) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk, whose error would take the place of the one that is raised
+            handler.close()

@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
 from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
-from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
+from mgcda_dist.errors import CheckpointError, LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 
@@ -62,6 +62,9 @@ def test_a_repeatable_error_ends_the_run() -> None:
     assert not run.fails(
         r0=RuntimeError("connection closed by peer"), r1=MgcdaError("step 3", "the loss is not finite")
     )
+    # Without room for the file that makes it fatal, the error itself does.
+    full = CheckpointError("runs/r/model", "could not be written")
+    assert not _Run().fails(r0=full, r1=DIED) and _Run().fails(r0=TransientError("rank 0", "lost its node"))
     lost: Any = ControllerError(NodesLostError("the cluster", "no room"))
     assert _Run().policy.make_decision(lost) == FailureDecision.RAISE
 

@@ -29,5 +29,9 @@ class Ballast:
                 continue
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Make room."""
         self._file.close()
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)

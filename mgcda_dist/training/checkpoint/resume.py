@@ -16,12 +16,16 @@ import torch.distributed as dist
 
 from mgcda_dist import __version__, build
 from mgcda_dist.choices import RunFile
+from mgcda_dist.config.run import CheckpointConfig
 from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.files import write_atomically
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.runs.folder import RunFolder
+from mgcda_dist.runs.room import needed
+from mgcda_dist.tracking.jsonl import read_lines
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_tensors
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
@@ -38,6 +42,7 @@ class Saver:
     def __init__(self, engine: DeepSpeedEngine, writer: CheckpointWriter, config: Config, world: Collectives) -> None:
         self._engine, self._writer, self._config, self._world = engine, writer, config, world
         self._earlier: dict[str, HostCopy] = {}
+        self._numbers: dict[str, float] = {}
 
     def start(self, state: TrainState, numbers: dict[str, float]) -> None:
         """Copy the state to the host and start to write it; a collective. Not `asynchronous`: wait for the commit.
@@ -45,6 +50,7 @@ class Saver:
         Args:
             numbers: from `Validation.measure`.
         """
+        self._numbers = numbers
         self._writer.wait()  # the copies of the previous checkpoint are reused
         copies = self._engine.snapshot(self._earlier)
         with self._engine.whole_parameters() as model:
@@ -59,6 +65,10 @@ class Saver:
         self._writer.start(files, self._manifest(state, numbers))
         if not self._config.checkpoint.asynchronous:
             self._writer.flush()
+
+    def repeat(self, state: TrainState) -> None:
+        """`start` with the numbers of the last one, which could not be written."""
+        self.start(state, self._numbers)
 
     def _manifest(self, state: TrainState, numbers: dict[str, float]) -> CheckpointManifest:
         config = self._config.model_dump(mode="json")
@@ -86,12 +96,74 @@ class Found:
         self.convert = manifest.zero_stage > 0 and manifest.world_size != num_ranks
 
 
-def find(store: CheckpointStore, world: Collectives) -> Found | None:
-    """The newest intact checkpoint; a collective: rank 0 chooses, so that all ranks load the same one."""
-    newest = store.newest() if world.rank == 0 else None
-    own = None if newest is None else (newest, CheckpointManifest.load(newest))
-    chosen: tuple[Path, CheckpointManifest] | None = world.gather_objects(own, "checkpoint")[0]
+def find(
+    store: CheckpointStore, world: Collectives, config: CheckpointConfig, run: RunFolder, *, start_over: bool
+) -> Found | None:
+    """The newest intact checkpoint; a collective: rank 0 chooses, so that all ranks load the same one.
+
+    What is done again, because a checkpoint is damaged or gone, is an event.
+
+    Args:
+        start_over: begin at step 0 however much is done again, where no checkpoint is intact.
+
+    Raises:
+        CheckpointError: on every rank, none is intact and the user has to be asked.
+    """
+    own: tuple[tuple[Path, CheckpointManifest] | None, CheckpointError | None] | None = None
+    if world.rank == 0:
+        damaged: list[CheckpointError] = []
+        newest = store.newest(damaged.append)
+        refusal = None if newest else _refusal(config, run, damaged, start_over=start_over)
+        if refusal is None:
+            _say_what_is_done_again(run, newest, damaged)
+        own = None if newest is None else (newest, CheckpointManifest.load(newest)), refusal
+    of_rank_0: tuple[tuple[Path, CheckpointManifest] | None, CheckpointError | None]
+    of_rank_0 = world.gather_objects(own, "checkpoint")[0]
+    chosen, refused = of_rank_0
+    if refused is not None:
+        raise refused
     return None if chosen is None else Found(*chosen, world.size)
+
+
+def _refusal(
+    config: CheckpointConfig, run: RunFolder, damaged: list[CheckpointError], *, start_over: bool
+) -> CheckpointError | None:
+    """The error in the place of a new start from step 0; None: the run may start."""
+    where, back = str(run.checkpoints), "bring the checkpoints back"
+    if config.resume == "must":
+        problem = "no checkpoint is intact, and checkpoint.resume is `must`"
+        return CheckpointError(where, problem, f"{back}, or checkpoint.resume=auto")
+    lost = _steps_done(run, damaged)
+    # Without a trace of a checkpoint the run may have been killed before its first one.
+    limit = config.start_over_steps if damaged else max(config.start_over_steps, 2 * config.every_steps)
+    if lost < limit or start_over:
+        return None
+    why = _in_words(damaged) if damaged else "they are gone"
+    return CheckpointError(
+        where,
+        f"no checkpoint is intact ({why}): {lost} steps would be done again from step 0, which is not begun unasked "
+        f"from {limit} on (checkpoint.start_over_steps)",
+        f"{back}, or choose `start_over` to begin again",
+    )
+
+
+def _say_what_is_done_again(run: RunFolder, newest: Path | None, damaged: list[CheckpointError]) -> None:
+    if newest is None and (done := _steps_done(run, damaged)):
+        why = _in_words(damaged) if damaged else "there is no checkpoint"
+        run.say("damaged", f"the run starts over at step 0: {why}. Its first {done} steps are done again")
+    elif newest is not None and damaged:
+        again = f"it goes on from {newest.name}, and what came after is done again"
+        run.say("damaged", f"a checkpoint of the run is damaged ({_in_words(damaged)}): {again}")
+
+
+def _steps_done(run: RunFolder, damaged: list[CheckpointError]) -> int:
+    """Steps that the run has done so far, by its record and by the names of its damaged checkpoints."""
+    of_folders = [int(Path(error.where).name.removeprefix("step-")) for error in damaged]
+    return max([*of_folders, *(step + 1 for step, _, _ in read_lines(run.metrics))], default=0)
+
+
+def _in_words(damaged: list[CheckpointError]) -> str:
+    return "; ".join(f"{Path(error.where).name}: {error.problem}" for error in damaged)
 
 
 def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Callable[[str], None]) -> TrainState:
@@ -124,17 +196,23 @@ def keep_model(
 
     Returns:
         On rank 0 the validation that chose it; None for the last one, and on other ranks.
+
+    Raises:
+        CheckpointError: on rank 0, there was no room for it.
     """
     chosen: Selection | None = None
     if world.rank == 0:
+        say: Callable[[str], None] = partial(run.say, "storage")
+        write = partial(needed, "the model", folder=run.model, say=say, limit_s=config.checkpoint.room_wait_s)
         best = store.best() if config.checkpoint.best is not None else None
         if best is None:
-            build.save_model(config, model.network(config.model.export), run.model)
+            write(lambda: build.save_model(config, model.network(config.model.export), run.model))
         else:
             step, validation = best
             chosen = Selection(step, **asdict(validation))
             for name in (RunFile.WEIGHTS, RunFile.METADATA):
-                write_atomically(run.model / name, partial(shutil.copyfile, store.path(step) / "model" / name))
+                copy = partial(shutil.copyfile, store.path(step) / "model" / name)
+                write(partial(write_atomically, run.model / name, copy))
             how = f"{chosen.metric} {chosen.value:.4f} on {chosen.set}"
             run.say("note", f"the model is that of step {step}, the best by validation: {how}")
     _barrier()

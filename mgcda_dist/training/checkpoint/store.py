@@ -155,7 +155,7 @@ class CheckpointStore:
             record.unlink()
         # Replaces a damaged checkpoint at most: a committed step is not written again.
         replace_folder(pending, path)
-        self._drop_old()
+        self._drop_old(manifest.step)
         return path
 
     def discard(self, pending: Path) -> None:
@@ -168,15 +168,19 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps with a committed checkpoint, ascending."""
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in self.folder.glob(RunFile.COMMITTED))
+        return [step for step in self._folders() if (self.path(step) / RunFile.CHECKPOINT).is_file()]
 
-    def newest(self) -> Path | None:
-        """The newest intact checkpoint; damaged ones are reported and passed over."""
-        for step in reversed(self.steps()):
+    def newest(self, tell: Callable[[CheckpointError], object] | None = None) -> Path | None:
+        """The newest intact checkpoint.
+
+        Args:
+            tell: receives what is wrong with each newer one, newest first; default: a log record.
+        """
+        for step in reversed(self._folders()):
             try:
                 verify(self.path(step))
             except CheckpointError as error:
-                _LOG.warning("%s", error)
+                (tell or _warn)(error)
                 continue
             return self.path(step)
         return None
@@ -198,11 +202,22 @@ class CheckpointStore:
         sign = 1.0 if newest.better == "higher" else -1.0
         return max(comparable, key=lambda each: sign * each[1].value)  # the first of equals
 
-    def _drop_old(self) -> None:
+    def _folders(self) -> list[int]:
+        """Steps with a folder, ascending; one whose `checkpoint.json` is gone has a folder only."""
+        found = (path.name.removeprefix("step-") for path in self.folder.glob("step-*") if path.is_dir())
+        return sorted(int(step) for step in found if step.isdecimal())
+
+    def _drop_old(self, newest: int) -> None:
+        """Remove what is older than the checkpoints that stay, and damaged ones that the run has gone back behind."""
         best = self.best()
-        for step in self.steps()[: -self.keep]:
-            if best is None or step != best[0]:
+        stay = [step for step in self.steps() if step <= newest][-self.keep :]
+        for step in self._folders():
+            if step not in stay and (step > newest or best is None or step != best[0]):
                 shutil.rmtree(self.path(step), ignore_errors=True)
+
+
+def _warn(error: CheckpointError) -> None:
+    _LOG.warning("%s", error)
 
 
 def verify(path: Path) -> CheckpointManifest:

@@ -62,6 +62,20 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(
     assert _write(store, 20) == store.newest()
 
 
+def test_a_run_that_went_back_behind_damaged_ones_keeps_its_own(tmp_path: Path) -> None:
+    """By their steps the damaged ones are the newest: what is committed after the return must outlive them."""
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (40, 60):
+        (_write(store, step, validation=_validation(0.9)) / "engine/weights.pt").write_bytes(b"")
+    assert store.newest() is None
+    first = _write(store, 20, validation=_validation(0.1))
+    assert store.newest() == first and store.steps() == [20]
+    (tmp_path / "step-00000040/engine").mkdir(parents=True)
+    found: list[CheckpointError] = []
+    assert store.newest(found.append) == first, "a folder without checkpoint.json is one that was damaged"
+    assert [Path(error.where).name for error in found] == ["step-00000040"]
+
+
 def test_the_best_checkpoint_is_kept_too(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=1)
     for step, value in ((10, 0.4), (20, 0.6), (30, 0.6), (40, 0.5)):
