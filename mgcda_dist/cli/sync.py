@@ -27,6 +27,7 @@ def sync(
     register: Annotated[
         bool, typer.Option("--register", help="also register models under the names that the records give")
     ] = False,
+    wait: Annotated[float, typer.Option(min=1, help="how many seconds the server may take for an answer")] = 30.0,
 ) -> None:  # fmt: skip
     """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, status."""
     from mgcda_dist.cli.console import Console
@@ -41,7 +42,7 @@ def sync(
         try:
             with locked(run, "the run is still training", "it delivers the rest by itself, as soon as MLflow answers"):
                 with errors.status(f"delivering {run.name}"):
-                    done = deliver(run, uri, register=register)
+                    done = deliver(run, uri, register=register, wait_s=wait, say=errors.print)
         except MgcdaError as error:
             failed += 1
             errors.print(f"error: {str(error).replace('`uri`', '--mlflow-uri URI')}", soft_wrap=True)

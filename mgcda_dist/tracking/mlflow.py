@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.tracking.jsonl import JsonlTracker
-from mgcda_dist.tracking.mlflow_client import check_reachable, connect, impatient, quiet, reason, shortened
+from mgcda_dist.tracking.mlflow_client import announced, check_reachable, connect, impatient, quiet, reason, shortened
 from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, RunStart, open_run
 from mgcda_dist.tracking.mlflow_system import SystemMonitor
 from mgcda_dist.tracking.tracker import Status
@@ -46,7 +46,7 @@ class MlflowTracker:
         system_metrics: sample CPU, memory, disk, network and GPU of this node every 10 s.
         node_id: groups this node's system metrics, `system/NODE/…`.
         warn: receives a sentence when the server goes away, and when it is back; default: a log record.
-        close_timeout_s: how long `close` may wait for what is still undelivered.
+        close_timeout_s: how long `close` may wait for what is still undelivered, `tracking.wait_s`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MlflowTracker:
         system_metrics: bool = False,
         node_id: str | None = None,
         warn: Callable[[str], None] | None = None,
-        close_timeout_s: float = 60.0,
+        close_timeout_s: float = 30.0,
     ) -> None:
         self.uri = uri
         self.num_failures = 0
@@ -79,8 +79,8 @@ class MlflowTracker:
         if tags:
             record.set_tags(tags)
         try:
-            check_reachable(uri)
-            with impatient():
+            with announced(f"waiting for MLflow at {uri} to answer, at most 10 s a request", self._warn), impatient():
+                check_reachable(uri)
                 self._open()
         except Exception as error:  # MLflow, its database layer and its HTTP client raise every kind
             self._failed(error)
@@ -135,12 +135,19 @@ class MlflowTracker:
         self.start()
         self._wake.set()
         assert self._thread is not None
-        self._thread.join(patience_s)
+        waiting = f"waiting for MLflow at {self.uri} to take {self._left()}, at most {patience_s:g} s (tracking.wait_s)"
+        with announced(waiting, self._warn):
+            self._thread.join(patience_s)
         if self._thread.is_alive() or self._away_since is not None:
             self._warn(
                 f"MLflow at {self.uri} has not got the whole record; `MLFLOW_TRACKING_URI={self.uri} "
                 f"mgcda sync {self._record.folder}` delivers what is missing"
             )
+
+    def _left(self) -> str:
+        if self._delivery is None:
+            return "the record"
+        return "the last {} metrics and {} other entries".format(*self._delivery.left())
 
     # ----------------------------------------------------------------------------------------------------- delivering
 

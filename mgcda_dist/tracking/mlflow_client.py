@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import socket
+import threading
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
-    "artifact_location", "check_reachable", "clean_name", "connect", "impatient", "quiet", "reason", "shortened",
+    "announced", "artifact_location", "check_reachable", "clean_name", "connect", "impatient", "quiet", "reason",
+    "shortened",
 ]  # fmt: skip
 
 _PROBE_S = 5.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_PATIENCE_S = 2.0
 
 
 def connect(uri: str) -> MlflowClient:
@@ -47,10 +49,11 @@ def check_reachable(uri: str) -> None:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """Try MLflow's requests once, for 10 s; else a server that hangs would delay the start of a run by minutes."""
-    before = {name: os.environ.get(name) for name in _IMPATIENT}
-    os.environ.update(_IMPATIENT)
+def impatient(answer_s: float = 10.0) -> Iterator[None]:
+    """Try MLflow's requests once, for so long; else a server that hangs would delay the start of a run by minutes."""
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(zip(names, ("0", str(max(1, round(answer_s)))), strict=True))
     try:
         yield
     finally:
@@ -59,6 +62,18 @@ def impatient() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def announced(text: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say what is waited for, if the block takes longer than 2 s."""
+    timer = threading.Timer(_PATIENCE_S, say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

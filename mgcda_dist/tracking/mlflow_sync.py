@@ -14,14 +14,14 @@ from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.tracking.calls import checked
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, add_end, read_calls, read_lines
-from mgcda_dist.tracking.mlflow_client import check_reachable, connect, impatient, quiet, reason
+from mgcda_dist.tracking.mlflow_client import announced, check_reachable, connect, impatient, quiet, reason
 from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, RunStart, open_run
 from mgcda_dist.tracking.tracker import Status
 from mgcda_dist.trust import below, without_secrets
 
 __all__ = ["Synced", "end_run", "sync"]
 
-_ATTEMPTS, _PAUSE_S = 3, 1.0
+_ATTEMPTS, _PAUSE_S, _AT_ONCE_S = 3, 1.0, 10.0
 _LEVELS = 3
 """RUNS/NAME, RUNS/SWEEP/NAME and RUNS/NAME/evaluation lie this far below RUNS/mlflow.db."""
 
@@ -47,7 +47,14 @@ class Synced:
     refused: tuple[str, ...]
 
 
-def sync(folder: Path, uri: str | None = None, *, register: bool = False) -> Synced:
+def sync(
+    folder: Path,
+    uri: str | None = None,
+    *,
+    register: bool = False,
+    wait_s: float = 30.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Synced:
     """Bring the record of a run that is not going on to MLflow, and end the run there as it ended.
 
     A run without an end (its machine died) is ended as `KILLED`. Done again, it finds nothing to do. The record may
@@ -57,6 +64,8 @@ def sync(folder: Path, uri: str | None = None, *, register: bool = False) -> Syn
         uri: tracking server or database; None: `MLFLOW_TRACKING_URI` of the environment, else the database above the
             folder, if the run was recorded to a database.
         register: register the model under the name that the record gives.
+        wait_s: how long it may take to answer a request; with its last try, up to twice as long in all.
+        say: receives a sentence about what is waited for.
 
     Raises:
         MgcdaError: no record, no server named, or one that does not answer; a record that is a link.
@@ -70,15 +79,17 @@ def sync(folder: Path, uri: str | None = None, *, register: bool = False) -> Syn
         add_end(folder, "KILLED", time_s)
     ledger = Ledger(folder, where)
     refused: list[str] = []
+    waiting = f"waiting for MLflow at {where} to take the record, at most {wait_s:g} s for an answer"
     try:
-        check_reachable(where)
-        with quiet():
-            client = connect(where)
-            first = RunStart(start["experiment"], start["name"], round(1000 * start["time"]))
-            run, is_new = open_run(client, where, ledger.run_id, first)
-        ledger.begin(run.info.run_id, main=where == start["uri"])
-        delivery = Delivery(client, where, folder, ledger, run, refused.append, registers=register)
-        metrics, calls = _patiently(delivery.metrics), _patiently(delivery.calls)
+        with announced(waiting, say), impatient(wait_s):
+            check_reachable(where)
+            with quiet():
+                client = connect(where)
+                first = RunStart(start["experiment"], start["name"], round(1000 * start["time"]))
+                run, is_new = open_run(client, where, ledger.run_id, first)
+            ledger.begin(run.info.run_id, main=where == start["uri"])
+            delivery = Delivery(client, where, folder, ledger, run, refused.append, registers=register)
+            metrics, calls = _patiently(delivery.metrics, wait_s), _patiently(delivery.calls, wait_s)
     except MgcdaError:
         raise
     except Exception as error:  # MLflow, its database layer and its HTTP client raise every kind
@@ -97,12 +108,14 @@ def end_run(folder: Path, uri: str | None, status: Status, warn: Callable[[str],
     if not (folder / CALLS).is_file():
         return
     if _last(folder)[0] != "end":
-        add_end(folder, status)
+        try:
+            add_end(folder, status)
+        except OSError as error:
+            warn(f"{folder / CALLS} lacks the end of the run ({error.strerror})")
     if uri is None:
         return
     try:
-        with impatient():
-            sync(folder, uri, register=True)
+        sync(folder, uri, register=True, wait_s=_AT_ONCE_S, say=warn)
     except MgcdaError as error:
         warn(f"{error.problem}; `MLFLOW_TRACKING_URI={uri} mgcda sync {folder}` delivers what is missing")
 
@@ -149,14 +162,14 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _patiently(deliver: Callable[[], int]) -> int:
-    """Deliver with retries, enough to tell a refused call from a server that is away."""
-    total = 0
+def _patiently(deliver: Callable[[], int], wait_s: float) -> int:
+    """Deliver with retries, enough to tell a refused call from a server that is away; none after `wait_s`."""
+    total, begun = 0, time.monotonic()
     for attempt in range(_ATTEMPTS):
         try:
             return total + deliver()
         except Exception:
-            if attempt == _ATTEMPTS - 1:
+            if attempt == _ATTEMPTS - 1 or time.monotonic() - begun > wait_s:
                 raise
             time.sleep(_PAUSE_S)
     return total
