@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +17,21 @@ from typing import Any
 
 from mgcda_dist.chaos.compare import differences
 from mgcda_dist.chaos.inject import inject
-from mgcda_dist.chaos.schedule import PlannedFault
+from mgcda_dist.chaos.schedule import STORAGE_KINDS, PlannedFault
+from mgcda_dist.chaos.storage import full_disk, read_only
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.runs.events import read_events
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
 from mgcda_dist.tracking.jsonl import read_lines
 
 __all__ = ["ChaosResult", "InjectedFault", "run_chaos"]
 
 _POLL_S = 0.05
-_DETECTION_EVENTS = ("hang", "restart", "preemption")
+_DETECTION_EVENTS = ("hang", "restart", "preemption", "storage")
 _DRIVER_FAULTS = ("kill-driver", "interrupt")
+_LEAST_HOLD_S, _CHECKPOINTS_HELD = 8.0, 1.5
 
 
 @dataclass
@@ -38,8 +42,9 @@ class InjectedFault:
         kind, done: the fault, and a description of the action.
         step: last step logged before it.
         detected_s: time until the controller reported it, or the driver had ended.
-        recovered_s: time until the first step of the new attempt was logged.
-        resumed_at: first step of the new attempt.
+        recovered_s: time until the first step of the new attempt was logged; after a fault of storage, which starts
+            none, until the lines that had waited were written.
+        resumed_at: first step of the new attempt, or the first one that had waited.
         repeated: number of steps that were computed twice.
     """
 
@@ -110,7 +115,9 @@ def run_chaos(
     result.step_s, result.checkpoint_s = _step_times(driver.run, config.checkpoint.every_steps)
     report(f"undisturbed: {result.calm_s:.0f} s")
     begun = time.monotonic()
-    _inject_all(_Driver(*disturbed), plan, result, report)
+    # Long enough for a checkpoint to fail.
+    hold_s = max(_LEAST_HOLD_S, _CHECKPOINTS_HELD * config.checkpoint.every_steps * result.step_s)
+    _inject_all(_Driver(*disturbed, hold_s), plan, result, report)
     result.disturbed_s = time.monotonic() - begun
     result.differences = differences(driver.run, RunFolder(disturbed[0]), mlflow_uri(config))
     return result
@@ -158,8 +165,8 @@ def _description(fault: InjectedFault) -> str:
 class _Driver:
     """The process of `mgcda train`, which can be started again."""
 
-    def __init__(self, config: Config, arguments: Sequence[str]) -> None:
-        self.run, self._arguments = RunFolder(config), list(arguments)
+    def __init__(self, config: Config, arguments: Sequence[str], hold_s: float = _LEAST_HOLD_S) -> None:
+        self.run, self._arguments, self._hold_s = RunFolder(config), list(arguments), hold_s
         self._timeout_s = 60.0 + config.scaling.hang_timeout_s + 240.0
         self.log = self.run.root / "logs" / "chaos.log"
         self.start()
@@ -192,6 +199,10 @@ class _Driver:
         attempts = len(self._attempts())
         workers = [worker["process"] for worker in self._attempts()[-1]["workers"]]
         step, begun = self.step(), time.time()
+        if planned.kind in STORAGE_KINDS:
+            processes = [self.process.pid, *workers]
+            hindered = full_disk(processes) if planned.kind == "fill-disk" else read_only(self.run.root)
+            return self._inject_for_a_while(planned.kind, hindered)
         fault = InjectedFault(planned.kind, inject(planned, self.process, workers, self.run.checkpoints), step)
         if not fault.done:
             return fault
@@ -212,11 +223,32 @@ class _Driver:
         first = self._first_after(new["time"])
         assert first is not None
         if fault.detected_s is None:
-            times = [e["time"] for e in self._events() if e["kind"] in _DETECTION_EVENTS and e["time"] >= begun]
-            fault.detected_s = times[0] - begun if times else None
+            fault.detected_s = self._detected_s(begun)
         fault.resumed_at, fault.recovered_s = first[0], first[1] - begun
         fault.repeated = max(0, last + 1 - first[0])
         return fault
+
+    def _inject_for_a_while(self, kind: str, hindered: AbstractContextManager[str]) -> InjectedFault:
+        """Hinder writing for a while, and wait until the record is written again; the workers stay."""
+        attempts, begun = len(self._attempts()), time.time()
+        fault = InjectedFault(kind, "", self.step())
+        with hindered as fault.done:
+            while time.time() - begun < self._hold_s:
+                self._check(begun, "the end of the fault")
+                time.sleep(_POLL_S)
+            before = len(list(read_lines(self.run.metrics)))
+        self.wait_for(lambda: len(list(read_lines(self.run.metrics))) > before, "the lines that had to wait")
+        fault.recovered_s = time.time() - begun
+        self.wait_for(lambda: self._detected_s(begun) is not None, "a word about the fault")
+        fault.detected_s = self._detected_s(begun)
+        fault.resumed_at, fault.repeated = [step for step, _, _ in read_lines(self.run.metrics)][before], 0
+        if len(self._attempts()) > attempts:
+            raise self.failure(f"{kind} ended a worker")
+        return fault
+
+    def _detected_s(self, begun: float) -> float | None:
+        times = [e["time"] for e in self._events() if e["kind"] in _DETECTION_EVENTS and e["time"] >= begun]
+        return times[0] - begun if times else None
 
     def step(self) -> int:
         """The last logged step; -1: none."""
@@ -244,10 +276,7 @@ class _Driver:
 
     def _events(self) -> list[dict[str, Any]]:
         """The run's events: JSON objects whose keys depend on their kind."""
-        if not self.run.events.is_file():
-            return []
-        lines = self.run.events.read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be half written
-        return [json.loads(line) for line in lines]
+        return read_events(self.run.events)
 
     def _attempts(self) -> list[dict[str, Any]]:
         """Events that announce a new attempt, with the process of each worker."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.randomness import numpy_generator
 
-__all__ = ["KINDS", "PlannedFault", "schedule"]
+__all__ = ["KINDS", "STORAGE_KINDS", "PlannedFault", "schedule"]
 
 KINDS = {
     "kill-worker": "SIGKILL to a worker",
@@ -19,8 +19,12 @@ KINDS = {
     "interrupt": "Ctrl-C to the driver, which is then started again",
     "truncate-checkpoint": "half of the largest file of the newest checkpoint is cut off, and a worker is killed",
     "delete-checkpoint": "the newest checkpoint is deleted, and a worker is killed",
+    "fill-disk": "for a while no file of the driver and the workers grows",
+    "read-only": "for a while nothing can be written in the run's folder",
 }
 """Kinds of faults that one machine can have, with descriptions."""
+STORAGE_KINDS = ("fill-disk", "read-only")
+"""Kinds that pass by themselves, and that no worker may end by."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def chaos(
     """Train twice on this machine, once with faults, and compare the final states; exit code 1 if a byte differs."""
     from mgcda_dist.chaos.run import run_chaos
     from mgcda_dist.chaos.schedule import KINDS, schedule
-    from mgcda_dist.cli.console import Console
+    from mgcda_dist.chaos.storage import obstacle
+    from mgcda_dist.errors import MgcdaError
 
     console = Console()
     given = {word.partition("=")[0] for word in overrides or []}
@@ -40,7 +41,13 @@ def chaos(
     name = _load(config, words).config.name
     runs = [[*words, f"name={name}-{kind}-{seed}"] for kind in ("calm", "chaos")]
     undisturbed, disturbed = ((_load(config, changes).config, [str(config), *changes]) for changes in runs)
-    chosen = [kind for kind in kinds.split(",") if kind] or tuple(KINDS)
+    chosen = [kind for kind in kinds.split(",") if kind]
+    for kind, reason in ((kind, obstacle(kind)) for kind in chosen or KINDS):
+        if reason and chosen:
+            raise MgcdaError("kinds", f"{kind} is impossible here: {reason}", "leave it out")
+        if reason:
+            console.print(f"left out: {kind} ({reason})", soft_wrap=True)
+    chosen = chosen or [kind for kind in KINDS if not obstacle(kind)]
     plan = schedule(seed, faults, undisturbed[0].optim.steps, undisturbed[0].scaling.num_workers, chosen)
     for fault in plan:
         console.print(f"planned: {fault.kind} at step {fault.at_step}, {fault.delay_s * 1000:.0f} ms later")
