@@ -33,6 +33,7 @@ def chaos(
     from mgcda_dist.chaos.run import run_chaos
     from mgcda_dist.chaos.schedule import KINDS, schedule
     from mgcda_dist.chaos.storage import obstacle
+    from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError
 
     console = Console()

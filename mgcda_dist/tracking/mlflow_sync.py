@@ -103,7 +103,7 @@ def end_run(folder: Path, uri: str | None, status: Status, warn: Callable[[str],
     Args:
         uri: tracking server or database of the run; None: it has none.
         status: how it ended; one that has an end keeps it.
-        warn: receives a sentence if the record could not be delivered.
+        warn: receives a sentence about a long wait, and if the record could not be delivered.
     """
     if not (folder / CALLS).is_file():
         return

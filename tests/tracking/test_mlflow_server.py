@@ -128,7 +128,6 @@ def test_a_run_that_never_reached_mlflow_gets_one(server: MlflowServer, tmp_path
     assert contents(server, child)[2]["mlflow.parentRunId"] == parent
     again = invoke("sync", sweep, "--mlflow-uri", server.uri)
     assert again.output.count("nothing was missing") == 2
-    tracker._record._file.close()
 
 
 def test_a_server_that_hangs_holds_up_the_start_for_a_bounded_time(server: MlflowServer, tmp_path: Path) -> None:
