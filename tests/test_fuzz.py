@@ -149,7 +149,9 @@ def archives(draw: st.DrawFn, image: bytes, label: bytes) -> bytes:
         for _ in range(draw(st.integers(0, 6))):
             member, content = tarfile.TarInfo(draw(names) + draw(endings)), draw(contents)
             member.type, member.linkname, member.size = draw(kinds), draw(names), len(content)
-            member.pax_headers = draw(st.sampled_from([{}, {}, {"path": "b.jpg"}]))
+            member.pax_headers = draw(
+                st.sampled_from([{}, {}, {"path": "b.jpg"}, {"GNU.sparse.map": "0,1,x"}, {"size": "x"}])
+            )
             try:
                 tar.addfile(member, io.BytesIO(content))
             except (ValueError, KeyError):  # more than the format can say
