@@ -338,7 +338,7 @@ class EvaluationResults:
             raise MgcdaError(error.where, f"is not whole: {error.problem}", error.remedy or _AGAIN) from None
         try:
             results = cls.of_json(content)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             raise MgcdaError(str(path), f"is not a record of results: {error!r}", _AGAIN) from None
         # Rebuilt from plain values, so that the types of all parts are checked.
         return validated(cls, asdict(results), f"{path}: is not a record of results", _AGAIN)

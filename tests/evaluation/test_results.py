@@ -75,6 +75,7 @@ def test_components_of_a_set_without_any_are_written_without_f1() -> None:
         ('{"sets": {"a": {"intervals": {"ap": [1]}}}}', "is not a record of results"),
         ('{"conventions": ["of a later version"]}', "is not a record of results"),
         ('{"conventions": []}', "is not a record of results"),
+        ('{"window_px": [64]}', "is not a record of results"),
         (None, "cannot be read"),
     ],
 )
