@@ -17,8 +17,8 @@ IMAGE_SUFFIXES = {
     ".tif": "tif", ".tiff": "tif", ".pgm": "pnm", ".ppm": "pnm", ".pnm": "pnm",
 }  # fmt: skip
 """Suffix of a picture that is read, in small letters → its format."""
-LOSSLESS_SUFFIXES = tuple(suffix for suffix, form in IMAGE_SUFFIXES.items() if form not in ("jpg", "webp"))
-"""Those that a label may have: lossy formats change ids."""
+LOSSLESS_SUFFIXES = tuple(suffix for suffix, form in IMAGE_SUFFIXES.items() if form in ("png", "bmp", "tif"))
+"""Those that a label may have; lossy formats change ids."""
 
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that operating systems leave everywhere; they are not counted."""

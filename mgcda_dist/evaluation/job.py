@@ -162,6 +162,7 @@ def run_job(
                 method=job.name,
                 manifest=frames[entry.name].manifest,
                 class_space=job.subject().class_space,
+                keys=frames[entry.name].keys,
             )
             if job.submission
             else None,

@@ -1,8 +1,7 @@
 """Score maps of another method, read from files: a folder with one file per frame, or one archive of all of them.
 
 `.npy`, `.npz`, `.h5` / `.hdf5` (one array, or several that are each named as a frame), `.tif` / `.tiff`, `.png` (8 or
-16 bits, grey). A map belongs to the frame whose key is its path in the folder without the suffix, or, where that is
-clear, to the frame whose key ends with its name; endings that benchmarks add (`_anomaly`, `_score` …) may stand.
+16 bits, grey). `map_names.py` says which map belongs to which frame.
 A `.png` of `mgcda predict` holds the ends of its range, and is read as the scores it was written from.
 """
 
@@ -10,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +21,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
 
 from mgcda_dist.data.header import MAX_PIXELS
-from mgcda_dist.data.shards.keys import original_name, safe_key
+from mgcda_dist.data.listing import files_below
+from mgcda_dist.data.shards.keys import original_name
 from mgcda_dist.errors import ConfigError, MgcdaError, install_extra
+from mgcda_dist.evaluation.map_names import match_names
 from mgcda_dist.trust import regular, unpacked
 
 __all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
@@ -38,7 +37,6 @@ _ARCHIVES = (".npz", ".h5", ".hdf5")
 _SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
 _NO_MAPS = ("_segmentation", ".overlay")
 """Ends of names of other files beside maps: predicted classes (Fishyscapes), pictures of `mgcda predict`."""
-_ENDING = re.compile(r"[_.-](anomaly|score|scores|anomaly_score|uncertainty|heatmap|leftImg8bit|rgb)$")
 
 
 _BOUND = "a score map has the size of its frame; is it one?"
@@ -80,16 +78,17 @@ class ScoreMaps:
             ConfigError: frames without a map, or names that fit several.
         """
         below = {key.removeprefix(f"{name}/"): file for key, file in self._maps.items() if key.startswith(f"{name}/")}
-        found = _matched(below or self._maps, keys, self.root)
-        found = _of_older_keys(below or self._maps, keys) | found
-        missing = [key for key in keys if key not in found]
+        maps = below or self._maps
+        frames = {_last(original_name(key)) for key in keys}
+        names = [each for each in maps if not each.endswith(_NO_MAPS) or _last(each) in frames]
+        matched, unclear = match_names(keys, names)
+        missing = [key for key in keys if key not in matched]
         if missing:
-            have = ", ".join(list(below or self._maps)[:3])
-            raise ConfigError(
-                str(self.root),
-                f"{len(missing)} of the {len(keys)} frames of {name} have no map, first {missing[0]!r}",
-                f"maps are named as frames; the first ones here are {have}",
-            )
+            problem = f"{len(missing)} of the {len(keys)} frames of {name} have no map, first {missing[0]!r}"
+            problem += f": {unclear[missing[0]]}" if missing[0] in unclear else ""
+            remedy = f"name a map by the frame's whole key; the first ones here are {', '.join(names[:3])}"
+            raise ConfigError(str(self.root), problem, remedy)
+        found = {key: maps[each] for key, each in matched.items()}
         self._used |= set(found.values())
         return found
 
@@ -99,11 +98,12 @@ class ScoreMaps:
         Raises:
             ConfigError: with how many there are, and the first.
         """
-        extra = [str(file) for file in self._maps.values() if file not in self._used]
+        maps = {name: file for name, file in self._maps.items() if not name.endswith(_NO_MAPS)}
+        extra = [str(file) for file in maps.values() if file not in self._used]
         if extra:
             raise ConfigError(
                 str(self.root),
-                f"{len(extra)} of {len(self._maps)} maps belong to no frame, first {extra[0]}",
+                f"{len(extra)} of {len(maps)} maps belong to no frame, first {extra[0]}",
                 "are these the maps of another set or split? else `ignore_extra_maps` leaves them out",
             )
 
@@ -157,8 +157,8 @@ def _listed(root: Path) -> dict[str, MapFile]:
             raise ConfigError(str(root), "is neither a folder nor an archive", f"one of {', '.join(_ARCHIVES)}")
         return {member or root.stem: MapFile(root, member) for member in _members(root)}
     maps: dict[str, MapFile] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith(".") or path.stem.endswith(_NO_MAPS):
+    for path in files_below(root):
+        if path.suffix.lower() not in _SUFFIXES:
             continue
         stem = path.relative_to(root).with_suffix("").as_posix()
         for member in _members(path):
@@ -166,9 +166,13 @@ def _listed(root: Path) -> dict[str, MapFile]:
             if name in maps:
                 raise ConfigError(str(root), f"two maps are called {name}: {maps[name]} and {path}", "remove one")
             maps[name] = MapFile(path, member)
-    if not maps:
+    if all(name.endswith(_NO_MAPS) for name in maps):
         raise ConfigError(str(root), "holds no score map", f"maps are files that end with {', '.join(_SUFFIXES)}")
     return maps
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _members(path: Path) -> list[str]:
@@ -189,57 +193,6 @@ def _members(path: Path) -> list[str]:
     except Exception as error:  # of damaged files NumPy, zipfile and h5py raise all kinds
         raise MgcdaError(str(path), f"cannot be read: {error}", "is the file whole?") from None
     return names if len(names) > 1 else [""]
-
-
-def _matched(maps: dict[str, MapFile], keys: Sequence[str], root: Path) -> dict[str, MapFile]:
-    """Key → file: by the whole name, else by its last part or by the number it begins with, where there is one such."""
-    whole = {_plain(name): file for name, file in maps.items()}
-    by_last: dict[str, list[MapFile]] = defaultdict(list)
-    for name, file in whole.items():
-        by_last[name.rpartition("/")[2]].append(file)
-    found: dict[str, MapFile] = {}
-    for shorten in (_last, _number):
-        names = {key: shorten(_plain(key)) for key in keys}
-        frames = Counter(names.values())
-        for key, name in names.items():
-            if _plain(key) in whole:
-                found[key] = whole[_plain(key)]
-            elif key not in found and name in by_last:
-                if frames[name] > 1 or len(by_last[name]) > 1:
-                    several = f"{len(by_last[name])} maps and {frames[name]} frames are called {name!r}"
-                    raise ConfigError(str(root), several, f"name the map by the frame's whole key, {key!r}")
-                found[key] = by_last[name][0]
-    return found
-
-
-def _of_older_keys(maps: dict[str, MapFile], keys: Sequence[str]) -> dict[str, MapFile]:
-    """Key → file where a name was squeezed to ASCII for the key, as before November 2026, and one map alone fits."""
-    known: dict[str, set[MapFile]] = defaultdict(set)
-    for name, file in maps.items():
-        plain = original_name(_plain(name))
-        squeezed = re.sub(r"[^A-Za-z0-9_/-]+", "_", plain)
-        for short in {squeezed, _last(squeezed)} if squeezed != plain else ():
-            known[short].add(file)
-    return {key: next(iter(known[key])) for key in keys if len(known[key]) == 1}
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _number(name: str) -> str:
-    """The number that frames of Fishyscapes begin with, which is all that a submission's files are called by."""
-    number = _last(name).partition("_")[0]
-    return number if number.isdigit() else _last(name)
-
-
-def _plain(name: str) -> str:
-    """The key of a frame, or of the map that is named as it or its image, without the endings that methods add."""
-    name = original_name(name)
-    shorter = _ENDING.sub("", name)
-    while shorter != name:
-        name, shorter = shorter, _ENDING.sub("", shorter)
-    return safe_key(name)
 
 
 def _read(file: MapFile) -> NDArray[Any]:

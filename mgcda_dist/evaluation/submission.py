@@ -10,7 +10,7 @@ with an array `value` in float16, compressed. METHOD is the subject's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,32 @@ _SMIYC_DATASETS: dict[str, Callable[[str], str]] = {
 }
 
 
-def submission(layout: SubmissionLayout, folder: Path, *, method: str, manifest: Manifest, class_space: str) -> Sink:
+def submission(
+    layout: SubmissionLayout,
+    folder: Path,
+    *,
+    method: str,
+    manifest: Manifest,
+    class_space: str,
+    keys: Sequence[str] = (),
+) -> Sink:
     """Writes the frames of one set.
 
     Args:
         class_space: of the predicted classes; empty: none.
+        keys: of all frames.
+
+    Raises:
+        MgcdaError: two frames would be written to one file.
     """
+    owners: dict[str, str] = {}
+    for key in keys:
+        last = key.rpartition("/")[2]
+        name = last if layout == "smiyc" else last.partition("_")[0]
+        if name in owners:
+            problem = f"it and {owners[name]} would both be called {name} in a submission to {layout}"
+            raise MgcdaError(key, problem, "write shards of the benchmark's own frames only")
+        owners[name] = key
     if layout == "smiyc":
         name = _SMIYC_DATASETS.get(manifest.dataset, lambda split: f"{manifest.dataset}-{split}")(manifest.split)
         return _smiyc(folder / "anomaly_p" / method / name)

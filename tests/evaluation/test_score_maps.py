@@ -118,8 +118,10 @@ def test_frames_are_found_by_their_last_name_where_it_is_clear(tmp_path: Path) -
     chosen = maps.choose("set", ["farm/cow", "a/0001", "b/0001"])
     assert chosen["farm/cow"].path == tmp_path / "cow.npy"
     assert chosen["b/0001"].path == tmp_path / "b/0001.npy"
-    with pytest.raises(ConfigError, match="2 maps and 1 frames are called '0001'"):
+    with pytest.raises(ConfigError, match="1 of the 1 frames of set have no map, first 'c/0001'\n"):
         maps.choose("set", ["c/0001"])
+    with pytest.raises(ConfigError, match=r"1 of the 1 frames .* first '0001': 2 maps and 1 frames are called"):
+        maps.choose("set", ["0001"])
 
 
 def test_a_submission_to_fishyscapes_can_be_read_back(tmp_path: Path) -> None:
@@ -152,6 +154,18 @@ def test_missing_and_extra_maps_are_named(tmp_path: Path) -> None:
     maps.choose("set", ["a"])
     with pytest.raises(ConfigError, match=r"1 of 2 maps belong to no frame, first .*b\.npy"):
         maps.refuse_unused()
+
+
+def test_hidden_maps_are_left_out_and_linked_folders_read(tmp_path: Path) -> None:
+    for place in ("disk/a", "maps/.ipynb_checkpoints/a-checkpoint", "maps/._b", "maps/b", "maps/b_segmentation"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / f"{place}.npy", np.zeros(SHAPE))
+    (tmp_path / "maps" / "city").symlink_to(tmp_path / "disk")
+    maps = ScoreMaps(tmp_path / "maps")
+    chosen = maps.choose("set", ["city/a", "b"])
+    maps.refuse_unused()
+    assert chosen["city/a"].path == tmp_path / "maps/city/a.npy"
+    assert maps.choose("set", ["b_segmentation"])["b_segmentation"].path == tmp_path / "maps/b_segmentation.npy"
 
 
 def test_a_map_of_another_size_is_refused_unless_it_may_be_resized(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,3 +65,10 @@ def test_smiyc_gets_half_precision_in_hdf5(tmp_path: Path, dataset: str, split: 
         np.testing.assert_array_equal(file["value"][:], SCORE.astype(np.float16))
     with pytest.raises(MgcdaError, match="beyond ±65504"):
         write(_frame(), 1e6 * SCORE, None)
+
+
+@pytest.mark.parametrize(("layout", "keys"), [("smiyc", ["a/0001", "b/0001"]), ("fishyscapes", ["0003_a", "0003_b"])])
+def test_two_frames_are_never_one_file(tmp_path: Path, layout: Any, keys: list[str]) -> None:
+    with pytest.raises(MgcdaError, match=f"{keys[1]}: it and {keys[0]} would both be called"):
+        submission(layout, tmp_path, method="m", manifest=_manifest("x"), class_space="", keys=keys)
+    assert list(tmp_path.iterdir()) == []

@@ -82,7 +82,7 @@ def test_a_label_may_have_any_lossless_suffix(tmp_path: Path, suffix: str) -> No
     path = put(tmp_path / "labels" / f"a.{suffix.lower()}", label(0, 1))
     path = path.rename(path.with_suffix(f".{suffix}"))
     assert keys(plain(tmp_path)) == ["a"]
-    put(tmp_path / "labels" / "a.ppm", image())
+    put(tmp_path / "labels" / "a.tiff", label(0, 1))
     with pytest.raises(ShardError, match=r"is there, too, so which is the label of a\?"):
         plain(tmp_path)
 
