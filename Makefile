@@ -20,7 +20,12 @@ FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
 	then command -v "$$name"; exit; fi; done; \
 	echo "No Python 3.11 or 3.12 with venv was found. Install one (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 	echo "or name it: make demo PYTHON=/path/to/python3.11" >&2; exit 1
-INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e
+# Every file that is installed has a hash in requirements/; a package without a wheel (deepspeed) is built by tools that have one.
+INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
+HASHED = $(INSTALL) --require-hashes --no-build-isolation -r
+TOOLS ?= $(VENV)/tools
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-config --python-version 3.11 --python-platform linux --generate-hashes \
+	--no-annotate --no-header -c constraints.txt
 
 ##@ Start here
 .PHONY: demo
@@ -90,7 +95,26 @@ format: $(DEV_READY) ## Fix style and format
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format --quiet .
 
+.PHONY: audit
+audit: $(TOOLS)/.ready ## Ask PyPI for known vulnerabilities of every pinned version (needs its database: see SECURITY.md)
+	@rm -f $(TOOLS)/found.txt; for file in demo dev build mlflow tools; do \
+		$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+			-r requirements/$$file.txt -f columns -o $(TOOLS)/found.txt > $(TOOLS)/log.txt 2>&1 && continue; \
+		if [ -s $(TOOLS)/found.txt ]; then cat $(TOOLS)/found.txt; exit 1; fi; \
+		tail -n 1 $(TOOLS)/log.txt >&2; \
+		echo "audit: NOT DONE for requirements/$$file.txt: its database could not be asked, or does not know a package" >&2; \
+		exit 2; done; echo "audit: no known vulnerability"
+
 ##@ House
+.PHONY: lock
+lock: $(TOOLS)/.ready ## Pin what pyproject.toml wants, as constraints.txt says where it does; hashes of all files to requirements/
+	@$(COMPILE) --extra demo pyproject.toml -o requirements/demo.txt
+	@sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package \1/p' requirements/demo.txt | xargs $(COMPILE) --all-extras pyproject.toml \
+		-o requirements/dev.txt
+	@for name in build mlflow tools; do $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
+	@{ head -n 1 constraints.txt; sed -n 's/^\([^[ =]*\)[^ =]*==\([^ ;]*\).*/\1==\2/p' requirements/demo.txt requirements/dev.txt \
+		| LC_ALL=C sort; } > $(TOOLS)/constraints.txt && mv $(TOOLS)/constraints.txt constraints.txt
+
 .PHONY: install
 install: $(DEMO_READY) ## Make .venv and install what training needs
 
@@ -110,15 +134,22 @@ help:
 $(BIN)/python:
 	@found=$$($(FIND_PYTHON)); echo "Making $(VENV) with $$("$$found" -V)"; "$$found" -m venv $(VENV)
 
-$(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
+$(DEMO_READY): pyproject.toml requirements/build.txt requirements/demo.txt | $(BIN)/python
 	@echo "Installing into $(VENV): some minutes and 7 GB the first time (torch brings its CUDA libraries)"
-	@$(INSTALL) '.[demo]'
+	@$(HASHED) requirements/build.txt
+	@$(HASHED) requirements/demo.txt
+	@$(INSTALL) --no-build-isolation -e .
 	@touch $@
 
-$(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing into $(VENV) with the tools for tests: some minutes and 7 GB the first time"
-	@$(INSTALL) '.[demo,dev,maps,networks,onnx,remote]'
-	@touch $(DEMO_READY) $@
+$(DEV_READY): $(DEMO_READY) requirements/dev.txt
+	@echo "Installing the tools for tests into $(VENV)"
+	@$(HASHED) requirements/dev.txt
+	@touch $@
+
+$(TOOLS)/.ready: requirements/tools.txt | $(BIN)/python
+	@test -x $(TOOLS)/bin/python || $(BIN)/python -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tools.txt
+	@touch $@
 
 $(DEMO_SHARDS): | $(DEMO_READY)
 	@$(BIN)/mgcda shards synth shards/demo

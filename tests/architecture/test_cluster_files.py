@@ -27,7 +27,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     for path in sorted((CLUSTER / "kuberay").glob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
 }
-IMAGE = re.compile(r"^[\w.\-/]+:[\w.\-]*\d[\w.\-]*$")
+IMAGE = re.compile(r"^[\w.\-/]+:[\w.\-]*\d[\w.\-]*(@sha256:[0-9a-f]{64})?$")
 PINS = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
 
 
