@@ -71,7 +71,10 @@ def write(
         bool, typer.Option("--drop-street-furniture", help="coco: leave out hydrants, parking meters and benches")
     ] = False,
     strict: Strict = False,
-    workers: Workers = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|ray", help="threads; default: one per processor; ray: all nodes of a cluster"),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a dataset as shards. If it was interrupted, the same command continues it."""
@@ -88,7 +91,8 @@ def write(
     _refuse_foreign(reader, chosen)
     if exif is not None and "exif" in reader.options:  # outlines follow the photo as labels do
         chosen["exif"] = exif
-    opened = reader.open(source, split, **chosen)
+    threads = _threads(workers)
+    opened = reader.open(source.absolute() if threads == "ray" else source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])
     options = EncodeOptions(resize_height, image_format, quality, exif)
@@ -102,12 +106,20 @@ def write(
         LEDGER: opened.passed_over.as_json(len(samples)),
         **opened.metadata,
     }
+    spread = None
+    if threads == "ray":
+        from mgcda_dist.cluster.spread import Spread
+
+        spread, threads = Spread(), None
     with _bar(f"{dataset} {split}", len(samples)) as advance:
         manifest = write_shards(
             samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,
             samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
-            workers=workers, overwrite=overwrite,
+            workers=threads, elsewhere=spread and spread.map, overwrite=overwrite,
         )  # fmt: skip
+    if spread is not None:
+        by_node = ", ".join(f"{address} {count}" for address, count in sorted(spread.pieces.items()))
+        typer.echo(f"shards by node: {by_node}", err=True)
     _print_written(manifest, strict=strict)
 
 
@@ -268,6 +280,14 @@ def preview(
             legend |= shown(ids, meaning) if labels else {}
     legend = {name: legend[name] for name in meaning.values() if name in legend} | legend
     _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width), out)
+
+
+def _threads(workers: str | None) -> int | Literal["ray"] | None:
+    if workers is None or workers == "ray":
+        return workers
+    if not workers.isdecimal() or int(workers) == 0:
+        raise ConfigError("--workers", f"{workers!r} is no number of threads", "a number, or ray")
+    return int(workers)
 
 
 def _reader(dataset: str) -> Source:

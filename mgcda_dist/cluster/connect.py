@@ -11,7 +11,15 @@ from mgcda_dist.cluster.sweep import Resources
 from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import ConfigError, counted
 
-__all__ = ["KEEP_FREED_MEMORY", "available_resources", "connect", "node_resources", "prepare_environment", "start_ray"]
+__all__ = [
+    "KEEP_FREED_MEMORY",
+    "available_resources",
+    "connect",
+    "node_resources",
+    "open_ray",
+    "prepare_environment",
+    "start_ray",
+]
 
 _CONNECT_TIMEOUT_S = 10.0
 KEEP_FREED_MEMORY = {
@@ -66,20 +74,26 @@ def start_ray(scaling: ScalingConfig) -> None:
     """
     import torch
 
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    if not os.environ.get("RAY_ADDRESS"):
+        wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
+        if wanted > present:
+            workers = counted(scaling.num_workers, "worker")
+            raise ConfigError(
+                "scaling.gpus_per_worker",
+                f"{workers} with {scaling.num_gpus} GPU each; this machine has {present}",
+                "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
+            )
+        for name, value in KEEP_FREED_MEMORY.items():
+            os.environ.setdefault(name, value)
+    open_ray(max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker)))
+
+
+def open_ray(cpus: int) -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, else start a one-node Ray with that many processors."""
+    if address := os.environ.get("RAY_ADDRESS"):
         connect(address)
-        return
-    wanted, present = scaling.num_workers * scaling.num_gpus, torch.cuda.device_count()
-    if wanted > present:
-        raise ConfigError(
-            "scaling.gpus_per_worker",
-            f"{counted(scaling.num_workers, 'worker')} with {scaling.num_gpus} GPU each; this machine has {present}",
-            "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
-        )
-    for name, value in KEEP_FREED_MEMORY.items():
-        os.environ.setdefault(name, value)
-    start_local(max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker)))
+    else:
+        start_local(cpus)
 
 
 def node_resources() -> list[NodeResources]:

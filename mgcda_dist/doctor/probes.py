@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgcda_dist.cluster import network_interface as interface
-from mgcda_dist.cluster.connect import connect, prepare_environment
-from mgcda_dist.cluster.local import start_local
+from mgcda_dist.cluster.connect import open_ray, prepare_environment
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
@@ -174,10 +173,7 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
 
     address = os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            connect(address)
-        else:
-            start_local(max(os.cpu_count() or 1, round(cpus)))
+        open_ray(max(os.cpu_count() or 1, round(cpus)))
     except MgcdaError as error:
         yield Finding("problem", "ray", error.problem, error.remedy)
         return

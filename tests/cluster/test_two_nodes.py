@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import urllib.request
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import SECRETS, Place
+from tests.cluster.test_spread import write_source
+from tests.data.shards.test_write import content
+from tests.support.commands import mgcda
 from tests.support.watched import groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -100,6 +105,35 @@ def test_the_doctor_names_the_node_that_differs(place: Place, trained: subproces
     assert found["ok", "collectives"].startswith("2 workers on 2 nodes, gloo over eth0, 1 thread each")
     assert found["ok", "ray"].startswith("2 nodes") and found["ok", "clocks"] and found["ok", "memory"]
     assert not list((private / "runs").glob(".mgcda-doctor*")), "it leaves no mark"
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+def test_shards_are_written_by_both_nodes_with_the_bytes_of_one_process(place: Place) -> None:
+    """Killed once on the way, and gone on with; the folder is that of a write on one machine."""
+    source = write_source(place.folder / "raw", 40)
+    words = ("--label-format", "road8", "--samples-per-shard", "2")
+    alone = mgcda("shards", "write", "plain", source, place.folder / "alone", *words)
+    assert alone.returncode == 0, alone.stderr
+    folder = place.folder / "spread"
+    command = ("mgcda", "shards", "write", "plain", str(source), str(folder), *words, "--workers", "ray")
+    first = place.nodes.start(place.submission("--submission-id", "write-1", command=command), cwd=place.checkout)
+    journal, deadline = folder / ".writing.jsonl", time.monotonic() + 240
+    while not journal.is_file() or journal.read_text().count("\n") < 4:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in psutil.process_iter(["cmdline"]):
+        words_of_it = " ".join(process.info["cmdline"] or [])
+        if str(folder) in words_of_it and "ray job submit" not in words_of_it and "bin/ray" not in words_of_it:
+            process.kill()
+    assert first.wait(timeout=120) != 0
+    finished = journal.read_text().count("\n") - 1
+    assert 3 <= finished < 20 and not (folder / "manifest.json").exists(), "it was stopped on the way"
+    again = place.submit("write-2", *command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    said = (again.stdout + again.stderr).partition("shards by node: ")[2].splitlines()[0]
+    assert {word.split()[0] for word in said.split(", ")} == set(place.nodes.addresses), said
+    assert content(folder) == content(place.folder / "alone")
 
 
 def test_a_wrong_token_is_called_that(place: Place) -> None:

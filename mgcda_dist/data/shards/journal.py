@@ -16,7 +16,7 @@ from mgcda_dist.data.shards.manifest import MANIFEST
 from mgcda_dist.errors import ShardError
 from mgcda_dist.trust import open_lock
 
-__all__ = ["JOURNAL", "FinishedShard", "Journal"]
+__all__ = ["JOURNAL", "FinishedShard", "Journal", "is_there"]
 
 JOURNAL = ".writing.jsonl"
 
@@ -109,8 +109,13 @@ def _usable(shards: list[FinishedShard], folder: Path) -> list[FinishedShard]:
     """The leading shards whose files are still there with their size."""
     usable: list[FinishedShard] = []
     for shard in shards:
-        path = folder / shard.name
-        if not path.is_file() or path.stat().st_size != shard.num_bytes:
+        if not is_there(shard, folder):
             break
         usable.append(shard)
     return usable
+
+
+def is_there(shard: FinishedShard, folder: Path) -> bool:
+    """The shard's file is in its place, with its size."""
+    path = folder / shard.name
+    return path.is_file() and path.stat().st_size == shard.num_bytes

@@ -53,6 +53,10 @@ class LazySamples:
         """One function per sample that reads it."""
         return (partial(self._load, item) for item in self._items)
 
+    def part(self, start: int, stop: int) -> LazySamples:
+        """The samples from `start` to before `stop`, by their place."""
+        return LazySamples(self._items[start:stop], self._load)
+
     def matching(self, patterns: Collection[str]) -> LazySamples:
         """The samples whose key matches one of the shell patterns (`*`, `?`, `[…]`; `*` passes slashes).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,32 +10,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from mgcda_dist import __version__
 from mgcda_dist.data.ledger import LEDGER, ledger_lines
-from mgcda_dist.data.shards.encode import EncodedSample, EncodeOptions, encode_sample
-from mgcda_dist.data.shards.journal import FinishedShard, Journal
+from mgcda_dist.data.shards.encode import EncodeOptions
+from mgcda_dist.data.shards.job import MapJobs, ReadySample, ShardJob, prepare, run_job, write_shard
+from mgcda_dist.data.shards.journal import FinishedShard, Journal, is_there
 from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_digest
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
-from mgcda_dist.data.shards.tar import ShardWriter
 from mgcda_dist.errors import ShardError
 
 __all__ = ["finish_manifest", "write_shards"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class _Ready(NamedTuple):
-    """A sample ready to be written: key, checksum of the source, and its encoding unless its shard is there."""
-
-    key: str
-    fingerprint: bytes
-    encoded: EncodedSample | None
 
 
 def write_shards(
@@ -52,6 +41,7 @@ def write_shards(
     options: EncodeOptions | None = None,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
+    elsewhere: MapJobs | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write shards and their manifest.
@@ -67,6 +57,7 @@ def write_shards(
         options: resizing and encoding of the images.
         progress: called with the number of samples finished since the last call.
         workers: threads that read and encode; None: one per processor.
+        elsewhere: makes whole shards of a `LazySamples` on other machines instead, which see the same files.
         overwrite: replace a finished folder.
 
     Raises:
@@ -84,7 +75,11 @@ def write_shards(
     complete = False
     try:
         (folder / MANIFEST).unlink(missing_ok=True)
-        finished = _write_all(samples, folder, journal, options, kind, samples_per_shard, progress, workers)
+        if elsewhere is None:
+            finished = _write_all(samples, folder, journal, options, kind, samples_per_shard, progress, workers)
+        else:
+            assert isinstance(samples, LazySamples)
+            finished = _write_elsewhere(samples, folder, journal, options, kind, samples_per_shard, progress, elsewhere)
         rows = [ShardRow(s.name, s.num_samples, s.num_bytes, bytes.fromhex(s.sha256)) for s in finished]
         if not rows:
             passed_over = ledger_lines(provenance[LEDGER]) if provenance and LEDGER in provenance else ()
@@ -154,13 +149,9 @@ def _write_all(
     reused = list(journal.finished)
     num_reused = sum(shard.num_samples for shard in reused)
 
-    def job(item: tuple[int, Callable[[], SourceSample]]) -> _Ready:
+    def job(item: tuple[int, Callable[[], SourceSample]]) -> ReadySample:
         position, load = item
-        sample = load()
-        # A sample of a reused shard is read to check that it is still the same, but not encoded again.
-        return _Ready(
-            sample.key, _fingerprint(sample), encode_sample(sample, options, kind) if position >= num_reused else None
-        )
+        return prepare(load(), options, kind, encode=position >= num_reused)
 
     ready = _in_order(job, enumerate(_loaders(samples)), workers or os.cpu_count() or 1)
     ready = _checked(ready, folder, progress)
@@ -169,7 +160,7 @@ def _write_all(
         if source != shard.source:
             raise _changed(folder, shard.name)
     while (
-        shard := _write_one(islice(ready, samples_per_shard), folder / shard_name(len(journal.finished)))
+        shard := write_shard(islice(ready, samples_per_shard), folder / shard_name(len(journal.finished)))
     ) is not None:
         if journal.finished and journal.finished[-1].num_samples < samples_per_shard:
             raise _changed(folder, journal.finished[-1].name)  # the former last shard is no longer the last
@@ -177,55 +168,62 @@ def _write_all(
     return journal.finished
 
 
-def _write_one(ready: Iterator[_Ready], path: Path) -> FinishedShard | None:
-    """One shard of all the given samples; None if there is none."""
-    writer, fingerprints, histogram = None, hashlib.sha256(), np.zeros(256, np.int64)
-    try:
-        for _, fingerprint, encoded in ready:
-            if encoded is not None:
-                writer = writer or ShardWriter(path)
-                writer.add(encoded)
-                histogram += encoded.histogram
-            fingerprints.update(fingerprint)
-    except BaseException:
-        if writer is not None:
-            writer.abandon()
-        raise
-    if writer is None:
-        return None
-    row = writer.finish()
-    counts = {str(raw): int(count) for raw, count in enumerate(histogram) if count}
-    return FinishedShard(row.name, row.num_samples, row.num_bytes, row.sha256.hex(), fingerprints.hexdigest(), counts)
+def _write_elsewhere(
+    samples: LazySamples,
+    folder: Path,
+    journal: Journal,
+    options: EncodeOptions,
+    kind: Kind,
+    samples_per_shard: int,
+    progress: Callable[[int], None] | None,
+    elsewhere: MapJobs,
+) -> list[FinishedShard]:
+    """All shards, those of an earlier, interrupted write included; each made by a job of its own."""
+    reused, seen = list(journal.finished), set[str]()
+    starts = range(0, len(samples), samples_per_shard)
+    if len(reused) > len(starts):
+        raise _changed(folder, reused[len(starts)].name)
+    jobs = (
+        ShardJob(samples.part(start, start + samples_per_shard), folder / shard_name(i), options, kind, i < len(reused))
+        for i, start in enumerate(starts)
+    )
+    for i, (keys, source, shard) in enumerate(elsewhere(run_job, jobs)):
+        for key in keys:
+            _refuse_double(key, seen, folder)
+        if shard is None:
+            if source != reused[i].source:
+                raise _changed(folder, reused[i].name)
+        elif not is_there(shard, folder):
+            remedy = "write to storage that all nodes see under the same path"
+            raise ShardError(str(folder / shard.name), "a node has written it, and it is not here", remedy)
+        else:
+            journal.add(shard)
+        if progress is not None:
+            progress(len(keys))
+    return journal.finished
 
 
-def _checked(ready: Iterator[_Ready], folder: Path, progress: Callable[[int], None] | None) -> Iterator[_Ready]:
+def _checked(
+    ready: Iterator[ReadySample], folder: Path, progress: Callable[[int], None] | None
+) -> Iterator[ReadySample]:
     """The same items, with progress reported and duplicate keys refused."""
     seen: set[str] = set()
     for item in ready:
-        if item.key in seen:
-            raise ShardError(f"{folder.name}/{item.key}", "two samples have this key", "keys must be unique in a split")
-        seen.add(item.key)
+        _refuse_double(item.key, seen, folder)
         yield item
         if progress is not None:
             progress(1)
 
 
+def _refuse_double(key: str, seen: set[str], folder: Path) -> None:
+    if key in seen:
+        raise ShardError(f"{folder.name}/{key}", "two samples have this key", "keys must be unique in a split")
+    seen.add(key)
+
+
 def _changed(folder: Path, shard: str) -> ShardError:
     remedy = "choose `overwrite` to start anew"
     return ShardError(str(folder), f"the source changed since the interrupted write (at {shard})", remedy)
-
-
-def _fingerprint(sample: SourceSample) -> bytes:
-    digest = hashlib.sha256()
-    for part in (
-        sample.key.encode(),
-        sample.image,
-        sample.label or b"",
-        json.dumps(sample.meta, sort_keys=True).encode(),
-    ):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
 
 
 def _loaders(samples: Iterable[SourceSample]) -> Iterator[Callable[[], SourceSample]]:
