@@ -95,7 +95,7 @@ def refuse_password(uri: str | None) -> None:
     Raises:
         MgcdaError: the address holds one.
     """
-    from mgcda_dist.trust import has_secret
+    from mgcda_dist.addresses import has_secret
 
     if uri is not None and has_secret(uri):
         raise MgcdaError(

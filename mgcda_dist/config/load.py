@@ -13,13 +13,13 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.parse import parse_yaml, read_yaml
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.trust import without_secrets
 
 __all__ = [
     "LoadedConfig",

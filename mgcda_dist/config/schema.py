@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from mgcda_dist.addresses import has_secret
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, OUTLIER_LOSSES, ROAD_NAMES, SMOOTHING_MODES, smoothing_cap
 from mgcda_dist.config.data import ClassSpaceConfig, DataConfig, StreamConfig
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
@@ -25,7 +26,6 @@ from mgcda_dist.config.method import (
 )
 from mgcda_dist.config.run import CheckpointConfig, EngineConfig, EvaluationConfig, ScalingConfig, TrackingConfig
 from mgcda_dist.errors import counted, near_or_all
-from mgcda_dist.trust import has_secret
 
 __all__ = ["Config"]
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import RunFile
 from mgcda_dist.data.inputs import RunInput
 from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.reports.runs import RunRecord
 from mgcda_dist.tracking.tags import Tag
-from mgcda_dist.trust import read_bytes, without_secrets
+from mgcda_dist.trust import read_bytes
 
 __all__ = ["DataUse", "Fact", "Note", "data_table", "fact_table", "notes"]
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from mgcda_dist import __version__
+from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import write_atomically
@@ -37,7 +38,6 @@ from mgcda_dist.reports.sections import SetSection, history_charts, set_sections
 from mgcda_dist.reports.tables import difference_tables, findings, legend
 from mgcda_dist.tables import Column, RunName, Table, html
 from mgcda_dist.text import printable
-from mgcda_dist.trust import without_secrets
 
 __all__ = ["DEFAULT_MEGABYTES", "ReportFile", "render_report", "write_report"]
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from mgcda_dist import build
+from mgcda_dist.addresses import has_secret, without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, ScoreKind, SubmissionLayout
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import refusal
@@ -23,7 +24,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
-from mgcda_dist.trust import below, has_secret, without_secrets
+from mgcda_dist.trust import below
 
 __all__ = ["EXPERIMENT", "EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
 

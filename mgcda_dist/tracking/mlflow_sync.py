@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import DATABASE, RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.tracking.calls import checked
@@ -17,7 +18,7 @@ from mgcda_dist.tracking.jsonl import CALLS, METRICS, add_end, read_calls, read_
 from mgcda_dist.tracking.mlflow_client import announced, check_reachable, connect, impatient, quiet, reason
 from mgcda_dist.tracking.mlflow_delivery import Delivery, Ledger, RunStart, open_run
 from mgcda_dist.tracking.tracker import Status
-from mgcda_dist.trust import below, without_secrets
+from mgcda_dist.trust import below
 
 __all__ = ["Synced", "end_run", "sync"]
 
