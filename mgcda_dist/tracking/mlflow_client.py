@@ -1,4 +1,4 @@
-"""A quiet client of MLflow that gives up in time, and what MLflow allows in names and texts."""
+"""A quiet client of MLflow that gives up in time, and what MLflow allows in texts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
-    "announced", "artifact_location", "check_reachable", "clean_name", "connect", "impatient", "quiet", "reason",
-    "shortened",
+    "announced", "artifact_location", "check_reachable", "connect", "impatient", "quiet", "reason", "shortened",
 ]  # fmt: skip
 
 _PROBE_S = 5.0
@@ -89,11 +88,6 @@ def artifact_location(uri: str) -> str | None:
     if not uri.startswith("sqlite:////"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-
-
-def clean_name(text: str) -> str:
-    """A key that MLflow allows: at most 250 characters, with underscores for all others."""
-    return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)[:250]
 
 
 def shortened(value: object, length: int) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -27,7 +27,8 @@ from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.text import printable
 from mgcda_dist.tracking.calls import checked
 from mgcda_dist.tracking.jsonl import CALLS, METRICS, read_calls, read_lines_from
-from mgcda_dist.tracking.mlflow_client import artifact_location, clean_name, reason, shortened
+from mgcda_dist.tracking.mlflow_client import artifact_location, reason, shortened
+from mgcda_dist.tracking.mlflow_names import clean_name, log_each, original_name
 from mgcda_dist.tracking.tags import Tag
 from mgcda_dist.trust import below, enclosed, read_bytes, read_object, validated
 
@@ -165,7 +166,7 @@ class Delivery:
     ) -> None:
         self.run_id: str = run.info.run_id
         self._client, self._uri, self._folder, self._ledger, self._run = client, uri, folder, ledger, run
-        self._warn, self._registers = warn, registers
+        self._warn, self._registers, self._refused = warn, registers, set[str]()
         self._params = dict(run.data.params)
         # The newest value of every metric: what the server sends with a run, so one request for all keys.
         newest = getattr(run.data, "_metric_objs", [])
@@ -180,7 +181,7 @@ class Delivery:
             waiting, position = self._waiting()
             for start in range(0, len(waiting), _BATCH_METRICS):
                 batch = waiting[start : start + _BATCH_METRICS]
-                self._client.log_batch(self.run_id, metrics=batch)
+                self._log("metrics", batch)
                 self._newest |= {metric.key: (metric.step, metric.value) for metric in batch}
                 sent += len(batch)
             if position == self._position:
@@ -223,7 +224,7 @@ class Delivery:
             position = after
             for name, value in metrics.items():
                 key = clean_name(name)
-                if not self._is_logged(key, step, value):
+                if key not in self._refused and not self._is_logged(key, step, value):
                     found.append(Metric(key, value, round(1000 * time_s), step))
             if len(found) >= _BATCH_METRICS:
                 break
@@ -275,6 +276,12 @@ class Delivery:
             case _:  # the start, and the end of an attempt that another has followed
                 pass
 
+    def _log(self, kind: Literal["metrics", "params", "tags"], items: list[Any]) -> None:
+        """Log them; a key that MLflow refuses costs itself, and a warning."""
+        for key, why in log_each(self._client, self.run_id, kind, items).items():
+            self._refused |= {key} if kind == "metrics" else set()
+            self._warn(f"MLflow at {self._uri} lacks {original_name(key)!r} of the {kind}: {why}")
+
     def _path(self, call: Mapping[str, Any]) -> Path:
         path = below(self._folder, call["path"])
         if not path.exists():
@@ -291,7 +298,7 @@ class Delivery:
         pending = [Param(key, value) for key, value in texts.items() if key not in known]
         for start in range(0, len(pending), _BATCH_PARAMS):
             batch = pending[start : start + _BATCH_PARAMS]
-            self._client.log_batch(self.run_id, params=batch)
+            self._log("params", batch)
             known.update({param.key: param.value for param in batch})
         if changed:
             self._set_tags({"mgcda.changed_params": "; ".join(changed)})
@@ -307,7 +314,7 @@ class Delivery:
             elif Tag.PARENT in tags and _existing(self._client, tags[Tag.PARENT]) is None:  # it is on another server
                 tags = {key: value for key, value in tags.items() if key != Tag.PARENT}
         pending = [RunTag(clean_name(key), shortened(value, _TAG_LENGTH)) for key, value in tags.items()]
-        self._client.log_batch(self.run_id, tags=pending)
+        self._log("tags", pending)
 
     def _log_dataset(self, call: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

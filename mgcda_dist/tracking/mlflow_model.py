@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mgcda_dist import __version__
 from mgcda_dist.choices import RunFile
-from mgcda_dist.tracking.mlflow_client import clean_name, quiet
+from mgcda_dist.tracking.mlflow_client import quiet
+from mgcda_dist.tracking.mlflow_names import clean_name
 from mgcda_dist.tracking.tags import Tag
 from mgcda_dist.trust import read_object
 

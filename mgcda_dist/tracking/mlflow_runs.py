@@ -5,19 +5,23 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.tracking.mlflow_client import connect, quiet, reason
+from mgcda_dist.tracking.mlflow_names import original_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 __all__ = ["MlflowStore", "StoredRun"]
+
+T = TypeVar("T")
 
 _PAGE = 1000
 
@@ -114,7 +118,7 @@ class MlflowStore:
             names = self._client.get_run(run_id).data.metrics
             logged = {name: self._client.get_metric_history(run_id, name) for name in names}
         ordered = {name: sorted(points, key=lambda p: (p.step, p.timestamp)) for name, points in logged.items()}
-        return {name: ([p.step for p in points], [p.value for p in points]) for name, points in ordered.items()}
+        return _named({name: ([p.step for p in points], [p.value for p in points]) for name, points in ordered.items()})
 
     def fetch(self, run_id: str, path: str) -> Path | None:
         """A local copy of an artifact (a file, or a folder with all it holds); None if the run has none there."""
@@ -145,7 +149,12 @@ class MlflowStore:
             status=info.status,
             started_s=(info.start_time or 0) / 1000,
             ended_s=info.end_time / 1000 if info.end_time else None,
-            params=dict(data.params),
-            metrics=dict(data.metrics),
-            tags=dict(data.tags),
+            params=_named(data.params),
+            metrics=_named(data.metrics),
+            tags=_named(data.tags),
         )
+
+
+def _named(values: Mapping[str, T]) -> dict[str, T]:
+    """The same, under the names that were logged, and not those that MLflow takes."""
+    return {original_name(key): value for key, value in values.items()}

@@ -68,7 +68,7 @@ def test_a_run_as_users_see_it(uri: str, tmp_path: Path, capfd: pytest.CaptureFi
     run = client.get_run(run_id)
     assert run.info.run_name == "full-seed0" and run.info.status == "FINISHED"
     assert run.data.params["optim.steps"] == "100" and run.data.params["streams.1.name"] == "b"
-    assert run.data.params["crop"] == "64, 64" and run.data.params["odd_key"] == "True"
+    assert run.data.params["crop"] == "64, 64" and run.data.params["odd:3Dkey"] == "True"
     assert len(run.data.params["long"]) == 6000
     assert run.data.tags["git"] == "abc"
     history = client.get_metric_history(run_id, "loss/total")
