@@ -208,7 +208,8 @@ def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
 def check_model(config: Config) -> list[str]:
     """Raise `ConfigError` for a network or weights that do not exist, or losses and scores that do not suit it.
 
-    A timm backbone is looked up by name; a whole network is made once and thrown away, which finds wrong layers too.
+    The network is made once and thrown away: what the run could not build is refused here. One with a timm backbone is
+    made on torch's `meta` device, without memory and without weights.
 
     Returns:
         What is doubtful, in words.
@@ -217,13 +218,23 @@ def check_model(config: Config) -> list[str]:
 
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
-        build.check_pairs(config, "pixel")
-        return []
-    network = build.segmenter(config)
+        network = _outline(config)
+    else:
+        network = build.segmenter(config)
     build.check_stages(config, network)
     build.check_pairs(config, network.logit_kind)
+    if config.model.backbone is not None:
+        return []
     _check_crop(config, network)
     return doubts(config, network)
+
+
+def _outline(config: Config) -> Segmenter | AdaptedSegmenter:
+    """The network with a timm backbone, of tensors without values."""
+    if config.model.norm == "sync":  # needs the GPUs of the workers
+        config = config.model_copy(update={"model": config.model.model_copy(update={"norm": "frozen"})})
+    with torch.device("meta"):
+        return build.segmenter(config, weights="none")
 
 
 def doubts(config: Config, network: nn.Module) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from torch import nn
 
 from mgcda_dist import build
-from mgcda_dist.checks import check_data
+from mgcda_dist.checks import check_data, check_model
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -26,7 +27,7 @@ from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from tests.support.commands import typed
-from tests.support.configs import plain_content, write_config
+from tests.support.configs import plain_config, plain_content, write_config
 
 OWN = {"names": ["path", "grass", "tool"], "ids": {"own_yard": {0: "path", 3: "grass", 7: "tool", 9: "normal"}}}
 
@@ -315,3 +316,33 @@ def test_no_model_is_chosen_on_test_or_training_frames(
     assert says in problems[0].problem and "no model can be chosen on chosen_on" in problems[0].problem
     best["set"]["shards"] = f"{tiny_shards}/real_day/val"
     assert check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))[0] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "vit_tiny_patch16_224", "resnet5", "resnet18.no_such_tag", "convmixer_768_32", "mixer_s32_224",
+     "inception_v4", "levit_128", "crossvit_9_240", "segformer", "transformers:segformer", "nvidia/segformer-b0",
+     "ResNet18", "道路"],
+)  # fmt: skip
+def test_a_backbone_is_refused_where_the_builder_refuses_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = plain_config(model={"backbone": name, "norm": "group"}, mdat={"stages": [{"name": "stride16"}]})
+    problems: list[str] = []
+    for make in (build.segmenter, check_model):
+        try:
+            made = make(asked)
+            assert make is check_model or isinstance(made, nn.Module)
+            problems.append("")
+        except ConfigError as error:
+            problems.append(error.where + error.problem.partition(":")[0])
+    assert problems[0] == problems[1]
+    assert (problems[0] == "") == (name in ("test_resnet", "vit_tiny_patch16_224"))
+
+
+def test_the_check_of_a_backbone_reads_no_weights_and_needs_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.pth").write_bytes(b"not read")
+    asked = plain_config(model={"backbone": "test_resnet", "weights": f"file:{tmp_path}/w.pth", "norm": "sync"})
+    check_model(asked)
+    with pytest.raises(ConfigError, match=r"mdat.stages: 'vit_tiny_patch16_224' has no stage 'stride4'"):
+        check_model(plain_config(model={"backbone": "vit_tiny_patch16_224"}, mdat={"stages": [{"name": "stride4"}]}))

@@ -77,11 +77,42 @@ def config_check(
     overrides: Overrides = None,
     files: Annotated[bool, typer.Option(help="also check that the shards exist and fit")] = True,
 ) -> None:
-    """Check that a configuration can run; exit code 2 if not."""
-    from mgcda_dist.cluster.scaling import shares_in_words
+    """Check that a configuration, or every row of a sweep, can run; exit code 2 if not."""
     from mgcda_dist.config.load import load_config
+    from mgcda_dist.config.sweep import is_sweep_file
 
-    loaded = load_config(config, overrides)
+    if is_sweep_file(config):
+        _check_sweep(config, overrides, files=files)
+    else:
+        typer.echo(f"{config}: ok. {_checked(load_config(config, overrides), files=files)}")
+
+
+def _check_sweep(file: Path, overrides: list[str] | None, *, files: bool) -> None:
+    """Check each row under its first seed; rows with the same problem are told together."""
+    from mgcda_dist.config.load import LoadedConfig
+    from mgcda_dist.config.sweep import load_sweep, plan_runs
+    from mgcda_dist.errors import ConfigError, MgcdaError
+
+    sweep = load_sweep(file)
+    planned = plan_runs(sweep, overrides)
+    problems: dict[str, list[str]] = {}
+    for row in sweep.rows:
+        config = next(run.config for run in planned if run.row == row)
+        try:
+            typer.echo(f"{row}: ok. {_checked(LoadedConfig(config, file), files=files)}")
+        except MgcdaError as error:
+            problems.setdefault(str(error), []).append(row)
+    if problems:
+        num_rows = sum(map(len, problems.values()))
+        texts = [f"{', '.join(rows)}: {text}" for text, rows in problems.items()]
+        raise ConfigError(str(file), "\n".join([f"{num_rows} of {len(sweep.rows)} rows cannot run", *texts]))
+    typer.echo(f"{file}: ok. {len(sweep.rows)} rows, {len(planned)} runs")
+
+
+def _checked(loaded: LoadedConfig, *, files: bool) -> str:
+    """Check a configuration and print warnings; returns what it is, in a line."""
+    from mgcda_dist.cluster.scaling import shares_in_words
+
     if files:
         loaded.check_files()
 
@@ -91,9 +122,9 @@ def config_check(
             echo(f"warning: {warning}", err=True)
         _check_data(loaded, samples=True)
     c = loaded.config
-    typer.echo(
-        f"{config}: ok. {len(c.data.streams)} streams of {len(c.data.domains)} domains, {shares_in_words(c)}, "
-        f"{c.optim.steps} steps, ZeRO {c.engine.zero_stage}, {c.engine.precision}"
+    return (
+        f"{len(c.data.streams)} streams of {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
+        f"ZeRO {c.engine.zero_stage}, {c.engine.precision}"
     )
 
 

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
-from mgcda_dist.config.parse import parse_yaml, read_yaml
+from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -88,7 +88,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedC
     Raises:
         ConfigError: all problems, each with its place.
     """
-    source = Path(path)
+    source = shipped(Path(path))
     lines: dict[KeyPath, str] = {}
     data = _read(source, lines, seen=())
     for override in overrides or []:
@@ -179,6 +179,8 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
     data = read_yaml(path, found := {})
     if not isinstance(data, dict):
         raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")
+    if "rows" in data:
+        raise ConfigError(where, "is a sweep, not the configuration of one run", "`mgcda sweep` runs it")
     base = data.pop("base", None)
     if base is not None:
         below = _read(path.parent / str(base), lines, (*seen, path.resolve()))

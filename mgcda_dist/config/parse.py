@@ -6,6 +6,9 @@ themselves, aliases do not unfold without bound.
 
 from __future__ import annotations
 
+import codecs
+import os
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,23 @@ from mgcda_dist.config.keys import KeyPath
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.trust import read_bytes
 
-__all__ = ["parse_yaml", "read_yaml"]
+__all__ = ["parse_yaml", "read_yaml", "shipped"]
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _MAX_VALUES = 100_000
+_MARKS = (  # that of UTF-16 begins that of UTF-32
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _TOO_DEEP = (f"nested more than {_MAX_DEPTH} deep, or holds itself (`&name`, `*name`)", "write the values out")
 
 
 def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
-    """The value of a YAML file in UTF-8.
+    """The value of a YAML file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Args:
         lines: receives `file:line` of every value.
@@ -33,14 +43,24 @@ def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
         ConfigError: as `parse_yaml`, or the file cannot be read.
     """
     try:
-        text = read_bytes(path, _MAX_BYTES).decode()
-    except UnicodeDecodeError as error:
-        problem = f"cannot read the configuration: {error}"
-        raise ConfigError(str(path), problem, "save the file in UTF-8") from None
+        data = read_bytes(path, _MAX_BYTES)
     except (OSError, MgcdaError) as error:
         reason = error.problem if isinstance(error, MgcdaError) else error.strerror or error
         raise ConfigError(str(path), f"cannot read the configuration: {reason}", "give a file of YAML") from None
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        where = f"{path}:{data.count(10, 0, error.start) + 1}"
+        problem = f"the byte 0x{data[error.start]:02x} is not {encoding.upper()}"
+        raise ConfigError(where, problem, "save the file in UTF-8; an older editor may have used Latin-1") from None
     return parse_yaml(text, str(path), lines)
+
+
+def shipped(path: Path) -> Path:
+    """`path`, or where there is no `configs/…` in the current directory, the file that the installed package brings."""
+    brought = Path(__file__).parents[1] / path
+    return brought if path.parts[:1] == ("configs",) and not os.path.exists(path) and isfile(brought) else path
 
 
 def parse_yaml(text: str, where: str, lines: dict[KeyPath, str] | None = None) -> Any:

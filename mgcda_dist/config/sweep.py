@@ -23,7 +23,7 @@ from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import load_config, refusal
-from mgcda_dist.config.parse import read_yaml
+from mgcda_dist.config.parse import read_yaml, shipped
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
@@ -86,7 +86,7 @@ class PlannedRun:
 def is_sweep_file(path: Path) -> bool:
     """True if a YAML file has `rows`, unlike the configuration of a run."""
     try:
-        content = read_yaml(path)
+        content = read_yaml(shipped(path))
     except ConfigError:
         return False  # whoever loads it says what is wrong
     return isinstance(content, dict) and "rows" in content
@@ -98,6 +98,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: what does not fit, all of it.
     """
+    path = shipped(path)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(str(path), "the file holds no mapping", "a sweep has name, seeds, set and rows")
@@ -188,7 +189,7 @@ def _planned(sweep: Sweep, name: str, row: SweepRow, seed: int, overrides: list[
 
 
 def _found(sweep_file: Path, row: str, config: str) -> Path:
-    places = [Path(config).absolute(), (sweep_file.parent / config).absolute()]
+    places = [shipped(Path(config)).absolute(), (sweep_file.parent / config).absolute()]
     found = next((place for place in places if isfile(place)), None)
     if found is None:
         raise ConfigError(f"{sweep_file}, row {row!r}", f"there is no configuration {config!r}", "give a YAML file")

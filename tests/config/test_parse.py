@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from mgcda_dist.config import parse
 from mgcda_dist.config.load import load_config, stored_config
 from mgcda_dist.config.parse import parse_yaml, read_yaml
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep
@@ -71,10 +74,36 @@ def test_values_are_those_of_yaml() -> None:
     assert parse_yaml("", "a.yaml") is None
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_files_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("# Straße\nrows: {道路: a}\n".encode(encoding))
+    lines: dict[tuple[str | int, ...], str] = {}
+    assert read_yaml(path, lines) == {"rows": {"道路": "a"}} and lines["rows",] == f"{path}:2"
+    assert is_sweep_file(path)
+
+
+def test_a_wheel_brings_the_configurations_that_messages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Path(__file__).parents[2]
+    build = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["force-include"] == {"configs": "mgcda_dist/configs"}
+    shutil.copytree(repository / "configs", tmp_path / "installed" / "mgcda_dist" / "configs")
+    monkeypatch.setattr(parse, "__file__", str(tmp_path / "installed" / "mgcda_dist" / "config" / "parse.py"))
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/demo.yaml").config.name == "demo"
+    assert load_sweep(Path("configs/benchmark/multi_source/grid.yaml")).name == "multi_source"
+    (tmp_path / "configs").mkdir()
+    shutil.copy(repository / "configs" / "small_real.yaml", tmp_path / "configs" / "demo.yaml")
+    assert load_config("configs/demo.yaml").config.name == "small_real", "what is here comes first"
+
+
 def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_bytes("name: a".encode("utf-16"))
-    with pytest.raises(ConfigError, match=r"cannot read the configuration: .*utf-8.*\n  → save the file in UTF-8"):
+    path.write_bytes("name: a\nclass: straße".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"a\.yaml:2: the byte 0xdf is not UTF-8\n  → save the file in UTF-8"):
+        load_config(path)
+    path.write_bytes("name: a".encode("utf-16")[:-1])
+    with pytest.raises(ConfigError, match=r"is not UTF-16\n  → save the file in UTF-8"):
         load_config(path)
     with pytest.raises(ConfigError, match="cannot read the configuration: is a folder, not a file"):
         read_yaml(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from mgcda_dist.config.sweep import PlannedRun, checked_sweep, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
 from mgcda_dist.errors import ConfigError
+from tests.support.commands import typed
 from tests.support.configs import plain_content, write_config
 
 
@@ -35,6 +36,22 @@ def test_a_sweep_file(folder: Path) -> None:
     assert {run.config.runs for run in runs} == {str(folder / "runs" / "abl")}
     assert {run.config.tracking.mlflow_uri for run in runs} == {f"sqlite:///{folder}/runs/mlflow.db"}
     assert is_sweep_file(folder / "s.yaml") and not is_sweep_file(folder / "full.yaml")
+
+
+def test_config_check_takes_a_sweep(folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        "seeds: [0, 1]\nrows:\n  base: base.yaml\n  full: {config: full.yaml, set: {cacl.queue_rows: 0}}\n"
+    )
+    done = typed("config", "check", folder / "s.yaml", "--no-files")
+    assert done.returncode == 0, done.stderr
+    assert "base: ok. 2 streams" in done.stdout and f"{folder}/s.yaml: ok. 2 rows, 4 runs" in done.stdout
+    refused = typed("config", "check", folder / "s.yaml")
+    assert refused.returncode == 2 and "2 of 2 rows cannot run\nbase, full: " in refused.stderr
+    assert refused.stderr.count("data.streams.0.shards: no shards in '/a'") == 1, "rows with one problem are one line"
+    refused = typed("config", "check", folder / "s.yaml", "optim.stepz=3", "--no-files")
+    assert refused.returncode == 2 and "did you mean 'optim.steps'" in refused.stderr
+    refused = typed("train", folder / "s.yaml")
+    assert refused.returncode == 2 and "is a sweep, not the configuration of one run" in refused.stderr
 
 
 def test_configurations_on_the_command_line(folder: Path) -> None:
