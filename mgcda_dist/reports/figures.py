@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.files import PendingFile
+from mgcda_dist.reports.lettering import drawable, families
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, VOID_COLOUR, class_colours
 from mgcda_dist.reports.plots import Plot, set_axes
 
@@ -91,7 +92,8 @@ def panel_figure(
         axes[1].imshow(_blend(image, colours[np.minimum(predicted, len(colours) - 1)], 0.65))
         shown = axes[2].imshow(row.score[::step, ::step], cmap="inferno", vmin=low, vmax=high)
         axes[3].imshow(_ground_truth(image, label))
-        axes[0].set_title(_ellipsis(row.key, 58), fontsize=8, color="#555555", loc="left", pad=3)
+        key = _ellipsis(row.key, 58)
+        axes[0].set_title(drawable(key), fontsize=8, color="#555555", loc="left", pad=3, family=families([key]))
     for axes, heading in zip(grid[0], ("image", "prediction", "anomaly map", "ground truth"), strict=True):
         axes.annotate(
             heading, (0.5, 1), (0, 18), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize=12
@@ -102,16 +104,17 @@ def panel_figure(
     bar.set_label(f"{score_name}  (higher = more anomalous)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     patches = [
-        Patch(facecolor=_hex(colours[index]), label=name.replace("_", " "))
+        Patch(facecolor=_hex(colours[index]), label=drawable(name.replace("_", " ")))
         for index, name in enumerate(class_names)
         if index in present
     ]
     for colour, name in ((ANOMALY_COLOUR, "anomaly (ground truth)"), (VOID_COLOUR, "void, not judged")):
         patches.append(Patch(facecolor=_hex(colour), label=name))
     num_columns = -(-len(patches) // -(-len(patches) // 7))
-    figure.legend(handles=patches, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=9)
+    letters = {"family": families(class_names), "size": 9}
+    figure.legend(handles=patches, loc="outside lower center", ncols=num_columns, frameon=False, prop=letters)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(drawable(title), fontsize=12, family=families([title]))
     return _save(figure, path)
 
 

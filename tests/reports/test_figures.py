@@ -9,6 +9,7 @@ from mgcda_dist.choices import ANOMALY, VOID
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.set_result import PanelRow
 from mgcda_dist.reports.figures import panel_figure, plots_figure
+from mgcda_dist.reports.lettering import drawable, families
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, class_colours
 from mgcda_dist.reports.plots import curve_plots, history_plots
 
@@ -41,6 +42,18 @@ def test_panel_shows_every_frame_and_marks_anomalies(tmp_path: Path) -> None:
     assert near(one, ANOMALY_COLOUR) > 1000
     assert near(one, (140, 140, 140), 2) > 1000
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["one.png"]
+
+
+def test_names_of_any_script_are_told_apart(tmp_path: Path) -> None:
+    frames = [row(30, 40, key="道路/$x$")]
+    one = pixels(panel_figure(frames, ("道路", "天空", r"$\frac"), tmp_path / "one.png", title="$a_$"))
+    other = pixels(panel_figure(frames, ("天空", "道路", r"$\frac"), tmp_path / "other.png", title="$a_$"))
+    assert one.shape != other.shape or (one != other).any()
+
+
+def test_signs_that_no_font_has_are_code_points() -> None:
+    assert drawable("дорога ü") == "дорога ü" and families(["дорога ü"]) == ["DejaVu Sans"]
+    assert drawable("a\U0010fffdb") == "aU+10FFFDb" and drawable("$x$") == r"\$x\$"
 
 
 def test_panel_of_large_frames_and_constant_or_broken_scores(tmp_path: Path) -> None:
