@@ -36,7 +36,7 @@ LONG = ["道" * 83, "道" * 82 + "天", "x" * 251, "x" * 250 + "y", "x" + "." * 
 
 
 def png(value: int) -> bytes:
-    return png_bytes(np.full((8, 8, 3), value, np.uint8))
+    return png_bytes(np.full((8, 8, 3), (value, 200, 90), np.uint8))  # in colour: no label
 
 
 def keys(manifest: Manifest) -> list[str]:
