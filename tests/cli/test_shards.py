@@ -163,6 +163,26 @@ def test_mistakes_are_one_message_and_exit_code_2(arguments: tuple[object, ...],
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_last_lines_say_what_was_taken_and_passed_over(dataset: Path, tmp_path: Path) -> None:
+    write = ("write", "camvid", "src", "--split", "val", "--strict", "--overwrite")
+    shutil.copytree(dataset, tmp_path / "src")
+    whole = mgcda(*write, "out", cwd=tmp_path)
+    assert whole.returncode == 0 and whole.stdout.splitlines()[-1] == "6 taken, 0 passed over"
+    (tmp_path / "src" / "val" / "x.heic").touch()
+    lines = ["6 taken, 1 passed over, because", "  a suffix that is not read: 1 (val/x.heic)"]
+    strict = mgcda(*write, "out", cwd=tmp_path)
+    assert strict.returncode == 1 and strict.stdout.splitlines()[-2:] == lines
+    reasons = [{"why": "a suffix that is not read", "count": 1, "first": ["val/x.heic"]}]
+    assert Manifest.open(tmp_path / "out").provenance["ledger"] == {"taken": 6, "passed_over": reasons}
+
+    (tmp_path / "tars").mkdir()
+    plain_tar(tmp_path / "tars" / "a.tar", {"1.jpg": cv2.imencode(".jpg", np.zeros((4, 4, 3)))[1].tobytes(), "x": b""})
+    index = ("index", "tars", "--dataset", "theirs", "--label-format", "unlabelled", "--overwrite")
+    loose, strict = (mgcda(*index, *option, cwd=tmp_path) for option in ((), ("--strict",)))
+    assert (loose.returncode, strict.returncode) == (0, 1)
+    assert strict.stdout.splitlines()[-2:] == ["1 taken, 1 passed over, because", "  without a suffix: 1 (x)"]
+
+
 def test_index(tmp_path: Path) -> None:
     image = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
     plain_tar(tmp_path / "a.tar", {"1.x.jpg": image})
