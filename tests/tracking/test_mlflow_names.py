@@ -95,7 +95,7 @@ def test_a_refused_key_costs_itself(uri: str, tmp_path: Path) -> None:
     tracker.close("FINISHED")
     params = client.get_run(tracker.run_id).data.params
     assert len(params) == 122 and params["p77"] == "of somebody else" and params["p121"] == "121"
-    (text,) = said
+    (text,) = (each for each in said if "lacks" in each)  # others say that a slow server is waited for
     assert "lacks 'p77' of the params: " in text and tracker.num_failures == 0
 
 
