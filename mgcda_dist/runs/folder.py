@@ -94,7 +94,7 @@ class RunFolder:
         if not has_checkpoint and is_another:
             # Another run without a checkpoint had this name: its record is not continued. A run that was killed before
             # its first checkpoint and starts over stays the same run.
-            for file in (self.run_id_file, self.record, self.record.with_name(RunFile.LEDGER)):
+            for file in (self.run_id_file, self.metrics, self.record, self.record.with_name(RunFile.LEDGER)):
                 file.unlink(missing_ok=True)
         write_atomically(self.config_file, dump_config(config))
 

@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_stays_the_same_run(co
         roles = ((Role.TRAIN, train), (Role.EVAL, evaluated))
         return [RunInput(role, "a", "folder", "camvid", "train", 8, 1, digest) for role, digest in roles]
 
-    kept = (run.run_id_file, run.record, run.root / "mlflow.json")
+    kept = (run.run_id_file, run.record, run.metrics, run.root / "mlflow.json")
 
     def launch(config: Config, inputs: list[RunInput]) -> list[bool]:
         run.prepare(config, inputs)
@@ -115,12 +115,12 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_stays_the_same_run(co
         path.write_text("of the first launch\n")
     write_inputs(shards(), run.manifests)
     faster = _changed(config, scaling={"workers": 2})
-    assert launch(faster, shards()) == [True, True, True]
-    assert launch(faster, shards(evaluated="3")) == [True, True, True]
-    assert launch(_changed(config, mdat={"weight": 0.9}), shards()) == [False, False, False]
+    assert launch(faster, shards()) == [True] * 4
+    assert launch(faster, shards(evaluated="3")) == [True] * 4
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards()) == [False] * 4
     for path in kept:
         path.write_text("of the next run\n")
-    assert launch(_changed(config, mdat={"weight": 0.9}), shards(train="4")) == [False, False, False]
+    assert launch(_changed(config, mdat={"weight": 0.9}), shards(train="4")) == [False] * 4
 
 
 def test_the_newest_command_is_remembered(config: Config) -> None:
