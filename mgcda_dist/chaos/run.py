@@ -167,6 +167,7 @@ class _Driver:
 
     def __init__(self, config: Config, arguments: Sequence[str], hold_s: float = _LEAST_HOLD_S) -> None:
         self.run, self._arguments, self._hold_s = RunFolder(config), list(arguments), hold_s
+        self._last_step = config.optim.steps - 1
         self._timeout_s = 60.0 + config.scaling.hang_timeout_s + 240.0
         self.log = self.run.root / "logs" / "chaos.log"
         self.start()
@@ -232,6 +233,8 @@ class _Driver:
         """Hinder writing for a while, and wait until the record is written again; the workers stay."""
         attempts, begun = len(self._attempts()), time.time()
         fault = InjectedFault(kind, "", self.step())
+        if fault.step >= self._last_step:
+            return fault  # nothing is left that would have to wait
         with hindered as fault.done:
             while time.time() - begun < self._hold_s:
                 self._check(begun, "the end of the fault")
