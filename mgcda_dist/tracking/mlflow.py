@@ -79,7 +79,9 @@ class MlflowTracker:
         if tags:
             record.set_tags(tags)
         try:
-            with announced(f"waiting for MLflow at {uri} to answer, at most 10 s a request", self._warn), impatient():
+            waiting = f"waiting for MLflow at {uri} to answer, at most 10 s a request"
+            # The tables of a new database take some seconds.
+            with announced(waiting, self._warn, unless=uri.startswith("sqlite:")), impatient():
                 check_reachable(uri)
                 self._open()
         except Exception as error:  # MLflow, its database layer and its HTTP client raise every kind

@@ -64,11 +64,12 @@ def impatient(answer_s: float = 10.0) -> Iterator[None]:
 
 
 @contextmanager
-def announced(text: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Say what is waited for, if the block takes longer than 2 s."""
+def announced(text: str, say: Callable[[str], None], *, unless: bool = False) -> Iterator[None]:
+    """Say what is waited for, if the block takes longer than 2 s; `unless`: say nothing."""
     timer = threading.Timer(_PATIENCE_S, say, (text,))
     timer.daemon = True
-    timer.start()
+    if not unless:
+        timer.start()
     try:
         yield
     finally:

@@ -82,7 +82,7 @@ def sync(
     refused: list[str] = []
     waiting = f"waiting for MLflow at {where} to take the record, at most {wait_s:g} s for an answer"
     try:
-        with announced(waiting, say), impatient(wait_s):
+        with announced(waiting, say, unless=where.startswith("sqlite:")), impatient(wait_s):
             check_reachable(where)
             with quiet():
                 client = connect(where)
