@@ -124,6 +124,7 @@ MARKED_KINDS: dict[str, Callable[[Pixels, int], bytes]] = {
     "jpeg grey": _by_pillow("JPEG", "L", quality=95),
     "jpeg progressive": _by_pillow("JPEG", "RGB", progressive=True, subsampling=0),
     "jpeg cmyk": _by_pillow("JPEG", "CMYK"),
+    "jpeg with preview": _by_pillow("MPO", "RGB", save_all=True, append_images=[Image.new("RGB", (4, 3))]),
     "webp": _by_pillow("WEBP", "RGB", quality=90),
     "webp lossless": _by_pillow("WEBP", "RGB", lossless=True),
     "webp rgba": _by_pillow("WEBP", "RGBA", lossless=True, exact=True),
@@ -195,7 +196,7 @@ def frame_file(kind: str, rgb: Pixels, mark: int = 1) -> tuple[bytes, np.ndarray
     elif words[0] == "png" and (bits := int(words[2])) < 8:
         levels = rgb[..., :1] >> (8 - bits)
         stored = np.repeat(levels * (255 // (2**bits - 1)), 3, axis=2)
-    elif kind in ("jpeg", "jpeg grey", "jpeg progressive", "jpeg cmyk", "webp"):
+    elif kind in ("jpeg", "jpeg grey", "jpeg progressive", "jpeg cmyk", "jpeg with preview", "webp"):
         stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     elif any(word in ("grey", "grey_alpha", "L", "LA", "I;16", "pgm") for word in words):
         stored = np.repeat(rgb[..., :1], 3, axis=2)

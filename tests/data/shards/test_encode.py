@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgcda_dist.choices import Exif
@@ -34,6 +34,7 @@ OPTIONS = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # encoders on a busy machine
 @given(st.sampled_from(sorted(FRAME_KINDS)), st.integers(1, 8), st.sampled_from(sorted(LABEL_KINDS)), OPTIONS,
        st.integers(0))  # fmt: skip
 def test_written_frames_are_those_of_a_plain_png(
