@@ -265,7 +265,8 @@ def test_runs_that_start_together_share_a_new_database(tmp_path: Path) -> None:
     ]  # fmt: skip
     said = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    assert said == ["", ""]
+    # On a busy machine delivery may take the two seconds after which it is said what is waited for.
+    assert [line for text in said for line in text.splitlines() if not line.startswith("waiting for MLflow")] == []
 
 
 def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any, tmp_path: Path) -> None:
