@@ -55,7 +55,7 @@ def read_only(folder: Path) -> Iterator[str]:
 
 
 def obstacle(kind: str) -> str:
-    """Why a fault of this kind is impossible here; empty: it is possible."""
+    """The reason a fault of this kind is impossible here; empty: it is possible."""
     if kind != "read-only":
         return ""
     with tempfile.TemporaryDirectory() as folder:
