@@ -22,7 +22,7 @@ _LEAST_BYTES = 2**16
 
 
 def optional(what: str, write: Callable[[], _T], say: Callable[[str], None]) -> _T | None:
-    """What `write` gives; None after a failure of any kind, which is said: training goes on without it."""
+    """The result of `write`; None after a failure of any kind, which is said: training goes on without it."""
     try:
         return write()
     except Exception as error:
@@ -32,7 +32,7 @@ def optional(what: str, write: Callable[[], _T], say: Callable[[str], None]) -> 
 
 
 def needed(what: str, write: Callable[[], _T], folder: Path, say: Callable[[str], None], limit_s: float) -> _T:
-    """What `write` gives, tried again while there is no room for it.
+    """The result of `write`, tried again while there is no room for it.
 
     Args:
         what: for the user, `the model`.
@@ -66,7 +66,7 @@ def needed(what: str, write: Callable[[], _T], folder: Path, say: Callable[[str]
 
 
 def trouble(folder: Path) -> str:
-    """Why nothing can be written below a folder, in words; empty: it can be."""
+    """The reason nothing can be written below a folder, in words; empty: it can be."""
     try:
         disk = os.statvfs(folder)
     except OSError as error:

@@ -32,7 +32,7 @@ class ReadySample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a node needs to make one shard; picklable.
+    """The facts that a node needs to make one shard; picklable.
 
     Attributes:
         samples: those of the shard.
