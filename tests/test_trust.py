@@ -21,7 +21,7 @@ from mgcda_dist.data.shards.encode import EncodeOptions, encode_sample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
-from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
 from mgcda_dist.models.exported import load_segmenter
@@ -204,8 +204,9 @@ def test_a_table_that_claims_too_much_is_refused(tmp_path: Path) -> None:
     table = np.load(folder / "shard-000000.idx.npy")
     table["image_bytes"][0] = 2**32 - 1
     np.save(folder / "shard-000000.idx.npy", table)
-    with pytest.raises(ShardError, match="over the bound"):
-        Manifest.open(folder).shard_index(0)
+    os.truncate(folder / "shard-000000.tar", 2**33)  # sparse: it takes no room
+    with pytest.raises(SampleError, match="over the bound"):
+        ShardReader(Manifest.open(folder)).read(0)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import Prefetch
 from mgcda_dist.errors import SampleError, ShardError
+from mgcda_dist.trust import MEMBER_BYTES
 
 __all__ = ["EncodedSample", "ShardReader"]
 
+_REMEDY = "shard or sample table is damaged: run `mgcda shards verify`, then write or copy it again"
 _OPEN_SHARDS = 32  # a window of the plan holds a handful of shards
 
 
@@ -110,7 +112,10 @@ def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
 
 
 def _pread(shard: _OpenShard, size: int, offset: int, where: str) -> bytes:
-    lacking = offset + size - shard.num_bytes  # checked first, since a damaged table may ask for gigabytes
+    # Both are checked before memory is asked for: a damaged table may claim gigabytes, and a sparse file have them.
+    lacking = offset + size - shard.num_bytes
+    if lacking <= 0 and size > MEMBER_BYTES:
+        raise SampleError(where, f"{size} bytes are over the bound of {MEMBER_BYTES}", _REMEDY)
     if lacking <= 0:
         try:
             data = os.pread(shard.file, size, offset)
@@ -120,5 +125,4 @@ def _pread(shard: _OpenShard, size: int, offset: int, where: str) -> bytes:
             return data
         lacking = size - len(data)
     problem = f"the shard ends {lacking} bytes before the sample does"
-    remedy = "shard or sample table is damaged: run `mgcda shards verify`, then write or copy it again"
-    raise SampleError(where, problem, remedy)
+    raise SampleError(where, problem, _REMEDY)

@@ -137,7 +137,7 @@ def test_names_and_places_of_checkpoints(run: Path, tmp_path: Path, tiny_shards:
     config, network = build.load_model(run / "model")
     for step in (10, 20):
         build.save_model(config, network, tmp_path / f"other/checkpoints/step-{step:08d}/model")
-    newest = model_request(tmp_path / "other", [], EvaluationOptions())
+    newest = model_request(tmp_path / "other", sets_of([f"{tiny_shards}/real_day/test"]), EvaluationOptions())
     assert newest.job.name == "tiny_step-00000020"
     assert newest.beside == tmp_path / "other/evaluation-step-00000020"
     assert model_request(run, [], EvaluationOptions()).beside == run / "evaluation"

@@ -30,10 +30,10 @@ def test_a_run_that_lies_at_home_names_its_sets(tmp_path: Path, monkeypatch: pyt
 
 
 def test_sets_below_the_run_come_with_it(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "given", sets(tmp_path / "given/shards"))
+    run = write_run(tmp_path / "trained", sets(tmp_path / "given/shards")).rename(tmp_path / "given")
     write_frames(run / "shards", 2)
     assert len(model_request(run, (), EvaluationOptions()).job.sets) == 1
-    linked = write_run(tmp_path / "linked", sets(tmp_path / "linked/shards"))
+    linked = write_run(tmp_path / "trained", sets(tmp_path / "linked/shards")).rename(tmp_path / "linked")
     (linked / "shards").symlink_to(run / "shards")
     with pytest.raises(ConfigError, match="names a folder elsewhere"):
         model_request(linked, (), EvaluationOptions())

@@ -15,10 +15,11 @@ NEEDED = {"PIL", "numpy", "pydantic", "safetensors", "timm", "torch", "torchvisi
 
 
 def write_run(folder: Path, evaluation: dict[str, Any] | None = None, class_space: str = "road8", **model: Any) -> Path:
-    """A run folder whose `model/` holds timm's smallest network with random weights."""
+    """A run folder whose `model/` holds timm's smallest network with random weights, where its configuration says."""
     config = plain_config(
         {"a": 2},
         name=folder.name,
+        runs=str(folder.parent),
         data={"class_space": class_space, "crop_px": (64, 96)},
         model={"backbone": "test_resnet.r160_in1k", "decoder_channels": 16} | model,
         mdat={"enabled": False},

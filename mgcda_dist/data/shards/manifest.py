@@ -24,7 +24,7 @@ from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, s
 from mgcda_dist.data.shards.tables import SHARD_TABLE, index_path, load_table
 from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
-from mgcda_dist.trust import MEMBER_BYTES, Name, below, read_json, regular, validated
+from mgcda_dist.trust import Name, below, read_json, regular, validated
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
 
@@ -211,8 +211,6 @@ class Manifest:
         index = load_table(path, columns, mapped=False)
         if len(index) != expected:
             raise ShardError(str(path), f"{len(index)} samples, but the manifest counts {expected}", _WRITE)
-        if len(index) and max(int(index[name].max()) for name in ("image_bytes", "label_bytes")) > MEMBER_BYTES:
-            raise ShardError(str(path), f"a member is over the bound of {MEMBER_BYTES} bytes", _WRITE)
         try:
             b"\n".join(index["key"].tolist()).decode()
         except UnicodeDecodeError as error:

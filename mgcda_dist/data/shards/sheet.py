@@ -15,6 +15,7 @@ import numpy as np
 from mgcda_dist.data.colours import UNKNOWN, Colour, class_colours
 from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.labels import NORMAL, shown_by
+from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.method.randomness import numpy_generator
 
@@ -38,35 +39,28 @@ def read_tiles(manifest: Manifest, count: int, seed: int = 0) -> tuple[list[Tile
     """Random samples, the same ones for the same seed; and the legend of their labels.
 
     Raises:
-        ShardError: a sample cannot be read.
+        ShardError, SampleError: a sample cannot be read.
     """
     num_drawn = min(count, manifest.num_samples)
     chosen = np.sort(numpy_generator(seed, "contact sheet").choice(manifest.num_samples, num_drawn, replace=False))
     ends = np.cumsum(manifest.shard_sizes, dtype=np.int64)
     tiles: list[Tile] = []
     legend: dict[str, Colour] = {}
-    meaning = shown_by(manifest.label_format)
+    meaning, reader = shown_by(manifest.label_format), ShardReader(manifest)
     for sample in chosen.tolist():
         shard = int(np.searchsorted(ends, sample, side="right"))
         row = manifest.shard_index(shard)[sample - int(ends[shard])]
-        key = bytes(row["key"]).decode()
-        path = manifest.shard_path(shard)
-        with path.open("rb") as file:
-            file.seek(int(row["image_offset"]))
-            encoded = file.read(int(row["image_bytes"]))
-            file.seek(int(row["label_offset"]))
-            label = file.read(int(row["label_bytes"]))
-        where = f"{path}: {key}"
+        encoded = reader.read(sample)
         if manifest.kind == "objects":
-            picture = _on_ground(decode_cutout(encoded, where, manifest.exif))
+            picture = _on_ground(decode_cutout(encoded.image, encoded.where, manifest.exif))
         else:
-            picture = decode_image(encoded, where, manifest.exif)
-        if label:
-            ids = decode_ids(label, where, manifest.exif)
+            picture = decode_image(encoded.image, encoded.where, manifest.exif)
+        if encoded.label:
+            ids = decode_ids(encoded.label, encoded.where, manifest.exif)
             legend |= shown(ids, meaning)
             picture = overlay(picture, ids, meaning)
         category = bytes(row["category"]).decode() if "category" in (row.dtype.names or ()) else ""
-        tiles.append(Tile(picture, f"{category} {key}".strip()))
+        tiles.append(Tile(picture, f"{category} {encoded.key}".strip()))
     return tiles, {name: legend[name] for name in meaning.values() if name in legend} | legend
 
 
