@@ -7,6 +7,7 @@ tar files) through these functions. SECURITY.md says what follows from them.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import sys
@@ -180,15 +181,22 @@ def read_json(path: Path, most: int = DOCUMENT_BYTES) -> Any:
     """The content of a JSON file.
 
     Raises:
-        MgcdaError: as `read_bytes`; no UTF-8, no JSON, or nested without end.
+        MgcdaError: as `read_bytes`; no UTF-8, no JSON, nested without end, a number that JSON does not have (NaN).
         OSError: missing, or not to be read.
     """
     try:
-        return json.loads(read_bytes(path, most))
+        return json.loads(read_bytes(path, most), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         if isinstance(error, MgcdaError):
             raise
         raise MgcdaError(str(path), f"is no whole JSON document: {error}") from None
+
+
+def _finite(number: str) -> float:
+    value = float(number)  # of `NaN`, `Infinity` and `1e999` Python makes numbers
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no number of JSON")
+    return value
 
 
 def read_object(path: Path, most: int = DOCUMENT_BYTES) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _objects(text: bytes) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested without end
             continue
         if isinstance(content, dict):
             found.append(content)

@@ -71,6 +71,8 @@ def test_components_of_a_set_without_any_are_written_without_f1() -> None:
     ("text", "problem"),
     [
         ('{"sets": {', "is not whole"),
+        ('{"interval_level": NaN}', "is not whole"),
+        ('{"selection": {"step": 1, "set": "x", "metric": "ap", "value": 1e999, "better": "higher"}}', "is not whole"),
         ("[]", "is not a record of results"),
         ('{"sets": {"a": {"intervals": {"ap": [1]}}}}', "is not a record of results"),
         ('{"conventions": ["of a later version"]}', "is not a record of results"),

@@ -172,7 +172,7 @@ def category_of(meta: bytes) -> str:
     """The category of an object in its sample's JSON; empty if it has none."""
     try:
         content = json.loads(meta) if meta else {}
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested without end
         return ""
     category = str(content.get("category", "")) if isinstance(content, dict) else ""
     return category.encode(errors="backslashreplace").decode()  # JSON may hold halves of characters

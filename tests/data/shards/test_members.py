@@ -15,6 +15,7 @@ import pytest
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.members import category_of
 from mgcda_dist.errors import ShardError, TransientError
 from tests.support.shards import verified
 from tests.support.tars import plain_tar
@@ -226,3 +227,8 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises(ShardError, match="no end mark at byte"):
         index(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("meta", [b"[" * 100_000, b'{"category": "\\ud800"}', b"\xff", b"7"])
+def test_meta_that_is_no_document_has_no_category(meta: bytes) -> None:
+    assert category_of(meta) in ("", "\\ud800")
