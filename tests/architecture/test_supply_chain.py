@@ -1,4 +1,4 @@
-"""What is installed, and from where: no name on an index that anyone could take, pins with hashes, images by digest."""
+"""Installed packages and their sources: no name on an index that anyone could take, pins with hashes, digests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BESIDE = {
     "gcsfs": "fsspec's own driver of gs://",
     "{package}": "mgcda_dist.models.weights: one of three packages that it knows",
 }
-"""What texts tell the user to install beside the pins, and why its name can be trusted."""
+"""Names that texts tell the user to install beside the pins, and the reason to trust each."""
 
 
 def _files() -> list[Path]:
@@ -28,7 +28,7 @@ def _files() -> list[Path]:
 
 
 def _installs(text: str) -> list[str]:
-    """What the `pip install` commands of a text name: no options, no files of options, nothing local, no wheel."""
+    """The names in the `pip install` commands of a text: no options, no files of options, nothing local, no wheel."""
     named = []
     for command in re.findall(r"pip3? install((?:[ \t]+(?:\\\n[ \t]*)?[^\s`&;|,)\"]+)+)", text):
         words = re.findall(

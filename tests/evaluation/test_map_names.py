@@ -1,4 +1,4 @@
-"""Which file belongs to which frame: by its whole name first, one file for one frame, and never by guessing."""
+"""The file that belongs to a frame: by its whole name first, one file for one frame, and never by guessing."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_metrics_that_are_no_numbers_are_an_error(line: str, tmp_path: Path, uri
 
 
 def refusal_of_sync(run: Path, uri: str) -> str:
-    """What the command prints, which goes on to the next run after an error."""
+    """The output of the command, which goes on to the next run after an error."""
     done = invoke("sync", run, "--mlflow-uri", uri)
     assert done.exit_code == 2
     return done.output
