@@ -316,7 +316,7 @@ class ModelConfig(Section):
 
     backbone: str | None = Field(default=None, description="timm model name; null: see `network`")
     network: (
-        Annotated[str, Field(pattern=r"^((torchvision|smp|transformers):[A-Za-z0-9_]+|python:[\w.]+:\w+)$")] | None
+        Annotated[str, Field(pattern=r"^((torchvision|smp|transformers):[A-Za-z0-9_]+|python:[\w.]+:[\w.]+)$")] | None
     ) = Field(
         default=None,
         description="torchvision:NAME, smp:NAME, transformers:NAME, or python:MODULE:FUNCTION: "

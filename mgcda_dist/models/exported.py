@@ -20,6 +20,7 @@ from mgcda_dist.errors import CheckpointError, MgcdaError
 from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.models.scores import ClassStatistics
 from mgcda_dist.models.segmenter import Segmenter
+from mgcda_dist.references import check_trusted
 from mgcda_dist.trust import Name, below, offline, read_json, regular, validated
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
 
     Raises:
         CheckpointError: missing or damaged files, tensors that do not fit, or a network that asks for more.
-        ConfigError: a network whose code is missing, or not trusted: see `external_python`.
+        ConfigError: a network whose code is missing, or not trusted: see `references`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -219,9 +220,7 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
 def _check_network(network: Mapping[str, Any], where: str) -> None:
     """Refuse code that is not trusted, and arguments of a library's network that name files or hub repositories."""
     if network["name"].startswith("python:"):
-        from mgcda_dist.models.external_python import check_trusted
-
-        return check_trusted(network["name"])
+        return check_trusted("model.network", network["name"])
     from mgcda_dist.models.external import names_elsewhere
 
     named = names_elsewhere(network.get("arguments") or {})

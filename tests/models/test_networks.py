@@ -117,12 +117,12 @@ def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pyte
     build.save_model(config, model.segmenter, tmp_path)
     UNet(3, 12).load_state_dict(load_exported(tmp_path).network.get_submodule("network").state_dict(), strict=True)
 
-    from mgcda_dist.models import external_python
+    from mgcda_dist import references
 
-    monkeypatch.setattr(external_python, "_trained", set())  # as in a process that did not train it
+    monkeypatch.setattr(references, "_used", set())  # as in a process that did not train it
     with pytest.raises(ConfigError, match=r"may come from anybody[\s\S]*MGCDA_TRUST_CODE=tests\.support\.external"):
         load_exported(tmp_path)
-    monkeypatch.setenv(external_python.TRUST, "tests.support.external")
+    monkeypatch.setenv(references.TRUST, "tests.support.external")
     load_exported(tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pyte
         ({"network": UNET, "arguments": {"widht": 8}}, "argument 'widht'"),
         ({"network": "python:tests.support.external:UNET_TAPS"}, "a dict, not a function"),
         ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
-        ({"network": "python:tests.support.external:mak"}, "no function 'mak'"),
+        ({"network": "python:tests.support.external:mak"}, "nothing called 'mak'"),
         ({"network": UNET}, "model.taps: .*the layers of .* are unknown"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "heads"}}, r"no module 'heads'[\s\S]*candidates: head"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "down.2"}}, "8 channels, but 3 are needed"),
