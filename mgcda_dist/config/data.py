@@ -37,7 +37,9 @@ class PasteConfig(Section):
     )
     include: list[str] = Field(default=[], description="categories of objects to paste; empty: all")
     exclude: list[str] = Field(default=[], description="categories of objects never to paste")
-    min_objects: Count = PasteDefaults.min_objects
+    min_objects: Count = Field(
+        default=PasteDefaults.min_objects, description="fewest objects in an image that gets any; ours"
+    )
     max_objects: Count = Field(
         default=PasteDefaults.max_objects, description="objects per image, drawn from min_objects … max_objects; ours"
     )
@@ -64,7 +66,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class StreamConfig(Section):
     """One stream: a set of shards that contributes a fixed number of images to every global batch."""
 
-    name: Annotated[Name, FIXED]
+    name: Annotated[Name, FIXED] = Field(description="in messages, metrics and `domain`; no two streams share one")
     domain: Annotated[Name | None, FIXED] = Field(
         default=None,
         description="look of the world (city, camera, renderer) that MDAT and CACL align with the others; streams may "
@@ -96,13 +98,17 @@ class AugmentConfig(Section):
         default=AugmentDefaults.reference_height_px,
         description="every frame is first brought to this height; null: as is",
     )
-    flip: Probability = AugmentDefaults.flip
+    flip: Probability = Field(default=AugmentDefaults.flip, description="chance of a horizontal flip")
     brightness: NonNegative = Field(
         default=AugmentDefaults.brightness, description="± share, as torchvision ColorJitter"
     )
-    contrast: NonNegative = AugmentDefaults.contrast
-    saturation: NonNegative = AugmentDefaults.saturation
-    hue: Annotated[float, Field(ge=0, le=0.5)] = AugmentDefaults.hue
+    contrast: NonNegative = Field(default=AugmentDefaults.contrast, description="± share, as torchvision ColorJitter")
+    saturation: NonNegative = Field(
+        default=AugmentDefaults.saturation, description="± share, as torchvision ColorJitter"
+    )
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=AugmentDefaults.hue, description="± share of the colour circle, as torchvision ColorJitter"
+    )
     blur: Probability = Field(
         default=AugmentDefaults.blur, description="chance of a Gaussian blur, σ 0.3 … 1.5 px; ours"
     )

@@ -71,13 +71,13 @@ class StageConfig(Section):
     name: Annotated[StageName, FIXED] = Field(
         description="stride4 … stride32: of the backbone; a name of model.taps.stages; embedding"
     )
-    weight: Annotated[NonNegative, OVERRIDE] = 1.0
+    weight: Annotated[NonNegative, OVERRIDE] = Field(default=1.0, description="w_s of L_mdat; ours")
 
 
 class SmoothingConfig(Section):
     """Dynamic label smoothing of the discriminator's target (method: MDAT)."""
 
-    mode: SmoothingMode = MdatDefaults.smoothing
+    mode: SmoothingMode = Field(default=MdatDefaults.smoothing, description="how ε of a label is found; ours")
     epsilon: Probability = Field(
         default=MdatDefaults.epsilon,
         description=", ".join(f"{mode}: {entry.parameter}" for mode, entry in SMOOTHING_MODES.items()) + "; ours",
@@ -90,7 +90,9 @@ class SmoothingConfig(Section):
 class MdatConfig(Section):
     """Scene level: multi-source domain adversarial training."""
 
-    enabled: Annotated[bool, FIXED] = True
+    enabled: Annotated[bool, FIXED] = Field(
+        default=True, description="scene-level alignment, L_mdat; false: the network is trained without it"
+    )
     weight: Annotated[NonNegative, OVERRIDE] = Field(
         default=MdatDefaults.weight, description="α of the total loss; ours"
     )
@@ -133,7 +135,9 @@ class MdatConfig(Section):
 class CaclConfig(Section):
     """Sample level: cross-domain anomaly-aware contrastive learning."""
 
-    enabled: Annotated[bool, FIXED] = True
+    enabled: Annotated[bool, FIXED] = Field(
+        default=True, description="sample-level contrast, L_cacl; false: the network is trained without it"
+    )
     weight: Annotated[NonNegative, OVERRIDE] = Field(
         default=CaclDefaults.weight, description="β of the total loss; ours"
     )
@@ -233,7 +237,9 @@ class CaclConfig(Section):
 class TeacherConfig(Section):
     """An exponential moving average of the segmenter, which labels the unlabelled images."""
 
-    enabled: Annotated[bool, FIXED] = False
+    enabled: Annotated[bool, FIXED] = Field(
+        default=False, description="an average of the network that labels the unlabelled images, L_teacher"
+    )
     decay: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(
         default=TeacherDefaults.decay,
         description="γ of the average, of step t at most 1 - 1/(t+1); Mean Teacher (arXiv 1703.01780), DAFormer",
@@ -374,14 +380,24 @@ class ModelConfig(Section):
 class OptimConfig(Section):
     """AdamW (or SGD), one learning rate per group, one schedule."""
 
-    steps: Annotated[Count, OVERRIDE]
-    optimizer: Annotated[OptimizerKind, FIXED] = "adamw"
-    lr_backbone: Annotated[Positive, OVERRIDE] = 1e-4
-    lr_heads: Annotated[Positive, OVERRIDE] = 1e-3
-    lr_discriminators: Annotated[Positive, OVERRIDE] = 1e-3
-    weight_decay: Annotated[NonNegative, OVERRIDE] = 1e-4
+    steps: Annotated[Count, OVERRIDE] = Field(description="optimiser steps of the whole run, each of one global batch")
+    optimizer: Annotated[OptimizerKind, FIXED] = Field(default="adamw", description="adamw or sgd; ours")
+    lr_backbone: Annotated[Positive, OVERRIDE] = Field(
+        default=1e-4, description="highest learning rate of the backbone; ours"
+    )
+    lr_heads: Annotated[Positive, OVERRIDE] = Field(
+        default=1e-3, description="highest learning rate of the decoder, the classifier and the projection; ours"
+    )
+    lr_discriminators: Annotated[Positive, OVERRIDE] = Field(
+        default=1e-3, description="highest learning rate of MDAT's discriminators; ours"
+    )
+    weight_decay: Annotated[NonNegative, OVERRIDE] = Field(
+        default=1e-4, description="of all weights but those of norms and biases; ours"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(default=0.9, description="sgd only")
-    schedule: Annotated[Schedule, OVERRIDE] = "poly"
+    schedule: Annotated[Schedule, OVERRIDE] = Field(
+        default="poly", description="fall of the rates after the warm-up; poly: (1 - q)^0.9 (DeepLab, arXiv 1606.00915)"
+    )
     warmup: Annotated[Probability, OVERRIDE] = Field(
         default=0.03, description="share of training with linearly rising rate"
     )

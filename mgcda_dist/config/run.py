@@ -25,8 +25,10 @@ __all__ = [
 class EngineConfig(Section):
     """DeepSpeed."""
 
-    zero_stage: Annotated[ZeroStage, FIXED] = 1
-    precision: Annotated[Precision, FIXED] = "fp32"
+    zero_stage: Annotated[ZeroStage, FIXED] = Field(
+        default=1, description="what is spread over the ranks: 0 nothing, 1 optimiser states, 2 gradients, 3 parameters"
+    )
+    precision: Annotated[Precision, FIXED] = Field(default="fp32", description="of the forward and backward passes")
     accumulation: Annotated[Count, OVERRIDE] = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )
@@ -35,8 +37,8 @@ class EngineConfig(Section):
 class ElasticConfig(Section):
     """Fewest and most workers of a run that goes on with the nodes there are; stands before `scaling.workers`."""
 
-    min: Count
-    max: Count
+    min: Count = Field(description="fewest workers that the run goes on with")
+    max: Count = Field(description="most workers that it takes")
     every_s: Positive = Field(
         default=60, description="how often to look whether more workers find a place; Ray Train's"
     )
@@ -102,8 +104,10 @@ class ScalingConfig(Section):
 class EvaluationSetConfig(Section):
     """One evaluation set."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    shards: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+        description="in tables and files; no two sets share one"
+    )
+    shards: str = Field(description="folder of frame shards, with its manifest")
     paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
     max_frames: Count | None = Field(default=None, description="first frames only; null: all")
 
@@ -120,7 +124,7 @@ class BestConfig(Section):
 class CheckpointConfig(Section):
     """Times of checkpoints, and the ones that are kept."""
 
-    every_steps: Count = 200
+    every_steps: Count = Field(default=200, description="steps from one checkpoint to the next; ours")
     keep: Count = Field(default=2, description="of the newest; the best one stays besides")
     asynchronous: bool = Field(default=True, description="write while training goes on, from a copy in host memory")
     best: BestConfig | None = Field(
@@ -144,7 +148,7 @@ class TrackingConfig(Section):
     """MLflow, and what is logged how often."""
 
     mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
-    experiment: str = "mgcda"
+    experiment: str = Field(default="mgcda", description="MLflow experiment that the run belongs to")
     parent_run: str | None = Field(default=None, description="MLflow run to appear under; `mgcda sweep` sets it")
     register_model: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = Field(
         default=None, description="registered model of MLflow that gets the trained network as its next version"
@@ -153,8 +157,10 @@ class TrackingConfig(Section):
         default=30,
         description="how long the end of a run may wait for MLflow; `mgcda sync` delivers what it lacks then",
     )
-    log_every_steps: Count = 10
-    system_metrics: bool = True
+    log_every_steps: Count = Field(default=10, description="steps from one line of metrics to the next")
+    system_metrics: bool = Field(
+        default=True, description="CPU, memory, disk, network and GPUs of each node, in MLflow"
+    )
     report: bool = Field(default=True, description="write report.html at the end, and log it under report/")
     preview_frames: Annotated[int, Field(ge=0)] = Field(
         default=3, description="frames of the first evaluation set that are drawn at every checkpoint; 0: none"
@@ -167,7 +173,9 @@ class TrackingConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation at the end of training and by `mgcda evaluate`."""
 
-    sets: list[EvaluationSetConfig] = Field(default=[])
+    sets: list[EvaluationSetConfig] = Field(
+        default=[], description="what the trained network is evaluated on; empty: nothing"
+    )
     height_px: Count | None = Field(
         default=None, description="frames are resized to this height for the network; null: as is"
     )

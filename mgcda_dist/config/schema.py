@@ -36,7 +36,7 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED] = Field(
         description="stable name: same name, same run"
     )
-    seed: Annotated[int, FIXED] = 0
+    seed: Annotated[int, FIXED] = Field(default=0, description="of the first weights, the stream and every other draw")
     runs: Annotated[str, FREE] = Field(
         default="runs", description="folder that receives runs/NAME and the MLflow database"
     )
