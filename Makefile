@@ -70,6 +70,10 @@ test-fast: $(DEV_READY) ## Run the tests that take seconds
 test-cluster: $(DEV_READY) ## Run what takes minutes: two nodes (as root: in namespaces), MLflow served and in a browser
 	@$(BIN)/python -m pytest tests -m "extended or cluster" $(PYTEST_ARGS)
 
+.PHONY: docs
+docs: $(DEV_READY) ## Build the documentation site, strictly and without the network: build/site/index.html
+	@$(BIN)/python -m docs.site
+
 ##@ Checks
 .PHONY: lint
 lint: $(DEV_READY) ## Check style and format (ruff)
@@ -88,7 +92,7 @@ imports: $(DEV_READY) ## Check the import direction (import-linter)
 	@echo "imports: ok"
 
 .PHONY: check
-check: lint types imports test ## All of the above
+check: lint types imports docs test ## All of the above
 
 .PHONY: format
 format: $(DEV_READY) ## Fix style and format
