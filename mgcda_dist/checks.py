@@ -206,16 +206,18 @@ def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
 
 
 def check_model(config: Config) -> list[str]:
-    """Raise `ConfigError` for a network or weights that do not exist, or losses and scores that do not suit it.
+    """Raise `ConfigError` for what a run could not build: network, weights, losses and scores, callbacks.
 
-    The network is made once and thrown away: what the run could not build is refused here. One with a timm backbone is
-    made on torch's `meta` device, without memory and without weights.
+    Refused are a network or weights that do not exist, losses and scores that do not suit it, and callbacks that cannot
+    be called. The network is made once and thrown away. One with a timm backbone is made on torch's `meta` device,
+    without memory and without weights.
 
     Returns:
         What is doubtful, in words.
     """
     from mgcda_dist.models.backbone import check_backbone
 
+    build.check_callbacks(config)
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         network = _outline(config)

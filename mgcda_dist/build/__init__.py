@@ -1,5 +1,6 @@
 """Composition root: configuration → objects. Components take plain arguments; only this package translates."""
 
+from mgcda_dist.build.callbacks import callbacks, check_callbacks, methods_of
 from mgcda_dist.build.data import (
     class_space,
     global_batches,
@@ -26,6 +27,8 @@ from mgcda_dist.build.model import (
 )
 
 __all__ = [
+    "callbacks",
+    "check_callbacks",
     "check_pairs",
     "check_stages",
     "class_space",
@@ -34,6 +37,7 @@ __all__ = [
     "global_batches",
     "load_model",
     "maps_job",
+    "methods_of",
     "mgcda",
     "model_text",
     "optimizer",

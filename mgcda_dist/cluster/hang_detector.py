@@ -13,8 +13,9 @@ from mgcda_dist.training.progress import Report
 
 __all__ = ["TIMED", "Hang", "HangDetector"]
 
-TIMED = ("loader", "forward", "backward", "optimizer", "checkpoint")
-"""Phases in which a rank must move on within the time allowed; evaluation and start-up have no limit."""
+TIMED = ("loader", "forward", "backward", "optimizer", "checkpoint", "callback")
+"""Phases, by their first word, in which a rank must move on within the time allowed; evaluation and start-up have no
+limit."""
 _LONGEST_GAP_S = 2.0
 
 
@@ -64,7 +65,7 @@ class HangDetector:
             found = reports.get(rank)
             moved = found is not None and (seen.report is None or found.moves != seen.report.moves)
             seen.silent_s = 0.0 if found is not None else seen.silent_s + passed
-            timed = found is None or found.phase in TIMED
+            timed = found is None or found.phase.partition(" ")[0] in TIMED
             seen.still_s = 0.0 if moved or not timed else seen.still_s + passed
             seen.report = found or seen.report
         return self._silent() or self._still()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig
 from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Positive, Section
+from mgcda_dist.references import PATTERN
 
 __all__ = [
     "BestConfig",
+    "CallbackConfig",
     "CheckpointConfig",
     "ElasticConfig",
     "EngineConfig",
@@ -142,6 +144,20 @@ class CheckpointConfig(Section):
         description="how long a full disk is waited for at the end, when the model and the results are to be written; "
         "the other ranks wait no longer than 1500 s",
     )
+
+
+class CallbackConfig(Section):
+    """One callback; `python:MODULE:NAME` alone stands for one without arguments."""
+
+    use: Annotated[str, Field(pattern=rf"^{PATTERN}$")] = Field(
+        description="python:MODULE:NAME of a class or function, which is called with the arguments, or of an object"
+    )
+    arguments: dict[str, Any] = Field(default={}, description="by name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
 
 
 class TrackingConfig(Section):

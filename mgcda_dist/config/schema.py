@@ -24,7 +24,14 @@ from mgcda_dist.config.method import (
     SegmentationLossConfig,
     TeacherConfig,
 )
-from mgcda_dist.config.run import CheckpointConfig, EngineConfig, EvaluationConfig, ScalingConfig, TrackingConfig
+from mgcda_dist.config.run import (
+    CallbackConfig,
+    CheckpointConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ScalingConfig,
+    TrackingConfig,
+)
 from mgcda_dist.errors import counted, near_or_all
 
 __all__ = ["Config"]
@@ -52,6 +59,9 @@ class Config(Section):
     checkpoint: Annotated[CheckpointConfig, FREE] = CheckpointConfig()
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
     evaluation: Annotated[EvaluationConfig, FREE] = EvaluationConfig()
+    callbacks: Annotated[list[CallbackConfig], FREE] = Field(
+        default=[], description="code of one's own that is called while the run trains: mgcda_dist.callbacks"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Config:

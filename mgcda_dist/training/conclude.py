@@ -32,8 +32,15 @@ def conclude(
     device: torch.device,
     tracker: Tracker,
     selection: Selection | None,
-) -> None:
+    step: int,
+) -> dict[str, float]:
     """Evaluate the bare segmenter of the run, log the numbers and the pictures; a collective.
+
+    Args:
+        step: steps done, at which the numbers are logged.
+
+    Returns:
+        The logged numbers on rank 0, nothing on others.
 
     Raises:
         CheckpointError: there was no room for the results.
@@ -45,13 +52,13 @@ def conclude(
     job = build.evaluation_job(config, run.model)
     evaluation = run_job(job, world, device, evaluation_progress(run.say) if leads else None)
     if not leads:
-        return
+        return {}
     say: Callable[[str], None] = partial(run.say, "storage")
     limit_s = config.checkpoint.room_wait_s
     results = evaluation.record(selection)
     write = partial(write_evaluation, results, evaluation.results, run.evaluation)
     needed("the evaluation", write, run.evaluation, say, limit_s)
-    tracker.log_metrics(results.logged_metrics(), config.optim.steps)
+    tracker.log_metrics(results.logged_metrics(), step)
     tracker.log_artifact(run.evaluation, "evaluation")
     pictures = optional("pictures of the evaluation", lambda: draw_results(evaluation, run.pictures), say) or []
     history = optional("the picture of the history", lambda: draw_history(run, config), say)
@@ -60,7 +67,7 @@ def conclude(
     if config.tracking.alignment_steps:
         alignment = optional("the picture of the domain gap", lambda: _alignment(config, run.model, path, device), say)
     if alignment is not None:
-        tracker.log_metrics(alignment, config.optim.steps)
+        tracker.log_metrics(alignment, step)
     for picture in (*pictures, *([history] if history else []), *([path] if alignment is not None else [])):
         tracker.log_picture(picture.name, picture)
     describe_results(config, run, tracker, results)
@@ -70,6 +77,7 @@ def conclude(
     if report is not None:
         tracker.log_artifact(report, "report")
     needed("results.json", lambda: results.save(run.root), run.root, say, limit_s)
+    return results.logged_metrics()
 
 
 def _alignment(config: Config, model: Path, path: Path, device: torch.device) -> dict[str, float]:

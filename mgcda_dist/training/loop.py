@@ -17,7 +17,7 @@ from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import rate_factor
-from mgcda_dist.training.state import TrainState
+from mgcda_dist.training.state import EarlyEnd, TrainState
 
 __all__ = ["Hooks", "fit"]
 
@@ -41,6 +41,8 @@ class Hooks:
         checkpoint: begin to write one that carries these numbers; a collective.
         last_good: which checkpoint to go back to, in words; a collective.
         progress: where this rank is, for hang detection.
+        early_end: the request to end after the step that was summed, the same on every rank.
+        stepped: told each step with its metrics and those of its validation; None: nobody listens.
     """
 
     log: Callable[[int, dict[str, float]], None]
@@ -54,6 +56,8 @@ class Hooks:
     checkpoint: Callable[[dict[str, float]], None]
     last_good: Callable[[], str]
     progress: Progress
+    early_end: Callable[[], EarlyEnd | None] = lambda: None
+    stepped: Callable[[int, dict[str, float], dict[str, float]], None] | None = None
 
 
 def fit(
@@ -66,13 +70,13 @@ def fit(
         state: advanced in place.
 
     Returns:
-        The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached.
+        The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached, or
+        the one after which it was to end early.
     """
     optim, watch, clock = config.optim, HealthWatch(config, state.alarms), _Clock(config.data.global_batch)
     model = engine.model
-    while state.step < optim.steps:
+    while state.step < optim.steps and state.early_end is None:
         step, progress = state.step, state.step / optim.steps
-        last, due = step + 1 == optim.steps, (step + 1) % config.checkpoint.every_steps == 0
         micro_batches = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
         own = _trainer_sums(micro_batches, hooks)
         outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks)
@@ -80,6 +84,9 @@ def fit(
         values = totals.scalars()
         hooks.summed({name: round(values[name]) for name in own})
         _count_bad_samples(state, round(values[_BAD]), config)
+        state.early_end = hooks.early_end()
+        last = step + 1 == optim.steps or state.early_end is not None
+        due = (step + 1) % config.checkpoint.every_steps == 0
         norm = engine.gradient_norm()
         accepted = math.isfinite(norm)
         if accepted:
@@ -92,15 +99,20 @@ def fit(
         watch.see(step, values["loss/total"], norm)
         hooks.progress.enter("validation", step)
         numbers = hooks.validate() if due or last else {}
-        if accepted and (numbers or last or step % config.tracking.log_every_steps == 0):
+        logged = accepted and (numbers or last or step % config.tracking.log_every_steps == 0)
+        metrics = dict[str, float]()
+        if logged or hooks.stepped is not None:
             metrics = {name: values[name] for name in outcomes[0].sums if name in values}
-            metrics |= model.health(outcomes, totals, progress) | engine.learning_rates() | numbers
-            metrics |= {"train/gradient_norm": norm, "train/skipped_steps": state.skipped_steps}
-            metrics |= {"data/bad_samples": state.bad_samples} | clock.read()
+            metrics |= {"train/gradient_norm": norm, "train/skipped_steps": float(state.skipped_steps)}
+            metrics |= {"data/bad_samples": float(state.bad_samples)}
+        if logged:
+            metrics |= model.health(outcomes, totals, progress) | engine.learning_rates() | numbers | clock.read()
             hooks.log(step, metrics)
             for name, sentence in watch.read(step, metrics).items():
                 state.alarms.append(name)
                 hooks.alarm(name, sentence)
+        if hooks.stepped is not None:
+            hooks.stepped(step, metrics, numbers)
         request = agreed(values[_STOP], values[_LEAVE])
         if request or due or last:
             hooks.progress.enter("checkpoint", step)

@@ -32,7 +32,7 @@ class Report:
     """Position of a rank.
 
     Attributes:
-        phase: `loader`, `forward`, …; empty: before or after the training loop.
+        phase: `loader`, `forward`, `callback NAME.on_step`, …; empty: before or after the training loop.
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
     """

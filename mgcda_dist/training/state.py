@@ -6,7 +6,20 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-__all__ = ["TrainState"]
+__all__ = ["EarlyEnd", "TrainState"]
+
+
+@dataclass(frozen=True)
+class EarlyEnd:
+    """The request of a callback to end the training before its last step.
+
+    Attributes:
+        callback: its reference in the configuration.
+        reason: in words, with the callback's name.
+    """
+
+    callback: str
+    reason: str
 
 
 @dataclass
@@ -18,6 +31,7 @@ class TrainState:
         skipped_steps: steps that were refused because a loss or gradient was not finite.
         bad_samples: damaged samples, over all ranks, that were replaced by others.
         skipped_in_a_row: how many of the newest steps were refused.
+        early_end: why the training ended before its last step; None: it did not.
         alarms: names of the health alarms that were raised, so that a restart does not repeat them.
     """
 
@@ -26,6 +40,7 @@ class TrainState:
     bad_samples: int = 0
     skipped_in_a_row: int = 0
     alarms: list[str] = field(default_factory=list)
+    early_end: EarlyEnd | None = None
 
     def count(self, accepted: bool) -> None:
         """Count a step that was taken or refused."""
@@ -40,4 +55,7 @@ class TrainState:
     @classmethod
     def load(cls, path: Path) -> TrainState:
         """Read a file with the content of `as_json`."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (early := content.get("early_end")) is not None:
+            content["early_end"] = EarlyEnd(**early)
+        return cls(**content)

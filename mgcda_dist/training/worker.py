@@ -28,6 +28,7 @@ from mgcda_dist.runs.records import open_trackers
 from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.mlflow_system import NodeMonitor
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
+from mgcda_dist.training.callbacks import Callbacks
 from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
@@ -54,19 +55,29 @@ def train(config: Config, *, start_over: bool = False) -> None:
         worker = _Worker(config, run, world, _device(on_gpu), start_over=start_over)
         state = worker.resume()
         tracker = worker.open_tracker(state.step)
+        callbacks = worker.open_callbacks(state, tracker)
         status: Status = "FAILED"
+        results = dict[str, float]()
         try:
-            ended_by = worker.fit(state, tracker)
+            callbacks.start()
+            ended_by = worker.fit(state, tracker, callbacks)
             status = "KILLED"
-            worker.end_writing(state, ended_by)
+            try:
+                worker.end_writing(state, ended_by)
+            finally:
+                callbacks.checkpoints()
             if ended_by == StopRequest.NONE:
                 with worker.engine.whole_parameters() as whole:
                     selection = keep_model(config, run, worker.store, whole, world)
                 worker.complete(state)
-                conclude(config, run, world, worker.device, tracker, selection)
+                callbacks.checkpoints()
+                found = conclude(config, run, world, worker.device, tracker, selection, state.step)
+                results = callbacks.shared(found)
                 status = "FINISHED"
         finally:
+            callbacks.end(status, results)
             tracker.close(status)
+        callbacks.settle()
 
 
 class _Worker:
@@ -115,28 +126,41 @@ class _Worker:
         tracker = open_trackers(self.config, self.run, start_step, leads=leads, say=self.say)
         return _with_node_monitor(tracker, self.config, self.run) if self.world.size > 1 else tracker
 
-    def fit(self, state: TrainState, tracker: Tracker) -> StopRequest:
-        """Train from `state.step` to the last step; returns the request that ended it before."""
-        config, best = self.config, self.config.checkpoint.best
-        self.saver = Saver(self.engine, self.writer, config, self.world)
-        validation = Validation(
-            self.engine,
-            config.model.export,
-            partial(build.segmenter, config, "none"),
-            build.validation_job(config),
-            best.metric if best is not None else "",
+    def open_callbacks(self, state: TrainState, tracker: Tracker) -> Callbacks:
+        """The callbacks of this rank; an early end that one of them has asked for stands while it is configured."""
+        end = state.early_end
+        if end is not None and end.callback not in [entry.use for entry in self.config.callbacks]:
+            self.say(f"training goes on from step {state.step}: {end.callback}, which had ended it, is gone")
+            state.early_end = None
+        return Callbacks(
+            self.config,
+            self.run,
             self.world,
-            self.device,
+            PROGRESS,
+            network=self._validation(measures=False).network,
+            log=tracker.log_metrics,
+            committed=self.writer.newly_committed,
+            start_step=state.step,
         )
+
+    def fit(self, state: TrainState, tracker: Tracker, callbacks: Callbacks) -> StopRequest:
+        """Train from `state.step` to the last step; returns the request that ended it before."""
+        config = self.config
+        self.saver = Saver(self.engine, self.writer, config, self.world)
+        validation = self._validation()
         preview = build.preview_job(config)
         loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step)
 
         def log(step: int, metrics: dict[str, float]) -> None:
-            tracker.log_metrics(metrics, step)
+            tracker.log_metrics(metrics | callbacks.times(), step)
 
         def alarm(name: str, text: str) -> None:
             self.say(text)
             tracker.set_tags({f"health.{name}": text})
+
+        def summed(sums: dict[str, int]) -> None:
+            self.writer.settle(sums["written"], sums["failed"])
+            callbacks.summed(sums)
 
         def checkpoint(numbers: dict[str, float]) -> None:
             self.saver.start(state, numbers)
@@ -154,17 +178,21 @@ class _Worker:
             say_everywhere=partial(self.run.say, "note"),
             alarm=alarm,
             stop_request=self._stop_request,
-            local_sums=self.writer.local_sums,
-            summed=lambda sums: self.writer.settle(sums["written"], sums["failed"]),
+            local_sums=lambda: self.writer.local_sums() | callbacks.local_sums(),
+            summed=summed,
             validate=validation.measure,
             checkpoint=checkpoint,
             last_good=self.writer.last_good,
             progress=PROGRESS,
+            early_end=callbacks.early_end,
+            stepped=callbacks.stepped if callbacks.are_there else None,
         )
         ended_by = StopRequest.NONE
-        if state.step < config.optim.steps:
+        if state.step < config.optim.steps and state.early_end is None:
             ended_by = fit(self.engine, iter(loader), state, config, hooks)
         PROGRESS.enter("", state.step)
+        if state.early_end is not None:
+            self.say(f"training ends early, after {state.step} of {config.optim.steps} steps: {state.early_end.reason}")
         return ended_by
 
     def end_writing(self, state: TrainState, ended_by: StopRequest) -> None:
@@ -189,6 +217,19 @@ class _Worker:
         if not self._is_committed:
             self.saver.repeat(state)
             self.writer.flush()
+
+    def _validation(self, *, measures: bool = True) -> Validation:
+        """A bare network beside the one in training; `measures`: with the evaluation that chooses a checkpoint."""
+        config, best = self.config, self.config.checkpoint.best
+        return Validation(
+            self.engine,
+            config.model.export,
+            partial(build.segmenter, config, "none"),
+            build.validation_job(config) if measures else None,
+            best.metric if best is not None else "",
+            self.world,
+            self.device,
+        )
 
     def _stop_request(self) -> StopRequest:
         return StopRequest.STOP if self.world.rank == 0 and self.run.stop_file.exists() else PROGRESS.request

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class CheckpointWriter:
         self._last_failure = ""
         self._num_failures = 0
         self._committed: set[int] = set(store.steps()) if world.rank == 0 else set()
+        self._news: deque[int] = deque()
         self.blocked_s = 0.0
 
     def start(self, files: Files, manifest: CheckpointManifest) -> None:
@@ -94,6 +96,10 @@ class CheckpointWriter:
             self._committing = None
         return self._world.gather_objects(committed, "checkpoint")[0]
 
+    def newly_committed(self) -> int | None:
+        """The step of a checkpoint that this attempt has committed, each once, on rank 0; None: no further one."""
+        return self._news.popleft() if self._news else None
+
     def last_good(self) -> str:
         """A sentence that names the newest intact checkpoint, after `flush`; a collective."""
         self.flush()
@@ -125,6 +131,7 @@ class CheckpointWriter:
             self._failed(step, str(error) if isinstance(error, _NotWrittenError) else _in_words(error, pending.folder))
             raise
         self._committed = set(self._store.steps())
+        self._news.append(step)
         if self._num_failures:
             self._say(f"step {step}: checkpoints are written again, after {self._num_failures} that were not")
         self._num_failures, self._last_failure = 0, ""
