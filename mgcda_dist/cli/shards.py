@@ -70,6 +70,12 @@ def write(
     drop_street_furniture: Annotated[
         bool, typer.Option("--drop-street-furniture", help="coco: leave out hydrants, parking meters and benches")
     ] = False,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--licence", help="coco: id of a licence of photos in the annotation file; only those; repeatable"
+        ),
+    ] = None,
     strict: Strict = False,
     workers: Annotated[
         str | None,
@@ -86,6 +92,7 @@ def write(
     given = {
         "unlabelled": unlabelled or None, "coarse": coarse or None, "label_format": label_format,
         "min_area_px": min_area, "drop_cut": drop_cut or None, "drop_street_furniture": drop_street_furniture or None,
+        "licence": licence or None,
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     _refuse_foreign(reader, chosen)

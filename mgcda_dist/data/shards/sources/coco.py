@@ -7,8 +7,8 @@ a set of photos (`train2017`, `val2017`), so no photo gives objects to two split
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from os.path import isfile
 from pathlib import Path
@@ -22,7 +22,7 @@ from mgcda_dist.data.header import read_header
 from mgcda_dist.data.ledger import Ledger
 from mgcda_dist.data.shards.encode import png_bytes
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
-from mgcda_dist.data.shards.sources.coco_json import Photo, Polygon, read_annotations
+from mgcda_dist.data.shards.sources.coco_json import Annotations, Photo, Polygon, read_annotations
 from mgcda_dist.data.shards.sources.source import Source, SourceSet, safe_key
 from mgcda_dist.errors import ShardError
 
@@ -39,13 +39,14 @@ _LAYOUT = "SPLIT2017/*.jpg and annotations/instances_SPLIT2017.json"
 
 @dataclass(frozen=True)
 class _Object:
-    """One annotation: the photo, its size as listed, the polygons and what it is."""
+    """One annotation: the photo, its size as listed, polygons, what it is; terms, where photos are chosen by them."""
 
     key: str
     path: Path
     photo: Photo
     polygons: tuple[Polygon, ...]
     category: str
+    terms: Mapping[str, str] = field(default_factory=dict)
 
 
 def _open(
@@ -55,6 +56,7 @@ def _open(
     min_area_px: int = 1024,
     drop_cut: bool = False,
     drop_street_furniture: bool = False,
+    licence: Sequence[str] = (),
     exif: Exif | None = None,
 ) -> SourceSet:
     """Objects in the order of photo and annotation.
@@ -64,6 +66,8 @@ def _open(
         min_area_px: smaller objects are left out; the default is COCO's own bound of "small".
         drop_cut: leave out objects that touch the border of the photo.
         drop_street_furniture: leave out fire hydrants, parking meters and benches, too.
+        licence: ids of the file's `licenses`; photos under others, or of none, give no object. Each object then carries
+            the name of its photo's licence and the photo's origin, for the attribution. Empty: all photos.
         exif: use of the photos' orientation marks, as `EncodeOptions.exif`.
     """
     name = split if split.endswith("2017") else f"{split}2017"
@@ -72,6 +76,7 @@ def _open(
     furniture = _names(STREET_FURNITURE) if drop_street_furniture else set[str]()
     categories = {category.id: category.name for category in content.categories}
     photos = {photo.id: photo for photo in content.images}
+    allowed = _allowed(content, licence, folder)
     objects: list[_Object] = []
     ledger = Ledger()
     for note in sorted(content.annotations, key=lambda note: (_order(note.image_id), _order(note.id))):
@@ -79,6 +84,7 @@ def _open(
         reason = (
             "of a category that Cityscapes knows" if _plain(category) in left_out
             else "street furniture" if _plain(category) in furniture
+            else "of a photo under another licence, or of none" if allowed and str(photo.license) not in allowed
             else "crowds" if note.iscrowd
             else "run-length coded" if isinstance(note.segmentation, dict)
             else "without an outline" if not polygons
@@ -90,12 +96,24 @@ def _open(
             ledger.add(reason, f"{photo.file_name}: annotation {note.id}")
             continue
         key = safe_key(f"{Path(photo.file_name).stem}_{note.id}")
-        objects.append(_Object(key, folder / name / photo.file_name, photo, tuple(polygons), category))
+        terms = {"licence": allowed[str(photo.license)], "origin": str(photo.flickr_url or "")} if allowed else {}
+        objects.append(_Object(key, folder / name / photo.file_name, photo, tuple(polygons), category, terms))
     missing = {item.path for item in objects if not isfile(item.path)}
     if missing:
         problem = f"no such photo ({len(missing)} are missing)"
         raise ShardError(str(min(missing)), problem, f"expected {_LAYOUT}")
     return SourceSet(LazySamples(objects, partial(_cut_out, exif=exif)), "binary", passed_over=ledger)
+
+
+def _allowed(content: Annotations, licences: Sequence[str], folder: Path) -> dict[str, str]:
+    """The chosen licences: id → name; empty: nothing was chosen."""
+    listed = content.licences()
+    for chosen in licences:
+        if chosen not in listed:
+            known = ", ".join(f"{each} ({name})" for each, name in listed.items())
+            remedy = f"listed are {known}" if known else "it lists no licences: leave the choice out"
+            raise ShardError(str(folder), f"licence {chosen!r} is none of the annotation file", remedy)
+    return {chosen: listed[chosen] for chosen in licences}
 
 
 def _names(*groups: Collection[str]) -> set[str]:
@@ -141,7 +159,8 @@ def _cut_out(item: _Object, exif: Exif | None) -> SourceSample:
         raise ShardError(f"{item.path}", f"object {item.key} lies outside of the photo", "check photo and annotations")
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     cutout = np.dstack([photo[box], mask[box]])
-    return SourceSample(item.key, png_bytes(cutout), "png", meta={"category": item.category, "photo": item.path.name})
+    meta: dict[str, str | int | float] = {"category": item.category, "photo": item.path.name, **item.terms}
+    return SourceSample(item.key, png_bytes(cutout), "png", meta=meta)
 
 
 @lru_cache(maxsize=8)
@@ -158,5 +177,5 @@ COCO = Source(
     url="https://cocodataset.org",
     licence="annotations CC BY 4.0; photos: terms of Flickr",
     kind="objects",
-    options=("min_area_px", "drop_cut", "drop_street_furniture", "exif"),
+    options=("min_area_px", "drop_cut", "drop_street_furniture", "licence", "exif"),
 )

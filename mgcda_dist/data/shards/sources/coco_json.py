@@ -70,12 +70,19 @@ class Category(BaseModel):
 
 
 class Photo(BaseModel):
-    """A photo, and its size when it was annotated."""
+    """A photo, and its size when it was annotated.
+
+    Attributes:
+        license: id in `licenses`; only read where photos are chosen by it.
+        flickr_url: where it comes from; the number before the first `_` of the name is that of the photo's page.
+    """
 
     id: Id
     file_name: Annotated[RelativePath, StringConstraints(min_length=1)]
     width: PositiveInt
     height: PositiveInt
+    license: Any = None
+    flickr_url: Any = None
 
 
 class Annotation(BaseModel):
@@ -101,11 +108,22 @@ class Annotation(BaseModel):
 
 
 class Annotations(BaseModel):
-    """The content of the file."""
+    """The content of the file.
+
+    Attributes:
+        licenses: list of `id` and `name`; many tools write none, or empty ones: see `licences`.
+    """
 
     images: list[Photo]
     annotations: list[Annotation]
     categories: list[Category]
+    licenses: Any = None
+
+    def licences(self) -> dict[str, str]:
+        """Id → name of those that have both."""
+        entries = self.licenses if isinstance(self.licenses, list) else []
+        named = [each for each in entries if isinstance(each, dict) and isinstance(each.get("name"), str)]
+        return {str(each["id"]): each["name"] for each in named if each["name"] and "id" in each}
 
 
 def read_annotations(file: Path, layout: str) -> Annotations:

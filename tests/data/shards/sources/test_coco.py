@@ -231,3 +231,38 @@ def test_a_file_without_an_object_says_what_was_passed_over(tmp_path: Path) -> N
     assert error.problem == "\n".join((
         "coco val has no samples", "0 taken, 1 passed over, because", "  without an outline: 1 (a.png: annotation 5)"
     ))  # fmt: skip
+
+
+def licensed() -> dict[str, Any]:
+    """The usual file with three photos: under licence 4, under licence 3, and one of which nothing is known."""
+    new = content()
+    new["licenses"] = [{"id": 3, "name": "BY-NC-ND"}, {"id": 4, "name": "BY"}, {"id": 0, "name": ""}]
+    new["images"][0] |= {"license": 4, "flickr_url": "http://farm1.example/1/2_3.jpg"}
+    for number, licence in ((8, {"license": 3}), (9, {})):
+        new["images"].append(CONTENT["images"][0] | {"id": number, "file_name": "a.png"} | licence)
+        new["annotations"].append(content(id=number, image_id=number)["annotations"][0])
+    return new
+
+
+def test_photos_are_chosen_by_their_licence(tmp_path: Path) -> None:
+    folder = write(tmp_path, licensed())
+    assert len(read(folder)) == 3
+    (sample,) = read(folder, licence=["4"])
+    assert sample.key == "a_5"
+    assert sample.meta["licence"] == "BY" and sample.meta["origin"] == "http://farm1.example/1/2_3.jpg"
+    assert len(read(folder, licence=["3", "4"])) == 2
+    opened = SOURCES["coco"].open(folder, "val", licence=["4"])
+    (listed,) = opened.passed_over.as_json(1)["passed_over"]
+    assert listed["why"] == "of a photo under another licence, or of none" and listed["count"] == 2
+
+
+@pytest.mark.parametrize(("file", "said"), [(licensed(), "3 (BY-NC-ND), 4 (BY)"), (content(), "it lists no licences")])
+def test_a_licence_that_is_not_listed_is_refused(tmp_path: Path, file: dict[str, Any], said: str) -> None:
+    with pytest.raises(ShardError, match="licence '7' is none of the annotation file") as caught:
+        read(write(tmp_path, file), licence=["7"])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("licences", [None, "none", [None], [{"id": 4}], [{"id": 4, "name": ""}], {}])
+def test_licences_of_other_tools_are_no_obstacle(tmp_path: Path, licences: Any) -> None:
+    assert len(read(write(tmp_path, licensed() | {"licenses": licences}))) == 3
