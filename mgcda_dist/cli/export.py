@@ -26,6 +26,7 @@ def export(
         bool, typer.Option(help="check the written files: tensors, FLOPs, latency, equal outputs")
     ] = True,
     size: Annotated[str, typer.Option(metavar="HxW", help="size of the image for FLOPs and latency")] = "512x1024",
+    half: Annotated[bool, typer.Option("--half", help="float16 weights: half the size, scores rounded")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FOLDER if it is an exported model")] = False,
 ) -> None:  # fmt: skip
     """Export a trained network for use without the training code: safetensors, torch.export, ONNX, and a model card."""
@@ -54,6 +55,6 @@ def export(
             remedy = "nothing was written; latency may fail on a busy machine: export again, or with --no-verify"
             raise MgcdaError(str(model.folder), f"the export differs from a new network: {', '.join(failed)}", remedy)
 
-    export_model(model, out, wanted, errors.status, check if verify else None)
+    export_model(model, out, wanted, errors.status, check if verify else None, half=half)
     for path in sorted(out.iterdir()):
         console.print(f"{path}   {path.stat().st_size / 1e6:.2f} MB", soft_wrap=True)

@@ -43,15 +43,16 @@ score, classes = onnxruntime.InferenceSession("model.onnx").run(None, {{"image":
 }
 
 
-def model_card(model: ExportedModel, files: list[str], run: Path | None) -> str:
+def model_card(model: ExportedModel, files: list[str], run: Path | None, digest: str = "") -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
         files: names of the files beside the card.
         run: folder of the run, for its records; None: unknown.
+        digest: SHA-256 of the weights beside the card; empty: the model's.
     """
     try:
-        return _page(model, files, run, _plain(model.metadata.config))
+        return _page(model, files, run, _plain(model.metadata.config), digest or model.digest)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, MgcdaError):
             raise
@@ -68,7 +69,7 @@ def _plain(config: Any) -> Any:
     return markdown_text(config) if isinstance(config, str) else config
 
 
-def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict[str, Any]) -> str:
+def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict[str, Any], digest: str) -> str:
     section = config["model"]
     network = f"`{section['network']}`" if section.get("network") else f"a `{section['backbone']}` with a light decoder"
     parts = [
@@ -84,7 +85,7 @@ def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict
             for name, text in _LOADING.items()
             if name in files
         ),
-        _input(model),
+        _input(model, digest),
         _training(model, config, run),
         _results(model, run),
         _thresholds(model),
@@ -109,11 +110,12 @@ def _needs(network: str | None) -> str:
             return "torch, timm and pydantic"
 
 
-def _input(model: ExportedModel) -> str:
+def _input(model: ExportedModel, digest: str) -> str:
+    rounded = "" if digest == model.digest else f", rounded to float16 from `{model.digest}`, which the results are of"
     height = f"resized to a height of {model.height_px} pixels" if model.height_px else "at their own size"
     return (
         "Images are RGB, 0…255; the network normalises them itself. The results below were measured with frames "
-        f"{height}; graphs take the image at its own size.\n\nWeights: SHA-256 `{model.digest}`."
+        f"{height}; graphs take the image at its own size.\n\nWeights: SHA-256 `{digest}`{rounded}."
     )
 
 

@@ -25,6 +25,8 @@ FORMATS = {"safetensors": RunFile.WEIGHTS, "torch": "model.pt2", "onnx": "model.
 """Format → file; the first is always written."""
 _TOLERANCE = 1e-3
 """Largest absolute difference of a score between a written graph and the network."""
+HALF_TOLERANCE = 0.1
+"""The same between a network and its float16 weights; anomaly scores of a trained network span about ten."""
 
 Status = Callable[[str], AbstractContextManager[object]]
 """Context that shows the current step to the user."""
@@ -50,6 +52,8 @@ def export_model(
     formats: Sequence[str],
     status: Status,
     verify: Callable[[ExportedModel, Sequence[Path]], None] | None = None,
+    *,
+    half: bool = False,
 ) -> None:
     """Write a model, its operating points and its card to `out`, which is replaced at the end.
 
@@ -59,20 +63,22 @@ def export_model(
         formats: of `FORMATS`.
         status: shows the current step.
         verify: called with the written model and its graphs; an exception discards the export.
+        half: write float16 weights, see `save_segmenter`; graphs then hold the rounded values.
     """
     graphs = [FORMATS[name] for name in formats if name != "safetensors"]
     with pending_folder(out) as folder:
         metadata = replace(model.metadata, operating_points=[asdict(point) for point in operating_points(model)])
-        save_segmenter(model.network, metadata, folder)
+        save_segmenter(model.network, metadata, folder, half=half)
+        written = load_exported(folder, model.device)
         if graphs:
             with status("tracing the network"):
-                program = as_program(model)
+                program = as_program(written if half else model)
             if "torch" in formats:
                 write_program(program, folder / FORMATS["torch"])
             if "onnx" in formats:
                 with status("translating to ONNX"):
                     write_onnx(program, folder / FORMATS["onnx"])
-        card = model_card(model, [FORMATS["safetensors"], *graphs], run_folder(model.folder))
+        card = model_card(model, [FORMATS["safetensors"], *graphs], run_folder(model.folder), written.digest)
         (folder / "README.md").write_text(card, encoding="utf-8")
         if verify is not None:
             verify(load_exported(folder), [folder / name for name in graphs])
@@ -91,10 +97,27 @@ def verify_export(
     """
     checks = compare_with_baseline(written, size)
     image = torch.arange(3 * 61 * 83, dtype=torch.int64).remainder(256).to(torch.uint8).view(1, 3, 61, 83)
-    with torch.no_grad():
-        same = torch.equal(written.network(image).logits, model.network(image).logits)
-    checks.append(Check(FORMATS["safetensors"], same, "bit-identical logits" if same else "other logits"))
+    checks.append(_weights_check(written, model, image))
     for path in graphs:
         difference = largest_difference(written, path)
         checks.append(Check(path.name, difference < _TOLERANCE, f"scores differ by at most {difference:.1e}"))
     return checks
+
+
+def _weights_check(written: ExportedModel, model: ExportedModel, image: torch.Tensor) -> Check:
+    """Bit-identical logits; of float16 weights nearly the same ones."""
+    with torch.no_grad():
+        found, expected = written.network(image).logits, model.network(image).logits
+    if torch.equal(found, expected):
+        return Check(FORMATS["safetensors"], True, "bit-identical logits")
+    if written.digest == model.digest or not _is_half(written):
+        return Check(FORMATS["safetensors"], False, "other logits")
+    difference = float((found - expected).abs().max())
+    return Check(FORMATS["safetensors"], difference < HALF_TOLERANCE, f"float16: logits differ by {difference:.1e}")
+
+
+def _is_half(model: ExportedModel) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(model.folder / RunFile.WEIGHTS, "pt") as file:
+        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118

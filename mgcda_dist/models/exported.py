@@ -30,6 +30,7 @@ __all__ = [
     "ModelMetadata",
     "bare_segmenter",
     "digest_of",
+    "holds_model",
     "load_segmenter",
     "model_folder",
     "read_metadata",
@@ -136,8 +137,16 @@ def bare_segmenter(
     return Segmenter(features, decoder, features.mean, features.std, abstains=abstains)
 
 
-def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) -> None:
-    """Write the network and its metadata; each file is written atomically."""
+def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path, *, half: bool = False) -> None:
+    """Write the network and its metadata; each file is written atomically.
+
+    Args:
+        half: round weights of two dimensions and more to float16, for a file of half the size. Vectors stay: variances
+            of norm layers can lie outside of float16, and are few.
+
+    Raises:
+        CheckpointError: a weight that float16 cannot hold.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,12 +154,21 @@ def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path) ->
     written_already: set[int] = set()
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
+        if half and tensor.dtype == torch.float32 and tensor.dim() > 1:
+            tensor = _halved(tensor, name, folder)
         # The format has no shared memory: tied weights are written once per name.
         tensors[name] = tensor.clone() if tensor.data_ptr() in written_already else tensor
         written_already.add(tensor.data_ptr())
     with PendingFile(folder / RunFile.METADATA) as text, PendingFile(folder / RunFile.WEIGHTS) as weights:
         text.write_text(metadata.as_text(), encoding="utf-8")
         weights.write_bytes(save(tensors))  # which raises the error of the file system; `save_file` one of its own
+
+
+def _halved(tensor: torch.Tensor, name: str, folder: Path) -> torch.Tensor:
+    rounded = tensor.half()
+    if not torch.isfinite(rounded).all():
+        raise CheckpointError(str(folder), f"float16 cannot hold {name}", "write the weights as they are")
+    return rounded
 
 
 def save_metadata(metadata: ModelMetadata, folder: Path) -> None:
@@ -179,7 +197,8 @@ def read_metadata(folder: Path) -> ModelMetadata:
 def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegmenter]:
     """The metadata and the strictly loaded network, on the CPU, in evaluation mode.
 
-    No other file is opened and no request made, whatever `model.json` asks for: all weights are in the folder.
+    Weights in float16 become float32. No other file is opened and no request made, whatever `model.json` asks for: all
+    weights are in the folder.
 
     Raises:
         CheckpointError: missing or damaged files, tensors that do not fit, or a network that asks for more.
@@ -246,8 +265,7 @@ def model_folder(path: Path, remedy: str = "") -> Path:
     Raises:
         CheckpointError: no model there; `remedy` replaces the general remedy.
     """
-    candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
-    folder = next((candidate for candidate in candidates if (candidate / RunFile.METADATA).is_file()), None)
+    folder = _found(path)
     if folder is None:
         raise CheckpointError(
             str(path),
@@ -257,3 +275,13 @@ def model_folder(path: Path, remedy: str = "") -> Path:
     for name in (RunFile.METADATA, RunFile.WEIGHTS):
         below(path, (folder / name).relative_to(path).as_posix())
     return folder
+
+
+def holds_model(path: Path) -> bool:
+    """True for what `model_folder` takes, and for a run that has no model yet, which it refuses."""
+    return _found(path) is not None or (path / RunFile.CONFIG).is_file()
+
+
+def _found(path: Path) -> Path | None:
+    candidates = [path, path / "model", *sorted(path.glob("checkpoints/step-*/model"), reverse=True)]
+    return next((candidate for candidate in candidates if (candidate / RunFile.METADATA).is_file()), None)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.inference import formats, proof
+from mgcda_dist.inference import export, formats, proof
 from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
 from mgcda_dist.inference.model import load_exported
@@ -51,6 +51,45 @@ def exported(run: Path) -> tuple[Path, Result]:
         # On the busy machine of a test run, time proves nothing.
         patched.setattr(proof, "_LATENCY_TOLERANCE", float("inf"))
         return out, invoke("export", run, out, "--format", "safetensors,torch,onnx", "--size", "64x96")
+
+
+def test_half_weights_give_nearly_the_same_scores(run: Path, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert invoke("export", run, whole, *BARE).exit_code == 0
+    assert invoke("export", run, half, *BARE, "--half").exit_code == 0
+    stored = load_file(half / "model.safetensors")
+    # Rounded are the weights; what norm layers hold, and numbers that are counts, stay as they are.
+    for name, tensor in load_file(whole / "model.safetensors").items():
+        rounded = tensor.dim() > 1
+        assert stored[name].dtype == (torch.float16 if rounded else tensor.dtype), name
+        assert torch.equal(stored[name], tensor.half() if rounded else tensor), name
+    model, other = load_exported(whole), load_exported(half)
+    assert {each.dtype for each in other.network.parameters()} == {torch.float32}
+    image = np.ascontiguousarray(_image()[0].transpose(1, 2, 0))
+    assert other.predict(image)[0] == pytest.approx(model.predict(image)[0], abs=0.01)
+    assert not np.array_equal(other.predict(image)[0], model.predict(image)[0])
+    card = (half / "README.md").read_text(encoding="utf-8")
+    assert f"SHA-256 `{other.digest}`, rounded to float16 from `{model.digest}`" in card
+    check = export.verify_export(other, model, [], (64, 96))[-1]
+    assert check.passed and check.found.startswith("float16: logits differ by")
+    # What is not rounded must be the same bit for bit.
+    tensors = load_file(whole / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() > 1)
+    tensors[name] *= 1.0001
+    save_file(tensors, whole / "model.safetensors")
+    assert not export.verify_export(load_exported(whole), load_exported(run), [], (64, 96))[-1].passed
+
+
+def test_a_weight_beyond_float16_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "large")
+    tensors = load_file(tmp_path / "large" / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() > 1)
+    tensors[name][0] = 1e6
+    save_file(tensors, tmp_path / "large" / "model.safetensors")
+    assert f"float16 cannot hold {name}" in str(
+        refusal("export", tmp_path / "large", tmp_path / "out", *BARE, "--half")
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def _image() -> np.ndarray:
