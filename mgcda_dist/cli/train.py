@@ -93,6 +93,9 @@ def _run_training(config: Config, run: RunFolder, console: Console, *, start_ove
         return ExitCode.STOPPED
     show_results([EvaluationResults.load(run.root)], console)
     console.print(f"\npictures   {run.pictures}", soft_wrap=True)
+    findings = [run.pictures / f"findings_{entry.name}.png" for entry in config.evaluation.sets]
+    for path in [each for each in findings if each.is_file()][:1]:
+        console.print(f"look at    {path}", soft_wrap=True)
     if run.report.is_file():
         console.print(f"report     {run.report}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)

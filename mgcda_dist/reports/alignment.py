@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgcda_dist.reports.figures import _figure, _hex, _save, _tidy
+from mgcda_dist.reports.figures import _tidy, hex_of, new_figure, save_figure
 from mgcda_dist.reports.palette import ANOMALY_COLOUR, LINE_COLOURS, class_colours
 
 __all__ = ["EmbeddedPixels", "alignment_figure", "domain_accuracy"]
@@ -75,13 +75,13 @@ def alignment_figure(
         moments: heading → pixels.
         path: PNG to write.
     """
-    figure = _figure(5.2 * len(moments) + 1.4, 8.6)
+    figure = new_figure(5.2 * len(moments) + 1.4, 8.6)
     grid: Any = figure.subplots(2, len(moments), squeeze=False)
     types = [
-        (index, name, _hex(colour))
+        (index, name, hex_of(colour))
         for index, (name, colour) in enumerate(zip(classes, class_colours(classes), strict=True))
     ]
-    types = [(-1, "not labelled", "#bbbbbb"), *types, (len(classes), "anomaly", _hex(ANOMALY_COLOUR))]
+    types = [(-1, "not labelled", "#bbbbbb"), *types, (len(classes), "anomaly", hex_of(ANOMALY_COLOUR))]
     for column, (heading, pixels) in enumerate(moments.items()):
         points = _principal_axes(pixels.embedding)
         above, below = grid[0, column], grid[1, column]
@@ -104,7 +104,7 @@ def alignment_figure(
     seen = {int(t) for pixels in moments.values() for t in np.unique(pixels.type)}
     _key(grid[1, -1], [(name, colour) for index, name, colour in types if index in seen], "type")
     figure.suptitle(title, fontsize=12)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _principal_axes(x: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mgcda_dist.evaluation.set_result import PanelRow
 
-__all__ = ["panel_figure", "plots_figure"]
+__all__ = ["blend", "hex_of", "new_figure", "panel_figure", "plots_figure", "save_figure", "score_range"]
 
 _DPI = 110
 _MAX_CELL_PX = 900
@@ -42,7 +42,7 @@ def plots_figure(plots: Sequence[Plot], path: Path, title: str, *, cell: tuple[f
     """
     num_columns = min(3, max(len(plots), 1))
     num_rows = -(-max(len(plots), 1) // num_columns)
-    figure = _figure(cell[0] * num_columns, cell[1] * num_rows + 0.4)
+    figure = new_figure(cell[0] * num_columns, cell[1] * num_rows + 0.4)
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flat
     for axes in grid[len(plots) :]:
         axes.set_axis_off()
@@ -51,7 +51,7 @@ def plots_figure(plots: Sequence[Plot], path: Path, title: str, *, cell: tuple[f
     if not plots:
         grid[0].text(0.5, 0.5, "nothing was logged", ha="center", va="center")
     figure.suptitle(title, fontsize=12, parse_math=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def panel_figure(
@@ -77,11 +77,11 @@ def panel_figure(
     colours = class_colours(class_names)
     heights = [row.image.shape[0] / row.image.shape[1] for row in rows]
     cell_width = 3.4
-    figure = _figure(4 * cell_width, cell_width * sum(heights) + 0.2 * len(rows) + 1.5)
+    figure = new_figure(4 * cell_width, cell_width * sum(heights) + 0.2 * len(rows) + 1.5)
     # The colour bar has a row of its own: stealing room from the maps would shift them against their neighbours.
     cells = figure.add_gridspec(len(rows) + 1, 4, height_ratios=[*heights, 0.035])
     grid = np.array([[figure.add_subplot(cells[row, column]) for column in range(4)] for row in range(len(rows))])
-    low, high = _score_range(rows)
+    low, high = score_range([row.score for row in rows])
     shown: Any = None
     present: set[int] = set()
     for axes, row in zip(grid, rows, strict=True):
@@ -89,7 +89,7 @@ def panel_figure(
         image, predicted, label = (part[::step, ::step] for part in (row.image, row.predicted, row.label))
         present |= set(np.unique(predicted).tolist())
         axes[0].imshow(image)
-        axes[1].imshow(_blend(image, colours[np.minimum(predicted, len(colours) - 1)], 0.65))
+        axes[1].imshow(blend(image, colours[np.minimum(predicted, len(colours) - 1)], 0.65))
         shown = axes[2].imshow(row.score[::step, ::step], cmap="inferno", vmin=low, vmax=high)
         axes[3].imshow(_ground_truth(image, label))
         key = _ellipsis(row.key, 58)
@@ -104,18 +104,18 @@ def panel_figure(
     bar.set_label(f"{score_name}  (higher = more anomalous)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     patches = [
-        Patch(facecolor=_hex(colours[index]), label=drawable(name.replace("_", " ")))
+        Patch(facecolor=hex_of(colours[index]), label=drawable(name.replace("_", " ")))
         for index, name in enumerate(class_names)
         if index in present
     ]
     for colour, name in ((ANOMALY_COLOUR, "anomaly (ground truth)"), (VOID_COLOUR, "void, not judged")):
-        patches.append(Patch(facecolor=_hex(colour), label=name))
+        patches.append(Patch(facecolor=hex_of(colour), label=name))
     num_columns = -(-len(patches) // -(-len(patches) // 7))
     letters = {"family": families(class_names), "size": 9}
     figure.legend(handles=patches, loc="outside lower center", ncols=num_columns, frameon=False, prop=letters)
     if title:
         figure.suptitle(drawable(title), fontsize=12, family=families([title]))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw(axes: Axes, plot: Plot) -> None:
@@ -150,8 +150,9 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(which="both", labelsize=8)
 
 
-def _score_range(rows: Sequence[PanelRow]) -> tuple[float, float]:
-    values = np.concatenate([np.asarray(row.score, np.float64)[::4, ::4].ravel() for row in rows])
+def score_range(maps: Sequence[NDArray[np.floating[Any]]]) -> tuple[float, float]:
+    """From the 1st to the 99.5th percentile of the finite scores, never empty."""
+    values = np.concatenate([np.asarray(each, np.float64)[::4, ::4].ravel() for each in maps])
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
@@ -163,15 +164,17 @@ def _ground_truth(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray
     """The image in grey, anomalies red, void flat grey."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     picture = np.repeat(np.round(60 + 0.65 * grey)[..., None], 3, axis=2).astype(np.uint8)
-    picture = np.where((label == ANOMALY)[..., None], _blend(picture, np.array(ANOMALY_COLOUR, np.uint8), 0.8), picture)
+    picture = np.where((label == ANOMALY)[..., None], blend(picture, np.array(ANOMALY_COLOUR, np.uint8), 0.8), picture)
     return np.where((label == VOID)[..., None], np.array(VOID_COLOUR, np.uint8), picture)
 
 
-def _blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+def blend(below: NDArray[np.uint8], above: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+    """A picture H×W×3 under a colour or another picture."""
     return np.round((1 - opacity) * below.astype(np.float32) + opacity * above).astype(np.uint8)
 
 
-def _hex(colour: Sequence[int] | NDArray[np.uint8]) -> str:
+def hex_of(colour: Sequence[int] | NDArray[np.uint8]) -> str:
+    """`#rrggbb`."""
     red, green, blue = (int(part) for part in colour)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
@@ -180,7 +183,8 @@ def _ellipsis(text: str, length: int) -> str:
     return text if len(text) <= length else "…" + text[1 - length :]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     # Its log is not for users: "building the font cache" on a new machine, folders it cannot write to.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -188,7 +192,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write it as PNG; returns the path."""
     with PendingFile(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return path

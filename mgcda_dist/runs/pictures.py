@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mgcda_dist.evaluation.job import Evaluation, EvaluationJob, run_job
 from mgcda_dist.evaluation.set_result import SetResult
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.reports.figures import panel_figure, plots_figure
+from mgcda_dist.reports.findings import Shown, findings_figure
 from mgcda_dist.reports.html import write_report
 from mgcda_dist.reports.plots import curve_plots, history_plots
 from mgcda_dist.reports.runs import find_runs
@@ -25,9 +26,12 @@ from mgcda_dist.tracking.jsonl import read_history
 
 __all__ = ["draw_history", "draw_preview", "draw_report", "draw_results"]
 
+_FINDINGS_ROWS = 4
+"""Of a sheet, beside the worst frame."""
+
 
 def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw a panel per set, and one PR and one ROC figure over the sets with anomalies; returns the PNG files."""
+    """Draw a panel and the findings of each set, and PR and ROC curves of those with anomalies; returns the PNGs."""
     folder.mkdir(parents=True, exist_ok=True)
     name, results = evaluation.job.name, evaluation.results
     pictures = [
@@ -36,11 +40,38 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
         if result.panel
     ]
     ranked = [result for result in results if "ap" in result.metrics()]
+    threshold = _operating(ranked)
+    for result in ranked:
+        shown = _shown(result)
+        if shown and threshold is not None:
+            path, title = folder / f"findings_{result.name}.png", f"Findings of {name} on {result.name}"
+            score_name, (value, source) = evaluation.job.settings.score, threshold
+            pictures.append(
+                findings_figure(shown, path, threshold=value, source=source, score_name=score_name, title=title)
+            )
     if ranked:
         pr, *roc = curve_plots([(r.name, index, r.curves, r.metrics()) for index, r in enumerate(ranked)])
         pictures.append(plots_figure([pr], folder / "pr_curve.png", name, cell=(6.4, 5.2)))
         pictures.append(plots_figure(roc, folder / "roc_curve.png", name, cell=(5.2, 5.0)))
     return pictures
+
+
+def _operating(ranked: Sequence[SetResult]) -> tuple[float, str] | None:
+    """The default threshold of a prediction, and its origin: best F1, rather of pasted objects than of real ones."""
+    with_best = [result for result in ranked if "best_f1" in result.metrics()]
+    chosen = sorted(with_best, key=lambda result: result.data.paste is None)[:1]
+    return next(((result.pixel.best_f1_threshold, f"best F1 on {result.name}") for result in chosen), None)
+
+
+def _shown(result: SetResult) -> list[Shown]:
+    """Some frames of a set, evenly taken, and the worst one by AP."""
+    rows = result.panel[:: max(1, -(-len(result.panel) // _FINDINGS_ROWS))]
+    shown = [Shown(row.key, row.image, row.score, row.label) for row in rows]
+    for worst in result.pictured[:1]:
+        note = f"worst of {len(result.frames)} by AP"
+        shown = [each for each in shown if each.key != worst.frame.key]
+        shown.append(Shown(worst.frame.key, worst.image, worst.score, worst.label, note))
+    return shown
 
 
 def _draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: str) -> Path:

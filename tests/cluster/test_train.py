@@ -114,7 +114,9 @@ def test_results_and_pictures_are_where_the_run_says(
     assert results["convention"] == "pooled"
     assert set(results["sets"]["unseen"]) >= {"ap", "auroc", "fpr95", "miou", "frames", "manifest_digest"}
     pictures = {path.name for path in (run / "pictures").iterdir()}
-    assert pictures == {"panel_unseen.png", "pr_curve.png", "roc_curve.png", "history.png", "alignment.png"}
+    assert pictures == {
+        "panel_unseen.png", "findings_unseen.png", "pr_curve.png", "roc_curve.png", "history.png", "alignment.png",
+    }  # fmt: skip
     assert "report     " in interrupted[-1].stdout
     page = (run / "report.html").read_text(encoding="utf-8")
     for words in ("scaling.workers=2", f"{STEPS} steps", "unseen", "Loss terms", "data:image/webp"):
