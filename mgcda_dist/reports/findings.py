@@ -18,7 +18,8 @@ from mgcda_dist.reports.pictures import FALSE_ALARM_COLOUR, HIT_COLOUR, MISSED_C
 __all__ = ["Findings", "Shown", "findings_figure", "findings_of"]
 
 _CELL_INCHES, _MAX_CELL_PX = 4.2, 900
-_MIN_SIDE_PX = 6
+_MIN_SIDE_PX, _MIN_AREA_PX = 6, 50
+"""Of an anomaly that counts, and of a marked region that is reported: what `mgcda predict` leaves out by default."""
 _SHARE_FOUND, _SHARE_THAT_EXCUSES = 0.5, 0.1
 _EIGHT = np.ones((3, 3), bool)
 
@@ -36,13 +37,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a threshold gives on a frame; masks are H×W, bool.
+    """Outcome of a threshold on a frame; masks are H×W, bool.
 
     Attributes:
-        found: pixels of the marked regions that show an anomaly, with their halo.
+        found: pixels of the reported regions that show an anomaly, with their halo.
         missed: pixels of the anomalies that are missed.
         false_alarms: pixels of the false alarms.
-        num_anomalies, num_found, num_false_alarms: regions, of at least 6 pixels in one direction.
+        num_anomalies, num_found, num_false_alarms: regions; anomalies of at least 6 pixels in one direction.
     """
 
     found: NDArray[np.bool_]
@@ -61,18 +62,18 @@ class Findings:
 def findings_of(score: NDArray[np.floating[Any]], label: NDArray[np.uint8], threshold: float) -> Findings:
     """Compare the regions of score >= threshold with the labelled anomalies.
 
-    An anomaly is found if half of it is marked. A marked region is a false alarm if less than a tenth of it is anomaly
-    or void: the halo of a found object is none. The page of a report counts by the same rules.
+    An anomaly is found if half of it is marked. A marked region of 50 pixels and more is reported, and a false alarm if
+    less than a tenth of it is anomaly or void: the halo of a found object is none.
     """
     marked = np.asarray(score >= threshold)
     anomaly, missed = label == ANOMALY, np.zeros(marked.shape, bool)
     found, false_alarms = missed.copy(), missed.copy()
-    anomalies = _regions(anomaly)
+    anomalies = _regions(anomaly, side_px=_MIN_SIDE_PX)
     for region in anomalies:
         if marked[region].mean() < _SHARE_FOUND:
             missed[region] = True
     alarms = 0
-    for region in _regions(marked):
+    for region in _regions(marked, area_px=_MIN_AREA_PX):
         if anomaly[region].mean() >= _SHARE_THAT_EXCUSES:
             found[region] = True
         elif (label[region] == VOID).mean() + anomaly[region].mean() < _SHARE_THAT_EXCUSES:
@@ -100,6 +101,7 @@ def findings_figure(
     """
     from matplotlib.patches import Patch
 
+    results = [findings_of(each.score, each.label, threshold) for each in frames]
     shrunk = [_shrunk(each) for each in frames]
     heights = [each.image.shape[0] / each.image.shape[1] for each in shrunk]
     figure = new_figure(3 * _CELL_INCHES, _CELL_INCHES * sum(heights) + 0.35 * len(frames) + 1.5)
@@ -107,9 +109,8 @@ def findings_figure(
     low, high = score_range([each.score for each in shrunk])
     high = max(high, threshold)
     shown: Any = None
-    for row, each in enumerate(shrunk):
+    for row, (each, result) in enumerate(zip(shrunk, results, strict=True)):
         axes = [figure.add_subplot(cells[row, column]) for column in range(3)]
-        result = findings_of(each.score, each.label, threshold)
         axes[0].imshow(each.image)
         shown = axes[1].imshow(each.score, cmap="inferno", vmin=low, vmax=high)
         if each.score.min() < threshold <= each.score.max():
@@ -139,12 +140,13 @@ def _verdict(image: NDArray[np.uint8], result: Findings) -> NDArray[np.uint8]:
     """The frame in grey; found, missed and false alarms in their colours, with edges that small regions keep."""
     from scipy import ndimage
 
+    step = _step(result.found.shape)
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     picture = np.repeat(np.round(50 + 0.7 * grey)[..., None], 3, axis=2).astype(np.uint8)
     for mask, colour in (
         (result.found, HIT_COLOUR), (result.missed, MISSED_COLOUR), (result.false_alarms, FALSE_ALARM_COLOUR),
     ):  # fmt: skip
-        above = np.array(colour, np.uint8)
+        above, mask = np.array(colour, np.uint8), mask[::step, ::step]
         picture = np.where(mask[..., None], blend(picture, above, 0.55), picture)
         inside = np.asarray(ndimage.binary_erosion(mask, _EIGHT, iterations=max(1, image.shape[1] // 400)), bool)
         edge = mask & ~inside
@@ -152,22 +154,28 @@ def _verdict(image: NDArray[np.uint8], result: Findings) -> NDArray[np.uint8]:
     return picture
 
 
-def _regions(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], ...]]:
-    """The indices of each 8-connected region that is large enough to count."""
+def _regions(mask: NDArray[np.bool_], *, side_px: int = 1, area_px: int = 1) -> list[tuple[NDArray[np.intp], ...]]:
+    """The indices of each 8-connected region of at least that longer side, and that area."""
     from scipy import ndimage
 
     numbered = np.empty(mask.shape, np.int32)
     count = int(ndimage.label(mask, structure=_EIGHT, output=numbered))  # pyright: ignore[reportArgumentType]
     found: list[tuple[NDArray[np.intp], ...]] = []
     for index, box in enumerate(ndimage.find_objects(numbered, count), 1):
-        if box is None or max(side.stop - side.start for side in box) < _MIN_SIDE_PX:
+        if box is None or max(side.stop - side.start for side in box) < side_px:
             continue
         rows, columns = np.nonzero(numbered[box] == index)
+        if len(rows) < area_px:
+            continue
         found.append((rows + box[0].start, columns + box[1].start))
     return found
 
 
 def _shrunk(frame: Shown) -> Shown:
-    step = max(1, -(-max(frame.image.shape[:2]) // _MAX_CELL_PX))
+    step = _step(frame.label.shape)
     every = np.s_[::step, ::step]
     return Shown(frame.key, frame.image[every], frame.score[every], frame.label[every], frame.note)
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    return max(1, -(-max(shape) // _MAX_CELL_PX))
