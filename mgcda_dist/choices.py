@@ -1,7 +1,7 @@
 """Closed lists, defaults and compatibility rules, each written once: a leaf without torch that every room may read.
 
 A `Literal` names the members of a list. Where a member has properties, a table of the same names follows. A new score,
-outlier loss or smoothing mode enters here: docs/add-a-network.md.
+outlier loss or smoothing mode enters here: docs/add-a-loss.md.
 """
 
 from __future__ import annotations

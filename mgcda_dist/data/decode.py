@@ -1,6 +1,6 @@
 """Bytes → pixels: the one decoder of frames, labels and objects, for writing, checking, training and prediction.
 
-The table in shards/README.md lists what is read, converted and refused. OpenCV decodes JPEG, PNG and WebP: on small
+The table in shards/labels.md lists what is read, converted and refused. OpenCV decodes JPEG, PNG and WebP: on small
 road frames it takes 10 to 20 % less time than Pillow and up to 20 % more than torchvision, all with equal pixels
 (benchmarks/results/stream.md), but a damaged PNG label crashes torchvision's whole process. Pillow reads every header
 first (50 µs), so that a file that claims absurd dimensions is refused before memory is reserved for it, and decodes the

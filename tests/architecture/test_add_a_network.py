@@ -1,4 +1,4 @@
-"""docs/add-a-network.md, word for word: a score, an outlier loss and a smoothing mode, from the page to the report."""
+"""docs/add-a-network.md and add-a-loss.md, word for word: a network, a score, a loss, a smoothing mode, a report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.support.configs import tiny_content, write_config
 from tests.support.pages import apply, copy_of_repository, edits_of, run
 
 PAGE = REPOSITORY / "docs" / "add-a-network.md"
+LOSSES = PAGE.with_name("add-a-loss.md")
 RECIPES = ("A score", "An outlier loss", "A smoothing mode")
 
 SCRIPT = """
@@ -81,13 +82,13 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with all recipes of the page."""
     root = copy_of_repository(tmp_path_factory.mktemp("recipes"))
     for recipe in RECIPES:
-        apply(edits_of(PAGE, recipe), root)
+        apply(edits_of(LOSSES, recipe), root)
     return root
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_touches_at_most_three_files_of_code_and_one_test(recipe: str) -> None:
-    files = [edit.path for edit in edits_of(PAGE, recipe)]
+    files = [edit.path for edit in edits_of(LOSSES, recipe)]
     code = [file for file in files if file.startswith("mgcda_dist/")]
     assert 1 <= len(code) <= 3 and len(files) == len(set(files)) == len(code) + 1
 
