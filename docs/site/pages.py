@@ -13,10 +13,13 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from docs.site.notebooks import notebook_page
+
 __all__ = ["ROOT", "Site", "converted", "title_of"]
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("*.md", "docs/**/*.md", "cluster/*.md", "shards/*.md", "benchmarks/**/*.md")
+NOTEBOOKS = "docs/notebooks/*.ipynb"
 PICTURES = {".png", ".jpg", ".svg"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sbatch": "sh", ".sh": "sh"}
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s]+)\)")
@@ -50,6 +53,9 @@ class Site:
             for pattern in DOCUMENTS
             for path in sorted(ROOT.glob(pattern))
         }
+        self.documents |= {
+            path.relative_to(ROOT).as_posix(): f"notebooks/{path.stem}.md" for path in sorted(ROOT.glob(NOTEBOOKS))
+        }
         self.titles = {
             place: title for _, rows in _index() for title, document in rows if (place := self.documents.get(document))
         }
@@ -58,8 +64,21 @@ class Site:
     def add_documents(self) -> None:
         """Stage every Markdown document of the repository."""
         for document, place in self.documents.items():
-            text = (ROOT / document).read_text(encoding="utf-8")
+            text = self._text(ROOT / document)
             self.write(place, converted(self.relinked(text, ROOT / document, place)))
+
+    def _text(self, document: Path) -> str:
+        """The Markdown of a document; of a notebook, that of its cells and outputs."""
+        if document.suffix != ".ipynb":
+            return document.read_text(encoding="utf-8")
+
+        def keep(name: str, picture: bytes) -> str:
+            path = self.folder / "notebooks" / "pictures" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+            return f"pictures/{name}"
+
+        return notebook_page(document, keep)
 
     def write(self, place: str, text: str) -> None:
         """Stage one page."""
@@ -90,6 +109,8 @@ class Site:
             below = f"{below}/README.md"
         if below in self.documents:
             found = self.documents[below]
+        elif path.suffix in PICTURES and not path.exists():
+            return target  # a picture of a notebook, which is there already
         elif path.suffix in PICTURES:
             found = below.removeprefix("docs/")
             (self.folder / found).parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +179,7 @@ def title_of(page: Path) -> str:
 
 def converted(text: str) -> str:
     """The text in the builder's dialect: items of lists hold what is four columns in."""
+    text = re.sub(r"^( *)<!-- not run: (.+?) -->$", r"\1*Not run by the tests: \2.*\n", text, flags=re.MULTILINE)
     lines: list[str] = []
     widths: list[tuple[int, int]] = []  # of the open items: column of their text here, and on the site
     fence, before = "", ""

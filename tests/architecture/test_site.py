@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import markdown
 import pytest
 import yaml
 
+from docs.site.figures import FIGURES, FOLDER
 from docs.site.pages import ROOT, Site, converted
 from docs.site.reference import commands, configuration_keys, reference_pages
 
@@ -74,6 +76,13 @@ def test_every_key_is_in_the_reference_with_its_meaning(staged: tuple[Site, list
         assert row and (row[1] or row[2]), f"{key} has no description"
     row = re.search(r"\{ #data\.crop_px \}.*", pages)
     assert row and "**required**" in row[0] and "**Unit**: pixels" in row[0] and "**On resume**: if asked for" in row[0]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_drawings_are_those_of_their_program(name: str) -> None:
+    drawn = FIGURES[name]()
+    assert (FOLDER / name).read_text(encoding="utf-8") == drawn, "run: python -m docs.site.figures"
+    ElementTree.fromstring(drawn)
 
 
 def test_nothing_is_fetched() -> None:
