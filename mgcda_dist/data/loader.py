@@ -1,6 +1,6 @@
 """The stream of training batches: the slots of the plan, read, decoded and augmented in loader processes, in order.
 
-Picture k of step t is a function of (seed, t, k, shards): all its draws come from `numpy_generator(seed, "augment", t,
+Picture k of step t is a function of (seed, t, k, data): all its draws come from `numpy_generator(seed, "augment", t,
 k)`, so it is byte-identical on any rank, in any process, and after any resume.
 """
 
@@ -24,10 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from mgcda_dist.choices import LoaderDefaults, OnBadSample
 from mgcda_dist.data.augment import Paste, Transform
 from mgcda_dist.data.class_mix import with_classes_of
-from mgcda_dist.data.decode import decode_image, decode_pair
 from mgcda_dist.data.pixels import Pixels, as_pixels, resized
 from mgcda_dist.data.plan import Plan, SlotRef, slots_of
-from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.reader import FrameReader
 from mgcda_dist.data.style import with_style_of
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError, TransientError
 from mgcda_dist.method.batch import VOID, Batch
@@ -46,7 +45,7 @@ class FrameSource:
 
     Attributes:
         name: the stream's name, as in the plan.
-        reader: its shards.
+        reader: its shards, or a data set of the user's program.
         lut: 256 train ids by raw id.
         labelled: False: all labels read as void, whatever the shards hold.
         paste: puts objects into the crops, also into those without labels, of which the rest stays void; None: none.
@@ -54,7 +53,7 @@ class FrameSource:
     """
 
     name: str
-    reader: ShardReader
+    reader: FrameReader
     lut: NDArray[np.uint8]
     labelled: bool = True
     paste: Paste | None = None
@@ -194,7 +193,8 @@ class TrainingStream(Dataset[Batch]):
             generator = numpy_generator(self.plan.seed, "stand-in", step, ref.slot, attempt)
             ref = ref._replace(sample=int(generator.integers(self.plan.stream_sizes[ref.stream])))
         problem = f"{_MAX_STAND_INS + 1} samples in a row are damaged, the last is {bad[-1]}"
-        raise ShardError(f"stream {self.sources[ref.stream].name}", problem, "run `mgcda shards verify` on its shards")
+        remedy = "run `mgcda shards verify` on its shards; of a Dataset, read these items yourself"
+        raise ShardError(f"stream {self.sources[ref.stream].name}", problem, remedy)
 
     def sample(self, step: int, ref: SlotRef, attempt: int = 0) -> Sample:
         """The crop of one slot.
@@ -214,16 +214,14 @@ class TrainingStream(Dataset[Batch]):
     def _frame(self, ref: SlotRef) -> _Frame:
         """A sample's image and label, decoded."""
         source = self.sources[ref.stream]
-        encoded = source.reader.read(ref.sample)
-        key = f"{source.name}/{encoded.key}"
+        raw = source.reader.frame(ref.sample, labelled=source.labelled)
+        key = f"{source.name}/{raw.key}"
         if not source.labelled:
-            image = decode_image(encoded.image, encoded.where, encoded.exif)
-            return _Frame(image, np.full(image.shape[:2], VOID, np.uint8), key)
-        if encoded.label is None:
+            return _Frame(raw.image, np.full(raw.image.shape[:2], VOID, np.uint8), key)
+        if raw.ids is None:
             problem = f"the sample has no label, but stream {source.name} is labelled"
-            raise SampleError(encoded.where, problem, "set labelled: false on the stream, or use labelled shards")
-        image, ids = decode_pair(encoded.image, encoded.label, encoded.where, encoded.exif)
-        return _Frame(image, as_pixels(cv2.LUT(ids, source.lut)), key)
+            raise SampleError(raw.where, problem, "set labelled: false on the stream, or use labelled data")
+        return _Frame(raw.image, as_pixels(cv2.LUT(raw.ids, source.lut)), key)
 
     def _mixed(self, image: Pixels, label: Pixels, step: int, ref: SlotRef, attempt: int) -> tuple[Pixels, Pixels]:
         """A crop without labels, under classes of a labelled crop of this step, if the draws of the slot say so."""
@@ -244,11 +242,8 @@ class TrainingStream(Dataset[Batch]):
         if not others or generator.random() >= augment.style:
             return image
         other = self._slot_of(step, others, generator)
-        encoded = self.sources[other.stream].reader.read(other.sample)
-        height, width = self.transform.crop_px
-        return with_style_of(
-            resized(decode_image(encoded.image, encoded.where, encoded.exif), height, width), image, augment.style_band
-        )
+        target = self.sources[other.stream].reader.frame(other.sample, labelled=False).image
+        return with_style_of(resized(target, *self.transform.crop_px), image, augment.style_band)
 
     def _slot_of(self, step: int, slots: Sequence[int], generator: np.random.Generator) -> SlotRef:
         """One of these slots, with the sample that it has in this step."""

@@ -1,21 +1,23 @@
-"""Encoded samples by number: one positioned read per member, at the offset that the shard's index gives."""
+"""Samples by number, encoded or decoded: one positioned read per member, at the offset that the shard's index gives."""
 
 from __future__ import annotations
 
 import os
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from mgcda_dist.choices import Exif
+from mgcda_dist.data.decode import decode_image, decode_pair
 from mgcda_dist.data.lru_cache import LruCache
+from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import Prefetch
 from mgcda_dist.errors import SampleError, ShardError
 from mgcda_dist.trust import MEMBER_BYTES
 
-__all__ = ["EncodedSample", "ShardReader"]
+__all__ = ["EncodedSample", "FrameReader", "RawFrame", "ShardReader"]
 
 _REMEDY = "shard or sample table is damaged: run `mgcda shards verify`, then write or copy it again"
 _OPEN_SHARDS = 32  # a window of the plan holds a handful of shards
@@ -32,6 +34,37 @@ class EncodedSample(NamedTuple):
     """`shard path: key`, for messages."""
     exif: Exif | None
     """As the manifest says."""
+
+
+class RawFrame(NamedTuple):
+    """One frame as it was recorded, its label in the ids of its data set."""
+
+    key: str
+    image: Pixels
+    """H×W×3 RGB, uint8; it may belong to the user's own program, and is only read."""
+    ids: Pixels | None
+    """H×W raw ids, uint8; None: the frame has no label, or nobody asked for it."""
+    where: str
+    """For messages."""
+
+
+class FrameReader(Protocol):
+    """Frames by number, as a stream reads them; handed to loader processes."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int, *, labelled: bool = True) -> RawFrame:
+        """One frame; without `labelled` its label is not looked at.
+
+        Raises:
+            SampleError: this frame is damaged.
+            ShardError: no frame can be read.
+        """
+        ...
+
+    def prefetch(self, index: int) -> None:
+        """Prepare for a frame that will be read later."""
+        ...
 
 
 class ShardReader:
@@ -68,6 +101,19 @@ class ShardReader:
         image = _pread(shard, image_bytes, image_offset, where)
         label = _pread(shard, label_bytes, label_offset, where) if label_bytes else None
         return EncodedSample(key, image, label, where, self.manifest.exif)
+
+    def frame(self, index: int, *, labelled: bool = True) -> RawFrame:
+        """The sample with this flat index, decoded; without `labelled` its label is not looked at.
+
+        Raises:
+            ShardError: as `read`, and as `decode_pair`.
+        """
+        sample = self.read(index)
+        if sample.label is None or not labelled:
+            image, ids = decode_image(sample.image, sample.where, sample.exif), None
+        else:
+            image, ids = decode_pair(sample.image, sample.label, sample.where, sample.exif)
+        return RawFrame(sample.key, image, ids, sample.where)
 
     def prefetch(self, index: int) -> None:
         """Start to fetch the shard of a sample that will be read later, unless shards are read in place."""
