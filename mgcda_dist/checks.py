@@ -1,4 +1,4 @@
-"""Checks before a run: networks, losses, scores, crops and shards that do not fit the configuration."""
+"""Checks before a run: networks, losses, scores, crops and data that do not fit the configuration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from mgcda_dist import build
-from mgcda_dist.build.data import class_space
+from mgcda_dist.build.data import class_space, dataset_reader
 from mgcda_dist.choices import ANOMALY, INLIER, OUTLIER_LOSSES
-from mgcda_dist.config.data import StreamConfig
+from mgcda_dist.config.data import PasteConfig, StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
-from mgcda_dist.data.decode import decode_cutout, decode_image, decode_pair
+from mgcda_dist.data.decode import decode_cutout
 from mgcda_dist.data.folders import label_pixels, open_shards
 from mgcda_dist.data.labels import mistaken_for_void
 from mgcda_dist.data.reader import ShardReader
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.segmenter import Segmenter
 
-__all__ = ["DataProblem", "check_data", "check_model", "doubts"]
+__all__ = ["DataProblem", "check_data", "check_dataset", "check_model", "doubts"]
 
 _VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
 _SAME_RATE = 0.1  # shares of images with anomalies that differ by less count as one
@@ -43,15 +43,25 @@ class DataProblem(NamedTuple):
 
 
 def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProblem], list[str]]:
-    """Problems with the shards of a run, each of which would spoil or stop it, and warnings, in words.
+    """Problems with the data of a run, each of which would spoil or stop it, and warnings, in words.
 
-    Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder.
+    Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder. Of
+    a Dataset, the items that stand for all of it are read, twice; with `samples` their labels are checked, too.
     """
     problems: list[DataProblem] = []
     warnings: list[str] = []
-    seen: dict[str, Counter[int]] = {}
+    seen: dict[str, Counter[int] | None] = {}
     training: dict[str, StreamConfig] = {}
     for path, entry in _entries(config):
+        if isinstance(entry, StreamConfig) and entry.dataset is not None:
+            try:
+                digest, _ = check_dataset(config, entry, samples=samples)
+            except MgcdaError as error:
+                problems.append(DataProblem((*path, "dataset"), f"{error.where}: {error.problem}", error.remedy))
+                continue
+            seen[entry.name] = None if entry.labelled else Counter()
+            warnings += _same_data(training.setdefault(digest, entry), entry)
+            continue
         try:
             manifest, pixels = _check_entry(config, entry, samples=samples)
         except MgcdaError as error:
@@ -61,12 +71,7 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
             warnings.append(f"{entry.name}: {doubt[0]}; {doubt[1]}")
         if isinstance(entry, StreamConfig):
             seen[entry.name] = pixels
-            first = training.setdefault(manifest.digest, entry)
-            if first.domain_name != entry.domain_name:
-                warnings.append(
-                    f"domains {first.domain_name} and {entry.domain_name} are the same shards: only objects and labels "
-                    f"tell them apart; give the streams {first.name} and {entry.name} one `domain`"
-                )
+            warnings += _same_data(training.setdefault(manifest.digest, entry), entry)
             if entry.labelled and not any(train_id < INLIER for train_id in pixels):
                 warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
         elif path[0] == "checkpoint" and (manifest.digest in training or manifest.split == "test"):
@@ -82,8 +87,10 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
         elif not pixels:
             warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
     if not problems:
-        warnings += _unlearned(config, sum(seen.values(), Counter()))
-        warnings += _unaligned(config, seen)
+        known = {name: pixels for name, pixels in seen.items() if pixels is not None}
+        if len(known) == len(seen):  # nothing counts the pixels of a Dataset
+            warnings += _unlearned(config, sum(known.values(), Counter()))
+            warnings += _unaligned(config, known)
         warnings += _untaught(config)
     return problems, warnings
 
@@ -92,15 +99,11 @@ def _check_entry(
     config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool
 ) -> tuple[Manifest, Counter[int]]:
     """The manifest of a stream or set, and its pixels per train id (none where labels are not read)."""
+    assert entry.shards is not None
     manifest = open_shards(entry.shards, "frames")
     if samples:
-        _try_frame(manifest)
-    if entry.paste is not None:
-        objects = open_shards(entry.paste.objects, "objects")
-        choose_objects(objects, entry.paste.include, entry.paste.exclude)
-        if samples:
-            first = ShardReader(objects).read(0)
-            decode_cutout(first.image, first.where, first.exif)
+        ShardReader(manifest).frame(0)
+    _check_objects(entry.paste, samples=samples)
     if not isinstance(entry, StreamConfig):
         return manifest, label_pixels(manifest, class_space(config.data))
     if not entry.labelled:
@@ -111,6 +114,43 @@ def _check_entry(
     return manifest, label_pixels(manifest, class_space(config.data))
 
 
+def check_dataset(config: Config, stream: StreamConfig, *, samples: bool) -> tuple[str, int]:
+    """The digest of a stream's Dataset, and its number of items.
+
+    Args:
+        samples: check the labels of the items that are read, too.
+
+    Raises:
+        MgcdaError: a Dataset that cannot be made or read, or does not fit the stream.
+    """
+    reader = dataset_reader(stream, config.data)
+    for index in reader.probes if samples else []:
+        frame = reader.frame(index, labelled=stream.labelled)
+        if stream.labelled and frame.ids is None:
+            raise ShardError(frame.where, "it has no label, but the stream is labelled", "set labelled: false on it")
+    _check_objects(stream.paste, samples=samples)
+    return reader.digest(), len(reader)
+
+
+def _check_objects(paste: PasteConfig | None, *, samples: bool) -> None:
+    if paste is None:
+        return
+    objects = open_shards(paste.objects, "objects")
+    choose_objects(objects, paste.include, paste.exclude)
+    if samples:
+        first = ShardReader(objects).read(0)
+        decode_cutout(first.image, first.where, first.exif)
+
+
+def _same_data(first: StreamConfig, entry: StreamConfig) -> Iterator[str]:
+    if first.domain_name != entry.domain_name:
+        what = "shards" if entry.shards else "items"
+        yield (
+            f"domains {first.domain_name} and {entry.domain_name} are the same {what}: only objects and labels tell "
+            f"them apart; give the streams {first.name} and {entry.name} one `domain`"
+        )
+
+
 def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationSetConfig]]:
     for i, stream in enumerate(config.data.streams):
         yield ("data", "streams", i), stream
@@ -118,15 +158,6 @@ def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationS
         yield ("evaluation", "sets", i), entry
     if config.checkpoint.best is not None:
         yield ("checkpoint", "best", "set"), config.checkpoint.best.set
-
-
-def _try_frame(manifest: Manifest) -> None:
-    """Raise ShardError unless the first sample can be read, and its label fits its image."""
-    sample = ShardReader(manifest).read(0)
-    if sample.label is None:
-        decode_image(sample.image, sample.where, sample.exif)
-    else:
-        decode_pair(sample.image, sample.label, sample.where, sample.exif)
 
 
 def _unlearned(config: Config, seen: Counter[int]) -> Iterator[str]:

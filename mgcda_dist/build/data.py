@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, VOID
-from mgcda_dist.config.data import DataConfig, PasteConfig
+from mgcda_dist.config.data import DataConfig, PasteConfig, StreamConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.data.labels import ClassSpace
 
 if TYPE_CHECKING:
     from mgcda_dist.data.augment import Transform
+    from mgcda_dist.data.dataset import DatasetReader
     from mgcda_dist.data.loader import FrameSource, StreamLoader
     from mgcda_dist.data.paste import PasteParams, PasteSource
     from mgcda_dist.data.plan import Plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "class_space",
+    "dataset_reader",
     "global_batches",
     "paste_params",
     "road_ids",
@@ -84,26 +86,49 @@ def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
     from mgcda_dist.data.reader import ShardReader
 
     data = config.data
-    manifests = [open_shards(stream.shards, "frames") for stream in data.streams]
-    plan = Plan(
-        [StreamPlan(s.name, m.shard_sizes, s.per_step) for s, m in zip(data.streams, manifests, strict=True)],
-        config.seed,
-        data.window_shards,
-    )
+    plans: list[StreamPlan] = []
     sources: list[FrameSource] = []
-    for stream, manifest in zip(data.streams, manifests, strict=True):
-        # The table of a stream without labels is never read, and its labels may hold any ids.
-        table = label_table(manifest, class_space(data)) if stream.labelled else np.full(256, VOID, np.uint8)
+    for stream in data.streams:
+        if stream.shards is None:
+            reader = dataset_reader(stream, data)
+            sizes, table = reader.shard_sizes, reader.ids.table
+        else:
+            manifest = open_shards(stream.shards, "frames")
+            reader, sizes = ShardReader(manifest), manifest.shard_sizes
+            # The table of a stream without labels is never read, and its labels may hold any ids.
+            table = label_table(manifest, class_space(data)) if stream.labelled else np.full(256, VOID, np.uint8)
+        plans.append(StreamPlan(stream.name, sizes, stream.per_step))
         paste, domain = _paste(stream.paste, data), data.domains.index(stream.domain_name)
-        sources.append(FrameSource(stream.name, ShardReader(manifest), table, stream.labelled, paste, domain))
+        sources.append(FrameSource(stream.name, reader, table, stream.labelled, paste, domain))
+    plan = Plan(plans, config.seed, data.window_shards)
     return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
 
 
-def run_inputs(config: Config) -> list[RunInput]:
-    """The folders of shards that a run reads, with the identity of their content.
+def dataset_reader(stream: StreamConfig, data: DataConfig) -> DatasetReader:
+    """The frames of a stream that reads a Dataset.
 
     Raises:
-        ShardError: a damaged manifest, or objects where frames are read, or the reverse.
+        ConfigError: no map-style Dataset of that name, or ids that the class space cannot read.
+        ShardError: a Dataset without an item.
+    """
+    from mgcda_dist.data.dataset import DatasetReader, LabelIds, make_dataset
+
+    assert stream.dataset is not None
+    where = f"stream {stream.name}"
+    if stream.label_format is None or not stream.labelled:
+        ids = LabelIds.train_ids(len(data.class_names))
+    else:
+        ids = LabelIds.of_format(stream.label_format, class_space(data))
+    return DatasetReader(make_dataset(where, stream.dataset, stream.dataset_arguments), where, ids)
+
+
+def run_inputs(config: Config) -> list[RunInput]:
+    """The data that a run reads, with the identity of its content: folders of shards, and Datasets.
+
+    Raises:
+        ConfigError: no Dataset of that name.
+        ShardError: a damaged manifest, objects where frames are read, or the reverse; a Dataset that does not answer
+            the same twice.
     """
     from mgcda_dist.data.folders import open_shards
 
@@ -116,10 +141,20 @@ def run_inputs(config: Config) -> list[RunInput]:
     read += [(Role.VALIDATION, entry.name, entry.shards) for entry in validation]
     read += [(Role.VALIDATION_PASTE, entry.name, entry.paste.objects) for entry in validation if entry.paste]
     inputs: list[RunInput] = []
+    datasets = {stream.name: stream for stream in streams}
     for role, name, folder in read:
+        if folder is None:
+            inputs.append(_dataset_input(role, datasets[name], config.data))
+            continue
         m = open_shards(folder, role.kind)
         inputs.append(RunInput(role, name, m.place, m.dataset, m.split, m.num_samples, m.num_shards, m.digest))
     return inputs
+
+
+def _dataset_input(role: Role, stream: StreamConfig, data: DataConfig) -> RunInput:
+    reader = dataset_reader(stream, data)
+    name = type(reader.dataset).__name__
+    return RunInput(role, stream.name, str(stream.dataset), name, "", len(reader), 0, reader.digest())
 
 
 def paste_params(section: PasteConfig, data: DataConfig) -> PasteParams:

@@ -18,6 +18,7 @@ from mgcda_dist.choices import (
     Placement,
 )
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, NonNegative, Positive, Probability, Section
+from mgcda_dist.references import PATTERN
 
 __all__ = [
     "AugmentConfig",
@@ -64,7 +65,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class StreamConfig(Section):
-    """One stream: a set of shards that contributes a fixed number of images to every global batch."""
+    """One stream: shards, or a Dataset, that contribute a fixed number of images to every global batch."""
 
     name: Annotated[Name, FIXED] = Field(description="in messages, metrics and `domain`; no two streams share one")
     domain: Annotated[Name | None, FIXED] = Field(
@@ -72,7 +73,20 @@ class StreamConfig(Section):
         description="look of the world (city, camera, renderer) that MDAT and CACL align with the others; streams may "
         "share one; null: `name`",
     )
-    shards: Annotated[str, FREE] = Field(description="folder of frame shards, with its manifest")
+    shards: Annotated[str | None, FREE] = Field(
+        default=None, description="folder of frame shards, with its manifest; null: see `dataset`"
+    )
+    dataset: Annotated[str | None, Field(pattern=f"^{PATTERN}$"), FREE] = Field(
+        default=None,
+        description="python:MODULE:NAME, a map-style Dataset of one's own, or the class or function that makes it; "
+        "its items are (image, label)",
+    )
+    dataset_arguments: Annotated[dict[str, Any], FREE] = Field(
+        default={}, description="of the class or function that `dataset` names"
+    )
+    label_format: Annotated[str | None, OVERRIDE] = Field(
+        default=None, description="raw ids of the labels of `dataset`; null: train ids of `class_space`"
+    )
     per_step: Annotated[Count, OVERRIDE] = Field(description="images of this stream in every global batch")
     labelled: Annotated[bool, OVERRIDE] = Field(
         default=True,
@@ -86,6 +100,18 @@ class StreamConfig(Section):
     def domain_name(self) -> str:
         """The domain that the stream shows."""
         return self.domain or self.name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StreamConfig:
+        if (self.shards is None) == (self.dataset is None):
+            raise ValueError(
+                "shards: give either a folder of shards, or a Dataset of your own as `dataset: python:MODULE:NAME`"
+                + (": both are there" if self.shards else "")
+            )
+        for name in ("dataset_arguments", "label_format"):
+            if self.dataset is None and getattr(self, name):
+                raise ValueError(f"{name}: is for `dataset`; shards say it in their manifest")
+        return self
 
 
 class AugmentConfig(Section):

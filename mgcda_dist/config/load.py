@@ -145,7 +145,8 @@ def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
     """Every folder of shards that a run reads, with the key that names it."""
     found: list[tuple[KeyPath, str]] = []
     for i, stream in enumerate(config.data.streams):
-        found.append((("data", "streams", i, "shards"), stream.shards))
+        if stream.shards is not None:
+            found.append((("data", "streams", i, "shards"), stream.shards))
         if stream.paste:
             found.append((("data", "streams", i, "paste", "objects"), stream.paste.objects))
     sets: list[tuple[KeyPath, EvaluationSetConfig]] = [

@@ -66,7 +66,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _possible(self) -> Config:
         if isinstance(self.data.class_space, ClassSpaceConfig):
-            _check_class_space(self.data.class_space)
+            by_train_id = any(s.dataset and s.labelled and not s.label_format for s in self.data.streams)
+            _check_class_space(self.data.class_space, by_train_id=by_train_id)
         names = [stream.name for stream in self.data.streams]
         for name in names:
             if names.count(name) > 1:
@@ -208,8 +209,12 @@ def _refuse_passwords(value: Any, key: str = "") -> None:
         )
 
 
-def _check_class_space(space: ClassSpaceConfig) -> None:
-    """Raise ValueError, naming the field, unless every class has a source and every source a class."""
+def _check_class_space(space: ClassSpaceConfig, *, by_train_id: bool) -> None:
+    """Raise ValueError, naming the field, unless every class has a source and every source a class.
+
+    Args:
+        by_train_id: the labels of some stream hold train ids, which need no table.
+    """
     where = "data.class_space"
     doubtful = [name for name in space.names if space.names.count(name) > 1 or name in NO_CLASS]
     if doubtful:
@@ -236,7 +241,7 @@ def _check_class_space(space: ClassSpaceConfig) -> None:
         )
     reached = {*targets.values(), *(name for name in known if name not in space.map)}
     empty = [name for name in space.names if name not in reached]
-    if empty:
+    if empty and not by_train_id:
         raise ValueError(
             f"{where}.names: nothing is mapped to {', '.join(empty)}; complete map or ids, or leave the class out"
         )

@@ -1,4 +1,4 @@
-"""The data that a run reads: each folder of shards with its role in the run and the identity of its content."""
+"""The data that a run reads: folders of shards and Datasets, each with its role and the identity of its content."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class RunInput:
-    """One folder of shards that a run reads.
+    """One folder of shards, or a Dataset of the user's program, that a run reads.
 
     Attributes:
         name: of the stream or evaluation set.
-        folder: path or URL.
-        dataset, split, digest: from the manifest of the shards.
+        folder: path or URL; of a Dataset its reference.
+        dataset, split, digest: from the manifest of the shards; of a Dataset its class, nothing, and the digest of its
+            length, its `fingerprint` and some items.
+        shards: of a Dataset 0.
     """
 
     role: Role

@@ -50,7 +50,7 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
         yield from _clocks(cluster)
         yield from node_checks.memory(reports, config)
         if config is not None:
-            yield from _shards(cluster, config)
+            yield from _data(cluster, config)
             yield from _storage(cluster, Path(config.runs))
             yield from _mlflow(cluster, config)
         yield from _silent(cluster)
@@ -78,37 +78,57 @@ def _clocks(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("ok", "clocks", f"at most {max(map(abs, offsets.values())) * 1000:.1f} ms apart")
 
 
-def _shards(cluster: Cluster, config: Config) -> Iterator[Finding]:
+def _data(cluster: Cluster, config: Config) -> Iterator[Finding]:
     from mgcda_dist.config.load import shard_folders
 
     folders = {".".join(map(str, path)): folder for path, folder in shard_folders(config)}
+    if folders:
+        yield from _same_everywhere(
+            "shards",
+            cluster.ask("shards", folders),
+            folders,
+            counted(len(folders), "folder"),
+            "mount the folder on that node, or write the shards: every node reads them",
+            "copy them again; `mgcda shards verify` lists the damaged ones",
+        )
+    streams = {f"data.streams.{i}.dataset": stream.dataset for i, stream in enumerate(config.data.streams)}
+    datasets = {key: reference for key, reference in streams.items() if reference is not None}
+    if datasets:
+        yield from _same_everywhere(
+            "items",
+            cluster.ask("datasets", config.model_dump(mode="json")),
+            datasets,
+            counted(len(datasets), "Dataset"),
+            "install its code on that node and mount its data: every node reads them",
+            "copy its code and its data again",
+        )
+
+
+def _same_everywhere(
+    subject: str,
+    answers: dict[str, dict[str, ShardsReport]],
+    places: dict[str, str],
+    what: str,
+    missing: str,
+    other: str,
+) -> Iterator[Finding]:
+    """Findings about data that every node must have, by node and key; `missing` and `other` are remedies."""
     seen: dict[str, tuple[str, ShardsReport]] = {}
     problems = 0
-    for here, answers in cluster.ask("shards", folders).items():
-        for key, found in answers.items():
+    for here, reports in answers.items():
+        for key, found in reports.items():
             if "problem" in found:
                 problems += 1
-                yield Finding(
-                    "problem",
-                    "shards",
-                    f"{here}: {key}: {found['problem']}",
-                    "mount the folder on that node, or write the shards: every node reads them",
-                )
+                yield Finding("problem", subject, f"{here}: {key}: {found['problem']}", missing)
                 continue
             address, first = seen.setdefault(key, (here, found))
             if found.get("digest") != first.get("digest"):
                 problems += 1
-                yield Finding(
-                    "problem",
-                    "shards",
-                    f"{here}: {key}: other shards than on {address} in {folders[key]}",
-                    "copy them again; `mgcda shards verify` lists the damaged ones",
-                )
+                text = f"{here}: {key}: other {subject} than on {address} in {places[key]}"
+                yield Finding("problem", subject, text, other)
     if not problems:
         samples = sum(found.get("num_samples", 0) for _, found in seen.values())
-        yield Finding(
-            "ok", "shards", f"{counted(len(folders), 'folder')} with {samples} samples, the same on every node"
-        )
+        yield Finding("ok", subject, f"{what} with {samples} samples, the same on every node")
 
 
 def _storage(cluster: Cluster, storage: Path) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ import urllib.request
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 __all__ = ["Node", "NodeReport", "ShardsReport", "StorageReport"]
 
@@ -92,6 +92,13 @@ class Node:
     def shards(self, folders: dict[str, str]) -> dict[str, ShardsReport]:
         """The shards of several folders, by the folders' keys."""
         return {key: _shards(folder) for key, folder in folders.items()}
+
+    def datasets(self, config: dict[str, Any]) -> dict[str, ShardsReport]:
+        """The Datasets that the streams of a configuration read, by their keys."""
+        streams = config["data"]["streams"]
+        return {
+            f"data.streams.{i}.dataset": _dataset(config, i) for i, stream in enumerate(streams) if stream["dataset"]
+        }
 
     def write_probe(self, storage: str, prefix: str) -> StorageReport:
         """Write a small file, named after this node, to the run's storage."""
@@ -232,6 +239,18 @@ def _shards(folder: str) -> ShardsReport:
     except (OSError, ValueError, KeyError, IndexError) as error:
         return {"problem": f"{folder} cannot be read: {error}"}
     return {"digest": manifest["digest"], "num_samples": manifest["num_samples"]}
+
+
+def _dataset(config: dict[str, Any], stream: int) -> ShardsReport:
+    try:
+        from mgcda_dist.checks import check_dataset
+        from mgcda_dist.config.schema import Config
+
+        run = Config.model_validate(config)
+        digest, num_samples = check_dataset(run, run.data.streams[stream], samples=True)
+    except Exception as error:  # the code is the user's
+        return {"problem": str(error).splitlines()[0]}
+    return {"digest": digest, "num_samples": num_samples}
 
 
 def _mirrored_shards(place: str) -> ShardsReport:

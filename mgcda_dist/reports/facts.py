@@ -71,7 +71,7 @@ def data_table(runs: Sequence[RunRecord]) -> list[DataUse]:
             if found is None:
                 cells.append(None)
                 continue
-            what = f"{found.dataset} {found.split}, {found.samples} samples"
+            what = f"{f'{found.dataset} {found.split}'.strip()}, {found.samples} samples"
             cells.append((what, found.digest[:_SHOWN_DIGITS], found.digest))
         table.append(DataUse(use, cells, len({cell[2] for cell in cells if cell}) <= 1))
     return table

@@ -35,7 +35,7 @@ def describe(config: Config, inputs: Sequence[RunInput], results: EvaluationResu
         stream = streams.get(each.name) if each.role == Role.TRAIN else None
         label = f"{each.key}, no labels" if stream is not None and not stream.labelled else each.key
         domain, per_step = (stream.domain_name, stream.per_step) if stream is not None else ("", "")
-        rows.append([label, domain, f"{each.dataset} {each.split}", each.samples, per_step])
+        rows.append([label, domain, f"{each.dataset} {each.split}".strip(), each.samples, per_step])
     columns = [Column(title, align="left") for title in ("data", "domain", "from")]
     columns += [Column("samples"), Column("per step")]
     lines += ["", markdown(Table(columns, rows))]

@@ -84,8 +84,8 @@ class RunFolder:
         if has_checkpoint and other:
             raise ConfigError(
                 other.folder,
-                f"the shards of {other.key} are not those the run started with",
-                "choose another name=… to train on the new shards, or bring the old ones back",
+                f"the {'shards' if other.shards else 'items'} of {other.key} are not those the run started with",
+                "choose another name=… to train on the new data, or bring the old back",
             )
         for folder in (self.root, self.checkpoints, self.pictures, self.logs):
             folder.mkdir(parents=True, exist_ok=True)

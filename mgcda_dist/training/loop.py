@@ -186,7 +186,7 @@ def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
             f"step {state.step}",
             f"{state.bad_samples} damaged samples, over data.max_bad_samples={config.data.max_bad_samples}; "
             "each is named in the run's events.jsonl",
-            "run `mgcda shards verify` on the shards of the streams, and write them again",
+            "run `mgcda shards verify` on the shards of the streams, and write them again; mend the items of Datasets",
         )
 
 

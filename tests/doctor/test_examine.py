@@ -126,6 +126,32 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(tmp_path: Path) -> None
     assert Node("a").write_probe(str(tmp_path / "file/runs"), "m").get("problem", "").endswith("Not a directory")
 
 
+class _Nodes:
+    """Two nodes that answer in this process."""
+
+    def ask(self, what: str, *given: Any) -> dict[str, Any]:
+        return {address: getattr(Node(address), what)(*given) for address in ("a", "b")}
+
+
+def test_datasets_are_read_on_every_node() -> None:
+    stream = {"name": "d", "dataset": "python:tests.support.datasets:Frames", "per_step": 1, "label_format": "road8"}
+
+    def said(**changes: Any) -> list[tuple[str, str, str]]:
+        config = plain_config(data={"streams": [stream | changes]}, mdat={"enabled": False})
+        return _said(examine._data(_Nodes(), config))  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+
+    ((level, subject, text),) = said(dataset_arguments={"number": 5})
+    assert (level, subject, text) == ("ok", "items", "1 Dataset with 5 samples, the same on every node")
+    for changes, says in (
+        ({"dataset_arguments": {"number": 5}, "label_format": "binary"}, "item 0: the label holds"),
+        ({"dataset": "python:no_such:Data"}, "cannot import 'no_such'"),
+        ({"dataset": "python:tests.support.datasets:Drawn", "dataset_arguments": {"number": 5}}, "a second time"),
+    ):
+        first, second = said(**changes)
+        assert first[:2] == second[:2] == ("problem", "items") and first[2].startswith("a: data.streams.0.dataset: ")
+        assert says in second[2] and second[2].startswith("b: ")
+
+
 # In every run of the suite: the doctor of two nodes (cluster/test_two_nodes.py), and each check above.
 @pytest.mark.extended
 @pytest.mark.cluster
