@@ -33,6 +33,7 @@ BESIDE_THE_MIRROR = {
     "cluster/test_full_disk.py": "a real training on a disk that fills up",
     "cluster/test_jobs.py": "`ray job submit` on a real cluster",
     "cluster/test_mlflow_server.py": "the tracking server of cluster/, served by a real database",
+    "cluster/test_own_data.py": "a real training on a Dataset of the user",
     "cluster/test_node_faults.py": "nodes that are killed under a running training",
     "cluster/test_slurm.py": "cluster/slurm/train.sbatch",
     "cluster/test_sweep_command.py": "`mgcda sweep` as users run it",
