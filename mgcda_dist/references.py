@@ -12,12 +12,24 @@ from __future__ import annotations
 
 import importlib
 import os
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["GIVEN", "PATTERN", "PREFIX", "TRUST", "check_trusted", "reference", "register", "registered", "resolve"]
+__all__ = [
+    "GIVEN",
+    "PATTERN",
+    "PREFIX",
+    "TRUST",
+    "check_trusted",
+    "reference",
+    "register",
+    "registered",
+    "resolve",
+    "told",
+]
 
 PREFIX = "python:"
 PATTERN = r"python:[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
@@ -91,6 +103,14 @@ def resolve(where: str, text: str) -> Any:
         raise ConfigError(where, f"{module_name} has nothing called {qualified!r}", f"{PREFIX}MODULE:NAME")
     _used.add(text)
     return found
+
+
+def told(error: Exception) -> str:
+    """An error of a user's code in words, with the line of that code where it came to light."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the caller's
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def check_trusted(where: str, text: str) -> None:

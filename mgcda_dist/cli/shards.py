@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from mgcda_dist.choices import Exif, ExitCode
 from mgcda_dist.cli.options import echo
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
+from mgcda_dist.references import PREFIX
 
 if TYPE_CHECKING:
     from mgcda_dist.data.colours import Colour
@@ -41,7 +43,8 @@ def write(
         str,
         typer.Argument(
             metavar="DATASET",
-            help=f"{', '.join(SOURCES)}; plain: any folder of images/ and labels/",
+            help=f"{', '.join(SOURCES)}; plain: any folder of images/ and labels/; python:MODULE:NAME: a reader of "
+            "your own",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="folder of the dataset, in its official layout")],
@@ -76,6 +79,10 @@ def write(
             "--licence", help="coco: id of a licence of photos in the annotation file; only those; repeatable"
         ),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="option of a reader of your own; repeat for several"),
+    ] = None,
     strict: Strict = False,
     workers: Annotated[
         str | None,
@@ -96,6 +103,7 @@ def write(
     }  # fmt: skip
     chosen = {name: value for name, value in given.items() if value is not None}
     _refuse_foreign(reader, chosen)
+    chosen |= _own_options(reader, option or [])
     if exif is not None and "exif" in reader.options:  # outlines follow the photo as labels do
         chosen["exif"] = exif
     threads = _threads(workers)
@@ -105,6 +113,7 @@ def write(
     options = EncodeOptions(resize_height, image_format, quality, exif)
     provenance = {
         "source": str(source),
+        **({"reader": dataset} if dataset.startswith(PREFIX) else {}),
         "url": reader.url,
         "licence": reader.licence,
         "selection": chosen
@@ -118,9 +127,9 @@ def write(
         from mgcda_dist.cluster.spread import Spread
 
         spread, threads = Spread(), None
-    with _bar(f"{dataset} {split}", len(samples)) as advance:
+    with _bar(f"{reader.name} {split}", len(samples)) as advance:
         manifest = write_shards(
-            samples, folder, dataset=dataset, split=split, label_format=opened.label_format, kind=reader.kind,
+            samples, folder, dataset=reader.name, split=split, label_format=opened.label_format, kind=reader.kind,
             samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
             workers=threads, elsewhere=spread and spread.map, overwrite=overwrite,
         )  # fmt: skip
@@ -298,9 +307,29 @@ def _threads(workers: str | None) -> int | Literal["ray"] | None:
 
 
 def _reader(dataset: str) -> Source:
+    if dataset.startswith(PREFIX):
+        from mgcda_dist.data.shards.sources.own import own_source
+
+        return own_source("DATASET", dataset)
     if dataset not in SOURCES:
         raise ConfigError("DATASET", f"no dataset {dataset!r}", near_or_all(dataset, SOURCES))
     return SOURCES[dataset]
+
+
+def _own_options(reader: Source, given: list[str]) -> dict[str, Any]:
+    """The options of `--option`, whose values are YAML."""
+    from mgcda_dist.config.parse import parse_yaml
+
+    options: dict[str, Any] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError("--option", f"{text!r} is not of the form NAME=VALUE", "for example suffix=.png")
+        if name not in reader.options:
+            raise ConfigError("--option", f"{reader.name} has no option {name!r}", near_or_all(name, reader.options))
+        parsed = parse_yaml(value, "--option")
+        options[name] = value if isinstance(parsed, date) else parsed  # the manifest is JSON
+    return options
 
 
 def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:

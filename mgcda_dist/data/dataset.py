@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -29,7 +28,7 @@ from mgcda_dist.data.labels import ClassSpace, mapped_ids
 from mgcda_dist.data.pixels import Pixels, as_pixels
 from mgcda_dist.data.reader import RawFrame
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError
-from mgcda_dist.references import resolve
+from mgcda_dist.references import resolve, told
 
 __all__ = ["DatasetReader", "LabelIds", "MapDataset", "make_dataset"]
 
@@ -112,7 +111,7 @@ def make_dataset(where: str, reference: str, arguments: Mapping[str, Any]) -> Ma
         except MgcdaError:
             raise
         except Exception as error:
-            problem = f"{reference} cannot be made: {_in_words(error)}"
+            problem = f"{reference} cannot be made: {told(error)}"
             remedy = "see dataset_arguments; paths in them must be absolute, since workers run in other folders"
             raise ConfigError(where, problem, remedy) from error
     else:
@@ -148,7 +147,7 @@ class DatasetReader:
         try:
             self._length = len(dataset)
         except Exception as error:
-            raise ConfigError(where, f"the length of the Dataset: {_in_words(error)}", _METHODS) from error
+            raise ConfigError(where, f"the length of the Dataset: {told(error)}", _METHODS) from error
         if self._length == 0:
             raise ShardError(where, "the Dataset holds no item", "check its arguments, or leave it out")
         self._is_unknown = np.ones(256, np.uint8)
@@ -221,7 +220,7 @@ class DatasetReader:
         except (MgcdaError, MemoryError):
             raise
         except Exception as error:
-            raise SampleError(where, _in_words(error), "the Dataset raised it; `skip` leaves the item out") from error
+            raise SampleError(where, told(error), "the Dataset raised it; `skip` leaves the item out") from error
         if item is None:
             raise SampleError(where, "the Dataset gave None", ITEM)
         return split(item, where), where
@@ -244,11 +243,3 @@ def _plain(label: Any) -> NDArray[Any]:
     if not isinstance(label, np.ndarray) or label.dtype.kind not in "buif":
         return np.empty(0)
     return label.astype(np.int64) if label.dtype.kind in "bui" else label
-
-
-def _in_words(error: Exception) -> str:
-    """An error of the user's code, and the line of that code where it came to light."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is here
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"

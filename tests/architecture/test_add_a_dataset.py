@@ -35,6 +35,8 @@ def mgcda(*words):
 
 
 for line in sys.argv[1].splitlines():
+    if line.startswith("export "):
+        continue
     name, *words = shlex.split(line, comments=True)
     assert name == "mgcda"
     mgcda(*(str(Path(word).expanduser()) if word.startswith("~") else word for word in words))
@@ -66,16 +68,30 @@ def _write_data(folder: Path) -> None:
             cv2.imwrite(str(folder / "labels" / split / f"{name}.png"), label)
 
 
+def _write_own(folder: Path) -> None:
+    """Two frames of one camera and one of another, in the layout of the page's own reader."""
+    folder.mkdir(parents=True)
+    for name in ("front_a", "front_b", "rear"):
+        noise = np.random.default_rng(len(name)).integers(0, 256, (32, 48, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{name}.jpg"), noise)
+        cv2.imwrite(str(folder / f"{name}_ids.png"), np.full((32, 48), 3, np.uint8))
+
+
 @pytest.mark.slow
 def test_the_page_word_for_word(tmp_path: Path) -> None:
     root, edits = copy_of_repository(tmp_path), edits_of(PAGE)
     code = [edit.path for edit in edits if edit.path.startswith("mgcda_dist/")]
     assert len(code) <= 3 and len([edit for edit in edits if edit.path.startswith("tests/")]) == 1
     _write_data(root / "my_dataset")
+    _write_own(root / "my_frames" / "train")
     apply(edits, root)
     (root / "use.py").write_text(USE)
     output = run(f"python use.py {shlex.quote(''.join(commands_of(PAGE)[1:]))}", root)
-    assert "6 samples" in output or output.count("no problem") == 2, output
+    assert "2 taken, 2 passed over, because\n  of another camera: 2 (train/rear.jpg, train/rear_ids.png)" in output, (
+        output
+    )
+    assert "my_frames/train: 2 samples in 1 shard, no problem" in output, output
+    assert "6 samples" in output or output.count("no problem") == 3, output
     assert (root / "my_dataset_train.png").is_file() and (root / "preview.png").is_file()
     # road8: 0 road, 4 sky, 5 vehicle, 254 anomaly
     expected = ["[0, 4, 5, 254, 255] mine", "2 [0, 4, 5, 254]", "['road', 'car', 'sky', 'anomaly'] 4"]

@@ -41,21 +41,21 @@ class LazySamples:
     """
 
     def __init__(self, items: Sequence[Any], load: Callable[[Any], SourceSample]) -> None:
-        self._items, self._load = items, load
+        self.items, self.load = items, load
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def __iter__(self) -> Iterator[SourceSample]:
-        return (self._load(item) for item in self._items)
+        return (self.load(item) for item in self.items)
 
     def loaders(self) -> Iterator[Callable[[], SourceSample]]:
         """One function per sample that reads it."""
-        return (partial(self._load, item) for item in self._items)
+        return (partial(self.load, item) for item in self.items)
 
     def part(self, start: int, stop: int) -> LazySamples:
         """The samples from `start` to before `stop`, by their place."""
-        return LazySamples(self._items[start:stop], self._load)
+        return LazySamples(self.items[start:stop], self.load)
 
     def matching(self, patterns: Collection[str]) -> LazySamples:
         """The samples whose key matches one of the shell patterns (`*`, `?`, `[…]`; `*` passes slashes).
@@ -64,11 +64,11 @@ class LazySamples:
             ShardError: no key matches one of the patterns.
         """
         for pattern in patterns:
-            if not any(fnmatchcase(item.key, pattern) for item in self._items):
-                first = next((item.key for item in self._items), "")
+            if not any(fnmatchcase(item.key, pattern) for item in self.items):
+                first = next((item.key for item in self.items), "")
                 raise ShardError("only", f"no sample has a key like {pattern}", f"keys look like {first}")
-        chosen = [item for item in self._items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
-        return LazySamples(chosen, self._load)
+        chosen = [item for item in self.items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
+        return LazySamples(chosen, self.load)
 
     def without(self, keys: Collection[str]) -> LazySamples:
         """The same samples but those with these keys.
@@ -76,9 +76,9 @@ class LazySamples:
         Raises:
             ShardError: no sample has one of the keys.
         """
-        rest = [item for item in self._items if item.key not in keys]
-        if len(rest) + len(set(keys)) != len(self._items):
-            unknown = sorted(set(keys) - {item.key for item in self._items})
-            first = next((item.key for item in self._items), "")
+        rest = [item for item in self.items if item.key not in keys]
+        if len(rest) + len(set(keys)) != len(self.items):
+            unknown = sorted(set(keys) - {item.key for item in self.items})
+            first = next((item.key for item in self.items), "")
             raise ShardError("skip", f"no sample has the key {unknown[0]}", f"keys look like {first}")
-        return LazySamples(rest, self._load)
+        return LazySamples(rest, self.load)
