@@ -57,30 +57,28 @@ def compare(
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="coverage of the intervals")] = INTERVAL_LEVEL,
 ) -> None:
     """Compare runs: parameters that differ, metrics with intervals, which differences are significant."""
+    from mgcda_dist.api.comparison import compare_found
     from mgcda_dist.cli.console import Console
-    from mgcda_dist.errors import MgcdaError
-    from mgcda_dist.reports.compare import compare as compared
-    from mgcda_dist.reports.runs import find_runs
     from mgcda_dist.reports.tables import as_json, latex, markdown
 
-    if not words and experiment is None and search is None:
-        raise MgcdaError("compare", "which runs?", "for example: mgcda compare runs/baseline runs/full")
     console, errors = Console(), Console(stderr=True)
     with errors.status("reading runs") as status:
-        records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)
 
         def progress(done: int, total: int) -> None:
             status.update(f"resampling frames, {done} of {total}")
 
-        comparison = compared(
-            records,
+        comparison = compare_found(
+            words or [],
+            runs=runs,
+            mlflow_uri=mlflow,
+            experiment=experiment,
+            search=search,
             reference=reference,
             metrics=[name.strip() for name in metrics.split(",")] if metrics else (),
             replicates=replicates,
             level=level,
             progress=progress,
         )
-    comparison.notes += [f"{note[:1].upper()}{note[1:]}." for note in notes]
     if form == "terminal":
         show_comparison(comparison, console)
     else:

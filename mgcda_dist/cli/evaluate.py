@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,13 +13,9 @@ from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mgcda_dist.cli.progress import Show
     from mgcda_dist.evaluation.results import EvaluationResults
-    from mgcda_dist.runs.evaluation_request import EvaluationRequest
 
-__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "followed", "show_results"]
-
-_POLL_S = 0.25
+__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
 
 Score = Annotated[ScoreKind | None, typer.Option(help="anomaly score; default: as the run")]
 Height = Annotated[
@@ -118,10 +112,11 @@ def evaluate(
     ] = None,
 ) -> None:  # fmt: skip
     """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
+    from mgcda_dist.api.evaluation import do_request, folders_for
     from mgcda_dist.cli.console import Console
+    from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
-    from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
         record_evaluation,
@@ -157,7 +152,9 @@ def evaluate(
         map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
         for name, path in map(named, maps or [])
     ]
-    folders = _folders(requests, out, overwrite)
+    if not requests:
+        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
+    folders = folders_for(requests, out, overwrite=overwrite)
     if mlflow_uri is not None:
         for folder in folders:
             refuse_training_record(folder)
@@ -168,8 +165,9 @@ def evaluate(
             # The other layout has a folder per method of its own.
             share = len(requests) > 1 and submission_folder is not None and submission == "fishyscapes"
             request = request.with_submission(submission, (place / request.job.name if share else place).absolute())
-        _evaluate_one(request, folder, workers)
-        results.append(EvaluationResults.load(folder))
+        on_workers = workers > 1 and request.scaling is not None
+        with shown_progress(f"starting {workers} workers" if on_workers else request.job.name) as show:
+            results.append(do_request(request, folder, workers, show))
     show_results(results, console)
     console.print()
     for request, folder in zip(requests, folders, strict=True):
@@ -182,81 +180,6 @@ def evaluate(
             record_evaluation(request, folder, mlflow_uri, experiment)
         for request, done in zip(requests, deliver_evaluations(folders, mlflow_uri), strict=True):
             console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
-
-
-def _folders(requests: list[EvaluationRequest], out: Path | None, overwrite: bool) -> list[Path]:
-    """The folder of each one's results; folders that cannot be used are refused before anything is evaluated."""
-    from mgcda_dist.errors import ConfigError
-    from mgcda_dist.evaluation.folder import free_folder, holds_another
-
-    if not requests:
-        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
-    names = [request.job.name for request in requests]
-    for name in names:
-        if names.count(name) > 1 and out is not None:
-            remedy = f"call one of them another name: {name}_2=FOLDER"
-            raise ConfigError("mgcda evaluate", f"two of the evaluated are called {name!r}", remedy)
-    folders: list[Path] = []
-    for request in requests:
-        identity = request.job.identity()
-        if out is None:
-            folders.append(free_folder(request.beside, identity))
-            continue
-        folder = (out if len(requests) == 1 else out / request.job.name).absolute()
-        if not overwrite and holds_another(folder, identity):
-            remedy = "give another folder, or --overwrite"
-            raise ConfigError("--out", f"{folder} holds the results of another evaluation", remedy)
-        folders.append(folder)
-    return folders
-
-
-def _evaluate_one(request: EvaluationRequest, folder: Path, workers: int) -> None:
-    # Plain values: workers of Ray get them as JSON has them.
-    arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder)}
-    from mgcda_dist.cli.progress import shown_progress
-
-    if workers > 1 and request.scaling is not None:
-        from mgcda_dist.cluster.trainer import launch
-
-        with shown_progress(f"starting {workers} workers") as show, followed(folder, show):
-            scaling = request.scaling_for(workers)
-            launch(scaling, [workers], folder, "evaluate", arguments | {"on_gpu": scaling.num_gpus > 0})
-        return
-    from mgcda_dist.training.worker import evaluate as work
-
-    with shown_progress(request.job.name) as show:
-
-        def advance(name: str, done: int, total: int) -> None:
-            show(done, total, f"{request.job.name} on {name}")
-
-        work(**arguments, on_gpu=request.scaling is not None, progress=advance)
-
-
-@contextmanager
-def followed(folder: Path, show: Show) -> Iterator[None]:
-    """Show the progress that workers append to the folder's events, while the body waits for them."""
-    from threading import Event, Thread
-
-    from mgcda_dist.runs.events import EVENTS, NewLines
-
-    lines, over = NewLines(folder / EVENTS), Event()
-
-    def follow() -> None:
-        while True:
-            ends = over.wait(_POLL_S)  # read before the last lines are, so that none is missed
-            for event in lines.read():
-                if event["kind"] == "progress":
-                    show(event["done"], event["total"], event["text"].partition(":")[0])
-            if ends:
-                return
-
-    thread = Thread(target=follow, name="follow", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def show_results(every: list[EvaluationResults], console: Console) -> None:

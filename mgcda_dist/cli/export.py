@@ -11,7 +11,7 @@ import typer
 from mgcda_dist.cli.options import names_of, size_of
 
 if TYPE_CHECKING:
-    from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.inference.proof import Check
 
 __all__ = ["export"]
 
@@ -30,9 +30,11 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FOLDER if it is an exported model")] = False,
 ) -> None:  # fmt: skip
     """Export a trained network for use without the training code: safetensors, torch.export, ONNX, and a model card."""
+    from mgcda_dist.api.exporting import export_and_check
     from mgcda_dist.cli.console import Console
-    from mgcda_dist.inference.export import FORMATS, check_output_folder, export_model, verify_export
+    from mgcda_dist.inference.export import FORMATS, check_output_folder
     from mgcda_dist.inference.model import load_exported
+    from mgcda_dist.tables import Column, Table, terminal
 
     wanted, image = names_of(formats, "--format", list(FORMATS)), size_of(size, "--size", "512x1024")
     console = Console()
@@ -41,20 +43,13 @@ def export(
     with errors.status("reading the model"):
         model = load_exported(source)
 
-    def check(written: ExportedModel, graphs: Sequence[Path]) -> None:
-        """Print the checks; a failed check is an error."""
-        from mgcda_dist.errors import MgcdaError
-        from mgcda_dist.tables import Column, Table, terminal
-
-        with errors.status("comparing with a newly built network"):
-            checks = verify_export(written, model, graphs, image)
+    def show(checks: Sequence[Check]) -> None:
         columns = [Column(title, align="left") for title in ("", "checked", "found")]
         rows = [["ok" if each.passed else "NO", each.name, each.found] for each in checks]
         console.print(terminal(Table(columns, rows, "The export against a new network")))
-        if failed := [each.name for each in checks if not each.passed]:
-            remedy = "nothing was written; latency may fail on a busy machine: export again, or with --no-verify"
-            raise MgcdaError(str(model.folder), f"the export differs from a new network: {', '.join(failed)}", remedy)
 
-    export_model(model, out, wanted, errors.status, check if verify else None, half=half)
+    export_and_check(
+        model, out, wanted, verify=verify, image_px=image, half=half, overwrite=overwrite, status=errors.status, show=show
+    )
     for path in sorted(out.iterdir()):
         console.print(f"{path}   {path.stat().st_size / 1e6:.2f} MB", soft_wrap=True)

@@ -62,7 +62,6 @@ def train(
     from mgcda_dist.config.load import load_config
 
     loaded = load_config(config, overrides)
-    loaded.check_files()
     _check_data(loaded)
     raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
@@ -138,11 +137,9 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
 def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
     """Refuse shards that do not fit the run; print warnings."""
-    from mgcda_dist.checks import check_data
+    from mgcda_dist.api.configuration import check
 
-    problems, warnings = check_data(loaded.config, samples=samples)
-    loaded.refuse([(p.path, f"{'.'.join(map(str, p.path))}: {p.problem}\n  → {p.remedy}") for p in problems])
-    for warning in warnings:
+    for warning in check(loaded, samples=samples):
         echo(f"warning: {warning}", err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,39 +68,29 @@ def predict(
 
     Exit code 1: an input could not be read; the others were predicted.
     """
+    from mgcda_dist.api.prediction import plan
     from mgcda_dist.cli.console import Console
     from mgcda_dist.inference import predict as work
     from mgcda_dist.inference.model import load_exported
-    from mgcda_dist.inference.operating import choose_threshold, operating_points
     from mgcda_dist.inference.outputs import OUTPUTS
     from mgcda_dist.inference.sources import find_sources
-    from mgcda_dist.models.compatibility import check_statistics
 
     console = Console()
     errors = Console(stderr=True)
     outputs: Any = tuple(names_of(write, "--write", OUTPUTS)) if write != "none" else ()
-    changes: dict[str, Any] = {
-        "scales": tuple(numbers_of(scales, "--scales")) if scales is not None else None,
-        "flip": flip,
-        "window_px": window_of(window, "512x1024") if window is not None else None,
-        "window_overlap": overlap,
-    }
+    several = tuple(numbers_of(scales, "--scales")) if scales is not None else None
+    window_px: Any = window_of(window, "512x1024") if window is not None else None
     ends = _range(shown)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
-    check_statistics(score or network.score, network.metadata.statistics, network.folder)
-    augmentation = replace(network.augmentation, **{key: value for key, value in changes.items() if value is not None})
     out = out or Path("predictions") / (network.place_name or "model")
-    sources = find_sources(inputs, out)
-    options = work.PredictOptions(
-        score=score or network.score, height_px=height if height is not None else network.height_px or 0,
-        augmentation=replace(augmentation, window_px=augmentation.window_px or None),
-        blur=network.blur if blur is None else blur,
+    options = plan(
+        network, threshold=threshold, score=score, height_px=height, scales=several, flip=flip, window_px=window_px,
+        window_overlap=overlap, blur=blur, shown_range=ends,
         min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec, exif=exif,
-    )  # fmt: skip
-    chosen = choose_threshold(operating_points(network), threshold, options.evaluation_settings())
-    options = replace(options, threshold=chosen, shown_range=ends or chosen.shown_range)
-    _note_threshold(chosen, errors)
+    ).options  # fmt: skip
+    sources = find_sources(inputs, out)
+    _note_threshold(options.threshold, errors)
     work.check_output_folder(out, work.prediction_id(network, options), overwrite=overwrite)
     predicted = _predict(network, sources, out, options)
     _summarise(predicted, out, options, console, errors)

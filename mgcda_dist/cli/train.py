@@ -1,28 +1,25 @@
-"""`mgcda train`: launch of the workers, their progress, and a summary of the results."""
+"""`mgcda train`: progress of a run on the terminal, and a summary of the results."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
+from mgcda_dist.api.launch import run_workers
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.console import Console
 from mgcda_dist.cli.evaluate import show_results
 from mgcda_dist.cli.progress import bars
-from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
+from mgcda_dist.cluster.scaling import worker_needs
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import MgcdaError, NodesLostError, StoppedError
+from mgcda_dist.errors import NodesLostError, StoppedError
 from mgcda_dist.evaluation.results import EvaluationResults
 from mgcda_dist.runs.events import Tail
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
@@ -30,7 +27,6 @@ from mgcda_dist.runs.room import trouble
 
 __all__ = ["run_training"]
 
-_POLL_S = 0.25
 _PLAIN_LINE_EVERY_S = 10.0
 _LONG_WAIT_S = 90.0
 _LOOK_AT_DISK_S = 2.0
@@ -43,49 +39,21 @@ def run_training(config: Config, *, override_config: bool = False, start_over: b
         override_config: resume with a changed configuration if the state fits it.
         start_over: begin at step 0 without asking, where all checkpoints are damaged.
     """
-    from mgcda_dist import build, checks
-
-    console = Console()
-    if is_open(config):
-        from mgcda_dist.cluster.connect import node_resources
-
-        config = resolve(config, node_resources())
-    run = RunFolder(config)
-    with run.locked():
-        checks.check_model(config)
-        run.prepare(config, build.run_inputs(config), override_config=override_config)
-        command = shlex.join(["mgcda", *sys.argv[1:]])
-        run.say("launch", f"launched: {command}", command=command)
-        return _run_training(config, run, console, start_over=start_over)
-
-
-def _run_training(config: Config, run: RunFolder, console: Console, *, start_over: bool) -> int:
-    from mgcda_dist.cluster.trainer import launch
-
-    run.results.unlink(missing_ok=True)
-    tracking = mlflow_uri(config)
-    numbers = worker_needs(config).numbers
-    workers = " or ".join(map(str, numbers))
-    console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
-                  f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
-                  f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
+    console, run = Console(), RunFolder(config)
     try:
-        _watch(
-            lambda: launch(config.scaling, numbers, run.root, "train", {"config": config, "start_over": start_over}),
-            run,
-            config.optim.steps,
-            console,
+        run_workers(
+            config,
+            _Shown(console),
+            command=shlex.join(["mgcda", *sys.argv[1:]]),
+            override_config=override_config,
+            start_over=start_over,
+            stop_on_interrupt=True,
         )
-    except BaseException as error:
-        from mgcda_dist.tracking.mlflow_sync import end_run
-
-        failed = isinstance(error, Exception) and not isinstance(error, NodesLostError | StoppedError)
-        end_run(run.root, tracking, "FAILED" if failed else "KILLED", partial(_say_last, run, console))
-        if isinstance(error, NodesLostError):
-            console.print(f"stopped: {error}", soft_wrap=True)
-            return ExitCode.NODES_LOST
-        if not isinstance(error, StoppedError):
-            raise
+    except NodesLostError as error:
+        console.print(f"stopped: {error}", soft_wrap=True)
+        return ExitCode.NODES_LOST
+    except StoppedError:
+        pass  # its checkpoint is all there is to tell
     if not run.results.is_file():
         console.print(
             f"stopped; the checkpoint is in {run.checkpoints}. The same command resumes from it.", soft_wrap=True
@@ -99,15 +67,39 @@ def _run_training(config: Config, run: RunFolder, console: Console, *, start_ove
     if run.report.is_file():
         console.print(f"report     {run.report}", soft_wrap=True)
     console.print(f"model      {run.model}", soft_wrap=True)
+    tracking = mlflow_uri(config)
     if tracking is not None:
         console.print(f"MLflow     {_mlflow_command(tracking)}", soft_wrap=True)
     return 0
 
 
-def _say_last(run: RunFolder, console: Console, text: str) -> None:
-    """An event after the display of events has ended."""
-    run.say("note", text)
-    console.print(text, soft_wrap=True)
+class _Shown:
+    """A `Watcher` that shows the run on the console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._bars = console, bars(console)
+        self._display: _Display | None = None
+
+    def begin(self, run: RunFolder, config: Config) -> None:
+        workers = " or ".join(map(str, worker_needs(config).numbers))
+        self._console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
+                            f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
+                            f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
+        self._bars.start()
+        self._display = _Display(run, config.optim.steps, self._bars)
+
+    def look(self, *, stopping: bool) -> None:
+        if stopping and self._display is not None:
+            self._display.note_stop()
+        if self._display is not None:
+            self._display.update()
+
+    def end(self) -> None:
+        self.look(stopping=False)
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
 
 
 def _mlflow_command(uri: str) -> str:
@@ -118,51 +110,6 @@ def _mlflow_command(uri: str) -> str:
     beside = Path(sys.executable).with_name("mlflow")
     command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
     return f"{command} ui --backend-store-uri {uri}"
-
-
-def _watch(work: Callable[[], None], run: RunFolder, num_steps: int, console: Console) -> None:
-    """Run `work` in a thread and show its progress; on Ctrl-C ask the workers to stop with a checkpoint."""
-    failure: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    interrupts = 0
-
-    def interrupt(signum: int, frame: Any) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        with suppress(OSError):  # a full disk; a second time aborts at once
-            run.stop_file.touch()
-
-    # Ray installs its own SIGINT handler, but only from the main thread.
-    thread = threading.Thread(target=guarded, name="ray-train", daemon=True)
-    previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        thread.start()
-        with bars(console) as progress:
-            display = _Display(run, num_steps, progress)
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                # At its start Ray installs a SIGTERM handler in C that dumps a stack and aborts: replace it.
-                for s in previous:
-                    signal.signal(s, interrupt)
-                if interrupts:
-                    display.note_stop()
-                if interrupts > 1:
-                    raise KeyboardInterrupt
-                display.update()
-            display.update()
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
-    if failure:
-        if isinstance(failure[0], MgcdaError) or not isinstance(failure[0], Exception):
-            raise failure[0]
-        raise MgcdaError("training", f"{type(failure[0]).__name__}: {failure[0]}", f"logs: {run.logs}") from failure[0]
 
 
 class _Display:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mgcda_dist.cluster.local import LOOPBACK, QUIET, start_local
 from mgcda_dist.cluster.scaling import NodeResources
@@ -15,6 +17,7 @@ __all__ = [
     "KEEP_FREED_MEMORY",
     "available_resources",
     "connect",
+    "connection",
     "node_resources",
     "open_ray",
     "prepare_environment",
@@ -94,6 +97,20 @@ def open_ray(cpus: int) -> None:
         connect(address)
     else:
         start_local(cpus)
+
+
+@contextmanager
+def connection() -> Iterator[None]:
+    """Around work that starts or joins a Ray: one that was not there before is left at the end."""
+    prepare_environment()
+    import ray
+
+    is_own = not ray.is_initialized()
+    try:
+        yield
+    finally:
+        if is_own:
+            ray.shutdown()
 
 
 def node_resources() -> list[NodeResources]:

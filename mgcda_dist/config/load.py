@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,21 +78,30 @@ class LoadedConfig:
             )
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> LoadedConfig:
+def load_config(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] | None = None
+) -> LoadedConfig:
     """Read, merge, validate.
 
     Args:
-        path: YAML file; its `base:` names a file, relative to it, whose values it changes.
-        overrides: `key.sub=value` with YAML values; list items by index: `data.streams.0.per_step=4`.
+        path: YAML file; its `base:` names a file, relative to it, whose values it changes. Or the content of one.
+        overrides: `key.sub=value` with YAML values; list items by index: `data.streams.0.per_step=4`. Or, from a
+            program, values by such keys.
 
     Raises:
         ConfigError: all problems, each with its place.
     """
-    source = shipped(Path(path))
     lines: dict[KeyPath, str] = {}
-    data = _read(source, lines, seen=())
-    for override in overrides or []:
-        _apply(data, override, lines)
+    if isinstance(path, Mapping):
+        source, data = Path("configuration"), _given(path, lines)
+    else:
+        data = _read(source := shipped(Path(path)), lines, seen=())
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _put(data, key, _plain(value), f"{key}={without_secrets(str(value))}", lines)
+    else:
+        for override in overrides or []:
+            _apply(data, override, lines)
     loaded_lines = lines
     try:
         config = Config.model_validate(data)
@@ -190,6 +199,22 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
     return data
 
 
+def _given(content: Mapping[str, Any], lines: dict[KeyPath, str]) -> dict[str, Any]:
+    """A configuration from a program, on top of the file that its `base` names."""
+    data = _plain(content)
+    base = data.pop("base", None)
+    return data if base is None else _merge(_read(shipped(Path(base)), lines, seen=()), data)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a program as YAML would give it: paths as text, sections as dicts, and not the caller's own."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _merge(below: Any, above: Any) -> Any:
     """Sections merge key by key; everything else, lists included, is replaced."""
     if isinstance(below, dict) and isinstance(above, dict):
@@ -210,6 +235,11 @@ def _apply(data: dict[str, Any], override: str, lines: dict[KeyPath, str]) -> No
         value = parse_yaml(text, where)
     except ConfigError:
         raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
+    _put(data, key, value, where, lines)
+
+
+def _put(data: dict[str, Any], key: str, value: Any, where: str, lines: dict[KeyPath, str]) -> None:
+    """Set the value of a dotted key."""
     parts: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     target: dict[Any, Any] | list[Any] = data
     for part in parts[:-1]:

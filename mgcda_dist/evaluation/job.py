@@ -144,7 +144,7 @@ def run_job(
         scorers = _map_scorers(job, frames)
     else:
         network = network or load_segmenter(Path(job.path))[1].to(device).eval()
-        scorers = dict.fromkeys(frames, _network_scorer(network, settings, device))
+        scorers = dict.fromkeys(frames, _network_scorer(network, settings, device, bool(job.class_names)))
     results = [
         evaluate_set(
             scorers[entry.name],
@@ -179,7 +179,9 @@ def _frames(job: EvaluationJob) -> dict[str, EvaluationFrames]:
     return {entry.name: evaluation_frames(entry, job.class_space, height_px, _PASTE_SEED) for entry in job.sets}
 
 
-def _network_scorer(network: nn.Module, settings: EvaluationSettings, device: torch.device) -> Scorer:
+def _network_scorer(
+    network: nn.Module, settings: EvaluationSettings, device: torch.device, has_classes: bool
+) -> Scorer:
     kind, how = settings.score, settings.network
     assert kind != AS_GIVEN and how is not None
     found = how.class_statistics
@@ -196,7 +198,7 @@ def _network_scorer(network: nn.Module, settings: EvaluationSettings, device: to
             blur=how.blur,
             device=device,
         )
-        return finite_scores(scores, frame.label, frame.key), predicted
+        return finite_scores(scores, frame.label, frame.key), predicted if has_classes else None
 
     return score
 

@@ -105,6 +105,14 @@ class Comparison:
     level: float
     seed: int
 
+    def __str__(self) -> str:
+        from mgcda_dist.reports.tables import markdown
+
+        return markdown(self)
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
 
 def compare(
     records: Sequence[RunRecord],

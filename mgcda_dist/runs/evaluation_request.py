@@ -26,7 +26,16 @@ from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
 from mgcda_dist.trust import below
 
-__all__ = ["EXPERIMENT", "EvaluationOptions", "EvaluationRequest", "map_request", "model_request", "named", "sets_of"]
+__all__ = [
+    "EXPERIMENT",
+    "EvaluationOptions",
+    "EvaluationRequest",
+    "map_request",
+    "model_request",
+    "named",
+    "section_of",
+    "sets_of",
+]
 
 EXPERIMENT = "mgcda"
 """MLflow experiment of evaluations of foreign score maps, by default; a model's is that of its run."""
@@ -111,7 +120,7 @@ def model_request(
     score = options.score or config.model.score
     check_score(score, network.logit_kind, config.loss.outlier)
     check_statistics(score, read_metadata(folder).statistics, folder)
-    section = _section(config.evaluation, sets, options)
+    section = section_of(config.evaluation, sets, options)
     if not section.sets:
         raise ConfigError(str(path), "the run names no evaluation sets", _GIVE_SHARDS)
     run, step = _run_of(folder)
@@ -147,7 +156,7 @@ def map_request(
     """
     if not sets:
         raise ConfigError(str(path), "score maps need the labels they are judged by", _GIVE_SHARDS)
-    section = _section(EvaluationConfig(), sets, options)
+    section = section_of(EvaluationConfig(), sets, options)
     shown = name or _safe(path.stem if path.is_file() else path.absolute().name)
     job = build.maps_job(section, path.absolute(), name=shown, resize=resize, ignore_extra=ignore_extra)
     beside = path.absolute().with_name(f"{path.absolute().stem}-evaluation")
@@ -203,10 +212,14 @@ def _place(text: str) -> tuple[str, str]:
     return name, str(path.absolute())
 
 
-def _section(
+def section_of(
     section: EvaluationConfig, sets: Sequence[EvaluationSetConfig], options: EvaluationOptions
 ) -> EvaluationConfig:
-    """The section with other values, validated; with other sets, if any are given."""
+    """The section with other values, validated; with other sets, if any are given.
+
+    Raises:
+        ConfigError: an option that cannot be.
+    """
     entries = [entry.model_dump() for entry in (sets or section.sets)]
     if options.max_frames is not None:
         entries = [entry | {"max_frames": options.max_frames} for entry in entries]

@@ -6,15 +6,16 @@ import contextlib
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from mgcda_dist import build, checks
+from mgcda_dist import build, checks, references
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
@@ -41,13 +42,17 @@ from mgcda_dist.training.validation import Validation
 
 __all__ = ["evaluate", "train"]
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
-def train(config: Config, *, start_over: bool = False) -> None:
+
+def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any] = _NONE) -> None:
     """Train this rank's part of the run, from the newest whole checkpoint if there is one.
 
     Args:
         start_over: begin at step 0 without asking, where all checkpoints are damaged.
+        objects: by reference, those that the configuration names and no other process can import.
     """
+    references.register(objects)
     run, world = RunFolder(config), Collectives()
     with _logs(run.logs / f"worker-{world.rank}.log"):
         # Ray leaves a machine's GPUs visible to workers that asked for none; alone, without workers, any GPU will do.
@@ -235,7 +240,14 @@ class _Worker:
         return StopRequest.STOP if self.world.rank == 0 and self.run.stop_file.exists() else PROGRESS.request
 
 
-def evaluate(job: dict[str, Any], out: str, *, on_gpu: bool, progress: EvaluationProgress | None = None) -> None:
+def evaluate(
+    job: dict[str, Any],
+    out: str,
+    *,
+    on_gpu: bool,
+    progress: EvaluationProgress | None = None,
+    objects: Mapping[str, Any] = _NONE,
+) -> None:
     """Do an evaluation job; rank 0 writes its folder.
 
     Args:
@@ -243,7 +255,9 @@ def evaluate(job: dict[str, Any], out: str, *, on_gpu: bool, progress: Evaluatio
         out: folder that receives the results.
         on_gpu: run the network on this worker's GPU, if there is one.
         progress: told the set's name, frames done and frames in all; None: rank 0 says it in the folder's events.
+        objects: by reference, what the model names and the sender trusts.
     """
+    references.register(objects)
     world = Collectives()
     if progress is None and world.rank == 0:
         progress = evaluation_progress(partial(append_event, Path(out) / EVENTS))

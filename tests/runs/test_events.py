@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_dist.api.evaluation import followed
 from mgcda_dist.cli import progress as cli_progress
-from mgcda_dist.cli.evaluate import followed
 from mgcda_dist.cli.progress import shown_progress
 from mgcda_dist.runs import events
 from mgcda_dist.runs.events import EVENTS, NewLines, append_event, evaluation_progress, read_events

@@ -1,0 +1,84 @@
+"""Configurations from a program, and the checks before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgcda_dist.config.load import LoadedConfig
+from mgcda_dist.config.load import load_config as load
+from mgcda_dist.config.schema import Config
+
+__all__ = ["as_config", "check", "load_config"]
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | Config,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+    **sections: Any,
+) -> Config:
+    """Read a configuration, change it, and validate it.
+
+    Args:
+        source: a YAML file, as `configs/demo.yaml`; the content of one, which may have a `base`; or a configuration.
+        changes: values by dotted key, `{"optim.steps": 100}`; or as on the command line, `["optim.steps=100"]`.
+        sections: values and sections by name; what a section does not name stays: `name="mine", optim={"steps": 100}`.
+
+    Returns:
+        The resolved configuration, with absolute folders. It is frozen; `load_config(config, …)` changes it.
+
+    Raises:
+        ConfigError: all problems, each with its place.
+    """
+    content = source.model_dump() if isinstance(source, Config) else source
+    return load(content, _all_changes(changes, sections)).config
+
+
+def as_config(config: Config | str | Path | Mapping[str, Any]) -> Config:
+    """The configuration itself, with absolute folders, or the one in that file or mapping."""
+    return load_config(config)
+
+
+def check(loaded: LoadedConfig, *, samples: bool = False) -> list[str]:
+    """Warnings about the data of a run.
+
+    Args:
+        samples: also read one sample of each folder.
+
+    Raises:
+        ConfigError: shards that are missing, or do not fit the run.
+    """
+    from mgcda_dist.checks import check_data
+
+    loaded.check_files()
+    problems, warnings = check_data(loaded.config, samples=samples)
+    loaded.refuse([(p.path, f"{'.'.join(map(str, p.path))}: {p.problem}\n  → {p.remedy}") for p in problems])
+    return warnings
+
+
+def _all_changes(
+    changes: Mapping[str, Any] | Sequence[str], sections: Mapping[str, Any]
+) -> Sequence[str] | Mapping[str, Any]:
+    """All changes in one form: by dotted key, where any comes from a program."""
+    flat = _dotted(sections)
+    if isinstance(changes, str):
+        changes = [changes]
+    if isinstance(changes, Mapping):
+        return {**changes, **flat}
+    return [*changes] if not flat else {**_parsed(changes), **flat}
+
+
+def _dotted(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections as values by dotted key; lists, and empty sections, are values."""
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+    return flat
+
+
+def _parsed(changes: Sequence[str]) -> dict[str, Any]:
+    from mgcda_dist.config.parse import parse_yaml
+
+    pairs = (change.partition("=") for change in changes)
+    return {key: parse_yaml(text, key) for key, _, text in pairs}

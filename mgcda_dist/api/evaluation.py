@@ -1,0 +1,269 @@
+"""Evaluation from a program: of runs, exported models, modules in memory, and score maps of other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from mgcda_dist.api.run import Run
+from mgcda_dist.choices import ComponentTrack, Convention, KnownClassSpace, ScoreKind
+from mgcda_dist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mgcda_dist.config.run import EvaluationSetConfig
+    from mgcda_dist.evaluation.results import EvaluationResults
+    from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.runs.evaluation_request import EvaluationOptions, EvaluationRequest
+
+__all__ = ["Advance", "Shards", "do_request", "evaluate", "folders_for", "followed"]
+
+_POLL_S = 0.25
+_OTHER = "give another folder, or `overwrite`"
+
+Shards = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+"""Folder or URL of shards, several, or several by the name of their set."""
+Advance = Callable[[int, int, str], None]
+"""Told the frames done, of so many, and what is evaluated."""
+
+
+def evaluate(
+    subject: Run | ExportedModel | nn.Module | str | Path,
+    shards: Shards = (),
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    name: str = "",
+    workers: int = 1,
+    score: ScoreKind | None = None,
+    height_px: int | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
+    window_px: tuple[int, int] | tuple[()] | None = None,
+    window_overlap: float | None = None,
+    blur: bool | None = None,
+    conventions: Sequence[Convention] | None = None,
+    components: ComponentTrack | None = None,
+    instances: bool | None = None,
+    threshold: float | None = None,
+    max_frames: int | None = None,
+    kept_frames: int | None = None,
+    resize_maps: bool = False,
+    ignore_extra_maps: bool = False,
+    class_space: KnownClassSpace | None = None,
+    progress: Advance | None = None,
+) -> EvaluationResults:
+    """Measure AP, AUROC, FPR95, mIoU and more, with intervals; see docs/metrics.md.
+
+    Args:
+        subject: a run, its folder, a checkpoint, an exported model; a folder or archive of score maps of another
+            method; or a module in memory, N×3×H×W RGB in 0…255 (uint8 or float) → logits N×C×h×w or `Prediction`.
+        shards: what to evaluate on; left out: a run's own sets.
+        out: folder of the results. Left out: `evaluation` beside the model or maps, or the next free `evaluation-2`;
+            of a module nothing is written.
+        overwrite: replace another evaluation in `out`.
+        name: shown in tables; empty: the run's, or the folder's.
+        workers: processes that share the frames of a run or model.
+        score: anomaly score; None: as the run; of a module `energy`.
+        height_px: height of the network's input, 0 for the frame's own; None: as the run.
+        scales, flip, window_px, window_overlap, blur: as in the section `evaluation`; an empty window: whole frames;
+            None: as the run.
+        conventions: how frames are pooled, the first one for the tables.
+        components: component metrics of SegmentMeIfYouCan, by track.
+        instances: instance AP of OoDIS.
+        threshold: of components and instances; None: best F1 on the same set.
+        max_frames: the first frames of each set only.
+        kept_frames: so many of the worst and of the best frames get pictures.
+        resize_maps, ignore_extra_maps: of score maps; as of `mgcda evaluate`.
+        class_space: of a module, whose logits are those of its classes, in their order; None: no mIoU is measured.
+        progress: told of frames done.
+
+    Raises:
+        MgcdaError: a model, set, frame, map or option that cannot be used.
+    """
+    from torch import nn
+
+    from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.runs.evaluation_request import EvaluationOptions, map_request, model_request
+
+    options = EvaluationOptions(
+        max_frames=max_frames,
+        conventions=conventions,
+        components=components,
+        instances=instances,
+        threshold=threshold,
+        kept_frames=kept_frames,
+        score=score,
+        height_px=height_px,
+        scales=scales,
+        flip=flip,
+        window_px=window_px,
+        window_overlap=window_overlap,
+        blur=blur,
+    )
+    sets = _sets(shards)
+    if isinstance(subject, nn.Module):
+        where = None if out is None else Path(out)
+        return _of_module(subject, sets, options, name, class_space, where, overwrite, progress)
+    path = subject.folder if isinstance(subject, Run | ExportedModel) else Path(subject)
+    if _holds_model(path):
+        request = model_request(path, sets, options, name=name)
+    else:
+        if options.of_network():
+            problem = f"is an option of a network, and {path} holds none"
+            raise ConfigError(options.of_network()[0], problem, "leave it out, or give a run or an exported model")
+        request = map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
+    (folder,) = folders_for([request], None if out is None else Path(out), overwrite=overwrite)
+    return do_request(request, folder, workers, progress or (lambda done, total, what: None))
+
+
+def folders_for(requests: Sequence[EvaluationRequest], out: Path | None, *, overwrite: bool) -> list[Path]:
+    """The folder of each one's results; folders that cannot be used are refused before anything is evaluated.
+
+    Args:
+        out: for one request the folder itself, for several the one above theirs; None: beside what is evaluated.
+    """
+    from mgcda_dist.evaluation.folder import free_folder, holds_another
+
+    names = [request.job.name for request in requests]
+    for name in names:
+        if names.count(name) > 1 and out is not None:
+            remedy = f"call one of them another name: {name}_2=FOLDER"
+            raise ConfigError("evaluate", f"two of the evaluated are called {name!r}", remedy)
+    folders: list[Path] = []
+    for request in requests:
+        identity = request.job.identity()
+        if out is None:
+            folders.append(free_folder(request.beside, identity))
+            continue
+        folder = (out if len(requests) == 1 else out / request.job.name).absolute()
+        if not overwrite and holds_another(folder, identity):
+            raise ConfigError("out", f"{folder} holds the results of another evaluation", _OTHER)
+        folders.append(folder)
+    return folders
+
+
+def do_request(
+    request: EvaluationRequest,
+    folder: Path,
+    workers: int,
+    advance: Advance,
+    objects: Mapping[str, Any] | None = None,
+) -> EvaluationResults:
+    """Evaluate into a folder, here or on so many workers of Ray.
+
+    Args:
+        folder: from `folders_for`.
+        objects: by reference, what the model names and workers may use.
+    """
+    from mgcda_dist.evaluation.results import EvaluationResults
+    from mgcda_dist.training.worker import evaluate as work
+
+    # Plain values: workers of Ray get them as JSON has them.
+    arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder), "objects": dict(objects or {})}
+    if workers > 1 and request.scaling is not None:
+        from mgcda_dist.api.waiting import wait_for
+
+        scaling = request.scaling_for(workers)
+        arguments["on_gpu"] = scaling.num_gpus > 0
+
+        def launched() -> None:
+            from mgcda_dist.cluster.trainer import launch
+
+            launch(scaling, [workers], folder, "evaluate", arguments)
+
+        with followed(folder, advance):
+            wait_for(launched, lambda stopping: None)
+    else:
+
+        def tell(name: str, done: int, total: int) -> None:
+            advance(done, total, f"{request.job.name} on {name}")
+
+        work(**arguments, on_gpu=request.scaling is not None, progress=tell)
+    return EvaluationResults.load(folder)
+
+
+@contextmanager
+def followed(folder: Path, advance: Advance) -> Iterator[None]:
+    """Tell the progress that workers append to the folder's events, while the body waits for them."""
+    from mgcda_dist.runs.events import EVENTS, NewLines
+
+    lines, over = NewLines(folder / EVENTS), Event()
+
+    def follow() -> None:
+        while True:
+            ends = over.wait(_POLL_S)  # read before the last lines are, so that none is missed
+            for event in lines.read():
+                if event["kind"] == "progress":
+                    advance(event["done"], event["total"], event["text"].partition(":")[0])
+            if ends:
+                return
+
+    thread = Thread(target=follow, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _sets(shards: Shards) -> list[EvaluationSetConfig]:
+    from mgcda_dist.runs.evaluation_request import sets_of
+
+    if isinstance(shards, Mapping):
+        return sets_of([f"{name}={place}" for name, place in shards.items()])
+    return sets_of([str(place) for place in ([shards] if isinstance(shards, str | Path) else shards)])
+
+
+def _holds_model(path: Path) -> bool:
+    from mgcda_dist.errors import CheckpointError
+    from mgcda_dist.models.exported import model_folder
+
+    try:
+        model_folder(path)
+    except CheckpointError:
+        if (path / "config.yaml").is_file():
+            raise  # a run without a model yet
+        return False
+    return True
+
+
+def _of_module(
+    network: nn.Module,
+    sets: Sequence[EvaluationSetConfig],
+    options: EvaluationOptions,
+    name: str,
+    class_space: KnownClassSpace | None,
+    out: Path | None,
+    overwrite: bool,
+    progress: Advance | None,
+) -> EvaluationResults:
+    """Evaluate a module on the device of its parameters."""
+    from mgcda_dist.api.modules import as_segmenter, module_job
+    from mgcda_dist.evaluation.folder import holds_another, write_evaluation
+    from mgcda_dist.evaluation.job import run_job
+    from mgcda_dist.method.collectives import Collectives
+
+    segmenter, device = as_segmenter(network)
+    job = module_job(segmenter, sets, options, name or type(network).__name__, class_space)
+    if out is not None and not overwrite and holds_another(out, job.identity()):
+        raise ConfigError("out", f"{out} holds the results of another evaluation", _OTHER)
+
+    def tell(name: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, f"{job.name} on {name}")
+
+    was_training = network.training
+    try:
+        evaluation = run_job(job, Collectives(), device, tell, segmenter.eval())
+    finally:
+        network.train(was_training)
+    results = evaluation.record()
+    if out is not None:
+        write_evaluation(results, evaluation.results, out)
+    return results

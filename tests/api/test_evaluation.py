@@ -1,0 +1,93 @@
+"""Evaluation from a program: a model, maps and a module give the numbers of the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mgcda_dist import build
+from mgcda_dist.api.evaluation import evaluate
+from mgcda_dist.api.run import Run
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.inference.model import load_exported
+from tests.support.configs import plain_config
+from tests.support.exported import write_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a model; evaluations are written beside it."""
+    folder = write_run(tmp_path_factory.mktemp("evaluated") / "tiny")
+    (folder / "config.yaml").write_text("name: tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tiny_shards: Path) -> Path:
+    return tiny_shards / "real_day/test"
+
+
+def test_a_run_its_folder_and_its_module_give_the_same_numbers(trained: Path, shards: Path):
+    told = []
+    results = evaluate(Run(trained), {"mine": shards}, max_frames=2, progress=lambda *what: told.append(what))
+    assert told == [(1, 2, "tiny on mine"), (2, 2, "tiny on mine")]
+    assert (trained / "evaluation/results.json").is_file() and results.sets["mine"].frames == 2
+    model = load_exported(trained)
+    again = evaluate(model, {"mine": shards}, max_frames=2)
+    assert again == results and not (trained / "evaluation-2").exists()
+    network = model.network.train()
+    module = evaluate(network, {"mine": shards}, max_frames=2, height_px=32, class_space="road8", name="tiny")
+    assert module.sets == results.sets and network.training
+
+
+def test_logits_alone_are_a_module_and_without_a_class_space_there_is_no_miou(shards: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.network(image.float() / 255)
+
+    results = evaluate(Scaled(), shards, score="max_logit", max_frames=2, out=tmp_path / "out")
+    (row,) = results.sets.values()
+    assert {"ap", "auroc"} <= row.metrics.keys() and "miou" not in row.metrics
+    assert (tmp_path / "out/results.json").is_file()
+    with pytest.raises(ConfigError, match="results of another evaluation"):
+        evaluate(Scaled(), shards, score="energy", max_frames=2, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="Flatten: returns 1×24576"):
+        evaluate(nn.Flatten(), shards, max_frames=1)
+    with pytest.raises(ConfigError, match="a module names no sets"):
+        evaluate(network)
+
+
+def test_maps_of_another_method(trained: Path, shards: Path, tmp_path: Path):
+    frames = build.evaluation_frames(EvaluationSetConfig(name="s", shards=str(shards)), plain_config().data, None)
+    maps = tmp_path / "maps"
+    for key in frames.keys:
+        file = maps / f"{key}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.random.default_rng(0).random((64, 128), np.float32))
+    results = evaluate(maps, shards)
+    assert results.subject.kind == "maps" and (tmp_path / "maps-evaluation/results.json").is_file()
+    with pytest.raises(ConfigError, match=r"score: is an option of a network"):
+        evaluate(maps, shards, score="energy")
+    with pytest.raises(MgcdaError, match="need the labels they are judged by"):
+        evaluate(maps)
+
+
+def test_what_cannot_be_evaluated_is_named(trained: Path, shards: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no shards there"):
+        evaluate(trained, tmp_path)
+    with pytest.raises(ConfigError, match="the run names no evaluation sets"):
+        evaluate(trained)
+    with pytest.raises(MgcdaError, match="nothing"):
+        evaluate(tmp_path / "nothing", shards)

@@ -1,0 +1,62 @@
+"""Prediction from a program: arrays and files, in memory and into a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mgcda_dist.api.prediction import predict, predict_files
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.inference.model import load_exported
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/one.png"), cv2.cvtColor(IMAGE, cv2.COLOR_RGB2BGR))
+    return tmp_path / "images/one.png"
+
+
+def test_arrays_files_and_folders_give_the_same(run: Path, file: Path):
+    expected = load_exported(run).predict(IMAGE)
+    found = predict(run, [IMAGE, file, file.parent], device="cpu")
+    assert len(found) == 3
+    for each in found:
+        np.testing.assert_array_equal(each.scores, expected[0])
+        np.testing.assert_array_equal(each.classes, expected[1])
+        assert (each.threshold, each.anomalies, len(each.class_names)) == (None, (), 8)
+    (one,) = predict(load_exported(run), IMAGE, threshold=float(expected[0].min()), min_area_px=1)
+    assert one.anomalies[0].area_px == 40 * 60
+    (low,) = predict(run, IMAGE, height_px=0, score="max_logit", blur=True)
+    assert not np.array_equal(low.scores, expected[0])
+
+
+def test_files_are_written_and_predicted_once(run: Path, file: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    done = predict_files(run, file, out, outputs=["npy"], threshold=0.0, device="cpu")
+    assert [each["name"] for each in done.done] == ["one"] and not done.failed and done.resumed == 0
+    assert (out / "one.json").is_file()
+    assert json.loads((out / "predictions.json").read_text())["settings"]["threshold"] == 0.0
+    assert predict_files(run, file, out, outputs=["npy"], threshold=0.0, device="cpu").resumed == 1
+    with pytest.raises(ConfigError, match="with other settings"):
+        predict_files(run, file, out, outputs=["npy"], threshold=1.0, device="cpu")
+
+
+def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"an image is 40×60×3 float64[\s\S]*uint8"):
+        predict(run, IMAGE / 255)
+    with pytest.raises(ConfigError, match="does not exist"):
+        predict(run, tmp_path / "none.png")
+    (tmp_path / "drive.mp4").touch()
+    with pytest.raises(ConfigError, match=r"is a video[\s\S]*predict_files"):
+        predict(run, tmp_path / "drive.mp4")
+    with pytest.raises(ConfigError, match="device: 'gpu' cannot be used"):
+        predict(run, IMAGE, device="gpu")
+    with pytest.raises(ConfigError, match="'best' is no threshold"):
+        predict(run, IMAGE, threshold="best")
