@@ -21,6 +21,7 @@ from mgcda_dist.build.model import mgcda
 from mgcda_dist.config.load import load_config
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.method.terms import LossContext
 
 
 def main() -> None:
@@ -48,7 +49,8 @@ def cosine(model: MGCDA, batch: Batch) -> float:
     counts = model.count([batch])
     prediction = model.segmenter(batch.image)
     name = "outlier_anomaly"
-    anomalies = model.segmentation_loss(prediction.logits, batch.label)[name] / counts.total()[f"seg/{name}"]
+    context = LossContext(batch.step, 1.0, batch.slot, model.seed)
+    anomalies = model.segmentation_loss(prediction, batch.label, context)[name] / counts.total()[f"seg/{name}"]
     aligned = model.mdat(prediction, batch, 1.0, counts).local_loss
     detector, alignment = (_gradient(loss, model) for loss in (anomalies, aligned))
     return float(torch.cosine_similarity(detector, alignment, dim=0))

@@ -11,7 +11,7 @@ from torch import nn
 
 from mgcda_dist import build
 from mgcda_dist.build.data import class_space, dataset_reader
-from mgcda_dist.choices import ANOMALY, INLIER, OUTLIER_LOSSES
+from mgcda_dist.choices import ANOMALY, INLIER, OUTLIER_LOSSES, outlier_entry
 from mgcda_dist.config.data import PasteConfig, StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -188,7 +188,7 @@ def _untaught(config: Config) -> Iterator[str]:
                 "teacher.outlier_weight: it is multiplied by teacher.weight, which is 0; raise that, or set "
                 "teacher.outlier_weight=0"
             )
-        if not OUTLIER_LOSSES[outlier].any_inlier:
+        if not outlier_entry(outlier).any_inlier:
             suited = ", ".join(name for name, entry in OUTLIER_LOSSES.items() if entry.any_inlier)
             yield (
                 f"teacher.outlier_weight: loss.outlier={outlier} has no side for inliers of unknown class, so nothing "
@@ -255,7 +255,7 @@ def check_model(config: Config) -> list[str]:
     else:
         network = build.segmenter(config)
     build.check_stages(config, network)
-    build.check_pairs(config, network.logit_kind)
+    build.check_pairs(config, network)
     if config.model.backbone is not None:
         return []
     _check_crop(config, network)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 __all__ = [
     "ANOMALY",
@@ -22,6 +22,7 @@ __all__ = [
     "METRICS",
     "NO_CLASS",
     "OUTLIER_LOSSES",
+    "OWN_LOSS",
     "PIPE",
     "REPLICATES",
     "ROAD_NAMES",
@@ -64,6 +65,7 @@ __all__ = [
     "SubmissionLayout",
     "TestTimeDefaults",
     "ZeroStage",
+    "outlier_entry",
     "smoothing_cap",
 ]
 
@@ -259,6 +261,15 @@ OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
     ),
     "none": OutlierEntry("cross-entropy alone", any_inlier=False),
 }
+
+
+OWN_LOSS = OutlierEntry("a loss of the user's own: `python:MODULE:NAME`", any_inlier=False)
+"""What is known of every loss that the package does not have."""
+
+
+def outlier_entry(kind: str) -> OutlierEntry:
+    """The entry of an outlier loss, or of a loss of the user's own."""
+    return OWN_LOSS if kind.startswith("python:") else OUTLIER_LOSSES[cast(OutlierKind, kind)]
 
 
 class LossDefaults:

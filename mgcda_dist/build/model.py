@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from mgcda_dist.choices import OUTLIER_LOSSES, LogitKind
+from mgcda_dist.choices import OutlierKind, outlier_entry
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.method.batch import Prediction
@@ -19,10 +19,12 @@ from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mdat.receptive_field import reach_px
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.teacher import Teacher
+from mgcda_dist.references import PREFIX
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.exported import ModelMetadata
+    from mgcda_dist.models.segmentation_loss import OutlierLoss
     from mgcda_dist.models.segmenter import Segmenter
 
 __all__ = [
@@ -50,7 +52,7 @@ def _architecture(config: Config) -> dict[str, Any]:
     common: dict[str, Any] = {
         "norm": model.norm,
         "num_classes": len(config.data.class_names),
-        "abstains": OUTLIER_LOSSES[config.loss.outlier].abstains,
+        "abstains": outlier_entry(config.loss.outlier).abstains,
     }
     if model.network is None:
         return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
@@ -65,17 +67,35 @@ def _architecture(config: Config) -> dict[str, Any]:
     return {"network": network, **common}
 
 
-def check_pairs(config: Config, logits: LogitKind) -> None:
-    """Raise `ConfigError` for an outlier loss or a score that is not defined on these logits."""
+def check_pairs(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+    """Raise `ConfigError` for an outlier loss or a score that is not defined on the logits of this network.
+
+    A loss of the user's own is tried on a small example.
+    """
     from mgcda_dist.models.compatibility import check_loss, check_score
 
+    logits = network.logit_kind
     check_loss(config.loss.outlier, logits, _limits(config))
     check_score(config.model.score, logits, config.loss.outlier)
+    if not isinstance(loss := _outlier_loss(config), str):
+        from mgcda_dist.models.external_loss import try_loss
+
+        try_loss(loss, len(config.data.class_names), network.stage_channels, logits)
+
+
+def _outlier_loss(config: Config) -> OutlierKind | OutlierLoss:
+    """The name of an outlier loss, or the user's own."""
+    name = config.loss.outlier
+    if not name.startswith(PREFIX):
+        return cast(OutlierKind, name)
+    from mgcda_dist.models.external_loss import external_loss
+
+    return external_loss(name, config.loss.arguments)
 
 
 def _limits(config: Config) -> dict[str, float]:
     """Limits of the outlier loss, by name."""
-    return {name: getattr(config.loss, name) for name in OUTLIER_LOSSES[config.loss.outlier].limits}
+    return {name: getattr(config.loss, name) for name in outlier_entry(config.loss.outlier).limits}
 
 
 def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
@@ -106,7 +126,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)
-    check_pairs(config, network.logit_kind)
+    check_pairs(config, network)
     check_stages(config, network)
     freeze_unused(network, _trained_outputs(config), network.example_size)
     channels = network.stage_channels
@@ -122,7 +142,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     model = MGCDA(
         network,
         segmentation_loss(
-            loss.outlier,
+            _outlier_loss(config),
             num_classes,
             outlier_weight=loss.outlier_weight,
             limits=_limits(config),
@@ -144,6 +164,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         teacher_outlier_weight=config.teacher.outlier_weight,
         teacher_warmup=config.teacher.warmup,
         teacher_contrast=config.teacher.contrast,
+        seed=config.seed,
         collectives=collectives,
     )
     if model.mdat is not None or model.teacher is not None:

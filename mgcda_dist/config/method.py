@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mgcda_dist.choices import (
     DECODER_CHANNELS,
@@ -45,6 +46,8 @@ from mgcda_dist.config.fields import (
     StageName,
     Triple,
 )
+from mgcda_dist.errors import near_or_all
+from mgcda_dist.references import PATTERN, PREFIX
 
 __all__ = [
     "BACKBONE_STAGES",
@@ -276,16 +279,25 @@ class TeacherConfig(Section):
         return self.enabled and (self.weight > 0 or self.contrast)
 
 
+def _known_loss(name: str) -> str:
+    if name not in OUTLIER_LOSSES and re.fullmatch(PATTERN, name) is None:
+        raise ValueError(f"no such loss; {near_or_all(name, OUTLIER_LOSSES)}, or python:MODULE:NAME")
+    return name
+
+
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
     enabled: bool = Field(default=True, description="false: L_seg is measured and not trained (ablation)")
-    outlier: Annotated[OutlierKind, FIXED] = Field(
+    outlier: Annotated[OutlierKind | str, AfterValidator(_known_loss), FIXED] = Field(
         default=LossDefaults.outlier,
-        description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy",
+        description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy. "
+        "python:MODULE:NAME: a loss of your own, an object or a class",
     )
+    arguments: dict[str, Any] = Field(default={}, description="of the class of a loss of your own")
     outlier_weight: NonNegative = Field(
-        default=LossDefaults.outlier_weight, description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1"
+        default=LossDefaults.outlier_weight,
+        description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1. A loss of your own has its own",
     )
     class_weights: dict[str, Positive] = Field(
         default={}, description="class → factor of its pixels in the cross-entropy; a class that is not named: 1; ours"
@@ -296,6 +308,12 @@ class SegmentationLossConfig(Section):
         default=_LIMITS["inlier_rba"], description="s_in of rba_hinge, in (-C, 0]; 0: anomalies only; ours"
     )
     outlier_rba: float = Field(default=_LIMITS["outlier_rba"], description="s_out of rba_hinge, in (-C, 0); ours")
+
+    @model_validator(mode="after")
+    def _of_own(self) -> SegmentationLossConfig:
+        if self.arguments and not self.outlier.startswith(PREFIX):
+            raise ValueError(f"arguments: are for a loss of your own, python:MODULE:NAME; {self.outlier!r} takes none")
+        return self
 
 
 class TapsConfig(Section):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from mgcda_dist.addresses import has_secret
-from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, OUTLIER_LOSSES, ROAD_NAMES, SMOOTHING_MODES, smoothing_cap
+from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, ROAD_NAMES, SMOOTHING_MODES, outlier_entry, smoothing_cap
 from mgcda_dist.config.data import ClassSpaceConfig, DataConfig, StreamConfig
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
 from mgcda_dist.config.method import (
@@ -127,7 +127,7 @@ class Config(Section):
         for name in weights:
             if name not in classes:
                 raise ValueError(f"loss.class_weights: no class {name!r} here; {near_or_all(name, classes)}")
-        if weights and OUTLIER_LOSSES[self.loss.outlier].abstains:
+        if weights and outlier_entry(self.loss.outlier).abstains:
             raise ValueError(
                 f"loss.class_weights: {self.loss.outlier} takes the place of the cross-entropy that they are factors "
                 "of; remove them, or choose another loss.outlier"

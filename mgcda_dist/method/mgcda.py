@@ -16,7 +16,7 @@ with negatives by similarity one more gather.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ from mgcda_dist.method.mdat.loss import MDAT
 from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, local_mean
 from mgcda_dist.method.teacher.average import Teacher
 from mgcda_dist.method.teacher.labels import Taught, num_teachable, taught_sum
+from mgcda_dist.method.terms import LossContext, Weight, weight_at
 
 __all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
 
@@ -45,16 +46,18 @@ class SegmentationLoss(Protocol):
 
     Attributes:
         weights: by name; the first is how inliers are classified, the others are the outlier loss.
+        reported: names whose own value is logged, as `outlier/NAME`.
     """
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, Weight]
+    reported: Collection[str]
 
     def counts(self, label: Tensor) -> dict[str, Tensor]:
         """Number of pixels per name for labels N×H×W: no prediction is needed to know it."""
         ...
 
-    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Local sums per name for N×C×h×w logits and N×H×W labels."""
+    def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
+        """Local sums per name for a prediction and N×H×W labels."""
         ...
 
     def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
@@ -111,6 +114,7 @@ class MGCDA(nn.Module):
         teacher_outlier_weight: ω, of the outlier loss on pixels that the teacher takes for inliers.
         mdat_warmup, cacl_warmup, teacher_warmup: share of training over which each rises linearly.
         teacher_contrast: pixels that the teacher labels are rows of CACL, too.
+        seed: of the random numbers that a loss may ask for.
         collectives: over which ranks a global batch is spread.
     """
 
@@ -132,6 +136,7 @@ class MGCDA(nn.Module):
         teacher_outlier_weight: float = TeacherDefaults.outlier_weight,
         teacher_contrast: bool = TeacherDefaults.contrast,
         teacher_warmup: float = TeacherDefaults.warmup,
+        seed: int = 0,
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__()
@@ -141,7 +146,7 @@ class MGCDA(nn.Module):
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
         self.teacher_weight, self.teacher_warmup = teacher_weight, teacher_warmup
         self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
-        self.collectives = collectives or Collectives()
+        self.seed, self.collectives = seed, collectives or Collectives()
         self._sizes: dict[tuple[int, int], _Sizes] = {}
 
     def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
@@ -157,7 +162,7 @@ class MGCDA(nn.Module):
         taught = self._teach(prediction, batch)
         pending = self._start_cacl(prediction, batch, taught, counts)  # its all-gather is in flight while MDAT computes
 
-        seg = self.segmentation(prediction, batch, counts)
+        seg = self.segmentation(prediction, batch, progress, counts)
         mdat = self.mdat(prediction, batch, progress, counts) if self.mdat else _OFF
         cacl, sample = self.cacl(pending, counts) if self.cacl else (_OFF, None)
         teacher = self.taught(prediction, taught, counts) if taught else _OFF
@@ -169,16 +174,20 @@ class MGCDA(nn.Module):
         sums = {**seg.sums, **mdat.sums, **cacl.sums, **teacher.sums, "loss/total": loss / counts.num_parts}
         return Outcome(loss, {name: x.detach() for name, x in sums.items()}, counts, batch.step, sample)
 
-    def segmentation(self, prediction: Prediction, batch: Batch, counts: StepCounts) -> LossTerm:
+    def segmentation(self, prediction: Prediction, batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
         """L_seg: classification of inliers, and the outlier loss."""
-        sums, totals = self.segmentation_loss(prediction.logits, batch.label), counts.total()
+        context = LossContext(batch.step, progress, batch.slot, self.seed)
+        sums, totals = self.segmentation_loss(prediction, batch.label, context), counts.total()
+        weights = self.segmentation_loss.weights
         terms = torch.stack(
             [
-                weight * local_mean(sums[name], totals[f"seg/{name}"], counts.num_parts)
-                for name, weight in self.segmentation_loss.weights.items()
+                weight_at(weight, progress) * local_mean(sums[name], totals[f"seg/{name}"], counts.num_parts)
+                for name, weight in weights.items()
             ]
         )
         values = {"loss/seg": terms[0] / counts.num_parts, "loss/outlier": terms[1:].sum() / counts.num_parts}
+        own = {name: terms[i] for i, name in enumerate(weights) if name in self.segmentation_loss.reported}
+        values |= {f"outlier/{name}": term / counts.num_parts for name, term in own.items()}
         return LossTerm(self.segmentation_weight * terms.sum(), values)
 
     def taught(self, prediction: Prediction, taught: Taught, counts: StepCounts) -> LossTerm:

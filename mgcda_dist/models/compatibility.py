@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mgcda_dist.choices import OUTLIER_LOSSES, SCORES, LogitKind, OutlierKind, ScoreKind
+from mgcda_dist.choices import OWN_LOSS, SCORES, LogitKind, ScoreKind, outlier_entry
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.scores import ClassStatistics
 
 __all__ = ["check_loss", "check_score", "check_statistics"]
 
 
-def check_score(score: ScoreKind, logits: LogitKind, outlier: OutlierKind) -> None:
+def check_score(score: ScoreKind, logits: LogitKind, outlier: str) -> None:
     """Raise `ConfigError` for a score that is not defined on these logits, or needs another training.
 
     Args:
-        outlier: outlier loss that the network is trained with.
+        outlier: outlier loss that the network is trained with; of one's own nothing is known, and nothing refused.
     """
     entry = SCORES[score]
     if entry.logits and logits not in entry.logits.values:
         raise ConfigError("model.score", f"{score!r} {entry.logits.reason}", entry.logits.remedy)
-    if entry.outlier and outlier not in entry.outlier.values:
+    is_own = outlier_entry(outlier) is OWN_LOSS
+    if entry.outlier and outlier not in entry.outlier.values and not is_own:
         problem = f"{score!r} {entry.outlier.reason} (loss.outlier={outlier})"
         raise ConfigError("model.score", problem, entry.outlier.remedy)
 
@@ -41,13 +42,13 @@ def check_statistics(score: ScoreKind, statistics: ClassStatistics | None, folde
         )
 
 
-def check_loss(outlier: OutlierKind, logits: LogitKind, limits: Mapping[str, float] | None = None) -> None:
+def check_loss(outlier: str, logits: LogitKind, limits: Mapping[str, float] | None = None) -> None:
     """Raise `ConfigError` for an outlier loss that cannot work on these logits.
 
     Args:
         limits: of the loss, by name; those that are left out have their default.
     """
-    entry, given = OUTLIER_LOSSES[outlier], limits or {}
+    entry, given = outlier_entry(outlier), limits or {}
     if entry.logits and logits not in entry.logits.values:
         raise ConfigError("loss.outlier", f"{outlier!r} {entry.logits.reason}", entry.logits.remedy)
     for bound in entry.on_masks if logits == "mask" else ():

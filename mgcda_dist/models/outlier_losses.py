@@ -23,7 +23,7 @@ from mgcda_dist.models.scores import energy, rba, rba_mask
 
 __all__ = [
     "LOSS_FUNCTIONS",
-    "OutlierLoss",
+    "PixelLoss",
     "PixelSums",
     "abstention",
     "covered",
@@ -100,7 +100,8 @@ def abstention(logits: Tensor, label: Tensor) -> PixelSums:
     return _sums(-torch.logaddexp(true_class, abstain), inlier, -abstain, label == ANOMALY)
 
 
-OutlierLoss = Callable[[Tensor, Tensor], PixelSums]
+PixelLoss = Callable[[Tensor, Tensor], PixelSums]
+"""A function of logits N×C×h×w and label N×h×w."""
 
 LOSS_FUNCTIONS: dict[OutlierKind, Callable[..., PixelSums]] = {
     "energy_hinge": energy_hinge,
@@ -114,7 +115,7 @@ _ON_MASKS: dict[OutlierKind, Callable[..., PixelSums]] = {"rba_hinge": partial(r
 
 def outlier_loss(
     kind: OutlierKind, limits: Mapping[str, float] | None = None, logits: LogitKind = "pixel"
-) -> OutlierLoss | None:
+) -> PixelLoss | None:
     """The loss named `kind` as a function of logits and labels; None for `none`.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,7 @@ from mgcda_dist.method.mdat import MDAT, LabelSmoothing
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.method.teacher import Teacher
+from mgcda_dist.method.terms import LossContext, Weight
 
 NUM_CLASSES = 3
 NUM_DOMAINS = 3
@@ -52,13 +53,15 @@ class TinySegmenter(nn.Module):
 class PlainSegmentationLoss:
     """Cross-entropy over inliers and an energy hinge, as named sums."""
 
-    weights: Mapping[str, float] = {"classification": 1.0, "hinge_inlier": 0.1, "hinge_anomaly": 0.1}
+    weights: Mapping[str, Weight] = {"classification": 1.0, "hinge_inlier": 0.1, "hinge_anomaly": 0.1}
+    reported: Collection[str] = ()
 
     def counts(self, label: Tensor) -> dict[str, Tensor]:
         inlier, anomaly = (label < NUM_CLASSES).sum(), (label == ANOMALY).sum()
         return {"classification": inlier, "hinge_inlier": inlier, "hinge_anomaly": anomaly}
 
-    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
+        logits = prediction.logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = F.interpolate(logits, size=label.shape[-2:], mode="bilinear")
         inlier, anomaly = label < NUM_CLASSES, label == ANOMALY

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.method.batch import Batch
+from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.terms import LossContext
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import Progress, StopRequest
 from mgcda_dist.training.state import TrainState
@@ -58,11 +59,12 @@ class _PoisonedLoss(PlainSegmentationLoss):
     def __init__(self) -> None:
         self.queue: deque[str] = deque()  # what is not finite, per micro-batch; all of a step are read before the first
 
-    def __call__(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
         what = self.queue.popleft()
         if what.endswith("gradient"):
-            logits = _Poison.apply(logits, math.inf if what == "infinite gradient" else math.nan)
-        found = super().__call__(logits, label)
+            logits = _Poison.apply(prediction.logits, math.inf if what == "infinite gradient" else math.nan)
+            prediction = prediction._replace(logits=logits)
+        found = super().__call__(prediction, label, context)
         return {name: x * math.nan for name, x in found.items()} if what == "loss" else found
 
 
