@@ -235,7 +235,7 @@ def plan(
     shown_range: tuple[float, float] | None = None,
     **others: Any,
 ) -> Plan:
-    """How a model predicts; None: as its run was evaluated.
+    """The way in which a model predicts; None: as its run was evaluated.
 
     Args:
         others: further fields of `PredictOptions`.

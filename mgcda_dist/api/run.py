@@ -83,7 +83,7 @@ class Run:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What the run has told: `time` (seconds since 1970), `kind`, `text`, and facts that depend on the kind."""
+        """Sentences that the run has told: `time` (seconds since 1970), `kind`, `text`, and facts that depend on the kind."""
         from mgcda_dist.runs.events import EVENTS, read_events
 
         return read_events(self.folder / EVENTS)

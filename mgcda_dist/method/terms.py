@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss may depend on beside prediction and label.
+    """Facts that a loss may depend on beside prediction and label.
 
     Attributes:
         step: of training.

@@ -157,7 +157,7 @@ class SegmentationLoss:
 
 
 def checked_sums(found: object, terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    """What an outlier loss returned, in the order of its terms.
+    """The sums that an outlier loss returned, in the order of its terms.
 
     Raises:
         ConfigError: other names, or a value that is no scalar of floating point.

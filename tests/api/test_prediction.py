@@ -50,7 +50,7 @@ def test_files_are_written_and_predicted_once(run: Path, file: Path, tmp_path: P
 
 def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"an image is 40×60×3 float64[\s\S]*uint8"):
-        predict(run, IMAGE / 255)
+        predict(run, IMAGE / 255)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="does not exist"):
         predict(run, tmp_path / "none.png")
     (tmp_path / "drive.mp4").touch()
