@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from mgcda_dist.api.configuration import load_config
     from mgcda_dist.api.evaluation import evaluate
     from mgcda_dist.api.exporting import export
-    from mgcda_dist.api.prediction import ImagePrediction, predict, predict_files
+    from mgcda_dist.api.prediction import ImagePrediction, load_model, predict, predict_files
     from mgcda_dist.api.run import Run
     from mgcda_dist.api.training import train
+    from mgcda_dist.api.wrap import wrap
     from mgcda_dist.config.schema import Config
     from mgcda_dist.errors import (
         CheckpointError,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from mgcda_dist.method.cacl.loss import CACL
     from mgcda_dist.method.mdat.loss import MDAT
     from mgcda_dist.method.mgcda import MGCDA
+    from mgcda_dist.method.terms import LossContext, Term
+    from mgcda_dist.models.external import ExternalNetwork
+    from mgcda_dist.models.segmentation_loss import OutlierLoss
+    from mgcda_dist.models.taps import Taps
     from mgcda_dist.reports.compare import Comparison
 
 __version__ = "0.1.0"
@@ -53,23 +58,30 @@ __all__ = [
     "ConfigError",
     "EvaluationResults",
     "ExportedModel",
+    "ExternalNetwork",
     "ImagePrediction",
+    "LossContext",
     "MgcdaError",
     "NodesLostError",
+    "OutlierLoss",
     "Predicted",
     "Prediction",
     "Run",
     "SampleError",
     "ShardError",
     "StoppedError",
+    "Taps",
+    "Term",
     "__version__",
     "compare",
     "evaluate",
     "export",
     "load_config",
+    "load_model",
     "predict",
     "predict_files",
     "train",
+    "wrap",
 ]
 _PLACES = {
     "Batch": "method.batch",
@@ -80,24 +92,31 @@ _PLACES = {
     "ConfigError": "errors",
     "EvaluationResults": "evaluation.results",
     "ExportedModel": "inference.model",
+    "ExternalNetwork": "models.external",
     "ImagePrediction": "api.prediction",
+    "LossContext": "method.terms",
     "MDAT": "method.mdat.loss",
     "MGCDA": "method.mgcda",
     "MgcdaError": "errors",
     "NodesLostError": "errors",
+    "OutlierLoss": "models.segmentation_loss",
     "Predicted": "inference.predict",
     "Prediction": "method.batch",
     "Run": "api.run",
     "SampleError": "errors",
     "ShardError": "errors",
     "StoppedError": "errors",
+    "Taps": "models.taps",
+    "Term": "method.terms",
     "compare": "api.comparison",
     "evaluate": "api.evaluation",
     "export": "api.exporting",
     "load_config": "api.configuration",
+    "load_model": "api.prediction",
     "predict": "api.prediction",
     "predict_files": "api.prediction",
     "train": "api.training",
+    "wrap": "api.wrap",
 }
 """Public name → module that has it."""
 

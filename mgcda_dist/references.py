@@ -87,7 +87,7 @@ def resolve(where: str, text: str) -> Any:
         raise ConfigError(
             where,
             f"{text} is an object of the program that started the run, and not known here",
-            "give it again in Python, or move it to a module that every process can import",
+            f"give it again in Python, as `{_argument(where, text)}`, or move it to a module that all processes import",
         )
     try:
         found: Any = importlib.import_module(module_name)
@@ -123,6 +123,13 @@ def check_trusted(where: str, text: str) -> None:
             f"the model is made by {text.removeprefix(PREFIX)}, and model files may come from anybody",
             f"if you trust {module}, set {TRUST}={module} in the environment",
         )
+
+
+def _argument(where: str, text: str) -> str:
+    """The argument of `mgcda_dist.Run` and `train` that an object was given for."""
+    known = {"model.network": "network", "loss.outlier": "loss", "callbacks": "callbacks"}
+    found = next((name for key, name in known.items() if where.startswith(key)), None)
+    return found or ("sources" if where.endswith("dataset") else text.rpartition(":")[2])
 
 
 def _imported(module: str, qualified: str) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mgcda_dist.api.run import Run
 from mgcda_dist.choices import ComponentTrack, Convention, KnownClassSpace, ScoreKind
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.references import PREFIX, resolve
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,6 +110,8 @@ def evaluate(
     if isinstance(subject, nn.Module):
         where = None if out is None else Path(out)
         return _of_module(subject, sets, options, name, class_space, where, overwrite, progress)
+    if isinstance(subject, Run):
+        subject.register()
     path = subject.folder if isinstance(subject, Run | ExportedModel) else Path(subject)
     if _holds_model(path):
         request = model_request(path, sets, options, name=name)
@@ -152,24 +155,18 @@ def do_request(
     folder: Path,
     workers: int,
     advance: Advance,
-    objects: Mapping[str, Any] | None = None,
 ) -> EvaluationResults:
-    """Evaluate into a folder, here or on so many workers of Ray.
-
-    Args:
-        folder: from `folders_for`.
-        objects: by reference, what the model names and workers may use.
-    """
+    """Evaluate into a folder, from `folders_for`, here or on so many workers of Ray."""
     from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.training.worker import evaluate as work
 
     # Plain values: workers of Ray get them as JSON has them.
-    arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder), "objects": dict(objects or {})}
+    arguments: dict[str, Any] = {"job": request.job.as_json(), "out": str(folder)}
     if workers > 1 and request.scaling is not None:
         from mgcda_dist.api.waiting import wait_for
 
         scaling = request.scaling_for(workers)
-        arguments["on_gpu"] = scaling.num_gpus > 0
+        arguments |= {"on_gpu": scaling.num_gpus > 0, "objects": _code_of(Path(request.job.path))}
 
         def launched() -> None:
             from mgcda_dist.cluster.trainer import launch
@@ -231,6 +228,17 @@ def _holds_model(path: Path) -> bool:
             raise  # a run without a model yet
         return False
     return True
+
+
+def _code_of(model: Path) -> dict[str, Any]:
+    """The user's code that makes the network of a model, by reference: this process has used it, workers may, too."""
+    from mgcda_dist.cluster.travel import check_travels
+    from mgcda_dist.models.exported import read_metadata
+
+    name = (read_metadata(model).architecture.get("network") or {}).get("name", "")
+    found = {name: resolve("model.network", name)} if name.startswith(PREFIX) else {}
+    check_travels(found)
+    return found
 
 
 def _of_module(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ __all__ = ["Watcher", "run_workers"]
 class Watcher(Protocol):
     """Follows a run in this process while its workers train; called in the thread that started it."""
 
-    def begin(self, run: RunFolder, config: Config) -> None:
-        """The folder is prepared, the workers are not yet started."""
+    def begin(self, run: RunFolder, config: Config, doubts: Sequence[str]) -> None:
+        """The folder is prepared, the workers are not yet started; they tell the `doubts` about the network, too."""
         ...
 
     def look(self, *, stopping: bool) -> None:
@@ -72,11 +72,11 @@ def run_workers(
         config = resolve(config, node_resources())
     run = RunFolder(config)
     with run.locked():
-        checks.check_model(config)
+        doubts = checks.check_model(config)
         run.prepare(config, build.run_inputs(config), override_config=override_config)
         run.say("launch", f"launched: {command}", command=command)
         run.results.unlink(missing_ok=True)
-        watcher.begin(run, config)
+        watcher.begin(run, config, doubts)
         try:
             _wait(_work(config, run, start_over, dict(objects or {})), run, watcher, stop_on_interrupt)
         except BaseException as error:

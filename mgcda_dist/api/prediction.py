@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist import references
 from mgcda_dist.api.run import Run
 from mgcda_dist.choices import Exif, ScoreKind
 from mgcda_dist.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from mgcda_dist.inference.anomalies import Anomaly
     from mgcda_dist.inference.model import ExportedModel
     from mgcda_dist.inference.operating import Threshold
     from mgcda_dist.inference.outputs import Codec, Output
     from mgcda_dist.inference.predict import Predicted, PredictOptions
+    from mgcda_dist.models.external import ExternalNetwork
 
-__all__ = ["ImagePrediction", "Plan", "opened", "plan", "predict", "predict_files"]
+__all__ = ["ImagePrediction", "Plan", "load_model", "opened", "plan", "predict", "predict_files"]
 
 _Images = NDArray[np.uint8] | str | Path
 
@@ -191,6 +194,33 @@ def predict_files(
     sources = find_sources([Path(each) for each in given], Path(out))
     work.check_output_folder(Path(out), work.prediction_id(how.model, how.options), overwrite=overwrite)
     return work.predict(how.model, sources, Path(out), how.options, progress)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    network: Callable[..., nn.Module | ExternalNetwork] | None = None,
+    device: str | torch.device = "auto",
+) -> ExportedModel:
+    """Load a trained network.
+
+    Args:
+        path: an exported model, a run folder, or a checkpoint.
+        network: what makes a network of one's own: the model only names it, and names of other programs say nothing.
+        device: as of `predict`.
+
+    Raises:
+        CheckpointError: no model there, or files that are damaged.
+        ConfigError: a network of code that this process neither was given nor trusts; or one that needs no `network`.
+    """
+    if network is not None:
+        from mgcda_dist.models.exported import model_folder, read_metadata
+
+        name = (read_metadata(model_folder(Path(path))).architecture.get("network") or {}).get("name", "")
+        if not name.startswith(references.PREFIX):
+            raise ConfigError("network", f"the model in {path} is not made by code of one's own", "leave it out")
+        references.register({name: network})
+    return opened(path, device)
 
 
 @dataclass(frozen=True)

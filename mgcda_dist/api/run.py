@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgcda_dist import references
 from mgcda_dist.choices import RunFile
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError, MgcdaError
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from mgcda_dist.api.training import Progress
     from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.inference.model import ExportedModel
+    from mgcda_dist.models.external import ExternalNetwork
+    from mgcda_dist.models.segmentation_loss import OutlierLoss
 
 __all__ = ["Run"]
 
@@ -27,16 +31,42 @@ class Run:
 
     Args:
         folder: `RUNS/NAME`, as training wrote it; it may have been moved.
+        network, loss, sources, callbacks: again the objects of the program that has started the run, where their names
+            say nothing to this process. To load its model, the network is enough.
 
     Raises:
-        ConfigError: no run there.
+        ConfigError: no run there, or one without objects of its own.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        network: str | Callable[..., nn.Module | ExternalNetwork] | None = None,
+        loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+        sources: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         if not (self.folder / RunFile.CONFIG).is_file():
             problem = "holds no run" if self.folder.is_dir() else "there is no such folder"
             raise ConfigError(str(self.folder), f"{problem} (no {RunFile.CONFIG})", "give RUNS/NAME of a run")
+        self._objects: dict[str, Any] = {}
+        if network is not None or loss is not None or sources or callbacks:
+            from mgcda_dist.api.own import given_again
+
+            self._objects = given_again(self.config, network=network, loss=loss, sources=sources, callbacks=callbacks)
+
+    @classmethod
+    def with_objects(cls, folder: Path, objects: Mapping[str, Any]) -> Run:
+        """The run with the objects, by reference, that it was trained with."""
+        run = cls(folder)
+        run._objects = dict(objects)
+        return run
+
+    def register(self) -> None:
+        """Make the objects that the run was given those that its references mean in this process."""
+        references.register(self._objects)
 
     def __repr__(self) -> str:
         state = "finished" if self.is_finished else f"{self.step} steps done"
@@ -83,7 +113,7 @@ class Run:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Sentences that the run has told: `time` (seconds since 1970), `kind`, `text`, and facts that depend on the kind."""
+        """Sentences that the run has told: `time` (seconds since 1970), `kind`, `text`, and facts of that kind."""
         from mgcda_dist.runs.events import EVENTS, read_events
 
         return read_events(self.folder / EVENTS)
@@ -110,6 +140,7 @@ class Run:
         """
         from mgcda_dist.inference.model import load_exported
 
+        self.register()
         return load_exported(self.folder, device)
 
     def resume(
@@ -138,6 +169,7 @@ class Run:
         if config.name != self.name:
             problem = f"the folder of the run {config.name!r} is called {self.name!r}"
             raise ConfigError(str(self.folder), problem, "give it its name back, to go on with it")
+        self.register()
         changed = bool(changes or sections)
         config = load_config(config, changes, **sections)
         return train(

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.api.configuration import as_config, check
 from mgcda_dist.api.launch import run_workers
+from mgcda_dist.api.own import Callbacks, Sources, objects_of, with_own
 from mgcda_dist.api.run import Run
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.runs.events import Tail
 from mgcda_dist.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mgcda_dist.models.external import ExternalNetwork
+    from mgcda_dist.models.segmentation_loss import OutlierLoss
+    from mgcda_dist.models.taps import Taps
 
 __all__ = ["Progress", "train"]
 
@@ -25,6 +33,12 @@ Progress = Callable[[int, Mapping[str, float]], None]
 def train(
     config: Config | str | Path | Mapping[str, Any],
     *,
+    network: str | Callable[..., nn.Module | ExternalNetwork] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    taps: Taps | Mapping[str, Any] | None = None,
+    loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+    sources: Sources | None = None,
+    callbacks: Callbacks = (),
     override_config: bool = False,
     start_over: bool = False,
     stop_on_interrupt: bool = False,
@@ -37,6 +51,13 @@ def train(
 
     Args:
         config: the configuration, or its file or content.
+        network: a class, or a function that makes a module, called with `num_classes` and the `arguments`; in the place
+            of `model.backbone` or `model.network`.
+        arguments: of the network; None: `model.arguments`.
+        taps: layers of the network, as in `model.taps`; None: its attribute `taps`, or the configuration's.
+        loss: an `OutlierLoss`, a class of one, called with `loss.arguments`; in the place of `loss.outlier`.
+        sources: map-style Datasets by the name of the stream that they take the place of.
+        callbacks: called while the run trains, in this order.
         override_config: resume with a changed configuration, if the checkpoint fits it.
         start_over: begin at step 0, where no checkpoint is intact.
         stop_on_interrupt: Ctrl-C and SIGTERM stop the run with a checkpoint, and `train` returns the unfinished run;
@@ -47,12 +68,21 @@ def train(
         The run; its `is_finished` is false if it was asked to stop.
 
     Raises:
-        ConfigError: a configuration that cannot run.
+        ConfigError: a configuration that cannot run, or an object that cannot be sent to the workers.
         NodesLostError, StoppedError: nodes are gone, or it was asked to stop before it began; the checkpoint counts.
         MgcdaError: the error of a worker.
         KeyboardInterrupt: the workers were ended at once; the last checkpoint counts.
     """
-    config = as_config(config)
+    config = with_own(
+        as_config(config),
+        network=network,
+        arguments=arguments,
+        taps=taps,
+        loss=loss,
+        sources=sources,
+        callbacks=callbacks,
+    )
+    objects = objects_of(config)
     for text in check(LoadedConfig(config, Path("configuration"))):
         warnings.warn(text, UserWarning, stacklevel=2)
     run = run_workers(
@@ -62,8 +92,9 @@ def train(
         override_config=override_config,
         start_over=start_over,
         stop_on_interrupt=stop_on_interrupt,
+        objects=objects,
     )
-    return Run(run.root)
+    return Run.with_objects(run.root, objects)
 
 
 class _Listener:
@@ -72,8 +103,10 @@ class _Listener:
     def __init__(self, progress: Progress | None) -> None:
         self._progress, self._tail = progress, None
 
-    def begin(self, run: RunFolder, config: Config) -> None:
+    def begin(self, run: RunFolder, config: Config, doubts: Sequence[str]) -> None:
         del config
+        for text in doubts:
+            warnings.warn(text, UserWarning, stacklevel=5)
         self._tail = None if self._progress is None else Tail(run.metrics, run.events)
 
     def look(self, *, stopping: bool) -> None:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class _Shown:
         self._console, self._bars = console, bars(console)
         self._display: _Display | None = None
 
-    def begin(self, run: RunFolder, config: Config) -> None:
+    def begin(self, run: RunFolder, config: Config, doubts: Sequence[str]) -> None:
+        del doubts  # which workers tell as events
         workers = " or ".join(map(str, worker_needs(config).numbers))
         self._console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
                             f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "

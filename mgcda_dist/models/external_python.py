@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from inspect import signature
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import nn
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.external import ExternalNetwork
+from mgcda_dist.models.taps import Taps
 from mgcda_dist.references import PREFIX, resolve
 
 __all__ = ["make"]
@@ -31,5 +34,19 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
     if isinstance(made, ExternalNetwork):
         return made
     if isinstance(made, nn.Module):
-        return ExternalNetwork(made, None)
+        return _tapped(made, getattr(made, "taps", getattr(function, "taps", None)))
     raise ConfigError("model.network", f"{name} returned a {type(made).__name__}", "return a torch.nn.Module")
+
+
+def _tapped(network: nn.Module, taps: object) -> ExternalNetwork:
+    """The network with what its attribute `taps` says of its layers, as `Taps` or with the keys of `model.taps`."""
+    if taps is None or isinstance(taps, Taps):
+        return ExternalNetwork(network, taps)
+    own, others = ({each.name for each in fields(kind)} for kind in (Taps, ExternalNetwork))
+    others -= {"network", "taps", "load"}
+    if not isinstance(taps, Mapping) or not own | others >= taps.keys() >= {"logits"}:
+        problem = f"the attribute `taps` of {type(network).__name__} is {taps!r}"
+        remedy = f"a mapping with logits, and any of {', '.join(sorted(own | others))}"
+        raise ConfigError("model.taps", problem, remedy)
+    known: dict[str, Any] = {"stages": {}} | {name: taps[name] for name in own & taps.keys()}
+    return ExternalNetwork(network, Taps(**known), **{name: taps[name] for name in others & taps.keys()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class SegmentationLoss:
         self.terms: Mapping[str, Term] = {CLASSIFICATION: Term("inlier")} | terms
         self.weights: Mapping[str, Weight] = {name: term.weight for name, term in self.terms.items()}
         is_own = outlier is not None and not isinstance(outlier, PixelTerms)
-        self.reported = [name for name in self.terms if name != CLASSIFICATION] if is_own else []
+        self.reported: Collection[str] = [name for name in self.terms if name != CLASSIFICATION] if is_own else []
         self.class_weights = class_weights
 
     def counts(self, label: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,161 @@
+"""MGCDA around a module, for a training loop of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from mgcda_dist.choices import LogitKind, NormMode, OutlierKind, ScoreKind
+from mgcda_dist.errors import ConfigError, near_or_all
+from mgcda_dist.method.batch import Prediction
+from mgcda_dist.method.cacl import CACL, Budget, Selection
+from mgcda_dist.method.mdat import MDAT
+from mgcda_dist.method.mgcda import MGCDA
+
+if TYPE_CHECKING:
+    from mgcda_dist.models.segmentation_loss import OutlierLoss
+
+__all__ = ["wrap"]
+
+
+def wrap(
+    network: nn.Module,
+    *,
+    num_classes: int,
+    num_domains: int,
+    stages: Mapping[str, str] | None = None,
+    logits: str = "",
+    embedding: str | None = None,
+    backbone: str = "",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    multiple_px: int = 32,
+    norm: NormMode = "frozen",
+    loss: OutlierKind | OutlierLoss = "energy_hinge",
+    limits: Mapping[str, float] | None = None,
+    score: ScoreKind = "energy",
+    mdat: bool | Mapping[str, Any] = True,
+    cacl: bool | Mapping[str, Any] = True,
+    seed: int = 0,
+) -> MGCDA:
+    """MGCDA around a segmentation network, without Ray, DeepSpeed or a configuration; under plain DDP, too.
+
+        model = mg.wrap(network, num_classes=19, num_domains=3, stages={"middle": "layer3"}, logits="classifier")
+        outcome = model(batch, progress)  # an mg.Batch; progress in 0…1
+        outcome.loss.backward()
+        ...  # the optimizer's step
+        model.commit([outcome], model.total([outcome]))
+
+    Args:
+        network: takes normalised N×3×H×W images, and its layers are named by the next arguments; or, without `logits`,
+            takes raw images, 0…255, and returns `Prediction`. It is changed in place.
+        num_classes, num_domains: of the batches: C and M.
+        stages: name → path of the layers that are aligned, as in `named_modules()`.
+        logits: path of the classifier, before any upsampling.
+        embedding: path of the features that are contrasted; None: the classifier's input.
+        backbone, multiple_px, norm: as of `mgcda_dist.models.adapters.wrap`.
+        mean, std: RGB statistics of the network's weights, in units of 0…1; None: ImageNet's.
+        loss, limits: the outlier loss, and its limits by name; or a loss of one's own.
+        score: anomaly score that tells difficulty.
+        mdat, cacl: False: without; or options of `MDAT`, and of `CACL`, its `Budget` and its `Selection`.
+        seed: of the random numbers of sampling and losses.
+
+    Returns:
+        The training module; `segmenter` is the bare network again.
+
+    Raises:
+        ConfigError: a path or option that does not exist, a network that violates a law of the distributed form.
+    """
+    from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
+    from mgcda_dist.models.adapters import wrap as tapped
+    from mgcda_dist.models.compatibility import check_loss, check_score
+    from mgcda_dist.models.scores import scorer
+    from mgcda_dist.models.segmentation_loss import segmentation_loss
+
+    if logits:
+        network = tapped(
+            network,
+            stages=stages or {},
+            logits=logits,
+            embedding=embedding,
+            backbone=backbone,
+            mean=mean or IMAGENET_MEAN,
+            std=std or IMAGENET_STD,
+            norm=norm,
+            multiple_px=multiple_px,
+            abstains=loss == "abstention",
+        )
+    channels, aligned = _channels(network, stages)
+    kind = cast(LogitKind, getattr(network, "logit_kind", "pixel"))
+    if isinstance(loss, str):
+        check_loss(loss, kind, limits)
+        check_score(score, kind, loss)
+    else:
+        from mgcda_dist.models.external_loss import try_loss
+
+        try_loss(loss, num_classes, channels, kind)
+    return MGCDA(
+        network,
+        segmentation_loss(loss, num_classes, limits=limits, logits=kind),
+        scorer(score),
+        mdat=_mdat(aligned, num_classes, num_domains, mdat),
+        cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
+        seed=seed,
+    )
+
+
+def _channels(network: nn.Module, stages: Mapping[str, str] | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Channels of all stages with the embedding, and of those that are aligned."""
+    found = getattr(network, "stage_channels", None)
+    if found is None:
+        training = network.training
+        with torch.no_grad():
+            prediction = network.eval()(torch.zeros(1, 3, 64, 96))
+        network.train(training)
+        if not isinstance(prediction, Prediction):
+            problem = f"{type(network).__name__} returns a {type(prediction).__name__}"
+            remedy = "name its layers: stages={NAME: PATH}, logits=PATH; or return `Prediction`"
+            raise ConfigError("network", problem, remedy)
+        aligned = {name: x.shape[1] for name, x in prediction.stages.items()}
+        return {**aligned, "embedding": prediction.embedding.shape[1]}, aligned
+    wanted = found if stages is None else {*stages, "embedding"}
+    return dict(found), {name: number for name, number in found.items() if name in wanted}
+
+
+def _mdat(
+    aligned: Mapping[str, int], num_classes: int, num_domains: int, options: bool | Mapping[str, Any]
+) -> MDAT | None:
+    if options is False:
+        return None
+    given = {} if options is True else dict(options)
+    _refuse_unknown("mdat", given, _options(MDAT))
+    return MDAT(dict(aligned), num_domains, num_classes=num_classes, **given)
+
+
+def _cacl(
+    channels: int, num_classes: int, num_domains: int, options: bool | Mapping[str, Any], seed: int
+) -> CACL | None:
+    if options is False:
+        return None
+    given = {} if options is True else dict(options)
+    budget, selection = _options(Budget), _options(Selection)
+    _refuse_unknown("cacl", given, budget | selection | _options(CACL))
+    parts = [{name: given.pop(name) for name in [*given] if name in known} for known in (budget, selection)]
+    return CACL(
+        channels, num_domains, Budget(num_classes, **parts[0]), Selection(**parts[1]), **{"seed": seed, **given}
+    )
+
+
+def _options(of: type) -> set[str]:
+    taken = {"num_domains", "num_classes", "stage_channels", "embedding_dim", "budget", "selection"}
+    return set(inspect.signature(of).parameters) - taken
+
+
+def _refuse_unknown(argument: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{argument}[{name!r}]", "there is no such option", near_or_all(name, sorted(known)))
