@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mgcda_dist.api.run import Run
     from mgcda_dist.api.training import train
     from mgcda_dist.api.wrap import wrap
+    from mgcda_dist.callbacks import Callback, StopTraining
     from mgcda_dist.config.schema import Config
     from mgcda_dist.errors import (
         CheckpointError,
@@ -52,6 +53,7 @@ __all__ = [
     "MDAT",
     "MGCDA",
     "Batch",
+    "Callback",
     "CheckpointError",
     "Comparison",
     "Config",
@@ -69,6 +71,7 @@ __all__ = [
     "Run",
     "SampleError",
     "ShardError",
+    "StopTraining",
     "StoppedError",
     "Taps",
     "Term",
@@ -86,6 +89,7 @@ __all__ = [
 _PLACES = {
     "Batch": "method.batch",
     "CACL": "method.cacl.loss",
+    "Callback": "callbacks",
     "CheckpointError": "errors",
     "Comparison": "reports.compare",
     "Config": "config.schema",
@@ -105,6 +109,7 @@ _PLACES = {
     "Run": "api.run",
     "SampleError": "errors",
     "ShardError": "errors",
+    "StopTraining": "callbacks",
     "StoppedError": "errors",
     "Taps": "models.taps",
     "Term": "method.terms",

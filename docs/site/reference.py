@@ -26,6 +26,7 @@ from mgcda_dist.config.schema import Config
 __all__ = ["commands", "configuration_keys", "reference_pages"]
 
 ROOMS = {
+    "api": "The public functions: import mgcda_dist as mg",
     "method": "The method in pure torch",
     "models": "Segmenters, losses and scores",
     "data": "From shards to batches",

@@ -1,0 +1,96 @@
+"""`wrap`: MGCDA around a module in one call, with its layers named or as a segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mgcda_dist.api.wrap import wrap
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.batch import ANOMALY, Batch, Prediction
+from mgcda_dist.method.terms import LossContext, Term
+
+
+class Plain(nn.Module):
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.SiLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 6, 3, stride=2, padding=1), nn.SiLU())
+        self.head = nn.Conv2d(6, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(image)))
+
+
+class Segmenter(Plain):
+    def forward(self, image: Tensor) -> Any:
+        stem = self.stem(image / 255)
+        body = self.body(stem)
+        return Prediction(self.head(body), {"early": stem, "late": body}, body)
+
+
+class Own:
+    terms: Mapping[str, Term] = {"push": Term("anomaly")}
+
+    def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
+        return {"push": torch.where(label == ANOMALY, prediction.logits.amax(dim=1), 0).sum()}
+
+
+def _batch() -> Batch:
+    random = torch.Generator().manual_seed(0)
+    label = torch.randint(5, (4, 64, 64), generator=random)
+    label[:, :16, :16] = ANOMALY
+    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=random)
+    return Batch(image, label, torch.tensor([0, 1, 0, 1]), torch.arange(4), 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (Plain(), {"stages": {"late": "body"}, "logits": "head"}),
+        (Plain(6), {"stages": {"late": "body"}, "logits": "head", "loss": "abstention"}),
+        (Plain(), {"stages": {"late": "body"}, "logits": "head", "loss": Own(), "mdat": False}),
+        (Segmenter(), {"mdat": {"channels": 4}, "cacl": {"queue_rows": 8, "inlier_pixels": 2, "num_positives": 3}}),
+    ],
+    ids=["layers", "abstention", "a loss of one's own", "a segmenter"],
+)
+def test_a_step_trains(network: nn.Module, given: dict[str, Any]):
+    torch.manual_seed(0)
+    model = wrap(network, num_classes=5, num_domains=2, **given)
+    outcome = model(_batch(), progress=0.5)
+    outcome.loss.backward()
+    totals = model.total([outcome])
+    model.commit([outcome], totals)
+    assert outcome.loss.isfinite() and all(p.grad is not None for p in model.segmenter.parameters() if p.requires_grad)
+    names = totals.scalars().keys()
+    assert ("loss/mdat" in names) == (given.get("mdat") is not False) and "loss/cacl" in names
+    assert ("outlier/push" in names) == ("push" in getattr(given.get("loss"), "terms", {}))
+    if model.mdat is not None:
+        assert set(model.mdat.stages) == ({"late", "embedding"} if "stages" in given else {"early", "late"})
+
+
+def test_options_reach_their_parts():
+    options = {"queue_rows": 8, "inlier_pixels": 2, "num_positives": 3, "temperature": 0.3}
+    model = wrap(Segmenter(), num_classes=5, num_domains=2, cacl=options, seed=4)
+    cacl = model.cacl
+    assert cacl is not None and (cacl.budget.inlier_pixels, cacl.selection.num_positives) == (2, 3)
+    assert (cacl.temperature, cacl.seed, model.seed) == (0.3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, r"network: Plain returns a Tensor[\s\S]*logits=PATH"),
+        ({"logits": "haed"}, "no module 'haed'"),
+        ({"logits": "head", "mdat": {"lambda": 1}}, r"mdat\['lambda'\]: there is no such option"),
+        ({"logits": "head", "cacl": {"num_positive": 1}}, "did you mean num_positives"),
+        ({"logits": "head", "score": "rba"}, "adds up"),
+    ],
+)
+def test_what_does_not_fit_is_named(given: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        wrap(Plain(), num_classes=5, num_domains=2, **given)
