@@ -49,7 +49,15 @@ def export(
         console.print(terminal(Table(columns, rows, "The export against a new network")))
 
     export_and_check(
-        model, out, wanted, verify=verify, image_px=image, half=half, overwrite=overwrite, status=errors.status, show=show
+        model,
+        out,
+        wanted,
+        verify=verify,
+        image_px=image,
+        half=half,
+        overwrite=overwrite,
+        status=errors.status,
+        show=show,
     )
     for path in sorted(out.iterdir()):
         console.print(f"{path}   {path.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
