@@ -74,7 +74,9 @@ def line_chart(chart_id: str, plot: Plot) -> Chart:
         if line.smooth is not None:
             _plot(axes, f"smooth {index}", line.x, line.smooth)
         for dot_x, dot_y, _ in line.dots:
-            axes.plot([dot_x], [dot_y], "o", gid=f"dot {index}", clip_on=False)
+            # On the limits where it lies outside, as lines do: matplotlib leaves out what it cannot place.
+            place = np.clip(dot_x, *axes.get_xlim()), np.clip(dot_y, *axes.get_ylim())
+            axes.plot(*np.reshape(place, (2, 1)), "o", gid=f"dot {index}", clip_on=False)
     found = _elements(figure)
     root = Element("svg", viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}", role="img")
     root.set(

@@ -90,3 +90,11 @@ def test_numbers_for_readers(value: float, text: str) -> None:
 
 def test_percent_for_readers() -> None:
     assert number(0.74825, percent=True) == "74.83" or number(0.74825, percent=True) == "74.82"
+
+
+def test_a_mark_outside_the_axes_is_drawn_on_their_edge() -> None:
+    """As a false positive rate of 0 is, of maps that separate perfectly, on a logarithmic axis."""
+    line = Line("a", [0.01, 1.0], [0.5, 1.0], dots=((0.0, 0.95, "FPR95 0.00 %"), (0.1, 2.0, "high")))
+    plot = Plot("ROC", Axis("FPR", 1e-3, 1.0, log=True), Axis("TPR", 0.0, 1.0), [line])
+    titles = [node.text for node in ElementTree.fromstring(str(line_chart("c", plot).svg)).iter("title")]
+    assert titles == ["FPR95 0.00 %", "high"]
