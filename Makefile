@@ -15,10 +15,10 @@ PYTEST_ARGS ?=
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 
 # The first Python that is new enough and can make a virtual environment.
-FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12); do \
-	if "$$name" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12 python3.13); do \
+	if "$$name" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then command -v "$$name"; exit; fi; done; \
-	echo "No Python 3.11 or 3.12 with venv was found. Install one (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	echo "No Python 3.11, 3.12 or 3.13 with venv was found. Install one (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 	echo "or name it: make demo PYTHON=/path/to/python3.11" >&2; exit 1
 # Every file that is installed has a hash in requirements/; a package without a wheel (deepspeed) is built by tools that have one.
 INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
@@ -112,7 +112,7 @@ audit: $(TOOLS)/.ready ## Ask PyPI for known vulnerabilities of every pinned ver
 ##@ House
 .PHONY: lock
 lock: $(TOOLS)/.ready ## Pin what pyproject.toml wants, as constraints.txt says where it does; hashes of all files to requirements/
-	@$(COMPILE) --extra demo pyproject.toml -o requirements/demo.txt
+	@$(COMPILE) --extra train --extra demo pyproject.toml -o requirements/demo.txt
 	@sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package \1/p' requirements/demo.txt | xargs $(COMPILE) --all-extras pyproject.toml \
 		-o requirements/dev.txt
 	@for name in build mlflow tools; do $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done

@@ -30,6 +30,9 @@ def chaos(
     kinds: Annotated[str, typer.Option(help="comma-separated kinds of faults; empty: all")] = "",
 ) -> None:
     """Train twice on this machine, once with faults, and compare the final states; exit code 1 if a byte differs."""
+    from mgcda_dist.extras import TRAINING, need
+
+    need("mgcda chaos", *TRAINING)
     from mgcda_dist.chaos.run import run_chaos
     from mgcda_dist.chaos.schedule import KINDS, schedule
     from mgcda_dist.chaos.storage import obstacle

@@ -26,6 +26,9 @@ def doctor(
     ] = 5.0,
 ) -> None:
     """Check every node of the cluster of RAY_ADDRESS, or this machine; exit code 1 if the run would fail."""
+    from mgcda_dist.extras import TRAINING, need
+
+    need("mgcda doctor", *TRAINING)
     from mgcda_dist.cli.console import Console
     from mgcda_dist.config.load import load_config
     from mgcda_dist.doctor.examine import examine

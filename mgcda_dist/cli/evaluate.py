@@ -117,6 +117,7 @@ def evaluate(
     from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
+    from mgcda_dist.extras import need
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
         record_evaluation,
@@ -126,6 +127,10 @@ def evaluate(
 
     console = Console()
     refuse_password(mlflow_uri)
+    if mlflow_uri is not None:
+        need("--mlflow-uri", "mlflow")
+    if workers > 1:
+        need("--workers", "ray", "psutil")
     if experiment is not None and mlflow_uri is None:
         raise ConfigError("--experiment", "needs MLflow, but no server is given", "name it: --mlflow-uri URI")
     sets = sets_of(data or [])

@@ -58,6 +58,9 @@ def train(
     ] = False,
 ) -> None:
     """Train, evaluate and report one run; the same command resumes it."""
+    from mgcda_dist.extras import TRAINING, need
+
+    need("mgcda train", *TRAINING)
     from mgcda_dist.cli.train import run_training
     from mgcda_dist.config.load import load_config
 
@@ -135,6 +138,19 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     typer.echo(dump_config(load_config(config, overrides).config), nl=False)
 
 
+@config_app.command("list")
+def config_list() -> None:
+    """List the configurations that come with the package, each with its first line."""
+    from mgcda_dist.config.parse import shipped, shipped_files
+
+    names = shipped_files()
+    width = max(map(len, names), default=0)
+    for name in names:
+        comments = (line for line in shipped(Path(name)).read_text(encoding="utf-8").splitlines() if line[:2] == "# ")
+        first = next((line for line in comments if "$schema" not in line), "# ")
+        echo(f"{name:<{width}}  {first[2:]}")
+
+
 def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
     """Refuse shards that do not fit the run; print warnings."""
     from mgcda_dist.api.configuration import check
@@ -160,6 +176,13 @@ def main() -> None:
         app()
     except MgcdaError as error:
         typer.echo(f"error: {with_options(str(error), typer.main.get_command(app), sys.argv[1:])}", err=True)
+        sys.exit(ExitCode.REFUSED)
+    except ModuleNotFoundError as error:
+        from mgcda_dist.extras import missing_package
+
+        if (missing := missing_package(error)) is None:
+            raise
+        echo(f"error: {missing}", err=True)
         sys.exit(ExitCode.REFUSED)
     except OSError as error:
         if error.filename is None:

@@ -94,6 +94,7 @@ def write(
     from mgcda_dist.data.ledger import LEDGER
     from mgcda_dist.data.shards.encode import EncodeOptions
     from mgcda_dist.data.shards.write import write_shards
+    from mgcda_dist.extras import need
 
     reader = _reader(dataset)
     given = {
@@ -107,6 +108,7 @@ def write(
     if exif is not None and "exif" in reader.options:  # outlines follow the photo as labels do
         chosen["exif"] = exif
     threads = _threads(workers)
+    need(str(folder), "webdataset", *(("ray",) if threads == "ray" else ()))
     opened = reader.open(source.absolute() if threads == "ray" else source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])
@@ -153,7 +155,9 @@ def synth(
     """Generate labelled road scenes of several domains, objects to paste, and unseen anomalies for the test."""
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.demo_scenes.demo import demo_size, write_demo_shards
+    from mgcda_dist.extras import need
 
+    need(str(folder), "webdataset")
     with _bar("road scenes", demo_size(frames_per_domain)) as advance:
         folders = write_demo_shards(
             folder, frames_per_domain=frames_per_domain, label_all=label_all, seed=seed, image_px=(height, width),

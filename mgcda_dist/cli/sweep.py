@@ -53,8 +53,11 @@ def sweep(
     """Run configurations × seeds as one experiment; the same command goes on where it stopped."""
     from mgcda_dist.cli.console import Console
     from mgcda_dist.config.sweep import plan_runs
+    from mgcda_dist.extras import TRAINING, need
     from mgcda_dist.runs.folder import locked
 
+    if not plan:
+        need("mgcda sweep", *TRAINING)
     files, overrides = _split(words)
     wanted = _wanted(files, name, seeds)
     runs = plan_runs(wanted, overrides)

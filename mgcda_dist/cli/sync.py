@@ -32,9 +32,11 @@ def sync(
     """Deliver to MLflow what it lacks of runs: metrics, parameters, tags, files, pictures, status."""
     from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError
+    from mgcda_dist.extras import need
     from mgcda_dist.runs.folder import locked
     from mgcda_dist.tracking.mlflow_sync import sync as deliver
 
+    need("mgcda sync", "mlflow")
     console, errors = Console(), Console(stderr=True)
     refuse_password(uri or os.environ.get("MLFLOW_TRACKING_URI"))
     failed = 0

@@ -22,6 +22,7 @@ from mgcda_dist.cluster.network_interface import choose_interface
 from mgcda_dist.cluster.scaling import WorkerNeeds
 from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import MgcdaError, TransientError
+from mgcda_dist.extras import TRAINING, need
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.events import EVENTS, append_event
 from mgcda_dist.training.checkpoint.store import CheckpointStore
@@ -48,8 +49,9 @@ def launch(
     Raises:
         NodesLostError: the remaining nodes have no room for the workers.
         StoppedError: it was asked to stop while no worker was running.
-        MgcdaError: the error of a worker, or of Ray.
+        MgcdaError: the error of a worker, or of Ray; or a package of the training is not installed.
     """
+    need("training" if task == "train" else "workers", *(TRAINING if task == "train" else ("ray", "psutil")))
     prepare_environment()
     import ray
     from ray.train import FailureConfig, RunConfig

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
-from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped
+from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped, shipped_files
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -188,7 +188,7 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
         raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
     data = read_yaml(path, found := {})
     if not isinstance(data, dict):
-        raise ConfigError(where, "the file holds no sections", "start from configs/demo.yaml")
+        raise ConfigError(where, "the file holds no sections", "start from one that `mgcda config list` shows")
     if "rows" in data:
         raise ConfigError(where, "is a sweep, not the configuration of one run", "`mgcda sweep` runs it")
     base = data.pop("base", None)
@@ -305,5 +305,6 @@ def _written(location: KeyPath) -> KeyPath:
 
 def _near_file(path: Path) -> str:
     names = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    names += shipped_files()
     close = difflib.get_close_matches(str(path), names, n=1)
-    return f"did you mean {close[0]}?" if close else "give the path of a YAML file, for example configs/demo.yaml"
+    return f"did you mean {close[0]}?" if close else "give the path of a YAML file; `mgcda config list` shows some"

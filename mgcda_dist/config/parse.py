@@ -18,7 +18,7 @@ from mgcda_dist.config.keys import KeyPath
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.trust import read_bytes
 
-__all__ = ["parse_yaml", "read_yaml", "shipped"]
+__all__ = ["parse_yaml", "read_yaml", "shipped", "shipped_files"]
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
@@ -58,9 +58,20 @@ def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
 
 
 def shipped(path: Path) -> Path:
-    """`path`, or where there is no `configs/…` in the current directory, the file that the installed package brings."""
-    brought = Path(__file__).parents[1] / path
+    """`path`, or where there is no such `configs/…` in the current directory, the file that the package brings."""
+    brought = _home() / path
     return brought if path.parts[:1] == ("configs",) and not os.path.exists(path) and isfile(brought) else path
+
+
+def shipped_files() -> list[str]:
+    """The configurations that the package brings, `configs/…`."""
+    return sorted(path.relative_to(_home()).as_posix() for path in _home().glob("configs/**/*.yaml"))
+
+
+def _home() -> Path:
+    """The folder that holds `configs/`: the installed package, or the checkout that it lies in."""
+    package = Path(__file__).parents[1]
+    return package.parent if (package.parent / "pyproject.toml").is_file() else package
 
 
 def parse_yaml(text: str, where: str, lines: dict[KeyPath, str] | None = None) -> Any:

@@ -27,6 +27,7 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 BESIDE_THE_MIRROR = {
     "architecture": "the repository as a whole",
     "multiprocess": "the method and the examples on several real processes",
+    "test_base_layer.py": "the wheel with the base of its dependencies alone",
     "test_border.py": "no command on a folder of others leaves it, over all commands",
     "test_fuzz.py": "damaged documents of every kind, in all rooms that read them",
     "test_trust.py": "the promises of SECURITY.md, over all rooms",

@@ -11,9 +11,10 @@ import pytest
 
 from mgcda_dist.config import parse
 from mgcda_dist.config.load import load_config, stored_config
-from mgcda_dist.config.parse import parse_yaml, read_yaml
+from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped_files
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep
 from mgcda_dist.errors import ConfigError
+from tests.support.commands import invoke
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
@@ -86,7 +87,7 @@ def test_files_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) ->
 def test_a_wheel_brings_the_configurations_that_messages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Path(__file__).parents[2]
     build = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert build["force-include"] == {"configs": "mgcda_dist/configs"}
+    assert build["force-include"]["configs"] == "mgcda_dist/configs"
     shutil.copytree(repository / "configs", tmp_path / "installed" / "mgcda_dist" / "configs")
     monkeypatch.setattr(parse, "__file__", str(tmp_path / "installed" / "mgcda_dist" / "config" / "parse.py"))
     monkeypatch.chdir(tmp_path)
@@ -114,3 +115,14 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         load_config(tmp_path / "b.yaml")
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / ("b" * 300))
+
+
+def test_shipped_configurations_are_listed_and_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = shipped_files()
+    assert {"configs/demo.yaml", "configs/benchmark/multi_source/grid.yaml"} <= set(names)
+    monkeypatch.chdir(tmp_path)
+    listed = invoke("config", "list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == names
+    assert "  The demo: MGCDA end to end" in listed[names.index("configs/demo.yaml")]

@@ -1,0 +1,77 @@
+"""Packages beside the base of the installation: each is known with its extra, and a missing one ends in a remedy."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mgcda_dist.cli import main as program
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.extras import EXTRAS, TRAINING, missing_package, need
+from tests.conftest import REPOSITORY
+from tests.support.commands import refusal, typed
+
+
+def test_each_package_comes_with_the_extra_that_is_named() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        extra: {canonicalize_name(Requirement(line).name) for line in lines}
+        for extra, lines in project["optional-dependencies"].items()
+    }
+    base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    for package, extra in EXTRAS.items():
+        assert canonicalize_name(package) in wanted[extra] - base, package
+    assert {"deepspeed", "mlflow", "psutil", "ray", "webdataset"} == wanted["train"] == {*TRAINING}
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("mgcda train", "webdataset")
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MgcdaError, match=r"shards: webdataset is not installed\n  → .*'WHEEL\[train\]'"):
+        need("shards", "webdataset")
+    with pytest.raises(MgcdaError, match=r"webdataset, h5py are not installed\n  → .*'WHEEL\[train,maps\]'"):
+        need("both", "webdataset", "h5py")
+    error = missing_package(ModuleNotFoundError("No module named 'ray.train'", name="ray.train"))
+    assert error is not None and error.where == "ray" and "[train]" in error.remedy
+    assert missing_package(ModuleNotFoundError("No module named 'mine'", name="mine")) is None
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("deepspeed", ["train", "configs/demo.yaml"]),
+        ("ray", ["sweep", "configs/demo.yaml"]),
+        ("ray", ["doctor"]),
+        ("psutil", ["chaos", "configs/demo.yaml"]),
+        ("mlflow", ["sync", "runs/demo"]),
+        ("mlflow", ["evaluate", "--maps", "maps", "--mlflow-uri", "sqlite:///x.db"]),
+        ("webdataset", ["shards", "synth", "shards/x"]),
+        ("webdataset", ["shards", "write", "plain", "frames", "shards/x"]),
+        ("ray", ["shards", "write", "plain", "frames", "shards/x", "--workers", "ray"]),
+    ],
+)
+def test_commands_refuse_before_they_begin(monkeypatch: pytest.MonkeyPatch, package: str, words: list[str]) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    error = refusal(*words)
+    assert f"{package} is not installed" in error.problem and "[train]" in error.remedy
+
+
+def test_an_import_that_fails_later_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(name: str) -> Any:
+        def app() -> None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return app
+
+    monkeypatch.setattr(program, "app", fails("mlflow.tracking"))
+    done = typed("compare", "a", "b")
+    assert done.returncode == 2 and done.stderr.startswith("error: mlflow: is not installed") and "→" in done.stderr
+    monkeypatch.setattr(program, "app", fails("mine"))
+    with pytest.raises(ModuleNotFoundError):
+        typed("compare", "a", "b")
