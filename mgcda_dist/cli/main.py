@@ -151,6 +151,16 @@ def config_list() -> None:
         echo(f"{name:<{width}}  {first[2:]}")
 
 
+@config_app.command("schema")
+def config_schema(
+    sweep: Annotated[bool, typer.Option("--sweep", help="of sweeps instead")] = False,
+) -> None:
+    """Print the JSON schema of configurations, which editors complete and check by."""
+    from mgcda_dist.config.json_schema import schema_text
+
+    typer.echo(schema_text("sweep" if sweep else "config"), nl=False)
+
+
 def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
     """Refuse shards that do not fit the run; print warnings."""
     from mgcda_dist.api.configuration import check
