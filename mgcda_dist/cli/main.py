@@ -15,6 +15,7 @@ from mgcda_dist.cli.compare import compare
 from mgcda_dist.cli.doctor import doctor
 from mgcda_dist.cli.evaluate import evaluate
 from mgcda_dist.cli.export import export
+from mgcda_dist.cli.init import init
 from mgcda_dist.cli.options import echo, with_options
 from mgcda_dist.cli.predict import predict
 from mgcda_dist.cli.report import report
@@ -69,7 +70,7 @@ def train(
     raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
 
-for command in (evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
+for command in (init, evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
     app.command()(command)
 
 

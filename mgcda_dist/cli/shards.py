@@ -146,6 +146,7 @@ def synth(
     folder: Annotated[Path, typer.Argument(metavar="DST", help="folder that receives one shard folder per set")],
     frames_per_domain: Annotated[int, typer.Option(min=1)] = 200,
     label_all: Annotated[bool, typer.Option("--label-all", help="labels for real_day/train, too")] = False,
+    objects_only: Annotated[bool, typer.Option("--objects-only", help="the objects to paste, and no frames")] = False,
     seed: int = 0,
     height: Annotated[int, typer.Option(min=32, help="pixels")] = 256,
     width: Annotated[int, typer.Option(min=32, help="pixels")] = 512,
@@ -158,10 +159,11 @@ def synth(
     from mgcda_dist.extras import need
 
     need(str(folder), "webdataset")
-    with _bar("road scenes", demo_size(frames_per_domain)) as advance:
+    only = "objects" if objects_only else None
+    with _bar("road scenes", demo_size(frames_per_domain, only=only)) as advance:
         folders = write_demo_shards(
-            folder, frames_per_domain=frames_per_domain, label_all=label_all, seed=seed, image_px=(height, width),
-            progress=advance, workers=workers, overwrite=overwrite,
+            folder, frames_per_domain=frames_per_domain, label_all=label_all, only=only, seed=seed,
+            image_px=(height, width), progress=advance, workers=workers, overwrite=overwrite,
         )  # fmt: skip
     _print_manifests([Manifest.open(path) for path in folders])
 

@@ -29,6 +29,7 @@ from mgcda_dist.method.randomness import numpy_generator, stream_key
 __all__ = ["Part", "demo_size", "samples", "write_demo_shards"]
 
 Split = Literal["train", "val", "test"]
+Kind = Literal["frames", "objects"]
 JPEG_QUALITY = 92
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other pictures."""
@@ -49,7 +50,7 @@ class Part:
     dataset: str
     split: Split
     count: int
-    kind: Literal["frames", "objects"] = "frames"
+    kind: Kind = "frames"
     anomalies: bool = False
     labelled: bool = True
 
@@ -75,9 +76,9 @@ def _check_size(image_px: tuple[int, int]) -> None:
         raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
 
 
-def _demo_parts(frames_per_domain: int, label_all: bool = False) -> list[Part]:
+def _demo_parts(frames_per_domain: int, label_all: bool = False, only: Kind | None = None) -> list[Part]:
     few = max(2, frames_per_domain // 4)
-    return [
+    parts = [
         Part("render_a", "train", frames_per_domain),
         Part("render_b", "train", frames_per_domain),
         Part("real_day", "train", frames_per_domain, labelled=label_all),
@@ -86,11 +87,12 @@ def _demo_parts(frames_per_domain: int, label_all: bool = False) -> list[Part]:
         Part("objects", "train", max(8, frames_per_domain), "objects"),
         Part("objects", "val", max(8, frames_per_domain // 2), "objects"),
     ]
+    return [part for part in parts if only in (None, part.kind)]
 
 
-def demo_size(frames_per_domain: int = 200) -> int:
+def demo_size(frames_per_domain: int = 200, *, only: Kind | None = None) -> int:
     """Samples that `write_demo_shards` writes in all."""
-    return sum(part.count for part in _demo_parts(frames_per_domain))
+    return sum(part.count for part in _demo_parts(frames_per_domain, only=only))
 
 
 def write_demo_shards(
@@ -98,6 +100,7 @@ def write_demo_shards(
     *,
     frames_per_domain: int = 200,
     label_all: bool = False,
+    only: Kind | None = None,
     seed: int = 0,
     image_px: tuple[int, int] = (256, 512),
     progress: Callable[[int], None] | None = None,
@@ -112,6 +115,7 @@ def write_demo_shards(
 
     Args:
         label_all: write the labels of real_day/train, too: a third renderer, for training that is tested elsewhere.
+        only: the folders of this kind alone.
         progress: called with the number of samples finished since the last call; the total is `demo_size`.
         workers: processes that draw; None: one per processor. 1: none, everything is drawn here.
         overwrite: replace folders that were made from other arguments.
@@ -125,7 +129,7 @@ def write_demo_shards(
     _check_size(image_px)
     paths: list[Path] = []
     with _drawing(workers) as draw:
-        for part in _demo_parts(frames_per_domain, label_all):
+        for part in _demo_parts(frames_per_domain, label_all, only):
             path = Path(folder) / part.dataset / part.split
             provenance = {**asdict(part), "seed": seed, "image_px": list(image_px), "generator": GENERATOR_VERSION}
             paths.append(path)

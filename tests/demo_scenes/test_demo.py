@@ -112,3 +112,10 @@ def test_labels_of_the_third_renderer_on_request(tmp_path: Path) -> None:
     assert not bare.label_histogram and sum(labelled.label_histogram.values()) == 2 * SIZE[0] * SIZE[1]
     train = Manifest.open(tmp_path / "True" / "render_a/train"), Manifest.open(tmp_path / "False" / "render_a/train")
     assert train[0].digest == train[1].digest
+
+
+def test_the_objects_alone_are_those_of_the_whole_set(tiny_shards: Path, tmp_path: Path) -> None:
+    paths = write_demo_shards(tmp_path, frames_per_domain=8, image_px=SIZE, only="objects", workers=1)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["objects/train", "objects/val"]
+    assert demo_size(8, only="objects") == sum(Manifest.open(path).num_samples for path in paths)
+    assert _digest(tmp_path / "objects") == _digest(tiny_shards / "objects")
