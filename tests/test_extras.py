@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import mgcda_dist as mg
 from mgcda_dist.cli import main as program
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.extras import EXTRAS, TRAINING, missing_package, need
@@ -60,6 +61,12 @@ def test_commands_refuse_before_they_begin(monkeypatch: pytest.MonkeyPatch, pack
     monkeypatch.setitem(sys.modules, package, None)
     error = refusal(*words)
     assert f"{package} is not installed" in error.problem and "[train]" in error.remedy
+
+
+def test_a_call_that_trains_refuses_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MgcdaError, match=r"training: ray is not installed\n  → .*\[train\]"):
+        mg.train("configs/demo.yaml")
 
 
 def test_an_import_that_fails_later_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

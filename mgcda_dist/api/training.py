@@ -14,6 +14,7 @@ from mgcda_dist.api.own import Callbacks, Sources, objects_of, with_own
 from mgcda_dist.api.run import Run
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.schema import Config
+from mgcda_dist.extras import TRAINING, need
 from mgcda_dist.runs.events import Tail
 from mgcda_dist.runs.folder import RunFolder
 
@@ -70,9 +71,10 @@ def train(
     Raises:
         ConfigError: a configuration that cannot run, or an object that cannot be sent to the workers.
         NodesLostError, StoppedError: nodes are gone, or it was asked to stop before it began; the checkpoint counts.
-        MgcdaError: the error of a worker.
+        MgcdaError: the error of a worker; or a package of the training is not installed.
         KeyboardInterrupt: the workers were ended at once; the last checkpoint counts.
     """
+    need("training", *TRAINING)
     config = with_own(
         as_config(config),
         network=network,
