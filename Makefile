@@ -119,6 +119,18 @@ lock: $(TOOLS)/.ready ## Pin what pyproject.toml wants, as constraints.txt says 
 	@{ head -n 1 constraints.txt; sed -n 's/^\([^[ =]*\)[^ =]*==\([^ ;]*\).*/\1==\2/p' requirements/demo.txt requirements/dev.txt \
 		| LC_ALL=C sort; } > $(TOOLS)/constraints.txt && mv $(TOOLS)/constraints.txt constraints.txt
 
+.PHONY: release
+release: $(DEMO_READY) $(TOOLS)/.ready ## Build sdist and wheel into dist/, check both, write the notes; uploads nothing
+	@$(BIN)/python .ci/release.py --out dist --twine $(TOOLS)/bin/twine
+	@$(MAKE) sbom
+
+.PHONY: sbom
+sbom: $(TOOLS)/.ready ## Write dist/sbom.json: every package that a training needs, with version and hashes (CycloneDX)
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py requirements requirements/demo.txt --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --of JSON -o dist/sbom.json
+	@echo "sbom: dist/sbom.json"
+
 .PHONY: install
 install: $(DEMO_READY) ## Make .venv and install what training needs
 
