@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,15 +40,7 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
         if result.panel
     ]
     ranked = [result for result in results if "ap" in result.metrics()]
-    threshold = _operating(ranked)
-    for result in ranked:
-        shown = _shown(result)
-        if shown and threshold is not None:
-            path, title = folder / f"findings_{result.name}.png", f"Findings of {name} on {result.name}"
-            score_name, (value, source) = evaluation.job.settings.score, threshold
-            pictures.append(
-                findings_figure(shown, path, threshold=value, source=source, score_name=score_name, title=title)
-            )
+    pictures += [_draw_findings(evaluation, result, folder) for result in ranked if _shown(result)]
     if ranked:
         pr, *roc = curve_plots([(r.name, index, r.curves, r.metrics()) for index, r in enumerate(ranked)])
         pictures.append(plots_figure([pr], folder / "pr_curve.png", name, cell=(6.4, 5.2)))
@@ -56,11 +48,18 @@ def draw_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     return pictures
 
 
-def _operating(ranked: Sequence[SetResult]) -> tuple[float, str] | None:
-    """The default threshold of a prediction, and its origin: best F1, rather of pasted objects than of real ones."""
-    with_best = [result for result in ranked if "best_f1" in result.metrics()]
-    chosen = sorted(with_best, key=lambda result: result.data.paste is None)[:1]
-    return next(((result.pixel.best_f1_threshold, f"best F1 on {result.name}") for result in chosen), None)
+def _draw_findings(evaluation: Evaluation, result: SetResult, folder: Path) -> Path:
+    """Draw what is reported at the best F1, rather that of pasted objects, as `mgcda predict` does; returns the PNG."""
+    pasted = [each for each in evaluation.results if each.data.paste is not None and "best_f1" in each.metrics()]
+    chosen = (pasted or [result])[0]
+    return findings_figure(
+        _shown(result),
+        folder / f"findings_{result.name}.png",
+        threshold=chosen.pixel.best_f1_threshold,
+        source=f"best F1 on {chosen.name}",
+        score_name=str(evaluation.job.settings.score),
+        title=f"Findings of {evaluation.job.name} on {result.name}",
+    )
 
 
 def _shown(result: SetResult) -> list[Shown]:
