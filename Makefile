@@ -29,8 +29,9 @@ COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-config --python-version 3.11 
 
 ##@ Start here
 .PHONY: demo
-demo: $(DEMO_READY) $(DEMO_SHARDS) ## Install, generate shards, train with 2 workers, evaluate, show the results
-	@$(BIN)/mgcda train configs/demo.yaml
+demo: $(DEMO_READY) $(if $(DATA),synthetic-to-real-shards,$(DEMO_SHARDS)) ## Install, make data, train, evaluate, show pictures; DATA=FOLDER: tested on real frames
+	@$(BIN)/mgcda train $(if $(DATA),configs/benchmark/synthetic_to_real/full.yaml,configs/demo.yaml)
+	@echo "your photo $(BIN)/mgcda predict PHOTO.jpg --out predictions/photo"
 
 .PHONY: small-real
 small-real: small-real-shards ## DATA=FOLDER: train on CamVid, COCO and IDD-Lite, test on RoadAnomaly (under 30 minutes)

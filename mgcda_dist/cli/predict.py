@@ -26,8 +26,17 @@ _SHOWN_FAILURES = 20
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|MODEL", help="a run folder or an exported model")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="images, folders and videos")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN|CHECKPOINT|MODEL] INPUT...",
+            help="a run folder or an exported model (default: the model that comes with the package); then images, "
+            "folders and videos",
+        ),
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="the model, where all arguments are inputs")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder of results; default: predictions/RUN, as its folder")
     ] = None,
@@ -81,8 +90,11 @@ def predict(
     several = tuple(numbers_of(scales, "--scales")) if scales is not None else None
     window_px: Any = window_of(window, "512x1024") if window is not None else None
     ends = _range(shown)
+    model, inputs = _model_and_inputs(model, inputs)
     with errors.status("reading the model"):
         network = load_exported(model, device_of(device))
+    if model is None:
+        errors.print(f"model: {_about(network)}", soft_wrap=True)
     out = out or Path("predictions") / (network.place_name or "model")
     options = plan(
         network, threshold=threshold, score=score, height_px=height, scales=several, flip=flip, window_px=window_px,
@@ -96,6 +108,33 @@ def predict(
     _summarise(predicted, out, options, console, errors)
     if predicted.failed:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _model_and_inputs(model: Path | None, given: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The model, None for the package's own, and the inputs: a first argument that is a model is none of them."""
+    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.models.exported import holds_model
+
+    if model is not None:
+        return model, given
+    first, *others = given
+    if not first.exists():
+        problem, remedy = (
+            "does not exist",
+            "give a model (a run folder, …) and images, folders or videos, or these alone",
+        )
+        raise ConfigError(str(first), problem, remedy)
+    if not holds_model(first):
+        return None, given
+    if not others:
+        raise ConfigError(str(first), "is a model, and nothing to predict is given", "name images, folders or videos")
+    return first, others
+
+
+def _about(network: ExportedModel) -> str:
+    """The package's own model in a line."""
+    where = network.folder / "README.md"
+    return f"{network.name}, which comes with mgcda_dist: small, trained on generated roads; what to expect: {where}"
 
 
 def _note_threshold(chosen: Threshold, errors: Console) -> None:

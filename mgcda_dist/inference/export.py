@@ -25,8 +25,8 @@ FORMATS = {"safetensors": RunFile.WEIGHTS, "torch": "model.pt2", "onnx": "model.
 """Format → file; the first is always written."""
 _TOLERANCE = 1e-3
 """Largest absolute difference of a score between a written graph and the network."""
-HALF_TOLERANCE = 0.1
-"""The same between a network and its float16 weights; anomaly scores of a trained network span about ten."""
+HALF_TOLERANCE = 0.25
+"""The same of a logit between a network and its float16 weights; those of a trained network span more than ten."""
 
 Status = Callable[[str], AbstractContextManager[object]]
 """Context that shows the current step to the user."""

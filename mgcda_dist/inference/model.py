@@ -1,6 +1,6 @@
-"""Loading an exported model and scoring images with it.
+"""Loading an exported model, or the one that comes with the package, and scoring images with it.
 
-model = load_exported("runs/demo/model")
+model = load_exported("runs/demo/model")  # load_exported(): the package's own
 scores, classes = model.predict(image)  # H×W×3 uint8 RGB
 """
 
@@ -27,8 +27,10 @@ from mgcda_dist.models.exported import ModelMetadata, digest_of, load_segmenter,
 from mgcda_dist.models.scores import scorer
 from mgcda_dist.trust import validated
 
-__all__ = ["ExportedModel", "load_exported"]
+__all__ = ["PRETRAINED", "ExportedModel", "load_exported"]
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+"""The model that comes with the package; its README.md says what it was trained on, and what it cannot do."""
 
 _Window = Annotated[int, Field(ge=1, le=1 << 15)]
 
@@ -156,15 +158,15 @@ class ExportedModel:
         )
 
 
-def load_exported(folder: str | Path, device: torch.device | str = "cpu") -> ExportedModel:
+def load_exported(folder: str | Path | None = None, device: torch.device | str = "cpu") -> ExportedModel:
     """Load a model strictly.
 
     Args:
-        folder: an exported model, a run folder, or a checkpoint.
+        folder: an exported model, a run folder, or a checkpoint; None: the model that comes with the package.
 
     Raises:
         CheckpointError: no model, damaged files, or tensors that do not fit.
     """
-    found, device = model_folder(Path(folder)), torch.device(device)
+    found, device = model_folder(PRETRAINED if folder is None else Path(folder)), torch.device(device)
     metadata, network = load_segmenter(found)
     return ExportedModel(found, network.to(device).requires_grad_(False), metadata, device)

@@ -279,6 +279,28 @@ def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     assert _json(tmp_path / "stored" / "predictions.json")["settings"]["exif"] == "stored"
 
 
+def test_the_model_is_an_option_too(run: Path, tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    first = invoke("predict", run, tmp_path / "a.png", "-o", tmp_path / "first", "-w", "npy")
+    named = invoke("predict", tmp_path / "a.png", "--model", run / "model", "-o", tmp_path / "named", "-w", "npy")
+    assert first.exit_code == named.exit_code == 0, named.output
+    assert (tmp_path / "first" / "a.score.npy").read_bytes() == (tmp_path / "named" / "a.score.npy").read_bytes()
+    assert "model:" not in first.output + named.output
+    # All arguments are inputs then, also a folder that could be a model.
+    assert "holds no image" in str(refusal("predict", run, "--model", run, "-o", tmp_path / "other"))
+
+
+def test_what_is_neither_a_model_nor_an_input_is_refused(run: Path, tmp_path: Path) -> None:
+    _picture(tmp_path / "a.png")
+    assert "nothing to predict" in str(refusal("predict", run))
+    wrong = str(refusal("predict", tmp_path / "runs" / "typo", tmp_path / "a.png"))
+    assert "typo" in wrong and "does not exist" in wrong and "a run folder" in wrong
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").write_text("name: unfinished\n")
+    assert "holds no trained model" in str(refusal("predict", tmp_path / "unfinished", tmp_path / "a.png"))
+    assert "does not exist" in str(refusal("predict", tmp_path / "a.png", "--model", tmp_path / "typo"))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
