@@ -27,6 +27,9 @@ TOOLS ?= $(VENV)/tools
 COMPILE = $(TOOLS)/bin/uv pip compile --quiet --no-config --python-version 3.11 --python-platform linux --generate-hashes \
 	--no-annotate --no-header -c constraints.txt
 
+# wandb is large and has a file of its own: its tests run where it is installed.
+DEV_EXTRAS = $(filter-out wandb,$(shell sed -n '/optional-dep/,/^$$/s/^\([a-z]*\) = \[$$/\1/p' pyproject.toml))
+
 ##@ Start here
 .PHONY: demo
 demo: $(DEMO_READY) $(if $(DATA),synthetic-to-real-shards,$(DEMO_SHARDS)) ## Install, make data, train, evaluate, show pictures; DATA=FOLDER: tested on real frames
@@ -102,7 +105,7 @@ format: $(DEV_READY) ## Fix style and format
 
 .PHONY: audit
 audit: $(TOOLS)/.ready ## Ask PyPI for known vulnerabilities of every pinned version (needs its database: see SECURITY.md)
-	@rm -f $(TOOLS)/found.txt; for file in demo dev build mlflow tools; do \
+	@rm -f $(TOOLS)/found.txt; for file in demo dev wandb build mlflow tools; do \
 		$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 			-r requirements/$$file.txt -f columns -o $(TOOLS)/found.txt > $(TOOLS)/log.txt 2>&1 && continue; \
 		if [ -s $(TOOLS)/found.txt ]; then cat $(TOOLS)/found.txt; exit 1; fi; \
@@ -114,11 +117,13 @@ audit: $(TOOLS)/.ready ## Ask PyPI for known vulnerabilities of every pinned ver
 .PHONY: lock
 lock: $(TOOLS)/.ready ## Pin what pyproject.toml wants, as constraints.txt says where it does; hashes of all files to requirements/
 	@$(COMPILE) --extra train --extra demo pyproject.toml -o requirements/demo.txt
-	@sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package \1/p' requirements/demo.txt | xargs $(COMPILE) --all-extras pyproject.toml \
-		-o requirements/dev.txt
+	@sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package \1/p' requirements/demo.txt | xargs $(COMPILE) $(DEV_EXTRAS:%=--extra %) \
+		pyproject.toml -o requirements/dev.txt
+	@sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package \1/p' requirements/demo.txt requirements/dev.txt | xargs $(COMPILE) --extra wandb \
+		pyproject.toml -o requirements/wandb.txt
 	@for name in build mlflow tools; do $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	@{ head -n 1 constraints.txt; sed -n 's/^\([^[ =]*\)[^ =]*==\([^ ;]*\).*/\1==\2/p' requirements/demo.txt requirements/dev.txt \
-		| LC_ALL=C sort; } > $(TOOLS)/constraints.txt && mv $(TOOLS)/constraints.txt constraints.txt
+		requirements/wandb.txt | LC_ALL=C sort; } > $(TOOLS)/constraints.txt && mv $(TOOLS)/constraints.txt constraints.txt
 
 .PHONY: release
 release: $(DEMO_READY) $(TOOLS)/.ready ## Build sdist and wheel into dist/, check both, write the notes; uploads nothing

@@ -106,7 +106,7 @@ class Callback:
         """
 
     def on_checkpoint(self, context: Context, step: int, folder: Path) -> None:
-        """After a checkpoint was committed; asynchronous ones are some steps after their own.
+        """After a checkpoint was committed, which may be some steps after its own; not if the attempt ends before.
 
         Args:
             step: steps done when it was taken.

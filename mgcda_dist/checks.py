@@ -22,6 +22,7 @@ from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.categories import choose_objects
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
+from mgcda_dist.extras import need
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
@@ -237,11 +238,11 @@ def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
 
 
 def check_model(config: Config) -> list[str]:
-    """Raise `ConfigError` for what a run could not build: network, weights, losses and scores, callbacks.
+    """Raise `ConfigError` for what a run could not build: network, weights, losses and scores, callbacks, trackers.
 
-    Refused are a network or weights that do not exist, losses and scores that do not suit it, and callbacks that cannot
-    be called. The network is made once and thrown away. One with a timm backbone is made on torch's `meta` device,
-    without memory and without weights.
+    Refused are a network or weights that do not exist, losses and scores that do not suit it, callbacks that cannot be
+    called, and trackers whose package is not installed. The network is made once and thrown away. One with a timm
+    backbone is made on torch's `meta` device, without memory and without weights.
 
     Returns:
         What is doubtful, in words.
@@ -249,6 +250,7 @@ def check_model(config: Config) -> list[str]:
     from mgcda_dist.models.backbone import check_backbone
 
     build.check_callbacks(config)
+    _check_trackers(config)
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         network = _outline(config)
@@ -260,6 +262,14 @@ def check_model(config: Config) -> list[str]:
         return []
     _check_crop(config, network)
     return doubts(config, network)
+
+
+def _check_trackers(config: Config) -> None:
+    """Raise `MgcdaError` for a tracker whose package is not installed."""
+    if config.tracking.tensorboard:
+        need("tracking.tensorboard", "tensorboard")
+    if config.tracking.wandb is not None:
+        need("tracking.wandb", "wandb")
 
 
 def _outline(config: Config) -> Segmenter | AdaptedSegmenter:

@@ -21,6 +21,8 @@ EXTRAS = {
     "transformers": "networks",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
 }
 """Package, by the name that is imported → the extra of pyproject.toml that brings it."""
 
@@ -52,6 +54,7 @@ def missing_package(error: ModuleNotFoundError) -> MgcdaError | None:
 
 def _is_there(name: str) -> bool:
     try:
-        return find_spec(name) is not None
+        found = find_spec(name)
+        return found is not None and found.origin is not None  # a folder of this name is no package
     except (ValueError, ModuleNotFoundError):  # made impossible to import: an entry of sys.modules without a file
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from mgcda_dist.data.folders import label_pixels, open_shards
 from mgcda_dist.data.paste import PasteSource
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.write import write_shards
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from tests.support.commands import typed
 from tests.support.configs import plain_config, plain_content, write_config
@@ -346,3 +347,19 @@ def test_the_check_of_a_backbone_reads_no_weights_and_needs_no_gpu(
     check_model(asked)
     with pytest.raises(ConfigError, match=r"mdat.stages: 'vit_tiny_patch16_224' has no stage 'stride4'"):
         check_model(plain_config(model={"backbone": "vit_tiny_patch16_224"}, mdat={"stages": [{"name": "stride4"}]}))
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_whose_package_is_missing_is_refused_with_the_way_to_get_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    asked: dict[str, Any] = {"tensorboard": {"tensorboard": True}, "wandb": {"wandb": {}}}
+    with pytest.raises(MgcdaError, match=rf"tracking\.{name}: {name} is not installed") as error:
+        check_model(plain_config(model={"backbone": "test_resnet.r160_in1k"}, tracking=asked[name]))
+    assert f"'.[{name}]'" in error.value.remedy
+
+
+def test_a_callback_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\.0: tests\.support\.callbacks has nothing called 'Absent'"):
+        check_model(plain_config(callbacks=["python:tests.support.callbacks:Absent"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,13 @@ def test_an_import_that_fails_later_is_no_traceback(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(program, "app", fails("mine"))
     with pytest.raises(ModuleNotFoundError):
         typed("compare", "a", "b")
+
+
+def test_a_folder_of_its_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B leaves `wandb/` where it runs, and a run folder holds `tensorboard/`."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in ("wandb", "tensorboard"):
+        (tmp_path / name).mkdir()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        with pytest.raises(MgcdaError, match=f"{name} is not installed"):
+            need("tracking", name)

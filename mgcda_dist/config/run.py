@@ -21,6 +21,7 @@ __all__ = [
     "EvaluationSetConfig",
     "ScalingConfig",
     "TrackingConfig",
+    "WandbConfig",
 ]
 
 
@@ -160,8 +161,18 @@ class CallbackConfig(Section):
         return {"use": value} if isinstance(value, str) else value
 
 
+class WandbConfig(Section):
+    """Weights & Biases, beside the other trackers."""
+
+    project: Annotated[str, Field(min_length=1)] = Field(default="mgcda", description="project there")
+    mode: Literal["offline", "online"] = Field(
+        default="offline",
+        description="offline: files in the run folder, which `wandb sync` uploads; no request is made",
+    )
+
+
 class TrackingConfig(Section):
-    """MLflow, and what is logged how often."""
+    """Trackers beside the run's own record, and what is logged how often."""
 
     mlflow_uri: str | None = Field(default=None, description="null: sqlite in the runs folder; `none`: jsonl only")
     experiment: str = Field(default="mgcda", description="MLflow experiment that the run belongs to")
@@ -173,6 +184,8 @@ class TrackingConfig(Section):
         default=30,
         description="how long the end of a run may wait for MLflow; `mgcda sync` delivers what it lacks then",
     )
+    tensorboard: bool = Field(default=False, description="event files in the run folder; needs the extra [tensorboard]")
+    wandb: WandbConfig | None = Field(default=None, description="null: not used; needs the extra [wandb]")
     log_every_steps: Count = Field(default=10, description="steps from one line of metrics to the next")
     system_metrics: bool = Field(
         default=True, description="CPU, memory, disk, network and GPUs of each node, in MLflow"

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ class RunFolder:
         self.evaluation = self.root / "evaluation"
         self.results = self.root / RunFile.RESULTS
         self.logs = self.root / "logs"
+        self.tensorboard = self.root / "tensorboard"
+        self.wandb_id_file = self.root / "wandb" / "run_id"
         self.stop_file = self.root / "stop"
         self.run_id_file = self.root / RunFile.RUN_ID
 
@@ -94,8 +97,10 @@ class RunFolder:
         if not has_checkpoint and is_another:
             # Another run without a checkpoint had this name: its record is not continued. A run that was killed before
             # its first checkpoint and starts over stays the same run.
-            for file in (self.run_id_file, self.metrics, self.record, self.record.with_name(RunFile.LEDGER)):
+            ledger = self.record.with_name(RunFile.LEDGER)
+            for file in (self.run_id_file, self.wandb_id_file, self.metrics, self.record, ledger):
                 file.unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
         write_atomically(self.config_file, dump_config(config))
 
     def _changed_input(self, inputs: Sequence[RunInput]) -> RunInput | None:

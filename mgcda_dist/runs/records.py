@@ -1,4 +1,4 @@
-"""Trackers of a run: jsonl always, MLflow unless switched off; only rank 0 writes."""
+"""Trackers of a run: jsonl always, MLflow unless switched off, others on request; only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from mgcda_dist.tracking.jsonl import JsonlTracker
 from mgcda_dist.tracking.mlflow import MlflowTracker
 from mgcda_dist.tracking.provenance import provenance_tags
 from mgcda_dist.tracking.tags import Tag
+from mgcda_dist.tracking.tensorboard import TensorboardTracker
 from mgcda_dist.tracking.tracker import Tracker, Trackers
+from mgcda_dist.tracking.wandb import WandbTracker
 
 __all__ = ["describe_results", "open_trackers"]
 
@@ -38,7 +40,11 @@ def open_trackers(
     """
     if not leads:
         return Trackers([])
-    trackers = Trackers([_tracker(config, run, start_step, say)], warn=say)
+    tags = provenance_tags(Path(__file__).parent) | {Tag.COMMAND: run.command()}
+    optional(RunFile.PROVENANCE, partial(write_json_atomically, run.provenance, tags), partial(run.say, "storage"))
+    tags |= run_tags(config) | {Tag.RUN_FOLDER: str(run.root)}
+    parts = [_tracker(config, run, start_step, say, tags), *_further(config, run, start_step, say, tags)]
+    trackers = Trackers(parts, warn=say)
     try:
         _log_start(config, run, trackers)
     except BaseException:
@@ -52,11 +58,12 @@ def describe_results(config: Config, run: RunFolder, tracker: Tracker, results: 
     tracker.set_tags({Tag.NOTE: describe(config, read_inputs(run.manifests), results)})
 
 
-def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str], None]) -> Tracker:
-    tags = provenance_tags(Path(__file__).parent) | {Tag.COMMAND: run.command()}
-    optional(RunFile.PROVENANCE, partial(write_json_atomically, run.provenance, tags), partial(run.say, "storage"))
+def _tracker(
+    config: Config, run: RunFolder, start_step: int, say: Callable[[str], None], tags: dict[str, str]
+) -> Tracker:
+    """The run's own record, and MLflow, which is filled from it."""
     parent, uri = config.tracking.parent_run, mlflow_uri(config)
-    tags |= run_tags(config) | {Tag.RUN_FOLDER: str(run.root)} | ({Tag.PARENT: parent} if parent else {})
+    tags = tags | ({Tag.PARENT: parent} if parent else {})
     record = JsonlTracker(run.metrics, start_step, warn=partial(run.say, "storage"))
     if uri is None:
         # As complete as any other: `mgcda sync` may bring it to a server one day.
@@ -74,6 +81,21 @@ def _tracker(config: Config, run: RunFolder, start_step: int, say: Callable[[str
         warn=say,
         close_timeout_s=config.tracking.wait_s,
     )
+
+
+def _further(
+    config: Config, run: RunFolder, start_step: int, say: Callable[[str], None], tags: dict[str, str]
+) -> list[Tracker]:
+    """The trackers that are asked for beside the record."""
+    asked, found = config.tracking.wandb, list[Tracker]()
+    if config.tracking.tensorboard:
+        found.append(TensorboardTracker(run.tensorboard, start_step))
+    if asked is not None:
+        wait_s = config.tracking.wait_s
+        found.append(WandbTracker(run.root, asked.project, config.name, mode=asked.mode, warn=say, wait_s=wait_s))
+    for tracker in found:
+        tracker.set_tags(tags)
+    return found
 
 
 def _log_start(config: Config, run: RunFolder, trackers: Trackers) -> None:

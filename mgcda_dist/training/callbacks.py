@@ -82,7 +82,7 @@ class Callbacks:
                     folder=run.root,
                     config=content,
                     start_step=start_step,
-                    say=partial(self._tell, part),
+                    say=partial(self._say, part),
                     log=log if world.rank == 0 else _ignore,
                     segmenter=partial(_refuse_slices, part) if sliced and not part.on_all else network,
                 )
@@ -252,9 +252,13 @@ class Callbacks:
             self._failure = _Failure(part.where, what, remedy)
 
     def _tell(self, part: _Part, text: str, **facts: Any) -> None:
-        self._run.say(
-            "callback", f"{part.where}: {text}", callback=part.use, rank=self._world.rank, step=self._step, **facts
-        )
+        self._event(part, f"{part.where}: {text}", **facts)
+
+    def _say(self, part: _Part, text: str) -> None:
+        self._event(part, f"{part.name}: {text}")
+
+    def _event(self, part: _Part, text: str, **facts: Any) -> None:
+        self._run.say("callback", text, callback=part.use, rank=self._world.rank, step=self._step, **facts)
 
     def _seconds(self) -> float:
         return sum(part.seconds for part in self._parts)

@@ -42,6 +42,13 @@ def test_a_rank_that_answers_and_does_not_move_is_told_from_those_that_wait_for_
     assert hang is not None and hang.rank == 1 and "it is in loader of step 3" in hang.text
 
 
+def test_a_callback_that_does_not_return_is_named() -> None:
+    detector = HangDetector(2, timeout_s=10)
+    reports = {0: _at(3, "callback Slow.on_step", 40), 1: _at(4, "forward", 43, "counts")}
+    hang = [detector.update(reports, now) for now in range(13)][11]
+    assert hang is not None and hang.rank == 0 and "it is in callback Slow.on_step of step 3" in hang.text
+
+
 def test_no_hang_in_phases_outside_the_loop_or_after_a_pause_of_the_detector() -> None:
     detector = HangDetector(2, timeout_s=10)
     drawing = {0: _at(5, "", 10), 1: _at(5, "checkpoint", 10, "commit")}

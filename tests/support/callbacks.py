@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from mgcda_dist.callbacks import Callback, Context, StopTraining
 
@@ -51,6 +53,19 @@ class Recorder(Callback):
     def _write(context: Context, call: str, step: int, content: dict[str, Any]) -> None:
         with (context.folder / f"calls-{context.rank}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"call": call, "step": step, "of": context.world_size, **content}) + "\n")
+
+
+class Looker(Callback):
+    """Compares the network it is given at the end with that of the newest checkpoint, and records what it found."""
+
+    def on_end(self, context: Context, status: str, results: dict[str, float]) -> None:
+        if status != "FINISHED":
+            return
+        newest = max((context.folder / "checkpoints").glob("step-*"))
+        written, found = load_file(newest / "model/model.safetensors"), context.segmenter().state_dict()
+        same = [name for name, value in written.items() if torch.equal(value, found[name].cpu())]
+        context.log({"looker/same": float(len(same)), "looker/all": float(len(found))}, int(newest.name[5:]))
+        context.say(f"it looks like {newest.name}")
 
 
 class Failing(Callback):

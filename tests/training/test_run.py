@@ -123,6 +123,19 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_stays_the_same_run(co
     assert launch(_changed(config, mdat={"weight": 0.9}), shards(train="4")) == [False] * 4
 
 
+def test_another_run_of_the_same_name_has_trackers_of_its_own(config: Config) -> None:
+    run = RunFolder(config)
+    run.prepare(config)
+    for file in (run.tensorboard / "events.out", run.wandb_id_file, run.root / "wandb/offline-run-1/a.wandb"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of the first launch\n")
+    run.prepare(_changed(config, scaling={"workers": 2}))
+    assert run.wandb_id_file.exists() and run.tensorboard.exists()
+    run.prepare(_changed(config, mdat={"weight": 0.9}))
+    assert not run.wandb_id_file.exists() and not run.tensorboard.exists()
+    assert (run.root / "wandb/offline-run-1/a.wandb").exists(), "not uploaded yet"
+
+
 def test_the_newest_command_is_remembered(config: Config) -> None:
     run = RunFolder(config)
     assert run.command() == ""
