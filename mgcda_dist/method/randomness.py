@@ -46,9 +46,10 @@ def uniform(key: int, *counters: Tensor) -> Tensor:
     Returns:
         float64 tensor of the broadcast shape, multiples of 2^-53.
     """
-    state = torch.as_tensor(key, dtype=torch.int64, device=counters[0].device)
+    state: Tensor | int = key  # a number: a tensor of it would have to be copied to the device
     for counter in counters:
         state = _mix(state + (counter.to(torch.int64) + 1) * _GOLDEN)
+    assert isinstance(state, Tensor), "without a counter there is no draw"
     return _shift(state, 11).to(torch.float64) * 2.0**-53
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mgcda_dist.method.cacl.queue import PixelMetadata
 from mgcda_dist.method.cacl.rows import pull, push_apart
@@ -62,7 +61,7 @@ class Distributions(nn.Module):
         """P_i and N_i of A anchors of these types and domains, each A×G bool."""
         its_domain, its_type, known = *self.groups(), self.weight > 0
         types, domain = types.unsqueeze(1), domain.unsqueeze(1)
-        same = known & (its_type == types)
+        same = known & (its_type == types)  # none of an empty row, whose type is -1
         first = same & ((its_domain != domain) == selection.cross_domain)
         positives = torch.where(first.any(dim=1, keepdim=True), first, same)
         if selection.negatives == "other_type":
@@ -73,9 +72,9 @@ class Distributions(nn.Module):
     @torch.no_grad()
     def update(self, rows: PixelMetadata, z: Tensor) -> None:
         """Move the distributions that have rows, R×K: of all ranks and micro-batches of a step, once per step."""
-        index = rows.domain * self.num_types + rows.type
+        its_domain, its_type = (of.unsqueeze(1) for of in self.groups())
         # G×R. Products, because scattered sums have no fixed order on a GPU: ranks would drift apart.
-        members = F.one_hot(index, len(self.weight)).to(torch.float64).T
+        members = ((rows.domain == its_domain) & (rows.type == its_type)).to(torch.float64)
         z = z.detach().to(torch.float64)
         count = members.sum(dim=1)
         mean = members @ z / count.clamp(min=1).unsqueeze(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mgcda_dist.method.batch import Batch
-from mgcda_dist.method.cacl.queue import PixelMetadata
+from mgcda_dist.method.cacl.queue import PixelMetadata, first_true
 from mgcda_dist.method.cacl.sampler import Budget
 from mgcda_dist.method.collectives import Collectives, PendingGather
 
@@ -37,10 +37,10 @@ class GatheredSample(NamedTuple):
     """The sampled pixels of a global micro-batch.
 
     Attributes:
-        metadata: of the R filled rows; `metadata.id` is a row's index among the reserved ones.
+        metadata: of R rows, as many as can be filled; `metadata.id` is a row's index among the reserved ones.
         z: R×K, unit length; gradients cross ranks.
         is_local: R, bool: sampled by this rank.
-        num_reserved: rows reserved in the global micro-batch, filled or not.
+        num_reserved: rows reserved in the global micro-batch.
         step, first_slot: as in `PendingSample`.
     """
 
@@ -76,7 +76,7 @@ def start_exchange(
 
 
 def gathered_sample(pending: PendingSample, budget: Budget, collectives: Collectives) -> GatheredSample:
-    """The filled rows of all ranks; waits for the all-gather."""
+    """The rows of all ranks, the filled ones first; waits for the all-gather."""
     everywhere = pending.rows.wait()
     z, known = everywhere[:, :-3], everywhere[:, -3:].detach()
     num_reserved = len(everywhere)
@@ -84,7 +84,10 @@ def gathered_sample(pending: PendingSample, budget: Budget, collectives: Collect
     # Within an image the anomalies come first, then each inlier class has its own rows.
     offset = row % budget.rows_per_image - budget.max_anomaly_pixels
     types = torch.where(offset < 0, budget.num_classes, offset // budget.max_inlier_pixels)
-    mask = known[:, 0] > 0.5
-    metadata = PixelMetadata(types[mask], known[mask, 1].round().to(torch.int64), known[mask, 2], row[mask])
+    rows = PixelMetadata(types, known[:, 1].round().to(torch.int64), known[:, 2], row)
     is_local = row // (num_reserved // collectives.size) == collectives.rank
-    return GatheredSample(metadata, z[mask], is_local[mask], num_reserved, pending.step, pending.first_slot)
+    index, is_filled = first_true(known[:, 0] > 0.5, budget.max_rows(num_reserved // budget.rows_per_image))
+    metadata = rows.where(index).emptied(is_filled)
+    return GatheredSample(
+        metadata, z[index], is_local[index] & is_filled, num_reserved, pending.step, pending.first_slot
+    )

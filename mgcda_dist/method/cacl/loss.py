@@ -22,7 +22,7 @@ from mgcda_dist.method.cacl.distributions import Distributions, contrast_expecte
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
-from mgcda_dist.method.cacl.rows import contrast_rows
+from mgcda_dist.method.cacl.rows import contrast_rows, local_rows
 from mgcda_dist.method.cacl.sampler import (
     Budget,
     Pixels,
@@ -160,7 +160,7 @@ class CACL(nn.Module):
         if self.distributions is None:
             found = self._against_rows(sample, collectives)
         else:
-            found = self._against_distributions(sample, self.distributions)
+            found = self._against_distributions(sample, self.distributions, collectives)
         per_anchor = found.loss / found.num_positives[found.anchors].clamp(min=1)
         total = torch.stack([(per_anchor * group[found.anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
         sides = groups_of_mean(sample.metadata.type == self.budget.num_classes, "sides")
@@ -169,7 +169,7 @@ class CACL(nn.Module):
 
     def _against_rows(self, sample: GatheredSample, collectives: Collectives) -> _Contrasted:
         """Anchors of this rank, or of all with a sharded memory."""
-        candidates = PixelMetadata.concat(sample.metadata, self.queue.metadata())
+        candidates = PixelMetadata.concat(sample.metadata, self.queue.rows())
         choice = Choice.of(
             candidates,
             num_domains=self.num_domains,
@@ -181,12 +181,14 @@ class CACL(nn.Module):
         numbers = (choice.order.num_positives(), choice.order.num_crossing())
         return _Contrasted(anchors, per_anchor, *(number[: len(sample.metadata)] for number in numbers))
 
-    def _against_distributions(self, sample: GatheredSample, distributions: Distributions) -> _Contrasted:
+    def _against_distributions(
+        self, sample: GatheredSample, distributions: Distributions, collectives: Collectives
+    ) -> _Contrasted:
         """The same with distributions: this rank's anchors, whatever the layout of the memory."""
         positives, negatives = distributions.choose(sample.metadata.type, sample.metadata.domain, self.selection)
-        anchors = torch.nonzero(sample.is_local)[:, 0]
+        anchors, is_anchor = local_rows(sample, collectives)
         expected = expected_similarity(sample.z[anchors], distributions.mean, distributions.variance, self.temperature)
-        per_anchor = contrast_expected(*expected, positives[anchors], negatives[anchors])
+        per_anchor = contrast_expected(*expected, positives[anchors], negatives[anchors]) * is_anchor
         others = sample.metadata.domain.unsqueeze(1) != distributions.groups()[0]
         return _Contrasted(anchors, per_anchor, positives.sum(dim=1), (positives & others).sum(dim=1))
 
@@ -219,7 +221,7 @@ class CACL(nn.Module):
             return rows, sample.z
         image = rows.id // self.budget.rows_per_image
         few = few_per_image(image, rows.type, self._draw(sample, "memory", rows.id), self.queue_rows_per_image)
-        return rows.where(few), sample.z[few]
+        return rows.emptied(few), sample.z
 
     def _draw(self, sample: GatheredSample, purpose: str, row: Tensor) -> Tensor:
         """A number in [0, 1) per row id, R → R float64: a function of (seed, step, purpose, micro-batch, row)."""

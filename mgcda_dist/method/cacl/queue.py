@@ -10,22 +10,26 @@ of the rows (type, step, difficulty) is on every rank. The embeddings have two l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.method.cacl.sampler import rank_within
+from mgcda_dist.method.cacl.sampler import NO_TYPE, rank_within
+from mgcda_dist.method.collectives import to_host
 
-__all__ = ["MemoryQueue", "PixelMetadata", "few_per_image"]
+__all__ = ["MemoryQueue", "PixelMetadata", "few_per_image", "first_true"]
 
 
 @dataclass(frozen=True)
 class PixelMetadata:
-    """Type, domain, difficulty and id of sampled pixels, equal on every rank.
+    """Type, domain, difficulty and id of rows for sampled pixels, equal on every rank.
+
+    Every step has the same number of rows, filled or not: a number that depends on the data would have to be read by
+    the host, which a GPU waits for.
 
     Attributes:
-        type: R, int64: inlier class, or C for anomaly.
+        type: R, int64: inlier class, C for anomaly, or -1 for a row that is empty: nothing else of it means anything.
         domain: R, int64.
         difficulty: R, float: higher is harder, comparable within inliers and within anomalies.
         id: R, int64: key of the row for random draws.
@@ -39,6 +43,15 @@ class PixelMetadata:
     def __len__(self) -> int:
         return len(self.type)
 
+    @property
+    def is_filled(self) -> Tensor:
+        """R, bool."""
+        return self.type != NO_TYPE
+
+    def emptied(self, mask: Tensor) -> PixelMetadata:
+        """The same rows, of which those outside of an R bool mask are empty."""
+        return replace(self, type=torch.where(mask, self.type, NO_TYPE))
+
     @staticmethod
     def concat(*parts: PixelMetadata) -> PixelMetadata:
         """Concatenation along the rows."""
@@ -46,15 +59,27 @@ class PixelMetadata:
             *(torch.cat([getattr(part, name) for part in parts]) for name in PixelMetadata.__dataclass_fields__)
         )
 
-    def where(self, mask: Tensor) -> PixelMetadata:
-        """The rows that an R bool mask names."""
-        return PixelMetadata(*(getattr(self, name)[mask] for name in PixelMetadata.__dataclass_fields__))
+    def where(self, chosen: Tensor) -> PixelMetadata:
+        """The rows that an R bool mask or a vector of indices names."""
+        return PixelMetadata(*(getattr(self, name)[chosen] for name in PixelMetadata.__dataclass_fields__))
+
+
+def first_true(mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Indices of the first true elements of an R mask, min(R, number) int64, and which of them are true, bool.
+
+    Of fixed shape, unlike those of `nonzero`: where fewer are true, false ones follow.
+    """
+    index = torch.argsort((~mask).to(torch.uint8), stable=True)[:number]
+    return index, mask[index]
 
 
 def few_per_image(image: Tensor, types: Tensor, chance: Tensor, limit: int) -> Tensor:
-    """Of each image and type the `limit` rows with the smallest draw: R int64, R int64, R in [0, 1) → R bool."""
-    group = image * (types.max() + 1 if len(types) else 1) + types
-    return rank_within(group.unsqueeze(0), chance.unsqueeze(0))[0] < limit
+    """Of each image and type the `limit` rows with the smallest draw: R int64, R int64, R in [0, 1) → R bool.
+
+    Rows of type -1 are none of them.
+    """
+    group = image * (types.max() + 2 if len(types) else 1) + types + 1
+    return (types != NO_TYPE) & (rank_within(group.unsqueeze(0), chance.unsqueeze(0))[0] < limit)
 
 
 class MemoryQueue(nn.Module):
@@ -88,42 +113,67 @@ class MemoryQueue(nn.Module):
         self.register_buffer("steps", torch.full((rings, capacity), -1, dtype=torch.int64))  # -1: empty
         self.register_buffer("cursor", torch.zeros(rings, dtype=torch.int64))
 
-    def metadata(self) -> PixelMetadata:
-        """Metadata of all filled rows, in ring order. Ids are negative: those of rows of the batch are not."""
-        filled = (self.steps >= 0).flatten()
-        index = torch.arange(filled.numel(), device=filled.device)[filled]
+    def rows(self) -> PixelMetadata:
+        """Metadata of all rows, filled or not, in ring order. Ids are negative: those of rows of the batch are not."""
+        index = torch.arange(self.steps.numel(), device=self.steps.device)
         domain = index // max(self.capacity, 1) // 2
-        return PixelMetadata(self.types.flatten()[filled], domain, self.difficulties.flatten()[filled], -1 - index)
+        rows = PixelMetadata(self.types.flatten(), domain, self.difficulties.flatten(), -1 - index)
+        return rows.emptied((self.steps >= 0).flatten())
+
+    def held(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows whose embeddings this rank stores, filled or not.
+
+        Returns:
+            Their indices in `rows()`, R' int64; R' bool: false for storage beyond the last row, where the index is that
+            of another; and the embeddings R'×K.
+        """
+        rings, num_local, dim = self.z.shape
+        row = self._rank + self._num_shards * torch.arange(num_local, device=self.z.device)
+        exists = row < self.capacity
+        ring = torch.arange(rings, device=self.z.device).unsqueeze(1)
+        index = ring * self.capacity + row.clamp(max=max(self.capacity - 1, 0))
+        # A copy: the buffers change in `push`, before the backward pass of an accumulated loss may have run.
+        return index.flatten(), exists.expand(rings, -1).flatten(), self.z.view(-1, dim).clone()
+
+    def metadata(self) -> PixelMetadata:
+        """Metadata of the filled rows alone, for inspection."""
+        rows = self.rows()
+        return rows.where(rows.is_filled)
 
     def local_rows(self) -> tuple[Tensor, Tensor]:
-        """Filled rows whose embeddings this rank stores: their indices in `metadata()`, and the embeddings R'×K."""
-        filled = self.steps >= 0
-        is_local = torch.zeros_like(filled)
-        is_local[:, self._rank :: self._num_shards] = True
-        ring, row = torch.nonzero(filled & is_local, as_tuple=True)
-        # A copy: the buffers change in `push`, before the backward pass of an accumulated loss may have run.
-        return torch.nonzero(is_local[filled])[:, 0], self.z[ring, row // self._num_shards]
+        """Filled rows that this rank stores, for inspection: indices in `metadata()`, and the embeddings R'×K."""
+        index, exists, z = self.held()
+        filled = self.rows().is_filled
+        mask = exists & filled[index]
+        return (filled.cumsum(0) - 1)[index[mask]], z[mask]
 
     @torch.no_grad()
     def push(self, metadata: PixelMetadata, z: Tensor, step: int) -> None:
-        """Append rows (metadata, embeddings R×K) in the given order; a ring that overflows keeps the last ones."""
+        """Append the filled rows (metadata, embeddings R×K) in their order; a ring that overflows keeps the last ones.
+
+        Every place of a ring looks up the row that it gets: the last one that is a whole number of turns away.
+        """
         if self.capacity == 0 or len(metadata) == 0:
             return
+        rings = torch.arange(len(self.cursor), device=self.cursor.device)
         side = (metadata.type == self.num_classes).to(torch.int64)
-        ring = metadata.domain * 2 + side
-        entering = torch.bincount(ring, minlength=len(self.cursor))
+        ring = torch.where(metadata.is_filled, metadata.domain * 2 + side, len(rings))  # empty rows come last
+        entering = (ring == rings.unsqueeze(1)).sum(dim=1)
         by_ring = torch.argsort(ring, stable=True)
         start = entering.cumsum(0) - entering
-        nth = torch.empty_like(ring).scatter_(
-            0, by_ring, torch.arange(len(ring), device=ring.device) - start[ring[by_ring]]
-        )
-        mask = nth >= (entering - self.capacity)[ring]
-        row = (self.cursor[ring] + nth) % self.capacity
-        self.types[ring[mask], row[mask]] = metadata.type[mask]
-        self.difficulties[ring[mask], row[mask]] = metadata.difficulty[mask].to(self.difficulties.dtype)
-        self.steps[ring[mask], row[mask]] = step
-        local = mask & (row % self._num_shards == self._rank)
-        self.z[ring[local], row[local] // self._num_shards] = z.detach()[local].to(self.z.dtype)
+        place = torch.arange(self.capacity, device=ring.device)
+        first = (place - self.cursor.unsqueeze(1)) % self.capacity  # of the rows that enter, the first to come here
+        turns = (entering.unsqueeze(1) - 1 - first) // self.capacity
+        is_new = turns >= 0  # rings×capacity
+        nth = start.unsqueeze(1) + first + turns * self.capacity
+        row = by_ring[nth.clamp(min=0, max=len(ring) - 1)]
+        self.types.copy_(torch.where(is_new, metadata.type[row], self.types))
+        difficulty = metadata.difficulty.to(self.difficulties.dtype)
+        self.difficulties.copy_(torch.where(is_new, difficulty[row], self.difficulties))
+        self.steps.copy_(torch.where(is_new, step, self.steps))
+        mine = slice(self._rank, None, self._num_shards)
+        own = self.z[:, : len(place[mine])]
+        own.copy_(torch.where(is_new[:, mine, None], z.detach().to(self.z.dtype)[row[:, mine]], own))
         self.cursor.copy_((self.cursor + entering) % self.capacity)
 
     def shard_state(self) -> dict[str, Tensor]:
@@ -157,9 +207,6 @@ class MemoryQueue(nn.Module):
         filled = self.steps >= 0
         if self.capacity == 0:
             return {}
-        age = (step - self.steps[filled]).to(torch.float32)
-        return {
-            "queue_fill_inlier": filled[0::2].float().mean().item(),
-            "queue_fill_anomaly": filled[1::2].float().mean().item(),
-            "queue_age_steps": age.mean().item() if len(age) else 0.0,
-        }
+        age = ((step - self.steps) * filled).sum() / filled.sum().clamp(min=1)
+        values = torch.stack([filled[0::2].float().mean(), filled[1::2].float().mean(), age])
+        return dict(zip(("queue_fill_inlier", "queue_fill_anomaly", "queue_age_steps"), to_host(values), strict=True))

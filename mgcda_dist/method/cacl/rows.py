@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from mgcda_dist.method.cacl.exchange import GatheredSample
 from mgcda_dist.method.cacl.nearest import is_nearest, largest, nearness
-from mgcda_dist.method.cacl.queue import MemoryQueue
+from mgcda_dist.method.cacl.queue import MemoryQueue, first_true
 from mgcda_dist.method.cacl.selection import Choice
 from mgcda_dist.method.collectives import Collectives
 
-__all__ = ["contrast_rows", "largest_over_ranks", "pull", "push_apart", "push_apart_few", "sum_over_ranks"]
+__all__ = ["contrast_rows", "largest_over_ranks", "local_rows", "pull", "push_apart", "sum_over_ranks"]
 
 _MASKED = -1e9  # finite: a row of masked logits must give a zero gradient, not a NaN
 
@@ -30,6 +30,8 @@ def contrast_rows(
 ) -> tuple[Tensor, Tensor]:
     """Anchors of this rank and their l_i, A int64 and A; with a sharded memory all anchors, and the part of its rows.
 
+    A does not depend on the data: l_i of a row that is no anchor is 0.
+
     Args:
         sample: of the global micro-batch; its rows are the first candidates.
         queue: the memory; its rows are the other candidates.
@@ -38,36 +40,47 @@ def contrast_rows(
         collectives: the ranks.
     """
     batch = torch.arange(len(sample.metadata), device=sample.z.device)
-    remembered, z_memory = queue.local_rows()
+    memory, exists, z_memory = queue.held()
     # Anchors × rows: local × all, or all × local. Either way a W-th of all pairs.
-    anchors = batch if queue.is_sharded else batch[sample.is_local]
-    from_batch = batch[sample.is_local] if queue.is_sharded else batch
-    held = torch.cat([from_batch, len(batch) + remembered])
+    local, is_local = local_rows(sample, collectives)
+    everything = torch.ones_like(batch, dtype=torch.bool)
+    anchors, is_anchor = (batch, everything) if queue.is_sharded else (local, is_local)
+    from_batch, is_held = (local, is_local) if queue.is_sharded else (batch, everything)
+    held, exists = torch.cat([from_batch, len(batch) + memory]), torch.cat([is_held, exists])
     z_anchors, z_held = sample.z[anchors], torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
-    used = choice.in_use[held]
-    rows, z_rows = held[used], z_held[used]
 
-    similarity = z_anchors @ z_rows.T / temperature  # A×R'
-    may_be = choice.of_other_kind(anchors, rows)
-    is_negative = may_be & choice.is_negative[rows]
+    def similarity(column: Tensor) -> Tensor:
+        return z_anchors @ z_held[column].T / temperature
+
     if choice.num_nearest:
-        numbers = nearness(similarity, may_be, temperature)
+        column, rows = torch.arange(len(held), device=held.device), held
+        may_be = choice.of_other_kind(anchors, rows) & exists
+        to_rows = similarity(column)
+        numbers = nearness(to_rows, may_be, temperature)
         top = largest(numbers, choice.num_nearest)
         if queue.is_sharded:
             top = largest_over_ranks(top, sample, collectives)
-        log_repulsion = push_apart_few(similarity, is_negative | is_nearest(numbers, top))
+        is_negative = may_be & choice.is_negative[rows] | is_nearest(numbers, top)
     else:
-        log_repulsion = push_apart(similarity, is_negative)
+        column, is_one = first_true(choice.is_negative[held] & exists, choice.max_negatives)
+        to_rows, is_negative = similarity(column), choice.of_other_kind(anchors, held[column]) & is_one
+    log_repulsion = push_apart(to_rows, is_negative)
     if queue.is_sharded:
         log_repulsion = sum_over_ranks(log_repulsion, sample, temperature, collectives)
-    if choice.in_columns:
-        return anchors, pull(similarity, choice.order.positives(anchors, rows), log_repulsion)
-    anchor, nth, row = choice.order.pairs(anchors, held)
-    near = (z_anchors[anchor] * z_held[row]).sum(dim=1) / temperature
-    # A column for each of an anchor's positives: adding pairs up where they meet has no fixed order on a GPU.
-    similarity = near.new_zeros(len(anchors), choice.order.limit + 1).index_put((anchor, nth), near)
-    is_positive = torch.zeros_like(similarity, dtype=torch.bool).index_put((anchor, nth), torch.ones_like(nth) > 0)
-    return anchors, pull(similarity, is_positive, log_repulsion)
+
+    if choice.shares_positives:
+        column, is_one = first_true(choice.order.in_use()[held] & exists, choice.order.max_in_use)
+        place, is_positive = choice.order.columns(anchors, held[column], is_one)
+        near = similarity(column).gather(1, place)
+    else:
+        place, is_positive = choice.order.columns(anchors, held, exists)
+        near = (z_anchors.unsqueeze(1) * z_held[place]).sum(dim=2) / temperature
+    return anchors, pull(near, is_positive, log_repulsion) * is_anchor
+
+
+def local_rows(sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor]:
+    """Rows that this rank has sampled, as many as it may: indices, int64, and false where another's row follows."""
+    return first_true(sample.is_local, sample.num_reserved // collectives.size)
 
 
 def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:
@@ -75,18 +88,8 @@ def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:
     return torch.logsumexp(similarity.masked_fill(~is_negative, _MASKED), dim=1)
 
 
-def push_apart_few(similarity: Tensor, is_negative: Tensor) -> Tensor:
-    """`push_apart` where few of many rows are negatives of an anchor: no exponential is taken of the others."""
-    anchor, row = torch.nonzero(is_negative, as_tuple=True)
-    count = is_negative.sum(dim=1)
-    nth = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]
-    width = 1 + (int(count.max()) if len(count) else 0)
-    chosen = similarity.new_full((len(count), width), _MASKED).index_put((anchor, nth), similarity[anchor, row])
-    return torch.logsumexp(chosen, dim=1)
-
-
 def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tensor:
-    """Σ_{p∈P_i} -log( e^{s_ip} / (e^{s_ip} + e^{log_repulsion_i}) ): A×R, A×R, A → A."""
+    """Σ_{p∈P_i} -log( e^{s_ip} / (e^{s_ip} + e^{log_repulsion_i}) ): A×P, A×P bool, A → A."""
     # -log( e^s / (e^s + e^r) ) = softplus( r - s )
     return (F.softplus(log_repulsion.unsqueeze(1) - similarity) * is_positive).sum(dim=1)
 

@@ -66,6 +66,10 @@ class Budget:
         """Rows reserved per image: fixed, so that the gather has one shape at every step on every rank."""
         return self.max_anomaly_pixels + self.num_classes * self.max_inlier_pixels
 
+    def max_rows(self, num_images: int) -> int:
+        """Rows that so many images, a global micro-batch, fill at most: harder images get more, others get less."""
+        return num_images * (self.anomaly_pixels + self.num_classes * self.inlier_pixels)
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -140,7 +144,8 @@ def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
     Returns:
         B×2, int64: per image, pixels per inlier class and anomaly pixels.
     """
-    average = mean.new_tensor([budget.inlier_pixels, budget.anomaly_pixels])
+    side = torch.arange(2, device=mean.device)
+    average = torch.where(side == 0, budget.inlier_pixels, budget.anomaly_pixels).to(mean.dtype)
     if not budget.image_aware:
         return (present * average).to(torch.int64)
     num_images = present.sum(dim=0).clamp(min=1)

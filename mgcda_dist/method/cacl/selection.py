@@ -2,7 +2,8 @@
 
 The choice reads metadata of the rows (type, domain, difficulty, random draws) and never their embeddings. It is the
 same on every rank wherever the embeddings are stored, and costs R log R for R rows: anchors of a type and domain share
-an order of the rows of their type, in which each takes those from its own turn on.
+an order of the rows of their type, in which each takes those from its own turn on. Rows may be empty (type -1): the
+shapes are those of the rows, and never depend on how many are filled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mgcda_dist.choices import CaclDefaults, Negatives, NegativesBy, Positives
 from mgcda_dist.method.cacl.queue import PixelMetadata
-from mgcda_dist.method.cacl.sampler import order_within, rank_within
+from mgcda_dist.method.cacl.sampler import NO_TYPE, order_within, rank_within
 
 __all__ = ["Choice", "PositiveOrder", "Selection", "shared_negatives"]
 
@@ -62,21 +63,21 @@ class Choice:
     """The choice of one step among R candidate rows.
 
     Attributes:
-        kind: R, int64: rows of different kinds repel each other; the side of anomaly/inlier, or the type.
+        kind: R, int64: rows of different kinds repel each other; the side of anomaly/inlier, or the type; -1: empty.
         is_negative: R, bool: the row is in N_i of every anchor i of another kind. With `negatives_by: similarity` only
             the random share; the rest is each anchor's own.
         order: in which anchors take positives.
-        in_use: R, bool: rows whose similarity to all anchors is needed.
-        in_columns: positives are among these rows, because anchors share them; or they are looked up one by one.
+        max_negatives: bound on the number of rows that `is_negative` names.
+        shares_positives: anchors of a type and domain have the same ones; or each its own.
         num_nearest: k, negatives that each anchor chooses by similarity.
     """
 
     kind: Tensor
     is_negative: Tensor
     order: PositiveOrder
-    in_use: Tensor
+    max_negatives: int
+    shares_positives: bool
     num_nearest: int
-    in_columns: bool
 
     @classmethod
     def of(
@@ -91,32 +92,30 @@ class Choice:
             selection: the rules.
             draw: of this step and micro-batch.
         """
-        is_anomaly = rows.type == anomaly_type
-        is_negative = shared_negatives(is_anomaly, rows.difficulty, selection, draw("contrast"))
+        side = torch.where(rows.is_filled, (rows.type == anomaly_type).to(torch.int64), NO_TYPE)
+        is_negative = shared_negatives(side, rows.difficulty, selection, draw("contrast"))
         order = PositiveOrder.of(rows, num_domains, anomaly_type + 1, selection, draw)
-        in_columns = selection.positives == "shared" and not selection.num_nearest
-        in_use = is_negative | order.in_use() if in_columns else is_negative | (selection.num_nearest > 0)
         return cls(
-            kind=rows.type if selection.negatives == "other_type" else is_anomaly.to(torch.int64),
+            kind=rows.type if selection.negatives == "other_type" else side,
             is_negative=is_negative,
             order=order,
-            in_use=in_use,
+            max_negatives=2 * (selection.num_negatives - selection.num_nearest),
+            shares_positives=selection.positives == "shared",
             num_nearest=selection.num_nearest,
-            in_columns=in_columns,
         )
 
     def of_other_kind(self, anchors: Tensor, rows: Tensor) -> Tensor:
         """Rows that may be in N_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
-        return self.kind[anchors].unsqueeze(1) != self.kind[rows]
+        return (self.kind[anchors].unsqueeze(1) != self.kind[rows]) & (self.kind[rows] != NO_TYPE)
 
 
-def shared_negatives(is_anomaly: Tensor, difficulty: Tensor, selection: Selection, chance: Tensor) -> Tensor:
+def shared_negatives(side: Tensor, difficulty: Tensor, selection: Selection, chance: Tensor) -> Tensor:
     """Rows that are a negative of all anchors of another kind: per side the most difficult ones, the rest at random.
 
     With `negatives_by: similarity` the random rest alone: the others are each anchor's own.
 
     Args:
-        is_anomaly: R, bool: the side.
+        side: R, int64: 0 of inliers, 1 of anomalies, -1 of empty rows.
         difficulty: R.
         selection: the rules.
         chance: R, in [0, 1).
@@ -124,12 +123,12 @@ def shared_negatives(is_anomaly: Tensor, difficulty: Tensor, selection: Selectio
     Returns:
         R bool: at most `num_negatives`, less those by similarity, of each side.
     """
-    side = is_anomaly.to(torch.int64).unsqueeze(0)
+    sides = side.unsqueeze(0)
     num_hard = selection.num_hard - selection.num_nearest
-    by_difficulty = rank_within(side, -difficulty.unsqueeze(0))
+    by_difficulty = rank_within(sides, -difficulty.unsqueeze(0))
     # The most difficult come first, in order of difficulty; all others follow at random.
     key = torch.where(by_difficulty < num_hard, by_difficulty.to(chance.dtype) - len(chance), chance)
-    return rank_within(side, key)[0] < selection.num_negatives - selection.num_nearest
+    return (rank_within(sides, key)[0] < selection.num_negatives - selection.num_nearest) & (side != NO_TYPE)
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,12 @@ class PositiveOrder:
 
     Attributes:
         order: M×R, int64: rows by type, then group, then draw, as an anchor of domain d sees them.
-        begin: C+1, int64: first place of a type in that order.
+        begin: C+1, int64: first place of a type in that order, behind the empty rows.
         of_type: C+1, int64: rows of a type.
         of_first_group: M×(C+1), int64: rows of a type that an anchor of domain d takes first.
         turn: R: u_i in [0, 1), 0 if shared.
-        type, domain: R, int64.
+        type, domain: R, int64; 0 of empty rows.
+        is_filled: R, bool.
         limit: at most so many positives.
         cross_domain: the first group is that of other domains.
     """
@@ -156,6 +156,7 @@ class PositiveOrder:
     of_first_group: Tensor
     turn: Tensor
     type: Tensor
+    is_filled: Tensor
     domain: Tensor
     limit: int
     cross_domain: bool
@@ -173,11 +174,12 @@ class PositiveOrder:
         of_type = types.sum(dim=1)
         return cls(
             order=order_within(rows.type.expand(num_domains, -1), chance + later.to(chance.dtype)),
-            begin=of_type.cumsum(0) - of_type,
+            begin=(~rows.is_filled).sum() + of_type.cumsum(0) - of_type,
             of_type=of_type,
             of_first_group=(types & ~later.unsqueeze(1)).sum(dim=2),
             turn=torch.zeros_like(chance) if is_shared else draw("turn"),
-            type=rows.type,
+            type=rows.type.clamp(min=0),
+            is_filled=rows.is_filled,
             domain=rows.domain,
             limit=selection.num_positives,
             cross_domain=selection.cross_domain,
@@ -185,20 +187,30 @@ class PositiveOrder:
 
     def num_positives(self) -> Tensor:
         """R, int64: |P_i| if the row is an anchor."""
-        return (self.of_type[self.type] - 1).clamp(max=self.limit)
+        return (self.of_type[self.type] - 1).clamp(max=self.limit) * self.is_filled
 
     def num_crossing(self) -> Tensor:
         """R, int64: those of P_i that are of another domain than the row."""
         taken, first = self.num_positives(), self.of_first_group[self.domain, self.type]
         # Without `cross_domain` the row itself is in the first group.
-        return taken.minimum(first) if self.cross_domain else (taken - (first - 1)).clamp(min=0)
+        return taken.minimum(first) if self.cross_domain else (taken - (first - 1)).clamp(min=0) * self.is_filled
+
+    @property
+    def max_in_use(self) -> int:
+        """Bound on the number of rows that `in_use` names.
+
+        Those that an anchor takes are, of each type, the first n in one order, but for those of its own domain; for
+        each of them it takes one from behind. No row counts in two domains, so that all anchors together take 2n. Where
+        they take their own domain first, each domain has n of its own.
+        """
+        num_domains, num_types = self.of_first_group.shape
+        return num_types * (self.limit + 1) * (min(num_domains, 2) if self.cross_domain else num_domains)
 
     def in_use(self) -> Tensor:
         """R, bool: rows that some anchor may take if they share them; one among its own positives takes one more."""
-        used = torch.zeros_like(self.type, dtype=torch.bool)
-        place = torch.arange(len(used), device=used.device) - self.begin[self.type[self.order]]
-        used[self.order[place <= self.limit]] = True
-        return used
+        place = torch.arange(len(self.type), device=self.type.device) - self.begin[self.type[self.order]]
+        used = (place <= self.limit) & self.is_filled[self.order]  # M×R, by place
+        return torch.zeros_like(used).scatter(1, self.order, used).any(dim=0)
 
     def taken(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """P_i of A anchors, given as indices of candidates: indices A×(limit+1), and which of them count, bool.
@@ -213,25 +225,23 @@ class PositiveOrder:
         shift = (self.turn[anchors].unsqueeze(1) * size).to(torch.int64)
         place = self.begin[kind].unsqueeze(1) + start + (nth - start + shift) % size
         row = self.order[domain.unsqueeze(1), place.clamp(max=len(self.type) - 1)]
-        counts = (nth < all_rows) & (row != anchors.unsqueeze(1))
+        counts = (nth < all_rows) & (row != anchors.unsqueeze(1)) & self.is_filled[anchors].unsqueeze(1)
         return row, counts & (counts.cumsum(dim=1) <= self.limit)
 
-    def pairs(self, anchors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """P_i for A anchors among R' rows, both given as indices of candidates, as pairs.
+    def columns(self, anchors: Tensor, rows: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+        """P_i for A anchors among R' rows, both given as indices of candidates.
+
+        Args:
+            anchors: A, int64.
+            rows: R', int64.
+            exists: R', bool: others are not there, whatever their index says.
 
         Returns:
-            int64 each: place in `anchors`, number among the positives of that anchor, place in `rows`.
+            A×(limit+1): places in `rows`, int64, and which of them count, bool.
         """
-        taken, counts = self.taken(anchors)
-        column = torch.full_like(self.type, -1)
-        column[rows] = torch.arange(len(rows), device=rows.device)
-        found = column[taken]
-        anchor, nth = torch.nonzero(counts & (found >= 0), as_tuple=True)
-        return anchor, nth, found[anchor, nth]
-
-    def positives(self, anchors: Tensor, rows: Tensor) -> Tensor:
-        """P_i for A anchors among R' rows, both given as indices of candidates: A×R' bool."""
-        anchor, _, row = self.pairs(anchors, rows)
-        mask = torch.zeros(len(anchors), len(rows), dtype=torch.bool, device=rows.device)
-        mask[anchor, row] = True
-        return mask
+        row, counts = self.taken(anchors)
+        num_rows = len(self.type)
+        column = row.new_full((num_rows + 1,), -1)  # the last for those that are not there
+        column = column.scatter(0, torch.where(exists, rows, num_rows), torch.arange(len(rows), device=rows.device))
+        found = column[:num_rows][row]
+        return found.clamp(min=0), counts & (found >= 0)

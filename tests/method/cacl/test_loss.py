@@ -250,12 +250,15 @@ def test_gathered_rows_know_type_domain_and_place():
     pending = start_exchange(z, index, difficulty, of_domains(2, 1), ALONE)
     rows, z, is_local, num_reserved, step, first_slot = gathered_sample(pending, cacl.budget, ALONE)
     assert (step, first_slot.item()) == (3, 0)
-    assert rows.id.tolist() == [0, 2, 4, 8]
-    assert rows.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
-    assert rows.domain.tolist() == [2, 2, 2, 1]
-    assert z[:, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
-    assert rows.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
-    assert is_local.all() and num_reserved == 10
+    assert len(rows) == cacl.budget.max_rows(2) == 10, "empty rows are there, too: shapes do not depend on the data"
+    assert rows.is_filled.tolist() == [True] * 4 + [False] * 6
+    filled = rows.where(rows.is_filled)
+    assert filled.id.tolist() == [0, 2, 4, 8]
+    assert filled.type.tolist() == [ANOMALY_TYPE, 0, 2, 1]
+    assert filled.domain.tolist() == [2, 2, 2, 1]
+    assert z[:4, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
+    assert filled.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
+    assert torch.equal(is_local, rows.is_filled) and num_reserved == 10
 
 
 @pytest.mark.parametrize("queue_rows", [0, 4])

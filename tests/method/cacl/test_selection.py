@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mgcda_dist.method.cacl.queue import PixelMetadata
-from mgcda_dist.method.cacl.selection import Choice, Selection
+from mgcda_dist.method.cacl.selection import Choice, PositiveOrder, Selection
 from mgcda_dist.method.randomness import stream_key, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,10 +28,17 @@ def drawn(step: int, **other_steps: int) -> Callable[[str], Tensor]:
     return lambda purpose: uniform(stream_key(other_steps.get(purpose, step), purpose), torch.tensor(0), ROWS.id)
 
 
+def positives(order: PositiveOrder, anchors: Tensor) -> Tensor:
+    """P_i of anchors among all rows, A×R bool."""
+    place, counts = order.columns(anchors, ALL, torch.ones_like(ALL, dtype=torch.bool))
+    mask = torch.zeros(len(anchors), 151, dtype=torch.bool)
+    return mask.scatter(1, torch.where(counts, place, 150), True)[:, :150]
+
+
 def chosen(selection: Selection, draw: Callable[[str], Tensor]) -> tuple[Tensor, Tensor]:
     """P_i and N_i of the anchors among all rows."""
     choice = Choice.of(ROWS, num_domains=DOMAINS, anomaly_type=ANOMALY_TYPE, selection=selection, draw=draw)
-    return choice.order.positives(OWN, ALL), choice.is_negative & choice.of_other_kind(OWN, ALL)
+    return positives(choice.order, OWN), choice.is_negative & choice.of_other_kind(OWN, ALL)
 
 
 def test_anchors_of_a_type_and_domain_share_their_positives_or_have_their_own():
@@ -64,8 +71,9 @@ def test_positives_that_cross_domains_are_those_that_are_taken(limit: int, cross
         order = Choice.of(
             rows, num_domains=DOMAINS, anomaly_type=ANOMALY_TYPE, selection=selection, draw=drawn(0)
         ).order
-        taken = order.positives(ALL, ALL)
+        taken = positives(order, ALL)
         assert torch.equal(order.num_positives(), taken.sum(dim=1))
+        assert order.in_use().sum() <= order.max_in_use
         assert torch.equal(order.num_crossing(), (taken & (domain.unsqueeze(1) != domain)).sum(dim=1))
 
 
