@@ -197,7 +197,7 @@ def predict_files(
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     network: Callable[..., nn.Module | ExternalNetwork] | None = None,
     device: str | torch.device = "auto",
@@ -205,7 +205,7 @@ def load_model(
     """Load a trained network.
 
     Args:
-        path: an exported model, a run folder, or a checkpoint.
+        path: an exported model, a run folder, or a checkpoint; None: the small model that comes with the package.
         network: what makes a network of one's own: the model only names it, and names of other programs say nothing.
         device: as of `predict`.
 
@@ -213,6 +213,9 @@ def load_model(
         CheckpointError: no model there, or files that are damaged.
         ConfigError: a network of code that this process neither was given nor trusts; or one that needs no `network`.
     """
+    from mgcda_dist.inference.model import PRETRAINED
+
+    path = PRETRAINED if path is None else path
     if network is not None:
         from mgcda_dist.models.exported import model_folder, read_metadata
 

@@ -42,6 +42,7 @@ BESIDE_THE_MIRROR = {
     "cluster/test_train.py": "`mgcda train` from the command to the report",
     "cluster/test_two_nodes.py": "one training over two nodes",
     "data/shards/test_scale.py": "opening and planning over a very large set of shards",
+    "inference/test_pretrained.py": "the weights and the card of mgcda_dist/pretrained",
     "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",

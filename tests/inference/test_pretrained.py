@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+import mgcda_dist as mg
 from mgcda_dist.data.decode import decode_image
 from mgcda_dist.demo_scenes.demo import Part, samples
 from mgcda_dist.evaluation.results import EvaluationResults
@@ -89,6 +90,13 @@ def test_a_photo_alone_is_predicted_with_it(tmp_path: Path) -> None:
     assert record["settings"]["threshold_source"] == "best F1 on validation_camvid"
     assert {"photo.json", "photo.overlay.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert [point.pasted for point in operating_points(load_exported())][:2] == [True, True]
+
+
+def test_a_program_without_a_model_gets_it() -> None:
+    _, pixels = generated_frame(0, (64, 128))
+    (found,) = mg.predict(mg.load_model(device="cpu"), pixels)
+    assert np.array_equal(found.scores, load_exported().predict(pixels)[0])
+    assert found.threshold == pytest.approx(-3.9053, abs=1e-4)
 
 
 def test_the_wheel_brings_it() -> None:
