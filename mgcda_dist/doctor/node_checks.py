@@ -10,7 +10,7 @@ import mgcda_dist
 from mgcda_dist.config.schema import Config
 from mgcda_dist.doctor.findings import Finding, size
 from mgcda_dist.doctor.node import NodeReport
-from mgcda_dist.errors import counted
+from mgcda_dist.errors import counted, install_extra
 
 __all__ = ["gpus", "memory", "private", "ray", "versions"]
 
@@ -86,7 +86,7 @@ def versions(reports: list[NodeReport]) -> Iterator[Finding]:
             "problem",
             "versions",
             f"{_name(first)}: {', '.join(missing)} not installed",
-            "pip install -c constraints.txt",
+            install_extra("train"),
         )
     tested = _tested_versions()
     other = [
@@ -95,7 +95,7 @@ def versions(reports: list[NodeReport]) -> Iterator[Finding]:
         if found is not None and name in tested and found.partition("+")[0] != tested[name]
     ]
     if other:
-        yield Finding("note", "versions", f"not the tested ones: {', '.join(other)}", "pip install -c constraints.txt")
+        yield Finding("note", "versions", f"not the tested ones: {', '.join(other)}", install_extra("train"))
     elif not problems:
         shown = f"Python {first['python']}, torch {first['packages']['torch']}, ray {first['packages']['ray']}"
         against = "the tested set" if tested else "no constraints.txt to compare with"
