@@ -30,7 +30,7 @@ _VOID_ID = 255
 
 @dataclass(frozen=True)
 class Project:
-    """What a project is about.
+    """The subject of a project: its data, and the training.
 
     Attributes:
         name: of the run.
