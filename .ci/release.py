@@ -29,6 +29,7 @@ WHEEL_MUST = (
     "mgcda_dist/configs/config.schema.json",
     "mgcda_dist/configs/sweep.schema.json",
     "mgcda_dist/constraints.txt",
+    "mgcda_dist/pretrained/model.safetensors",
     "mgcda_dist/examples/single_process.py",
     "*.dist-info/licenses/LICENSE",
     "*.dist-info/entry_points.txt",
@@ -44,8 +45,13 @@ SDIST_MUST = (
     "mgcda_dist/__init__.py",
     "tests/conftest.py",
 )
-MUST_NOT = (
-    r"^(runs|dist|build|mlruns)/|(^|/)(__pycache__|\.git|\.venv)/|\.(pyc|tar|npy|npz|pt|pth|safetensors|db)$|\.env$"
+MUST_NOT = "|".join(
+    (
+        r"^(runs|dist|build|mlruns)/",
+        r"(^|/)(__pycache__|\.git|\.venv)/",
+        r"\.(pyc|tar|npy|npz|pt|pth|db|env)$",
+        r"(?<!/pretrained/model)\.safetensors$",
+    )
 )
 """Nothing of a run, of data, of an environment."""
 

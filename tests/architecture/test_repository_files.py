@@ -86,7 +86,8 @@ def test_the_version_stands_in_one_place() -> None:
 
 def test_archives_are_judged_by_what_must_and_must_not_be_there() -> None:
     must = ("a/b.py", "*.dist-info/LICENSE")
-    assert release().problems_of(["a/b.py", "x-1.dist-info/LICENSE"], must) == []
+    there = ["a/b.py", "x-1.dist-info/LICENSE", "mgcda_dist/pretrained/model.safetensors"]
+    assert release().problems_of(there, must) == []
     names = ["a/b.py", "a/__pycache__/b.cpython-311.pyc", "runs/x", "a/model.safetensors", "x.dist-info/y/LICENSE"]
     assert release().problems_of(names, must) == [
         "lacks *.dist-info/LICENSE",
