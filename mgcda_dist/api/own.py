@@ -36,11 +36,13 @@ def with_own(
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
     sources: Sources | None = None,
     callbacks: Callbacks = (),
+    sections: Mapping[str, Any] | None = None,
 ) -> Config:
     """The configuration with references to what a program gives, so that it stays the record of the run.
 
     Args:
         network, arguments, taps, loss, sources, callbacks: as of `train`.
+        sections: further changes, that may fit only what is given.
 
     Raises:
         ConfigError: something that cannot be what it is given for, or options that do not go together.
@@ -60,7 +62,7 @@ def with_own(
     if callbacks:
         named = [references.reference(each, f"callbacks_{i}") for i, each in enumerate(callbacks)]
         changes["callbacks"] = [{"use": each} for each in named]
-    return load_config(config, changes) if changes else config
+    return load_config(config, changes, **(sections or {})) if changes or sections else config
 
 
 def references_of(config: Config) -> list[str]:

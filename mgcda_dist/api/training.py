@@ -44,6 +44,7 @@ def train(
     start_over: bool = False,
     stop_on_interrupt: bool = False,
     progress: Progress | None = None,
+    **sections: Any,
 ) -> Run:
     """Train, evaluate and report one run, as `mgcda train` does; a run of that name goes on from its checkpoint.
 
@@ -63,6 +64,7 @@ def train(
         start_over: begin at step 0, where no checkpoint is intact.
         stop_on_interrupt: Ctrl-C and SIGTERM stop the run with a checkpoint, and `train` returns the unfinished run;
             a second one ends it at once. Has an effect in the main thread only, whose handlers come back at the end.
+        sections: changes of the configuration, as of `load_config`, which may name what the network has.
         progress: called about four times a second at most, after new steps were logged.
 
     Returns:
@@ -83,6 +85,7 @@ def train(
         loss=loss,
         sources=sources,
         callbacks=callbacks,
+        sections=sections,
     )
     objects = objects_of(config)
     for text in check(LoadedConfig(config, Path("configuration"))):

@@ -47,6 +47,12 @@ def test_the_configuration_is_the_record():
     assert references_of(found) == ["python:given:network", "python:given:loss"]
     assert objects_of(found).keys() == {"python:given:network", "python:given:loss"}
     assert objects_of(found)["python:given:loss"] is loss
+    aligned = with_own(found, sections={"mdat": {"stages": [{"name": "mid"}]}, "model": {"norm": "group"}})
+    assert (aligned.mdat.stages[0].name, aligned.model.norm, aligned.model.network) == (
+        "mid",
+        "group",
+        "python:given:network",
+    )
     assert with_own(config) is config and objects_of(config) == {}
 
 
