@@ -70,7 +70,7 @@ def try_loss(loss: OutlierLoss, num_classes: int, stage_channels: Mapping[str, i
         problem = "the loss draws from torch's global generator, so it would depend on the number of ranks"
         raise ConfigError(_WHERE, problem, "draw with `context.uniform(purpose, …)`")
     for name, term in loss.terms.items():
-        both, (first, second) = float(together[name]), (float(each[name]) for each in apart)
+        both, first, second = (float(each[name].detach()) for each in (together, *apart))
         size = max(abs(first), abs(second), abs(both))
         if abs(first + second - both) > 1e-3 * size + 1e-6:
             raise ConfigError(
@@ -132,7 +132,7 @@ def _called(loss: OutlierLoss, prediction: Prediction, label: Tensor, part: slic
     for name, value in sums.items():
         if not bool(value.isfinite()):
             case = "" if bool((label[part] != VOID).any()) else " for images without any labelled pixel"
-            problem = f"{name!r} is {float(value)}{case}"
+            problem = f"{name!r} is {float(value.detach())}{case}"
             raise ConfigError(_WHERE, problem, "a sum over nothing is 0, a mean is not: return sums")
     return sums
 

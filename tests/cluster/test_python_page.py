@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 PAGE = REPOSITORY / "docs" / "python.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTED = r"""Run\('.*/runs/own': finished\)
-half-way
+notes: 1
 steps logged: 20 of 20
 AP: 0\.\d\d
 steps logged: 25 of 25
