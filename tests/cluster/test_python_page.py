@@ -20,7 +20,7 @@ steps logged: 20 of 20
 AP: 0\.\d\d
 steps logged: 25 of 25
 AUROC: 0\.\d\d
-\| .*
+\*\*unseen: .*
 scores: \(192, 256\) threshold known: True
 exported: own
 wrapped: True SmallNet
