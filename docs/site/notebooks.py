@@ -40,6 +40,8 @@ def notebook_page(notebook: Path, keep: Callable[[str, bytes], str]) -> str:
             continue
         parts.append(f"```python\n{cell['source']}\n```")
         for output in cell["outputs"]:
+            if output.get("name") == "stderr":  # what libraries say of the terminal
+                continue
             data = output.get("data", {})
             if "image/png" in data:
                 place = keep(f"{notebook.stem}-{number}.png", base64.b64decode(data["image/png"]))

@@ -40,6 +40,16 @@ ROOMS = {
     "training": "One worker",
     "cluster": "Ray",
 }
+API_HEAD = """# Python API
+
+Generated from the docstrings. This page has what is public, `import mgcda_dist as mg`; what the [packages](#packages)
+hold besides may change between any two versions.
+
+::: mgcda_dist
+
+::: mgcda_dist.errors
+
+"""
 RESUME = {OnResume.FREE: "yes", OnResume.OVERRIDE: "if asked for", OnResume.FIXED: "no"}
 UNITS = {"px": "pixels", "s": "seconds", "steps": "steps", "bytes": "bytes"}
 
@@ -232,11 +242,7 @@ def _api_pages(site: Site) -> list[Any]:
         rows.append(f"| [`mgcda_dist.{room}`]({room}.md) | {title} |")
         entries.append({room: f"reference/api/{room}.md"})
     table = "\n".join(rows)
-    site.write(
-        "reference/api/index.md",
-        f"# Python API\n\nGenerated from the docstrings.\n\n::: mgcda_dist\n\n::: mgcda_dist.errors\n\n"
-        f"## Rooms\n\n| package | holds |\n|---|---|\n{table}\n",
-    )
+    site.write("reference/api/index.md", f"{API_HEAD}## Packages\n\n| package | holds |\n|---|---|\n{table}\n")
     return entries
 
 

@@ -26,6 +26,7 @@ QUESTION_WORDS = {"What", "Where", "How", "Whether", "Which", "Who", "When", "Wh
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 BESIDE_THE_MIRROR = {
     "architecture": "the repository as a whole",
+    "documents": "tutorials and notebooks, followed",
     "multiprocess": "the method and the examples on several real processes",
     "test_base_layer.py": "the wheel with the base of its dependencies alone",
     "test_border.py": "no command on a folder of others leaves it, over all commands",
