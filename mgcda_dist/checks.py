@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from mgcda_dist.data.folders import label_pixels, open_shards
 from mgcda_dist.data.labels import mistaken_for_void
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.categories import choose_objects
-from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
 from mgcda_dist.extras import need
 
@@ -54,38 +53,27 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     seen: dict[str, Counter[int] | None] = {}
     training: dict[str, StreamConfig] = {}
     for path, entry in _entries(config):
-        if isinstance(entry, StreamConfig) and entry.dataset is not None:
-            try:
-                digest, _ = check_dataset(config, entry, samples=samples)
-            except MgcdaError as error:
-                problems.append(DataProblem((*path, "dataset"), f"{error.where}: {error.problem}", error.remedy))
-                continue
-            seen[entry.name] = None if entry.labelled else Counter()
-            warnings += _same_data(training.setdefault(digest, entry), entry)
-            continue
+        key = "shards" if entry.dataset is None else "dataset"
         try:
-            manifest, pixels = _check_entry(config, entry, samples=samples)
+            found = _check_entry(config, entry, samples=samples)
         except MgcdaError as error:
-            problems.append(DataProblem((*path, "shards"), f"{error.where}: {error.problem}", error.remedy))
+            problems.append(DataProblem((*path, key), f"{error.where}: {error.problem}", error.remedy))
             continue
-        if pixels and (doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram)):
-            warnings.append(f"{entry.name}: {doubt[0]}; {doubt[1]}")
+        warnings += found.doubts
         if isinstance(entry, StreamConfig):
-            seen[entry.name] = pixels
-            warnings += _same_data(training.setdefault(manifest.digest, entry), entry)
-            if entry.labelled and not any(train_id < INLIER for train_id in pixels):
+            seen[entry.name] = found.pixels
+            warnings += _same_data(training.setdefault(found.digest, entry), entry)
+            if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
                 warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
-        elif path[0] == "checkpoint" and (manifest.digest in training or manifest.split == "test"):
-            use = training.get(manifest.digest)
-            problem = (
-                f"stream {use.name} trains on it" if use else f"{manifest.place} is a test split ({manifest.dataset})"
-            )
+        elif path[0] == "checkpoint" and (found.digest in training or found.test_split):
+            use = training.get(found.digest)
+            problem = f"stream {use.name} trains on it" if use else found.test_split
             problems.append(
-                DataProblem((*path, "shards"), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
+                DataProblem((*path, key), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
             )
-        elif manifest.digest in training:
-            warnings.append(f"set {entry.name} is what stream {training[manifest.digest].name} trains on")
-        elif not pixels:
+        elif found.digest in training:
+            warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on")
+        elif found.pixels == Counter():
             warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
     if not problems:
         known = {name: pixels for name, pixels in seen.items() if pixels is not None}
@@ -96,40 +84,52 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     return problems, warnings
 
 
-def _check_entry(
-    config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool
-) -> tuple[Manifest, Counter[int]]:
-    """The manifest of a stream or set, and its pixels per train id (none where labels are not read)."""
-    assert entry.shards is not None
+class _Found(NamedTuple):
+    """What a stream or set reads."""
+
+    digest: str
+    pixels: Counter[int] | None
+    """Per train id, none where labels are not read; None: nobody has counted them."""
+    doubts: Sequence[str] = ()
+    test_split: str = ""
+    """In words, if it is one."""
+
+
+def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> _Found:
+    if entry.shards is None:
+        digest, _ = check_dataset(config, entry, samples=samples)
+        return _Found(digest, Counter() if isinstance(entry, StreamConfig) and not entry.labelled else None)
     manifest = open_shards(entry.shards, "frames")
     if samples:
         ShardReader(manifest).frame(0)
     _check_objects(entry.paste, samples=samples)
-    if not isinstance(entry, StreamConfig):
-        return manifest, label_pixels(manifest, class_space(config.data))
-    if not entry.labelled:
-        return manifest, Counter()
-    if not manifest.label_histogram:
+    is_stream = isinstance(entry, StreamConfig)
+    if is_stream and entry.labelled and not manifest.label_histogram:
         problem = f"stream {entry.name} is labelled, but its shards hold no labels"
         raise ShardError(manifest.place, problem, "set labelled: false on the stream, or use labelled shards")
-    return manifest, label_pixels(manifest, class_space(config.data))
+    read = not is_stream or entry.labelled
+    pixels = label_pixels(manifest, class_space(config.data)) if read else Counter[int]()
+    doubt = mistaken_for_void(manifest.label_format, manifest.label_histogram) if pixels else None
+    test_split = f"{manifest.place} is a test split ({manifest.dataset})" if manifest.split == "test" else ""
+    return _Found(manifest.digest, pixels, [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else [], test_split)
 
 
-def check_dataset(config: Config, stream: StreamConfig, *, samples: bool) -> tuple[str, int]:
-    """The digest of a stream's Dataset, and its number of items.
+def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> tuple[str, int]:
+    """The digest of the Dataset of a stream or set, and its number of items.
 
     Args:
         samples: check the labels of the items that are read, too.
 
     Raises:
-        MgcdaError: a Dataset that cannot be made or read, or does not fit the stream.
+        MgcdaError: a Dataset that cannot be made or read, or does not fit the stream or set.
     """
-    reader = dataset_reader(stream, config.data)
+    reader = dataset_reader(entry, config.data)
+    labelled = not isinstance(entry, StreamConfig) or entry.labelled
     for index in reader.probes if samples else []:
-        frame = reader.frame(index, labelled=stream.labelled)
-        if stream.labelled and frame.ids is None:
+        frame = reader.frame(index, labelled=labelled)
+        if labelled and frame.ids is None and isinstance(entry, StreamConfig):
             raise ShardError(frame.where, "it has no label, but the stream is labelled", "set labelled: false on it")
-    _check_objects(stream.paste, samples=samples)
+    _check_objects(entry.paste, samples=samples)
     return reader.digest(), len(reader)
 
 

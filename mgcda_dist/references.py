@@ -120,7 +120,7 @@ def check_trusted(where: str, text: str) -> None:
     if text not in _used and text not in _objects and module not in listed:
         raise ConfigError(
             where,
-            f"the model is made by {text.removeprefix(PREFIX)}, and model files may come from anybody",
+            f"the model needs {text.removeprefix(PREFIX)}, which is code, and model files may come from anybody",
             f"if you trust {module}, set {TRUST}={module} in the environment",
         )
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mgcda_dist.build.evaluation import bare_set
 from mgcda_dist.choices import CLASS_SPACES, SCORE, KnownClassSpace
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.results import EvaluationSettings, NetworkSettings
-from mgcda_dist.evaluation.sets import EvaluationSet
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, section_of
@@ -65,7 +65,7 @@ def module_job(
     return EvaluationJob(
         name=name,
         path="",
-        sets=tuple(EvaluationSet(entry.name, entry.shards, entry.max_frames) for entry in section.sets),
+        sets=tuple(bare_set(entry, len(CLASS_SPACES[class_space]) if class_space else 0) for entry in section.sets),
         settings=EvaluationSettings(
             conventions=tuple(section.conventions),
             score=options.score or SCORE,

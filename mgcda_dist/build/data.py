@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, VOID
 from mgcda_dist.config.data import DataConfig, PasteConfig, StreamConfig
+from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import Role, RunInput
 from mgcda_dist.data.labels import ClassSpace
@@ -104,8 +105,8 @@ def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
     return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
 
 
-def dataset_reader(stream: StreamConfig, data: DataConfig) -> DatasetReader:
-    """The frames of a stream that reads a Dataset.
+def dataset_reader(entry: StreamConfig | EvaluationSetConfig, data: DataConfig) -> DatasetReader:
+    """The frames of a stream or evaluation set that reads a Dataset.
 
     Raises:
         ConfigError: no map-style Dataset of that name, or ids that the class space cannot read.
@@ -113,13 +114,13 @@ def dataset_reader(stream: StreamConfig, data: DataConfig) -> DatasetReader:
     """
     from mgcda_dist.data.dataset import DatasetReader, LabelIds, make_dataset
 
-    assert stream.dataset is not None
-    where = f"stream {stream.name}"
-    if stream.label_format is None or not stream.labelled:
+    assert entry.dataset is not None
+    where = f"{'stream' if isinstance(entry, StreamConfig) else 'set'} {entry.name}"
+    if entry.label_format is None or (isinstance(entry, StreamConfig) and not entry.labelled):
         ids = LabelIds.train_ids(len(data.class_names))
     else:
-        ids = LabelIds.of_format(stream.label_format, class_space(data))
-    return DatasetReader(make_dataset(where, stream.dataset, stream.dataset_arguments), where, ids)
+        ids = LabelIds.of_format(entry.label_format, class_space(data))
+    return DatasetReader(make_dataset(where, entry.dataset, entry.dataset_arguments), where, ids)
 
 
 def run_inputs(config: Config) -> list[RunInput]:
@@ -130,31 +131,32 @@ def run_inputs(config: Config) -> list[RunInput]:
         ShardError: a damaged manifest, objects where frames are read, or the reverse; a Dataset that does not answer
             the same twice.
     """
-    from mgcda_dist.data.folders import open_shards
-
-    streams, sets = config.data.streams, config.evaluation.sets
     validation = [config.checkpoint.best.set] if config.checkpoint.best is not None else []
-    read = [(Role.TRAIN, stream.name, stream.shards) for stream in streams]
-    read += [(Role.PASTE, stream.name, stream.paste.objects) for stream in streams if stream.paste]
-    read += [(Role.EVAL, entry.name, entry.shards) for entry in sets]
-    read += [(Role.EVAL_PASTE, entry.name, entry.paste.objects) for entry in sets if entry.paste]
-    read += [(Role.VALIDATION, entry.name, entry.shards) for entry in validation]
-    read += [(Role.VALIDATION_PASTE, entry.name, entry.paste.objects) for entry in validation if entry.paste]
+    parts: list[tuple[Role, Role, Sequence[StreamConfig | EvaluationSetConfig]]] = [
+        (Role.TRAIN, Role.PASTE, config.data.streams),
+        (Role.EVAL, Role.EVAL_PASTE, config.evaluation.sets),
+        (Role.VALIDATION, Role.VALIDATION_PASTE, validation),
+    ]
     inputs: list[RunInput] = []
-    datasets = {stream.name: stream for stream in streams}
-    for role, name, folder in read:
-        if folder is None:
-            inputs.append(_dataset_input(role, datasets[name], config.data))
-            continue
-        m = open_shards(folder, role.kind)
-        inputs.append(RunInput(role, name, m.place, m.dataset, m.split, m.num_samples, m.num_shards, m.digest))
+    for frames, objects, entries in parts:
+        inputs += [_frames_input(frames, entry, config.data) for entry in entries]
+        inputs += [_shards_input(objects, entry.name, entry.paste.objects) for entry in entries if entry.paste]
     return inputs
 
 
-def _dataset_input(role: Role, stream: StreamConfig, data: DataConfig) -> RunInput:
-    reader = dataset_reader(stream, data)
-    name = type(reader.dataset).__name__
-    return RunInput(role, stream.name, str(stream.dataset), name, "", len(reader), 0, reader.digest())
+def _frames_input(role: Role, entry: StreamConfig | EvaluationSetConfig, data: DataConfig) -> RunInput:
+    if entry.shards is not None:
+        return _shards_input(role, entry.name, entry.shards)
+    reader = dataset_reader(entry, data)
+    made = type(reader.dataset).__name__
+    return RunInput(role, entry.name, str(entry.dataset), made, "", len(reader), 0, reader.digest())
+
+
+def _shards_input(role: Role, name: str, folder: str) -> RunInput:
+    from mgcda_dist.data.folders import open_shards
+
+    m = open_shards(folder, role.kind)
+    return RunInput(role, name, m.place, m.dataset, m.split, m.num_samples, m.num_shards, m.digest)
 
 
 def paste_params(section: PasteConfig, data: DataConfig) -> PasteParams:

@@ -23,11 +23,25 @@ __all__ = ["evaluation_frames", "evaluation_job", "evaluation_set", "maps_job", 
 
 def evaluation_set(entry: EvaluationSetConfig, data: DataConfig) -> EvaluationSet:
     """An evaluation set as the evaluation takes it; `data` has the classes that pasted objects stand on."""
-    from mgcda_dist.evaluation.sets import EvaluationSet, PastedObjects
+    from mgcda_dist.evaluation.sets import PastedObjects
 
     paste = entry.paste
     pasted = None if paste is None else PastedObjects(paste_params(paste, data), paste.include, paste.exclude)
-    return EvaluationSet(entry.name, entry.shards, entry.max_frames, pasted)
+    return replace(bare_set(entry, len(data.class_names)), paste=pasted)
+
+
+def bare_set(entry: EvaluationSetConfig, num_classes: int) -> EvaluationSet:
+    """An evaluation set whose frames are judged as they are, without pasted objects.
+
+    Args:
+        num_classes: of the network; 0: scores come without classes.
+    """
+    from mgcda_dist.evaluation.sets import DatasetOfSet, EvaluationSet
+
+    dataset = None
+    if entry.dataset is not None:
+        dataset = DatasetOfSet(entry.dataset, entry.dataset_arguments, entry.label_format, num_classes)
+    return EvaluationSet(entry.name, entry.shards or "", entry.max_frames, dataset=dataset)
 
 
 def evaluation_frames(
@@ -88,12 +102,11 @@ def evaluation_job(
 def maps_job(section: EvaluationConfig, maps: Path, *, name: str, resize: bool, ignore_extra: bool) -> EvaluationJob:
     """The evaluation of score maps of another method, in an absolute folder or archive; see `map_request`."""
     from mgcda_dist.evaluation.job import EvaluationJob
-    from mgcda_dist.evaluation.sets import EvaluationSet
 
     return EvaluationJob(
         name=name,
         path=str(maps),
-        sets=tuple(EvaluationSet(entry.name, entry.shards, entry.max_frames) for entry in section.sets),
+        sets=tuple(bare_set(entry, 0) for entry in section.sets),
         settings=replace(_settings(section), resize_maps=resize),
         kept_frames=section.kept_frames,
         ignore_extra_maps=ignore_extra,

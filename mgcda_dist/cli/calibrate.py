@@ -43,6 +43,7 @@ def calibrate(
             raise ConfigError(
                 "--data", f"{data}: {error}", "give labelled frames that the model was trained on"
             ) from None
+    assert frames.manifest is not None
     measured = {
         "mean": found.mean, "var": found.var, "pixels": pixels, "frames": len(frames), "height_px": height,
         "dataset": frames.manifest.dataset, "split": frames.manifest.split, "manifest_digest": frames.manifest.digest,

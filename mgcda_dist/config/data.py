@@ -26,6 +26,7 @@ __all__ = [
     "DataConfig",
     "PasteConfig",
     "StreamConfig",
+    "check_source",
 ]
 
 
@@ -62,6 +63,18 @@ class PasteConfig(Section):
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def check_source(shards: str | None, dataset: str | None, arguments: dict[str, Any], label_format: str | None) -> None:
+    """Raise ValueError unless frames come from shards, or from a Dataset, whose arguments and labels are its own."""
+    if (shards is None) == (dataset is None):
+        raise ValueError(
+            "shards: give either a folder of shards, or a Dataset of your own as `dataset: python:MODULE:NAME`"
+            + (": both are there" if shards else "")
+        )
+    for name, value in {"dataset_arguments": arguments, "label_format": label_format}.items():
+        if dataset is None and value:
+            raise ValueError(f"{name}: is for `dataset`; shards say it in their manifest")
 
 
 class StreamConfig(Section):
@@ -103,14 +116,7 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> StreamConfig:
-        if (self.shards is None) == (self.dataset is None):
-            raise ValueError(
-                "shards: give either a folder of shards, or a Dataset of your own as `dataset: python:MODULE:NAME`"
-                + (": both are there" if self.shards else "")
-            )
-        for name in ("dataset_arguments", "label_format"):
-            if self.dataset is None and getattr(self, name):
-                raise ValueError(f"{name}: is for `dataset`; shards say it in their manifest")
+        check_source(self.shards, self.dataset, self.dataset_arguments, self.label_format)
         return self
 
 

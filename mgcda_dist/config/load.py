@@ -164,7 +164,8 @@ def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
     if config.checkpoint.best is not None:
         sets.append((("checkpoint", "best", "set"), config.checkpoint.best.set))
     for path, entry in sets:
-        found.append(((*path, "shards"), entry.shards))
+        if entry.shards is not None:
+            found.append(((*path, "shards"), entry.shards))
         if entry.paste:
             found.append(((*path, "paste", "objects"), entry.paste.objects))
     return found

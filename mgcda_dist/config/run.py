@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
-from mgcda_dist.config.data import PasteConfig
+from mgcda_dist.config.data import PasteConfig, check_source
 from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Positive, Section
 from mgcda_dist.references import PATTERN
 
@@ -110,9 +110,23 @@ class EvaluationSetConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
         description="in tables and files; no two sets share one"
     )
-    shards: str = Field(description="folder of frame shards, with its manifest")
+    shards: str | None = Field(
+        default=None, description="folder of frame shards, with its manifest; null: see `dataset`"
+    )
+    dataset: Annotated[str | None, Field(pattern=f"^{PATTERN}$")] = Field(
+        default=None, description="python:MODULE:NAME, a Dataset of one's own, as of a stream"
+    )
+    dataset_arguments: dict[str, Any] = Field(default={}, description="of the class or function that `dataset` names")
+    label_format: str | None = Field(
+        default=None, description="raw ids of the labels of `dataset`; null: train ids of the class space"
+    )
     paste: PasteConfig | None = Field(default=None, description="paste held-out objects, the same ones every time")
     max_frames: Count | None = Field(default=None, description="first frames only; null: all")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluationSetConfig:
+        check_source(self.shards, self.dataset, self.dataset_arguments, self.label_format)
+        return self
 
 
 class BestConfig(Section):

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from mgcda_dist.choices import ANOMALY, INLIER, VOID
-from mgcda_dist.data.items import ITEM, Item, as_ids, as_image, split
+from mgcda_dist.data.items import ITEM, Item, as_ids, as_image, key_of, split
 from mgcda_dist.data.labels import ClassSpace, mapped_ids
 from mgcda_dist.data.pixels import Pixels, as_pixels
 from mgcda_dist.data.reader import RawFrame
@@ -172,7 +172,7 @@ class DatasetReader:
         image, ids = as_image(item.image, where), None
         if labelled and item.label is not None:
             ids = self._checked(as_ids(item.label, image.shape[:2], where), where)
-        return RawFrame(f"{index:06d}", image, ids, where)
+        return RawFrame(key_of(index), image, ids, where)
 
     def prefetch(self, index: int) -> None:
         """Nothing: what a Dataset reads ahead is its own affair."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.data.augment import Paste
-from mgcda_dist.data.decode import decode_image, decode_pair
+from mgcda_dist.data.items import key_of
 from mgcda_dist.data.pixels import Pixels, resized
-from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.reader import FrameReader, ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.method.batch import VOID
 from mgcda_dist.method.randomness import numpy_generator
@@ -31,9 +31,10 @@ class Frame(NamedTuple):
 
 
 class EvaluationFrames:
-    """The frames of a shard folder, in shard order. Item i is a function of (manifest, seed, i).
+    """The frames of a shard folder, in shard order, or of a Dataset. Item i is a function of (data, seed, i).
 
     Args:
+        data: the manifest of the folder, or a reader of other frames, whose keys are their numbers.
         lut: 256 train ids by raw id.
         paste: puts objects into the frame at its own size; None: frames as they are.
         height_px: images are resized to this height, keeping their aspect; None: as they are.
@@ -44,7 +45,7 @@ class EvaluationFrames:
 
     def __init__(
         self,
-        manifest: Manifest,
+        data: Manifest | FrameReader,
         lut: NDArray[np.uint8],
         paste: Paste | None = None,
         height_px: int | None = None,
@@ -52,9 +53,10 @@ class EvaluationFrames:
         seed: int = 0,
         categories: dict[int, str] | None = None,
     ) -> None:
-        self.manifest, self.lut, self.paste, self.height_px, self.seed = manifest, lut, paste, height_px, seed
+        self.manifest = data if isinstance(data, Manifest) else None
+        self.lut, self.paste, self.height_px, self.seed = lut, paste, height_px, seed
         self.categories = categories
-        self.reader = ShardReader(manifest)
+        self.reader: FrameReader = ShardReader(data) if isinstance(data, Manifest) else data
         self._length = len(self.reader) if max_frames is None else min(max_frames, len(self.reader))
 
     def __len__(self) -> int:
@@ -63,6 +65,8 @@ class EvaluationFrames:
     @property
     def keys(self) -> list[str]:
         """Keys of the frames, in order."""
+        if self.manifest is None:
+            return [key_of(index) for index in range(self._length)]
         names: list[str] = []
         for shard in range(self.manifest.num_shards):
             if len(names) >= self._length:
@@ -79,18 +83,13 @@ class EvaluationFrames:
         """
         if not 0 <= index < self._length:
             raise IndexError(f"frame {index} of {self._length}")
-        sample = self.reader.read(index)
-        if sample.label is None:
-            image, ids = decode_image(sample.image, sample.where, sample.exif), None
-            label = np.full(image.shape[:2], VOID, np.uint8)
-        else:
-            image, ids = decode_pair(sample.image, sample.label, sample.where, sample.exif)
-            label = self.lut[ids]
+        key, image, ids, _ = self.reader.frame(index)
+        label = np.full(image.shape[:2], VOID, np.uint8) if ids is None else self.lut[ids]
         if self.paste is not None:
             image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
         if self.height_px is not None:
             image = resize_to_height(image, self.height_px)
-        return Frame(image, label, sample.key, ids if self.categories is not None else None)
+        return Frame(image, label, key, ids if self.categories is not None else None)
 
 
 def resize_to_height(image: Pixels, height_px: int) -> Pixels:

@@ -13,7 +13,7 @@ from PIL import Image
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.errors import SampleError
 
-__all__ = ["ITEM", "Item", "as_ids", "as_image", "split"]
+__all__ = ["ITEM", "Item", "as_ids", "as_image", "key_of", "split"]
 
 ITEM = (
     "an item is (image, label), or has `image` and `label`: an image H×W×3, uint8, a PIL image, or a tensor 3×H×W, "
@@ -48,6 +48,11 @@ def split(item: Any, where: str) -> Item:
             raise SampleError(where, f"the item is a {type(item).__name__} of {len(item)}, not of 2", ITEM)
         return Item(*item)
     return Item(item)
+
+
+def key_of(index: int) -> str:
+    """The key of a frame that has no name."""
+    return f"{index:06d}"
 
 
 def as_image(given: Any, where: str) -> Pixels:

@@ -91,12 +91,13 @@ def _data(cluster: Cluster, config: Config) -> Iterator[Finding]:
             "mount the folder on that node, or write the shards: every node reads them",
             "copy them again; `mgcda shards verify` lists the damaged ones",
         )
-    streams = {f"data.streams.{i}.dataset": stream.dataset for i, stream in enumerate(config.data.streams)}
-    datasets = {key: reference for key, reference in streams.items() if reference is not None}
+    named = {f"data.streams.{i}.dataset": stream.dataset for i, stream in enumerate(config.data.streams)}
+    named |= {f"evaluation.sets.{i}.dataset": entry.dataset for i, entry in enumerate(config.evaluation.sets)}
+    datasets = {key: reference for key, reference in named.items() if reference is not None}
     if datasets:
         yield from _same_everywhere(
             "items",
-            cluster.ask("datasets", config.model_dump(mode="json")),
+            cluster.ask("datasets", config.model_dump(mode="json"), list(datasets)),
             datasets,
             counted(len(datasets), "Dataset"),
             "install its code on that node and mount its data: every node reads them",

@@ -93,12 +93,9 @@ class Node:
         """The shards of several folders, by the folders' keys."""
         return {key: _shards(folder) for key, folder in folders.items()}
 
-    def datasets(self, config: dict[str, Any]) -> dict[str, ShardsReport]:
-        """The Datasets that the streams of a configuration read, by their keys."""
-        streams = config["data"]["streams"]
-        return {
-            f"data.streams.{i}.dataset": _dataset(config, i) for i, stream in enumerate(streams) if stream["dataset"]
-        }
+    def datasets(self, config: dict[str, Any], keys: list[str]) -> dict[str, ShardsReport]:
+        """The Datasets of a configuration, by the keys that name them: `data.streams.0.dataset`."""
+        return {key: _dataset(config, key) for key in keys}
 
     def write_probe(self, storage: str, prefix: str) -> StorageReport:
         """Write a small file, named after this node, to the run's storage."""
@@ -241,13 +238,15 @@ def _shards(folder: str) -> ShardsReport:
     return {"digest": manifest["digest"], "num_samples": manifest["num_samples"]}
 
 
-def _dataset(config: dict[str, Any], stream: int) -> ShardsReport:
+def _dataset(config: dict[str, Any], key: str) -> ShardsReport:
     try:
         from mgcda_dist.checks import check_dataset
         from mgcda_dist.config.schema import Config
 
         run = Config.model_validate(config)
-        digest, num_samples = check_dataset(run, run.data.streams[stream], samples=True)
+        _, section, number, _ = key.split(".")
+        entries = run.data.streams if section == "streams" else run.evaluation.sets
+        digest, num_samples = check_dataset(run, entries[int(number)], samples=True)
     except Exception as error:  # the code is the user's
         return {"problem": str(error).splitlines()[0]}
     return {"digest": digest, "num_samples": num_samples}

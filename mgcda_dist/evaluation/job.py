@@ -17,6 +17,8 @@ from mgcda_dist import __version__
 from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.labels import ClassSpace
+from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
 from mgcda_dist.evaluation.pixel import finite_scores
 from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationResults, EvaluationSettings, Selection, Subject
@@ -160,7 +162,7 @@ def run_job(
                 job.submission[0],
                 Path(job.submission[1]),
                 method=job.name,
-                manifest=frames[entry.name].manifest,
+                manifest=_named_frames(frames[entry.name], entry.name),
                 class_space=job.subject().class_space,
                 keys=frames[entry.name].keys,
             )
@@ -171,6 +173,17 @@ def run_job(
         for entry in job.sets
     ]
     return Evaluation(job, results)
+
+
+def _named_frames(frames: EvaluationFrames, name: str) -> Manifest:
+    """The manifest of a set, whose keys name the files of a submission."""
+    if frames.manifest is None:
+        problem, remedy = (
+            "its frames come from a Dataset, and have no names",
+            "write them as shards, and evaluate those",
+        )
+        raise MgcdaError(f"set {name}", f"{problem}, which a submission needs", remedy)
+    return frames.manifest
 
 
 def _frames(job: EvaluationJob) -> dict[str, EvaluationFrames]:

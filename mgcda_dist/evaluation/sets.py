@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from mgcda_dist.choices import ANOMALY
+from mgcda_dist.choices import ANOMALY, INLIER
+from mgcda_dist.data.dataset import DatasetReader, LabelIds, MapDataset, make_dataset
 from mgcda_dist.data.folders import label_table, open_shards, paste_source
 from mgcda_dist.data.frames import EvaluationFrames
 from mgcda_dist.data.labels import CATEGORIES, ClassSpace, lookup_table
@@ -12,7 +14,7 @@ from mgcda_dist.data.paste import PasteParams
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.evaluation.results import SetData
 
-__all__ = ["EvaluationSet", "PastedObjects", "evaluation_frames", "set_data"]
+__all__ = ["DatasetOfSet", "EvaluationSet", "PastedObjects", "evaluation_frames", "set_data"]
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,51 @@ class PastedObjects:
 
 
 @dataclass(frozen=True)
+class DatasetOfSet:
+    """A Dataset of the user's program, and the ids of its labels.
+
+    Attributes:
+        reference: `python:MODULE:NAME`.
+        arguments: of the class or function it names.
+        label_format: None: train ids of the network's classes.
+        num_classes: of the network; 0: scores come without classes.
+    """
+
+    reference: str
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    label_format: str | None = None
+    num_classes: int = 0
+
+    def reader(self, where: str, class_space: str | ClassSpace | None) -> DatasetReader:
+        """The frames of a set; without classes, only anomaly, void and the rest are told apart."""
+        if self.label_format is None:
+            ids = LabelIds.train_ids(self.num_classes or INLIER)
+        else:
+            ids = LabelIds.of_format(self.label_format, class_space or "cityscapes19")
+        return DatasetReader(self.made(where), where, ids)
+
+    def made(self, where: str) -> MapDataset:
+        """The Dataset."""
+        return make_dataset(where, self.reference, self.arguments)
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
     """An evaluation set.
 
     Attributes:
         name: shown in tables, and of its folder of results.
-        shards: folder or URL of frames.
+        shards: folder or URL of frames; empty: see `dataset`.
         max_frames: the first frames only; None: all.
         paste: None: frames as they are.
+        dataset: frames that are in no shards.
     """
 
     name: str
     shards: str
     max_frames: int | None = None
     paste: PastedObjects | None = None
+    dataset: DatasetOfSet | None = None
 
 
 def evaluation_frames(
@@ -62,6 +95,8 @@ def evaluation_frames(
         ShardError: shards that cannot be read, or hold no frames.
         ConfigError: labels that the class space cannot read.
     """
+    if entry.dataset is not None:
+        return _dataset_frames(entry, entry.dataset, class_space, height_px, seed)
     manifest = open_shards(entry.shards, "frames")
     if class_space is None:
         table = lookup_table(manifest.label_format, "cityscapes19")
@@ -81,16 +116,30 @@ def evaluation_frames(
     )
 
 
+def _dataset_frames(
+    entry: EvaluationSet, dataset: DatasetOfSet, class_space: str | ClassSpace | None, height_px: int | None, seed: int
+) -> EvaluationFrames:
+    reader = dataset.reader(f"set {entry.name}", class_space)
+    paste = None if class_space is None else entry.paste
+    source = None if paste is None else paste_source(paste.params, paste.include, paste.exclude)
+    return EvaluationFrames(reader, reader.ids.table, source, height_px, entry.max_frames, seed)
+
+
 def set_data(entry: EvaluationSet) -> SetData:
     """The record of which data a set is.
 
     Raises:
-        ShardError: shards that cannot be read.
+        ConfigError: no Dataset of that name.
+        ShardError: shards that cannot be read; a Dataset that does not answer the same twice.
     """
-    manifest, paste = Manifest.open(entry.shards), None
+    paste = None
     if entry.paste is not None:
         params = asdict(entry.paste.params)
         how = {key: value for key, value in params.items() if key not in ("objects", "road")}
         how |= {"scale": list(entry.paste.params.scale), "include": entry.paste.include, "exclude": entry.paste.exclude}
         paste = how | {"objects_digest": Manifest.open(entry.paste.params.objects).digest}
+    if entry.dataset is not None:
+        reader = DatasetReader(entry.dataset.made(f"set {entry.name}"), f"set {entry.name}", LabelIds({}, "", ""))
+        return SetData(type(reader.dataset).__name__, "", reader.digest(), entry.max_frames, paste)
+    manifest = Manifest.open(entry.shards)
     return SetData(manifest.dataset, manifest.split, manifest.digest, entry.max_frames, paste)

@@ -61,7 +61,7 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
     record.set_tags(provenance_tags(Path(__file__).parent) | tags | {Tag.RUN_FOLDER: str(folder)})
     how = {"conventions": list(settings.conventions), **settings.options(), "interval_level": results.interval_level}
     record.log_params({"subject": asdict(subject), "evaluation": how})
-    shards = {entry.name: entry.shards for entry in request.job.sets}
+    shards = {e.name: e.dataset.reference if e.dataset else e.shards for e in request.job.sets}
     for name, row in results.sets.items():
         record.log_dataset(f"eval/{name}", row.data.manifest_digest, str(shards[name]), "evaluation")
     record.log_metrics(results.logged_metrics(), 0)

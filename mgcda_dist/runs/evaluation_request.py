@@ -24,6 +24,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
+from mgcda_dist.references import check_trusted
 from mgcda_dist.trust import below
 
 __all__ = [
@@ -180,8 +181,11 @@ def _refuse_strangers(section: EvaluationConfig, run: Path, config: Config) -> N
     """Refuse places that a model's own configuration names: models are handed on, and would be read, or run, unseen.
 
     Folders are read if they lie in the run folder, or if that lies where its configuration says, as on the machine
-    that trained it. Commands and addresses are the user's to give.
+    that trained it. Commands and addresses are the user's to give, and the code of a Dataset is trusted by name.
     """
+    for entry in section.sets:
+        if entry.dataset is not None:
+            check_trusted(f"evaluation set {entry.name}", entry.dataset)
     at_home = os.path.realpath(run) == os.path.realpath(Path(config.runs) / config.name)
     places = [place for entry in section.sets for place in (entry.shards, entry.paste.objects if entry.paste else "")]
     for place in filter(None, places):

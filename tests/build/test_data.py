@@ -131,6 +131,20 @@ def test_datasets_that_do_not_fit_are_named(changes: dict[str, Any], says: str) 
     assert re.search(says, problem), problem
 
 
+def test_sets_are_checked_as_streams_are() -> None:
+    """Also the one that a model is chosen on, which no stream may train on."""
+    entry = {key: value for key, value in stream().items() if key != "per_step"}
+    other = entry | {"dataset_arguments": {"number": 5}}
+    broken = entry | {"dataset_arguments": {"number": 5}, "label_format": "binary", "name": "e"}
+    assert check_data(run_of(stream(), evaluation={"sets": [other]}), samples=True) == ([], [])
+    _, warnings = check_data(run_of(stream(), evaluation={"sets": [entry]}))
+    assert warnings == ["set d is what stream d trains on"]
+    ((path, problem, _),), _ = check_data(run_of(stream(), evaluation={"sets": [broken]}), samples=True)
+    assert path == ("evaluation", "sets", 0, "dataset") and "set e: item 0: the label holds" in problem
+    ((path, problem, _),), _ = check_data(run_of(stream(), checkpoint={"best": {"set": entry}}))
+    assert path == ("checkpoint", "best", "set", "dataset") and "stream d trains on it" in problem
+
+
 def test_two_domains_over_the_same_items_are_a_warning() -> None:
     _, warnings = check_data(run_of(stream("a"), stream("b", labelled=False)))
     assert warnings == [

@@ -39,14 +39,14 @@ def test_a_base_may_bring_any_key_of_a_section_but_not_of_an_item() -> None:
     assert _problems({"base": "demo.yaml", "optim": {"lr_heads": 1.0}, "data": {"streams": [stream]}}) == [
         "data.streams.0: 'per_step' is a required property"
     ]
-    best = {"set": {"name": "val"}}
+    best = {"set": {"shards": "val"}}
     assert _problems({"base": "demo.yaml", "checkpoint": {"best": best}}) == []
     alone = _problems({"name": "a", "optim": {"lr_heads": 1.0}, "checkpoint": {"best": best}})
     assert [problem for problem in alone if "required" in problem] == [
         ": 'data' is a required property",
         ": 'model' is a required property",
         "optim: 'steps' is a required property",
-        "checkpoint.best.set: 'shards' is a required property",
+        "checkpoint.best.set: 'name' is a required property",
     ]
 
 

@@ -137,11 +137,13 @@ def test_datasets_are_read_on_every_node() -> None:
     stream = {"name": "d", "dataset": "python:tests.support.datasets:Frames", "per_step": 1, "label_format": "road8"}
 
     def said(**changes: Any) -> list[tuple[str, str, str]]:
-        config = plain_config(data={"streams": [stream | changes]}, mdat={"enabled": False})
+        entry = {key: value for key, value in (stream | changes).items() if key != "per_step"}
+        sets = [] if "dataset" in changes or "label_format" in changes else [entry]
+        config = plain_config(data={"streams": [stream | changes]}, mdat={"enabled": False}, evaluation={"sets": sets})
         return _said(examine._data(_Nodes(), config))  # pyright: ignore[reportPrivateUsage, reportArgumentType]
 
     ((level, subject, text),) = said(dataset_arguments={"number": 5})
-    assert (level, subject, text) == ("ok", "items", "1 Dataset with 5 samples, the same on every node")
+    assert (level, subject, text) == ("ok", "items", "2 Datasets with 10 samples, the same on every node")
     for changes, says in (
         ({"dataset_arguments": {"number": 5}, "label_format": "binary"}, "item 0: the label holds"),
         ({"dataset": "python:no_such:Data"}, "cannot import 'no_such'"),

@@ -8,6 +8,7 @@ import pytest
 
 from mgcda_dist.choices import PIPE
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.references import TRUST
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
 from tests.support.commands import refusal
 from tests.support.exported import write_run
@@ -56,3 +57,15 @@ def test_addresses_and_commands_are_the_users(place: str, tmp_path: Path, monkey
     run = write_run(tmp_path / "runs/demo", sets(place))
     with pytest.raises(ConfigError, match=r"names (an address|a command)"):
         model_request(run, (), EvaluationOptions())
+
+
+def test_the_code_of_a_dataset_is_trusted_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at home: whoever made the model names the place, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mgcda_dist.references._used", set())
+    entry = {"name": "s", "dataset": "python:tests.support.datasets:Frames", "dataset_arguments": {"number": 2}}
+    run = write_run(tmp_path / "runs/demo", {"sets": [entry]})
+    with pytest.raises(ConfigError, match=r"evaluation set s: .*tests\.support\.datasets:Frames.*from anybody"):
+        model_request(run, (), EvaluationOptions())
+    monkeypatch.setenv(TRUST, "tests.support.datasets")
+    assert model_request(run, (), EvaluationOptions()).job.sets[0].dataset is not None
