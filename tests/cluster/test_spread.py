@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.data.shards.test_write import content
 from tests.support.commands import mgcda, refusal
 from tests.support.shards import frame
@@ -34,8 +35,11 @@ def test_a_one_node_ray_writes_the_bytes_of_one_process(tmp_path: Path) -> None:
     assert ray.stderr.endswith("shards by node: 127.0.0.1 4\n")
     assert content(tmp_path / "a") == content(tmp_path / "b")
     (tmp_path / "src/images/train/007.png").write_bytes(b"no picture")
-    bad = mgcda("shards", "write", "plain", "src", "c", *words, "--workers", "ray", cwd=tmp_path)
-    alone = mgcda("shards", "write", "plain", "src", "d", *words, cwd=tmp_path)
+    # By a reader of one's own, which the tasks import.
+    own, path = ("python:tests.support.readers:Frames", "src"), {"PYTHONPATH": str(REPOSITORY)}
+    words = words[2:]
+    bad = mgcda("shards", "write", *own, "c", *words, "--workers", "ray", cwd=tmp_path, env=path)
+    alone = mgcda("shards", "write", *own, "d", *words, cwd=tmp_path, env=path)
     assert bad.returncode == alone.returncode == 2 and "007" in bad.stderr
     assert bad.stderr.splitlines()[-1] == alone.stderr.splitlines()[-1], "an error of a task reads like any other"
 
