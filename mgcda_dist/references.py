@@ -127,9 +127,10 @@ def check_trusted(where: str, text: str) -> None:
 
 def _argument(where: str, text: str) -> str:
     """The argument of `mgcda_dist.Run` and `train` that an object was given for."""
+    if text.startswith(f"{PREFIX}{GIVEN}:"):
+        return text.rpartition(":")[2].partition("_")[0]
     known = {"model.network": "network", "loss.outlier": "loss", "callbacks": "callbacks"}
-    found = next((name for key, name in known.items() if where.startswith(key)), None)
-    return found or ("sources" if where.endswith("dataset") else text.rpartition(":")[2])
+    return next((name for key, name in known.items() if where.startswith(key)), "sources")
 
 
 def _imported(module: str, qualified: str) -> Any:

@@ -31,7 +31,7 @@ import mgcda_dist as mg
 try:
     mg.Run("runs/own").resume(optim={"steps": 26})
 except mg.ConfigError as error:
-    assert "again in Python, as `network`" in str(error), error
+    assert "again in Python, as `sources`" in str(error), error
 try:
     mg.load_model("exported")
 except mg.ConfigError as error:
