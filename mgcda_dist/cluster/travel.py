@@ -26,7 +26,10 @@ def check_travels(objects: Mapping[str, Any]) -> None:
 
     class Pickler(CloudPickler):
         def persistent_id(self, obj: Any) -> None:
-            # It would be pickled, and unpickled onto a device that a worker may not have.
+            # Its content would be pickled, and a worker would read a copy of what was there.
+            if isinstance(obj, io.IOBase) and not isinstance(obj, io.BytesIO | io.StringIO):
+                raise TypeError(f"it holds an open file, {getattr(obj, 'name', '')}")
+            # It would be unpickled onto a device that a worker may not have.
             if isinstance(obj, torch.Tensor) and obj.device.type != "cpu":
                 raise TypeError(f"it holds a tensor on {obj.device}, and workers choose their own device: use .cpu()")
 
