@@ -34,14 +34,14 @@ class _Interrupted(Exception):
     pass
 
 
-def _config(runs: str, shards: str, name: str, *callbacks: dict[str, Any]) -> Config:
+def _config(runs: str, shards: str, name: str, *callbacks: dict[str, Any], **more: dict[str, Any]) -> Config:
     paste = {"objects": f"{shards}/objects/val"}
     held_out = {"name": "held_out", "shards": f"{shards}/real_day/val", "paste": paste, "max_frames": 2}
     content = tiny_content(shards, name=name, runs=runs, data={"loader_workers": 0}, optim={"steps": STEPS})
     tracking = {"mlflow_uri": "none", "tensorboard": True, "report": False, "preview_frames": 1, "alignment_steps": 0}
     checkpoint = {"every_steps": EVERY, "best": {"set": held_out, "metric": "ap"}}
     sections = {"tracking": tracking, "checkpoint": checkpoint, "scaling": {"workers": 2}}
-    return Config.model_validate(merged(content, {**sections, "callbacks": list(callbacks)}))
+    return Config.model_validate(merged(merged(content, {**sections, "callbacks": list(callbacks)}), more))
 
 
 def _train(config: Config) -> None:
@@ -66,9 +66,10 @@ def _on_rank(runs: str, shards: str) -> list[int]:
         _train(config)
     DeepSpeedEngine.forward = forward
     _train(config)
-    early = _config(runs, shards, "early", RECORDER, STOPPER)
+    plain = {"evaluation": {"sets": []}, "tracking": {"preview_frames": 0, "tensorboard": False}}
+    early = _config(runs, shards, "early", RECORDER, STOPPER, **plain)
     steps: list[int] = []
-    for again in (early, early, _config(runs, shards, "early", RECORDER)):
+    for again in (early, early, _config(runs, shards, "early", RECORDER, **plain)):
         _train(again)
         steps.append(_steps(RunFolder(early))[-1])
     return steps
