@@ -44,6 +44,7 @@ BESIDE_THE_MIRROR = {
     "cluster/test_two_nodes.py": "one training over two nodes",
     "data/shards/test_scale.py": "opening and planning over a very large set of shards",
     "inference/test_pretrained.py": "the weights and the card of mgcda_dist/pretrained",
+    "method/cacl/test_fixed_shapes.py": "shapes and host reads of a step of CACL, over all its files",
     "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
