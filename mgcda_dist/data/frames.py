@@ -89,6 +89,8 @@ class EvaluationFrames:
             image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
         if self.height_px is not None:
             image = resize_to_height(image, self.height_px)
+        if not image.flags.writeable:  # the memory of a Dataset, which networks may not be given
+            image = image.copy()
         return Frame(image, label, key, ids if self.categories is not None else None)
 
 

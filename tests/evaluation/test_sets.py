@@ -18,6 +18,7 @@ from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.evaluation.sets import set_data
 from mgcda_dist.method.collectives import Collectives
 from tests.support.configs import tiny_config
+from tests.support.datasets import ITEMS
 
 HERE = "python:tests.support.datasets"
 
@@ -78,6 +79,13 @@ def test_ids_that_mean_nothing_and_changing_items_are_refused(tmp_path: Path, ti
     config = config_of(tmp_path, tiny_shards, dataset=f"{HERE}:Drawn", dataset_arguments=arguments)
     with pytest.raises(ShardError, match="set unseen: item 0: differs when it is read a second time"):
         set_data(build.evaluation_job(config, tmp_path).sets[0])
+
+
+def test_a_whole_frame_may_be_given_to_a_network(tmp_path: Path, tiny_shards: Path) -> None:
+    """torch warns of arrays that cannot be written to, as the Dataset's own are here."""
+    config = config_of(tmp_path, tiny_shards, dataset=f"{HERE}:ITEMS", label_format="road8")
+    image = build.evaluation_frames(config.evaluation.sets[0], config.data)[0].image
+    assert torch.as_tensor(image).shape == (60, 80, 3) and image is not ITEMS[0][0]
 
 
 def test_a_submission_needs_the_names_of_shards(both: tuple[Config, Config], tmp_path: Path) -> None:
