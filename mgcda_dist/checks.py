@@ -85,7 +85,7 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
 
 
 class _Found(NamedTuple):
-    """What a stream or set reads."""
+    """Data that a stream or set reads."""
 
     digest: str
     pixels: Counter[int] | None

@@ -32,8 +32,9 @@ OF_OTHERS = {
     "docs/add-a-dataset.md": "test_add_a_dataset.py",
     "docs/add-a-network.md": "test_add_a_network.py",
     "docs/add-a-loss.md": "test_add_a_network.py",
+    "docs/python.md": "../cluster/test_python_page.py",
 }
-"""Pages whose Python is applied to files and run by a test of their own."""
+"""Pages whose Python a test of their own runs."""
 YOURS = {"configs/mine.yaml"}
 """Files that a page takes to be the reader's."""
 MGCDA = dict(commands())
