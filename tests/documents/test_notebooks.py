@@ -14,6 +14,7 @@ from docs.site.pages import NOTEBOOKS
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(REPOSITORY.glob(NOTEBOOKS))
+LONG = {"own-everything": pytest.mark.extended}  # three trainings
 
 
 def test_there_are_notebooks_and_they_hold_no_outputs() -> None:
@@ -31,7 +32,7 @@ def test_the_page_of_a_notebook_has_its_cells(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=LONG.get(page.stem, ())) for page in PAGES])
 def test_a_notebook_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
