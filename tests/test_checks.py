@@ -68,7 +68,9 @@ def config(folder: Path, domains: dict[str, Any], **data: Any) -> Config:
 def test_user_defined_classes_reach_the_network_and_its_metadata(tmp_path: Path) -> None:
     run = config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
     assert run.data.class_names == ("path", "grass", "tool")
-    pixels = label_pixels(open_shards(run.data.streams[0].shards, "frames"), build.class_space(run.data))
+    shards = run.data.streams[0].shards
+    assert shards is not None
+    pixels = label_pixels(open_shards(shards, "frames"), build.class_space(run.data))
     assert pixels.keys() == {0, 1, 2, INLIER, VOID}
     (batch, *_) = build.training_stream(run, 0, 1)
     assert set(np.unique(batch.label.numpy())) <= pixels.keys()

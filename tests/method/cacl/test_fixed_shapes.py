@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
+from mgcda_dist.choices import Contrast
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -37,7 +38,7 @@ def energy(logits: Tensor) -> Tensor:
     ],
 )
 def test_a_step_needs_no_content(
-    selection: Selection, contrast: str, rows_per_image: int | None, shard: tuple[int, int] | None
+    selection: Selection, contrast: Contrast, rows_per_image: int | None, shard: tuple[int, int] | None
 ):
     budget = Budget(CLASSES, 4, 2)
     cacl = CACL(
@@ -46,8 +47,10 @@ def test_a_step_needs_no_content(
     )  # fmt: skip
     with FakeTensorMode(allow_non_fake_inputs=False) as fake:
         for module in cacl.modules():
-            module._parameters = {k: torch.nn.Parameter(fake.from_tensor(p)) for k, p in module._parameters.items()}
-            module._buffers = {k: fake.from_tensor(b) for k, b in module._buffers.items()}
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(fake.from_tensor(parameter)))
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, name, fake.from_tensor(buffer))
         image, label = torch.empty(0), torch.zeros(IMAGES, 32, 32, dtype=torch.int64)
         slots = torch.arange(IMAGES)
         batch = Batch(image, label, slots % DOMAINS, slots, STEP)
