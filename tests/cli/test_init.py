@@ -33,7 +33,7 @@ def _fill(folder: Path, ids: list[int], count: int = 8) -> None:
                 cv2.imwrite(str(folder / f"data/{place}/labels/f{index}.png"), label)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.cluster
 @pytest.mark.timeout(280)
 def test_the_readme_works_word_for_word(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_page_word_for_word(project: Path) -> None:
