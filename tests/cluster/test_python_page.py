@@ -51,7 +51,7 @@ def _python(folder: Path, file: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_page_is_a_program(tiny_shards: Path, tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def play(
             record.health.append(model.health(outcomes, totals, progress))
         for outcome in outcomes:
             if outcome.sample is not None and model.cacl is not None:
-                rows = outcome.sample.metadata
-                found = {"z": outcome.sample.z, "type": rows.type, "domain": rows.domain, "id": rows.id}
+                filled = outcome.sample.metadata.is_filled
+                rows = outcome.sample.metadata.where(filled)
+                found = {"z": outcome.sample.z[filled], "type": rows.type, "domain": rows.domain, "id": rows.id}
                 found["difficulty"] = rows.difficulty
                 record.rows.append({name: value.detach().clone() for name, value in found.items()})
         if model.cacl is not None:
