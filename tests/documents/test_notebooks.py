@@ -14,7 +14,7 @@ from docs.site.pages import NOTEBOOKS
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(REPOSITORY.glob(NOTEBOOKS))
-LONG = dict.fromkeys(("first-run", "own-everything"), pytest.mark.extended)  # trainings of a minute and more
+LONG: dict[str, Any] = {"first-run": pytest.mark.extended, "own-everything": pytest.mark.extended}  # minutes
 
 
 def test_there_are_notebooks_and_they_hold_no_outputs() -> None:
