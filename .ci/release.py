@@ -77,7 +77,7 @@ def notes(number: str, changelog: str) -> str:
 
 
 def problems_of(names: list[str], must: tuple[str, ...]) -> list[str]:
-    """What an archive lacks, and what it has that it must not have."""
+    """Files that an archive lacks, and files that it must not have."""
     patterns = {name: re.escape(name).replace(r"\*", "[^/]*") for name in must}
     missing = [f"lacks {name}" for name, text in patterns.items() if not any(re.fullmatch(text, n) for n in names)]
     return missing + [f"holds {name}" for name in names if re.search(MUST_NOT, name)]

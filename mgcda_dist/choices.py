@@ -264,7 +264,7 @@ OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
 
 
 OWN_LOSS = OutlierEntry("a loss of the user's own: `python:MODULE:NAME`", any_inlier=False)
-"""What is known of every loss that the package does not have."""
+"""Facts that hold for every loss that the package does not have."""
 
 
 def outlier_entry(kind: str) -> OutlierEntry:

@@ -248,7 +248,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _job(path: Path) -> str:
-    """What a file says of itself: the first sentence of a module, the first comment of a configuration."""
+    """A file's word on itself: the first sentence of a module, the first comment of a configuration."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         said = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].replace("\n", " ")

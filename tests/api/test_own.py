@@ -1,4 +1,4 @@
-"""What a program gives for a run: references in its configuration, and objects that travel, or are refused."""
+"""Objects that a program gives for a run: references in its configuration, and objects that travel, or are refused."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_public_names_are_described_and_typed(name: str) -> None:
 
 
 def test_type_checkers_see_the_names_that_programs_get() -> None:
-    """What is imported for them alone is what `__getattr__` gives."""
+    """Names that are imported for them alone are those that `__getattr__` gives."""
     tree = ast.parse(Path(mg.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     imported = {

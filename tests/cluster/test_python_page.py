@@ -55,7 +55,7 @@ def _python(folder: Path, file: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_page_is_a_program(tiny_shards: Path, tmp_path: Path) -> None:
-    """What it defines is `__main__`'s, as in a notebook; it prints its own lines, and the library none."""
+    """Its classes are `__main__`'s, as in a notebook; it prints its own lines, and the library none."""
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/demo").symlink_to(tiny_shards)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")

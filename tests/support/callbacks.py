@@ -147,6 +147,6 @@ recorder = Recorder()
 
 
 def calls_of(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
-    """What the `Recorder` of a rank has written."""
+    """Lines that the `Recorder` of a rank has written."""
     file = folder / f"calls-{rank}.jsonl"
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []

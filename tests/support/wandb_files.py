@@ -16,7 +16,7 @@ _BLOCK, _HEADER = 32768, 7
 
 @dataclass
 class OfflineRun:
-    """What was recorded for W&B: numbers by step, config, files, the run's id and its exit code."""
+    """The record for W&B: numbers by step, config, files, the run's id and its exit code."""
 
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
