@@ -1,16 +1,16 @@
 """Treatment of a network's batch normalisation (law 6 of the distributed form).
 
 Statistics of one rank's part of the batch would make the result depend on the number of ranks. Modes: `frozen` (fixed
-pretrained statistics), `sync` (statistics of the global batch, GPU only), `group` (GroupNorm: statistics of one image),
-and `local` (statistics of one rank's images, which breaks the invariance).
+pretrained statistics), `sync` (statistics of the global batch; trains on GPUs only), `group` (GroupNorm: statistics of
+one image), and `local` (statistics of one rank's images, which breaks the invariance).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import get_args
+from functools import cache
+from typing import Any, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -71,25 +71,11 @@ def convert_norm(module: nn.Module, mode: NormMode, excluded: Container[int] = (
     """`module` with its batch normalisation layers (timm's BatchNormAct2d too) converted to `mode`.
 
     Weights are kept: load them first. Conversion draws no random number. Modules with an id in `excluded` are not
-    converted.
+    converted. Every mode can be built, loaded and evaluated on the CPU; several ranks train `sync` on GPUs only.
 
     Raises:
-        ConfigError: `sync` without a GPU, an unknown mode, or a subclass of batch norm with its own forward pass.
+        ConfigError: an unknown mode, or a subclass of batch norm with its own forward pass, which `local` alone keeps.
     """
-    if mode == "local":
-        return module
-    if mode == "sync":
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                "model.norm",
-                "'sync' needs GPUs: synchronised batch normalisation does not run on CPU",
-                "set model.norm=frozen (with pretrained weights) or model.norm=group (without)",
-            )
-        from timm.layers.norm_act import convert_sync_batchnorm
-
-        for norm in module.modules():
-            _check_own_forward(norm)
-        return convert_sync_batchnorm(module)
     if mode not in get_args(NormMode):
         raise ConfigError("model.norm", f"unknown mode {mode!r}", f"one of {', '.join(get_args(NormMode))}")
     return _converted(module, mode, excluded, {})
@@ -100,14 +86,50 @@ def _converted(module: nn.Module, mode: NormMode, excluded: Container[int], memo
     if id(module) in memo:
         return memo[id(module)]
     if isinstance(module, BatchNorm):
-        _check_own_forward(module)
-        memo[id(module)] = FrozenBatchNorm(module) if mode == "frozen" else _group_norm(module)
+        memo[id(module)] = _of_mode(module, mode)
         return memo[id(module)]
     memo[id(module)] = module
     for name, child in list(module._modules.items()):  # named_children() omits second names
         if child is not None and id(child) not in excluded:
             setattr(module, name, _converted(child, mode, excluded, memo))
     return module
+
+
+def _of_mode(norm: BatchNorm, mode: NormMode) -> nn.Module:
+    if mode == "local":
+        return _in_type_of_statistics(norm)
+    _check_own_forward(norm)
+    match mode:
+        case "frozen":
+            return FrozenBatchNorm(norm)
+        case "group":
+            return _group_norm(norm)
+        case "sync":
+            from timm.layers.norm_act import convert_sync_batchnorm
+
+            return _in_type_of_statistics(convert_sync_batchnorm(norm))
+
+
+def _in_type_of_statistics(norm: nn.Module) -> nn.Module:
+    """`norm` itself, whose forward pass takes scale and shift in the type of the running statistics.
+
+    Training in bf16 casts parameters but not buffers; torch requires one type for all four.
+    """
+    norm.__class__ = _mixed(type(norm))
+    return norm
+
+
+@cache
+def _mixed(kind: type[nn.Module]) -> type[nn.Module]:
+    def in_type(name: str) -> property:
+        def read(norm: Any) -> Tensor | None:
+            parameter, mean = norm._parameters[name], norm.running_mean
+            return parameter if parameter is None or mean is None else parameter.to(mean.dtype)
+
+        return property(read)
+
+    # As torch.nn.utils.parametrize does: parameters and state keep their names, and `kind` its forward pass.
+    return type(kind.__name__, (kind,), {"weight": in_type("weight"), "bias": in_type("bias")})
 
 
 def _check_own_forward(module: nn.Module) -> None:

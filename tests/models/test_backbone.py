@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from typing import get_args
 
 import pytest
 import timm
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.backbone import fixed_padding, timm_backbone
 from mgcda_dist.models.exported import bare_segmenter
@@ -189,12 +192,35 @@ def test_group_sizes():
     assert [num_groups(c) for c in (3, 7, 16, 24, 40, 96, 112, 320)] == [1, 1, 4, 6, 10, 24, 28, 32]
 
 
-def test_synchronised_norm_needs_a_gpu():
-    if torch.cuda.is_available():
-        assert isinstance(convert_norm(nn.BatchNorm2d(4), "sync"), nn.SyncBatchNorm)
-    else:
-        with pytest.raises(ConfigError, match=r"needs GPUs[\s\S]*model\.norm=frozen"):
-            timm_backbone("test_resnet", norm="sync")
+@pytest.mark.parametrize("mode", get_args(NormMode))
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # torch's BatchNorm2d and timm's BatchNormAct2d
+def test_every_norm_trains_in_bf16(name: str, mode: NormMode) -> None:
+    """DeepSpeed casts the parameters and keeps the buffers: torch's kernels want one type for scale and statistics."""
+    backbone, image = timm_backbone(name, norm=mode).train(), torch.randn(4, 3, 64, 64)
+    whole = {key: x.detach() for key, x in backbone(image).items()}
+    for parameter in backbone.parameters():
+        parameter.data = parameter.data.bfloat16()
+    stages = backbone(image.bfloat16())
+    assert all(x.dtype == torch.bfloat16 for x in stages.values())
+    torch.stack([x.float().square().mean() for x in stages.values()]).sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in backbone.parameters())
+    for stage, x in whole.items():
+        assert (stages[stage].float() - x).norm() < 0.05 * x.norm()
+
+
+@pytest.mark.parametrize("mode", ["sync", "local"])
+def test_norms_with_moving_statistics_are_torchs(mode: NormMode) -> None:
+    """In float32 they are the layers that were given, number for number, and so are their state, copies and class."""
+    backbone = timm_backbone("test_efficientnet", norm=mode).train()
+    plain = timm.create_model("test_efficientnet", features_only=True).train()
+    plain.load_state_dict(backbone.network.state_dict())
+    again, image = copy.deepcopy(backbone), torch.randn(4, 3, 64, 64)
+    for x, y, z in zip(
+        *(list(found.values()) for found in (backbone(image), again(image))), plain(image)[1:], strict=True
+    ):
+        assert torch.equal(x, y) and torch.equal(x, z)
+    kinds = {type(module) for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    assert kinds and all(issubclass(kind, nn.SyncBatchNorm) == (mode == "sync") for kind in kinds)
 
 
 def test_constant_padding_equals_same_padding() -> None:
