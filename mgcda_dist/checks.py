@@ -240,9 +240,9 @@ def _unaligned(config: Config, seen: dict[str, Counter[int]]) -> Iterator[str]:
 def check_model(config: Config) -> list[str]:
     """Raise `ConfigError` for what a run could not build: network, weights, losses and scores, callbacks, trackers.
 
-    Refused are a network or weights that do not exist, losses and scores that do not suit it, callbacks that cannot be
-    called, and trackers whose package is not installed. The network is made once and thrown away. One with a timm
-    backbone is made on torch's `meta` device, without memory and without weights.
+    Refused are a network or weights that do not exist, a norm that needs GPUs where none is used, losses and scores
+    that do not suit it, callbacks that cannot be called, and trackers whose package is not installed. The network is
+    made once and thrown away. One with a timm backbone is made on torch's `meta` device, without memory and without weights.
 
     Returns:
         What is doubtful, in words.
@@ -251,6 +251,7 @@ def check_model(config: Config) -> list[str]:
 
     build.check_callbacks(config)
     _check_trackers(config)
+    _check_norm(config)
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         network = _outline(config)
@@ -272,10 +273,19 @@ def _check_trackers(config: Config) -> None:
         need("tracking.wandb", "wandb")
 
 
+def _check_norm(config: Config) -> None:
+    """Raise `ConfigError` for statistics of the global batch on processors, which torch has on GPUs alone."""
+    for key in ("norm", "head_norm"):
+        if getattr(config.model, key) == "sync" and config.scaling.gpus_per_worker == 0:
+            raise ConfigError(
+                f"model.{key}",
+                "'sync' trains on GPUs only, and scaling.gpus_per_worker is 0",
+                f"set scaling.gpus_per_worker=1, or model.{key}=frozen (with pretrained weights) or group (without)",
+            )
+
+
 def _outline(config: Config) -> Segmenter | AdaptedSegmenter:
     """The network with a timm backbone, of tensors without values."""
-    if config.model.norm == "sync":  # needs the GPUs of the workers
-        config = config.model_copy(update={"model": config.model.model_copy(update={"norm": "frozen"})})
     with torch.device("meta"):
         return build.segmenter(config, weights="none")
 

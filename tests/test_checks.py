@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from mgcda_dist import build
@@ -341,14 +342,35 @@ def test_a_backbone_is_refused_where_the_builder_refuses_it(name: str, monkeypat
     assert (problems[0] == "") == (name in ("test_resnet", "vit_tiny_patch16_224"))
 
 
-def test_the_check_of_a_backbone_reads_no_weights_and_needs_no_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_check_of_a_backbone_reads_no_weights(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"not read")
-    asked = plain_config(model={"backbone": "test_resnet", "weights": f"file:{tmp_path}/w.pth", "norm": "sync"})
-    check_model(asked)
+    check_model(plain_config(model={"backbone": "test_resnet", "weights": f"file:{tmp_path}/w.pth"}))
     with pytest.raises(ConfigError, match=r"mdat.stages: 'vit_tiny_patch16_224' has no stage 'stride4'"):
         check_model(plain_config(model={"backbone": "vit_tiny_patch16_224"}, mdat={"stages": [{"name": "stride4"}]}))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"backbone": "test_resnet", "norm": "sync"},
+        {"backbone": None, "network": "smp:unet", "arguments": {"encoder_name": "tu-test_resnet"}, "norm": "sync"},
+        {"backbone": None, "network": "smp:unet", "arguments": {"encoder_name": "resnet18"}, "head_norm": "sync"},
+    ],
+)
+def test_synchronised_norms_are_checked_built_and_loaded_without_a_gpu(model: dict[str, Any], tmp_path: Path) -> None:
+    """The machine that starts a run, or evaluates its model, often has none."""
+    asked = plain_config(model=model, mdat={"enabled": False}, scaling={"gpus_per_worker": 1})
+    check_model(asked)
+    network = build.segmenter(asked).eval()
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    build.save_model(asked, network, tmp_path)
+    _, loaded = build.load_model(tmp_path)
+    image = torch.randint(0, 256, (2, 3, 128, 192), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(loaded(image).logits, network(image).logits)
+    key = "norm" if "norm" in model else "head_norm"
+    with pytest.raises(ConfigError, match=rf"model\.{key}: 'sync' trains on GPUs only[\s\S]*gpus_per_worker=1"):
+        check_model(plain_config(model=model, mdat={"enabled": False}))
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
