@@ -242,7 +242,8 @@ def check_model(config: Config) -> list[str]:
 
     Refused are a network or weights that do not exist, a norm that needs GPUs where none is used, losses and scores
     that do not suit it, callbacks that cannot be called, and trackers whose package is not installed. The network is
-    made once and thrown away. One with a timm backbone is made on torch's `meta` device, without memory and without weights.
+    made once and thrown away. One with a timm backbone is made on torch's `meta` device, without memory and
+    without weights.
 
     Returns:
         What is doubtful, in words.
