@@ -87,9 +87,17 @@ class HangDetector:
         if len(still) < self.num_ranks:
             # A rank that still moves will come to wait for the others; until then the culprit is not certain.
             return None
-        rank = min(still, key=lambda r: (still[r].moves, bool(still[r].collective), r))
-        text = f"rank {rank} has not moved for {self._seen[rank].still_s:.0f} s: it is {still[rank]}"
-        return Hang(rank, text + self._waiting(rank))
+        places = {rank: (each.moves, -each.behind, bool(each.collective)) for rank, each in still.items()}
+        rank = min(places, key=lambda rank: (places[rank], rank))
+        seconds = f"{self._seen[rank].still_s:.0f} s"
+        if self.num_ranks > 1 and len(set(places.values())) == 1:
+            # One has to be killed, so that all start again; it may well be another one's network.
+            return Hang(
+                rank,
+                f"no rank has moved for {seconds}, and none is behind the others: all are {still[rank]}; the network "
+                "between them, or a GPU",
+            )
+        return Hang(rank, f"rank {rank} has not moved for {seconds}: it is {still[rank]}{self._waiting(rank)}")
 
     def _waiting(self, culprit: int) -> str:
         others: dict[str, list[str]] = {}

@@ -7,11 +7,11 @@ lacks rows sends zeros under a mask. `CommStats` counts calls and payload bytes 
 from __future__ import annotations
 
 import pickle
-from collections import defaultdict
-from collections.abc import Generator
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,21 +20,44 @@ from torch import Tensor
 __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_host"]
 
 
+_Reached = Callable[[], bool]
+"""Tells whether a device has come to a collective; any thread may ask."""
+
+
+def _mark(tensor: Tensor) -> _Reached | None:
+    """Mark the place that the stream of `tensor` has been given work to; None: the host does the work itself."""
+    if not tensor.is_cuda:
+        return None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(tensor.device))
+    return event.query
+
+
+class _Open(NamedTuple):
+    """A collective that the host has gone past, and perhaps the device has not."""
+
+    label: str
+    work: dist.Work
+    reached: _Reached
+
+
 @dataclass
 class CommStats:
     """Statistics of one rank: calls and payload bytes of collectives per label, and the collective it waits in.
 
+    gloo's `wait` holds the host until a collective is done. NCCL's holds the stream: the host goes on, and stands still
+    where it next reads a value, which can be phases later. So collectives that are waited for and not done stay known.
+
     Attributes:
         calls, num_bytes: per label.
         waits: how often this rank has waited for the others.
-        waiting: label of the collective it waits in at this moment; empty: none. Read by the hang
-            detector from another thread.
     """
 
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     num_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     waits: int = 0
-    waiting: str = ""
+    _host_waits_in: str = ""
+    _open: deque[_Open] = field(default_factory=deque[_Open])
 
     def add(self, label: str, tensor: Tensor) -> None:
         """Count one collective with `tensor` as this rank's payload."""
@@ -45,11 +68,38 @@ class CommStats:
     def waits_in(self, label: str) -> Generator[None]:
         """Record that this rank waits for the others, and in which collective."""
         self.waits += 1
-        self.waiting = label
+        self._host_waits_in = label
         try:
             yield
         finally:
-            self.waiting = ""
+            self._host_waits_in = ""
+
+    def wait(self, work: dist.Work, label: str, reached: _Reached | None) -> None:
+        """Wait for a collective on the host, or on the device's stream where its backend does that.
+
+        Args:
+            reached: tells whether this rank's device has come to the collective; None: it is done on the host.
+        """
+        with self.waits_in(label):
+            work.wait()
+        while self._open and self._open[0].work.is_completed():
+            self._open.popleft()
+        if reached is not None:
+            self._open.append(_Open(label, work, reached))
+
+    @property
+    def waiting(self) -> str:
+        """Label of the collective that is waited for at this moment; empty: none. For any thread."""
+        return self._host_waits_in or next((each.label for each in self._still_open()), "")
+
+    @property
+    def behind(self) -> int:
+        """Number of collectives that the host has gone past and the device has not come to. For any thread."""
+        return sum(not each.reached() for each in self._still_open())
+
+    def _still_open(self) -> list[_Open]:
+        # Only the training thread takes entries away.
+        return [each for each in tuple(self._open) if not each.work.is_completed()]
 
 
 @dataclass
@@ -60,12 +110,12 @@ class PendingSum:
     _work: dist.Work | None
     _stats: CommStats = field(default_factory=CommStats)
     _label: str = ""
+    _reached: _Reached | None = None
 
     def wait(self) -> Tensor:
-        """The sum over ranks; blocks until it has arrived."""
+        """The sum over ranks, for operations on its device; with gloo it has arrived."""
         if self._work is not None:
-            with self._stats.waits_in(self._label):
-                self._work.wait()
+            self._stats.wait(self._work, self._label, self._reached)
             self._work = None
         return self._value
 
@@ -79,6 +129,7 @@ class PendingGather:
     gradient: Tensor | None = None
     collectives: Collectives | None = None
     label: str = ""
+    reached: _Reached | None = None
 
     def wait(self) -> Tensor:
         """The rows of all ranks in rank order; call it once."""
@@ -112,8 +163,9 @@ class Collectives:
         if self.size == 1:
             return PendingSum(total, None)
         self.stats.add(label, total)
+        reached = _mark(total)
         work = dist.all_reduce(total, group=self.group, async_op=True)
-        return PendingSum(total, work, self.stats, label)
+        return PendingSum(total, work, self.stats, label, reached)
 
     def start_gather(self, rows: Tensor, label: str) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
@@ -161,7 +213,7 @@ class _StartGather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str, pending: PendingGather) -> Tensor:
         ctx.pending = pending
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
-        pending.collectives, pending.label = collectives, label
+        pending.collectives, pending.label, pending.reached = collectives, label, _mark(rows)
         pending.work = dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group, async_op=True)
         return gathered
 
@@ -171,8 +223,7 @@ class _StartGather(torch.autograd.Function):
         work, own, collectives = pending.work, pending.gradient, pending.collectives
         if work is None or own is None or collectives is None:
             raise RuntimeError("the gathered rows were used without `wait`")
-        with collectives.stats.waits_in(f"{pending.label}_backward"):
-            work.wait()
+        collectives.stats.wait(work, f"{pending.label}_backward", pending.reached)
         return own, None, None, None
 
 
@@ -183,8 +234,7 @@ class _WaitGather(torch.autograd.Function):
     def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
         ctx.pending = pending
         if pending.work is not None and pending.collectives is not None:
-            with pending.collectives.stats.waits_in(pending.label):
-                pending.work.wait()
+            pending.collectives.stats.wait(pending.work, pending.label, pending.reached)
         return gathered.view_as(gathered)
 
     @staticmethod
@@ -195,6 +245,7 @@ class _WaitGather(torch.autograd.Function):
             raise RuntimeError("waited for a gather that was not started")
         pending.gradient = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
         collectives.stats.add(f"{pending.label}_backward", grad)
+        pending.reached = _mark(grad)
         pending.work = dist.reduce_scatter_single(
             pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
         )
@@ -208,8 +259,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, collectives: Collectives, label: str) -> Tensor:
         ctx.collectives, ctx.label = collectives, label
         total = value.clone()
-        with collectives.stats.waits_in(label):
-            dist.all_reduce(total, group=collectives.group)
+        _all_reduce(total, collectives, label)
         return total
 
     @staticmethod
@@ -217,9 +267,15 @@ class _Sum(torch.autograd.Function):
         collectives: Collectives = ctx.collectives
         grad = grad_outputs[0].clone()
         collectives.stats.add(f"{ctx.label}_backward", grad)
-        with collectives.stats.waits_in(f"{ctx.label}_backward"):
-            dist.all_reduce(grad, group=collectives.group)
+        _all_reduce(grad, collectives, f"{ctx.label}_backward")
         return grad, None, None
+
+
+def _all_reduce(value: Tensor, collectives: Collectives, label: str) -> None:
+    reached = _mark(value)
+    work = dist.all_reduce(value, group=collectives.group, async_op=True)
+    assert work is not None
+    collectives.stats.wait(work, label, reached)
 
 
 def to_host(values: Tensor) -> list[float]:

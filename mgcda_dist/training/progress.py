@@ -35,16 +35,21 @@ class Report:
         phase: `loader`, `forward`, `callback NAME.on_step`, …; empty: before or after the training loop.
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
+        behind: collectives that its process has gone past and its GPU has not come to.
     """
 
     step: int
     phase: str
     collective: str
     moves: int
+    behind: int = 0
 
     def __str__(self) -> str:
         place = f"in {self.phase} of step {self.step}" if self.phase else "outside of the training loop"
-        return f"{place}, waiting in the collective {self.collective!r}" if self.collective else place
+        if not self.collective:
+            return place
+        busy = "its GPU busy before" if self.behind else "waiting in"
+        return f"{place}, {busy} the collective {self.collective!r}"
 
 
 class Progress:
@@ -72,7 +77,8 @@ class Progress:
 
     def report(self) -> Report:
         """Present position."""
-        return Report(self._step, self._phase, self.stats.waiting, self._entered + self.stats.waits)
+        stats = self.stats
+        return Report(self._step, self._phase, stats.waiting, self._entered + stats.waits, stats.behind)
 
 
 PROGRESS = Progress()

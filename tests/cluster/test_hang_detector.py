@@ -86,6 +86,88 @@ def test_all_ranks_agree_on_the_strongest_request(requests: list[StopRequest], o
     assert agreed(requests.count(StopRequest.STOP), requests.count(StopRequest.LEAVE)) == outcome
 
 
+class _OnDevice:
+    """A collective as NCCL's: `wait` makes the stream wait and lets the host go on."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def wait(self) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return self.done
+
+
+class _Device:
+    """What the device of one of two ranks has come to and done; the host never waits for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.works: list[_OnDevice] = []
+        self.reached = True
+        for name in ("all_reduce", "all_gather_single", "reduce_scatter_single"):
+            monkeypatch.setattr(torch.distributed, name, self._start)
+        monkeypatch.setattr(Collectives, "size", 2)
+        monkeypatch.setattr("mgcda_dist.method.collectives._mark", lambda _: lambda: self.reached)
+
+    def _start(self, *_: object, async_op: bool = False, **__: object) -> _OnDevice:
+        assert async_op, "the host would wait, and could not say in which collective"
+        self.works.append(_OnDevice())
+        return self.works[-1]
+
+
+def _every_collective(world: Collectives) -> list[str]:
+    """Every kind of collective of a step, forward and backward; the labels in the order of their calls."""
+    rows = torch.zeros(2, 3, requires_grad=True)
+    total = world.start_sum(torch.ones(1), "counts").wait()
+    gathered = world.start_gather(rows, "rows").wait()
+    world.sum_with_gradient(gathered.sum() + total, "memory").backward()
+    return ["counts", "rows", "memory", "memory_backward", "rows_backward"]
+
+
+def test_a_collective_that_the_host_has_gone_past_is_still_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL: the host stands in the next read of a value, outside of any collective."""
+    device, world, progress = _Device(monkeypatch), Collectives(), Progress()
+    progress.stats = world.stats
+    progress.enter("forward", 7)
+    labels = _every_collective(world)
+    assert progress.report() == Report(7, "forward", "counts", 1 + len(labels), 0)
+    device.reached = False
+    assert str(progress.report()) == "in forward of step 7, its GPU busy before the collective 'counts'"
+    for work, label in zip(device.works, labels, strict=True):
+        assert progress.report().collective == label
+        work.done = True
+    assert progress.report() == Report(7, "forward", "", 1 + len(labels), 0)
+    for _ in range(100):  # what is done is not kept
+        world.start_sum(torch.ones(1), "values").wait()
+        device.works[-1].done = True
+    assert len(world.stats._open) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_rank_whose_gpu_hangs_is_told_from_those_that_wait_for_it() -> None:
+    """All processes stand at the same place; only the devices differ."""
+    waiting = [Report(7, "forward", "counts", 40, 0)] * 3
+    for culprit in range(3):
+        detector = HangDetector(3, timeout_s=10)
+        reports = dict(enumerate(waiting)) | {culprit: Report(7, "forward", "counts", 40, 1)}
+        hang = [detector.update(reports, now) for now in range(13)][11]
+        assert hang is not None and hang.rank == culprit
+        assert f"rank {culprit} has not moved for 11 s: it is in forward of step 7, its GPU busy before" in hang.text
+
+
+def test_nobody_is_blamed_where_no_rank_is_behind() -> None:
+    detector = HangDetector(3, timeout_s=10)
+    reports = dict.fromkeys(range(3), Report(7, "forward", "counts", 40, 0))
+    hang = [detector.update(reports, now) for now in range(13)][11]
+    assert hang is not None and hang.text == (
+        "no rank has moved for 11 s, and none is behind the others: all are in forward of step 7, waiting in the "
+        "collective 'counts'; the network between them, or a GPU"
+    )
+    detector = HangDetector(1, timeout_s=10)
+    hang = [detector.update({0: Report(7, "forward", "", 40)}, now) for now in range(13)][11]
+    assert hang is not None and hang.text == "rank 0 has not moved for 11 s: it is in forward of step 7"
+
+
 def _label_while_waiting() -> str:
     world, seen = Collectives(), [""]
     if world.rank == 1:
