@@ -1,4 +1,4 @@
-"""Evaluation on a set of frames, spread over ranks: each rank takes every W-th frame, counts add up.
+"""Evaluation on a set of frames, spread over ranks: each rank takes every W-th frame, counts add up on rank 0.
 
 Frames stream: the next ones are decoded in a thread while one is scored. A few thousand numbers of each frame stay in
 memory and, of the worst and best, a small picture. Components need a threshold; where it is the one of the
@@ -71,8 +71,8 @@ def evaluate_set(
     kept_frames: int = 0,
     sink: Sink | None = None,
     progress: EvaluationProgress | None = None,
-) -> SetResult:
-    """Evaluate on every frame; all ranks get the merged result.
+) -> SetResult | None:
+    """Evaluate on every frame; rank 0 gets the merged result, the others None.
 
     Args:
         num_classes: C; 0 where scores come without classes.
@@ -97,10 +97,11 @@ def evaluate_set(
             sink(frame, scores, predicted)
         if progress is not None:
             progress(name, min(index + world.size, len(frames)), len(frames))
-    _merge(counts, world)
+    whole = world.merge_to_first(counts, _RankCounts.merge, "evaluation")
     shapes = None
-    pixel = counts.pixel()
     if settings.components in TRACKS or settings.instances:
+        # The threshold is that of the best F1 over all ranks.
+        pixel = world.from_first(None if whole is None else whole.pixel(), "evaluation")
         shapes = _ShapeCounts.of(settings, pixel)
         for index, frame in _prefetched(frames, mine) if shapes is not None else ():
             assert shapes is not None
@@ -108,8 +109,8 @@ def evaluate_set(
             if progress is not None:
                 progress(f"{name}, components", min(index + world.size, len(frames)), len(frames))
         if shapes is not None:
-            _merge(shapes, world)
-    return counts.result(name, data, shapes)
+            shapes = world.merge_to_first(shapes, _ShapeCounts.merge, "evaluation")
+    return None if whole is None else whole.result(name, data, shapes)
 
 
 class _RankCounts:
@@ -244,13 +245,6 @@ def _grouped(keys: Sequence[str]) -> dict[str, str]:
 def _prefetched(frames: EvaluationFrames, indices: range) -> Iterator[tuple[int, Frame]]:
     """The frames in order; the next ones are decoded meanwhile."""
     return prefetch(((index, frames[index]) for index in indices), _PREFETCH_FRAMES)
-
-
-def _merge(counts: _RankCounts | _ShapeCounts, world: Collectives) -> None:
-    """Add the counts of the other ranks; pictures and tables of any size, once per set."""
-    for rank, theirs in enumerate(world.gather_objects(counts, "evaluation")):
-        if rank != world.rank:
-            counts.merge(theirs)
 
 
 def _panel_row(frame: Frame, predicted: NDArray[np.uint8], scores: Score) -> PanelRow:

@@ -107,7 +107,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of an evaluation, one per set of its job."""
+    """The results of an evaluation, one per set of its job; none on ranks other than the first."""
 
     job: EvaluationJob
     results: list[SetResult]
@@ -131,7 +131,7 @@ def run_job(
     progress: EvaluationProgress | None = None,
     network: nn.Module | None = None,
 ) -> Evaluation:
-    """Evaluate; all ranks get the merged results.
+    """Evaluate; rank 0 gets the merged results.
 
     Args:
         progress: called with the set's name, frames done and frames in all.
@@ -172,7 +172,7 @@ def run_job(
         )
         for entry in job.sets
     ]
-    return Evaluation(job, results)
+    return Evaluation(job, [result for result in results if result is not None])
 
 
 def _named_frames(frames: EvaluationFrames, name: str) -> Manifest:

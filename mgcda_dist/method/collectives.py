@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from torch import Tensor
 __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_host"]
 
 
+Mergeable = TypeVar("Mergeable")
 _Reached = Callable[[], bool]
 """Tells whether a device has come to a collective; any thread may ask."""
 
@@ -146,6 +147,7 @@ class Collectives:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.stats = CommStats()
+        self._of_objects: dist.ProcessGroup | None = None
 
     @property
     def size(self) -> int:
@@ -189,17 +191,85 @@ class Collectives:
         return _Sum.apply(value, self, label)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any, label: str) -> list[Any]:
-        """One picklable object per rank, of any size, in rank order; for rare use, not for every step."""
+        """One picklable object per rank, in rank order, on every rank; for rare use, and not for large ones."""
         if self.size == 1:
             return [value]
         # Pickled here, so that the size is known.
         mine = pickle.dumps(value)
-        self.stats.calls[label] += 1
-        self.stats.num_bytes[label] += len(mine)
+        self._count(mine, label)
         everyone: list[Any] = [None] * self.size
+        group = self._host_group()
         with self.stats.waits_in(label):
-            dist.all_gather_object(everyone, mine, group=self.group)
+            dist.all_gather_object(everyone, mine, group=group)
         return [pickle.loads(theirs) for theirs in everyone]
+
+    def from_first(self, value: Any, label: str) -> Any:
+        """Rank 0's object, on every rank; what the others give is not looked at."""
+        if self.size == 1:
+            return value
+        sent, group = [pickle.dumps(value) if self.rank == 0 else None], self._host_group()
+        if sent[0] is not None:
+            self._count(sent[0], label)
+        with self.stats.waits_in(label):
+            dist.broadcast_object_list(sent, group=group, group_src=0)
+        assert sent[0] is not None
+        return pickle.loads(sent[0])
+
+    def merge_to_first(
+        self, value: Mergeable, merge: Callable[[Mergeable, Mergeable], object], label: str
+    ) -> Mergeable | None:
+        """Merge picklable objects of any size into rank 0's, in rank order.
+
+        Along a binary tree, so that no rank holds more than two at a time and the time grows with log W.
+
+        Args:
+            merge: takes the objects of two runs of neighbouring ranks and adds the second to the first.
+
+        Returns:
+            The merged object on rank 0, None on the others, whose objects are spent.
+        """
+        group, rank, step = self._host_group(), self.rank, 1
+        while step < self.size:
+            if rank % (2 * step):
+                self._send(value, rank - step, group, label)
+                return None
+            if rank + step < self.size:
+                merge(value, self._receive(rank + step, group, label))
+            step *= 2
+        return value
+
+    def _send(self, value: Any, to: int, group: dist.ProcessGroup | None, label: str) -> None:
+        mine = pickle.dumps(value)
+        self._count(mine, label)
+        with self.stats.waits_in(label):
+            dist.send(torch.tensor([len(mine)]), group=group, group_dst=to)
+            dist.send(torch.frombuffer(bytearray(mine), dtype=torch.uint8), group=group, group_dst=to)
+
+    def _receive(self, source: int, group: dist.ProcessGroup | None, label: str) -> Any:
+        num_bytes = torch.zeros(1, dtype=torch.int64)
+        with self.stats.waits_in(label):
+            dist.recv(num_bytes, group=group, group_src=source)
+            theirs = torch.empty(int(num_bytes), dtype=torch.uint8)
+            dist.recv(theirs, group=group, group_src=source)
+        return pickle.loads(theirs.numpy().tobytes())
+
+    def _count(self, pickled: bytes, label: str) -> None:
+        self.stats.calls[label] += 1
+        self.stats.num_bytes[label] += len(pickled)
+
+    def _host_group(self) -> dist.ProcessGroup | None:
+        """The group for objects: NCCL would take them through the memory of every GPU.
+
+        Every rank makes it at its first call for objects, which all of them make together.
+        """
+        if self.size == 1 or dist.get_backend(self.group) != "nccl":
+            return self.group
+        if self._of_objects is None:
+            ranks = None if self.group is None else dist.get_process_group_ranks(self.group)
+            made = dist.new_group(ranks, backend="gloo", use_local_synchronization=ranks is not None)
+            assert isinstance(made, dist.ProcessGroup), "this rank is one of the group's"
+            self._of_objects = made
+        return self._of_objects
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Collectives:
         # Process groups cannot be copied; a copied module talks over the same group.

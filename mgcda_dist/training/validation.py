@@ -64,12 +64,14 @@ class Validation:
         """
         if self._job is None:
             return {}
-        (result,) = run_job(self._job, self._world, self._device, network=self.network()).results
-        numbers = {key: value for key, value in result.metrics().items() if key in HEADLINE_METRICS}
+        results = run_job(self._job, self._world, self._device, network=self.network()).results
+        own = {key: value for result in results for key, value in result.metrics().items() if key in HEADLINE_METRICS}
+        numbers: dict[str, float] = self._world.from_first(own, "validation")  # all ranks choose the same checkpoint
+        name = self._job.sets[0].name
         if self._metric not in numbers:
             has = f"it has {', '.join(numbers)}" if numbers else "it has none"
-            raise ConfigError("checkpoint.best.metric", f"the set {result.name} gives no {self._metric}", has)
-        return {f"validation/{result.name}/{key}": value for key, value in numbers.items()}
+            raise ConfigError("checkpoint.best.metric", f"the set {name} gives no {self._metric}", has)
+        return {f"validation/{name}/{key}": value for key, value in numbers.items()}
 
 
 def measured(config: Config, numbers: dict[str, float]) -> MeasuredValidation | None:

@@ -1,12 +1,16 @@
-"""Collectives without a process group; with processes: tests/multiprocess."""
+"""Collectives without a process group, and objects between processes; tensors between them: tests/multiprocess."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from mgcda_dist.method.collectives import Collectives
+from tests.support.distributed import run_distributed
 
 
 def test_a_single_process_is_the_identity_and_pays_nothing():
@@ -29,3 +33,58 @@ def test_the_sum_does_not_alias_its_argument():
 def test_a_copied_module_talks_over_the_same_group():
     collectives = Collectives()
     assert copy.deepcopy(collectives) is collectives
+
+
+def test_objects_of_a_single_process_stay_where_they_are():
+    collectives, mine = Collectives(), [1]
+    assert collectives.gather_objects(mine, "o") == [mine] and collectives.from_first(mine, "o") is mine
+    assert collectives.merge_to_first(mine, list.extend, "o") is mine
+    assert not collectives.stats.calls
+
+
+def _objects() -> dict[str, Any]:
+    """With a default group that says it is NCCL's: its objects would travel through the memory of every GPU."""
+    made: list[str | None] = []
+    ask, make = dist.get_backend, dist.new_group
+    dist.get_backend = lambda group=None: "nccl" if group is None else ask(group)
+
+    def new_group(*args: Any, backend: str | None = None, **kwargs: Any) -> Any:
+        made.append(backend)
+        return make(*args, backend=backend, **kwargs)
+
+    used: set[bool] = set()
+
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, group: Any = None, **kwargs: Any) -> Any:
+            used.add(group is not None)
+            return original(*args, group=group, **kwargs)
+
+        return call
+
+    for name in ("all_gather_object", "broadcast_object_list", "send", "recv"):
+        setattr(dist, name, watched(getattr(dist, name)))
+    dist.new_group = new_group
+    world, rank = Collectives(), dist.get_rank()
+    received = world.merge_to_first([f"{rank}-{i}" for i in range(rank + 1)], list.extend, "merged")
+    pad = world.merge_to_first([bytes(100_000)], list.extend, "large")
+    return {
+        "merged": received,
+        "large": None if pad is None else len(pad),
+        "first": world.from_first("told" if rank == 0 else None, "told"),
+        "all": world.gather_objects(rank, "all"),
+        "made": made,
+        "used": used,
+        "bytes": dict(world.stats.num_bytes),
+    }
+
+
+def test_objects_are_merged_on_rank_0_in_rank_order_and_never_on_gpus():
+    found = run_distributed(_objects, 5)
+    assert found[0]["merged"] == [f"{rank}-{i}" for rank in range(5) for i in range(rank + 1)]
+    assert [each["merged"] for each in found[1:]] == [None] * 4, "a thousand ranks need no thousand copies"
+    assert [each["large"] for each in found] == [5, None, None, None, None]
+    for each in found:
+        assert each["first"] == "told" and each["all"] == [0, 1, 2, 3, 4]
+        assert each["made"] == ["gloo"] and each["used"] == {True}
+    # Each rank sends once, what it has merged: 1 → 0, 3 → 2 → 0, 4 → 0.
+    assert [each["bytes"].get("large", 0) // 100_000 for each in found] == [0, 1, 2, 1, 1]

@@ -50,7 +50,7 @@ class Results:
         calls: W → collectives that a step really called, per name.
         gathers: W → (gathered rows, gradient, the rows this rank gave, all rows).
         sums: W → what came out of two sums, waited for in the other order.
-        evaluations: W → results of some frames, and the bytes this rank sent for them.
+        evaluations: W → results of some frames on rank 0, and the bytes this rank sent for them.
     """
 
     records: dict[tuple[str, int], Record] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Results:
     calls: dict[int, Counter[str]] = field(default_factory=dict)
     gathers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     sums: dict[int, list[float]] = field(default_factory=dict)
-    evaluations: dict[int, tuple[SetResult, int]] = field(default_factory=dict)
+    evaluations: dict[int, tuple[SetResult | None, int]] = field(default_factory=dict)
 
 
 def everything() -> Results:

@@ -48,7 +48,8 @@ def write_evaluated_run(
     (folder / "events.jsonl").write_text(
         json.dumps({"time": 1.7e9, "kind": "note", "text": f"{name} has something to say"}) + "\n"
     )
-    results = [evaluate_drawn("seen", skill, frames, with_anomalies=True), evaluate_drawn("plain", skill, 3, False)]
+    both = [evaluate_drawn("seen", skill, frames, with_anomalies=True), evaluate_drawn("plain", skill, 3, False)]
+    results = [result for result in both if result is not None]
     settings = EvaluationSettings(score="energy", network=NetworkSettings())
     sets = {result.name: result.numbers(CLASSES) for result in results}
     record = EvaluationResults(Subject(name, "model", "e" * 64, "drawn"), settings, sets)
@@ -69,8 +70,8 @@ class _Frames(list[Frame]):
 
 def evaluate_drawn(
     name: str, skill: float, count: int, with_anomalies: bool, world: Collectives | None = None
-) -> SetResult:
-    """Results of `count` drawn frames, the same for every world."""
+) -> SetResult | None:
+    """Results of `count` drawn frames, the same for every world; on rank 0."""
     frames = _Frames(_frame(index, with_anomalies) for index in range(count))
 
     def score(frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
