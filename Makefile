@@ -9,7 +9,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
-DEMO_SHARDS := shards/demo/.complete
 PYTEST_ARGS ?=
 # Two files at a time, in order: tests of one file share what they set up, and those that wait most come early.
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
@@ -32,9 +31,8 @@ DEV_EXTRAS = $(filter-out wandb,$(shell sed -n '/optional-dep/,/^$$/s/^\([a-z]*\
 
 ##@ Start here
 .PHONY: demo
-demo: $(DEMO_READY) $(if $(DATA),synthetic-to-real-shards,$(DEMO_SHARDS)) ## Install, make data, train, evaluate, show pictures; DATA=FOLDER: tested on real frames
-	@$(BIN)/mgcda train $(if $(DATA),configs/benchmark/synthetic_to_real/full.yaml,configs/demo.yaml)
-	@echo "your photo $(BIN)/mgcda predict PHOTO.jpg --out predictions/photo"
+demo: $(DEMO_READY) $(if $(DATA),synthetic-to-real-shards) ## Install, make data, train, evaluate, show pictures; DATA=FOLDER: tested on real frames
+	@$(BIN)/mgcda $(if $(DATA),train configs/benchmark/synthetic_to_real/full.yaml,demo)
 
 .PHONY: small-real
 small-real: small-real-shards ## DATA=FOLDER: train on CamVid, COCO and IDD-Lite, test on RoadAnomaly (under 30 minutes)
@@ -171,8 +169,4 @@ $(DEV_READY): $(DEMO_READY) requirements/dev.txt
 $(TOOLS)/.ready: requirements/tools.txt | $(BIN)/python
 	@test -x $(TOOLS)/bin/python || $(BIN)/python -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tools.txt
-	@touch $@
-
-$(DEMO_SHARDS): | $(DEMO_READY)
-	@$(BIN)/mgcda shards synth shards/demo
 	@touch $@

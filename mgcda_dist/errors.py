@@ -81,7 +81,10 @@ def counted(number: int, noun: str) -> str:
 
 def install_extra(extra: str) -> str:
     """Remedy for a missing optional package: from the repository, since the project's name on an index is not ours."""
-    return f"in the repository: pip install -c constraints.txt '.[{extra}]'; with a wheel: pip install 'WHEEL[{extra}]'"
+    return (
+        f"in the repository: pip install -c constraints.txt '.[{extra}]'; "
+        f"with the wheel: pip install 'mgcda_dist-VERSION-py3-none-any.whl[{extra}]'"
+    )
 
 
 def near_or_all(name: str, known: Iterable[str]) -> str:

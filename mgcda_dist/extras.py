@@ -8,7 +8,7 @@ from mgcda_dist.errors import MgcdaError, install_extra
 
 __all__ = ["EXTRAS", "TRAINING", "missing_package", "need"]
 
-TRAINING = ("ray", "deepspeed", "webdataset", "mlflow", "psutil")
+TRAINING = ("ray", "deepspeed", "mlflow", "psutil")
 """Packages, by the name that is imported, without which nothing is trained."""
 
 EXTRAS = {

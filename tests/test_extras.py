@@ -28,17 +28,17 @@ def test_each_package_comes_with_the_extra_that_is_named() -> None:
     base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     for package, extra in EXTRAS.items():
         assert canonicalize_name(package) in wanted[extra] - base, package
-    assert {"deepspeed", "mlflow", "psutil", "ray", "webdataset"} == wanted["train"] == {*TRAINING}
+    assert {"deepspeed", "mlflow", "psutil", "ray"} == wanted["train"] == {*TRAINING}
 
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    need("mgcda train", "webdataset")
-    monkeypatch.setitem(sys.modules, "webdataset", None)
+    need("mgcda train", "mlflow")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MgcdaError, match=r"shards: webdataset is not installed\n  → .*'WHEEL\[train\]'"):
-        need("shards", "webdataset")
-    with pytest.raises(MgcdaError, match=r"webdataset, h5py are not installed\n  → .*'WHEEL\[train,maps\]'"):
-        need("both", "webdataset", "h5py")
+    with pytest.raises(MgcdaError, match=r"tracking: mlflow is not installed\n  → .*.whl\[train\]'"):
+        need("tracking", "mlflow")
+    with pytest.raises(MgcdaError, match=r"mlflow, h5py are not installed\n  → .*.whl\[train,maps\]'"):
+        need("both", "mlflow", "h5py")
     error = missing_package(ModuleNotFoundError("No module named 'ray.train'", name="ray.train"))
     assert error is not None and error.where == "ray" and "[train]" in error.remedy
     assert missing_package(ModuleNotFoundError("No module named 'mine'", name="mine")) is None
@@ -53,8 +53,6 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
         ("psutil", ["chaos", "configs/demo.yaml"]),
         ("mlflow", ["sync", "runs/demo"]),
         ("mlflow", ["evaluate", "--maps", "maps", "--mlflow-uri", "sqlite:///x.db"]),
-        ("webdataset", ["shards", "synth", "shards/x"]),
-        ("webdataset", ["shards", "write", "plain", "frames", "shards/x"]),
         ("ray", ["shards", "write", "plain", "frames", "shards/x", "--workers", "ray"]),
     ],
 )

@@ -112,10 +112,13 @@ def evaluate(
     ] = None,
 ) -> None:  # fmt: skip
     """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
+    from mgcda_dist.errors import ConfigError
+
+    if not models and not maps:  # before the seconds that torch takes to load
+        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
     from mgcda_dist.api.evaluation import do_request, folders_for
     from mgcda_dist.cli.console import Console
     from mgcda_dist.cli.progress import shown_progress
-    from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.extras import need
     from mgcda_dist.runs.evaluation_record import (
@@ -157,8 +160,6 @@ def evaluate(
         map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
         for name, path in map(named, maps or [])
     ]
-    if not requests:
-        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
     folders = folders_for(requests, out, overwrite=overwrite)
     if mlflow_uri is not None:
         for folder in folders:

@@ -12,6 +12,7 @@ from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.calibrate import calibrate
 from mgcda_dist.cli.chaos import chaos
 from mgcda_dist.cli.compare import compare
+from mgcda_dist.cli.demo import demo
 from mgcda_dist.cli.doctor import doctor
 from mgcda_dist.cli.evaluate import evaluate
 from mgcda_dist.cli.export import export
@@ -62,15 +63,17 @@ def train(
     from mgcda_dist.extras import TRAINING, need
 
     need("mgcda train", *TRAINING)
-    from mgcda_dist.cli.train import run_training
     from mgcda_dist.config.load import load_config
 
-    loaded = load_config(config, overrides)
+    loaded = load_config(config, overrides)  # before the seconds that torch takes to load
+    loaded.check_files()
+    from mgcda_dist.cli.train import run_training
+
     _check_data(loaded)
     raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
 
-for command in (init, evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
+for command in (demo, init, evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
     app.command()(command)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,7 +17,17 @@ from mgcda_dist.text import printable
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["device_of", "echo", "names_of", "numbers_of", "refuse_password", "size_of", "window_of", "with_options"]
+__all__ = [
+    "device_of",
+    "echo",
+    "names_of",
+    "numbers_of",
+    "program",
+    "refuse_password",
+    "size_of",
+    "window_of",
+    "with_options",
+]
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -103,6 +116,12 @@ def refuse_password(uri: str | None) -> None:
             "the address holds a password or a token, which would be stored with the run",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
+
+
+def program(name: str) -> str:
+    """A program of this environment as one types it: its name, or its path where the environment is not activated."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.is_file() else str(beside)
 
 
 def with_options(message: str, program: Any, words: Sequence[str]) -> str:

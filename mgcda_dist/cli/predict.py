@@ -77,6 +77,7 @@ def predict(
 
     Exit code 1: an input could not be read; the others were predicted.
     """
+    _refuse_absent(inputs)
     from mgcda_dist.api.prediction import plan
     from mgcda_dist.cli.console import Console
     from mgcda_dist.inference import predict as work
@@ -110,6 +111,16 @@ def predict(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def _refuse_absent(given: list[Path]) -> None:
+    """Refuse a path that does not exist, before the seconds that torch takes to load."""
+    from mgcda_dist.errors import ConfigError
+
+    for path in given:
+        if not path.exists():
+            remedy = "give a model (a run folder, …) and images, folders or videos, or these alone"
+            raise ConfigError(str(path), "does not exist", remedy)
+
+
 def _model_and_inputs(model: Path | None, given: list[Path]) -> tuple[Path | None, list[Path]]:
     """The model, None for the package's own, and the inputs: a first argument that is a model is none of them."""
     from mgcda_dist.errors import ConfigError
@@ -118,12 +129,6 @@ def _model_and_inputs(model: Path | None, given: list[Path]) -> tuple[Path | Non
     if model is not None:
         return model, given
     first, *others = given
-    if not first.exists():
-        problem, remedy = (
-            "does not exist",
-            "give a model (a run folder, …) and images, folders or videos, or these alone",
-        )
-        raise ConfigError(str(first), problem, remedy)
     if not holds_model(first):
         return None, given
     if not others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["Show", "bars", "shown_progress"]
+__all__ = ["Show", "advancing", "bars", "shown_progress"]
 
 _PLAIN_LINE_EVERY_S = 30.0
 
@@ -60,3 +60,17 @@ def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
             console.print(f"{now.description}  {done}{of}", soft_wrap=True)
 
         yield show
+
+
+@contextmanager
+def advancing(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """As `shown_progress`, for work that tells how many more are done: the function in the body takes that number."""
+    with shown_progress(title, total) as show:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done)
+
+        yield advance

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +11,7 @@ import typer
 
 from mgcda_dist.choices import Exif, ExitCode
 from mgcda_dist.cli.options import echo
+from mgcda_dist.cli.progress import advancing
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
 from mgcda_dist.references import PREFIX
@@ -108,7 +107,8 @@ def write(
     if exif is not None and "exif" in reader.options:  # outlines follow the photo as labels do
         chosen["exif"] = exif
     threads = _threads(workers)
-    need(str(folder), "webdataset", *(("ray",) if threads == "ray" else ()))
+    if threads == "ray":
+        need("--workers", "ray", "psutil")
     opened = reader.open(source.absolute() if threads == "ray" else source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])
@@ -129,7 +129,7 @@ def write(
         from mgcda_dist.cluster.spread import Spread
 
         spread, threads = Spread(), None
-    with _bar(f"{reader.name} {split}", len(samples)) as advance:
+    with advancing(f"{reader.name} {split}", len(samples)) as advance:
         manifest = write_shards(
             samples, folder, dataset=reader.name, split=split, label_format=opened.label_format, kind=reader.kind,
             samples_per_shard=samples_per_shard, provenance=provenance, options=options, progress=advance,
@@ -156,11 +156,9 @@ def synth(
     """Generate labelled road scenes of several domains, objects to paste, and unseen anomalies for the test."""
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.demo_scenes.demo import demo_size, write_demo_shards
-    from mgcda_dist.extras import need
 
-    need(str(folder), "webdataset")
     only = "objects" if objects_only else None
-    with _bar("road scenes", demo_size(frames_per_domain, only=only)) as advance:
+    with advancing("road scenes", demo_size(frames_per_domain, only=only)) as advance:
         folders = write_demo_shards(
             folder, frames_per_domain=frames_per_domain, label_all=label_all, only=only, seed=seed,
             image_px=(height, width), progress=advance, workers=workers, overwrite=overwrite,
@@ -186,7 +184,7 @@ def verify(
     checked: list[tuple[Manifest, Verified]] = []
     num_problems = len(unreadable)
     for manifest in opened:
-        with _bar(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
+        with advancing(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
             found = verify_shards(manifest, partial=partial, contents=not fast, progress=advance, workers=workers)
         problems = list(found.problems)
         for other, seen in checked:
@@ -261,7 +259,7 @@ def index(
     default = Extensions()
     extensions = Extensions(tuple(image_ext or default.image), tuple(label_ext or default.label))
     shards = shards_at(folder, names)
-    with _bar("indexing", len(shards)) as advance:
+    with advancing("indexing", len(shards)) as advance:
         manifest = index_shards(
             folder, shards, dataset=dataset, split=split, label_format=label_format, kind=kind, extensions=extensions,
             exif=exif, progress=advance, workers=workers, overwrite=overwrite,
@@ -368,22 +366,6 @@ def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
     if not opened and len(unreadable) == 1:
         raise unreadable[0]
     return opened, unreadable
-
-
-@contextmanager
-def _bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show progress; the function in it advances it."""
-    from mgcda_dist.cli.progress import shown_progress
-
-    with shown_progress(title, total) as show:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            show(done)
-
-        yield advance
 
 
 def _print_manifests(manifests: list[Manifest]) -> None:

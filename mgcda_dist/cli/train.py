@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
@@ -17,6 +15,7 @@ from mgcda_dist.api.launch import run_workers
 from mgcda_dist.choices import ExitCode
 from mgcda_dist.cli.console import Console
 from mgcda_dist.cli.evaluate import show_results
+from mgcda_dist.cli.options import program
 from mgcda_dist.cli.progress import bars
 from mgcda_dist.cluster.scaling import worker_needs
 from mgcda_dist.config.schema import Config
@@ -108,10 +107,7 @@ def _mlflow_command(uri: str) -> str:
     """The address of a tracking server, or the command that opens a database."""
     if uri.startswith(("http:", "https:")):
         return uri
-    # Without an activated environment the command is not on PATH.
-    beside = Path(sys.executable).with_name("mlflow")
-    command = "mlflow" if shutil.which("mlflow") or not beside.is_file() else str(beside)
-    return f"{command} ui --backend-store-uri {uri}"
+    return f"{program('mlflow')} ui --backend-store-uri {uri}"
 
 
 class _Display:

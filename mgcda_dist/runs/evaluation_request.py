@@ -269,7 +269,7 @@ def _near_shards(path: Path) -> str:
     inside = sorted(child.parent for child in path.glob("*/manifest.json")) if path.is_dir() else []
     if inside:
         return "did you mean " + " or ".join(str(child) for child in inside[:3]) + "?"
-    return _near(path) or "write them with `mgcda shards write`"
+    return _near(path) or f"write them from frames and masks: `mgcda shards write DATASET FOLDER {path}`"
 
 
 def _near(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`mgcda --help` is fast."""
+"""`mgcda --help` is fast, and so is the answer to a slip of the keyboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import REPOSITORY
+from tests.support.commands import run_without
 
 LIMIT_S = 0.5
 
@@ -28,3 +31,23 @@ def test_help_answers_in_under_half_a_second() -> None:
         seconds.append(_children_s() - start)
         assert done.stderr == "" and "train" in done.stdout and "shards" in done.stdout
     assert min(seconds) < LIMIT_S, f"mgcda --help took {min(seconds):.2f} s: something slow is imported at module level"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "no-such.jpg"], "no-such.jpg: does not exist"),
+        (["evaluate", "--data", "shards"], "nothing to evaluate"),
+        (["train", "configs/dmeo.yaml"], "did you mean configs/demo.yaml"),
+        (["train", "configs/demo.yaml"], "no shards in"),
+        (["config", "check", "configs/demo.yaml", "optim.step=5"], "optim.step"),
+        (["init", "configs"], "is not empty"),
+    ],
+)
+def test_a_slip_is_told_before_torch_is_loaded(words: list[str], says: str) -> None:
+    script = (
+        "import contextlib, io\nfrom mgcda_dist.cli.main import main\nsaid = io.StringIO()\n"
+        "with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):\n    main()\n"
+        f"assert {says!r} in said.getvalue(), said.getvalue()"
+    )
+    run_without(["torch"], script, *words)

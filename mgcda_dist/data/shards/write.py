@@ -21,7 +21,6 @@ from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_d
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
 from mgcda_dist.errors import ShardError
-from mgcda_dist.extras import need
 
 __all__ = ["finish_manifest", "write_shards"]
 
@@ -64,9 +63,7 @@ def write_shards(
     Raises:
         ShardError: no sample, two samples with one key, a sample that cannot be encoded, a finished folder, or a
             source that changed between an interrupted write and this one.
-        MgcdaError: WebDataset is not installed.
     """
-    need(str(folder), "webdataset")
     folder = Path(folder).absolute()
     options = options or EncodeOptions()
     folder.mkdir(parents=True, exist_ok=True)
