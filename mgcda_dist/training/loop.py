@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import rate_factor
 from mgcda_dist.training.state import EarlyEnd, TrainState
 
-__all__ = ["Hooks", "fit"]
+__all__ = ["Hooks", "fit", "terms_not_finite"]
 
 _STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
 _CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, with `override_config` or another name=…"
@@ -95,7 +95,8 @@ def fit(
         clock.tick()
         if not accepted:
             samples = [key for batch in micro_batches for key in batch.keys]
-            _refuse(engine, values["loss/total"], samples, state, config, hooks)
+            terms = terms_not_finite(outcomes, config.loss.outlier)
+            _refuse(engine, values["loss/total"], samples, terms, state, config, hooks)
         watch.see(step, values["loss/total"], norm)
         hooks.progress.enter("validation", step)
         numbers = hooks.validate() if due or last else {}
@@ -190,13 +191,39 @@ def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
         )
 
 
+def terms_not_finite(outcomes: Sequence[Outcome], outlier: str) -> list[str]:
+    """Names of the loss terms that are not finite on this rank, as they are logged.
+
+    Args:
+        outcomes: of the step's micro-batches.
+        outlier: name of, or reference to, the outlier loss, which is named with the terms that are its own.
+    """
+    found = {
+        name
+        for outcome in outcomes
+        for name, value in outcome.sums.items()
+        if name.startswith(("loss/", "outlier/")) and not bool(value.isfinite().all())
+    } - {"loss/total"}
+    own = sorted(name for name in found if name.startswith("outlier/"))
+    others = found.difference(own, ["loss/outlier"] if own else [])
+    return [*(f"{name} of {outlier}" for name in own), *sorted(others)]
+
+
 def _refuse(
-    engine: DeepSpeedEngine, loss: float, samples: list[str], state: TrainState, config: Config, hooks: Hooks
+    engine: DeepSpeedEngine,
+    loss: float,
+    samples: list[str],
+    terms: list[str],
+    state: TrainState,
+    config: Config,
+    hooks: Hooks,
 ) -> None:
-    """Report the samples of a step that was refused on all ranks; stop after several in a row."""
+    """Report the samples of a step that was refused on all ranks, and the terms; stop after several in a row."""
     what = "gradient" if math.isfinite(loss) else "loss"
-    of_ranks = engine.model.collectives.gather_objects(samples, "refused")
-    listing = "; ".join(f"rank {rank}: {', '.join(keys) or 'unknown'}" for rank, keys in enumerate(of_ranks))
+    of_ranks = engine.model.collectives.gather_objects((samples, terms), "refused")
+    listing = "; ".join(f"rank {rank}: {', '.join(keys) or 'unknown'}" for rank, (keys, _) in enumerate(of_ranks))
+    named = [f"{', '.join(names)} on rank {rank}" for rank, (_, names) in enumerate(of_ranks) if names]
+    listing += f". Not finite: {'; '.join(named)}" if named else ""
     if state.skipped_in_a_row < config.optim.max_skipped_in_a_row:
         hooks.say(f"step {state.step - 1}: the {what} is not finite, the step is skipped on all ranks ({listing})")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,15 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.method.terms import LossContext
-from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.method.terms import LossContext, Term
+from mgcda_dist.models.segmentation_loss import SegmentationLoss
+from mgcda_dist.training.loop import Hooks, fit, terms_not_finite
 from mgcda_dist.training.progress import Progress, StopRequest
 from mgcda_dist.training.state import TrainState
 from tests.support.configs import plain_config
 from tests.support.distributed import run_distributed
 from tests.support.engine import micro_batches, tiny_engine
-from tests.support.tiny import PlainSegmentationLoss, tiny_mgcda
+from tests.support.tiny import NUM_CLASSES, PlainSegmentationLoss, tiny_mgcda
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -196,6 +197,8 @@ def test_a_refused_step_leaves_everything_as_it_was(
         (sentence,) = result["said"]
         noun = "loss" if what == "loss" else "gradient"
         assert f"step {bad_step}: the {noun} is not finite, the step is skipped on all ranks" in sentence
+        terms = f"Not finite: loss/outlier, loss/seg on rank {size - 1})"
+        assert (terms in sentence) if what == "loss" else "Not finite:" not in sentence
         # The samples of all ranks are named, on every rank.
         assert all(f"d/{bad_step}-{slot}" in sentence for slot in range(8))
 
@@ -206,11 +209,30 @@ def test_it_is_refused_at_every_world_size_alike(seen: dict[int, list[list[dict[
     assert two == pytest.approx(alone, rel=2e-2 if CASES[case][0] == "bf16" else 1e-4)
 
 
+@pytest.mark.parametrize("broken", [[], ["far"], ["far", "classification"]])
+def test_the_term_of_a_loss_of_ones_own_is_named(broken: list[str]) -> None:
+    class Own:
+        terms: Mapping[str, Term] = {"near": Term("anomaly"), "far": Term("inlier"), "classification": Term("inlier")}
+
+        def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
+            return {name: prediction.logits.sum() * (math.nan if name in broken else 1) for name in self.terms}
+
+    model = tiny_mgcda(dtype=torch.float32)
+    model.segmentation_loss = SegmentationLoss(Own(), NUM_CLASSES)
+    batches = micro_batches(0, _BATCH, 2)
+    counts = model.count(batches)
+    found = terms_not_finite([model(batch, 0.5, counts) for batch in batches], "python:mine:Own")
+    assert found == {
+        0: [], 1: ["outlier/far of python:mine:Own"], 2: ["outlier/far of python:mine:Own", "loss/seg"],
+    }[len(broken)]  # fmt: skip
+
+
 def test_the_run_ends_on_all_ranks_after_several_in_a_row_and_with_too_many_damaged_samples() -> None:
     (refused, spoiled), (other, same, *said) = run_distributed(_end, 2, timeout_s=280)
     assert refused == other and spoiled == same
     for words in ("3 steps in a row (optim.max_skipped_in_a_row)", "rank 0: d/1-0", "rank 1: d/1-4", "d/1-7",
-                  "The last good checkpoint is there", "`override_config`"):  # fmt: skip
+                  "Not finite: loss/outlier, loss/seg on rank 1", "The last good checkpoint is there",
+                  "`override_config`"):  # fmt: skip
         assert words in refused
     assert "2 damaged samples, over data.max_bad_samples=1" in spoiled
     assert said == ["another sample stands in: shard: key", "another sample stands in: shard: other"]
