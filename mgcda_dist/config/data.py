@@ -95,7 +95,9 @@ class StreamConfig(Section):
         "its items are (image, label)",
     )
     dataset_arguments: Annotated[dict[str, Any], FREE] = Field(
-        default={}, description="of the class or function that `dataset` names"
+        default={},
+        description="of the class or function that `dataset` names; text that begins with ./, ../ or ~/ is a path, "
+        "relative to the current directory as those of shards",
     )
     label_format: Annotated[str | None, OVERRIDE] = Field(
         default=None, description="raw ids of the labels of `dataset`; null: train ids of `class_space`"

@@ -119,6 +119,9 @@ def resolve_paths(config: Config) -> Config:
         for part in path[:-1]:
             parent = parent[part]
         parent[path[-1]] = _absolute(folder)
+    best = data["checkpoint"]["best"]
+    for reader in [*data["data"]["streams"], *data["evaluation"]["sets"], *([best["set"]] if best else [])]:
+        reader["dataset_arguments"] = _with_absolute_paths(reader["dataset_arguments"])
     weights = data["model"]["weights"]
     if weights.startswith("file:"):
         data["model"]["weights"] = "file:" + _absolute(weights.removeprefix("file:"))
@@ -174,6 +177,15 @@ def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
 def _absolute(path: str) -> str:
     folder = _folder_of(path)
     return path if "://" in folder else str(Path(folder).expanduser().absolute()) + path.removeprefix(folder)
+
+
+def _with_absolute_paths(value: Any) -> Any:
+    """Arguments in which what looks like a path of this folder is absolute: text that begins with ./, ../ or ~/."""
+    if isinstance(value, dict):
+        return {key: _with_absolute_paths(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_with_absolute_paths(below) for below in value]
+    return _absolute(value) if isinstance(value, str) and value.startswith(("./", "../", "~/")) else value
 
 
 def _folder_of(place: str) -> str:

@@ -116,7 +116,9 @@ class EvaluationSetConfig(Section):
     dataset: Annotated[str | None, Field(pattern=f"^{PATTERN}$")] = Field(
         default=None, description="python:MODULE:NAME, a Dataset of one's own, as of a stream"
     )
-    dataset_arguments: dict[str, Any] = Field(default={}, description="of the class or function that `dataset` names")
+    dataset_arguments: dict[str, Any] = Field(
+        default={}, description="of the class or function that `dataset` names, with paths as those of a stream"
+    )
     label_format: str | None = Field(
         default=None, description="raw ids of the labels of `dataset`; null: train ids of the class space"
     )

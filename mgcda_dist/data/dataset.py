@@ -112,7 +112,7 @@ def make_dataset(where: str, reference: str, arguments: Mapping[str, Any]) -> Ma
             raise
         except Exception as error:
             problem = f"{reference} cannot be made: {told(error)}"
-            remedy = "see dataset_arguments; paths in them must be absolute, since workers run in other folders"
+            remedy = "see dataset_arguments; paths in them are absolute or begin with ./, since workers run elsewhere"
             raise ConfigError(where, problem, remedy) from error
     else:
         made = found
@@ -149,7 +149,9 @@ class DatasetReader:
         except Exception as error:
             raise ConfigError(where, f"the length of the Dataset: {told(error)}", _METHODS) from error
         if self._length == 0:
-            raise ShardError(where, "the Dataset holds no item", "check its arguments, or leave it out")
+            raise ShardError(
+                where, "the Dataset holds no item", "check its arguments (paths: absolute, or ./PATH), or leave it out"
+            )
         self._is_unknown = np.ones(256, np.uint8)
         self._is_unknown[list(ids.mapped)] = 0
 

@@ -84,6 +84,12 @@ def test_folders_become_absolute(good: Path, monkeypatch: pytest.MonkeyPatch, tm
     config = load_config(good).config
     assert config.data.streams[0].shards == str(tmp_path / "shards/a")
     assert config.runs == str(tmp_path / "runs")
+    arguments = {"root": "./city", "split": "train", "others": ["../a", {"b": "~/c"}, 3], "name": "x/y", "at": "/d"}
+    change = {"data.streams.0.shards": None, "data.streams.0.dataset": "python:mine:Frames"}
+    made = load_config(good, change | {"data.streams.0.dataset_arguments": arguments}).config
+    assert made.data.streams[0].dataset_arguments == arguments | {
+        "root": str(tmp_path / "city"), "others": [str(tmp_path / "../a"), {"b": str(Path.home() / "c")}, 3],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
