@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -28,12 +29,12 @@ def wrap(
     num_classes: int,
     num_domains: int,
     stages: Mapping[str, str] | None = None,
-    logits: str = "",
+    logits: str | None = None,
     embedding: str | None = None,
-    backbone: str = "",
+    backbone: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    multiple_px: int = 32,
+    multiple_px: int | None = None,
     norm: NormMode = "frozen",
     loss: OutlierKind | OutlierLoss = "energy_hinge",
     limits: Mapping[str, float] | None = None,
@@ -51,13 +52,14 @@ def wrap(
         model.commit([outcome], model.total([outcome]))
 
     Args:
-        network: takes normalised N×3×H×W images, and its layers are named by the next arguments; or, without `logits`,
-            takes raw images, 0…255, and returns `Prediction`. It is changed in place.
+        network: takes normalised N×3×H×W images, and its layers are named by its attribute `taps`, as for `train`, or
+            by the next arguments, which have precedence; or, with neither, takes raw images, 0…255, and returns
+            `Prediction`. It is changed in place.
         num_classes, num_domains: of the batches: C and M.
         stages: name → path of the layers that are aligned, as in `named_modules()`.
         logits: path of the classifier, before any upsampling.
         embedding: path of the features that are contrasted; None: the classifier's input.
-        backbone, multiple_px, norm: as of `mgcda_dist.models.adapters.wrap`.
+        backbone, multiple_px, norm: None: no part, 32; as of `mgcda_dist.models.adapters.wrap`.
         mean, std: RGB statistics of the network's weights, in units of 0…1; None: ImageNet's.
         loss, limits: the outlier loss, and its limits by name; or a loss of one's own.
         score: anomaly score that tells difficulty.
@@ -70,25 +72,17 @@ def wrap(
     Raises:
         ConfigError: a path or option that does not exist, a network that violates a law of the distributed form.
     """
-    from mgcda_dist.models.adapters import IMAGENET_MEAN, IMAGENET_STD
-    from mgcda_dist.models.adapters import wrap as tapped
     from mgcda_dist.models.compatibility import check_loss, check_score
     from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
-    if logits:
-        network = tapped(
-            network,
-            stages=stages or {},
-            logits=logits,
-            embedding=embedding,
-            backbone=backbone,
-            mean=mean or IMAGENET_MEAN,
-            std=std or IMAGENET_STD,
-            norm=norm,
-            multiple_px=multiple_px,
-            abstains=loss == "abstention",
-        )
+    given = {"stages": stages, "logits": logits, "embedding": embedding, "backbone": backbone}
+    given |= {"mean": mean, "std": std, "multiple_px": multiple_px}
+    layers = _layers(network, {name: value for name, value in given.items() if value is not None})
+    if layers:
+        from mgcda_dist.models.adapters import wrap as tapped
+
+        network, stages = tapped(network, norm=norm, abstains=loss == "abstention", **layers), layers["stages"]
     channels, aligned = _channels(network, stages)
     kind = cast(LogitKind, getattr(network, "logit_kind", "pixel"))
     if isinstance(loss, str):
@@ -106,6 +100,20 @@ def wrap(
         cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
         seed=seed,
     )
+
+
+def _layers(network: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the adapter: what is given, and else what the network's attribute `taps` says; empty: neither."""
+    from mgcda_dist.models.external_python import own_taps
+
+    own = own_taps(network, getattr(network, "taps", None))
+    known: dict[str, Any] = (
+        {} if own.taps is None else {each.name: getattr(own.taps, each.name) for each in fields(own.taps)}
+    )
+    if not known and "logits" not in given:
+        return {}
+    beside = {"mean": own.mean, "std": own.std, "multiple_px": own.multiple_px, "logit_kind": own.logit_kind}
+    return {"stages": {}, **known, **beside, **given}
 
 
 def _channels(network: nn.Module, stages: Mapping[str, str] | None) -> tuple[dict[str, int], dict[str, int]]:

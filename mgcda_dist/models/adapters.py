@@ -186,6 +186,7 @@ def wrap(
     std: Sequence[float] = IMAGENET_STD,
     norm: NormMode = "frozen",
     multiple_px: int = 32,
+    logit_kind: LogitKind = "pixel",
     abstains: bool = False,
 ) -> AdaptedSegmenter:
     """`network` as a segmenter that MGCDA can train; the network is modified in place, not copied.
@@ -206,6 +207,7 @@ def wrap(
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
         multiple_px: images are padded to multiples of it.
+        logit_kind: kind of the logits.
         abstains: the classifier has one more class, abstention (PEBAL), which is removed in evaluation mode.
 
     Raises:
@@ -213,7 +215,8 @@ def wrap(
     """
     taps = Taps(stages, logits, embedding, backbone)
     converted = convert_norm(network, norm)
-    segmenter = adapt(converted, taps, norm, mean=mean, std=std, multiple_px=multiple_px, abstains=abstains)
+    options = {"mean": mean, "std": std, "multiple_px": multiple_px, "logit_kind": logit_kind, "abstains": abstains}
+    segmenter = adapt(converted, taps, norm, **options)
     freeze_unused(segmenter, ["logits", *segmenter.stage_channels], segmenter.example_size)
     return segmenter
 

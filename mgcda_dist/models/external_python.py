@@ -14,7 +14,7 @@ from mgcda_dist.models.external import ExternalNetwork
 from mgcda_dist.models.taps import Taps
 from mgcda_dist.references import PREFIX, resolve
 
-__all__ = ["make"]
+__all__ = ["make", "own_taps"]
 
 
 def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
@@ -34,12 +34,16 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
     if isinstance(made, ExternalNetwork):
         return made
     if isinstance(made, nn.Module):
-        return _tapped(made, getattr(made, "taps", getattr(function, "taps", None)))
+        return own_taps(made, getattr(made, "taps", getattr(function, "taps", None)))
     raise ConfigError("model.network", f"{name} returned a {type(made).__name__}", "return a torch.nn.Module")
 
 
-def _tapped(network: nn.Module, taps: object) -> ExternalNetwork:
-    """The network with what its attribute `taps` says of its layers, as `Taps` or with the keys of `model.taps`."""
+def own_taps(network: nn.Module, taps: object) -> ExternalNetwork:
+    """The network with what its attribute `taps` says of its layers, as `Taps` or with the keys of `model.taps`.
+
+    Raises:
+        ConfigError: it says something else.
+    """
     if taps is None or isinstance(taps, Taps):
         return ExternalNetwork(network, taps)
     own, others = ({each.name for each in fields(kind)} for kind in (Taps, ExternalNetwork))

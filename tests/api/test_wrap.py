@@ -33,6 +33,10 @@ class Segmenter(Plain):
         return Prediction(self.head(body), {"early": stem, "late": body}, body)
 
 
+class Tapped(Plain):
+    taps: Mapping[str, Any] = {"stages": {"early": "stem", "late": "body"}, "logits": "head", "multiple_px": 4}
+
+
 class Own:
     terms: Mapping[str, Term] = {"push": Term("anomaly")}
 
@@ -79,6 +83,21 @@ def test_options_reach_their_parts():
     cacl = model.cacl
     assert cacl is not None and (cacl.budget.inlier_pixels, cacl.selection.num_positives) == (2, 3)
     assert (cacl.temperature, cacl.seed, model.seed) == (0.3, 4, 4)
+
+
+def test_the_layers_that_a_network_names_itself():
+    def made(network: nn.Module, **given: Any) -> Any:
+        return wrap(network, num_classes=5, num_domains=2, **given)
+
+    by_attribute = made(Tapped())
+    assert set(by_attribute.mdat.stages) == {"early", "late", "embedding"}
+    assert (by_attribute.segmenter.multiple_px, made(Plain(), logits="head").segmenter.multiple_px) == (4, 32)
+    by_argument = made(Tapped(), stages={"body": "body"}, multiple_px=8)
+    assert set(by_argument.mdat.stages) == {"body", "embedding"} and by_argument.segmenter.multiple_px == 8
+    network = Tapped()
+    network.taps = {"stages": {}, "logit": "head"}
+    with pytest.raises(ConfigError, match="attribute `taps` of Tapped"):
+        made(network)
 
 
 @pytest.mark.parametrize(
