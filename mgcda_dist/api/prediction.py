@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mgcda_dist import references
 from mgcda_dist.api.run import Run
 from mgcda_dist.choices import Exif, ScoreKind
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, near_or_all
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +27,45 @@ if TYPE_CHECKING:
     from mgcda_dist.inference.predict import Predicted, PredictOptions
     from mgcda_dist.models.external import ExternalNetwork
 
-__all__ = ["ImagePrediction", "Plan", "load_model", "opened", "plan", "predict", "predict_files"]
+__all__ = [
+    "FileSettings",
+    "ImagePrediction",
+    "Plan",
+    "Settings",
+    "load_model",
+    "opened",
+    "plan",
+    "predict",
+    "predict_files",
+]
 
 _Images = NDArray[np.uint8] | str | Path
+_AUGMENTATION = ("scales", "flip", "window_px", "window_overlap")
+
+
+class Settings(TypedDict, total=False):
+    """Settings of a prediction, described at `predict`."""
+
+    threshold: float | str | None
+    score: ScoreKind | None
+    height_px: int | None
+    scales: Sequence[float] | None
+    flip: bool | None
+    window_px: tuple[int, int] | tuple[()] | None
+    window_overlap: float | None
+    blur: bool | None
+    min_area_px: int
+    exif: Exif
+
+
+class FileSettings(Settings, total=False):
+    """… and of what is written, described at `predict_files`."""
+
+    outputs: Sequence[Output]
+    shown_range: tuple[float, float] | None
+    batch: int
+    every: int
+    codec: Codec
 
 
 @dataclass(frozen=True)
@@ -55,29 +91,20 @@ def predict(
     model: Run | ExportedModel | str | Path,
     images: _Images | Sequence[_Images],
     *,
-    threshold: float | str | None = None,
-    score: ScoreKind | None = None,
-    height_px: int | None = None,
-    scales: Sequence[float] | None = None,
-    flip: bool | None = None,
-    window_px: tuple[int, int] | tuple[()] | None = None,
-    window_overlap: float | None = None,
-    blur: bool | None = None,
-    min_area_px: int = 50,
-    exif: Exif = "upright",
     device: str | torch.device = "auto",
+    **settings: Unpack[Settings],
 ) -> list[ImagePrediction]:
     """Anomaly scores, classes and anomalies of images, in memory. `predict_files` is for many, and for videos.
 
     Args:
         model: a run, its folder, a checkpoint, or an exported model; the last as an object stays on its device.
         images: H×W×3 RGB uint8 arrays, files, and folders of images; one or several.
-        threshold: lowest score of an anomalous pixel; `best_f1`, `recall95`, or either with `:SET`; None: the best F1
-            of the model's evaluation, if there is one.
-        score, height_px, scales, flip, window_px, window_overlap, blur: as of `evaluate`; None: as the run.
-        min_area_px: smaller anomalies are left out.
-        exif: files are turned as their EXIF marks say, or not.
         device: `auto` (the first GPU, if there is one), `cpu`, `cuda:1` …
+        settings: `threshold`, the lowest score of an anomalous pixel: a number, `best_f1`, `recall95`, or either with
+            `:SET`; without it the best F1 of the model's evaluation, if there is one. `score`, `height_px`, `scales`,
+            `flip`, `window_px`, `window_overlap`, `blur` are as of `evaluate`; what is left out or None is as in the
+            run. `min_area_px` (50): smaller anomalies are left out. `exif` (`upright`, `stored`): files are turned as
+            their EXIF marks say, or not.
 
     Raises:
         ConfigError: an image that does not exist or is none, or an option that cannot be.
@@ -86,19 +113,8 @@ def predict(
     from mgcda_dist.inference.anomalies import find_anomalies
     from mgcda_dist.inference.sources import find_sources, read_image
 
-    how = plan(
-        opened(model, device),
-        threshold=threshold,
-        score=score,
-        height_px=height_px,
-        scales=scales,
-        flip=flip,
-        window_px=window_px,
-        window_overlap=window_overlap,
-        blur=blur,
-        min_area_px=min_area_px,
-        exif=exif,
-    )
+    _refuse_unknown(settings, Settings)
+    how = plan(opened(model, device), **settings)
     found: list[ImagePrediction] = []
     several = [images] if isinstance(images, str | Path | np.ndarray) else images
     for each in several:
@@ -108,7 +124,7 @@ def predict(
             sources = find_sources([Path(each)], Path(os.devnull))
             if videos := [source for source in sources if source.is_video]:
                 raise ConfigError(str(videos[0].path), "is a video", "`predict_files` predicts videos")
-            pictures = (read_image(source.path, exif) for source in sources)
+            pictures = (read_image(source.path, how.options.exif) for source in sources)
         for picture in pictures:
             ((scores, classes),) = how.model.predict_batch(
                 [picture],
@@ -118,7 +134,7 @@ def predict(
                 blur=how.options.blur,
             )
             limit = how.options.threshold.value
-            regions = () if limit is None else tuple(find_anomalies(scores, limit, min_area_px)[0])
+            regions = () if limit is None else tuple(find_anomalies(scores, limit, how.options.min_area_px)[0])
             found.append(ImagePrediction(scores, classes, how.model.class_names, limit, regions))
     return found
 
@@ -128,39 +144,24 @@ def predict_files(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    outputs: Sequence[Output] = ("overlay",),
-    threshold: float | str | None = None,
-    score: ScoreKind | None = None,
-    height_px: int | None = None,
-    scales: Sequence[float] | None = None,
-    flip: bool | None = None,
-    window_px: tuple[int, int] | tuple[()] | None = None,
-    window_overlap: float | None = None,
-    blur: bool | None = None,
-    min_area_px: int = 50,
-    shown_range: tuple[float, float] | None = None,
-    batch: int = 1,
-    every: int = 1,
-    codec: Codec = "vp9",
-    exif: Exif = "upright",
     device: str | torch.device = "auto",
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    **settings: Unpack[FileSettings],
 ) -> Predicted:
     """Predict images, folders and videos into a folder, as `mgcda predict` does; called again, it resumes.
 
     Args:
-        model, threshold, score, height_px, scales, flip, window_px, window_overlap, blur, min_area_px, exif, device: as
-            of `predict`.
+        model, device: as of `predict`.
         inputs: images, folders and videos.
         out: folder of the results.
-        outputs: beside JSON: `overlay` (PNG, MP4), `npy` (float16 scores), `png` (16-bit scores).
-        shown_range: range of scores for the colours of overlays; None: that of the evaluation, or of the first frame.
-        batch: frames per forward pass, of one size.
-        every: every so many frames of a video are predicted.
-        codec: of videos: vp9 plays in browsers, mpeg4 is faster to write.
         overwrite: write into `out` even if it holds other files or predictions.
         progress: told an input's name, its frames done, and its frames in all (0: not known).
+        settings: as of `predict`, and of the files: `outputs` beside JSON, any of `overlay` (PNG, MP4; the default),
+            `npy` (float16 scores), `png` (16-bit scores). `shown_range`: scores that the colours of overlays span;
+            without it those of the evaluation, or of the first frame. `batch` (1): frames per forward pass, of one
+            size. `every` (1): so many frames of a video are one that is predicted. `codec` of videos: `vp9`, which
+            plays in browsers, or `mpeg4`, which is faster to write.
 
     Returns:
         One entry per input that was predicted, and one per input that could not be read.
@@ -172,24 +173,8 @@ def predict_files(
     from mgcda_dist.inference import predict as work
     from mgcda_dist.inference.sources import find_sources
 
-    how = plan(
-        opened(model, device),
-        threshold=threshold,
-        score=score,
-        height_px=height_px,
-        scales=scales,
-        flip=flip,
-        window_px=window_px,
-        window_overlap=window_overlap,
-        blur=blur,
-        min_area_px=min_area_px,
-        exif=exif,
-        outputs=tuple(outputs),
-        batch=batch,
-        every=every,
-        codec=codec,
-        shown_range=shown_range,
-    )
+    _refuse_unknown(settings, FileSettings)
+    how = plan(opened(model, device), **settings)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     sources = find_sources([Path(each) for each in given], Path(out))
     work.check_output_folder(Path(out), work.prediction_id(how.model, how.options), overwrite=overwrite)
@@ -254,24 +239,8 @@ def opened(model: Run | ExportedModel | str | Path, device: str | torch.device =
     return model.model(where) if isinstance(model, Run) else load_exported(model, where)
 
 
-def plan(
-    model: ExportedModel,
-    *,
-    threshold: float | str | None = None,
-    score: ScoreKind | None = None,
-    height_px: int | None = None,
-    scales: Sequence[float] | None = None,
-    flip: bool | None = None,
-    window_px: tuple[int, int] | tuple[()] | None = None,
-    window_overlap: float | None = None,
-    blur: bool | None = None,
-    shown_range: tuple[float, float] | None = None,
-    **others: Any,
-) -> Plan:
-    """The way in which a model predicts; None: as its run was evaluated.
-
-    Args:
-        others: further fields of `PredictOptions`.
+def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
+    """The way in which a model predicts; what is left out or None: as its run was evaluated.
 
     Raises:
         ConfigError: a threshold that is none, or a score that the model cannot give.
@@ -280,24 +249,25 @@ def plan(
     from mgcda_dist.inference.predict import PredictOptions
     from mgcda_dist.models.compatibility import check_statistics
 
-    check_statistics(score or model.score, model.metadata.statistics, model.folder)
-    changes: dict[str, Any] = {
-        "scales": tuple(scales) if scales is not None else None,
-        "flip": flip,
-        "window_px": window_px,
-        "window_overlap": window_overlap,
-    }
-    augmentation = replace(model.augmentation, **{key: value for key, value in changes.items() if value is not None})
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    given |= {name: tuple(given[name]) for name in ("scales", "outputs") if name in given}
+    changes = {name: given.pop(name) for name in _AUGMENTATION if name in given}
+    augmentation = replace(model.augmentation, **changes)
+    wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)
+    own = {"score": model.score, "height_px": model.height_px or 0, "blur": model.blur}
     options = PredictOptions(
-        score=score or model.score,
-        height_px=height_px if height_px is not None else model.height_px or 0,
-        augmentation=replace(augmentation, window_px=augmentation.window_px or None),
-        blur=model.blur if blur is None else blur,
-        **others,
+        augmentation=replace(augmentation, window_px=augmentation.window_px or None), **(own | given)
     )
-    wanted = None if threshold is None else str(threshold)
-    chosen = choose_threshold(operating_points(model), wanted, options.evaluation_settings())
+    check_statistics(options.score, model.metadata.statistics, model.folder)
+    points = operating_points(model)
+    chosen = choose_threshold(points, None if wanted is None else str(wanted), options.evaluation_settings())
     return Plan(model, replace(options, threshold=chosen, shown_range=shown_range or chosen.shown_range))
+
+
+def _refuse_unknown(settings: Mapping[str, Any], known: type[Settings]) -> None:
+    for name in settings:
+        if name not in known.__optional_keys__:
+            raise ConfigError(name, "there is no such setting", near_or_all(name, sorted(known.__optional_keys__)))
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -56,6 +56,10 @@ def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
     (tmp_path / "drive.mp4").touch()
     with pytest.raises(ConfigError, match=r"is a video[\s\S]*predict_files"):
         predict(run, tmp_path / "drive.mp4")
+    with pytest.raises(ConfigError, match=r"treshold: there is no such setting[\s\S]*did you mean threshold"):
+        predict(run, IMAGE, treshold=0.0)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ConfigError, match="batch: there is no such setting"):
+        predict(run, IMAGE, batch=4)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="device: 'gpu' cannot be used"):
         predict(run, IMAGE, device="gpu")
     with pytest.raises(ConfigError, match="'best' is no threshold"):
