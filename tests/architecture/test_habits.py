@@ -129,6 +129,18 @@ def test_tests_mirror_the_package(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("path", TESTS, ids=_name)
+def test_tests_are_functions(path: Path) -> None:
+    """A class is not collected (`python_classes` is empty), so that tests in it would be skipped without a word."""
+    held = [node for node in _tree(path).body if isinstance(node, ast.ClassDef)]
+    found = [node.name for node in held if node.name.startswith("Test") or any(map(_is_test, node.body))]
+    assert not found, f"{_name(path)}: {', '.join(found)} would never run; make its tests functions"
+
+
+def _is_test(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+
+
 def test_no_global_generator_is_used() -> None:
     """Law 2: the global generators of Python and torch are never drawn from; NumPy's: ruff's NPY002."""
     forbidden = re.compile(
