@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.jsonl import read_history
 
-__all__ = ["draw_history", "draw_preview", "draw_report", "draw_results"]
+__all__ = ["Previews", "draw_history", "draw_report", "draw_results"]
 
 _FINDINGS_ROWS = 4
 """Of a sheet, beside the worst frame."""
@@ -79,31 +81,50 @@ def _draw_panel(evaluation: Evaluation, result: SetResult, path: Path, title: st
     return panel_figure(result.panel, evaluation.job.class_names, path, score_name=score_name, title=title)
 
 
-def draw_preview(
-    job: EvaluationJob,
-    network: Callable[[], nn.Module],
-    step: int,
-    folder: Path,
-    world: Collectives,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> Path | None:
-    """Draw the panel of a network's first frames, which the ranks share (a collective); the PNG on rank 0, else None.
+class Previews:
+    """Panels of a set's first frames, drawn while training goes on.
 
-    One that cannot be drawn or written is left out.
+    The ranks share the evaluation; rank 0 draws in a thread, because all ranks would wait for it in the next step. A
+    picture that cannot be drawn or written is left out.
 
     Args:
         job: the frames of one set, kept for a panel.
-        network: gives it as training has it after `step` steps, in evaluation mode on `device`.
         folder: receives `preview_SET.png`; the next preview replaces it.
-        say: receives a sentence about a preview that is left out.
+        log: takes name, PNG and step of a picture, in the thread that calls `settle`.
+        say: takes a sentence about a preview that is left out.
     """
-    evaluation = run_job(job, world, device, network=network())
-    if world.rank != 0:
-        return None
-    (result,) = evaluation.results
-    title, path = f"{job.name} on {result.name}, step {step}", folder / f"preview_{result.name}.png"
-    return optional(f"the preview of step {step}", lambda: _draw_panel(evaluation, result, path, title), say)
+
+    def __init__(
+        self,
+        job: EvaluationJob,
+        folder: Path,
+        log: Callable[[str, Path, int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._job, self._folder, self._log, self._say = job, folder, log, say
+        self._drawer = ThreadPoolExecutor(1, "preview")
+        self._drawn: tuple[int, Future[Path | None]] | None = None
+
+    def draw(self, network: nn.Module, step: int, world: Collectives, device: torch.device) -> None:
+        """Begin the picture of a network as it is after `step` steps, in evaluation mode on `device`; a collective."""
+        evaluation = run_job(self._job, world, device, network=network)
+        if world.rank != 0:
+            return
+        self.settle()
+        (result,) = evaluation.results
+        title = f"{self._job.name} on {result.name}, step {step}"
+        path = self._folder / f"preview_{result.name}.png"
+        paint = partial(_draw_panel, evaluation, result, path, title)
+        self._drawn = step, self._drawer.submit(optional, f"the preview of step {step}", paint, self._say)
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Log the picture that was begun; without `wait`, if it is done."""
+        if self._drawn is None or not (wait or self._drawn[1].done()):
+            return
+        (step, drawn), self._drawn = self._drawn, None
+        picture = drawn.result()
+        if picture is not None:
+            self._log(picture.stem, picture, step)
 
 
 def draw_history(run: RunFolder, config: Config) -> Path:

@@ -24,7 +24,7 @@ from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.events import EVENTS, append_event, evaluation_progress
 from mgcda_dist.runs.folder import RunFolder, mlflow_uri
-from mgcda_dist.runs.pictures import draw_preview, draw_results
+from mgcda_dist.runs.pictures import Previews, draw_results
 from mgcda_dist.runs.records import open_trackers
 from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.mlflow_system import NodeMonitor
@@ -153,11 +153,14 @@ class _Worker:
         config = self.config
         self.saver = Saver(self.engine, self.writer, config, self.world)
         validation = self._validation()
-        preview = build.preview_job(config)
+        preview, say = build.preview_job(config), partial(self.run.say, "storage")
+        previews = None if preview is None else Previews(preview, self.run.pictures, tracker.log_picture, say)
         loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step)
 
         def log(step: int, metrics: dict[str, float]) -> None:
             tracker.log_metrics(metrics | callbacks.times(), step)
+            if previews is not None:
+                previews.settle(wait=False)
 
         def alarm(name: str, text: str) -> None:
             self.say(text)
@@ -171,11 +174,8 @@ class _Worker:
             self.saver.start(state, numbers)
             PROGRESS.enter("preview", state.step)
             due = state.step % config.checkpoint.every_steps == 0 and state.step < config.optim.steps
-            if preview is not None and due:
-                say, network = partial(self.run.say, "storage"), validation.network
-                picture = draw_preview(preview, network, state.step, self.run.pictures, self.world, self.device, say)
-                if picture is not None:
-                    tracker.log_picture(picture.stem, picture, state.step)
+            if previews is not None and due:
+                previews.draw(validation.network(), state.step, self.world, self.device)
 
         hooks = Hooks(
             log=log,
@@ -193,9 +193,13 @@ class _Worker:
             stepped=callbacks.stepped if callbacks.are_there else None,
         )
         ended_by = StopRequest.NONE
-        if state.step < config.optim.steps and state.early_end is None:
-            ended_by = fit(self.engine, iter(loader), state, config, hooks)
-        PROGRESS.enter("", state.step)
+        try:
+            if state.step < config.optim.steps and state.early_end is None:
+                ended_by = fit(self.engine, iter(loader), state, config, hooks)
+        finally:
+            PROGRESS.enter("", state.step)
+            if previews is not None:
+                previews.settle()
         if state.early_end is not None:
             self.say(f"training ends early, after {state.step} of {config.optim.steps} steps: {state.early_end.reason}")
         return ended_by
