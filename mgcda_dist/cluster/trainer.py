@@ -197,6 +197,7 @@ def _on_worker(arguments: dict[str, Any]) -> None:
     if fatal.is_file():
         # Ray restarts the group after any error. One of ours would be repeated: all ranks return, and `launch` raises.
         return
+    _take_gpu()
     try:
         getattr(worker, arguments["task"])(**arguments["arguments"])
     except TransientError:
@@ -205,6 +206,20 @@ def _on_worker(arguments: dict[str, Any]) -> None:
         with suppress(OSError):  # a full disk: the failure policy sees the error itself
             write_json_atomically(fatal, [error.where, error.problem, error.remedy])
         raise
+
+
+def _take_gpu() -> None:
+    """Make the GPU that Ray gives this worker the current one of its thread; none for a worker that asked for none.
+
+    Ray shows a worker the GPUs of all its workers on the node, in an order that need not be that of their ranks.
+    """
+    import ray
+
+    if ray.get_gpu_ids():
+        import torch
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
 
 
 def _first_error(error: Exception, run_root: Path) -> MgcdaError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig, check_source
@@ -60,14 +60,23 @@ def _number_or_auto(least: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _one_gpu(value: int | Literal["auto"]) -> int | Literal["auto"]:
+    if value != "auto" and value > 1:
+        raise ValueError(
+            f"{value}: a worker trains on one GPU, and the others would be reserved for nothing; set it to 1, and "
+            "scaling.workers to the number of GPUs"
+        )
+    return value
+
+
 class ScalingConfig(Section):
     """Ray Train workers. What is `auto` becomes a number when the cluster is known: `cluster.scaling`."""
 
     workers: Annotated[int | Literal["auto"], _number_or_auto(1)] = Field(
         default=1, description="auto: as many as find a place and can share the global batch"
     )
-    gpus_per_worker: Annotated[int | Literal["auto"], _number_or_auto(0)] = Field(
-        default=0, description="auto: 1 where the cluster has GPUs, else 0"
+    gpus_per_worker: Annotated[int | Literal["auto"], _number_or_auto(0), AfterValidator(_one_gpu)] = Field(
+        default=0, description="1 or 0: a worker trains on one GPU; auto: 1 where the cluster has GPUs, else 0"
     )
     cpus_per_worker: Positive = Field(default=1, description="also the threads of a worker: torch takes no more")
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(

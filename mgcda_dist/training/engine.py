@@ -89,7 +89,8 @@ class DeepSpeedEngine:
         if not self._engine_checks:
             # There DeepSpeed clips without looking, and stumbles where no parameter has a gradient.
             config = {**config, "gradient_clipping": 0.0}
-        self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        with _index_of(device):
+            self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
         self._norm, self._is_first_of_step = 0.0, True
@@ -244,6 +245,21 @@ class DeepSpeedEngine:
 
         with deepspeed.zero.GatheredParameters(list((part or self.model).parameters()), modifier_rank=None):
             yield self.model
+
+
+@contextmanager
+def _index_of(device: torch.device) -> Iterator[None]:
+    """Let DeepSpeed take this GPU: its own choice is the one whose index is the rank within the node."""
+    before = os.environ.get("LOCAL_RANK")
+    if device.index is not None:
+        os.environ["LOCAL_RANK"] = str(device.index)
+    try:
+        yield
+    finally:
+        if device.index is not None and before is None:
+            del os.environ["LOCAL_RANK"]
+        elif before is not None:
+            os.environ["LOCAL_RANK"] = before
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from mgcda_dist import build, checks, references
 from mgcda_dist.config.schema import Config
-from mgcda_dist.errors import CheckpointError, LeavingError
+from mgcda_dist.errors import CheckpointError, ConfigError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.evaluation.folder import write_evaluation
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
@@ -57,7 +57,14 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
     with _logs(run.logs / f"worker-{world.rank}.log"):
         # Ray leaves a machine's GPUs visible to workers that asked for none; alone, without workers, any GPU will do.
         on_gpu = config.scaling.num_gpus > 0 or not dist.is_initialized()
-        worker = _Worker(config, run, world, _device(on_gpu), start_over=start_over)
+        device = _device(on_gpu)
+        if config.scaling.num_gpus > 0 and device.type == "cpu":
+            raise ConfigError(
+                "scaling.gpus_per_worker",
+                f"a worker on {platform.node()} has no GPU that torch can use",
+                "run `mgcda doctor` on the cluster, or set scaling.gpus_per_worker=0",
+            )
+        worker = _Worker(config, run, world, device, start_over=start_over)
         state = worker.resume()
         tracker = worker.open_tracker(state.step)
         callbacks = worker.open_callbacks(state, tracker)
@@ -307,12 +314,10 @@ def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Trac
 
 
 def _device(on_gpu: bool) -> torch.device:
-    """This worker's GPU if it may use one and there is one, else the processor."""
+    """The current GPU if this worker may use one and there is one, else the processor."""
     if not (on_gpu and torch.cuda.is_available()):
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def _config(**scaling: Any) -> Config:
         ({"cpus_per_worker": 4}, [(8, 0), (3, 0)], 2, 0),
         ({}, [(0, 0), (48, 4), (48, 4)], 8, 1),
         ({"cpus_per_worker": 24}, [(48, 4), (48, 4)], 4, 1),  # processors are the bound
-        ({"gpus_per_worker": 2}, [(48, 4), (48, 5)], 4, 2),
+        ({"gpus_per_worker": 1, "cpus_per_worker": 8}, [(48, 4), (48, 5)], 8, 1),
         ({"placement": "STRICT_PACK"}, [(48, 4), (48, 2)], 4, 1),
         ({"placement": "STRICT_SPREAD"}, [(48, 4), (48, 2), (0.5, 2)], 2, 1),
         ({"workers": 3}, [(2, 0)], 3, 0),  # a number stays
@@ -43,6 +43,15 @@ def test_auto_becomes_a_number(
 def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
     with pytest.raises(ConfigError, match="no node has 9 CPU and 0 GPU for one worker: 8 and 0"):
         resolve(_config(cpus_per_worker=9), [NodeResources(8, 0)])
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_several_gpus_for_one_worker_are_refused_with_what_to_do(number: int) -> None:
+    """One would be used, and which one without regard to the others."""
+    with pytest.raises(
+        ValueError, match=rf"gpus_per_worker[\s\S]*{number}: a worker trains on one GPU.*workers to the"
+    ):
+        _config(gpus_per_worker=number)
 
 
 def test_more_workers_than_images_are_answered_with_the_one_larger_batch() -> None:
