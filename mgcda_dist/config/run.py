@@ -85,8 +85,10 @@ class ScalingConfig(Section):
     elastic: ElasticConfig | None = Field(
         default=None, description="go on with fewer workers when a node is lost, with more when one joins; null: never"
     )
-    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@-]+$")] | None = Field(
-        default=None, description="network interface of gloo and NCCL; null: the one that has the node's Ray address"
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@-]+(,[A-Za-z0-9_.:@-]+)*$")] | None = Field(
+        default=None,
+        description="network interfaces of gloo and NCCL, with commas between them; null: the one that has the node's "
+        "Ray address, and for NCCL the other cards that are as fast",
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         default=3, description="restarts of the worker group without a new checkpoint between them; -1: no bound"
