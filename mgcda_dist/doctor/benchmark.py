@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import statistics
+import tempfile
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from mgcda_dist.cluster.network_interface import choose_interface
 
-__all__ = ["BenchmarkWorker"]
+__all__ = ["BenchmarkWorker", "transports_in"]
 
 _LARGE_BYTES = 16 * 2**20
 _JOIN_S = 60
+
+
+def transports_in(log: str) -> list[str]:
+    """Transports of the channels in a log of NCCL, such as `P2P/CUMEM`, `SHM`, `NET/IB/GDRDMA`, `NET/Socket`.
+
+    A channel's line is `Channel 00/0 : 0[0] -> 1[0] [send] via NET/IB/0/GDRDMA`: the number of the device is left out.
+    """
+    found = re.findall(r"Channel \S+ : .* via (\S+)", log)
+    return sorted({re.sub(r"(NET/[^/]+)/\d+(\([^)]*\))?", r"\1", name) for name in found})
 
 
 class BenchmarkWorker:
@@ -27,6 +40,9 @@ class BenchmarkWorker:
     def __init__(self, address: str, interface: str | None) -> None:
         self.address = address
         choose_interface(interface, address)
+        # NCCL says nowhere else which transport it takes. Files of one process each: %p is its id.
+        self._log = Path(tempfile.mkdtemp(prefix="mgcda-doctor-"))
+        os.environ |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,NET", "NCCL_DEBUG_FILE": f"{self._log}/%p"}
 
     def rendezvous_url(self) -> str:
         """URL of this worker, for the init_method of the process group."""
@@ -54,6 +70,12 @@ class BenchmarkWorker:
         sends_per_byte = 2 * (dist.get_world_size() - 1) / dist.get_world_size()
         dist.destroy_process_group()
         return latency_s, sends_per_byte * _LARGE_BYTES / duration_s
+
+    def transports(self) -> list[str]:
+        """Transports of NCCL to the other workers, as its log has named them until now; none with gloo."""
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in self._log.iterdir()]
+        shutil.rmtree(self._log, ignore_errors=True)
+        return transports_in("\n".join(texts))
 
     def _all_reduce(self, num_elements: int, seconds: float) -> float:
         """Median time of one all-reduce, in seconds."""

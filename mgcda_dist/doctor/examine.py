@@ -10,7 +10,7 @@ from mgcda_dist.cluster.scaling import is_open, resolve, worker_needs
 from mgcda_dist.config.schema import Config
 from mgcda_dist.doctor import node_checks
 from mgcda_dist.doctor.findings import Finding, size
-from mgcda_dist.doctor.node import ShardsReport
+from mgcda_dist.doctor.node import NodeReport, ShardsReport
 from mgcda_dist.doctor.probes import Cluster, connected
 from mgcda_dist.errors import MgcdaError, counted
 from mgcda_dist.runs.folder import mlflow_uri
@@ -47,6 +47,8 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
         yield from node_checks.private(reports)
         yield from node_checks.versions(reports)
         yield from node_checks.gpus(reports, config)
+        yield from node_checks.fabric(reports)
+        yield from node_checks.open_files(reports, _most_workers(cluster, config))
         yield from _clocks(cluster)
         yield from node_checks.memory(reports, config)
         if config is not None:
@@ -54,7 +56,7 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
             yield from _storage(cluster, Path(config.runs))
             yield from _mlflow(cluster, config)
         yield from _silent(cluster)
-        yield from _scaling_and_collectives(cluster, config, benchmark_s)
+        yield from _scaling_and_collectives(cluster, config, benchmark_s, reports)
 
 
 def _silent(cluster: Cluster) -> Iterator[Finding]:
@@ -66,6 +68,17 @@ def _silent(cluster: Cluster) -> Iterator[Finding]:
             "a mount that hangs, or a process that died: see /tmp/ray/session_latest/logs on that node",
         )
     cluster.silent.clear()
+
+
+def _most_workers(cluster: Cluster, config: Config | None) -> int:
+    if config is None:
+        return len(cluster.addresses)
+    if config.scaling.elastic is not None:
+        return config.scaling.elastic.max
+    try:
+        return resolve(config, cluster.resources).scaling.num_workers
+    except MgcdaError:
+        return 1  # no room for one, which is a finding of its own
 
 
 def _clocks(cluster: Cluster) -> Iterator[Finding]:
@@ -188,7 +201,9 @@ def _mlflow(cluster: Cluster, config: Config) -> Iterator[Finding]:
         yield Finding("ok", "mlflow", uri)
 
 
-def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_s: float) -> Iterator[Finding]:
+def _scaling_and_collectives(
+    cluster: Cluster, config: Config | None, benchmark_s: float, reports: list[NodeReport]
+) -> Iterator[Finding]:
     workers, cpus, gpus, placement, interface = len(cluster.addresses), 1.0, 0, "SPREAD", None
     if config is not None:
         try:
@@ -233,10 +248,12 @@ def _scaling_and_collectives(cluster: Cluster, config: Config | None, benchmark_
             "open the ports between the nodes; set the network interface with scaling.interface=…",
         )
         return
+    backend = f"NCCL by {' and '.join(found.transports) or 'unknown transports'}" if gpus else "gloo"
     yield Finding(
         "ok",
         "collectives",
-        f"{workers} workers on {counted(found.num_nodes, 'node')}, {'NCCL' if gpus else 'gloo'} over "
+        f"{workers} workers on {counted(found.num_nodes, 'node')}, {backend} over "
         f"{', '.join(found.interfaces)}, {counted(found.threads, 'thread')} each: all-reduce latency "
         f"{found.latency_s * 1e6:.0f} µs, bandwidth {found.bandwidth_bytes_per_s / 1e9:.2f} GB/s",
     )
+    yield from node_checks.transports(found.transports, reports)

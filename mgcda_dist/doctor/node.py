@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import stat
 import subprocess
@@ -40,6 +42,9 @@ class NodeReport(TypedDict):
     authentication: str
     closed: list[str]  # files with a token that other users could read until now, each with its mode
     open_session: str | None  # folder of Ray's sessions that other users may enter, with its mode
+    infiniband: list[str]  # devices for RDMA that the kernel has
+    missing_verbs: str  # why NCCL cannot use them; empty: it can
+    open_files: int  # files and sockets that one process may have open
 
 
 class ShardsReport(TypedDict, total=False):
@@ -83,6 +88,9 @@ class Node:
             "authentication": os.environ.get("RAY_AUTH_MODE", ""),
             "closed": _close_tokens(),
             "open_session": _open_session(),
+            "infiniband": (devices := _infiniband()),
+            "missing_verbs": _missing_verbs() if devices else "",
+            "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         }
 
     def now(self) -> float:
@@ -192,6 +200,32 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+_RDMA = Path("/sys/class/infiniband")
+_CHARACTER_DEVICES = Path("/dev/infiniband")
+_VERBS = "libibverbs.so.1"
+
+
+def _infiniband() -> list[str]:
+    return sorted(path.name for path in _RDMA.iterdir()) if _RDMA.is_dir() else []
+
+
+def _missing_verbs() -> str:
+    """The reason that NCCL, which loads the library while it runs, goes around InfiniBand without a word."""
+    try:
+        library = ctypes.CDLL(_VERBS)
+    except OSError:
+        return f"{_VERBS} cannot be loaded"
+    if not _CHARACTER_DEVICES.is_dir():
+        return f"there is no {_CHARACTER_DEVICES}: the container was not given the devices"
+    found = ctypes.c_int(0)
+    library.ibv_get_device_list.restype = ctypes.c_void_p
+    listed = library.ibv_get_device_list(ctypes.byref(found))
+    if listed:
+        library.ibv_free_device_list.argtypes = [ctypes.c_void_p]
+        library.ibv_free_device_list(listed)
+    return "" if found.value else f"{_VERBS} finds no device: its providers, such as libmlx5, are missing"
 
 
 def _torch_sees_gpus() -> int | None:

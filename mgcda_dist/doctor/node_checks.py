@@ -12,9 +12,11 @@ from mgcda_dist.doctor.findings import Finding, size
 from mgcda_dist.doctor.node import NodeReport
 from mgcda_dist.errors import counted, install_extra
 
-__all__ = ["gpus", "memory", "private", "ray", "versions"]
+__all__ = ["fabric", "gpus", "memory", "open_files", "private", "ray", "transports", "versions"]
 
 _FULL_BYTES = 2**30
+_FILES, _FILES_PER_WORKER = 768, 16
+"""Files and sockets of a worker: its own, and those to each other worker, of gloo's and NCCL's groups."""
 
 
 def ray(reports: list[NodeReport], address: str | None) -> Iterator[Finding]:
@@ -120,6 +122,50 @@ def gpus(reports: list[NodeReport], config: Config | None) -> Iterator[Finding]:
         yield Finding("problem", "gpus", "none on any node", "scaling.gpus_per_worker=0, or nodes that have some")
     elif not any(report["gpus"] for report in reports):
         yield Finding("ok", "gpus", "none: processors and gloo")
+
+
+def fabric(reports: list[NodeReport]) -> Iterator[Finding]:
+    """InfiniBand that the machine has and NCCL cannot use: it falls back to TCP without a word."""
+    for report in reports:
+        if report["infiniband"] and report["missing_verbs"]:
+            yield Finding(
+                "problem" if report["gpus"] else "note",
+                "network",
+                f"{_name(report)}: has {', '.join(report['infiniband'])}, but {report['missing_verbs']}; NCCL would "
+                "use TCP",
+                "install libibverbs1 and ibverbs-providers, as cluster/Dockerfile does; give the container "
+                "/dev/infiniband and IPC_LOCK",
+            )
+        elif report["infiniband"]:
+            yield Finding("ok", "network", f"{_name(report)}: {', '.join(report['infiniband'])}, usable by NCCL")
+
+
+def transports(found: list[str], reports: list[NodeReport]) -> Iterator[Finding]:
+    """A doubt where NCCL took TCP between nodes that have InfiniBand. `found`: of `benchmark.transports_in`."""
+    if any("Socket" in each for each in found) and any(report["infiniband"] for report in reports):
+        yield Finding(
+            "note",
+            "collectives",
+            f"NCCL took {' and '.join(found)} although there is InfiniBand",
+            "see the lines on the network; unset NCCL_IB_DISABLE, name the devices in NCCL_IB_HCA, bring ports up",
+        )
+
+
+def open_files(reports: list[NodeReport], num_workers: int) -> Iterator[Finding]:
+    """Whether a worker may open a connection to each of the others."""
+    needed = _FILES + _FILES_PER_WORKER * num_workers
+    least = min(report["open_files"] for report in reports)
+    for report in reports:
+        if report["open_files"] < needed:
+            yield Finding(
+                "problem",
+                "open files",
+                f"{_name(report)}: a process may open {report['open_files']}, and one of "
+                f"{counted(num_workers, 'worker')} needs about {needed}",
+                "start Ray after `ulimit -n 65536`; docker run --ulimit nofile=65536; systemd: LimitNOFILE=65536",
+            )
+    if least >= needed:
+        yield Finding("ok", "open files", f"{least} or more for each process; about {needed} are needed")
 
 
 def memory(reports: list[NodeReport], config: Config | None) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ class CommBenchmark:
         interfaces: network interfaces used.
         threads: threads of torch per worker.
         num_nodes: nodes that the workers ran on.
+        transports: of NCCL between any two of them; none with gloo.
     """
 
     latency_s: float
@@ -39,6 +40,7 @@ class CommBenchmark:
     interfaces: list[str]
     threads: int
     num_nodes: int
+    transports: list[str]
 
 
 class Cluster:
@@ -145,6 +147,7 @@ class Cluster:
                 sorted({name for name, _ in joined}),
                 min(threads for _, threads in joined),
                 len(set(_get([w.address.remote() for w in workers]))),
+                sorted({name for names in _get([w.call.remote("transports") for w in workers]) for name in names}),
             )
         finally:
             remove_placement_group(group)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgcda_dist.doctor import examine, node_checks
+from mgcda_dist.doctor import examine, node, node_checks
+from mgcda_dist.doctor.benchmark import transports_in
 from mgcda_dist.doctor.examine import PACKAGES
 from mgcda_dist.doctor.node import Node, NodeReport
 from tests.support.commands import mgcda, typed
@@ -74,6 +76,83 @@ def test_gpus_that_torch_cannot_use_are_noted(report: NodeReport) -> None:
     ((level, _, text),) = _said(node_checks.gpus([has], None))
     assert level == "note" and "the driver has 4 GPUs (NVIDIA L4, 535.1, 23034 MiB), torch can use 0" in text
     assert _said(node_checks.gpus([report], None)) == [("ok", "gpus", "none: processors and gloo")]
+
+
+def test_infiniband_that_nccl_cannot_use_is_a_problem(
+    report: NodeReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go over TCP without a word: the driver is there, and the library or the devices are not."""
+    assert not [*node_checks.fabric([_with(report, infiniband=[], missing_verbs="")])]
+    (tmp_path / "sys/mlx5_0").mkdir(parents=True)
+    monkeypatch.setattr(node, "_RDMA", tmp_path / "sys")
+    monkeypatch.setattr(node, "_CHARACTER_DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(node, "_VERBS", "libibverbs-not-there.so.1")
+    seen = Node("10.0.0.1").report([])
+    ((level, subject, text),) = _said(node_checks.fabric([_with(seen, gpus=["NVIDIA H100"])]))
+    assert (level, subject) == ("problem", "network")
+    assert "has mlx5_0, but libibverbs-not-there.so.1 cannot be loaded; NCCL would use TCP" in text
+    assert _said(node_checks.fabric([_with(seen, gpus=[])]))[0][0] == "note"
+    monkeypatch.setattr(node, "_VERBS", "libc.so.6")
+    assert "the container was not given the devices" in Node("10.0.0.1").report([])["missing_verbs"]
+    ((level, _, text),) = _said(node_checks.fabric([_with(seen, missing_verbs="")]))
+    assert level == "ok" and text.endswith("mlx5_0, usable by NCCL")
+
+
+@pytest.mark.parametrize("library", ["no device", "two devices"])
+def test_a_library_without_its_providers_finds_no_device(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a library in its place, which gives a list and its length."""
+    number = 0 if library == "no device" else 2
+    source = tmp_path / "verbs.c"
+    source.write_text(
+        f"static void *devices[3]; void **ibv_get_device_list(int *n) {{ *n = {number}; return devices; }}\n"
+        "void ibv_free_device_list(void **given) { if (given != devices) __builtin_trap(); }\n"
+    )
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "verbs.so", source], check=True, timeout=60)
+    monkeypatch.setattr(node, "_VERBS", str(tmp_path / "verbs.so"))
+    monkeypatch.setattr(node, "_CHARACTER_DEVICES", tmp_path)
+    found = node._missing_verbs()  # pyright: ignore[reportPrivateUsage]
+    assert ("its providers, such as libmlx5, are missing" in found) == (number == 0) and (found == "") == (number == 2)
+
+
+def test_too_few_open_files_for_the_workers_are_a_problem(report: NodeReport) -> None:
+    few = _with(report, open_files=1024)
+    ((level, _, text),) = _said(node_checks.open_files([few, report], 16))
+    assert level == "ok" and text.startswith("1024 or more")
+    ((level, subject, text),) = _said(node_checks.open_files([few, _with(report, open_files=2**20)], 64))
+    assert (level, subject) == ("problem", "open files")
+    assert "a process may open 1024, and one of 64 workers needs about 1792" in text
+    assert report["open_files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+NCCL_LOG = """
+host-1:701:713 [0] NCCL INFO NET/IB : Using [0]mlx5_0:1/IB [1]mlx5_1:1/IB [RO]; OOB eth0:10.0.0.1<0>
+host-1:701:713 [0] NCCL INFO Using network IB
+host-1:701:740 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM
+host-1:701:740 [0] NCCL INFO Channel 01/0 : 7[7] -> 8[0] [send] via NET/IB/0/GDRDMA
+host-1:701:740 [0] NCCL INFO Channel 02/0 : 7[7] -> 8[0] [send] via NET/IB/3(7)/GDRDMA
+"""
+
+
+def test_the_transport_that_nccl_took_is_named(report: NodeReport) -> None:
+    """Its log is the only place that says it."""
+    assert transports_in(NCCL_LOG) == ["NET/IB/GDRDMA", "P2P/CUMEM"]
+    assert transports_in(NCCL_LOG.replace("NET/IB/0/GDRDMA", "NET/Socket/1").replace("NET/IB/3(7)/GDRDMA", "SHM")) == [
+        "NET/Socket",
+        "P2P/CUMEM",
+        "SHM",
+    ]
+    assert transports_in("gloo says nothing") == []
+    has = _with(report, infiniband=["mlx5_0"])
+    ((level, subject, text),) = _said(node_checks.transports(["NET/Socket", "SHM"], [has]))
+    assert (level, subject, text) == (
+        "note",
+        "collectives",
+        "NCCL took NET/Socket and SHM although there is InfiniBand",
+    )
+    assert not [*node_checks.transports(["NET/Socket"], [report])]
+    assert not [*node_checks.transports(["NET/IB/GDRDMA"], [has])]
 
 
 def test_little_shared_memory_and_a_full_disk_are_problems(report: NodeReport) -> None:
