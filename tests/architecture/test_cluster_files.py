@@ -148,6 +148,7 @@ def test_the_image_copies_what_exists() -> None:
             assert source in kept, f"Dockerfile.dockerignore keeps {source} from the builder"
     assert re.search(r"^FROM \S+:\d\S+$", text, re.MULTILINE)
     assert re.search(r"^USER 1000", text, re.MULTILINE)
+    assert {"libibverbs1", "ibverbs-providers"} <= {*text.split()}, "without them NCCL goes around InfiniBand"
 
 
 def _validate(document: dict[str, Any]) -> None:
