@@ -5,7 +5,9 @@
 
 A message of n bytes costs α (latency, s) + n·β (s per byte). Ring collectives over W ranks (Thakur, Rabenseifner and
 Gropp, 2005): all-gather and reduce-scatter of n bytes in total (W-1)·α + n·(W-1)/W·β, all-reduce twice that. NCCL sends
-small sums through trees: 2·⌈log₂W⌉·α. Between nodes the slowest link of the ring sets β.
+small sums through trees: 2·⌈log₂W⌉·α. It cuts a large message into as many rings as a node has network cards, and every
+ring enters and leaves a node once: between nodes β is that of all cards of a node together, or of NVLink if that is
+slower.
 """
 
 from __future__ import annotations
@@ -30,26 +32,32 @@ PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 
 @dataclass(frozen=True)
 class Network:
-    """Latency and bandwidth per GPU, within a node of eight and between nodes."""
+    """Latency and bandwidth, within a node of eight GPUs and between nodes.
+
+    Attributes:
+        bytes_per_s_in: per GPU and direction.
+        bytes_per_s_card, num_cards: per network card and direction, and cards of a node.
+    """
 
     name: str
     alpha_in_s: float
     alpha_out_s: float
     bytes_per_s_in: float
-    bytes_per_s_out: float
+    bytes_per_s_card: float
+    num_cards: int
 
     def link(self, num_ranks: int) -> tuple[float, float]:
         """(α, β) of a ring over `num_ranks`."""
         if num_ranks <= 8:
             return self.alpha_in_s, 1 / self.bytes_per_s_in
-        return self.alpha_out_s, 1 / self.bytes_per_s_out
+        return self.alpha_out_s, 1 / min(self.bytes_per_s_in, self.num_cards * self.bytes_per_s_card)
 
 
-# H100 data sheet: NVLink 900 GB/s in both directions together; NDR InfiniBand 400 Gb/s for each GPU; 100 Gb/s Ethernet
-# for a node of eight. Latencies per hop: of the order of NCCL's tuning tables (src/graph/tuning.cc) for NVLink and the
-# network; 20 µs for TCP over Ethernet is ours.
-INFINIBAND = Network("NVLink + InfiniBand", 1e-6, 5e-6, 450e9, 50e9)
-ETHERNET = Network("NVLink + Ethernet", 1e-6, 20e-6, 450e9, 100e9 / 8 / 8)
+# H100 data sheet: NVLink 900 GB/s in both directions together; a card of NDR InfiniBand, 400 Gb/s, for each GPU; one of
+# 100 Gb/s Ethernet for a node of eight. Latencies per hop: of the order of NCCL's tuning tables (src/graph/tuning.cc)
+# for NVLink and the network; 20 µs for TCP over Ethernet is ours.
+INFINIBAND = Network("NVLink + InfiniBand", 1e-6, 5e-6, 450e9, 50e9, 8)
+ETHERNET = Network("NVLink + Ethernet", 1e-6, 20e-6, 450e9, 100e9 / 8, 1)
 
 
 def gather_s(num_bytes: float, num_ranks: int, alpha: float, beta: float) -> float:
