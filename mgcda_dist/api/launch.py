@@ -108,7 +108,8 @@ def _work(config: Config, run: RunFolder, start_over: bool, objects: dict[str, A
 
         arguments: dict[str, Any] = {"config": config, "start_over": start_over, "objects": objects}
         try:
-            launch(config.scaling, worker_needs(config).numbers, run.root, "train", arguments)
+            numbers, compiles = worker_needs(config).numbers, config.model.compile
+            launch(config.scaling, numbers, run.root, "train", arguments, compiles=compiles)
         except MgcdaError:
             raise
         except Exception as error:

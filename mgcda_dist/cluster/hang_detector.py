@@ -40,10 +40,12 @@ class HangDetector:
 
     Args:
         timeout_s: longest time without an answer, and in a timed phase without a move.
+        first_step_s: the latter in the first step of a process; None: the same.
     """
 
     num_ranks: int
     timeout_s: float
+    first_step_s: float | None = None
     _seen: list[_Seen] = field(default_factory=list)
     _updated_at: float | None = None
 
@@ -82,7 +84,9 @@ class HangDetector:
     def _still(self) -> Hang | None:
         """Of the ranks that do not move, the one that is furthest behind: the others wait for it."""
         still = {
-            rank: seen.report for rank, seen in enumerate(self._seen) if seen.report and seen.still_s > self.timeout_s
+            rank: seen.report
+            for rank, seen in enumerate(self._seen)
+            if seen.report and seen.still_s > self._patience_s(seen.report)
         }
         if len(still) < self.num_ranks:
             # A rank that still moves will come to wait for the others; until then the culprit is not certain.
@@ -98,6 +102,9 @@ class HangDetector:
                 "between them, or a GPU",
             )
         return Hang(rank, f"rank {rank} has not moved for {seconds}: it is {still[rank]}{self._waiting(rank)}")
+
+    def _patience_s(self, report: Report) -> float:
+        return self.timeout_s if self.first_step_s is None or not report.is_first else self.first_step_s
 
     def _waiting(self, culprit: int) -> str:
         others: dict[str, list[str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -30,9 +31,19 @@ from mgcda_dist.training.progress import PROGRESS
 
 __all__ = ["launch"]
 
+_COLLECTIVE_S = 1800
+"""Time limit of a collective: Ray's own."""
+_LATER_S = 300
+
 
 def launch(
-    scaling: ScalingConfig, numbers: Sequence[int], run_root: Path, task: str, arguments: dict[str, Any]
+    scaling: ScalingConfig,
+    numbers: Sequence[int],
+    run_root: Path,
+    task: str,
+    arguments: dict[str, Any],
+    *,
+    compiles: bool = False,
 ) -> None:
     """Run a task of `training.worker` on every Ray Train worker and wait for its end.
 
@@ -45,6 +56,7 @@ def launch(
         run_root: folder for Ray Train's own records and the events, on storage that all nodes see.
         task: name of a function in `training.worker`.
         arguments: of that function, picklable; a dict, since each task has its own.
+        compiles: the first step of a worker compiles a network, for which it has more time.
 
     Raises:
         NodesLostError: the remaining nodes have no room for the workers.
@@ -63,6 +75,7 @@ def launch(
     needs = WorkerNeeds(tuple(numbers), scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
     run_root.mkdir(parents=True, exist_ok=True)
     say = partial(append_event, run_root / EVENTS)
+    first_step_s = scaling.first_step_s(compiles=compiles)
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
     if not ray.is_initialized():
@@ -83,12 +96,13 @@ def launch(
             name=f"launch-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(run_root / "ray"),
             failure_config=failure_config,
-            callbacks=[WorkerMonitor(scaling.hang_timeout_s, say)],  # pyright: ignore[reportArgumentType]
+            callbacks=[WorkerMonitor(scaling.hang_timeout_s, first_step_s, say)],  # pyright: ignore[reportArgumentType]
         ),
         torch_config=_torch_config(
             "nccl" if needs.gpus else "gloo",
             scaling.interface,
             None if os.environ.get("RAY_ADDRESS") else private_folder(),
+            max(scaling.hang_timeout_s, first_step_s),
         ),
         scaling_policy=FittingScalingPolicy(
             scaling_config,
@@ -119,8 +133,11 @@ def _fatal_error(fatal: Path) -> MgcdaError | None:
     return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
 
 
-def _torch_config(backend: str, interface: str | None, folder: Path | None) -> Any:
+def _torch_config(backend: str, interface: str | None, folder: Path | None, hang_s: float) -> Any:
     """Ray's set-up of the process group, after each worker has chosen its network interface.
+
+    A collective may take longer than `hang_s`, after which the worker monitor has named the culprit; torch's own time
+    limit ends every rank that waits for it.
 
     With a `folder`, on one machine, the workers meet in a file there: torch's TCP store listens on all interfaces, and
     asks nobody for a token.
@@ -144,7 +161,7 @@ def _torch_config(backend: str, interface: str | None, folder: Path | None) -> A
 
             return Backend
 
-    return Config(backend=backend)
+    return Config(backend=backend, timeout_s=max(_COLLECTIVE_S, math.ceil(hang_s) + _LATER_S))
 
 
 def _meet(backend: str, file: Path, timeout_s: int) -> None:

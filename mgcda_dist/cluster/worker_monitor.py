@@ -26,10 +26,14 @@ Say = Callable[..., None]
 
 
 class WorkerMonitor(WorkerGroupCallback):
-    """Kills the worker that hangs, and asks the workers to leave before a node is taken away."""
+    """Kills the worker that hangs, and asks the workers to leave before a node is taken away.
 
-    def __init__(self, hang_timeout_s: float, say: Say) -> None:
-        self._hang_timeout_s, self._say = hang_timeout_s, say
+    Args:
+        hang_timeout_s, first_step_s: of `HangDetector`.
+    """
+
+    def __init__(self, hang_timeout_s: float, first_step_s: float, say: Say) -> None:
+        self._hang_timeout_s, self._first_step_s, self._say = hang_timeout_s, first_step_s, say
         self._workers: Sequence[Any] = ()
         self._started: threading.Event | None = None  # cannot be pickled, and is made in the controller
         self._asked: dict[Any, int] = {}
@@ -50,7 +54,7 @@ class WorkerMonitor(WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Monitor a new group."""
         self._workers = worker_group.get_workers()
-        self._detector = HangDetector(len(self._workers), self._hang_timeout_s)
+        self._detector = HangDetector(len(self._workers), self._hang_timeout_s, self._first_step_s)
         self._asked, self._warned = {}, False
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:

@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_COMPILING_S = 1800.0
+
+
 class EngineConfig(Section):
     """DeepSpeed."""
 
@@ -98,9 +101,20 @@ class ScalingConfig(Section):
         description="a worker that does not answer, or does not move in a step, for so long is killed and the group "
         "starts again; more than the slowest step and checkpoint take",
     )
+    first_step_timeout_s: Positive | None = Field(
+        default=None,
+        description="the same for the first step after a start, which compiles the network and tries out kernels; "
+        "null: hang_timeout_s, and with model.compile 1800 or more",
+    )
     node_wait_s: Positive = Field(
         default=300, description="how long to wait for nodes that were lost, before the run ends with exit code 4"
     )
+
+    def first_step_s(self, *, compiles: bool) -> float:
+        """`first_step_timeout_s` as a number."""
+        if self.first_step_timeout_s is not None:
+            return self.first_step_timeout_s
+        return max(self.hang_timeout_s, _COMPILING_S) if compiles else self.hang_timeout_s
 
     @property
     def num_workers(self) -> int:

@@ -36,6 +36,7 @@ class Report:
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
         behind: collectives that its process has gone past and its GPU has not come to.
+        is_first: the step is the first of its process, which compiles and tries out kernels.
     """
 
     step: int
@@ -43,6 +44,7 @@ class Report:
     collective: str
     moves: int
     behind: int = 0
+    is_first: bool = False
 
     def __str__(self) -> str:
         place = f"in {self.phase} of step {self.step}" if self.phase else "outside of the training loop"
@@ -64,11 +66,14 @@ class Progress:
         self.stats = CommStats()
         self.request, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
+        self._first_step: int | None = None
 
     def enter(self, phase: str, step: int) -> None:
         """Enter a phase of a step."""
         self._step, self._phase = step, phase
         self._entered += 1
+        if phase == "loader" and self._first_step is None:
+            self._first_step = step
 
     def ask_to_leave(self, reason: str) -> None:
         """Ask for a checkpoint after this step and a start elsewhere; safe in a signal handler."""
@@ -77,8 +82,8 @@ class Progress:
 
     def report(self) -> Report:
         """Present position."""
-        stats = self.stats
-        return Report(self._step, self._phase, stats.waiting, self._entered + stats.waits, stats.behind)
+        stats, is_first = self.stats, self._step == self._first_step
+        return Report(self._step, self._phase, stats.waiting, self._entered + stats.waits, stats.behind, is_first)
 
 
 PROGRESS = Progress()

@@ -8,7 +8,9 @@ import time
 import pytest
 import torch
 
+from mgcda_dist.cluster import trainer
 from mgcda_dist.cluster.hang_detector import HangDetector
+from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.progress import Progress, Report, StopRequest, agreed
 from tests.support.distributed import run_distributed
@@ -84,6 +86,35 @@ def test_progress_counts_moves_and_collectives() -> None:
 )
 def test_all_ranks_agree_on_the_strongest_request(requests: list[StopRequest], outcome: StopRequest) -> None:
     assert agreed(requests.count(StopRequest.STOP), requests.count(StopRequest.LEAVE)) == outcome
+
+
+def test_the_first_step_of_a_process_has_a_time_of_its_own() -> None:
+    """It compiles, with every rank at the same place for minutes; a later step that stands still is a hang."""
+    for step, hangs_after_s in ((5, 100), (6, 10)):
+        progress = Progress()
+        for seen in range(5, step + 1):
+            progress.enter("loader", seen)
+            progress.enter("forward", seen)
+        detector = HangDetector(2, timeout_s=10, first_step_s=100)
+        report = progress.report()
+        found = [detector.update({0: report, 1: report}, now) for now in range(110)]
+        assert [hang is not None for hang in found].index(True) == hangs_after_s + 1
+
+
+@pytest.mark.parametrize(
+    ("scaling", "compiles", "seconds"),
+    [
+        ({}, False, 300),
+        ({}, True, 1800),
+        ({"hang_timeout_s": 4000}, True, 4000),
+        ({"first_step_timeout_s": 9}, True, 9),
+    ],
+)
+def test_the_time_of_the_first_step(scaling: dict[str, float], compiles: bool, seconds: float) -> None:
+    config = ScalingConfig.model_validate(scaling)
+    assert config.first_step_s(compiles=compiles) == seconds
+    limit = trainer._torch_config("gloo", None, None, seconds).timeout_s  # pyright: ignore[reportPrivateUsage]
+    assert limit >= 1800 and limit > seconds + 60, "torch's own limit would end the ranks that wait, and name nobody"
 
 
 class _OnDevice:
