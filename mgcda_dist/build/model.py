@@ -250,11 +250,14 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
     )
 
 
-def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
+def optimizer(config: Config, model: MGCDA, *, fused: bool = False) -> torch.optim.Optimizer:
     """AdamW or SGD with one group per learning rate: backbone, heads (decoder, projection), discriminators.
 
     Each group carries its `name` and `base_lr`; the loop scales the latter by the schedule. Norms and biases are
     not decayed.
+
+    Args:
+        fused: one kernel steps many parameters.
     """
     rates = {
         "backbone": config.optim.lr_backbone,
@@ -280,8 +283,8 @@ def optimizer(config: Config, model: MGCDA) -> torch.optim.Optimizer:
         for (group, decayed), parameters in grouped.items()
     ]
     if config.optim.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.optim.lr_heads, momentum=config.optim.momentum)
-    return torch.optim.AdamW(groups, lr=config.optim.lr_heads)
+        return torch.optim.SGD(groups, lr=config.optim.lr_heads, momentum=config.optim.momentum, fused=fused or None)
+    return torch.optim.AdamW(groups, lr=config.optim.lr_heads, fused=fused or None)
 
 
 def save_model(config: Config, network: nn.Module, folder: Path) -> None:

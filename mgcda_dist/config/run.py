@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig, check_source
-from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Positive, Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Positive, Section
 from mgcda_dist.references import PATTERN
 
 __all__ = [
@@ -38,6 +38,46 @@ class EngineConfig(Section):
     accumulation: Annotated[Count, OVERRIDE] = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )
+    overlap_comm: Annotated[bool | None, FREE] = Field(
+        default=None,
+        description="send gradients between the ranks while the backward pass goes on; null: on GPUs, where it costs "
+        "nothing. Sums are taken in another order",
+    )
+    bucket_mb: Annotated[Positive, FREE] = Field(
+        default=25,
+        description="megabytes of gradients that are sent at once, with overlap_comm; without it, all at once. torch's "
+        "own default",
+    )
+    tf32: Annotated[bool, FREE] = Field(
+        default=True, description="matrix products and convolutions of float32 on GPUs round their factors to 11 bits"
+    )
+    cudnn_benchmark: Annotated[bool, FREE] = Field(
+        default=True,
+        description="try the kernels of each convolution at its first size, and keep the fastest; not with "
+        "deterministic. On GPUs",
+    )
+    deterministic: Annotated[bool, FREE] = Field(
+        default=False,
+        description="only kernels that give the same bits each time, on GPUs; logs/worker-*.log names operations that "
+        "have none",
+    )
+    fused_optimizer: Annotated[bool | None, FREE] = Field(
+        default=None, description="one kernel for the step of many parameters; null: on GPUs"
+    )
+    export_masters: Annotated[bool | None, FREE] = Field(
+        default=None,
+        description="with bf16, validate and export the float32 of the optimiser, not the rounded parameters of the "
+        "forward pass; null: on GPUs",
+    )
+
+    def on(self, *, gpu: bool) -> EngineConfig:
+        """The section with values where it says null, for workers on GPUs or on processors."""
+        filled = {name: gpu for name in ("overlap_comm", "fused_optimizer", "export_masters") if not self._says(name)}
+        benchmark = self.cudnn_benchmark and not self.deterministic
+        return self.model_copy(update=filled | {"cudnn_benchmark": benchmark})
+
+    def _says(self, name: str) -> bool:
+        return getattr(self, name) is not None
 
 
 class ElasticConfig(Section):

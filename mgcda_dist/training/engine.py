@@ -18,17 +18,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from mgcda_dist.choices import Precision
+from mgcda_dist.choices import Exported, Precision
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
 from mgcda_dist.method.reduce import NamedSum, StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
+from mgcda_dist.training.reduction import GradientReduction
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
 _TAG = "engine"
 _NOWHERE = "checkpoint"  # a folder that is never made
+_ALIGNMENT = 2  # numbers, of which DeepSpeed wants a multiple in a bucket
 
 
 def deepspeed_config(
@@ -38,6 +40,7 @@ def deepspeed_config(
     zero_stage: int,
     precision: Precision,
     clip_norm: float,
+    bucket_mb: float | None = None,
     load_universal: bool = False,
 ) -> dict[str, Any]:
     """The DeepSpeed configuration.
@@ -45,14 +48,21 @@ def deepspeed_config(
     Args:
         micro_batch: images per rank and micro-batch.
         accumulation, zero_stage, precision, clip_norm: as in the run's configuration.
+        bucket_mb: gradients are sent in buckets of so many megabytes while the backward pass goes on; None: all at
+            once after it, but for ZeRO 3, which sends them while it goes on in any case.
         load_universal: the engine will load what `to_universal` wrote.
     """
+    zero: dict[str, Any] = {"stage": zero_stage}
+    if bucket_mb is not None:
+        # DeepSpeed's default, 5·10⁸ numbers, holds any network, so that nothing is sent before the last gradient.
+        elements = _ALIGNMENT * max(1, int(bucket_mb * 1e6 / (2 if precision == "bf16" else 4)) // _ALIGNMENT)
+        zero |= {"overlap_comm": True, "reduce_bucket_size": elements, "allgather_bucket_size": elements}
     return {
         "checkpoint": {"load_universal": load_universal},
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip_norm,
-        "zero_optimization": {"stage": zero_stage},
+        "zero_optimization": zero,
         "bf16": {"enabled": precision == "bf16"},
         # SGD is not on DeepSpeed's own list of optimisers tested with ZeRO; the equivalence tests cover it here.
         "zero_allow_untested_optimizer": True,
@@ -68,10 +78,17 @@ class DeepSpeedEngine:
         model: on the CPU; moved to `device`.
         optimizer: torch optimiser over the model's parameters, one group per learning rate (`base_lr` in each group).
         config: from `deepspeed_config`.
+        export_masters: what is exported has the float32 of the optimiser, and not the rounded parameters.
     """
 
     def __init__(
-        self, model: MGCDA, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
+        self,
+        model: MGCDA,
+        optimizer: torch.optim.Optimizer,
+        config: dict[str, Any],
+        device: torch.device,
+        *,
+        export_masters: bool = False,
     ) -> None:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -82,8 +99,14 @@ class DeepSpeedEngine:
         # a compiler, a cache outside the run folder, and a lock that a killed worker leaves behind.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.model, self.device = model, device
+        self._export_masters = export_masters and bool(config["bf16"]["enabled"])
         _broadcast_buffers(model, device)
         self._zero_stage = int(config["zero_optimization"]["stage"])
+        if self._zero_stage in (1, 2):
+            # Memory that DeepSpeed reserves for a bucket: no more than all gradients need.
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            most = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), trained + trained % _ALIGNMENT)
+            config = {**config, "zero_optimization": most | config["zero_optimization"]}
         self._engine_checks = self._zero_stage > 0 or bool(config["bf16"]["enabled"])
         self._clip_norm = float(config["gradient_clipping"])
         if not self._engine_checks:
@@ -93,6 +116,11 @@ class DeepSpeedEngine:
             self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
+        self._reduction: GradientReduction | None = None
+        bucket = config["zero_optimization"].get("reduce_bucket_size")
+        if self._zero_stage == 0 and bucket is not None and model.collectives.size > 1:
+            self._engine.enable_backward_allreduce = False
+            self._reduction = GradientReduction(model.parameters(), bucket * _element_size(model), model.collectives)
         self._norm, self._is_first_of_step = 0.0, True
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
@@ -104,8 +132,13 @@ class DeepSpeedEngine:
         return self._engine(batch.to(self.device), progress, counts)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of this rank's part of the loss."""
+        """Accumulate the gradient of this rank's part of the loss; with the last micro-batch, sum it over ranks."""
+        if self._reduction is None:
+            self._engine.backward(loss)
+            return
+        self._reduction.begin(is_last=bool(self._engine.is_gradient_accumulation_boundary()))
         self._engine.backward(loss)
+        self._reduction.end()
 
     def step(self, rate: float) -> None:
         """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates.
@@ -246,6 +279,35 @@ class DeepSpeedEngine:
         with deepspeed.zero.GatheredParameters(list((part or self.model).parameters()), modifier_rank=None):
             yield self.model
 
+    @contextmanager
+    def exported(self, kind: Exported) -> Iterator[nn.Module]:
+        """The network that is validated and exported, with whole parameters, within the block; a collective."""
+        with self.whole_parameters() as model:
+            network = model.network(kind)
+            own = [p for p in network.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
+            masters = self._masters(own) if self._export_masters else []
+            rounded = [(parameter, parameter.data) for parameter, _ in masters]
+            for parameter, master in masters:
+                parameter.data = master
+            try:
+                yield network
+            finally:
+                for parameter, data in rounded:
+                    parameter.data = data
+
+    def _masters(self, parameters: Sequence[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Parameters with their float32, on every rank; a collective where that is sliced."""
+        if self._zero_stage > 0:
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            found = [(parameter, safe_get_full_fp32_param(parameter)) for parameter in parameters]
+            return [(parameter, master) for parameter, master in found if master is not None]
+        optimizer: Any = self._engine.optimizer
+        pairs = [pair for groups in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+                 for pair in zip(*groups, strict=True)]  # fmt: skip
+        whole = {id(parameter): master for parameter, master in pairs}
+        return [(parameter, whole[id(parameter)]) for parameter in parameters]
+
 
 @contextmanager
 def _index_of(device: torch.device) -> Iterator[None]:
@@ -306,6 +368,10 @@ def to_universal(source: Path, target: Path) -> None:
         raise CheckpointError(str(source), problem, "resume with the number of workers that wrote it")
     for file in source.glob("*.safetensors"):
         shutil.copy2(file, target / file.name)
+
+
+def _element_size(model: nn.Module) -> int:
+    return next(parameter for parameter in model.parameters() if parameter.requires_grad).element_size()
 
 
 @torch.no_grad()

@@ -52,8 +52,8 @@ class Validation:
         """The bare network with the present weights, in evaluation mode; a collective. The next call changes it."""
         if self._network is None:
             self._network = self._make_network().to(self._device).eval()
-        with self._engine.whole_parameters() as model:
-            self._network.load_state_dict(model.network(self._exported).state_dict(), strict=True)
+        with self._engine.exported(self._exported) as network:
+            self._network.load_state_dict(network.state_dict(), strict=True)
         return self._network
 
     def measure(self) -> dict[str, float]:

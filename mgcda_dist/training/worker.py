@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mgcda_dist import build, checks, references
+from mgcda_dist.config.run import EngineConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError, LeavingError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress
@@ -34,6 +35,7 @@ from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resum
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.conclude import conclude
+from mgcda_dist.training.device import set_up
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import PROGRESS, StopRequest
@@ -79,8 +81,8 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
             finally:
                 callbacks.checkpoints()
             if ended_by == StopRequest.NONE:
-                with worker.engine.whole_parameters() as whole:
-                    selection = keep_model(config, run, worker.store, whole, world)
+                with worker.engine.exported(config.model.export) as network:
+                    selection = keep_model(config, run, worker.store, network, world)
                 worker.complete(state)
                 callbacks.checkpoints()
                 found = conclude(config, run, world, worker.device, tracker, selection, state.step)
@@ -100,7 +102,9 @@ class _Worker:
     ) -> None:
         self.config, self.run, self.world, self.device = config, run, world, device
         self.store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
-        _announce(config, run, world)
+        engine = config.engine.on(gpu=device.type == "cuda")
+        set_up(device, engine)
+        _announce(config, engine, run, world)
         PROGRESS.stats = world.stats
         model = build.mgcda(config, world)
         for text in checks.doubts(config, model.segmenter):
@@ -108,16 +112,18 @@ class _Worker:
         self._checkpoint = find(self.store, world, config.checkpoint, run, start_over=start_over)
         self.engine = DeepSpeedEngine(
             model,
-            build.optimizer(config, model),
+            build.optimizer(config, model, fused=bool(engine.fused_optimizer)),
             deepspeed_config(
-                micro_batch=config.data.global_batch // (world.size * config.engine.accumulation),
-                accumulation=config.engine.accumulation,
-                zero_stage=config.engine.zero_stage,
-                precision=config.engine.precision,
+                micro_batch=config.data.global_batch // (world.size * engine.accumulation),
+                accumulation=engine.accumulation,
+                zero_stage=engine.zero_stage,
+                precision=engine.precision,
                 clip_norm=config.optim.clip_norm,
+                bucket_mb=engine.bucket_mb if engine.overlap_comm else None,
                 load_universal=self._checkpoint is not None and self._checkpoint.convert,
             ),
             device,
+            export_masters=bool(engine.export_masters),
         )
 
     def say(self, text: str) -> None:
@@ -281,8 +287,12 @@ def evaluate(
             write_evaluation(evaluation.record(), evaluation.results, Path(out))
 
 
-def _announce(config: Config, run: RunFolder, world: Collectives) -> None:
-    """Tell the user what is built, and for the record where each rank is and what it uses there; a collective."""
+def _announce(config: Config, engine: EngineConfig, run: RunFolder, world: Collectives) -> None:
+    """Tell the user what is built, and for the record where each rank is and what it uses there; a collective.
+
+    Args:
+        engine: with the values that stand where the configuration says null.
+    """
     own = {
         "host": platform.node(),
         "process": os.getpid(),
@@ -297,7 +307,8 @@ def _announce(config: Config, run: RunFolder, world: Collectives) -> None:
     nodes = len({worker["host"] for worker in workers})
     where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
     text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
-    run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers)
+    used = engine.model_dump(mode="json")
+    run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers, engine=used)
 
 
 def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Tracker:

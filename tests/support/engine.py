@@ -25,7 +25,9 @@ def tiny_engine(
     precision: Any = "fp32",
     zero_stage: int = 0,
     accumulation: int = 1,
+    bucket_mb: float | None = None,
     load_universal: bool = False,
+    export_masters: bool = False,
 ) -> DeepSpeedEngine:
     """An engine for `batch` images per step over all ranks; `optimizer`: default AdamW with one group."""
     config = deepspeed_config(
@@ -34,9 +36,11 @@ def tiny_engine(
         zero_stage=zero_stage,
         precision=precision,
         clip_norm=5.0,
+        bucket_mb=bucket_mb,
         load_universal=load_universal,
     )
-    return DeepSpeedEngine(model, optimizer or AdamW(one_group(model)), config, torch.device("cpu"))
+    optimizer = optimizer or AdamW(one_group(model))
+    return DeepSpeedEngine(model, optimizer, config, torch.device("cpu"), export_masters=export_masters)
 
 
 def one_group(model: MGCDA) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""The GPU of a worker is the one that Ray gives it, for torch and for DeepSpeed."""
+"""The GPU of a worker is the one that Ray gives it, for torch and for DeepSpeed; torch's settings for it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import ray
 import ray.train.torch
 import torch
 
+from mgcda_dist import build
 from mgcda_dist.cluster import trainer
+from mgcda_dist.config.run import EngineConfig
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.training import worker
+from mgcda_dist.training.device import set_up
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from tests.support.configs import plain_config
 from tests.support.engine import one_group
@@ -76,3 +80,68 @@ def test_a_worker_without_its_gpu_does_not_train_on_the_processor(tmp_path: Path
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match=r"scaling\.gpus_per_worker: a worker on .* has no GPU that torch can use"):
         worker.train(config)
+
+
+def _switches() -> tuple[bool, ...]:
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, deterministic
+
+
+@pytest.fixture
+def _restored() -> Iterator[None]:
+    before = _switches()
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[:2]
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before[2:4]
+    torch.use_deterministic_algorithms(before[4])
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize(
+    ("asked", "switches"),
+    [
+        ({}, (True, True, True, False, False)),
+        ({"tf32": False}, (False, False, True, False, False)),
+        ({"cudnn_benchmark": False}, (True, True, False, False, False)),
+        ({"deterministic": True}, (True, True, False, True, True)),
+    ],
+)
+def test_the_switches_of_torch_for_a_gpu(
+    asked: dict[str, Any], switches: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before, engine = _switches(), EngineConfig(**asked)
+    set_up(torch.device("cpu"), engine.on(gpu=False))
+    assert _switches() == before, "nothing changes on processors"
+    set_up(torch.device("cuda", 0), engine.on(gpu=True))
+    assert _switches() == switches
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if asked.get("deterministic") else None)
+    assert torch.get_float32_matmul_precision() == ("high" if switches[0] else "highest"), (
+        "torch's compiler asks for it"
+    )
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_stands_for_null(gpu: bool) -> None:
+    found = EngineConfig().on(gpu=gpu)
+    assert (found.overlap_comm, found.fused_optimizer, found.export_masters) == (gpu, gpu, gpu)
+    asked = EngineConfig(overlap_comm=not gpu, fused_optimizer=not gpu, export_masters=not gpu).on(gpu=gpu)
+    assert (asked.overlap_comm, asked.fused_optimizer, asked.export_masters) == (not gpu, not gpu, not gpu)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_fused_optimizer_steps_as_the_other(kind: str) -> None:
+    config = plain_config(
+        model={"backbone": "test_resnet"}, mdat={"enabled": False}, cacl={"enabled": False}, optim={"optimizer": kind}
+    )
+    after: list[torch.Tensor] = []
+    for fused in (False, True):
+        model = build.mgcda(config)
+        optimizer = build.optimizer(config, model, fused=fused)
+        assert bool(optimizer.defaults["fused"]) == fused
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        after.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(after[0], after[1])

@@ -105,6 +105,12 @@ def test_the_event_files_have_every_step_once(runs: Runs) -> None:
     assert "| status | FINISHED |" in found.texts["tags"]
 
 
+def test_the_record_has_what_stands_for_null(runs: Runs) -> None:
+    used = [event["engine"] for event in events(runs[0] / "whole") if "engine" in event]
+    assert len(used) == 2, "one for each attempt"
+    assert all(not engine["overlap_comm"] and not engine["fused_optimizer"] and engine["tf32"] for engine in used)
+
+
 def test_callbacks_see_both_attempts_from_start_to_end(runs: Runs) -> None:
     for rank in range(2):
         calls = calls_of(runs[0] / "whole", rank)

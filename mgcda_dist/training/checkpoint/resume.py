@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import nn
 
 from mgcda_dist import __version__, build
 from mgcda_dist.choices import RunFile
@@ -22,7 +23,6 @@ from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.results import Selection
 from mgcda_dist.files import write_atomically
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.runs.room import needed
 from mgcda_dist.tracking.jsonl import read_lines
@@ -53,10 +53,10 @@ class Saver:
         self._numbers = numbers
         self._writer.wait()  # the copies of the previous checkpoint are reused
         copies = self._engine.snapshot(self._earlier)
-        with self._engine.whole_parameters() as model:
+        with self._engine.exported(self._config.model.export) as network:
             if self._world.rank == 0:
-                name, exported = "model/model.safetensors", model.network(self._config.model.export)
-                copies[name] = HostCopy(write_tensors, exported.state_dict(), self._earlier.get(name))
+                name = "model/model.safetensors"
+                copies[name] = HostCopy(write_tensors, network.state_dict(), self._earlier.get(name))
         self._earlier = copies
         files: dict[str, Callable[[Path], object]] = {**copies}
         if self._world.rank == 0:
@@ -187,12 +187,12 @@ def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Calla
 
 
 def keep_model(
-    config: Config, run: RunFolder, store: CheckpointStore, model: MGCDA, world: Collectives
+    config: Config, run: RunFolder, store: CheckpointStore, network: nn.Module, world: Collectives
 ) -> Selection | None:
     """Write the bare segmenter of the run: the last one, or the best by validation where configured; a collective.
 
     Args:
-        model: the whole model as it is after the last step.
+        network: from `DeepSpeedEngine.exported`, as it is after the last step.
 
     Returns:
         On rank 0 the validation that chose it; None for the last one, and on other ranks.
@@ -206,7 +206,7 @@ def keep_model(
         write = partial(needed, "the model", folder=run.model, say=say, limit_s=config.checkpoint.room_wait_s)
         best = store.best() if config.checkpoint.best is not None else None
         if best is None:
-            write(lambda: build.save_model(config, model.network(config.model.export), run.model))
+            write(lambda: build.save_model(config, network, run.model))
         else:
             step, validation = best
             chosen = Selection(step, **asdict(validation))

@@ -1,0 +1,29 @@
+"""Settings of torch for the GPU of a worker; on processors nothing is set."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mgcda_dist.config.run import EngineConfig
+
+__all__ = ["set_up"]
+
+
+def set_up(device: torch.device, engine: EngineConfig) -> None:
+    """Set torch's switches for this process, before anything runs on the GPU.
+
+    Args:
+        engine: from `EngineConfig.on`.
+    """
+    if device.type != "cuda":
+        return
+    # Not the newer `fp32_precision`: torch's compiler asks for the older one, which then refuses to answer.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = engine.tf32
+    torch.backends.cudnn.benchmark = engine.cudnn_benchmark
+    torch.backends.cudnn.deterministic = engine.deterministic
+    if engine.deterministic:
+        # cuBLAS reads it when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(engine.deterministic, warn_only=True)
