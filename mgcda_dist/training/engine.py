@@ -234,9 +234,11 @@ class DeepSpeedEngine:
         # that counts steps, which each of them would advance.
         for group, own in zip(self._groups(), settings, strict=True):
             group.update(own)
+        # A fused step wants them on the device, where the checkpoint of one that was not has them on the host.
+        place = self.device if any(group.get("fused") for group in self._groups()) else torch.device("cpu")
         for state in self._optimizer.state.values():  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
             if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].clone()
+                state["step"] = state["step"].to(place, copy=True)
         self._load_buffers(folder)
 
     def _buffers(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
