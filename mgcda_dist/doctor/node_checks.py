@@ -152,7 +152,7 @@ def transports(found: list[str], reports: list[NodeReport]) -> Iterator[Finding]
 
 
 def open_files(reports: list[NodeReport], num_workers: int) -> Iterator[Finding]:
-    """Whether a worker may open a connection to each of the others."""
+    """The limit of open files, against what a worker needs that is connected to each of the others."""
     needed = _FILES + _FILES_PER_WORKER * num_workers
     least = min(report["open_files"] for report in reports)
     for report in reports:
