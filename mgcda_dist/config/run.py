@@ -66,8 +66,8 @@ class EngineConfig(Section):
     )
     export_masters: Annotated[bool | None, FREE] = Field(
         default=None,
-        description="with bf16, validate and export the float32 of the optimiser, not the rounded parameters of the "
-        "forward pass; null: on GPUs",
+        description="with bf16, begin the float32 of the optimiser with the weights before they are rounded, and "
+        "validate and export it; null: on GPUs",
     )
 
     def on(self, *, gpu: bool) -> EngineConfig:

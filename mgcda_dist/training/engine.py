@@ -24,6 +24,7 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
 from mgcda_dist.method.reduce import NamedSum, StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
+from mgcda_dist.training.masters import Masters
 from mgcda_dist.training.reduction import GradientReduction
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
@@ -78,7 +79,8 @@ class DeepSpeedEngine:
         model: on the CPU; moved to `device`.
         optimizer: torch optimiser over the model's parameters, one group per learning rate (`base_lr` in each group).
         config: from `deepspeed_config`.
-        export_masters: what is exported has the float32 of the optimiser, and not the rounded parameters.
+        export_masters: with bf16, the float32 of the optimiser begins with the weights before they were rounded, and is
+            what is exported.
     """
 
     def __init__(
@@ -99,7 +101,6 @@ class DeepSpeedEngine:
         # a compiler, a cache outside the run folder, and a lock that a killed worker leaves behind.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.model, self.device = model, device
-        self._export_masters = export_masters and bool(config["bf16"]["enabled"])
         _broadcast_buffers(model, device)
         self._zero_stage = int(config["zero_optimization"]["stage"])
         if self._zero_stage in (1, 2):
@@ -112,10 +113,16 @@ class DeepSpeedEngine:
         if not self._engine_checks:
             # There DeepSpeed clips without looking, and stumbles where no parameter has a gradient.
             config = {**config, "gradient_clipping": 0.0}
+        export_masters = export_masters and bool(config["bf16"]["enabled"])
+        given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
         with _index_of(device):
             self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
+        self._masters: Masters | None = None
+        if export_masters:
+            self._masters = Masters(self._engine.optimizer, self._zero_stage)
+            self._masters.set(given)
         self._reduction: GradientReduction | None = None
         bucket = config["zero_optimization"].get("reduce_bucket_size")
         if self._zero_stage == 0 and bucket is not None and model.collectives.size > 1:
@@ -286,8 +293,8 @@ class DeepSpeedEngine:
         """The network that is validated and exported, with whole parameters, within the block; a collective."""
         with self.whole_parameters() as model:
             network = model.network(kind)
-            own = [p for p in network.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
-            masters = self._masters(own) if self._export_masters else []
+            own = [parameter for parameter in network.parameters() if parameter.requires_grad]
+            masters = self._masters.of(own) if self._masters is not None else []
             rounded = [(parameter, parameter.data) for parameter, _ in masters]
             for parameter, master in masters:
                 parameter.data = master
@@ -296,19 +303,6 @@ class DeepSpeedEngine:
             finally:
                 for parameter, data in rounded:
                     parameter.data = data
-
-    def _masters(self, parameters: Sequence[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
-        """Parameters with their float32, on every rank; a collective where that is sliced."""
-        if self._zero_stage > 0:
-            from deepspeed.utils import safe_get_full_fp32_param
-
-            found = [(parameter, safe_get_full_fp32_param(parameter)) for parameter in parameters]
-            return [(parameter, master) for parameter, master in found if master is not None]
-        optimizer: Any = self._engine.optimizer
-        pairs = [pair for groups in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-                 for pair in zip(*groups, strict=True)]  # fmt: skip
-        whole = {id(parameter): master for parameter, master in pairs}
-        return [(parameter, whole[id(parameter)]) for parameter in parameters]
 
 
 @contextmanager

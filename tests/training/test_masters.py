@@ -1,6 +1,8 @@
-"""With bf16, what is exported has the optimiser's float32 on every rank, and training goes on with what it had."""
+"""With bf16, the optimiser's float32 begins with the weights that were given, and is exported on every rank."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,15 +13,26 @@ from tests.support.engine import micro_batches, tiny_engine
 from tests.support.tiny import tiny_mgcda
 
 _BATCH, _STEPS = 8, 3
-_Found = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+_State = dict[str, Tensor]
+
+
+class _Found(NamedTuple):
+    """What is exported at the beginning, and after two steps with the parameters of the forward pass beside it."""
+
+    begun: _State
+    exported: _State
+    rounded: _State
+    exported_next: _State
+    rounded_next: _State
 
 
 def _exported(stage: int, *, masters: bool) -> _Found:
-    """Exported before another step and after it, each with the parameters of the forward pass at that time."""
     engine = tiny_engine(
         tiny_mgcda(dtype=torch.float32), batch=_BATCH, precision="bf16", zero_stage=stage, export_masters=masters
     )
     found: list[dict[str, Tensor]] = []
+    with engine.exported("student") as network:
+        begun = {name: x.clone() for name, x in network.state_dict().items()}
     for step in range(_STEPS):
         batches = micro_batches(step, _BATCH)
         engine.backward(engine.forward(batches[0], 0.5, engine.model.count(batches)).loss)
@@ -29,7 +42,7 @@ def _exported(stage: int, *, masters: bool) -> _Found:
                 found.append({name: x.clone() for name, x in network.state_dict().items()})
             with engine.whole_parameters() as model:
                 found.append({name: x.clone() for name, x in model.segmenter.state_dict().items()})
-    return found[0], found[1], found[2], found[3]
+    return _Found(begun, *found)
 
 
 def _all() -> dict[tuple[int, bool], _Found]:
@@ -42,15 +55,27 @@ def found() -> list[dict[tuple[int, bool], _Found]]:
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_masters_are_exported_and_the_parameters_stay(found: list[dict[tuple[int, bool], _Found]], stage: int) -> None:
-    plain = found[0][stage, False]
+def test_masters_begin_with_the_weights_that_were_given(
+    found: list[dict[tuple[int, bool], _Found]], stage: int
+) -> None:
+    """Pretrained weights would lose sixteen bits for good."""
+    given = tiny_mgcda(dtype=torch.float32).segmenter.state_dict()
     for of_rank in found:
-        for masters, rounded in (of_rank[stage, True][:2], of_rank[stage, True][2:]):
+        exported = of_rank[stage, True].begun
+        assert exported.keys() == given.keys() and all(torch.equal(exported[name], x) for name, x in given.items())
+        assert all(torch.equal(x, given[name].bfloat16()) for name, x in of_rank[stage, False].begun.items())
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_masters_are_exported_and_the_parameters_stay(found: list[dict[tuple[int, bool], _Found]], stage: int) -> None:
+    for of_rank in found:
+        seen, first = of_rank[stage, True], found[0][stage, True]
+        for masters, rounded in ((seen.exported, seen.rounded), (seen.exported_next, seen.rounded_next)):
             assert all(x.dtype == torch.float32 for x in masters.values())
             assert all(torch.equal(x.bfloat16(), rounded[name]) for name, x in masters.items()), "of the same step"
             assert any(not torch.equal(x, rounded[name].float()) for name, x in masters.items()), "with more bits"
-        for name, x in of_rank[stage, True][0].items():
-            assert torch.equal(x, found[0][stage, True][0][name]), "the same on every rank"
-        for name, x in of_rank[stage, True][3].items():
-            assert torch.equal(x, plain[3][name]), "exporting does not change the training"
-    assert all(torch.equal(x, plain[1][name]) for name, x in plain[0].items()), "not asked for: as it was"
+        assert all(torch.equal(x, first.exported_next[name]) for name, x in seen.exported_next.items()), "on every rank"
+        plain = of_rank[stage, False]
+        assert all(torch.equal(x, plain.rounded[name]) for name, x in plain.exported.items()), (
+            "not asked for: as it was"
+        )
