@@ -238,7 +238,9 @@ def _strip(view: _Seen, size: tuple[int, int], top: int, bottom: int) -> Tensor:
         part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, top, bottom, logits.device))
     else:
         rows = _positions(view.height, size[0], top, bottom, logits.device)
-        first, last = int(rows[0]), min(int(rows[-1]) + 1, view.height - 1)
+        # In numbers of the host: those on a GPU would have to be waited for.
+        first, last = (int(_position(view.height, size[0], row)) for row in (top, bottom - 1))
+        last = min(last + 1, view.height - 1)
         part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, first, last + 1, logits.device))
         part = _lerp_rows(part, rows - first)
     part = _to_width(part, grid_width)[:, :, : view.width]
@@ -254,6 +256,11 @@ def _classes(logits: Tensor) -> Tensor:
     # The first of equal ones: weights fall with the class.
     weights = torch.arange(logits.shape[0], 0, -1, dtype=torch.uint8, device=logits.device)
     return logits.shape[0] - (is_highest * weights[:, None, None]).amax(dim=0)
+
+
+def _position(source: int, target: int, row: int) -> float:
+    """One of `_positions`, to the bit."""
+    return min(max((row + 0.5) * (source / target) - 0.5, 0.0), source - 1)
 
 
 def _positions(source: int, target: int, first: int, end: int, device: torch.device) -> Tensor:

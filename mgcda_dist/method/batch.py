@@ -7,7 +7,8 @@ batch, R rows (sampled pixels).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,10 @@ from torch.nn import functional as F
 
 from mgcda_dist.choices import ANOMALY, INLIER, VOID
 
-__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "label_on_grid", "unlabelled"]
+__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "first_true", "label_on_grid", "unlabelled"]
+
+_ALIGNED_BYTES = 16
+"""Tensors that travel in one buffer start at multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,32 @@ class Batch:
         """N×H×W bool: pixels of unlabelled images whose label is that of another image, which they were taken from."""
         return self.is_unlabelled.view(-1, 1, 1) & (self.label != VOID) & (self.label != ANOMALY)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with its tensors on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = value.to(device, non_blocking=non_blocking)
-        return Batch(**moved)
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`; to a GPU in one transfer, for which the host does not wait."""
+        device = torch.device(device)
+        tensors = self._tensors()
+        if device.type != "cuda" or any(tensor.device.type != "cpu" for tensor in tensors.values()):
+            return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        packed = self if len({x.untyped_storage().data_ptr() for x in tensors.values()}) == 1 else self.pin_memory()
+        buffer = torch.empty(0, dtype=torch.uint8).set_(packed.image.untyped_storage())
+        there = buffer.to(device, non_blocking=True)
+        packed_tensors = packed._tensors().items()
+        return replace(self, **{name: _view(there, like, like.storage_offset()) for name, like in packed_tensors})
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's DataLoader)."""
-        pinned = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in pinned.items():
-            if isinstance(value, Tensor):
-                pinned[name] = value.pin_memory()
-        return Batch(**pinned)
+        """The same batch in one piece of page-locked memory (called by torch's DataLoader, too)."""
+        tensors = {name: _dense(tensor) for name, tensor in self._tensors().items()}
+        sizes = [-(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for tensor in tensors.values()]
+        buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+        pinned = dict[str, Tensor]()
+        for (name, tensor), start in zip(tensors.items(), accumulate(sizes, initial=0), strict=False):
+            pinned[name] = _view(buffer, tensor, start // tensor.itemsize).copy_(tensor)
+        return replace(self, **pinned)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 class Prediction(NamedTuple):
@@ -88,6 +103,17 @@ class Prediction(NamedTuple):
     embedding: Tensor
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if its memory has gaps; an image may be stored pixel by pixel."""
+    is_dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    return tensor if is_dense else tensor.contiguous()
+
+
+def _view(buffer: Tensor, like: Tensor, offset: int) -> Tensor:
+    """The elements of a uint8 buffer from `offset` on, counted in elements of `like`, as a tensor like that one."""
+    return buffer.view(like.dtype).as_strided(like.shape, like.stride(), offset)
+
+
 def label_on_grid(label: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels N×H×W at the nearest pixel of every cell of a grid: N×h×w, int64."""
     return F.interpolate(label.unsqueeze(1).to(torch.float32), size=size, mode="nearest-exact").squeeze(1).long()
@@ -96,3 +122,12 @@ def label_on_grid(label: Tensor, size: tuple[int, int]) -> Tensor:
 def unlabelled(label: Tensor) -> Tensor:
     """N bool: images without any label of their own, N×H×W; anomalies may have been pasted onto them."""
     return ((label == VOID) | (label == ANOMALY)).flatten(1).all(dim=1)
+
+
+def first_true(mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Indices of the first true elements of an R mask, min(R, number) int64, and which of them are true, bool.
+
+    Of fixed shape, unlike those of `nonzero`: where fewer are true, false ones follow.
+    """
+    index = torch.argsort((~mask).to(torch.uint8), stable=True)[:number]
+    return index, mask[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_host"]
+__all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_device", "to_host"]
 
 
 Mergeable = TypeVar("Mergeable")
@@ -346,6 +346,12 @@ def _all_reduce(value: Tensor, collectives: Collectives, label: str) -> None:
     work = dist.all_reduce(value, group=collectives.group, async_op=True)
     assert work is not None
     collectives.stats.wait(work, label, reached)
+
+
+def to_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers of the host as a vector on a device, float64; the host does not wait for a device that is busy."""
+    vector = torch.tensor(values, dtype=torch.float64)
+    return vector if device.type == "cpu" else vector.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(values: Tensor) -> list[float]:

@@ -27,9 +27,9 @@ from mgcda_dist.choices import CaclDefaults, Exported, MdatDefaults, TeacherDefa
 from mgcda_dist.method.batch import VOID, Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample
 from mgcda_dist.method.cacl.loss import CACL
-from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.collectives import Collectives, to_device
 from mgcda_dist.method.mdat.loss import MDAT
-from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, local_mean
+from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, known, local_mean, read_scalars
 from mgcda_dist.method.teacher.average import Teacher
 from mgcda_dist.method.teacher.labels import Taught, num_teachable, taught_sum
 from mgcda_dist.method.terms import LossContext, Weight, weight_at
@@ -218,7 +218,7 @@ class MGCDA(nn.Module):
                 every rank.
         """
         local, loss = _summed([outcome.sums for outcome in outcomes]), outcomes[0].loss
-        others = torch.tensor(list(beside.values()), dtype=torch.float64, device=loss.device)
+        others = to_device(list(beside.values()), loss.device)
         return NamedSum({**local, **dict(zip(beside, others, strict=True))}, self.collectives, "values")
 
     def commit(self, outcomes: Sequence[Outcome], totals: NamedSum) -> None:
@@ -236,9 +236,11 @@ class MGCDA(nn.Module):
 
     def health(self, outcomes: Sequence[Outcome], totals: NamedSum, progress: float) -> dict[str, float]:
         """Signals of a dead or overpowering part, named as they are logged."""
-        mdat = self.mdat.health(totals.wait(), outcomes[0].counts, progress) if self.mdat else {}
-        cacl = self.cacl.health(outcomes[0].step, totals.wait()) if self.cacl else {}
-        return mdat | {f"cacl/{name}": value for name, value in cacl.items()}
+        summed, counts, step = totals.wait(), outcomes[0].counts, outcomes[0].step
+        mdat = self.mdat.signals(summed, counts) if self.mdat else {}
+        cacl = self.cacl.signals(step, summed) if self.cacl else {}
+        values = known(read_scalars(mdat | {f"cacl/{name}": value for name, value in cacl.items()}))
+        return values | (self.mdat.derived(values, progress) if self.mdat else {})
 
     def network(self, kind: Exported) -> nn.Module:
         """The bare network that is validated and exported: the segmenter, or the teacher's average of it."""

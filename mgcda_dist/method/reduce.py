@@ -9,7 +9,9 @@ averages gradients over ranks and micro-batches obtains the gradient of the glob
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -17,10 +19,11 @@ from torch import Tensor
 
 from mgcda_dist.method.collectives import Collectives, to_host
 
-__all__ = ["LossTerm", "NamedSum", "NamedTensors", "StepCounts", "local_mean"]
+__all__ = ["LossTerm", "NamedSum", "NamedTensors", "StepCounts", "known", "local_mean", "read_scalars"]
 
 NamedTensors = Mapping[str, Tensor]
 """Local parts of sums over ranks, by name; the same names and shapes on every rank."""
+_NOTHING: NamedTensors = MappingProxyType({})
 
 
 class LossTerm(NamedTuple):
@@ -49,16 +52,24 @@ class NamedSum:
         # float64: location counts of large clusters exceed 2^24, where float32 stops counting.
         packed = [tensor.detach().to(torch.float64).flatten() for tensor in local.values()]
         self._pending = collectives.start_sum(torch.cat(packed), label)
+        self._scalars: dict[str, float] | None = None
 
     def wait(self) -> dict[str, Tensor]:
         """The sums over ranks, under the same names and in the same shapes, float64."""
         parts = torch.split(self._pending.wait(), [shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
-    def scalars(self) -> dict[str, float]:
-        """The sums that are single numbers, in one transfer to the host; equal on every rank."""
-        single = {name: total for name, total in self.wait().items() if total.ndim == 0}
-        return dict(zip(single, to_host(torch.stack(list(single.values()))), strict=True)) if single else {}
+    def scalars(self, beside: NamedTensors = _NOTHING) -> dict[str, float]:
+        """The sums that are single numbers, in one transfer to the host, which later calls repeat; equal on every rank.
+
+        Args:
+            beside: other scalars that are equal on every rank and travel with them; of the first call alone.
+        """
+        if self._scalars is None:
+            self._scalars = read_scalars(
+                {name: total for name, total in {**self.wait(), **beside}.items() if total.ndim == 0}
+            )
+        return self._scalars
 
 
 class StepCounts:
@@ -101,6 +112,19 @@ class StepCounts:
         everything = self._pending.wait()
         self._total = {name: everything[name] for name in self._local}
         return {name: everything[name] for name in local}
+
+
+def read_scalars(scalars: NamedTensors) -> dict[str, float]:
+    """The values of scalars by name, float64, in one transfer to the host, which waits for the device meanwhile."""
+    if not scalars:
+        return {}
+    values = to_host(torch.stack([value.detach().to(torch.float64) for value in scalars.values()]))
+    return dict(zip(scalars, values, strict=True))
+
+
+def known(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are numbers: a share of nothing is none."""
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def local_mean(sums: Tensor, counts: Tensor, num_parts: int) -> Tensor:

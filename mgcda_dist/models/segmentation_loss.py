@@ -107,6 +107,7 @@ class SegmentationLoss:
         is_own = outlier is not None and not isinstance(outlier, PixelTerms)
         self.reported: Collection[str] = [name for name in self.terms if name != CLASSIFICATION] if is_own else []
         self.class_weights = class_weights
+        self._weight: Tensor | None = None
 
     def counts(self, label: Tensor) -> dict[str, Tensor]:
         """Number of what each term is taken over, int64, for labels N×H×W of this rank."""
@@ -130,7 +131,7 @@ class SegmentationLoss:
         if not self.classifies:
             # With nothing but ignored pixels the sum is 0 and the gradient a zero of the logits' shape.
             target = torch.where(label < self.num_classes, label, -100)
-            weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+            weight = self._weight_like(logits)
             sums[CLASSIFICATION] = F.cross_entropy(logits, target, weight, reduction="sum", ignore_index=-100)
         if self.outlier is not None:
             seen = prediction._replace(logits=logits)
@@ -150,6 +151,14 @@ class SegmentationLoss:
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.outlier.inlier_sum(logits, inlier) if isinstance(self.outlier, PixelTerms) else logits.new_zeros(())
+
+    def _weight_like(self, logits: Tensor) -> Tensor | None:
+        """The class weights as a tensor, copied to the logits' device once."""
+        if self.class_weights is None:
+            return None
+        if self._weight is None or (self._weight.device, self._weight.dtype) != (logits.device, logits.dtype):
+            self._weight = logits.new_tensor(self.class_weights)
+        return self._weight
 
     def _label_at_loss(self, label: Tensor) -> Tensor:
         height, width = (-(-size // self.stride_px) for size in label.shape[1:])

@@ -30,6 +30,7 @@ from mgcda_dist.training.reduction import GradientReduction
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
 _TAG = "engine"
+_NORM = "trainer/gradient_norm"
 _NOWHERE = "checkpoint"  # a folder that is never made
 _ALIGNMENT = 2  # numbers, of which DeepSpeed wants a multiple in a bucket
 
@@ -147,30 +148,39 @@ class DeepSpeedEngine:
         self._engine.backward(loss)
         self._reduction.end()
 
-    def step(self, rate: float) -> None:
+    def step(self, rate: float, totals: NamedSum | None = None) -> None:
         """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates.
 
         A gradient that is not finite is refused, on all ranks: parameters, optimiser state and the running statistics
         of normalisation stay as they were, and `gradient_norm` is infinite.
+
+        Args:
+            rate: of the schedule.
+            totals: of the step; the host reads its scalars with the norm, in the one look that it takes at a step.
         """
         for group in self._groups():
             group["lr"] = group["base_lr"] * rate
         self._is_first_of_step = self._engine.is_gradient_accumulation_boundary()
         if self._is_first_of_step and not self._engine_checks:
-            self._norm = self._clip_or_drop()
+            self._norm = self._clip_or_drop(totals)
         self._engine.step()
-        if self._is_first_of_step and self.gradient_norm() == math.inf:
+        if self._is_first_of_step and self._engine_checks:
+            # From the sum over ranks that clipping needs; DeepSpeed looks at it before it touches a parameter.
+            norm = _read(self._engine.get_global_grad_norm(), totals)
+            self._norm = norm if math.isfinite(norm) and norm >= 0 else math.inf
+        if self._is_first_of_step and self._norm == math.inf:
             for buffer, before in self._statistics:
                 buffer.copy_(before)
 
-    def _clip_or_drop(self) -> float:
+    def _clip_or_drop(self, totals: NamedSum | None) -> float:
         """The norm of the gradients, which are reduced already, so that every rank finds the same."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if bool(norm.isfinite()):
+        value = _read(norm, totals)
+        if math.isfinite(value):
             if self._clip_norm > 0:
                 clip_grads_with_norm_(parameters, self._clip_norm, norm)
-            return float(norm)
+            return value
         for parameter in parameters:
             parameter.grad = None  # without gradients torch's optimisers do nothing
         return math.inf
@@ -188,11 +198,7 @@ class DeepSpeedEngine:
 
     def gradient_norm(self) -> float:
         """Global gradient norm of the last optimiser step, before clipping; infinite when the step was refused."""
-        if not self._engine_checks:
-            return self._norm
-        # From the sum over ranks that clipping needs; DeepSpeed looks at it before it touches a parameter.
-        norm = float(self._engine.get_global_grad_norm())  # pyright: ignore[reportArgumentType]
-        return norm if math.isfinite(norm) and norm >= 0 else math.inf
+        return self._norm
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate per parameter group."""
@@ -318,6 +324,13 @@ def _index_of(device: torch.device) -> Iterator[None]:
             del os.environ["LOCAL_RANK"]
         elif before is not None:
             os.environ["LOCAL_RANK"] = before
+
+
+def _read(norm: Any, totals: NamedSum | None) -> float:
+    """The value of a norm, which waits for the device; the scalars of a step are read with it."""
+    if totals is None or not isinstance(norm, Tensor):
+        return float(norm)
+    return totals.scalars({_NORM: norm})[_NORM]
 
 
 @contextmanager

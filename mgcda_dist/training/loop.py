@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Batch
@@ -169,12 +171,13 @@ def _forward_and_backward(
         loss = outcome.loss
         if len(outcomes) == len(micro_batches):
             totals = model.total(outcomes, own)
-            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
-            loss = loss if math.isfinite(totals.scalars()["loss/total"]) else loss * math.nan
+            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step. Without
+            # a look at it: a GPU would have nothing to do while the host waits for the number.
+            loss = loss * torch.where(totals.wait()["loss/total"].isfinite(), 1.0, math.nan).to(loss.dtype)
         hooks.progress.enter("backward", step)
         engine.backward(loss)
         hooks.progress.enter("optimizer", step)
-        engine.step(rate_factor(progress, config.optim.schedule, config.optim.warmup))
+        engine.step(rate_factor(progress, config.optim.schedule, config.optim.warmup), totals)
     assert totals is not None
     return outcomes, totals
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, unlabelled
+from tests.support.pretended import DEVICE, pretended_device
 from tests.support.tiny import tiny_batch
 
 
@@ -20,6 +22,22 @@ def test_to_moves_tensors_and_keeps_the_rest():
     known = replace(batch, unlabelled=batch.domain == 2, weak=batch.image[batch.domain == 2]).to("meta")
     assert known.unlabelled is not None and known.weak is not None
     assert known.unlabelled.device.type == known.weak.device.type == "meta"
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_gpu_gets_all_tensors_in_one_transfer(is_pinned: bool):
+    whole = tiny_batch(3)
+    told = whole.domain == 2
+    batch = replace(whole, unlabelled=told, weak=whole.image[told], keys=("d/k",) * 8)
+    with pretended_device() as gpu:
+        before = batch.pin_memory() if is_pinned else batch
+        moved = before.to(DEVICE)
+        assert not gpu.waits and len(gpu.pinned) == 1
+        assert moved.keys == batch.keys
+        for name in ("image", "label", "domain", "slot", "unlabelled", "weak"):
+            tensor, wanted = getattr(moved, name), getattr(batch, name)
+            assert tensor.device == DEVICE and tensor.stride() == wanted.stride()
+            assert torch.equal(tensor.cpu(), wanted)
 
 
 def test_unlabelled_images():

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mgcda_dist.method.batch import Batch
-from mgcda_dist.method.cacl.queue import PixelMetadata, first_true
+from mgcda_dist.method.batch import Batch, first_true
+from mgcda_dist.method.cacl.queue import PixelMetadata
 from mgcda_dist.method.cacl.sampler import Budget
 from mgcda_dist.method.collectives import Collectives, PendingGather
 

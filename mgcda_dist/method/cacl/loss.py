@@ -9,7 +9,6 @@ contributes nothing and is not counted. The mean may balance the sides (`groups_
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,9 +31,9 @@ from mgcda_dist.method.cacl.sampler import (
     sample_pixels,
 )
 from mgcda_dist.method.cacl.selection import Choice, Selection
-from mgcda_dist.method.collectives import Collectives, to_host
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key, uniform
-from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
+from mgcda_dist.method.reduce import LossTerm, StepCounts, known, local_mean, read_scalars
 
 __all__ = ["CACL", "groups_of_mean"]
 
@@ -201,18 +200,20 @@ class CACL(nn.Module):
             all_rows = PixelMetadata.concat(*(rows for rows, _ in entering))
             self.distributions.update(all_rows, torch.cat([z for _, z in entering]))
 
+    def signals(self, step: int, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars that tell how the memory fares, and the share of positives that cross domains; see `health`."""
+        positives, crossing = totals[_PAIRS].unbind(dim=1)
+        shares = dict(zip(("crossing_inlier", "crossing_anomaly"), crossing / positives, strict=True))
+        return self.queue.signals(step) | (self.distributions.signals() if self.distributions else {}) | shares
+
     def health(self, step: int, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """Signals of the memory, and the share of positives that cross domains, named as they are logged below `cacl/`.
+        """The values of `signals`, named as they are logged below `cacl/`; without a share of no positives.
 
         Args:
             step: of training.
             totals: of the step, over ranks and micro-batches.
         """
-        signals = self.queue.health(step) | (self.distributions.health() if self.distributions is not None else {})
-        positives, crossing = totals[_PAIRS].unbind(dim=1)
-        for side, share in zip(("inlier", "anomaly"), to_host(crossing / positives), strict=True):
-            signals |= {} if math.isnan(share) else {f"crossing_{side}": share}
-        return signals
+        return known(read_scalars(self.signals(step, totals)))
 
     def _entering(self, sample: GatheredSample) -> tuple[PixelMetadata, Tensor]:
         """Rows that enter the memory: all, or of each image and type a few by draw."""

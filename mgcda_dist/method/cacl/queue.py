@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.method.cacl.sampler import NO_TYPE, rank_within
-from mgcda_dist.method.collectives import to_host
+from mgcda_dist.method.reduce import read_scalars
 
-__all__ = ["MemoryQueue", "PixelMetadata", "few_per_image", "first_true"]
+__all__ = ["MemoryQueue", "PixelMetadata", "few_per_image"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,6 @@ class PixelMetadata:
     def where(self, chosen: Tensor) -> PixelMetadata:
         """The rows that an R bool mask or a vector of indices names."""
         return PixelMetadata(*(getattr(self, name)[chosen] for name in PixelMetadata.__dataclass_fields__))
-
-
-def first_true(mask: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Indices of the first true elements of an R mask, min(R, number) int64, and which of them are true, bool.
-
-    Of fixed shape, unlike those of `nonzero`: where fewer are true, false ones follow.
-    """
-    index = torch.argsort((~mask).to(torch.uint8), stable=True)[:number]
-    return index, mask[index]
 
 
 def few_per_image(image: Tensor, types: Tensor, chance: Tensor, limit: int) -> Tensor:
@@ -202,11 +193,14 @@ class MemoryQueue(nn.Module):
                 return
         raise ValueError(f"of the memory's shards only {sorted(seen)} are there")
 
-    def health(self, step: int) -> dict[str, float]:
-        """Fill in [0, 1] per side, and mean age in steps of the filled rows."""
+    def signals(self, step: int) -> dict[str, Tensor]:
+        """Scalars: fill in [0, 1] per side, and mean age in steps of the filled rows; none without a memory."""
         filled = self.steps >= 0
         if self.capacity == 0:
             return {}
-        age = ((step - self.steps) * filled).sum() / filled.sum().clamp(min=1)
-        values = torch.stack([filled[0::2].float().mean(), filled[1::2].float().mean(), age])
-        return dict(zip(("queue_fill_inlier", "queue_fill_anomaly", "queue_age_steps"), to_host(values), strict=True))
+        fill = {"queue_fill_inlier": filled[0::2].float().mean(), "queue_fill_anomaly": filled[1::2].float().mean()}
+        return fill | {"queue_age_steps": ((step - self.steps) * filled).sum() / filled.sum().clamp(min=1)}
+
+    def health(self, step: int) -> dict[str, float]:
+        """The values of `signals`."""
+        return read_scalars(self.signals(step))

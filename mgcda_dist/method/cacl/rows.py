@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mgcda_dist.method.batch import first_true
 from mgcda_dist.method.cacl.exchange import GatheredSample
 from mgcda_dist.method.cacl.nearest import is_nearest, largest, nearness
-from mgcda_dist.method.cacl.queue import MemoryQueue, first_true
+from mgcda_dist.method.cacl.queue import MemoryQueue
 from mgcda_dist.method.cacl.selection import Choice
 from mgcda_dist.method.collectives import Collectives
 

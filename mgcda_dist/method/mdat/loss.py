@@ -9,7 +9,6 @@ target is uniform (`smoothing.feature_epsilon`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ from torch.nn import functional as F
 
 from mgcda_dist.choices import Condition, FeatureTarget, MdatDefaults
 from mgcda_dist.method.batch import Batch, Prediction
-from mgcda_dist.method.collectives import to_host
 from mgcda_dist.method.mdat.conditioning import certainty, class_conditional, class_probabilities, outer_product
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.method.mdat.masks import CellMasks, cell_masks
@@ -184,13 +182,13 @@ class MDAT(nn.Module):
         moved = self.momentum * self.accuracy + (1.0 - self.momentum) * balanced
         self.accuracy.copy_(torch.where(balanced.isnan(), self.accuracy, moved))
 
-    def health(self, totals: Mapping[str, Tensor], counts: StepCounts, progress: float) -> dict[str, float]:
-        """Signals of the discriminators, named as they are logged.
+    def signals(self, totals: Mapping[str, Tensor], counts: StepCounts) -> dict[str, Tensor]:
+        """Scalars that tell how the discriminators fare, named as they are logged.
 
-        λ, and per stage A_s, A_s over chance, mean ε, proxy A-distance, and of the step's batch the accuracy in each
-        domain, near to objects and far from them; a share of no location is left out.
+        Per stage A_s, mean ε, and of the step's batch the accuracy in each domain, near to objects and far from them;
+        NaN for a share of no location.
         """
-        counted, chance = counts.total(), 1.0 / self.num_domains
+        counted = counts.total()
         locations = counted[_LOCATIONS]
         columns = {
             "accuracy": self.accuracy.to(torch.float64),
@@ -200,14 +198,18 @@ class MDAT(nn.Module):
         }
         of_domains = (totals[_HITS] / locations).unbind(dim=1)
         columns |= {f"domain/{name}": hits for name, hits in zip(self.domain_names, of_domains, strict=True)}
-        values = iter(to_host(torch.stack(list(columns.values()), dim=1).flatten()))
-        signals = {f"mdat/{stage}/{column}": next(values) for stage in self.stages for column in columns}
+        return {
+            f"mdat/{stage}/{name}": column[s] for s, stage in enumerate(self.stages) for name, column in columns.items()
+        }
+
+    def derived(self, signals: Mapping[str, float], progress: float) -> dict[str, float]:
+        """λ, and what follows from the values of `signals`: per stage A_s over chance, and the proxy A-distance."""
+        chance, found = 1.0 / self.num_domains, {"mdat/lambda": reversal_strength(progress, self.lambda_max)}
         for stage in self.stages:
             accuracy = signals[f"mdat/{stage}/accuracy"]
-            signals[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
-            signals[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
-        signals["mdat/lambda"] = reversal_strength(progress, self.lambda_max)
-        return {name: value for name, value in signals.items() if not math.isnan(value)}
+            found[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance
+            found[f"mdat/{stage}/a_distance"] = max(0.0, 2.0 * (1.0 - (1.0 - accuracy) / (1.0 - chance)))
+        return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MDAT:
         # Cast to bf16, a running mean would stand still: a step moves it by less than the format resolves.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import TeacherDefaults
-from mgcda_dist.method.batch import VOID, Batch, Prediction
+from mgcda_dist.method.batch import VOID, Batch, Prediction, first_true
 from mgcda_dist.method.teacher.labels import Taught, taught_labels, teachable
 
 __all__ = ["Teacher", "decay_at"]
@@ -63,15 +63,19 @@ class Teacher(nn.Module):
         """Labels of the unlabelled images of this rank and micro-batch; no collective.
 
         Args:
-            batch: the weak views of its unlabelled images are looked at, or where it has none the images themselves.
+            batch: the weak views of its unlabelled images are looked at, or where it has none all images themselves.
             score: logits N×C×h×w → N×h×w, higher is more anomalous.
             size: h and w of the logits.
         """
         label = batch.label.new_full((len(batch.label), *size), VOID)
         weight, inlier = self._floating().new_zeros(len(label)), torch.zeros_like(label, dtype=torch.bool)
-        asked = torch.nonzero(batch.is_unlabelled)[:, 0]
+        # Without views the host does not know how many images are unlabelled, and would have to wait for the device to
+        # tell it: all are looked at, of which the labelled ones have nothing to teach.
+        asked = torch.arange(len(label), device=label.device)
+        if batch.weak is not None:
+            asked = first_true(batch.is_unlabelled, len(batch.weak))[0]
         if len(asked):
-            prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
+            prediction: Prediction = self.network(batch.image if batch.weak is None else batch.weak)
             logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
             taught = taught_labels(logits, score(logits), mask, **limits)
