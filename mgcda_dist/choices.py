@@ -38,6 +38,7 @@ __all__ = [
     "Convention",
     "Exif",
     "ExitCode",
+    "GatherDtype",
     "HeadlineMetric",
     "KnownClassSpace",
     "LoaderDefaults",
@@ -444,6 +445,10 @@ QueueLayout = Literal[
 ]
 
 
+GatherDtype = Literal["fp32", "bf16"]
+"""Type in which sampled embeddings travel between ranks; their gradients are summed as they are."""
+
+
 class CaclDefaults:
     """Defaults of CACL; the section `cacl` gives the meaning and the source of each."""
 
@@ -469,6 +474,8 @@ class CaclDefaults:
     queue_rows_per_image: Final[int | None] = None
     queue_layout: Final[QueueLayout] = "replicated"
     unlabelled_confidence: Final[float | None] = None
+    max_rows: Final[int | None] = None
+    gather_dtype: Final[GatherDtype] = "fp32"
 
 
 # ------------------------------------------------------------------------------------------------------------- teacher

@@ -246,6 +246,8 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
         queue_rows_per_image=section.queue_rows_per_image,
         queue_shard=(world.rank, world.size) if section.queue_layout == "sharded" else None,
         unlabelled_confidence=section.unlabelled_confidence,
+        max_rows=section.max_rows,
+        gather_dtype=section.gather_dtype,
         seed=config.seed,
     )
 

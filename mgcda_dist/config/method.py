@@ -19,6 +19,7 @@ from mgcda_dist.choices import (
     Contrast,
     Exported,
     FeatureTarget,
+    GatherDtype,
     LossDefaults,
     MaskWidth,
     MdatDefaults,
@@ -219,6 +220,16 @@ class CaclConfig(Section):
     unlabelled_confidence: Annotated[Probability | None, OVERRIDE] = Field(
         default=CaclDefaults.unlabelled_confidence,
         description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
+    )
+
+    max_rows: Annotated[Count | None, OVERRIDE] = Field(
+        default=CaclDefaults.max_rows,
+        description="most rows of a global micro-batch, drawn from those sampled, the same at every number of workers; "
+        "null: all. All rows of all workers cost every one of them memory and time: for hundreds of GPUs; ours",
+    )
+    gather_dtype: Annotated[GatherDtype, OVERRIDE] = Field(
+        default=CaclDefaults.gather_dtype,
+        description="bf16: rows are rounded to it, with one worker too, and travel in half the bytes",
     )
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class Batch:
         buffer = torch.empty(0, dtype=torch.uint8).set_(packed.image.untyped_storage())
         there = buffer.to(device, non_blocking=True)
         packed_tensors = packed._tensors().items()
-        return replace(self, **{name: _view(there, like, like.storage_offset()) for name, like in packed_tensors})
+        return replace(self, **{name: _view(there, like, int(like.storage_offset())) for name, like in packed_tensors})
 
     def pin_memory(self) -> Batch:
         """The same batch in one piece of page-locked memory (called by torch's DataLoader, too)."""

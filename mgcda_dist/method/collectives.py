@@ -131,6 +131,8 @@ class PendingGather:
     collectives: Collectives | None = None
     label: str = ""
     reached: _Reached | None = None
+    num_rounded: int = 0
+    dtype: torch.dtype = torch.float32
 
     def wait(self) -> Tensor:
         """The rows of all ranks in rank order; call it once."""
@@ -169,17 +171,21 @@ class Collectives:
         work = dist.all_reduce(total, group=self.group, async_op=True)
         return PendingSum(total, work, self.stats, label, reached)
 
-    def start_gather(self, rows: Tensor, label: str) -> PendingGather:
+    def start_gather(self, rows: Tensor, label: str, num_rounded: int = 0) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
 
         Gradients cross: the gradient of a row is the sum of its gradients from every rank's loss. A detached gather
         gives a pixel contrast whose gradient is off by about a half. Computation before `wait` overlaps with the
         gather, and its backward pass with the sum of the gradients.
+
+        Args:
+            rows: of this rank; n×c if some columns are rounded.
+            label: of the collective.
+            num_rounded: so many first columns hold numbers of bfloat16 and travel as such; gradients are never rounded.
         """
         if self.size == 1:
             return PendingGather(rows)
-        self.stats.add(label, rows)
-        pending = PendingGather(rows)
+        pending = PendingGather(rows, num_rounded=num_rounded, dtype=rows.dtype)
         pending.rows = _StartGather.apply(rows, self, label, pending)
         return pending
 
@@ -282,6 +288,8 @@ class _StartGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, collectives: Collectives, label: str, pending: PendingGather) -> Tensor:
         ctx.pending = pending
+        rows = _packed(rows, pending.num_rounded)
+        collectives.stats.add(label, rows)
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
         pending.collectives, pending.label, pending.reached = collectives, label, _mark(rows)
         pending.work = dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group, async_op=True)
@@ -305,7 +313,8 @@ class _WaitGather(torch.autograd.Function):
         ctx.pending = pending
         if pending.work is not None and pending.collectives is not None:
             pending.collectives.stats.wait(pending.work, pending.label, pending.reached)
-        return gathered.view_as(gathered)
+        ctx.shape = gathered.shape
+        return _unpacked(gathered, pending.num_rounded, pending.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
@@ -319,7 +328,23 @@ class _WaitGather(torch.autograd.Function):
         pending.work = dist.reduce_scatter_single(
             pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
         )
-        return grad, None  # for the shape alone: `_StartGather` returns what arrives
+        return grad.new_zeros(()).expand(ctx.shape), None  # for the shape alone: `_StartGather` returns what arrives
+
+
+def _packed(rows: Tensor, num_rounded: int) -> Tensor:
+    """Rows n×c as they travel: the first columns as bfloat16, of the others the bits, each two or four bfloat16."""
+    if num_rounded == 0:
+        return rows
+    rounded, exact = rows[:, :num_rounded].to(torch.bfloat16), rows[:, num_rounded:].contiguous()
+    return torch.cat([rounded, exact.view(torch.bfloat16)], dim=1)
+
+
+def _unpacked(packed: Tensor, num_rounded: int, dtype: torch.dtype) -> Tensor:
+    """The rows n×c that `_packed` was given, in this type."""
+    if num_rounded == 0:
+        return packed.view_as(packed)
+    exact = packed[:, num_rounded:].contiguous().view(dtype)
+    return torch.cat([packed[:, :num_rounded].to(dtype), exact], dim=1)
 
 
 class _Sum(torch.autograd.Function):

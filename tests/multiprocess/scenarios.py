@@ -321,6 +321,10 @@ SCENARIOS: dict[str, Scenario] = {
     "distribution_everything_void": Scenario({"contrast": "distribution"}, everything_void),
     "distribution_accumulation": Scenario({"contrast": "distribution"}, accumulation=2, steps=3),
     "few_rows_per_image": Scenario({"queue_rows_per_image": 1}, steps=4),
+    "at_most_so_many_rows": Scenario({"max_rows": 40}, steps=3),
+    "at_most_a_few_rows": Scenario({"max_rows": 7, "image_aware": False, "queue_rows_per_image": 2}, steps=3),
+    "distribution_of_at_most_so_many": Scenario({"contrast": "distribution", "max_rows": 40}, steps=3),
+    "gathered_in_bf16": Scenario({"gather_dtype": "bf16"}, steps=3),
     "sharded": Scenario({"queue_layout": "sharded"}, steps=4),
     "sharded_uneven": Scenario({"queue_layout": "sharded", "queue_rows": 7}, steps=4),
     "sharded_smaller_than_the_world": Scenario({"queue_layout": "sharded", "queue_rows": 2}, steps=3),
@@ -331,6 +335,9 @@ SCENARIOS: dict[str, Scenario] = {
     "sharded_everything_void": Scenario({"queue_layout": "sharded"}, everything_void),
     "sharded_one_rank_void": Scenario({"queue_layout": "sharded"}, one_rank_void),
     "sharded_domains_in_order": Scenario({"queue_layout": "sharded"}, domains_in_order),
+    "sharded_at_most_so_many_rows": Scenario(
+        {"queue_layout": "sharded", "negatives_by": "similarity", "max_rows": 40, "gather_dtype": "bf16"}, steps=3
+    ),
     "sharded_accumulation": Scenario({"queue_layout": "sharded"}, accumulation=2),
     "sharded_late_rank": Scenario({"queue_layout": "sharded"}, late_s=0.15),
     "sharded_positives_per_anchor": Scenario({"queue_layout": "sharded", "positives": "per_anchor"}, steps=3),

@@ -52,6 +52,9 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     nearest = sharded and scenario.model.get("negatives_by") == "similarity"
     images, image_aware = BATCH // size, cacl and scenario.model.get("image_aware", True)
     per_image = ROWS_PER_IMAGE if scenario.model.get("image_aware", True) else ROWS_PER_IMAGE // 2
+    max_rows = scenario.model.get("max_rows")
+    per_image = per_image if max_rows is None else min(per_image, -(-2 * max_rows // BATCH))
+    bf16 = scenario.model.get("gather_dtype") == "bf16"
     difficulty = image_aware * size * 2 * images * 2
     taught = "teacher_decay" in scenario.model
     terms = 5 + mdat + 2 * cacl + 2 * taught
@@ -60,7 +63,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
         "counts": (steps, SEG_GROUPS + taught + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
         "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
         "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS + cacl * 4),
-        "cacl_rows": (micros, cacl * rows),
+        "cacl_rows": (micros, cacl * images * per_image * (DIM / (4 if bf16 else 1) + 3)),
         "cacl_rows_backward": (micros, cacl * size * rows),
         "nearest": (micros, nearest * size * images * per_image * NEAREST),  # values alone, no rows
         "memory": (micros, sharded * size * images * per_image),

@@ -26,6 +26,7 @@ import mgcda_dist
 __all__ = ["DEVICE", "DeviceTensor", "PretendedDevice", "pretended_device"]
 
 DEVICE = torch.device("cuda", 0)
+_DATA: Any = torch._C.TensorBase.data
 _PACKAGE = str(Path(mgcda_dist.__file__).parent)
 _PASSED_ON = ("method/collectives.py", "method/reduce.py", "method/batch.py")
 """Files whose functions copy for others: these are named."""
@@ -42,21 +43,21 @@ class DeviceTensor(Tensor):
     @staticmethod
     def __new__(cls, content: Tensor) -> DeviceTensor:
         layout = {"strides": content.stride(), "storage_offset": content.storage_offset(), "dtype": content.dtype}
-        made: DeviceTensor = Tensor._make_wrapper_subclass(cls, content.shape, **layout, device="meta")  # pyright: ignore[reportAttributeAccessIssue]
+        made: DeviceTensor = Tensor._make_wrapper_subclass(cls, content.shape, **layout, device=torch.device("meta"))
         made.content = content
         return made
 
     device = property(lambda self: DEVICE)  # pyright: ignore[reportAssignmentType]
     is_meta = property(lambda self: False)  # pyright: ignore[reportAssignmentType]
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @property
     def data(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return torch._C.TensorBase.data.__get__(self)
+        return _DATA.__get__(self)
 
     @data.setter
     def data(self, value: DeviceTensor) -> None:
-        torch._C.TensorBase.data.__set__(self, value)
+        _DATA.__set__(self, value)
         self.content = value.content
 
     def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

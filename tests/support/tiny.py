@@ -14,6 +14,7 @@ from mgcda_dist.choices import (
     Condition,
     Contrast,
     FeatureTarget,
+    GatherDtype,
     Negatives,
     NegativesBy,
     Positives,
@@ -101,6 +102,8 @@ def tiny_mgcda(
     balance: Balance = "anchors",
     contrast: Contrast = "rows",
     unlabelled_confidence: float | None = None,
+    max_rows: int | None = None,
+    gather_dtype: GatherDtype = "fp32",
     mask_anomalies: bool = True,
     target: FeatureTarget = "smoothed",
     condition: Condition = "none",
@@ -144,6 +147,8 @@ def tiny_mgcda(
             contrast=contrast,
             distribution_momentum=0.8,
             unlabelled_confidence=unlabelled_confidence,
+            max_rows=max_rows,
+            gather_dtype=gather_dtype,
             seed=seed,
         )
         teacher = None

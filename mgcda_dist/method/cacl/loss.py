@@ -10,12 +10,13 @@ contributes nothing and is not counted. The mean may balance the sides (`groups_
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.choices import Balance, CaclDefaults, Contrast
+from mgcda_dist.choices import Balance, CaclDefaults, Contrast, GatherDtype
 from mgcda_dist.method.batch import Batch, Prediction
 from mgcda_dist.method.cacl.distributions import Distributions, contrast_expected, expected_similarity
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
@@ -28,7 +29,9 @@ from mgcda_dist.method.cacl.sampler import (
     describe_pixels,
     image_difficulty,
     image_quota,
+    num_sent,
     sample_pixels,
+    sent_rows,
 )
 from mgcda_dist.method.cacl.selection import Choice, Selection
 from mgcda_dist.method.collectives import Collectives
@@ -66,6 +69,8 @@ class CACL(nn.Module):
         contrast: with rows of batch and memory, or with `distributions`; these have no queue.
         distribution_momentum: see `Distributions`.
         unlabelled_confidence: see `sampler.describe_pixels`.
+        max_rows: of a global micro-batch, drawn from those sampled; an image sends at most twice its share. None: all.
+        gather_dtype: in which z travels between ranks; `bf16`: rounded to it.
         seed: of all draws.
     """
 
@@ -85,12 +90,16 @@ class CACL(nn.Module):
         contrast: Contrast = CaclDefaults.contrast,
         distribution_momentum: float = CaclDefaults.distribution_momentum,
         unlabelled_confidence: float | None = CaclDefaults.unlabelled_confidence,
+        max_rows: int | None = CaclDefaults.max_rows,
+        gather_dtype: GatherDtype = CaclDefaults.gather_dtype,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.num_domains, self.budget, self.selection = num_domains, budget, selection
         self.temperature, self.seed = temperature, seed
         self.balance: Balance = balance
+        self.max_rows = max_rows
+        self.gather_dtype: GatherDtype = gather_dtype
         self.unlabelled_confidence, self.queue_rows_per_image = unlabelled_confidence, queue_rows_per_image
         self.projection = ProjectionHead(embedding_dim, projection_dim)
         self.distributions: Distributions | None = None
@@ -121,8 +130,12 @@ class CACL(nn.Module):
         """
         pixels = self._describe(prediction, batch, score, abstains, taught)
         index = sample_pixels(pixels, self._quota(pixels, counts), self.budget, batch.slot, self.seed, batch.step)
+        world = counts.collectives
+        number = num_sent(self.budget, len(index) * world.size, self.max_rows)
+        row = sent_rows(index, number, batch.slot, self.seed, batch.step)
+        index = index.gather(1, row)
         z = self.project(prediction.embedding, index)
-        return start_exchange(z, index, pixels.difficulty, batch, counts.collectives)
+        return start_exchange(z, index, pixels.difficulty, batch, world, row=row, dtype=self.gather_dtype)
 
     def forward(self, pending: PendingSample, counts: StepCounts) -> tuple[LossTerm, GatheredSample]:
         """L_cacl as this rank and micro-batch has it, and the sample that enters the memory.
@@ -132,7 +145,8 @@ class CACL(nn.Module):
         differs).
         """
         world = counts.collectives
-        sample = gathered_sample(pending, self.budget, world)
+        draw = partial(self._draw, pending, "rows")
+        sample = gathered_sample(pending, self.budget, world, self.max_rows, draw)
         total, num_anchors, pairs = self.contrast(sample, world)
         local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
         once = int(world.rank == 0)  # every rank knows the numbers of all
@@ -224,7 +238,7 @@ class CACL(nn.Module):
         few = few_per_image(image, rows.type, self._draw(sample, "memory", rows.id), self.queue_rows_per_image)
         return rows.emptied(few), sample.z
 
-    def _draw(self, sample: GatheredSample, purpose: str, row: Tensor) -> Tensor:
+    def _draw(self, sample: PendingSample | GatheredSample, purpose: str, row: Tensor) -> Tensor:
         """A number in [0, 1) per row id, R → R float64: a function of (seed, step, purpose, micro-batch, row)."""
         return uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, row)
 

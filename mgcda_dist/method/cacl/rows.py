@@ -97,7 +97,7 @@ def pull(similarity: Tensor, is_positive: Tensor, log_repulsion: Tensor) -> Tens
 
 def largest_over_ranks(top: Tensor, sample: GatheredSample, collectives: Collectives) -> Tensor:
     """The k largest of every rank's k largest numbers of each anchor, A×k → A×k: one gather of fixed shape."""
-    k, row = top.shape[1], sample.metadata.id
+    k, row = top.shape[1], torch.arange(len(sample.metadata), device=top.device)  # every rank has them in this order
     reserved = top.new_full((sample.num_reserved, k), -torch.inf).index_copy(0, row, top)
     everywhere = collectives.start_gather(reserved, "nearest").wait()
     per_rank = everywhere.view(collectives.size, sample.num_reserved, k)[:, row]  # W×A×k
@@ -109,7 +109,7 @@ def sum_over_ranks(
 ) -> Tensor:
     """log Σ over ranks of e^{log_repulsion}, A → A: one sum of fixed shape that gradients cross."""
     # Rows have unit length, so no exponent exceeds 1/T, and shifting by it needs no maximum over ranks.
-    shift, row = 1.0 / temperature, sample.metadata.id
+    shift, row = 1.0 / temperature, torch.arange(len(sample.metadata), device=log_repulsion.device)
     reserved = log_repulsion.new_zeros(sample.num_reserved).index_copy(0, row, (log_repulsion - shift).exp())
     total = collectives.sum_with_gradient(reserved, "memory")[row]
     smallest = torch.finfo(total.dtype).tiny

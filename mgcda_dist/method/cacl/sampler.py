@@ -24,9 +24,11 @@ __all__ = [
     "describe_pixels",
     "image_difficulty",
     "image_quota",
+    "num_sent",
     "order_within",
     "rank_within",
     "sample_pixels",
+    "sent_rows",
 ]
 
 NO_TYPE = -1
@@ -195,6 +197,31 @@ def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, s
     table = slot.new_full((num_images, budget.rows_per_image + 1), -1)
     table.scatter_(1, row, torch.arange(num_pixels, device=slot.device).expand_as(row))
     return table[:, :-1].contiguous()
+
+
+def num_sent(budget: Budget, num_images: int, max_rows: int | None) -> int:
+    """Rows that each image of a global micro-batch sends: all that are reserved, or twice its share of `max_rows`."""
+    share = budget.rows_per_image if max_rows is None else -(-2 * max_rows // num_images)
+    return min(budget.rows_per_image, share)
+
+
+@torch.no_grad()
+def sent_rows(index: Tensor, number: int, slot: Tensor, seed: int, step: int) -> Tensor:
+    """Of each image's rows so many by draw, in their order, the filled ones first.
+
+    Args:
+        index: N×R from `sample_pixels`.
+        number: of rows.
+        slot: N, position in the global batch.
+
+    Returns:
+        N×number, int64: rows of `index`.
+    """
+    row = torch.arange(index.shape[1], device=index.device)
+    if number == len(row):
+        return row.expand_as(index)
+    chance = uniform(stream_key(seed, step, "sent rows"), slot.view(-1, 1), row)
+    return torch.argsort(chance + (index < 0).to(chance.dtype), dim=1, stable=True)[:, :number].sort(dim=1).values
 
 
 def order_within(group: Tensor, key: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def energy(logits: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shard", [None, (0, 1)])
-@pytest.mark.parametrize("rows_per_image", [None, 2])
+@pytest.mark.parametrize(("rows_per_image", "max_rows"), [(None, None), (2, None), (None, 9)])
 @pytest.mark.parametrize(
     ("selection", "contrast"),
     [
@@ -38,12 +38,17 @@ def energy(logits: Tensor) -> Tensor:
     ],
 )
 def test_a_step_needs_no_content(
-    selection: Selection, contrast: Contrast, rows_per_image: int | None, shard: tuple[int, int] | None
+    selection: Selection,
+    contrast: Contrast,
+    rows_per_image: int | None,
+    max_rows: int | None,
+    shard: tuple[int, int] | None,
 ):
     budget = Budget(CLASSES, 4, 2)
     cacl = CACL(
         DIM, DOMAINS, budget, selection, projection_dim=8, queue_rows=6, contrast=contrast,
-        queue_rows_per_image=rows_per_image, queue_shard=shard, unlabelled_confidence=0.9,
+        queue_rows_per_image=rows_per_image, queue_shard=shard, unlabelled_confidence=0.9, max_rows=max_rows,
+        gather_dtype="bf16" if max_rows else "fp32",
     )  # fmt: skip
     with FakeTensorMode(allow_non_fake_inputs=False) as fake:
         for module in cacl.modules():
@@ -60,7 +65,7 @@ def test_a_step_needs_no_content(
         term, sample = cacl(cacl.start(prediction, batch, energy, counts), counts)
         term.local_loss.backward()
         cacl.remember([sample])
-        assert sample.z.shape == (budget.max_rows(IMAGES), 8)
+        assert sample.z.shape == (max_rows or budget.max_rows(IMAGES), 8)
         assert embedding.grad is not None
 
 

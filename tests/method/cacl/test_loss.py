@@ -261,6 +261,37 @@ def test_gathered_rows_know_type_domain_and_place():
     assert torch.equal(is_local, rows.is_filled) and num_reserved == 10
 
 
+def test_so_many_rows_at_most_are_gathered_those_with_the_smallest_draws():
+    cacl = module()
+    index = torch.tensor([[4, 2, 0], [-1, 3, 1]])  # of five rows that are reserved
+    row = torch.tensor([[0, 2, 4], [1, 3, 4]])
+    z = torch.arange(6.0).double().unsqueeze(1).expand(6, DIM)
+    pending = start_exchange(z, index, torch.zeros(2, 5).double(), of_domains(2, 1), ALONE, row=row)
+    whole = gathered_sample(pending, cacl.budget, ALONE)
+    assert whole.num_reserved == 6 and whole.metadata.id[:5].tolist() == [0, 2, 4, 8, 9]
+    assert whole.metadata.type.tolist()[:5] == [ANOMALY_TYPE, 0, 2, 1, 2] and whole.metadata.is_filled.sum() == 5
+    chances = {0: 0.5, 2: 0.9, 4: 0.1, 8: 0.3, 9: 0.7}
+
+    def draw(ids: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([chances.get(each, 0.0) for each in ids.tolist()], dtype=torch.float64)
+
+    few = gathered_sample(pending, cacl.budget, ALONE, 3, draw)
+    assert few.metadata.id.tolist() == [0, 4, 8] and few.z[:, 0].tolist() == [0.0, 2.0, 4.0]
+    assert few.metadata.is_filled.all() and few.is_local.all()
+
+
+def test_rows_that_travel_in_bf16_are_rounded_and_their_gradient_is_not():
+    index, difficulty = torch.tensor([[4, 2, 0, 1, 3]]), torch.rand(1, 5).double()
+    z = torch.rand(5, DIM, dtype=torch.float64, requires_grad=True)
+    pending = start_exchange(z, index, difficulty, of_domains(1), ALONE, dtype="bf16")
+    found = gathered_sample(pending, module().budget, ALONE)
+    assert torch.equal(found.z, z.bfloat16().double()) and not torch.equal(found.z, z)
+    assert torch.equal(found.metadata.difficulty, difficulty[0, index[0]])
+    weights = torch.rand(5, DIM, dtype=torch.float64)
+    (found.z * weights).sum().backward()
+    assert z.grad is not None and torch.equal(z.grad, weights)
+
+
 @pytest.mark.parametrize("queue_rows", [0, 4])
 def test_empty_rows_send_no_gradient(queue_rows: int):
     cacl = module(queue_rows)

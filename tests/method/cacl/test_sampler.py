@@ -19,7 +19,9 @@ from mgcda_dist.method.cacl.sampler import (
     describe_pixels,
     image_difficulty,
     image_quota,
+    num_sent,
     sample_pixels,
+    sent_rows,
 )
 from mgcda_dist.method.randomness import stream_key
 from tests.support import reference
@@ -111,6 +113,30 @@ def test_a_score_that_is_not_a_number_samples_nothing_rather_than_out_of_range()
     score[0, 0, 0] = float("nan")
     table = chosen(described(label, logits, score, None), Budget(CLASSES, 5, 3, 0.5, True), [0, 1, 2, 3])
     assert table.min() >= -1 and table.max() < 36
+
+
+# ------------------------------------------------------------------------------------------------------------ rows sent
+
+
+def test_an_image_sends_twice_its_share_at_most():
+    budget = Budget(CLASSES, 5, 3, 0.5, True)
+    assert budget.rows_per_image == 10 + 3 * 6
+    assert num_sent(budget, 4, None) == num_sent(budget, 4, 1000) == 28
+    assert [num_sent(budget, 4, limit) for limit in (40, 41, 1)] == [20, 21, 1]
+
+
+def test_rows_are_sent_by_draw_and_the_filled_ones_first():
+    index = torch.tensor([[3, -1, 5, 7, -1, 9], [-1, -1, 2, -1, -1, -1], [-1] * 6, [0, 1, 2, 3, 4, 5]])
+    slot = torch.tensor([4, 9, 1, 0])
+    found = sent_rows(index, 3, slot, SEED, STEP)
+    draw = partial(reference.uniform, stream_key(SEED, STEP, "sent rows"))
+    for image, rows, pixels in zip(slot.tolist(), found.tolist(), index.tolist(), strict=True):
+        key = [(pixel < 0, draw(image, row)) for row, pixel in enumerate(pixels)]
+        assert rows == sorted(sorted(range(6), key=key.__getitem__)[:3])
+    alone = sent_rows(index[3:], 3, slot[3:], SEED, STEP)
+    assert torch.equal(alone[0], found[3]), "the rank that holds an image does not matter"
+    assert not torch.equal(sent_rows(index[3:], 3, slot[3:], SEED, STEP + 1), alone)
+    assert torch.equal(sent_rows(index, 6, slot, SEED, STEP), torch.arange(6).expand(4, 6))
 
 
 # ---------------------------------------------------------------------------------------------------------------- types
