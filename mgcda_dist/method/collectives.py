@@ -165,7 +165,7 @@ class Collectives:
         """Start the sum of `value` over ranks (no gradient); work done before `wait` overlaps with it."""
         total = value.detach().clone()
         if self.size == 1:
-            return PendingSum(total, None)
+            return PendingSum(total, None, self.stats, label)
         self.stats.add(label, total)
         reached = _mark(total)
         work = dist.all_reduce(total, group=self.group, async_op=True)

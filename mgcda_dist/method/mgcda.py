@@ -34,7 +34,7 @@ from mgcda_dist.method.teacher.average import Teacher
 from mgcda_dist.method.teacher.labels import Taught, num_teachable, taught_sum
 from mgcda_dist.method.terms import LossContext, Weight, weight_at
 
-__all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "ramp"]
+__all__ = ["MGCDA", "Outcome", "ScoreFunction", "SegmentationLoss", "StepNumbers", "ramp"]
 
 _OFF = LossTerm(torch.zeros(()), {})
 _TEACHABLE = "teacher/pixels"
@@ -99,6 +99,18 @@ class Outcome(NamedTuple):
     sample: GatheredSample | None
 
 
+class StepNumbers(NamedTuple):
+    """Numbers of a step that the host computes: in a graph of a compiler they would be constants, or in nobody's reach.
+
+    Attributes:
+        keys: of the draws of CACL, by purpose.
+        strength: λ(p) of MDAT.
+    """
+
+    keys: dict[str, int]
+    strength: float
+
+
 class MGCDA(nn.Module):
     """A segmenter, trained with MDAT and CACL; nothing of either remains in `self.segmenter`.
 
@@ -157,13 +169,30 @@ class MGCDA(nn.Module):
             progress: p in [0, 1].
             counts: of the step, from `count`; None: the step has this one micro-batch.
         """
-        counts = counts or self.count([batch])
-        prediction: Prediction = self.segmenter(batch.image)
+        counts, numbers = counts or self.count([batch]), self.numbers(batch.step, progress)
+        return self.loss(self.segmenter(batch.image), batch, progress, counts, numbers)
+
+    def numbers(self, step: int, progress: float) -> StepNumbers:
+        """Those of a step that `loss` needs from the host."""
+        keys = self.cacl.draw_keys(step) if self.cacl else {}
+        return StepNumbers(keys, self.mdat.strength(progress) if self.mdat else 0.0)
+
+    def loss(
+        self, prediction: Prediction, batch: Batch, progress: float, counts: StepCounts, numbers: StepNumbers
+    ) -> Outcome:
+        """L of a prediction: all that follows the segmenter, in one graph that a compiler can trace with one rank.
+
+        Args:
+            prediction: of the segmenter.
+            batch, progress, counts: as of `forward`.
+            numbers: of the step.
+        """
         taught = self._teach(prediction, batch)
-        pending = self._start_cacl(prediction, batch, taught, counts)  # its all-gather is in flight while MDAT computes
+        # Its all-gather is in flight while MDAT computes.
+        pending = self._start_cacl(prediction, batch, taught, counts, numbers.keys)
 
         seg = self.segmentation(prediction, batch, progress, counts)
-        mdat = self.mdat(prediction, batch, progress, counts) if self.mdat else _OFF
+        mdat = self.mdat(prediction, batch, progress, counts, numbers.strength) if self.mdat else _OFF
         cacl, sample = self.cacl(pending, counts) if self.cacl else (_OFF, None)
         teacher = self.taught(prediction, taught, counts) if taught else _OFF
         alpha = self.mdat_weight * ramp(progress, self.mdat_warmup)
@@ -289,13 +318,18 @@ class MGCDA(nn.Module):
         return self.teacher(batch, self.score, size) if self.teacher and self._teaches else None
 
     def _start_cacl(
-        self, prediction: Prediction, batch: Batch, taught: Taught | None, counts: StepCounts
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        taught: Taught | None,
+        counts: StepCounts,
+        keys: Mapping[str, int],
     ) -> PendingSample | None:
         if self.cacl is None:
             return None
         abstains = bool(getattr(self.segmenter, "abstains", False))
         label = taught.label if taught and self.teacher_contrast else None
-        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains, taught=label)
+        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains, taught=label, keys=keys)
 
 
 def _summed(parts: Sequence[NamedTensors]) -> dict[str, Tensor]:

@@ -46,6 +46,7 @@ BESIDE_THE_MIRROR = {
     "inference/test_pretrained.py": "the weights and the card of mgcda_dist/pretrained",
     "method/cacl/test_fixed_shapes.py": "shapes and host reads of a step of CACL, over all its files",
     "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
+    "method/test_one_graph.py": "the whole method, traced by a compiler",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
     "tracking/test_mlflow_server.py": "tracking through a real server",

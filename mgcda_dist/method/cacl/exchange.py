@@ -7,7 +7,8 @@ Gradients of z cross ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,8 @@ from mgcda_dist.method.collectives import Collectives, PendingGather
 
 __all__ = ["GatheredSample", "PendingSample", "gathered_sample", "start_exchange"]
 
+_NONE: Mapping[str, int] = MappingProxyType({})
+
 
 class PendingSample(NamedTuple):
     """The sampled pixels of a micro-batch while their all-gather is in flight.
@@ -30,12 +33,14 @@ class PendingSample(NamedTuple):
         step: of training.
         first_slot: scalar, int64: first slot of the global micro-batch.
         num_images: of this rank.
+        keys: of the step's draws, by purpose.
     """
 
     rows: PendingGather
     step: int
     first_slot: Tensor
     num_images: int
+    keys: Mapping[str, int]
 
 
 class GatheredSample(NamedTuple):
@@ -67,6 +72,7 @@ def start_exchange(
     *,
     row: Tensor | None = None,
     dtype: GatherDtype = CaclDefaults.gather_dtype,
+    keys: Mapping[str, int] = _NONE,
 ) -> PendingSample:
     """Start the all-gather of this rank's rows.
 
@@ -75,6 +81,7 @@ def start_exchange(
         index: N×R from `sampler.sample_pixels`; -1 where a row is empty.
         row: N×R from `sampler.sent_rows`: which of the reserved rows these are; None: all.
         dtype: in which z travels, and to which it is rounded with one rank, too.
+        keys: of the step's draws, for whoever waits for the rows.
         difficulty: N×P from `sampler.describe_pixels`.
         batch: of this rank.
         collectives: the ranks.
@@ -91,7 +98,7 @@ def start_exchange(
     z = _Rounded.apply(z) if num_rounded else z
     pending = collectives.start_gather(torch.cat([z, known], dim=1), "cacl_rows", num_rounded)
     first_slot = batch.slot[0] - collectives.rank * len(batch.slot)
-    return PendingSample(pending, batch.step, first_slot, len(batch.slot))
+    return PendingSample(pending, batch.step, first_slot, len(batch.slot), keys)
 
 
 class _Rounded(torch.autograd.Function):

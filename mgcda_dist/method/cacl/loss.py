@@ -24,6 +24,7 @@ from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
 from mgcda_dist.method.cacl.rows import contrast_rows, local_rows
 from mgcda_dist.method.cacl.sampler import (
+    PIXEL,
     Budget,
     Pixels,
     describe_pixels,
@@ -40,6 +41,8 @@ from mgcda_dist.method.reduce import LossTerm, StepCounts, known, local_mean, re
 
 __all__ = ["CACL", "groups_of_mean"]
 
+_PURPOSES = (PIXEL, "sent rows", "rows", "contrast", "positives", "turn")
+"""Of the draws in the loss."""
 _PAIRS = "cacl/pairs"  # 2×2, per side of inlier and anomaly: positives, and those that cross domains
 
 
@@ -117,6 +120,7 @@ class CACL(nn.Module):
         *,
         abstains: bool = False,
         taught: Tensor | None = None,
+        keys: Mapping[str, int] | None = None,
     ) -> PendingSample:
         """Sample this rank's pixels and start their all-gather; what runs before `forward` overlaps with it.
 
@@ -127,15 +131,17 @@ class CACL(nn.Module):
             counts: of the step; the difficulties of its images are summed over ranks beside them.
             abstains: the logits have one more channel, that of abstention.
             taught: see `sampler.describe_pixels`.
+            keys: `draw_keys` of the step; None: they are made here, which no compiler can follow.
         """
-        pixels = self._describe(prediction, batch, score, abstains, taught)
-        index = sample_pixels(pixels, self._quota(pixels, counts), self.budget, batch.slot, self.seed, batch.step)
+        pixels, keys = self._describe(prediction, batch, score, abstains, taught), keys or self.draw_keys(batch.step)
+        quota, slot = self._quota(pixels, counts), batch.slot
+        index = sample_pixels(pixels, quota, self.budget, slot, self.seed, batch.step, keys[PIXEL])
         world = counts.collectives
         number = num_sent(self.budget, len(index) * world.size, self.max_rows)
-        row = sent_rows(index, number, batch.slot, self.seed, batch.step)
+        row = sent_rows(index, number, slot, keys["sent rows"])
         index = index.gather(1, row)
         z = self.project(prediction.embedding, index)
-        return start_exchange(z, index, pixels.difficulty, batch, world, row=row, dtype=self.gather_dtype)
+        return start_exchange(z, index, pixels.difficulty, batch, world, row=row, dtype=self.gather_dtype, keys=keys)
 
     def forward(self, pending: PendingSample, counts: StepCounts) -> tuple[LossTerm, GatheredSample]:
         """L_cacl as this rank and micro-batch has it, and the sample that enters the memory.
@@ -145,9 +151,9 @@ class CACL(nn.Module):
         differs).
         """
         world = counts.collectives
-        draw = partial(self._draw, pending, "rows")
+        draw = partial(self._draw, pending, "rows", keys=pending.keys)
         sample = gathered_sample(pending, self.budget, world, self.max_rows, draw)
-        total, num_anchors, pairs = self.contrast(sample, world)
+        total, num_anchors, pairs = self.contrast(sample, world, pending.keys)
         local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
         once = int(world.rank == 0)  # every rank knows the numbers of all
         sums = {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": num_anchors.sum() * once}
@@ -159,7 +165,13 @@ class CACL(nn.Module):
         picked = embedding.flatten(2).gather(2, pixel)
         return self.projection(picked.transpose(1, 2).flatten(0, 1))
 
-    def contrast(self, sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
+    def draw_keys(self, step: int) -> dict[str, int]:
+        """Keys of all draws of a step, by purpose: a function of the seed, for `uniform`."""
+        return {purpose: stream_key(self.seed, step, purpose) for purpose in _PURPOSES}
+
+    def contrast(
+        self, sample: GatheredSample, collectives: Collectives, keys: Mapping[str, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Per group of the mean: Σ over this rank's anchors of their mean over positives, and the anchors of all ranks.
 
         With a sharded memory Σ over all anchors of what the rows of this rank contribute: the sum over ranks is the
@@ -171,7 +183,7 @@ class CACL(nn.Module):
         """
         groups = groups_of_mean(sample.metadata.type == self.budget.num_classes, self.balance)
         if self.distributions is None:
-            found = self._against_rows(sample, collectives)
+            found = self._against_rows(sample, collectives, keys)
         else:
             found = self._against_distributions(sample, self.distributions, collectives)
         per_anchor = found.loss / found.num_positives[found.anchors].clamp(min=1)
@@ -180,7 +192,9 @@ class CACL(nn.Module):
         pairs = sides.to(torch.int64) @ torch.stack([found.num_positives, found.num_crossing], dim=1)
         return total, (groups & (found.num_positives > 0)).sum(dim=1), pairs
 
-    def _against_rows(self, sample: GatheredSample, collectives: Collectives) -> _Contrasted:
+    def _against_rows(
+        self, sample: GatheredSample, collectives: Collectives, keys: Mapping[str, int] | None
+    ) -> _Contrasted:
         """Anchors of this rank, or of all with a sharded memory."""
         candidates = PixelMetadata.concat(sample.metadata, self.queue.rows())
         choice = Choice.of(
@@ -188,7 +202,7 @@ class CACL(nn.Module):
             num_domains=self.num_domains,
             anomaly_type=self.budget.num_classes,
             selection=self.selection,
-            draw=lambda purpose: self._draw(sample, purpose, candidates.id),
+            draw=lambda purpose: self._draw(sample, purpose, candidates.id, keys=keys),
         )
         anchors, per_anchor = contrast_rows(sample, self.queue, choice, self.temperature, collectives)
         numbers = (choice.order.num_positives(), choice.order.num_crossing())
@@ -238,9 +252,17 @@ class CACL(nn.Module):
         few = few_per_image(image, rows.type, self._draw(sample, "memory", rows.id), self.queue_rows_per_image)
         return rows.emptied(few), sample.z
 
-    def _draw(self, sample: PendingSample | GatheredSample, purpose: str, row: Tensor) -> Tensor:
+    def _draw(
+        self,
+        sample: PendingSample | GatheredSample,
+        purpose: str,
+        row: Tensor,
+        *,
+        keys: Mapping[str, int] | None = None,
+    ) -> Tensor:
         """A number in [0, 1) per row id, R → R float64: a function of (seed, step, purpose, micro-batch, row)."""
-        return uniform(stream_key(self.seed, sample.step, purpose), sample.first_slot, row)
+        key = keys[purpose] if keys else stream_key(self.seed, sample.step, purpose)
+        return uniform(key, sample.first_slot, row)
 
     def _describe(
         self,

@@ -19,6 +19,7 @@ from mgcda_dist.method.randomness import stream_key, uniform
 
 __all__ = [
     "NO_TYPE",
+    "PIXEL",
     "Budget",
     "Pixels",
     "describe_pixels",
@@ -33,6 +34,8 @@ __all__ = [
 
 NO_TYPE = -1
 """Type of a pixel that is never sampled."""
+PIXEL = "pixel"
+"""Purpose of the draws among the pixels of an image."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +167,16 @@ def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
 
 
 @torch.no_grad()
-def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, seed: int, step: int) -> Tensor:
+def sample_pixels(
+    pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, seed: int, step: int, key: int | None = None
+) -> Tensor:
     """Draw the pixels.
 
     Args:
         pixels: of this rank's images.
         quota: N×2 of this rank's images, from `image_quota`.
         slot: N, position in the global batch.
+        key: of the draws; None: that of seed and step.
 
     Returns:
         N×rows_per_image, int64: pixel index, or -1 where a row stays empty. The first rows are anomalies, then each
@@ -187,7 +193,7 @@ def sample_pixels(pixels: Pixels, quota: Tensor, budget: Budget, slot: Tensor, s
     sampled = pixels.type != NO_TYPE
     by_difficulty = rank_within(pixels.type, -pixels.difficulty)
     is_hard = by_difficulty < hard.gather(1, type_or_first)
-    key = stream_key(seed, step, "pixel")
+    key = stream_key(seed, step, PIXEL) if key is None else key
     chance = uniform(key, slot.view(-1, 1), torch.arange(num_pixels, device=slot.device))
     # The hardest come first, in order of difficulty; all others follow at random.
     order = rank_within(pixels.type, torch.where(is_hard, by_difficulty.to(chance.dtype) - num_pixels, chance))
@@ -206,13 +212,14 @@ def num_sent(budget: Budget, num_images: int, max_rows: int | None) -> int:
 
 
 @torch.no_grad()
-def sent_rows(index: Tensor, number: int, slot: Tensor, seed: int, step: int) -> Tensor:
+def sent_rows(index: Tensor, number: int, slot: Tensor, key: int) -> Tensor:
     """Of each image's rows so many by draw, in their order, the filled ones first.
 
     Args:
         index: N×R from `sample_pixels`.
         number: of rows.
         slot: N, position in the global batch.
+        key: of the draws, from `stream_key`.
 
     Returns:
         N×number, int64: rows of `index`.
@@ -220,7 +227,7 @@ def sent_rows(index: Tensor, number: int, slot: Tensor, seed: int, step: int) ->
     row = torch.arange(index.shape[1], device=index.device)
     if number == len(row):
         return row.expand_as(index)
-    chance = uniform(stream_key(seed, step, "sent rows"), slot.view(-1, 1), row)
+    chance = uniform(key, slot.view(-1, 1), row)
     return torch.argsort(chance + (index < 0).to(chance.dtype), dim=1, stable=True)[:, :number].sort(dim=1).values
 
 

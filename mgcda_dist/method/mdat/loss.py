@@ -122,7 +122,18 @@ class MDAT(nn.Module):
         kinds = zip((_LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
         return {name: torch.stack(stages) for name, stages in kinds}
 
-    def forward(self, prediction: Prediction, batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
+    def strength(self, progress: float) -> float:
+        """λ(p)."""
+        return reversal_strength(progress, self.lambda_max)
+
+    def forward(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        progress: float,
+        counts: StepCounts,
+        strength: float | None = None,
+    ) -> LossTerm:
         """L_mdat as this rank and micro-batch has it.
 
         Args:
@@ -130,10 +141,11 @@ class MDAT(nn.Module):
             batch: labels and domains.
             progress: p in [0, 1].
             counts: of the step, with those of `counts`.
+            strength: λ(p); None: it is computed here.
         """
         masks = self.masks(batch, {name: (x.shape[2], x.shape[3]) for name, x in prediction.stages.items()})
         locations, domain = counts.total()[_LOCATIONS], batch.domain
-        strength = reversal_strength(progress, self.lambda_max)
+        strength = self.strength(progress) if strength is None else strength
         local_losses: list[Tensor] = []
         sums: dict[str, list[Tensor]] = {name: [] for name in (_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON)}
         for s, (name, mask) in enumerate(zip(self.stages, masks, strict=True)):
@@ -204,7 +216,7 @@ class MDAT(nn.Module):
 
     def derived(self, signals: Mapping[str, float], progress: float) -> dict[str, float]:
         """λ, and what follows from the values of `signals`: per stage A_s over chance, and the proxy A-distance."""
-        chance, found = 1.0 / self.num_domains, {"mdat/lambda": reversal_strength(progress, self.lambda_max)}
+        chance, found = 1.0 / self.num_domains, {"mdat/lambda": self.strength(progress)}
         for stage in self.stages:
             accuracy = signals[f"mdat/{stage}/accuracy"]
             found[f"mdat/{stage}/accuracy_over_chance"] = accuracy / chance

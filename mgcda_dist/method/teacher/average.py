@@ -63,19 +63,15 @@ class Teacher(nn.Module):
         """Labels of the unlabelled images of this rank and micro-batch; no collective.
 
         Args:
-            batch: the weak views of its unlabelled images are looked at, or where it has none all images themselves.
+            batch: the weak views of its unlabelled images are looked at, or where it has none the images themselves.
             score: logits N×C×h×w → N×h×w, higher is more anomalous.
             size: h and w of the logits.
         """
         label = batch.label.new_full((len(batch.label), *size), VOID)
         weight, inlier = self._floating().new_zeros(len(label)), torch.zeros_like(label, dtype=torch.bool)
-        # Without views the host does not know how many images are unlabelled, and would have to wait for the device to
-        # tell it: all are looked at, of which the labelled ones have nothing to teach.
-        asked = torch.arange(len(label), device=label.device)
-        if batch.weak is not None:
-            asked = first_true(batch.is_unlabelled, len(batch.weak))[0]
+        asked = _asked(batch)
         if len(asked):
-            prediction: Prediction = self.network(batch.image if batch.weak is None else batch.weak)
+            prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
             logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
             taught = taught_labels(logits, score(logits), mask, **limits)
@@ -121,6 +117,18 @@ class Teacher(nn.Module):
     def _floating(self) -> Tensor:
         """A buffer that is no integer: it tells device and dtype."""
         return next(tensor for tensor in self.buffers() if tensor.is_floating_point())
+
+
+def _asked(batch: Batch) -> Tensor:
+    """Indices of the unlabelled images, int64; of a batch without views on a GPU those of all images.
+
+    There the host would have to wait for their number. Labelled images have nothing to teach.
+    """
+    if batch.weak is not None:
+        return first_true(batch.is_unlabelled, len(batch.weak))[0]
+    if batch.label.device.type == "cpu":
+        return torch.nonzero(batch.is_unlabelled)[:, 0]
+    return torch.arange(len(batch.label), device=batch.label.device)
 
 
 def decay_at(step: int, decay: float) -> float:

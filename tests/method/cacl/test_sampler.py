@@ -128,15 +128,15 @@ def test_an_image_sends_twice_its_share_at_most():
 def test_rows_are_sent_by_draw_and_the_filled_ones_first():
     index = torch.tensor([[3, -1, 5, 7, -1, 9], [-1, -1, 2, -1, -1, -1], [-1] * 6, [0, 1, 2, 3, 4, 5]])
     slot = torch.tensor([4, 9, 1, 0])
-    found = sent_rows(index, 3, slot, SEED, STEP)
-    draw = partial(reference.uniform, stream_key(SEED, STEP, "sent rows"))
+    key = stream_key(SEED, STEP, "sent rows")
+    found, draw = sent_rows(index, 3, slot, key), partial(reference.uniform, key)
     for image, rows, pixels in zip(slot.tolist(), found.tolist(), index.tolist(), strict=True):
-        key = [(pixel < 0, draw(image, row)) for row, pixel in enumerate(pixels)]
-        assert rows == sorted(sorted(range(6), key=key.__getitem__)[:3])
-    alone = sent_rows(index[3:], 3, slot[3:], SEED, STEP)
+        order = [(pixel < 0, draw(image, row)) for row, pixel in enumerate(pixels)]
+        assert rows == sorted(sorted(range(6), key=order.__getitem__)[:3])
+    alone = sent_rows(index[3:], 3, slot[3:], key)
     assert torch.equal(alone[0], found[3]), "the rank that holds an image does not matter"
-    assert not torch.equal(sent_rows(index[3:], 3, slot[3:], SEED, STEP + 1), alone)
-    assert torch.equal(sent_rows(index, 6, slot, SEED, STEP), torch.arange(6).expand(4, 6))
+    assert not torch.equal(sent_rows(index[3:], 3, slot[3:], key + 1), alone)
+    assert torch.equal(sent_rows(index, 6, slot, key), torch.arange(6).expand(4, 6))
 
 
 # ---------------------------------------------------------------------------------------------------------------- types
