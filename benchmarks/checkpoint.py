@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
-from mgcda_dist.models.scores import energy
+from mgcda_dist.models.scores import scorer
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 from mgcda_dist.tables import Column, Table, markdown
 from mgcda_dist.training.checkpoint.snapshot import HostCopy
@@ -41,7 +41,7 @@ def _engine(width: int, stage: int, world: Collectives) -> DeepSpeedEngine:
     from examples.single_process import CLASSES, Network
 
     torch.manual_seed(0)
-    model = MGCDA(Network(width), segmentation_loss("energy_hinge", CLASSES), energy, collectives=world)  # type: ignore[arg-type]
+    model = MGCDA(Network(width), segmentation_loss("energy_hinge", CLASSES), scorer("energy"), collectives=world)  # type: ignore[arg-type]
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-4, "base_lr": 1e-4}]
     config = deepspeed_config(
         micro_batch=IMAGES // world.size, accumulation=1, zero_stage=stage, precision="fp32", clip_norm=5.0

@@ -26,7 +26,7 @@ from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT
 from mgcda_dist.method.mgcda import MGCDA
-from mgcda_dist.models.scores import energy
+from mgcda_dist.models.scores import scorer
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 
 CLASSES, DOMAINS, IMAGES, STEPS, ENLARGED = 3, 3, 12, 4, 4
@@ -50,7 +50,12 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
     mdat = MDAT({"early": 64, "late": 64}, DOMAINS, channels=128)
     cacl = CACL(64, DOMAINS, Budget(CLASSES, 64, 32, 0.5, True), Selection(32, 512, 0.5, True), queue_rows=512)
     model = MGCDA(
-        Network(64), segmentation_loss("energy_hinge", CLASSES), energy, mdat=mdat, cacl=cacl, collectives=Collectives()
+        Network(64),
+        segmentation_loss("energy_hinge", CLASSES),
+        scorer("energy"),
+        mdat=mdat,
+        cacl=cacl,
+        collectives=Collectives(),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     _name(mdat, "forward", "discriminators")

@@ -15,7 +15,7 @@ from mgcda_dist.method.cacl import CACL, Budget, Selection
 from mgcda_dist.method.mdat import MDAT
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.method.randomness import torch_generator
-from mgcda_dist.models.scores import energy
+from mgcda_dist.models.scores import scorer
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 
 CLASSES, DOMAINS, STEPS = 3, 3, 20
@@ -43,7 +43,7 @@ def mgcda() -> MGCDA:
     return MGCDA(
         Network(),
         segmentation_loss("energy_hinge", CLASSES, limits={"inlier_energy": -3.0, "outlier_energy": -1.0}),
-        energy,
+        scorer("energy"),
         mdat=MDAT({"early": 16, "late": 16}, DOMAINS, channels=16),
         cacl=CACL(
             16,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mgcda_dist.method.mgcda import MGCDA
     from mgcda_dist.method.terms import LossContext, Term
     from mgcda_dist.models.external import ExternalNetwork
+    from mgcda_dist.models.scores import Score
     from mgcda_dist.models.segmentation_loss import OutlierLoss
     from mgcda_dist.models.taps import Taps
     from mgcda_dist.reports.compare import Comparison
@@ -70,6 +71,7 @@ __all__ = [
     "Prediction",
     "Run",
     "SampleError",
+    "Score",
     "ShardError",
     "StopTraining",
     "StoppedError",
@@ -108,6 +110,7 @@ _PLACES = {
     "Prediction": "method.batch",
     "Run": "api.run",
     "SampleError": "errors",
+    "Score": "models.scores",
     "ShardError": "errors",
     "StopTraining": "callbacks",
     "StoppedError": "errors",

@@ -24,8 +24,7 @@ from mgcda_dist.errors import ConfigError, MgcdaError, ShardError
 from mgcda_dist.extras import need
 
 if TYPE_CHECKING:
-    from mgcda_dist.models.adapters import AdaptedSegmenter
-    from mgcda_dist.models.segmenter import Segmenter
+    from mgcda_dist.models.heads import AnySegmenter
 
 __all__ = ["DataProblem", "check_data", "check_dataset", "check_model", "doubts"]
 
@@ -259,7 +258,7 @@ def check_model(config: Config) -> list[str]:
     else:
         network = build.segmenter(config)
     build.check_stages(config, network)
-    build.check_pairs(config, network)
+    build.check_pairs(config, network, build.dropped_heads(config, network))
     if config.model.backbone is not None:
         return []
     _check_crop(config, network)
@@ -285,7 +284,7 @@ def _check_norm(config: Config) -> None:
             )
 
 
-def _outline(config: Config) -> Segmenter | AdaptedSegmenter:
+def _outline(config: Config) -> AnySegmenter:
     """The network with a timm backbone, of tensors without values."""
     with torch.device("meta"):
         return build.segmenter(config, weights="none")
@@ -307,7 +306,7 @@ def doubts(config: Config, network: nn.Module) -> list[str]:
     ]
 
 
-def _check_crop(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+def _check_crop(config: Config, network: AnySegmenter) -> None:
     """Try a crop that is smaller than the image the network was tried with: some pool away more than it has."""
     height, width = config.data.crop_px
     enough = network.example_size

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple, cast, get_args
 
+from mgcda_dist.errors import ConfigError, near_or_all
+
 __all__ = [
     "ANOMALY",
     "CLASS_SPACES",
@@ -23,6 +25,7 @@ __all__ = [
     "NO_CLASS",
     "OUTLIER_LOSSES",
     "OWN_LOSS",
+    "OWN_SCORE",
     "PIPE",
     "REPLICATES",
     "ROAD_NAMES",
@@ -67,6 +70,7 @@ __all__ = [
     "TestTimeDefaults",
     "ZeroStage",
     "outlier_entry",
+    "score_entry",
     "smoothing_cap",
 ]
 
@@ -214,7 +218,8 @@ class OutlierEntry:
     Attributes:
         meaning: what it does, and its source.
         limits: keyword arguments of its function with their defaults; each is a field of the section `loss`.
-        abstains: the network gets one logit more, and the loss takes the place of cross-entropy.
+        columns: names of what the classifier has beside the inlier classes; each is an entry of `Prediction.extra`.
+        classifies: its inlier side takes the place of cross-entropy.
         any_inlier: it has a side for inliers that needs no class of them.
         logits: kinds of logits that it can be trained on; None: all.
         on_masks: bounds of its limits on logits of masks.
@@ -222,7 +227,8 @@ class OutlierEntry:
 
     meaning: str
     limits: Mapping[str, float] = field(default_factory=dict[str, float])
-    abstains: bool = False
+    columns: tuple[str, ...] = ()
+    classifies: bool = False
     any_inlier: bool = True
     logits: Needs | None = None
     on_masks: tuple[AtLeast, ...] = ()
@@ -248,7 +254,8 @@ OUTLIER_LOSSES: dict[OutlierKind, OutlierEntry] = {
     ),
     "abstention": OutlierEntry(
         "one logit more; the term takes the place of cross-entropy (PEBAL: Tian et al., arXiv 2111.12264)",
-        abstains=True,
+        columns=("abstention",),
+        classifies=True,
         any_inlier=False,
         logits=Needs(
             ("pixel",),
@@ -341,6 +348,23 @@ SCORES: dict[ScoreKind, ScoreEntry] = {
         "-(max_k L_k - μ_k) / σ_k with k the predicted class (Jung et al., arXiv 2107.11264)", calibrated=True
     ),
 }
+
+OWN_SCORE = ScoreEntry("a score of the user's own: `python:MODULE:NAME`")
+"""Facts that hold for every score that the package does not have."""
+
+
+def score_entry(kind: str) -> ScoreEntry:
+    """The entry of an anomaly score, or of a score of the user's own.
+
+    Raises:
+        ConfigError: no such score.
+    """
+    if kind.startswith("python:"):
+        return OWN_SCORE
+    if kind not in SCORES:
+        raise ConfigError("score", f"no such score {kind!r}", f"{near_or_all(kind, SCORES)}, or python:MODULE:NAME")
+    return SCORES[kind]
+
 
 SCORE: ScoreKind = "energy"
 """Anomaly score of a run unless its configuration names another."""

@@ -1,5 +1,8 @@
 """References to a user's Python code: `python:MODULE:NAME` in a configuration, or an object given in a program.
 
+An installed package may give such a reference a short name, as an entry point of the group `mgcda_dist`; a
+configuration then says `plugin:NAME`, which is replaced when it is read, so that the record of a run names the code.
+
 An object that a program gives (a class of a notebook, a dataset in memory) gets a reference, too, so that the
 configuration stays the whole record of a run. Objects whose reference no other process can import are registered here;
 `registered` is what has to travel to workers, and `register` is what a worker does with it.
@@ -14,16 +17,19 @@ import importlib
 import os
 import traceback
 from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, near_or_all
 
 __all__ = [
     "GIVEN",
     "PATTERN",
+    "PLUGIN",
     "PREFIX",
     "TRUST",
     "check_trusted",
+    "expanded",
     "reference",
     "register",
     "registered",
@@ -34,11 +40,16 @@ __all__ = [
 PREFIX = "python:"
 PATTERN = r"python:[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 """Regular expression of a reference."""
+PLUGIN = "plugin:"
+"""Prefix of a short name that an installed package has registered."""
+GROUP = "mgcda_dist"
+"""Group of entry points of such names."""
 GIVEN = "given"
 """Module, in references, of objects that no module holds."""
 TRUST = "MGCDA_TRUST_CODE"
 _objects: dict[str, Any] = {}
 _used: set[str] = set()
+_OWN = "mgcda_dist.plugins."
 
 
 def reference(given: object, name: str) -> str:
@@ -105,6 +116,28 @@ def resolve(where: str, text: str) -> Any:
     return found
 
 
+def expanded(value: Any, where: str = "") -> Any:
+    """A value of a configuration, and what is in it, with `plugin:NAME` replaced by the reference that it stands for.
+
+    Raises:
+        ConfigError: no installed package registers that name, or several do.
+    """
+    if isinstance(value, Mapping):
+        return {key: expanded(below, f"{where}.{key}" if where else str(key)) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [expanded(below, f"{where}.{i}") for i, below in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith(PLUGIN):
+        return value
+    name, known = value.removeprefix(PLUGIN), entry_points(group=GROUP)
+    found = {PREFIX + each.value for each in known if each.name == name}
+    if not found:
+        remedy = near_or_all(name, sorted(known.names)) if known else "install the package that has it"
+        raise ConfigError(where, f"no installed package registers a plugin {name!r}", remedy)
+    if len(found) > 1:
+        raise ConfigError(where, f"several packages register a plugin {name!r}", f"one of {', '.join(sorted(found))}")
+    return found.pop()
+
+
 def told(error: Exception) -> str:
     """An error of a user's code in words, with the line of that code where it came to light."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the caller's
@@ -117,7 +150,8 @@ def check_trusted(where: str, text: str) -> None:
     """Raise `ConfigError` if a reference, found in a file that others may have made, may not be imported."""
     module = text.removeprefix(PREFIX).partition(":")[0]
     listed = [each.strip() for each in os.environ.get(TRUST, "").split(",") if each.strip()]
-    if text not in _used and text not in _objects and module not in listed:
+    own = module.startswith(_OWN)  # the package's own methods come in by this door, too
+    if not own and text not in _used and text not in _objects and module not in listed:
         raise ConfigError(
             where,
             f"the model needs {text.removeprefix(PREFIX)}, which is code, and model files may come from anybody",
@@ -129,7 +163,7 @@ def _argument(where: str, text: str) -> str:
     """The argument of `mgcda_dist.Run` and `train` that an object was given for."""
     if text.startswith(f"{PREFIX}{GIVEN}:"):
         return text.rpartition(":")[2].partition("_")[0]
-    known = {"model.network": "network", "loss.outlier": "loss", "callbacks": "callbacks"}
+    known = {"model.network": "network", "model.score": "score", "loss.outlier": "loss", "callbacks": "callbacks"}
     return next((name for key, name in known.items() if where.startswith(key)), "sources")
 
 

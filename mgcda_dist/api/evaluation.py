@@ -8,8 +8,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from mgcda_dist import references
+from mgcda_dist.api.own import AnyScore
 from mgcda_dist.api.run import Run
-from mgcda_dist.choices import ComponentTrack, Convention, KnownClassSpace, ScoreKind
+from mgcda_dist.choices import ComponentTrack, Convention, KnownClassSpace
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.references import PREFIX, resolve
 
@@ -40,7 +42,7 @@ def evaluate(
     overwrite: bool = False,
     name: str = "",
     workers: int = 1,
-    score: ScoreKind | None = None,
+    score: AnyScore | None = None,
     height_px: int | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
@@ -69,7 +71,7 @@ def evaluate(
         overwrite: replace another evaluation in `out`.
         name: shown in tables; empty: the run's, or the folder's.
         workers: processes that share the frames of a run or model.
-        score: anomaly score; None: as the run; of a module `energy`.
+        score: anomaly score, by name or of one's own, as of `train`; None: as the run; of a module `energy`.
         height_px: height of the network's input, 0 for the frame's own; None: as the run.
         scales, flip, window_px, window_overlap, blur: as in the section `evaluation`; an empty window: whole frames;
             None: as the run.
@@ -98,7 +100,7 @@ def evaluate(
         instances=instances,
         threshold=threshold,
         kept_frames=kept_frames,
-        score=score,
+        score=None if score is None else references.reference(score, "score"),
         height_px=height_px,
         scales=scales,
         flip=flip,
@@ -166,7 +168,8 @@ def do_request(
         from mgcda_dist.api.waiting import wait_for
 
         scaling = request.scaling_for(workers)
-        arguments |= {"on_gpu": scaling.num_gpus > 0, "objects": _code_of(Path(request.job.path))}
+        code = _code_of(Path(request.job.path), request.job.settings.score)
+        arguments |= {"on_gpu": scaling.num_gpus > 0, "objects": code}
 
         def launched() -> None:
             from mgcda_dist.cluster.trainer import launch
@@ -230,13 +233,13 @@ def _holds_model(path: Path) -> bool:
     return True
 
 
-def _code_of(model: Path) -> dict[str, Any]:
-    """The user's code that makes the network of a model, by reference: this process has used it, workers may, too."""
+def _code_of(model: Path, score: str) -> dict[str, Any]:
+    """A user's code that a model and its score need, by reference: this process has used it, workers may, too."""
     from mgcda_dist.cluster.travel import check_travels
     from mgcda_dist.models.exported import read_metadata
 
-    name = (read_metadata(model).architecture.get("network") or {}).get("name", "")
-    found = {name: resolve("model.network", name)} if name.startswith(PREFIX) else {}
+    named = [*read_metadata(model).code(), (score if score.startswith(PREFIX) else "")]
+    found = {text: resolve("the model", text) for text in named if text}
     check_travels(found)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mgcda_dist import references
 from mgcda_dist.api.configuration import load_config
@@ -14,17 +14,21 @@ from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.references import PATTERN, PREFIX
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from mgcda_dist.method.batch import Prediction
     from mgcda_dist.models.external import ExternalNetwork
+    from mgcda_dist.models.scores import Score
     from mgcda_dist.models.segmentation_loss import OutlierLoss
     from mgcda_dist.models.taps import Taps
 
-__all__ = ["Callbacks", "Sources", "given_again", "objects_of", "references_of", "with_own"]
+__all__ = ["AnyScore", "Callbacks", "Sources", "given_again", "objects_of", "references_of", "with_own"]
 
 Sources = Mapping[str, Any]
 """Map-style Datasets, or references to them, by the name of their stream."""
 Callbacks = Sequence[Any]
+AnyScore: TypeAlias = "str | Score | type[Score] | Callable[[Prediction], Tensor]"
+"""The name of an anomaly score, a reference to one, or a score: an object, a class, or a function."""
 
 
 def with_own(
@@ -34,6 +38,7 @@ def with_own(
     arguments: Mapping[str, Any] | None = None,
     taps: Taps | Mapping[str, Any] | None = None,
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+    score: AnyScore | None = None,
     sources: Sources | None = None,
     callbacks: Callbacks = (),
     sections: Mapping[str, Any] | None = None,
@@ -41,7 +46,7 @@ def with_own(
     """The configuration with references to what a program gives, so that it stays the record of the run.
 
     Args:
-        network, arguments, taps, loss, sources, callbacks: as of `train`.
+        network, arguments, taps, loss, score, sources, callbacks: as of `train`.
         sections: further changes, that may fit only what is given.
 
     Raises:
@@ -52,6 +57,8 @@ def with_own(
         changes["model"] = _model(config, network, arguments, taps)
     if loss is not None:
         changes["loss.outlier"] = references.reference(loss, "loss")
+    if score is not None:
+        changes["model.score"] = references.reference(score, "score")
     names = [stream.name for stream in config.data.streams]
     for name, dataset in (sources or {}).items():
         if name not in names:
@@ -89,6 +96,7 @@ def given_again(
     *,
     network: str | Callable[..., nn.Module | ExternalNetwork] | None = None,
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+    score: AnyScore | None = None,
     sources: Sources | None = None,
     callbacks: Callbacks = (),
 ) -> dict[str, Any]:
@@ -101,6 +109,7 @@ def given_again(
     places: list[tuple[str, Any, Any]] = [
         ("network", config.model.network, network),
         ("loss", config.loss.outlier, loss),
+        ("score", config.model.score, score),
     ]
     for name, dataset in (sources or {}).items():
         found = [stream.get("dataset") for stream in streams if stream["name"] == name]

@@ -47,7 +47,7 @@ class Settings(TypedDict, total=False):
     """Settings of a prediction, described at `predict`."""
 
     threshold: float | str | None
-    score: ScoreKind | None
+    score: ScoreKind | str | None
     height_px: int | None
     scales: Sequence[float] | None
     flip: bool | None

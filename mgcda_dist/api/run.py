@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from mgcda_dist.api.own import AnyScore
     from mgcda_dist.api.training import Progress
     from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.inference.model import ExportedModel
@@ -31,8 +32,8 @@ class Run:
 
     Args:
         folder: `RUNS/NAME`, as training wrote it; it may have been moved.
-        network, loss, sources, callbacks: again the objects of the program that has started the run, where their names
-            say nothing to this process. To load its model, the network is enough.
+        network, loss, score, sources, callbacks: again the objects of the program that has started the run, where their
+            names say nothing to this process. To load its model, the network is enough.
 
     Raises:
         ConfigError: no run there, or one without objects of its own.
@@ -44,6 +45,7 @@ class Run:
         *,
         network: str | Callable[..., nn.Module | ExternalNetwork] | None = None,
         loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+        score: AnyScore | None = None,
         sources: Mapping[str, Any] | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
@@ -52,10 +54,11 @@ class Run:
             problem = "holds no run" if self.folder.is_dir() else "there is no such folder"
             raise ConfigError(str(self.folder), f"{problem} (no {RunFile.CONFIG})", "give RUNS/NAME of a run")
         self._objects: dict[str, Any] = {}
-        if network is not None or loss is not None or sources or callbacks:
+        given: dict[str, Any] = {"network": network, "loss": loss, "score": score, "sources": sources}
+        if callbacks or any(each is not None for each in given.values()):
             from mgcda_dist.api.own import given_again
 
-            self._objects = given_again(self.config, network=network, loss=loss, sources=sources, callbacks=callbacks)
+            self._objects = given_again(self.config, **given, callbacks=callbacks)
 
     @classmethod
     def with_objects(cls, folder: Path, objects: Mapping[str, Any]) -> Run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.api.configuration import as_config, check
 from mgcda_dist.api.launch import run_workers
-from mgcda_dist.api.own import Callbacks, Sources, objects_of, with_own
+from mgcda_dist.api.own import AnyScore, Callbacks, Sources, objects_of, with_own
 from mgcda_dist.api.run import Run
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.schema import Config
@@ -38,6 +38,7 @@ def train(
     arguments: Mapping[str, Any] | None = None,
     taps: Taps | Mapping[str, Any] | None = None,
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
+    score: AnyScore | None = None,
     sources: Sources | None = None,
     callbacks: Callbacks = (),
     override_config: bool = False,
@@ -58,6 +59,8 @@ def train(
         arguments: of the network; None: `model.arguments`.
         taps: layers of the network, as in `model.taps`; None: its attribute `taps`, or the configuration's.
         loss: an `OutlierLoss`, a class of one, called with `loss.arguments`; in the place of `loss.outlier`.
+        score: an anomaly score by name or of one's own: a function `Prediction` → N×h×w, or a `Score`; in the place of
+            `model.score`.
         sources: map-style Datasets by the name of the stream that they take the place of.
         callbacks: called while the run trains, in this order.
         override_config: resume with a changed configuration, if the checkpoint fits it.
@@ -83,6 +86,7 @@ def train(
         arguments=arguments,
         taps=taps,
         loss=loss,
+        score=score,
         sources=sources,
         callbacks=callbacks,
         sections=sections,

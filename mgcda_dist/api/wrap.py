@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mgcda_dist.choices import LogitKind, NormMode, OutlierKind, ScoreKind
 from mgcda_dist.errors import ConfigError, near_or_all
@@ -18,6 +18,7 @@ from mgcda_dist.method.mdat import MDAT
 from mgcda_dist.method.mgcda import MGCDA
 
 if TYPE_CHECKING:
+    from mgcda_dist.models.scores import Score
     from mgcda_dist.models.segmentation_loss import OutlierLoss
 
 __all__ = ["wrap"]
@@ -38,7 +39,7 @@ def wrap(
     norm: NormMode = "frozen",
     loss: OutlierKind | OutlierLoss = "energy_hinge",
     limits: Mapping[str, float] | None = None,
-    score: ScoreKind = "energy",
+    score: ScoreKind | Callable[[Prediction], Tensor] | Score | type[Score] = "energy",
     mdat: bool | Mapping[str, Any] = True,
     cacl: bool | Mapping[str, Any] = True,
     seed: int = 0,
@@ -62,7 +63,7 @@ def wrap(
         backbone, multiple_px, norm: None: no part, 32; as of `mgcda_dist.models.adapters.wrap`.
         mean, std: RGB statistics of the network's weights, in units of 0…1; None: ImageNet's.
         loss, limits: the outlier loss, and its limits by name; or a loss of one's own.
-        score: anomaly score that tells difficulty.
+        score: anomaly score that tells difficulty; by name, or of one's own.
         mdat, cacl: False: without; or options of `MDAT`, and of `CACL`, its `Budget` and its `Selection`.
         seed: of the random numbers of sampling and losses.
 
@@ -73,8 +74,9 @@ def wrap(
         ConfigError: a path or option that does not exist, a network that violates a law of the distributed form.
     """
     from mgcda_dist.models.compatibility import check_loss, check_score
+    from mgcda_dist.models.external_score import as_score
     from mgcda_dist.models.scores import scorer
-    from mgcda_dist.models.segmentation_loss import segmentation_loss
+    from mgcda_dist.models.segmentation_loss import columns_of, segmentation_loss
 
     given = {"stages": stages, "logits": logits, "embedding": embedding, "backbone": backbone}
     given |= {"mean": mean, "std": std, "multiple_px": multiple_px}
@@ -82,12 +84,13 @@ def wrap(
     if layers:
         from mgcda_dist.models.adapters import wrap as tapped
 
-        network, stages = tapped(network, norm=norm, abstains=loss == "abstention", **layers), layers["stages"]
+        network, stages = tapped(network, norm=norm, columns=columns_of(loss), **layers), layers["stages"]
     channels, aligned = _channels(network, stages)
     kind = cast(LogitKind, getattr(network, "logit_kind", "pixel"))
     if isinstance(loss, str):
         check_loss(loss, kind, limits)
-        check_score(score, kind, loss)
+        if isinstance(score, str):
+            check_score(score, kind, loss)
     else:
         from mgcda_dist.models.external_loss import try_loss
 
@@ -95,7 +98,7 @@ def wrap(
     return MGCDA(
         network,
         segmentation_loss(loss, num_classes, limits=limits, logits=kind),
-        scorer(score),
+        scorer(score) if isinstance(score, str) else as_score(score, "score"),
         mdat=_mdat(aligned, num_classes, num_domains, mdat),
         cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
         seed=seed,

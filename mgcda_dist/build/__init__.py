@@ -18,6 +18,7 @@ from mgcda_dist.build.evaluation import (
 from mgcda_dist.build.model import (
     check_pairs,
     check_stages,
+    dropped_heads,
     load_model,
     mgcda,
     model_text,
@@ -32,6 +33,7 @@ __all__ = [
     "check_pairs",
     "check_stages",
     "class_space",
+    "dropped_heads",
     "evaluation_frames",
     "evaluation_job",
     "global_batches",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgcda_dist.build.data import class_space, paste_params
-from mgcda_dist.choices import SCORES, ScoreKind
+from mgcda_dist.choices import score_entry
 from mgcda_dist.config.data import DataConfig
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.config.schema import Config
@@ -58,7 +58,7 @@ def evaluation_job(
     model: Path,
     *,
     section: EvaluationConfig | None = None,
-    score: ScoreKind | None = None,
+    score: str | None = None,
     name: str = "",
 ) -> EvaluationJob:
     """The evaluation of a run's network on its sets.
@@ -78,7 +78,7 @@ def evaluation_job(
     from mgcda_dist.models.exported import read_metadata
 
     section, score = section or config.evaluation, score or config.model.score
-    statistics = read_metadata(model).statistics if SCORES[score].calibrated else None
+    statistics = read_metadata(model).statistics if score_entry(score).calibrated else None
     network = NetworkSettings(
         height_px=section.height_px,
         augmentation=TestTimeAugmentation(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mgcda_dist.choices import OutlierKind, outlier_entry
 from mgcda_dist.config.schema import Config
@@ -22,14 +22,14 @@ from mgcda_dist.method.teacher import Teacher
 from mgcda_dist.references import PREFIX
 
 if TYPE_CHECKING:
-    from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.exported import ModelMetadata
+    from mgcda_dist.models.heads import AnySegmenter, Heads, HeadSpec
     from mgcda_dist.models.segmentation_loss import OutlierLoss
-    from mgcda_dist.models.segmenter import Segmenter
 
 __all__ = [
     "check_pairs",
     "check_stages",
+    "dropped_heads",
     "load_model",
     "mgcda",
     "model_text",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def segmenter(config: Config, weights: str | None = None) -> Segmenter | AdaptedSegmenter:
+def segmenter(config: Config, weights: str | None = None) -> AnySegmenter:
     """The bare network of a configuration; `weights` overrides where its backbone starts from."""
     from mgcda_dist.models.exported import bare_segmenter
 
@@ -52,7 +52,8 @@ def _architecture(config: Config) -> dict[str, Any]:
     common: dict[str, Any] = {
         "norm": model.norm,
         "num_classes": len(config.data.class_names),
-        "abstains": outlier_entry(config.loss.outlier).abstains,
+        "columns": list(_columns(config)),
+        "heads": _heads(config, kept=True),
     }
     if model.network is None:
         return {"backbone": model.backbone, "decoder_channels": model.decoder_channels, **common}
@@ -67,20 +68,67 @@ def _architecture(config: Config) -> dict[str, Any]:
     return {"network": network, **common}
 
 
-def check_pairs(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
-    """Raise `ConfigError` for an outlier loss or a score that is not defined on the logits of this network.
+def _columns(config: Config) -> tuple[str, ...]:
+    """Names of the logits behind those of the inlier classes."""
+    from mgcda_dist.models.segmentation_loss import columns_of
 
-    A loss of the user's own is tried on a small example.
+    return columns_of(_outlier_loss(config))
+
+
+def _heads(config: Config, *, kept: bool) -> dict[str, HeadSpec]:
+    """Heads that are part of the exported network, or those that are dropped."""
+    return {
+        head.name: {"use": head.use, "stage": head.stage, "arguments": head.arguments, "detached": head.detached}
+        for head in config.model.heads
+        if head.kept == kept
+    }
+
+
+def check_pairs(config: Config, network: AnySegmenter, dropped: nn.Module | None = None) -> None:
+    """Raise `ConfigError` for an outlier loss or a score that is not defined on what this network gives.
+
+    A loss and a score of the user's own are tried on a small example.
+
+    Args:
+        dropped: heads that are not part of the network.
     """
     from mgcda_dist.models.compatibility import check_loss, check_score
+    from mgcda_dist.models.external_loss import example, try_loss
+    from mgcda_dist.models.external_score import try_score
+    from mgcda_dist.models.scores import scorer
+    from mgcda_dist.models.segmentation_loss import CLASSIFICATION, reads_of
 
-    logits = network.logit_kind
+    logits, loss = network.logit_kind, _outlier_loss(config)
     check_loss(config.loss.outlier, logits, _limits(config))
     check_score(config.model.score, logits, config.loss.outlier)
-    if not isinstance(loss := _outlier_loss(config), str):
-        from mgcda_dist.models.external_loss import try_loss
+    for head in config.model.heads:
+        if head.name not in reads_of(loss):
+            problem = f"nothing trains it: the loss {config.loss.outlier} does not read it"
+            raise ConfigError(
+                f"model.heads, {head.name}", problem, "name it in the `reads` of a loss of your own, or remove it"
+            )
+    score = scorer(config.model.score) if config.model.score.startswith(PREFIX) else None
+    if isinstance(loss, str) and score is None:
+        return
+    if not isinstance(loss, str) and CLASSIFICATION in loss.terms and config.loss.class_weights:
+        problem = f"{config.loss.outlier} takes the place of the cross-entropy that they are factors of"
+        raise ConfigError("loss.class_weights", problem, "remove them (null, where a `base` has them)")
+    exported, whole = _extras(network, dropped) if reads_of(loss) or (score and score.reads) else ({}, {})
+    channels, num_classes = network.stage_channels, len(config.data.class_names)
+    if not isinstance(loss, str):
+        try_loss(loss, num_classes, channels, logits, whole)
+    if score is not None:
+        try_score(score, example(num_classes, channels, exported)[0])
 
-        try_loss(loss, len(config.data.class_names), network.stage_channels, logits)
+
+def _extras(network: AnySegmenter, dropped: nn.Module | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Extras of one image: those of the exported network, and with those of dropped heads."""
+    device, training = next(network.parameters()).device, network.training
+    with torch.no_grad():
+        prediction: Prediction = network.eval()(torch.zeros(1, 3, *network.example_size, device=device))
+        whole: Prediction = prediction if dropped is None else dropped(prediction)
+    network.train(training)
+    return prediction.extra, whole.extra
 
 
 def _outlier_loss(config: Config) -> OutlierKind | OutlierLoss:
@@ -98,7 +146,7 @@ def _limits(config: Config) -> dict[str, float]:
     return {name: getattr(config.loss, name) for name in outlier_entry(config.loss.outlier).limits}
 
 
-def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
+def check_stages(config: Config, network: AnySegmenter) -> None:
     """Raise `ConfigError` for a discriminated stage that the network does not have."""
     if not config.mdat.enabled:
         return
@@ -111,11 +159,27 @@ def check_stages(config: Config, network: Segmenter | AdaptedSegmenter) -> None:
             )
 
 
-def _trained_outputs(config: Config) -> list[str]:
+def _trained_outputs(config: Config, network: AnySegmenter) -> list[str]:
     """Outputs of a prediction that the losses read; parameters that none of them depends on get no gradient."""
+    from mgcda_dist.models.segmentation_loss import reads_of
+
     names = {"logits"} | ({"embedding"} if config.cacl.enabled else set())
     names |= {stage.name for stage in config.mdat.stages} if config.mdat.enabled else set()
+    heads = config.model.heads
+    dropped = {head.name for head in heads if not head.kept}
+    names |= {f"extra:{name}" for name in reads_of(_outlier_loss(config)) if name not in dropped}
+    names |= {head.stage for head in heads if not head.kept and not head.detached}
     return sorted(names)
+
+
+def dropped_heads(config: Config, network: AnySegmenter) -> Heads | None:
+    """Heads that a loss reads and that are no part of the exported network; None: there are none."""
+    specs = _heads(config, kept=False)
+    if not specs:
+        return None
+    from mgcda_dist.models.heads import make_heads
+
+    return make_heads(specs, network.stage_channels, config.seed, "model.heads")
 
 
 def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
@@ -126,9 +190,10 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)
-    check_pairs(config, network)
+    heads = dropped_heads(config, network)
+    check_pairs(config, network, heads)
     check_stages(config, network)
-    freeze_unused(network, _trained_outputs(config), network.example_size)
+    freeze_unused(network, _trained_outputs(config, network), network.example_size)
     channels = network.stage_channels
     num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
     mdat = cacl = None
@@ -155,6 +220,7 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
         mdat=mdat,
         cacl=cacl,
         teacher=_teacher(config, network) if config.teacher.enabled else None,
+        heads=heads,
         segmentation_weight=1.0 if loss.enabled else 0.0,
         mdat_weight=config.mdat.weight,
         cacl_weight=config.cacl.weight,
@@ -180,7 +246,7 @@ def _teacher(config: Config, network: nn.Module) -> Teacher:
     return Teacher(segmenter(config, "none"), network, section.decay, **limits)
 
 
-def _mdat(config: Config, network: Segmenter | AdaptedSegmenter) -> MDAT:
+def _mdat(config: Config, network: AnySegmenter) -> MDAT:
     section, domains = config.mdat, config.data.domains
     mdat = MDAT(
         {stage.name: network.stage_channels[stage.name] for stage in section.stages},
@@ -314,7 +380,7 @@ def _metadata(config: Config) -> ModelMetadata:
     )
 
 
-def load_model(folder: Path) -> tuple[Config, Segmenter | AdaptedSegmenter]:
+def load_model(folder: Path) -> tuple[Config, AnySegmenter]:
     """The configuration and the segmenter that `save_model` wrote, strictly loaded, in evaluation mode."""
     from mgcda_dist.models.exported import load_segmenter, read_metadata
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mgcda_dist.choices import CONVENTIONS, ComponentTrack, ScoreKind, SubmissionLayout
+from mgcda_dist.choices import CONVENTIONS, ComponentTrack, SubmissionLayout
 from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
 
-Score = Annotated[ScoreKind | None, typer.Option(help="anomaly score; default: as the run")]
+Score = Annotated[
+    str | None, typer.Option(metavar="NAME|python:MODULE:NAME", help="anomaly score; default: as the run")
+]
 Height = Annotated[
     int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
 ]

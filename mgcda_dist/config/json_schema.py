@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.config.sweep import Sweep, SweepRow
+from mgcda_dist.references import PLUGIN, PREFIX
 
 __all__ = ["SCHEMA_FILES", "Kind", "editor_line", "schema_of", "schema_text"]
 
@@ -79,8 +80,11 @@ def _relax(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
 
 
 def _readable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without titles that repeat the key."""
+    """Without titles that repeat the key, and with short names of plugins, which are replaced when a file is read."""
     for part in (schema, *schema["$defs"].values()):
         for value in part.get("properties", {}).values():
             value.pop("title", None)
+            for holder in (value, *value.get("anyOf", ())):
+                if PREFIX in holder.get("pattern", ""):
+                    holder["pattern"] = rf"({holder['pattern']})|^{PLUGIN}[\w.-]+$"
     return schema

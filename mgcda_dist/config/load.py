@@ -20,6 +20,7 @@ from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped, shipped_file
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.references import expanded
 
 __all__ = [
     "LoadedConfig",
@@ -104,7 +105,7 @@ def load_config(
             _apply(data, override, lines)
     loaded_lines = lines
     try:
-        config = Config.model_validate(data)
+        config = Config.model_validate(expanded(data))
     except ValidationError as error:
         raise _explain(error, source, loaded_lines) from None
     return LoadedConfig(resolve_paths(config), source, loaded_lines)

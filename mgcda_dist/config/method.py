@@ -34,6 +34,7 @@ from mgcda_dist.choices import (
     ScoreKind,
     SmoothingMode,
     TeacherDefaults,
+    score_entry,
 )
 from mgcda_dist.config.fields import (
     FIXED,
@@ -296,6 +297,12 @@ def _known_loss(name: str) -> str:
     return name
 
 
+def _known_score(name: str) -> str:
+    if name not in SCORES and re.fullmatch(PATTERN, name) is None:
+        raise ValueError(f"no such score; {near_or_all(name, SCORES)}, or python:MODULE:NAME")
+    return name
+
+
 class SegmentationLossConfig(Section):
     """Cross-entropy and the outlier exposure term."""
 
@@ -303,15 +310,17 @@ class SegmentationLossConfig(Section):
     outlier: Annotated[OutlierKind | str, AfterValidator(_known_loss), FIXED] = Field(
         default=LossDefaults.outlier,
         description="abstention (PEBAL): one logit more; the term takes the place of cross-entropy. "
-        "python:MODULE:NAME: a loss of your own, an object or a class",
+        "python:MODULE:NAME: a loss of your own, an object or a class; plugin:NAME: a registered one",
     )
     arguments: dict[str, Any] = Field(default={}, description="of the class of a loss of your own")
     outlier_weight: NonNegative = Field(
         default=LossDefaults.outlier_weight,
         description="weight of the outlier term; energy: arXiv 2010.03759 uses 0.1. A loss of your own has its own",
     )
-    class_weights: dict[str, Positive] = Field(
-        default={}, description="class → factor of its pixels in the cross-entropy; a class that is not named: 1; ours"
+    class_weights: Annotated[dict[str, Positive] | None, AfterValidator(lambda given: given or {})] = Field(
+        default={},
+        description="class → factor of its pixels in the cross-entropy; a class that is not named: 1; null: none of a "
+        "`base`; ours",
     )
     inlier_energy: float = Field(default=_LIMITS["inlier_energy"], description="m_in of energy_hinge; ours")
     outlier_energy: float = Field(default=_LIMITS["outlier_energy"], description="m_out of energy_hinge; ours")
@@ -337,6 +346,9 @@ class TapsConfig(Section):
     logits: str | None = Field(default=None, description="path of the inlier logits, best before any upsampling")
     embedding: str | None = Field(default=None, description="path of what is contrasted; null: what `logits` is given")
     backbone: str | None = Field(default=None, description="path of what learns with optim.lr_backbone")
+    extra: dict[StageName, str] | None = Field(
+        default=None, description="name → path of further outputs, of any shape, that a loss or score of your own reads"
+    )
     mean: Triple | None = Field(
         default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
     )
@@ -344,6 +356,21 @@ class TapsConfig(Section):
         default=None, description="of RGB, in units of 0…1; null: the network's own, or ImageNet"
     )
     multiple_px: Count | None = Field(default=None, description="images are padded to multiples of it; null: 32")
+
+
+class HeadConfig(Section):
+    """A module on a stage of the network; its output is an entry of `Prediction.extra`."""
+
+    name: StageName = Field(description="of the entry")
+    use: Annotated[str, Field(pattern=rf"^([a-z_]+|{PATTERN})$")] = Field(
+        default="pixelwise",
+        description="pixelwise (1×1 convolutions: outputs, widths, activation, norm, bias), or python:MODULE:NAME, a "
+        "class that is called with the number of input channels and the arguments",
+    )
+    stage: StageName = Field(default="embedding", description="that it is given")
+    arguments: dict[str, Any] = Field(default={}, description="of its class")
+    kept: bool = Field(default=True, description="true: part of the exported network; false: of the training alone")
+    detached: bool = Field(default=False, description="true: its gradient does not reach the network")
 
 
 class ModelConfig(Section):
@@ -372,7 +399,12 @@ class ModelConfig(Section):
         description="batch norm of `network` outside of its backbone; null: as `norm`. `group` suits an untrained head",
     )
     decoder_channels: Count = Field(default=DECODER_CHANNELS, description="D of the decoder that a backbone gets; ours")
-    score: Annotated[ScoreKind, OVERRIDE] = Field(default=SCORE, description="anomaly score")
+    score: Annotated[ScoreKind | str, AfterValidator(_known_score), OVERRIDE] = Field(
+        default=SCORE, description="anomaly score; python:MODULE:NAME: one of your own; plugin:NAME"
+    )
+    heads: Annotated[list[HeadConfig], FIXED] = Field(
+        default=[], description="modules on stages whose outputs a loss or score of your own reads as extra[NAME]"
+    )
     export: Annotated[Exported, FREE] = Field(
         default="student",
         description="which network is validated, exported and evaluated: the trained one, or the teacher's average",
@@ -391,11 +423,15 @@ class ModelConfig(Section):
                 "backbone: give either a timm backbone, which gets a light decoder, or a whole network as `network`"
                 + (": both are there" if self.backbone else "")
             )
+        names = [head.name for head in self.heads]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"heads: two heads are named {name!r}")
         foreign = {"arguments": self.arguments, "taps": self.taps, "head_norm": self.head_norm}
         for name, value in foreign.items():
             if self.network is None and value:
                 raise ValueError(f"{name}: is for `network`; a backbone takes none")
-        if SCORES[self.score].calibrated:
+        if score_entry(self.score).calibrated:
             raise ValueError(
                 f"score: {self.score!r} needs statistics of the trained network, and training scores pixels from its "
                 "first step on; train with another one, then measure them with `mgcda calibrate RUN` and evaluate with "

@@ -127,7 +127,7 @@ class Config(Section):
         for name in weights:
             if name not in classes:
                 raise ValueError(f"loss.class_weights: no class {name!r} here; {near_or_all(name, classes)}")
-        if weights and outlier_entry(self.loss.outlier).abstains:
+        if weights and outlier_entry(self.loss.outlier).classifies:
             raise ValueError(
                 f"loss.class_weights: {self.loss.outlier} takes the place of the cross-entropy that they are factors "
                 "of; remove them, or choose another loss.outlier"

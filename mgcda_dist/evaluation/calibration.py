@@ -11,7 +11,7 @@ from torch import nn
 
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.evaluation.test_time import score_map
-from mgcda_dist.models.scores import ClassStatistics, max_logit
+from mgcda_dist.models.scores import ClassStatistics, LogitScore, max_logit
 
 __all__ = ["class_statistics"]
 
@@ -40,7 +40,7 @@ def class_statistics(
     count, mean, moment = (np.zeros(num_classes) for _ in range(3))
     for done, frame in enumerate(frames, start=1):
         size = frame.label.shape[0], frame.label.shape[1]
-        score, predicted = score_map(network, frame.image, size, score=max_logit, device=device)
+        score, predicted = score_map(network, frame.image, size, score=LogitScore(max_logit), device=device)
         inlier = frame.label < num_classes
         count, mean, moment = _merged((count, mean, moment), _moments(-score[inlier], predicted[inlier], num_classes))
         if progress is not None:

@@ -14,9 +14,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from mgcda_dist.choices import CONVENTIONS, INTERVAL_LEVEL, ComponentTrack, RunFile, ScoreKind
+from mgcda_dist.choices import CONVENTIONS, INTERVAL_LEVEL, ComponentTrack, RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -111,7 +111,7 @@ class EvaluationSettings:
 
     Attributes:
         conventions: how frames were pooled; tables show the first.
-        score: the anomaly score; `AS_GIVEN` for maps.
+        score: the anomaly score, by its name or reference; `AS_GIVEN` for maps.
         components: track whose sizes component metrics have, or `none`.
         threshold: of components and instances; None: that of the best F1 on the same set.
         network: None for maps.
@@ -119,7 +119,7 @@ class EvaluationSettings:
     """
 
     conventions: tuple[str, ...] = ("pooled",)
-    score: ScoreKind | Literal["as given"] = AS_GIVEN
+    score: str = AS_GIVEN
     components: ComponentTrack = "none"
     instances: bool = False
     threshold: float | None = None

@@ -1,14 +1,14 @@
 """Score maps of a network, with test-time options: scales, flips, a sliding window, blur; in bounded memory.
 
-A *view* is the frame at one scale, mirrored or not. Each gives coarse logits (as the network returns them, for a window
-at a time if asked); their mean on the label's own grid is scored. The full-size logits exist for a strip of rows at a
-time only: at 8000×4000 pixels and 19 classes they would take 2.4 GB.
+A *view* is the frame at one scale, mirrored or not. Each gives coarse outputs, the logits and what the score reads
+beside them (as the network returns them, for a window at a time if asked); their mean on the label's own grid is
+scored. At full size they exist for a strip of rows at a time only: at 8000×4000 pixels 19 logits would take 2.4 GB.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from mgcda_dist.data.pixels import Pixels, flipped, resized
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.outlier_losses import covered
+from mgcda_dist.models.scores import Score, score_inputs, score_of_inputs
 
 __all__ = ["TestTimeAugmentation", "score_map", "score_maps"]
 
@@ -65,9 +66,10 @@ class TestTimeAugmentation:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The network's output for one view: coarse logits C×h×w of an image of height×width pixels."""
+    """The network's output for one view: coarse (C+c)×h×w of an image of height×width pixels, C of them logits."""
 
-    logits: Tensor
+    outputs: Tensor
+    num_logits: int
     height: int
     width: int
     mirrored: bool
@@ -78,7 +80,7 @@ def score_map(
     image: Pixels,
     size: tuple[int, int],
     *,
-    score: Callable[[Tensor], Tensor],
+    score: Score,
     augmentation: TestTimeAugmentation = TestTimeAugmentation(),
     blur: bool = False,
     device: torch.device | str = "cpu",
@@ -89,7 +91,7 @@ def score_map(
         network: image → `Prediction`, in evaluation mode, on `device`.
         image: h×w×3, RGB, at the network's input size.
         size: H, W of the result: the label's own size.
-        score: logits N×C×h×w → N×h×w, higher is more anomalous.
+        score: higher is more anomalous.
         blur: 7×7, σ = 1 blur of the score map.
     """
     return score_maps(network, [image], size, score=score, augmentation=augmentation, blur=blur, device=device)[0]
@@ -101,7 +103,7 @@ def score_maps(
     images: Sequence[Pixels],
     size: tuple[int, int],
     *,
-    score: Callable[[Tensor], Tensor],
+    score: Score,
     augmentation: TestTimeAugmentation = TestTimeAugmentation(),
     blur: bool = False,
     device: torch.device | str = "cpu",
@@ -112,26 +114,28 @@ def score_maps(
         network, size, score, augmentation, blur, device: as of `score_map`.
         images: N of h×w×3.
     """
-    looks = [_look(network, images, scale, mirrored, augmentation, device) for scale, mirrored in _views(augmentation)]
+    looks = [
+        _look(network, images, score, scale, mirrored, augmentation, device) for scale, mirrored in _views(augmentation)
+    ]
     return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
 
 
 def _scored(
-    seen: Sequence[_Seen], size: tuple[int, int], score: Callable[[Tensor], Tensor], blur: bool
+    seen: Sequence[_Seen], size: tuple[int, int], score: Score, blur: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Scores and classes of one frame from what the network returned for each of its augmentation."""
-    scores = torch.empty(size, dtype=torch.float32, device=seen[0].logits.device)
+    scores = torch.empty(size, dtype=torch.float32, device=seen[0].outputs.device)
     predicted = torch.empty(size, dtype=torch.uint8, device=scores.device)
     elements = _STRIP_ELEMENTS.get(scores.device.type, _STRIP_ELEMENTS_ELSEWHERE)
-    rows = max(1, elements // (seen[0].logits.shape[0] * size[1]))
+    rows = max(1, elements // (seen[0].outputs.shape[0] * size[1]))
     for top, bottom in pairwise([*range(0, size[0], rows), size[0]]):
-        # Logits are brought to the label's own size first: the score of their mean is what a deployed network gives.
-        logits = _strip(seen[0], size, top, bottom)
+        # Outputs are brought to the label's own size first: the score of their mean is what a deployed network gives.
+        outputs = _strip(seen[0], size, top, bottom)
         for view in seen[1:]:
-            logits += _strip(view, size, top, bottom)
-        logits = (logits / len(seen) if len(seen) > 1 else logits).unsqueeze(0)
-        scores[top:bottom] = score(logits)[0]
-        predicted[top:bottom] = _classes(logits[0])
+            outputs += _strip(view, size, top, bottom)
+        outputs = (outputs / len(seen) if len(seen) > 1 else outputs).unsqueeze(0)
+        scores[top:bottom] = score_of_inputs(outputs, seen[0].num_logits, score)[0]
+        predicted[top:bottom] = _classes(outputs[0, : seen[0].num_logits])
     scores = _blurred(scores) if blur else scores
     return scores.cpu().numpy(), predicted.cpu().numpy()
 
@@ -147,6 +151,7 @@ def _views(augmentation: TestTimeAugmentation) -> list[tuple[float, bool]]:
 def _look(
     network: nn.Module,
     images: Sequence[Pixels],
+    score: Score,
     scale: float,
     mirrored: bool,
     augmentation: TestTimeAugmentation,
@@ -156,43 +161,53 @@ def _look(
     shown = [resized(image, height, width) for image in images]
     pixels = torch.stack([torch.as_tensor(flipped(each) if mirrored else each).permute(2, 0, 1) for each in shown])
     if augmentation.window_px is None or (height <= augmentation.window_px[0] and width <= augmentation.window_px[1]):
-        prediction: Prediction = network(pixels.to(device))
-        logits = prediction.logits.float()
+        outputs, num_logits = _outputs(network, pixels.to(device), score)
     else:
-        logits = _slide(network, pixels, augmentation.window_px, augmentation.window_overlap, device)
-    return [_Seen(each, height, width, mirrored) for each in logits]
+        outputs, num_logits = _slide(
+            network, pixels, score, augmentation.window_px, augmentation.window_overlap, device
+        )
+    return [_Seen(each, num_logits, height, width, mirrored) for each in outputs]
+
+
+def _outputs(network: nn.Module, pixels: Tensor, score: Score) -> tuple[Tensor, int]:
+    """Logits and what the score reads beside them, N×(C+c)×h×w float32, and C."""
+    prediction: Prediction = network(pixels)
+    return score_inputs(prediction, score).float(), prediction.logits.shape[1]
 
 
 def _slide(
-    network: nn.Module, pixels: Tensor, window_px: tuple[int, int], overlap: float, device: torch.device | str
-) -> Tensor:
-    """Coarse logits N×C×⌈H/s⌉×⌈W/s⌉ of pixels N×3×H×W, seen through windows; s is the network's stride."""
+    network: nn.Module,
+    pixels: Tensor,
+    score: Score,
+    window_px: tuple[int, int],
+    overlap: float,
+    device: torch.device | str,
+) -> tuple[Tensor, int]:
+    """Coarse outputs N×(C+c)×⌈H/s⌉×⌈W/s⌉ of pixels N×3×H×W, seen through windows, and C; s is the network's stride."""
     full = pixels.shape[2], pixels.shape[3]
     # Never larger than the image, up to the alignment: the rest would be padding.
     window = [min(w, _up(n, _ALIGNMENT_PX)) for w, n in zip(window_px, full, strict=True)]
     tops, lefts = (_origins(n, w, overlap) for n, w in zip(full, window, strict=True))
     total = weight = None
-    stride = (1, 1)
+    stride, num_logits = (1, 1), 0
     for top in tops:
         for left in lefts:
             part = pixels[:, :, top : top + window[0], left : left + window[1]].to(device).float()
             padding = (0, window[1] - part.shape[3], 0, window[0] - part.shape[2])
-            prediction: Prediction = network(F.pad(part, padding, mode="replicate") if any(padding) else part)
-            logits = prediction.logits.float()
+            shown = F.pad(part, padding, mode="replicate") if any(padding) else part
+            seen, num_logits = _outputs(network, shown, score)
             if total is None or weight is None:
-                stride = _stride(logits, window)
+                stride = _stride(seen, window)
                 grid = [(_up(n, s)) // s for n, s in zip(full, stride, strict=True)]
-                total = logits.new_zeros(*logits.shape[:2], grid[0], grid[1])
-                weight = logits.new_zeros(grid[0], grid[1])
+                total = seen.new_zeros(*seen.shape[:2], grid[0], grid[1])
+                weight = seen.new_zeros(grid[0], grid[1])
             row, column = top // stride[0], left // stride[1]
-            height, width = min(logits.shape[2], total.shape[2] - row), min(logits.shape[3], total.shape[3] - column)
-            taper = (
-                _taper(logits.shape[2], logits.device)[:height, None] * _taper(logits.shape[3], logits.device)[:width]
-            )
-            total[:, :, row : row + height, column : column + width] += logits[:, :, :height, :width] * taper
+            height, width = min(seen.shape[2], total.shape[2] - row), min(seen.shape[3], total.shape[3] - column)
+            taper = _taper(seen.shape[2], seen.device)[:height, None] * _taper(seen.shape[3], seen.device)[:width]
+            total[:, :, row : row + height, column : column + width] += seen[:, :, :height, :width] * taper
             weight[row : row + height, column : column + width] += taper
     assert total is not None and weight is not None
-    return total / weight
+    return total / weight, num_logits
 
 
 def _origins(full: int, window: int, overlap: float) -> list[int]:
@@ -227,27 +242,27 @@ def _taper(length: int, device: torch.device) -> Tensor:
 
 
 def _strip(view: _Seen, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Rows top … bottom - 1 of a view's logits at H×W pixels: C×rows×W, a new tensor.
+    """Rows top … bottom - 1 of a view's outputs at H×W pixels: (C+c)×rows×W, a new tensor.
 
     As two bilinear steps: to the view's own size, then to H×W. Bilinear interpolation is separable, so rows come first,
     while they are narrow.
     """
-    logits = view.logits
-    grid_height, grid_width = covered(logits.shape[1], view.height), covered(logits.shape[2], view.width)
+    outputs = view.outputs
+    grid_height, grid_width = covered(outputs.shape[1], view.height), covered(outputs.shape[2], view.width)
     if size[0] == view.height:
-        part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, top, bottom, logits.device))
+        part = _lerp_rows(outputs, _positions(outputs.shape[1], grid_height, top, bottom, outputs.device))
     else:
-        rows = _positions(view.height, size[0], top, bottom, logits.device)
+        rows = _positions(view.height, size[0], top, bottom, outputs.device)
         # In numbers of the host: those on a GPU would have to be waited for.
         first, last = (int(_position(view.height, size[0], row)) for row in (top, bottom - 1))
         last = min(last + 1, view.height - 1)
-        part = _lerp_rows(logits, _positions(logits.shape[1], grid_height, first, last + 1, logits.device))
+        part = _lerp_rows(outputs, _positions(outputs.shape[1], grid_height, first, last + 1, outputs.device))
         part = _lerp_rows(part, rows - first)
     part = _to_width(part, grid_width)[:, :, : view.width]
     part = part.flip(-1) if view.mirrored else part
     part = _to_width(part, size[1])
     # The caller adds to it.
-    return part.clone() if part.data_ptr() == logits.data_ptr() else part
+    return part.clone() if part.data_ptr() == outputs.data_ptr() else part
 
 
 def _classes(logits: Tensor) -> Tensor:

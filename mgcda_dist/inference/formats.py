@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mgcda_dist.choices import ScoreKind
 from mgcda_dist.errors import MgcdaError, install_extra
 from mgcda_dist.files import PendingFile
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.backbone import fixed_padding
-from mgcda_dist.models.scores import anomaly_score
+from mgcda_dist.models.scores import Score, score_inputs, score_of_inputs, scorer
 
 __all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output", "write_onnx", "write_program"]
 
@@ -39,24 +38,25 @@ class ScoreNetwork(nn.Module):
 
     Args:
         network: N×3×H×W → `Prediction`.
+        score: of the run, as `scorer` gives it.
         stride: of the logits.
     """
 
-    def __init__(self, network: nn.Module, score: ScoreKind, stride: int) -> None:
+    def __init__(self, network: nn.Module, score: Score, stride: int) -> None:
         super().__init__()
-        self.network, self.stride = network, stride
-        self.score: ScoreKind = score
+        self.network, self.score, self.stride = network, score, stride
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×H×W uint8, RGB → scores N×H×W float32, classes N×H×W uint8."""
         prediction: Prediction = self.network(image)
-        logits = prediction.logits.float()
+        outputs, num_logits = score_inputs(prediction, self.score).float(), prediction.logits.shape[1]
         # The grid of the logits extends beyond an image that the stride does not divide. index_select and not a slice,
         # which would be specialised to the sizes of the example.
-        grid = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
+        grid = F.interpolate(outputs, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
         rows, columns = (torch.arange(n, device=image.device) for n in image.shape[2:])
         full = grid.index_select(2, rows).index_select(3, columns)
-        return anomaly_score(full, self.score), full.argmax(dim=1).to(torch.uint8)
+        score = score_of_inputs(full, num_logits, self.score)
+        return score, full[:, :num_logits].argmax(dim=1).to(torch.uint8)
 
 
 def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
@@ -171,7 +171,7 @@ def _example(model: ExportedModel) -> Tensor:
 @torch.no_grad()
 def _with_scores(model: ExportedModel) -> ScoreNetwork:
     stride = -(-_EXAMPLE_SIZE[0] // model.network(_example(model)).logits.shape[2])
-    return ScoreNetwork(model.network, model.score, stride).eval()
+    return ScoreNetwork(model.network, scorer(model.score, model.metadata.statistics), stride).eval()
 
 
 @contextlib.contextmanager

@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import TypedDict
 
-from mgcda_dist.choices import RunFile, ScoreKind
+from mgcda_dist.choices import RunFile
 from mgcda_dist.data.pixels import resized
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
 from mgcda_dist.models.exported import ModelMetadata, digest_of, load_segmenter, model_folder
 from mgcda_dist.models.scores import scorer
+from mgcda_dist.references import PREFIX, check_trusted
 from mgcda_dist.trust import validated
 
 __all__ = ["PRETRAINED", "ExportedModel", "load_exported"]
@@ -78,7 +79,7 @@ class ExportedModel:
         return tuple(self.metadata.class_names)
 
     @property
-    def score(self) -> ScoreKind:
+    def score(self) -> str:
         """Anomaly score that the run was evaluated with."""
         return self.metadata.score
 
@@ -132,7 +133,7 @@ class ExportedModel:
         self,
         images: Sequence[NDArray[np.uint8]],
         *,
-        score: ScoreKind | None = None,
+        score: str | None = None,
         height_px: int | None = None,
         augmentation: TestTimeAugmentation | None = None,
         blur: bool | None = None,
@@ -169,4 +170,6 @@ def load_exported(folder: str | Path | None = None, device: torch.device | str =
     """
     found, device = model_folder(PRETRAINED if folder is None else Path(folder)), torch.device(device)
     metadata, network = load_segmenter(found)
+    if metadata.score.startswith(PREFIX):
+        check_trusted("model.score", metadata.score)
     return ExportedModel(found, network.to(device).requires_grad_(False), metadata, device)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist import __version__
-from mgcda_dist.choices import Exif, ScoreKind
+from mgcda_dist.choices import Exif
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
@@ -62,7 +62,7 @@ class PredictOptions:
         exif: use of the orientation marks of images; the choice of the shards, for scores that fit their labels.
     """
 
-    score: ScoreKind
+    score: str
     height_px: int
     threshold: Threshold = field(default_factory=partial(Threshold, None, "not chosen"))
     min_area_px: int = 50

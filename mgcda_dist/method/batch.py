@@ -17,7 +17,17 @@ from torch.nn import functional as F
 
 from mgcda_dist.choices import ANOMALY, INLIER, VOID
 
-__all__ = ["ANOMALY", "INLIER", "VOID", "Batch", "Prediction", "first_true", "label_on_grid", "unlabelled"]
+__all__ = [
+    "ANOMALY",
+    "INLIER",
+    "VOID",
+    "Batch",
+    "Prediction",
+    "first_true",
+    "label_on_grid",
+    "score_on_grid",
+    "unlabelled",
+]
 
 _ALIGNED_BYTES = 16
 """Tensors that travel in one buffer start at multiples of it."""
@@ -96,11 +106,14 @@ class Prediction(NamedTuple):
         logits: N×C×h×w.
         stages: named feature maps, each N×c×h'×w'; sizes differ per stage.
         embedding: N×D×h×w dense features in front of the classifier.
+        extra: what losses and scores of other methods read beside them, by name: further class columns, outputs of
+            heads, classes and masks of queries. The first dimension is that of the images.
     """
 
     logits: Tensor
     stages: dict[str, Tensor]
     embedding: Tensor
+    extra: dict[str, Tensor] = {}  # noqa: RUF012  # a default of a tuple, never changed in place
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -117,6 +130,13 @@ def _view(buffer: Tensor, like: Tensor, offset: int) -> Tensor:
 def label_on_grid(label: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels N×H×W at the nearest pixel of every cell of a grid: N×h×w, int64."""
     return F.interpolate(label.unsqueeze(1).to(torch.float32), size=size, mode="nearest-exact").squeeze(1).long()
+
+
+def score_on_grid(score: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores N×h×w brought to the cells of another grid, bilinearly; those of the grid itself are left as they are."""
+    if score.shape[1:] == size:
+        return score
+    return F.interpolate(score.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 def unlabelled(label: Tensor) -> Tensor:

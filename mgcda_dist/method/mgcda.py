@@ -68,8 +68,8 @@ class SegmentationLoss(Protocol):
 class ScoreFunction(Protocol):
     """Anomaly score, higher is more anomalous."""
 
-    def __call__(self, logits: Tensor, /) -> Tensor:
-        """N×C×h×w → N×h×w."""
+    def __call__(self, prediction: Prediction, /) -> Tensor:
+        """N×h×w, at any stride."""
         ...
 
 
@@ -121,6 +121,7 @@ class MGCDA(nn.Module):
         mdat: scene level; None switches the term off.
         cacl: sample level; None switches the term off.
         teacher: average of the segmenter, which labels unlabelled images; None: there is none.
+        heads: prediction → prediction with more extras, for losses; like the discriminators dropped at export.
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight, teacher_weight: α, β and γ at full strength.
         teacher_outlier_weight: ω, of the outlier loss on pixels that the teacher takes for inliers.
@@ -139,6 +140,7 @@ class MGCDA(nn.Module):
         mdat: MDAT | None = None,
         cacl: CACL | None = None,
         teacher: Teacher | None = None,
+        heads: nn.Module | None = None,
         segmentation_weight: float = 1.0,
         mdat_weight: float = MdatDefaults.weight,
         cacl_weight: float = CaclDefaults.weight,
@@ -152,7 +154,7 @@ class MGCDA(nn.Module):
         collectives: Collectives | None = None,
     ) -> None:
         super().__init__()
-        self.segmenter, self.mdat, self.cacl, self.teacher = segmenter, mdat, cacl, teacher
+        self.segmenter, self.mdat, self.cacl, self.teacher, self.heads = segmenter, mdat, cacl, teacher, heads
         self.segmentation_loss, self.score = segmentation_loss, score
         self.segmentation_weight, self.mdat_weight, self.cacl_weight = segmentation_weight, mdat_weight, cacl_weight
         self.mdat_warmup, self.cacl_warmup = mdat_warmup, cacl_warmup
@@ -187,6 +189,8 @@ class MGCDA(nn.Module):
             batch, progress, counts: as of `forward`.
             numbers: of the step.
         """
+        if self.heads is not None:
+            prediction = self.heads(prediction)
         taught = self._teach(prediction, batch)
         # Its all-gather is in flight while MDAT computes.
         pending = self._start_cacl(prediction, batch, taught, counts, numbers.keys)
@@ -327,9 +331,8 @@ class MGCDA(nn.Module):
     ) -> PendingSample | None:
         if self.cacl is None:
             return None
-        abstains = bool(getattr(self.segmenter, "abstains", False))
         label = taught.label if taught and self.teacher_contrast else None
-        return self.cacl.start(prediction, batch, self.score, counts, abstains=abstains, taught=label, keys=keys)
+        return self.cacl.start(prediction, batch, self.score, counts, taught=label, keys=keys)
 
 
 def _summed(parts: Sequence[NamedTensors]) -> dict[str, Tensor]:

@@ -17,8 +17,10 @@ Over = Literal[
     "inlier",  # pixels of a class
     "anomaly",  # anomalous pixels
     "both",  # judged pixels: those of a class and anomalous ones
+    "not_void",  # those, and inliers of unknown class
     "images",
 ]
+"""What the package counts for every loss."""
 Weight = float | Callable[[float], float]
 """A number, or a function of the progress of training, 0…1."""
 
@@ -28,11 +30,12 @@ class Term:
     """One named sum of a loss: weight · (sum over ranks) / (count over ranks) is its part of the total.
 
     Attributes:
-        over: what the sum is taken over, and what it is divided by.
+        over: what the sum is taken over, and what it is divided by: one of `Over`, or a name of the loss's own
+            `counts`. Terms may share one.
         weight: a number, or a function of the progress in 0…1.
     """
 
-    over: Over
+    over: Over | str
     weight: Weight = 1.0
 
 

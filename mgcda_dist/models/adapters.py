@@ -15,6 +15,7 @@ from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.invariants import check_invariants, freeze_unused, without_dropout
 from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
+from mgcda_dist.models.segmenter import split_columns
 from mgcda_dist.models.taps import (
     Layout,
     Taps,
@@ -30,6 +31,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "adapt", "wrap"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _WHERE = "model.taps"
+_EXTRA = "extra:"
 
 
 class AdaptedSegmenter(nn.Module):
@@ -38,7 +40,7 @@ class AdaptedSegmenter(nn.Module):
     Attributes:
         stage_channels: channels of every entry of `Prediction.stages`: the tapped stages, and `embedding`.
         backbone: path, within this module, of the part with pretrained weights; empty: none.
-        abstains: the last logit is that of abstention; it is removed in evaluation mode.
+        columns: names of the last logits, which are no inlier classes: entries of `Prediction.extra`.
         example_size: height and width of an image that the network accepts, pixels.
     """
 
@@ -54,7 +56,7 @@ class AdaptedSegmenter(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         multiple_px: int = 32,
         logit_kind: LogitKind = "pixel",
-        abstains: bool = False,
+        columns: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if multiple_px < 1:
@@ -64,7 +66,7 @@ class AdaptedSegmenter(nn.Module):
                 raise ConfigError(
                     f"{_WHERE}.{name}", f"is {tuple(values)}", "three numbers in units of 0…1: those of 0…255 over 255"
                 )
-        self.network, self.multiple_px, self.abstains = network, multiple_px, abstains
+        self.network, self.multiple_px, self.columns = network, multiple_px, tuple(columns)
         self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
@@ -89,19 +91,23 @@ class AdaptedSegmenter(nn.Module):
         dtype = next(self.network.parameters()).dtype
         pixels = padded(normalised(image, self.mean, self.std, dtype), self.multiple_px)
         tapped = run_with_taps(self.network, self.points, pixels)
-        maps = {name: self.layouts[name].as_map(x, pixels.shape[2]) for name, x in tapped.items()}
+        maps = {
+            name: self.layouts[name].as_map(x, pixels.shape[2]) if name in self.layouts else x
+            for name, x in tapped.items()
+        }
         logits, embedding = maps.pop("logits"), maps.pop("embedding")
         stride = self.layouts["logits"].stride
         if self.layouts["embedding"].stride != stride:
             embedding = F.interpolate(embedding, size=logits.shape[2:], mode="bilinear", align_corners=False)
         embedding = cropped(embedding, height, width, stride)
+        logits, extra = split_columns(cropped(logits, height, width, stride), self.columns)
+        for name in [each for each in maps if each.startswith(_EXTRA)]:
+            extra[name.removeprefix(_EXTRA)] = self._cropped(name, maps.pop(name), height, width)
         stages = {name: self._cropped(name, x, height, width) for name, x in maps.items()}
-        if self.abstains and not self.training:
-            logits = logits[:, :-1]
-        return Prediction(cropped(logits, height, width, stride), {**stages, "embedding": embedding}, embedding)
+        return Prediction(logits, {**stages, "embedding": embedding}, embedding, extra)
 
     def _cropped(self, name: str, x: Tensor, height: int, width: int) -> Tensor:
-        stride = self.layouts[name].stride
+        stride = self.layouts[name].stride if name in self.layouts else 0
         return cropped(x, height, width, stride) if stride else x
 
     @torch.no_grad()
@@ -134,11 +140,15 @@ class AdaptedSegmenter(nn.Module):
                     f"tap {name}", f"{layer} does not run in a forward pass in evaluation mode", "tap one that does"
                 )
         check_not_overwritten(self.network, self.points, torch.zeros(1, 3, *size, device=device))
-        layouts = {name: layout_of(x, size, name, whole=name == "logits") for name, x in tapped.items()}
-        channels = {name: int(layouts[name].as_map(x, size[0]).shape[1]) for name, x in tapped.items()}
+        layouts: dict[str, Layout] = {}
+        for name, x in tapped.items():
+            is_extra = name.startswith(_EXTRA)
+            layout = _layout_of_extra(x, size) if is_extra else layout_of(x, size, name, whole=name == "logits")
+            layouts |= {name: layout} if layout else {}
+        channels = {name: int(layout.as_map(tapped[name], size[0]).shape[1]) for name, layout in layouts.items()}
         self._check_multiple(size, layouts)
         self.train(training)
-        stages = {name: channels[name] for name in tapped if name not in ("logits", "embedding")}
+        stages = {name: channels[name] for name in tapped if name.startswith("stage:")}
         names = {name.removeprefix("stage:"): number for name, number in stages.items()}
         if tapped["embedding"].shape[1] == 3 and tapped["embedding"].shape[2:] == size:
             raise ConfigError(f"{_WHERE}.embedding", f"is the image, {described(tapped['embedding'])}", "name a layer")
@@ -156,7 +166,7 @@ class AdaptedSegmenter(nn.Module):
             try:
                 image = torch.zeros(1, 3, height, width, device=self.mean.device)
                 tapped = run_with_taps(self.network, self.points, image)
-                grids = {name: layouts[name].as_map(x, height).shape[2:] for name, x in tapped.items()}
+                grids = {name: layout.as_map(tapped[name], height).shape[2:] for name, layout in layouts.items()}
             except Exception as error:  # networks raise every kind
                 failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
                 continue
@@ -175,6 +185,14 @@ class AdaptedSegmenter(nn.Module):
             )
 
 
+def _layout_of_extra(x: Tensor, size: tuple[int, int]) -> Layout | None:
+    """The layout of an extra that is a map of the image; None: it is none, as classes of queries, and left alone."""
+    try:
+        return layout_of(x, size, "", whole=False)
+    except ConfigError:
+        return None
+
+
 def wrap(
     network: nn.Module,
     *,
@@ -182,12 +200,13 @@ def wrap(
     logits: str | Callable[[Any], Tensor],
     embedding: str | None = None,
     backbone: str = "",
+    extra: Mapping[str, str] | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     norm: NormMode = "frozen",
     multiple_px: int = 32,
     logit_kind: LogitKind = "pixel",
-    abstains: bool = False,
+    columns: Sequence[str] = (),
 ) -> AdaptedSegmenter:
     """`network` as a segmenter that MGCDA can train; the network is modified in place, not copied.
 
@@ -204,18 +223,19 @@ def wrap(
         logits: path of the inlier logits, best before any upsampling; or a function of the network's own output.
         embedding: path of the features for the contrastive loss; None: the input of the logits' layer.
         backbone: path of the part with pretrained weights, which gets the backbone's learning rate.
+        extra: name → path of further outputs that a loss or score reads, of any shape that begins with the images.
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
         multiple_px: images are padded to multiples of it.
         logit_kind: kind of the logits.
-        abstains: the classifier has one more class, abstention (PEBAL), which is removed in evaluation mode.
+        columns: names of what the classifier has behind the inlier classes, such as `abstention` (PEBAL).
 
     Raises:
         ConfigError: a path that does not exist or whose output is no map; a network that violates a law.
     """
-    taps = Taps(stages, logits, embedding, backbone)
+    taps = Taps(stages, logits, embedding, backbone, extra or {})
     converted = convert_norm(network, norm)
-    options = {"mean": mean, "std": std, "multiple_px": multiple_px, "logit_kind": logit_kind, "abstains": abstains}
+    options = {"mean": mean, "std": std, "multiple_px": multiple_px, "logit_kind": logit_kind, "columns": columns}
     segmenter = adapt(converted, taps, norm, **options)
     freeze_unused(segmenter, ["logits", *segmenter.stage_channels], segmenter.example_size)
     return segmenter

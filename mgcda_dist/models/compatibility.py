@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mgcda_dist.choices import OWN_LOSS, SCORES, LogitKind, ScoreKind, outlier_entry
+from mgcda_dist.choices import OWN_LOSS, LogitKind, outlier_entry, score_entry
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.scores import ClassStatistics
 
 __all__ = ["check_loss", "check_score", "check_statistics"]
 
 
-def check_score(score: ScoreKind, logits: LogitKind, outlier: str) -> None:
+def check_score(score: str, logits: LogitKind, outlier: str) -> None:
     """Raise `ConfigError` for a score that is not defined on these logits, or needs another training.
 
     Args:
         outlier: outlier loss that the network is trained with; of one's own nothing is known, and nothing refused.
     """
-    entry = SCORES[score]
+    entry = score_entry(score)
     if entry.logits and logits not in entry.logits.values:
         raise ConfigError("model.score", f"{score!r} {entry.logits.reason}", entry.logits.remedy)
     is_own = outlier_entry(outlier) is OWN_LOSS
@@ -27,13 +27,13 @@ def check_score(score: ScoreKind, logits: LogitKind, outlier: str) -> None:
         raise ConfigError("model.score", problem, entry.outlier.remedy)
 
 
-def check_statistics(score: ScoreKind, statistics: ClassStatistics | None, folder: Path) -> None:
+def check_statistics(score: str, statistics: ClassStatistics | None, folder: Path) -> None:
     """Raise `ConfigError` for a score whose class statistics an exported model does not have.
 
     Args:
         statistics: those of the model's metadata.
     """
-    if SCORES[score].calibrated and statistics is None:
+    if score_entry(score).calibrated and statistics is None:
         raise ConfigError(
             f"score, {folder}",
             f"{score!r} needs the mean and variance of each class's maximum logit, which are not measured yet for this "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -11,20 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import torch
-from pydantic import Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 from torch import nn
 from typing_extensions import TypedDict
 
-from mgcda_dist.choices import DECODER_CHANNELS, NormMode, RunFile, ScoreKind
-from mgcda_dist.errors import CheckpointError, MgcdaError
+from mgcda_dist.choices import DECODER_CHANNELS, SCORES, NormMode, RunFile
+from mgcda_dist.errors import CheckpointError, MgcdaError, near_or_all
 from mgcda_dist.files import PendingFile, write_atomically
 from mgcda_dist.models.scores import ClassStatistics
 from mgcda_dist.models.segmenter import Segmenter
-from mgcda_dist.references import check_trusted
+from mgcda_dist.references import PATTERN, PREFIX, check_trusted
 from mgcda_dist.trust import Name, below, offline, read_json, regular, validated
 
 if TYPE_CHECKING:
     from mgcda_dist.models.adapters import AdaptedSegmenter
+    from mgcda_dist.models.heads import AnySegmenter, HeadSpec
 
 __all__ = [
     "ModelMetadata",
@@ -40,6 +42,12 @@ __all__ = [
 
 _FORMAT = "mgcda-segmenter/1"
 _REMEDY = "give a run folder, a checkpoint, or its `model` folder"
+
+
+def _known_score(name: str) -> str:
+    if name not in SCORES and re.fullmatch(PATTERN, name) is None:
+        raise ValueError(f"no such score; {near_or_all(name, SCORES)}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class ModelMetadata:
     name: Name
     architecture: dict[str, Any]
     class_names: Annotated[Sequence[Name], Field(min_length=1, max_length=250)]
-    score: ScoreKind
+    score: Annotated[str, Field(max_length=200), AfterValidator(_known_score)]
     height_px: Annotated[int, Field(ge=0, le=1 << 15)] | None
     config: dict[str, Any]
     class_statistics: dict[str, Any] | None = None
@@ -71,6 +79,12 @@ class ModelMetadata:
         """Class statistics of the maximum logit; None: not measured."""
         found = self.class_statistics
         return None if found is None else ClassStatistics(tuple(found["mean"]), tuple(found["var"]))
+
+    def code(self) -> list[str]:
+        """References to code of a user's own that makes the network and scores its pixels."""
+        network, heads = self.architecture.get("network") or {}, self.architecture.get("heads") or {}
+        named = [network.get("name", ""), *(head.get("use", "") for head in heads.values()), self.score]
+        return [text for text in named if text.startswith(PREFIX)]
 
     def as_text(self) -> str:
         """The content of `model.json`; what was not measured is left out."""
@@ -88,6 +102,13 @@ class _Network(TypedDict):
     head_norm: NotRequired[NormMode | None]
 
 
+class _Head(TypedDict):
+    use: Annotated[str, Field(max_length=200, pattern=rf"^([a-z_]+|{PATTERN})$")]
+    stage: Name
+    arguments: NotRequired[dict[str, Any]]
+    detached: NotRequired[bool]
+
+
 class _Architecture(TypedDict):
     """Arguments of `bare_segmenter` that a file may give; its initial weights and seed are none of them."""
 
@@ -96,7 +117,8 @@ class _Architecture(TypedDict):
     backbone: NotRequired[Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")] | None]
     decoder_channels: NotRequired[Annotated[int, Field(ge=1, le=4096)]]
     network: NotRequired[_Network | None]
-    abstains: NotRequired[bool]
+    columns: NotRequired[Annotated[list[Name], Field(max_length=16)]]
+    heads: NotRequired[Annotated[dict[Name, _Head], Field(max_length=16)]]
 
 
 class _Statistics(TypedDict):
@@ -111,30 +133,55 @@ def bare_segmenter(
     num_classes: int,
     decoder_channels: int = DECODER_CHANNELS,
     network: Mapping[str, Any] | None = None,
-    abstains: bool = False,
+    columns: Sequence[str] = (),
+    heads: Mapping[str, HeadSpec] | None = None,
     weights: str = "none",
     seed: int = 0,
-) -> Segmenter | AdaptedSegmenter:
+) -> AnySegmenter:
     """The segmenter without MDAT and CACL: timm's `backbone` with the light decoder, or an external network.
 
     Args:
         backbone: timm model name; None: `network` is given.
         network: `name`, `arguments`, `taps` and `head_norm` of `named_segmenter`.
-        norm, num_classes, abstains, seed: as of `named_segmenter`.
+        norm, num_classes, columns, seed: as of `named_segmenter`.
+        heads: that are part of it, by name.
         weights: initial weights, see `weights.py`.
+
+    Raises:
+        ConfigError: as of `named_segmenter` and `make_heads`; a head that violates a law.
     """
+    common: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "columns": columns}
+    bare = _without_heads(backbone, network, decoder_channels, common, weights, seed)
+    if not heads:
+        return bare
+    from mgcda_dist.models.heads import HeadedSegmenter, make_heads
+    from mgcda_dist.models.invariants import check_invariants
+
+    headed = HeadedSegmenter(bare, make_heads(heads, bare.stage_channels, seed, "model.heads"))
+    if not next(headed.parameters()).is_meta:
+        check_invariants(headed, norm, headed.example_size, "model.heads")
+    return headed
+
+
+def _without_heads(
+    backbone: str | None,
+    network: Mapping[str, Any] | None,
+    decoder_channels: int,
+    common: dict[str, Any],
+    weights: str,
+    seed: int,
+) -> Segmenter | AdaptedSegmenter:
     if network is not None:
         from mgcda_dist.models.networks import named_segmenter
 
-        common: dict[str, Any] = {"num_classes": num_classes, "norm": norm, "abstains": abstains}
         return named_segmenter(**network, **common, weights=weights, seed=seed)
     from mgcda_dist.models.backbone import timm_backbone
     from mgcda_dist.models.decoder import Decoder
 
     assert backbone is not None
-    features = timm_backbone(backbone, weights, norm, seed=seed)
-    decoder = Decoder(features.channels, num_classes + abstains, decoder_channels, seed=seed)
-    return Segmenter(features, decoder, features.mean, features.std, abstains=abstains)
+    features, columns = timm_backbone(backbone, weights, common["norm"], seed=seed), common["columns"]
+    decoder = Decoder(features.channels, common["num_classes"] + len(columns), decoder_channels, seed=seed)
+    return Segmenter(features, decoder, features.mean, features.std, columns=columns)
 
 
 def save_segmenter(network: nn.Module, metadata: ModelMetadata, folder: Path, *, half: bool = False) -> None:
@@ -189,12 +236,14 @@ def read_metadata(folder: Path) -> ModelMetadata:
         raise CheckpointError(str(folder), f"not an exported model: {error}", _REMEDY) from None
     named = {"name": folder.name} | content if isinstance(content, dict) else content
     metadata = validated(ModelMetadata, named, str(path), _REMEDY, CheckpointError)
+    if (abstains := metadata.architecture.pop("abstains", None)) is not None:  # files before columns had names
+        metadata.architecture["columns"] = ["abstention"] if abstains else []
     if metadata.class_statistics is not None:
         validated(_Statistics, metadata.class_statistics, f"{path}: class_statistics", _REMEDY, CheckpointError)
     return metadata
 
 
-def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegmenter]:
+def load_segmenter(folder: Path) -> tuple[ModelMetadata, AnySegmenter]:
     """The metadata and the strictly loaded network, on the CPU, in evaluation mode.
 
     Weights in float16 become float32. No other file is opened and no request made, whatever `model.json` asks for: all
@@ -216,7 +265,11 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
     network = given.get("network")
     if (network is None) == (given.get("backbone") is None):
         raise CheckpointError(where, "architecture: either a backbone or a network", _REMEDY)
-    own_code = network is not None and network["name"].startswith("python:")
+    own_code = network is not None and network["name"].startswith(PREFIX)
+    for name, head in given.get("heads", {}).items():
+        if head["use"].startswith(PREFIX):
+            check_trusted(f"model.heads.{name}", head["use"])
+            own_code = True
     if network is not None:
         _check_network(network, where)
     try:
@@ -238,7 +291,7 @@ def load_segmenter(folder: Path) -> tuple[ModelMetadata, Segmenter | AdaptedSegm
 
 def _check_network(network: Mapping[str, Any], where: str) -> None:
     """Refuse code that is not trusted, and arguments of a library's network that name files or hub repositories."""
-    if network["name"].startswith("python:"):
+    if network["name"].startswith(PREFIX):
         return check_trusted("model.network", network["name"])
     from mgcda_dist.models.external import names_elsewhere
 

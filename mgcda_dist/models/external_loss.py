@@ -16,10 +16,11 @@ from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Prediction
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.method.terms import LossContext, Over, Term, weight_at
-from mgcda_dist.models.segmentation_loss import OutlierLoss, checked_sums
+from mgcda_dist.models.external_score import check_reads
+from mgcda_dist.models.segmentation_loss import OutlierLoss, checked_sums, columns_of, counts_of, reads_of
 from mgcda_dist.references import resolve
 
-__all__ = ["external_loss", "try_loss"]
+__all__ = ["example", "external_loss", "try_loss"]
 
 _WHERE = "loss.outlier"
 _SIZE = 8, 12
@@ -47,12 +48,19 @@ def external_loss(reference: str, arguments: Mapping[str, Any]) -> OutlierLoss:
     return cast(OutlierLoss, found)
 
 
-def try_loss(loss: OutlierLoss, num_classes: int, stage_channels: Mapping[str, int], logits: LogitKind) -> None:
+def try_loss(
+    loss: OutlierLoss,
+    num_classes: int,
+    stage_channels: Mapping[str, int],
+    logits: LogitKind,
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
     """Try a loss on two random images, together and apart, and on one without labels.
 
     Args:
         stage_channels: of the network's stages, and of `embedding`.
         logits: kind of the network's logits.
+        extra: extras of the network for one image, whose shapes the example takes; the loss's columns may be missing.
 
     Raises:
         ConfigError: it needs other logits; returns something else than sums over images; is not finite, or has a
@@ -62,13 +70,17 @@ def try_loss(loss: OutlierLoss, num_classes: int, stage_channels: Mapping[str, i
     if wanted is not None and logits not in ((wanted,) if isinstance(wanted, str) else tuple(wanted)):
         problem = f"the loss needs logits of kind {wanted!r}, and this network's are {logits!r}"
         raise ConfigError(_WHERE, problem, "choose another network or loss")
-    prediction, label = _example(num_classes, stage_channels)
+    wide = {name: torch.empty(1, 1, *_SIZE) for name in columns_of(loss)}
+    given = {name: x for name, x in (extra or {}).items() if name in reads_of(loss)} | wide
+    check_reads("the loss", _WHERE, reads_of(loss), {**(extra or {}), **wide})
+    prediction, label = example(num_classes, stage_channels, given)
     state = torch.get_rng_state()
     together = _called(loss, prediction, label, slice(0, 2))
     apart = [_called(loss, prediction, label, slice(i, i + 1)) for i in range(2)]
     if not torch.equal(state, torch.get_rng_state()):
         problem = "the loss draws from torch's global generator, so it would depend on the number of ranks"
         raise ConfigError(_WHERE, problem, "draw with `context.uniform(purpose, …)`")
+    _check_counts(loss, label)
     for name, term in loss.terms.items():
         both, first, second = (float(each[name].detach()) for each in (together, *apart))
         size = max(abs(first), abs(second), abs(both))
@@ -95,9 +107,11 @@ def _check_declared(loss: object, reference: str) -> None:
     for name, term in terms.items():
         if not isinstance(name, str) or not isinstance(term, Term):
             raise ConfigError(_WHERE, f"terms[{name!r}] is {term!r}", "write for example Term('anomaly', weight=0.1)")
-        if term.over not in get_args(Over):
+        own = getattr(loss, "counts", None)
+        if term.over not in get_args(Over) and own is None:
             problem = f"terms[{name!r}] is over {term.over!r}"
-            raise ConfigError(_WHERE, problem, near_or_all(str(term.over), get_args(Over)))
+            remedy = f"{near_or_all(str(term.over), get_args(Over))}; or give the loss a method `counts`"
+            raise ConfigError(_WHERE, problem, remedy)
         for progress in (0.0, 0.5, 1.0):
             weight = _tried(weight_at, term.weight, progress, what=f"the weight of {name!r}")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
@@ -105,8 +119,35 @@ def _check_declared(loss: object, reference: str) -> None:
                 raise ConfigError(_WHERE, problem, "give a number, or a function of the progress that returns one")
 
 
-def _example(num_classes: int, stage_channels: Mapping[str, int]) -> tuple[Prediction, Tensor]:
-    """A prediction of two images, with gradient, and labels of every kind; lively, so that hinges are open."""
+def _check_counts(loss: OutlierLoss, label: Tensor) -> None:
+    """Own denominators: there, whole numbers, and sums over images."""
+    both, *apart = (
+        _tried(counts_of, loss, label[part], what="`counts` of the loss")
+        for part in (slice(0, 2), slice(0, 1), slice(1, 2))
+    )
+    for name, term in loss.terms.items():
+        if term.over not in get_args(Over) and term.over not in both:
+            problem = f"terms[{name!r}] is over {term.over!r}, which its `counts` does not return"
+            raise ConfigError(_WHERE, problem, near_or_all(term.over, [*get_args(Over), *both]))
+    for name, value in both.items():
+        if not isinstance(value, Tensor) or value.shape != () or value.is_floating_point():
+            shown = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            problem = f"`counts` of the loss returns {shown} as {name!r}"
+            raise ConfigError(_WHERE, problem, "return a whole number, int64: it is summed over ranks without rounding")
+        if int(value) != sum(int(each[name]) for each in apart):
+            problem = f"`counts` of the loss gives other numbers of {name!r} for two images together than apart"
+            raise ConfigError(_WHERE, problem, "a count is a sum over images")
+
+
+def example(
+    num_classes: int, stage_channels: Mapping[str, int], extra: Mapping[str, Tensor]
+) -> tuple[Prediction, Tensor]:
+    """A prediction of two images, with gradient, and labels of every kind; lively, so that hinges are open.
+
+    Args:
+        stage_channels: of the stages, and of `embedding`.
+        extra: tensors whose shapes the extras have, but for the number of images.
+    """
     random = torch_generator("example of a loss")
 
     def maps(channels: int, cells: int = 1) -> Tensor:
@@ -117,7 +158,10 @@ def _example(num_classes: int, stage_channels: Mapping[str, int]) -> tuple[Predi
     label = kinds[torch.randint(len(kinds), (2, *_SIZE), generator=random)]
     stages = {name: maps(channels, 2) for name, channels in stage_channels.items() if name != "embedding"}
     embedding = maps(stage_channels.get("embedding", num_classes))
-    return Prediction(maps(num_classes), {**stages, "embedding": embedding}, embedding), label
+    others = {
+        name: (3 * torch.randn((2, *x.shape[1:]), generator=random)).requires_grad_() for name, x in extra.items()
+    }
+    return Prediction(maps(num_classes), {**stages, "embedding": embedding}, embedding, others), label
 
 
 def _called(loss: OutlierLoss, prediction: Prediction, label: Tensor, part: slice) -> dict[str, Tensor]:
@@ -126,6 +170,7 @@ def _called(loss: OutlierLoss, prediction: Prediction, label: Tensor, part: slic
         prediction.logits[part],
         {name: x[part] for name, x in prediction.stages.items()},
         prediction.embedding[part],
+        {name: x[part] for name, x in prediction.extra.items()},
     )
     context = LossContext(0, 0.5, torch.arange(2)[part], stride_px=2)
     sums = checked_sums(_tried(loss, seen, label[part], context, what="the loss"), loss.terms)
@@ -139,7 +184,7 @@ def _called(loss: OutlierLoss, prediction: Prediction, label: Tensor, part: slic
 
 def _check_gradient(loss: OutlierLoss, prediction: Prediction, label: Tensor, case: str) -> None:
     sums = _called(loss, prediction, label, slice(0, 2))
-    inputs = {"logits": prediction.logits, **prediction.stages}
+    inputs = {"logits": prediction.logits, **prediction.stages, **prediction.extra}
     reached = False
     for name, value in sums.items():
         if not value.requires_grad:

@@ -101,11 +101,15 @@ def freeze_unused(segmenter: nn.Module, outputs: Collection[str], size: tuple[in
 
     Args:
         segmenter: image → `Prediction`.
-        outputs: `logits`, `embedding` and names of stages that a loss reads.
+        outputs: `logits`, `embedding`, names of stages and `extra:NAME` that a loss reads.
         size: height and width of the image to try, pixels.
 
     Returns:
         Names of the newly frozen parameters; they stay in the state dict.
+
+    Raises:
+        ConfigError: nothing that learns lies under a stage or the embedding, so that aligning it would train the
+            method's own heads alone.
     """
     named = [(name, x) for name, x in segmenter.named_parameters() if x.requires_grad]
     training = segmenter.training
@@ -113,13 +117,29 @@ def freeze_unused(segmenter: nn.Module, outputs: Collection[str], size: tuple[in
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         prediction: Prediction = segmenter(_image(1, size, segmenter))
         parts = {"logits": prediction.logits, **prediction.stages, "embedding": prediction.embedding}
-        total = torch.stack([parts[name].float().sum() for name in outputs]).sum()
-        gradients = torch.autograd.grad(total, [x for _, x in named], allow_unused=True)
+        parts |= {f"extra:{name}": x for name, x in prediction.extra.items()}
+        used = {name: _depends(parts[name], [x for _, x in named]) for name in outputs}
     segmenter.train(training)
-    unused = [(name, x) for (name, x), gradient in zip(named, gradients, strict=True) if gradient is None]
+    for name, reached in used.items():
+        if name in prediction.stages and not any(reached):
+            raise ConfigError(
+                f"stage {name}",
+                "no parameter that is trained lies under it: aligning or contrasting it would train MGCDA's own heads "
+                "alone, which are dropped at export",
+                "attach mdat.stages and the embedding to layers that learn, or switch that part off",
+            )
+    unused = [(name, x) for i, (name, x) in enumerate(named) if not any(reached[i] for reached in used.values())]
     for _, parameter in unused:
         parameter.requires_grad_(False)
     return [name for name, _ in unused]
+
+
+def _depends(output: Tensor, parameters: list[nn.Parameter]) -> list[bool]:
+    """True per parameter that the output is a function of."""
+    if not output.requires_grad or not parameters:
+        return [False] * len(parameters)
+    found = torch.autograd.grad(output.float().sum(), parameters, allow_unused=True, retain_graph=True)
+    return [gradient is not None for gradient in found]
 
 
 def _image(number: int, size: tuple[int, int], segmenter: nn.Module) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def named_segmenter(
     head_norm: NormMode | None = None,
     weights: str = "none",
     seed: int = 0,
-    abstains: bool = False,
+    columns: Sequence[str] = (),
 ) -> AdaptedSegmenter:
     """The network `name` as a segmenter.
 
@@ -55,22 +55,22 @@ def named_segmenter(
         weights: `none`; `hub` (the library downloads those of its backbone); `file:PATH` with the state dict of the
             network or of its backbone; `package:NAME` for a timm backbone.
         seed: of the initial parameters.
-        abstains: the network gets one more logit, for abstention.
+        columns: names of further logits that the network gets behind those of the classes.
 
     Raises:
         ConfigError: an unknown or missing library, network, argument, layer or file, or a network that violates a law.
     """
-    num_logits = num_classes + abstains
+    num_logits = num_classes + len(columns)
     with seeded(seed, "network", name):
         external = _external_network(name, dict(arguments or {}), num_logits, hub=weights == "hub")
     if taps:
         external = _tapped(external, dict(taps))
     if external.taps is None:
         raise ConfigError("model.taps", f"the layers of {name} are unknown", "give model.taps")
-    if external.logit_kind == "mask" and abstains:
+    if external.logit_kind == "mask" and columns:
         raise ConfigError(
             "loss.outlier",
-            f"'abstention' needs one more logit per pixel, but {name} classifies masks",
+            f"needs further logits per pixel ({', '.join(columns)}), but {name} classifies masks",
             "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
         )
     _load(external, external.taps, weights)
@@ -83,13 +83,13 @@ def named_segmenter(
         std=external.std,
         multiple_px=external.multiple_px,
         logit_kind=external.logit_kind,
-        abstains=abstains,
+        columns=columns,
     )
     if segmenter.num_logits != num_logits:
         raise ConfigError(
             "model.taps.logits",
             f"{segmenter.num_logits} channels, but {num_logits} are needed"
-            + (f": {num_classes} classes and abstention" if abstains else ", one for each class"),
+            + (f": {num_classes} classes and {', '.join(columns)}" if columns else ", one for each class"),
             "tap the classifier's output; a `python:` function must use its argument num_classes",
         )
     return segmenter

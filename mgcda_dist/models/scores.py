@@ -1,23 +1,33 @@
-"""Anomaly scores of a pixel from its logits. All of them: higher = more anomalous, computed in fp32 at least.
+"""Anomaly scores of pixels. All of them: higher = more anomalous, computed in fp32 at least.
 
-L is the vector of C inlier logits of a pixel, p = softmax(L).
+A score has two halves: what it reads of a prediction, maps that are averaged over views and windows and interpolated,
+and its value there. Those of the package read the logits: L is the vector of C inlier logits of a pixel,
+p = softmax(L).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mgcda_dist.choices import SCORES, ScoreKind
+from mgcda_dist.method.batch import Prediction
+from mgcda_dist.references import PREFIX
 
 __all__ = [
     "SCORE_FUNCTIONS",
     "ClassStatistics",
+    "LogitScore",
+    "Outputs",
+    "PredictionScore",
+    "Score",
     "anomaly_score",
     "energy",
     "entropy",
@@ -25,9 +35,107 @@ __all__ = [
     "msp",
     "rba",
     "rba_mask",
+    "score_inputs",
+    "score_of_inputs",
     "scorer",
     "standardized_max_logit",
 ]
+
+
+class Score(Protocol):
+    """An anomaly score: built in, or a user's own.
+
+    Attributes:
+        reads: names of `Prediction.extra` that it needs.
+    """
+
+    @property
+    def reads(self) -> Collection[str]:
+        """Declared beforehand, so that a network without them is refused."""
+        ...
+
+    def maps(self, prediction: Prediction, /) -> Tensor:
+        """N×c×h×w, what is averaged over views and windows, and interpolated, before it is scored."""
+        ...
+
+    def of(self, maps: Tensor, /) -> Tensor:
+        """The value, N×c×h×w of any float dtype → N×h×w."""
+        ...
+
+    def __call__(self, prediction: Prediction, /) -> Tensor:
+        """The score of one prediction, N×h×w."""
+        ...
+
+
+class LogitScore:
+    """A score that is a function of the logits, N×C×h×w → N×h×w: logits are averaged, and their mean is scored."""
+
+    reads: Collection[str] = ()
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def maps(self, prediction: Prediction) -> Tensor:
+        """The logits."""
+        return prediction.logits
+
+    def of(self, maps: Tensor) -> Tensor:
+        """See `Score`."""
+        return self.function(maps)
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """See `Score`."""
+        return self.of(prediction.logits)
+
+
+class Outputs:
+    """A score of the logits and of extras that are maps of the image; all are averaged, and their mean is scored.
+
+    A subclass names the extras in `reads` and writes `of`, which takes its argument apart with `split`.
+    """
+
+    reads: Collection[str] = ()
+
+    def maps(self, prediction: Prediction) -> Tensor:
+        """The logits and behind them the extras, brought to their size, float32 at least."""
+        logits = _wide(prediction.logits)
+        extras = [_wide(prediction.extra[name]) for name in self.reads]
+        return torch.cat([logits, *(_resized(x, logits) for x in extras)], dim=1)
+
+    @staticmethod
+    def split(maps: Tensor, *widths: int) -> tuple[Tensor, ...]:
+        """Logits and extras of so many channels."""
+        return torch.split(maps, [maps.shape[1] - sum(widths), *widths], dim=1)
+
+    def of(self, maps: Tensor) -> Tensor:
+        """See `Score`."""
+        raise NotImplementedError
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """See `Score`."""
+        return self.of(self.maps(prediction))
+
+
+class PredictionScore:
+    """A score that is a function of the whole prediction → N×h×w, at any stride: scores are averaged.
+
+    For what cannot be averaged before: the queries of a mask network differ from view to view.
+    """
+
+    def __init__(self, function: Callable[[Prediction], Tensor], reads: Collection[str] = ()) -> None:
+        self.function, self.reads = function, tuple(reads)
+
+    def maps(self, prediction: Prediction) -> Tensor:
+        """The score itself, as one channel."""
+        return self.function(prediction).unsqueeze(1)
+
+    def of(self, maps: Tensor) -> Tensor:
+        """See `Score`."""
+        return maps[:, 0]
+
+    def __call__(self, prediction: Prediction) -> Tensor:
+        """See `Score`."""
+        return self.function(prediction)
 
 
 @dataclass(frozen=True)
@@ -96,29 +204,62 @@ SCORE_FUNCTIONS: dict[ScoreKind, Callable[..., Tensor]] = {
 """Functions of the logits alone; those that `choices.SCORES` calls calibrated take `mean` and `var`, too."""
 
 
-def scorer(kind: ScoreKind, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:
-    """The score named `kind` as a function: logits N×C×h×w of any float dtype → N×h×w, float32 (float64 for float64).
+def scorer(kind: str, statistics: ClassStatistics | None = None) -> Score:
+    """The score named `kind`.
 
     Args:
-        kind: a key of `choices.SCORES`.
+        kind: a key of `choices.SCORES`, whose values are float32 (float64 for float64); or a reference to a score of
+            the user's own.
         statistics: of the trained network; ignored by a score that is not calibrated.
 
     Raises:
         ValueError: an unknown score, or a calibrated one without statistics.
+        ConfigError: a reference to nothing, or to something that is no score.
     """
+    if kind.startswith(PREFIX):
+        from mgcda_dist.models.external_score import external_score
+
+        return external_score(kind)
+    return LogitScore(_of_logits(kind, statistics))
+
+
+def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
+    """The score named `kind`, of logits N×C×h×w; a calibrated one comes from `scorer`."""
+    return _of_logits(kind)(logits)
+
+
+def score_inputs(prediction: Prediction, score: Score) -> Tensor:
+    """Logits and what the score reads beside them, as one N×(C+c)×h×w at the stride of the logits, float32 at least.
+
+    The first C channels are the logits. A score of the logits needs none beside them: c is 0 then.
+    """
+    logits, maps = prediction.logits, score.maps(prediction)
+    if maps is logits:
+        return _wide(logits)
+    return torch.cat([_wide(logits), _resized(_wide(maps), logits)], dim=1)
+
+
+def score_of_inputs(inputs: Tensor, num_logits: int, score: Score) -> Tensor:
+    """The score N×h×w of what `score_inputs` returned, averaged and interpolated as may be; C is `num_logits`."""
+    return score.of(inputs if inputs.shape[1] == num_logits else inputs[:, num_logits:])
+
+
+def _of_logits(kind: str, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:
     if kind not in SCORE_FUNCTIONS:
         raise ValueError(f"unknown anomaly score {kind!r}: one of {', '.join(SCORES)}")
-    function = SCORE_FUNCTIONS[kind]
-    if not SCORES[kind].calibrated:
+    name = cast(ScoreKind, kind)
+    function = SCORE_FUNCTIONS[name]
+    if not SCORES[name].calibrated:
         return function
     if statistics is None:
         raise ValueError(f"{kind} needs class statistics of the maximum logit: mgcda calibrate")
     return partial(function, mean=torch.tensor(statistics.mean), var=torch.tensor(statistics.var))
 
 
-def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
-    """The score named `kind`, of logits N×C×h×w; a calibrated one comes from `scorer`."""
-    return scorer(kind)(logits)
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[2:] == like.shape[2:]:
+        return x
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _wide(logits: Tensor) -> Tensor:

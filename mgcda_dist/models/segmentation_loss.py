@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,17 @@ from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.terms import LossContext, Term, Weight
 from mgcda_dist.models.outlier_losses import PixelLoss, label_at, outlier_loss, upsample
 
-__all__ = ["CLASSIFICATION", "OutlierLoss", "PixelTerms", "SegmentationLoss", "checked_sums", "segmentation_loss"]
+__all__ = [
+    "CLASSIFICATION",
+    "OutlierLoss",
+    "PixelTerms",
+    "SegmentationLoss",
+    "checked_sums",
+    "columns_of",
+    "counts_of",
+    "reads_of",
+    "segmentation_loss",
+]
 
 CLASSIFICATION = "classification"
 """Name of the cross-entropy over inliers, and of a term that takes its place."""
@@ -25,6 +35,14 @@ _STRIDE_PX = 2
 
 class OutlierLoss(Protocol):
     """A loss that pulls the scores of inliers and anomalies apart: built in, or a user's own.
+
+    It may have more attributes than `terms`, each of which is a declaration:
+
+        reads: names of `Prediction.extra` that it needs, beside its columns; a network without them is refused.
+        columns: names of logits that the classifier gets behind those of the inlier classes. They are entries of
+            `Prediction.extra`, N×1×h×w, and no part of predicted classes, mIoU and CACL.
+        logits: kinds of logits that it can be trained on; see `choices.LogitKind`.
+        counts: a method, label N×h×w → its own denominators by name, whole numbers as int64 scalars, sums over images.
 
     Attributes:
         terms: what it returns, by name. One that is called `classification` takes the place of the cross-entropy.
@@ -39,8 +57,8 @@ class OutlierLoss(Protocol):
         """Sums per term over this rank's part: scalars, never means.
 
         Args:
-            prediction: its logits are N×C×h×w, float32 at least, of the label's size; stages and embedding as the
-                network returned them.
+            prediction: its logits and the loss's columns are N×C×h×w and N×1×h×w, float32 at least, of the label's
+                size; stages, embedding and all other extras as the network returned them.
             label: N×h×w, int64: 0…C-1, 253 inlier of unknown class, 254 anomaly, 255 void.
             context: step, progress, and random numbers.
         """
@@ -54,17 +72,22 @@ class PixelTerms:
         loss: sums over inliers and anomalies.
         weight: of both sides.
         classifies: the inlier side takes the place of the cross-entropy.
+        columns: further logits that it reads behind those of the classes.
     """
 
-    def __init__(self, loss: PixelLoss, weight: float, *, classifies: bool = False) -> None:
-        self.loss, self.classifies = loss, classifies
+    def __init__(
+        self, loss: PixelLoss, weight: float, *, classifies: bool = False, columns: Sequence[str] = ()
+    ) -> None:
+        self.loss, self.classifies, self.columns = loss, classifies, tuple(columns)
         inlier = {CLASSIFICATION: Term("inlier")} if classifies else {"outlier_inlier": Term("inlier", weight)}
         self.terms = inlier | {"outlier_anomaly": Term("anomaly", weight)}
 
     def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
         """See `OutlierLoss`."""
         del context
-        return dict(zip(self.terms, self.loss(prediction.logits, label), strict=True))
+        columns = [prediction.extra[name] for name in self.columns]
+        logits = torch.cat([prediction.logits, *columns], dim=1) if columns else prediction.logits
+        return dict(zip(self.terms, self.loss(logits, label), strict=True))
 
     def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
         """Sum over inliers of unknown class; 0 for a loss that has no side for them."""
@@ -115,6 +138,7 @@ class SegmentationLoss:
         inlier, anomaly = (label < self.num_classes).sum(), (label == ANOMALY).sum()
         images = torch.full_like(inlier, label.shape[0])
         numbers = {"inlier": inlier, "anomaly": anomaly, "both": inlier + anomaly, "images": images}
+        numbers |= {"not_void": (label != VOID).sum()} | counts_of(self.outlier, label)
         return {name: numbers[term.over] for name, term in self.terms.items()}
 
     def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
@@ -125,8 +149,7 @@ class SegmentationLoss:
         """
         label = self._label_at_loss(label)
         size = label.shape[1], label.shape[2]
-        logits = prediction.logits
-        logits = upsample(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
+        logits = _at(prediction.logits, size)
         sums: dict[str, Tensor] = {}
         if not self.classifies:
             # With nothing but ignored pixels the sum is 0 and the gradient a zero of the logits' shape.
@@ -134,7 +157,8 @@ class SegmentationLoss:
             weight = self._weight_like(logits)
             sums[CLASSIFICATION] = F.cross_entropy(logits, target, weight, reduction="sum", ignore_index=-100)
         if self.outlier is not None:
-            seen = prediction._replace(logits=logits)
+            columns = {name: _at(prediction.extra[name], size) for name in columns_of(self.outlier)}
+            seen = prediction._replace(logits=logits, extra={**prediction.extra, **columns})
             found = self.outlier(seen, label, replace(context, stride_px=self.stride_px))
             sums |= checked_sums(found, self.outlier.terms)
         return {name: sums[name] for name in self.terms}
@@ -163,6 +187,28 @@ class SegmentationLoss:
     def _label_at_loss(self, label: Tensor) -> Tensor:
         height, width = (-(-size // self.stride_px) for size in label.shape[1:])
         return label if self.stride_px == 1 else label_at(label, (height, width))
+
+
+def _at(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return upsample(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
+
+
+def columns_of(loss: object) -> tuple[str, ...]:
+    """Names of the logits that a loss, or the built-in one of that name, wants behind those of the inlier classes."""
+    if isinstance(loss, str):
+        return OUTLIER_LOSSES[cast(OutlierKind, loss)].columns if loss in OUTLIER_LOSSES else ()
+    return tuple(getattr(loss, "columns", ()))
+
+
+def reads_of(loss: object) -> tuple[str, ...]:
+    """Names of `Prediction.extra` that a loss reads, its columns among them."""
+    return tuple(dict.fromkeys([*columns_of(loss), *getattr(loss, "reads", ())]))
+
+
+def counts_of(loss: object, label: Tensor) -> dict[str, Tensor]:
+    """Denominators of a loss's own, by name, for labels N×h×w of this rank."""
+    counts = getattr(loss, "counts", None)
+    return {} if counts is None else dict(counts(label))
 
 
 def checked_sums(found: object, terms: Mapping[str, Term]) -> dict[str, Tensor]:
@@ -213,8 +259,12 @@ def segmentation_loss(
     """
     if isinstance(outlier, str):
         function = outlier_loss(outlier, limits, logits)
-        classifies = OUTLIER_LOSSES[outlier].abstains
-        loss = None if function is None else PixelTerms(function, outlier_weight, classifies=classifies)
+        classifies = OUTLIER_LOSSES[outlier].classifies
+        loss = (
+            None
+            if function is None
+            else PixelTerms(function, outlier_weight, classifies=classifies, columns=OUTLIER_LOSSES[outlier].columns)
+        )
     else:
         loss, classifies = outlier, CLASSIFICATION in outlier.terms
     return SegmentationLoss(loss, num_classes, stride_px, class_weights=None if classifies else class_weights)

@@ -11,7 +11,7 @@ from mgcda_dist.choices import LogitKind
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
 
-__all__ = ["Segmenter"]
+__all__ = ["Segmenter", "split_columns"]
 
 _PYRAMID_PX = 32  # images are padded to a multiple of the coarsest stride
 
@@ -24,7 +24,7 @@ class Segmenter(nn.Module):
             `channels: dict[str, int]`.
         decoder: that dict -> (logits, embedding), both at stride 4, with an attribute `channels: int` (D).
         mean, std: RGB statistics of the backbone's weights, in units of 0…1.
-        abstains: the decoder's last logit is that of abstention; it is removed in evaluation mode.
+        columns: names of the decoder's last logits, which are no inlier classes: entries of `Prediction.extra`.
 
     Attributes:
         stage_channels: channels of every entry of `Prediction.stages`: the backbone's, and `embedding`.
@@ -44,10 +44,10 @@ class Segmenter(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        abstains: bool = False,
+        columns: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.abstains = abstains
+        self.columns = tuple(columns)
         self.backbone, self.decoder = backbone, decoder
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
@@ -69,8 +69,15 @@ class Segmenter(nn.Module):
         dtype = next(self.decoder.parameters()).dtype
         stages = self.backbone(padded(normalised(image, self.mean, self.std, dtype), _PYRAMID_PX))
         logits, embedding = self.decoder(stages)
-        if self.abstains and not self.training:
-            logits = logits[:, :-1]
         stages = {name: cropped(x, height, width, int(name.removeprefix("stride"))) for name, x in stages.items()}
         embedding = cropped(embedding, height, width, 4)
-        return Prediction(cropped(logits, height, width, 4), {**stages, "embedding": embedding}, embedding)
+        logits, extra = split_columns(cropped(logits, height, width, 4), self.columns)
+        return Prediction(logits, {**stages, "embedding": embedding}, embedding, extra)
+
+
+def split_columns(logits: Tensor, columns: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits of inlier classes, and those behind them by name: N×(C+c)×h×w → N×C×h×w and c of N×1×h×w."""
+    if not columns:
+        return logits, {}
+    inliers, *others = torch.split(logits, [logits.shape[1] - len(columns)] + [1] * len(columns), dim=1)
+    return inliers, dict(zip(columns, others, strict=True))

@@ -29,12 +29,13 @@ _PATH = re.compile(r"(?P<module>[^\[\]]*)(?P<keys>(\[[^\[\]]+\])*)")
 
 @dataclass(frozen=True)
 class Taps:
-    """Paths of a network's stages, logits, embedding and pretrained part, as the arguments of `wrap` have them."""
+    """Paths of a network's stages, logits, embedding, pretrained part and extras: the arguments of `wrap`."""
 
     stages: Mapping[str, str]
     logits: str | Callable[[Any], Tensor]
     embedding: str | None = None
     backbone: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class TapPoint(NamedTuple):
@@ -79,7 +80,7 @@ class Layout:
 
 
 def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoint]:
-    """`stage:NAME`, `logits` and `embedding` → tap point.
+    """`stage:NAME`, `extra:NAME`, `logits` and `embedding` → tap point.
 
     Raises:
         ConfigError: a path that does not exist; `where` is the name of the field.
@@ -110,6 +111,7 @@ def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoi
         return TapPoint(module, tuple(int(key) if key.isdigit() else key for key in keys))
 
     points = {f"stage:{name}": point(path, f"stages.{name}") for name, path in taps.stages.items()}
+    points |= {f"extra:{name}": point(path, f"extra.{name}") for name, path in taps.extra.items()}
     if isinstance(taps.logits, str):
         points["logits"] = point(taps.logits, "logits")
     else:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mgcda_dist import build
 from mgcda_dist.addresses import has_secret, without_secrets
-from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, ScoreKind, SubmissionLayout
+from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, SubmissionLayout
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import refusal
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
@@ -24,7 +24,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.models.compatibility import check_score, check_statistics
 from mgcda_dist.models.exported import model_folder, read_metadata
-from mgcda_dist.references import check_trusted
+from mgcda_dist.references import PREFIX, check_trusted
 from mgcda_dist.trust import below
 
 __all__ = [
@@ -61,7 +61,7 @@ class EvaluationOptions:
     instances: bool | None = None
     threshold: float | None = None
     kept_frames: int | None = None
-    score: ScoreKind | None = None
+    score: str | None = None
     height_px: int | None = None
     scales: Sequence[float] | None = None
     flip: bool | None = None
@@ -118,6 +118,8 @@ def model_request(
     """
     folder = model_folder(path, _near(path))
     config, network = build.load_model(folder)
+    if options.score is None and config.model.score.startswith(PREFIX):
+        check_trusted("model.score", config.model.score)
     score = options.score or config.model.score
     check_score(score, network.logit_kind, config.loss.outlier)
     check_statistics(score, read_metadata(folder).statistics, folder)

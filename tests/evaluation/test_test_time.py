@@ -14,8 +14,10 @@ from mgcda_dist.evaluation import test_time as module
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.outlier_losses import upsample
-from mgcda_dist.models.scores import energy
+from mgcda_dist.models.scores import LogitScore, energy
 from tests.support.tiny import TinySegmenter
+
+ENERGY = LogitScore(energy)
 
 
 class Pointwise(nn.Module):
@@ -58,7 +60,7 @@ def test_a_whole_frame_is_what_pytorch_interpolates(
     expected = _plain(network, image, target)
     for elements in (1 << 24, 7 * 3 * target[1]):  # one strip, and strips of seven rows
         monkeypatch.setitem(module._STRIP_ELEMENTS, "cpu", elements)
-        scores, predicted = score_map(network, image, target, score=energy)
+        scores, predicted = score_map(network, image, target, score=ENERGY)
         np.testing.assert_allclose(scores, energy(expected)[0].numpy(), atol=2e-6)
         sure = expected.topk(2, dim=1).values.diff(dim=1).abs()[0, 0] > 1e-5
         assert (predicted == expected.argmax(1)[0].numpy())[sure.numpy()].all()
@@ -82,7 +84,7 @@ def test_scales_and_flips_average_the_logits() -> None:
             seen.append(F.interpolate(logits, size=size, mode="bilinear", align_corners=False))
     expected = energy(torch.stack(seen).mean(0))[0].numpy()
     scores, _ = score_map(
-        network, image, size, score=energy, augmentation=TestTimeAugmentation(scales=(0.5, 1.0, 1.25), flip=True)
+        network, image, size, score=ENERGY, augmentation=TestTimeAugmentation(scales=(0.5, 1.0, 1.25), flip=True)
     )
     np.testing.assert_allclose(scores, expected, atol=2e-6)
 
@@ -91,26 +93,26 @@ def test_scales_and_flips_average_the_logits() -> None:
 @pytest.mark.parametrize(("height", "width"), [(128, 160), (101, 131), (40, 300)])
 def test_windows_change_nothing_for_a_pointwise_network(height: int, width: int, overlap: float) -> None:
     image, size = _image(height, width), (height, width)
-    whole, predicted = score_map(Pointwise(), image, size, score=energy)
+    whole, predicted = score_map(Pointwise(), image, size, score=ENERGY)
     windows = TestTimeAugmentation(window_px=(64, 64), window_overlap=overlap)
-    scores, classes = score_map(Pointwise(), image, size, score=energy, augmentation=windows)
+    scores, classes = score_map(Pointwise(), image, size, score=ENERGY, augmentation=windows)
     np.testing.assert_allclose(scores, whole, atol=1e-6)
     assert (classes == predicted).mean() > 0.999  # cells of two equal means may fall to either
 
 
 def test_a_window_as_large_as_the_frame_is_the_frame() -> None:
     network, image = _network(), _image(64, 96)
-    whole, _ = score_map(network, image, (64, 96), score=energy)
-    scores, _ = score_map(network, image, (64, 96), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 96)))
+    whole, _ = score_map(network, image, (64, 96), score=ENERGY)
+    scores, _ = score_map(network, image, (64, 96), score=ENERGY, augmentation=TestTimeAugmentation(window_px=(64, 96)))
     np.testing.assert_array_equal(scores, whole)
 
 
 def test_windows_of_a_real_network_differ_at_their_seams_only() -> None:
     # The tiny network sees 7 pixels; windows of 64 agree with the whole frame everywhere else.
     network, image = _network(), _image(64, 224)
-    whole, _ = score_map(network, image, (64, 224), score=energy)
+    whole, _ = score_map(network, image, (64, 224), score=ENERGY)
     scores, _ = score_map(
-        network, image, (64, 224), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 128))
+        network, image, (64, 224), score=ENERGY, augmentation=TestTimeAugmentation(window_px=(64, 128))
     )
     near = np.abs(scores - whole).max(axis=0) > 1e-6
     assert 0 < near.sum() < 60
@@ -125,7 +127,7 @@ def test_a_stride_that_windows_cannot_keep_is_refused() -> None:
 
     with pytest.raises(MgcdaError, match="multiples of the network's stride"):
         score_map(
-            Odd(), _image(128, 128), (128, 128), score=energy, augmentation=TestTimeAugmentation(window_px=(64, 64))
+            Odd(), _image(128, 128), (128, 128), score=ENERGY, augmentation=TestTimeAugmentation(window_px=(64, 64))
         )
 
 
@@ -137,7 +139,7 @@ def test_a_blur_keeps_constants_and_spreads_a_point() -> None:
 
     image = np.zeros((21, 21, 3), np.uint8)
     image[10, 10] = 255
-    scores, _ = score_map(One(), image, (21, 21), score=lambda logits: logits[:, 0], blur=True)
+    scores, _ = score_map(One(), image, (21, 21), score=LogitScore(lambda logits: logits[:, 0]), blur=True)
     offsets = np.arange(-3, 4)
     kernel = np.exp(-0.5 * offsets**2)
     kernel = np.outer(kernel, kernel) / kernel.sum() ** 2

@@ -14,10 +14,11 @@ from mgcda_dist.data import pixels
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_map
 from mgcda_dist.inference.model import load_exported
-from mgcda_dist.models.scores import energy
+from mgcda_dist.models.scores import scorer
 from tests.support.commands import run_without
 from tests.support.exported import NEEDED, write_run
 
+ENERGY = scorer("energy")
 _PREDICT = """
 import numpy as np
 from mgcda_dist.inference.model import load_exported
@@ -34,7 +35,7 @@ def test_scores_are_those_of_the_network(run: Path) -> None:
     model = load_exported(run)
     scores, classes = model.predict(_image(), height_px=0)
     _, network = build.load_model(run / "model")
-    expected, predicted = score_map(network, _image(), (50, 70), score=energy)
+    expected, predicted = score_map(network, _image(), (50, 70), score=ENERGY)
     assert np.array_equal(scores, expected)
     assert np.array_equal(classes, predicted)
     assert model.name == "tiny" and model.class_names[0] == "road" and len(model.digest) == 64
@@ -45,7 +46,7 @@ def test_the_run_s_height_is_used_and_the_result_has_the_image_s_size(run: Path)
     assert model.height_px == 32
     scores, _ = model.predict(_image())
     shown = pixels.resized(_image(), 32, 45)
-    assert np.array_equal(scores, score_map(model.network, shown, (50, 70), score=energy)[0])
+    assert np.array_equal(scores, score_map(model.network, shown, (50, 70), score=ENERGY)[0])
     assert scores.shape == (50, 70)
     assert not np.array_equal(scores, model.predict(_image(), augmentation=TestTimeAugmentation(flip=True))[0])
 
@@ -56,10 +57,10 @@ def test_the_run_s_augmentation_is_the_default(tmp_path: Path) -> None:
     augmentation = TestTimeAugmentation((0.5, 1.0), True, (64, 64), 0.5)
     assert model.augmentation == augmentation and model.blur
     scores, _ = model.predict(_image(90, 110), height_px=0)
-    shown = score_map(model.network, _image(90, 110), (90, 110), score=energy, augmentation=augmentation, blur=True)[0]
+    shown = score_map(model.network, _image(90, 110), (90, 110), score=ENERGY, augmentation=augmentation, blur=True)[0]
     assert np.array_equal(scores, shown)
     once, _ = model.predict(_image(), height_px=0, augmentation=TestTimeAugmentation(), blur=False)
-    assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=energy)[0])
+    assert np.array_equal(once, score_map(model.network, _image(), (50, 70), score=ENERGY)[0])
 
 
 def test_only_torch_timm_and_their_dependencies_are_needed(run: Path, tmp_path: Path) -> None:

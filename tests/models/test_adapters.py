@@ -115,10 +115,21 @@ def test_taps_that_cannot_work_are_refused(network, taps, says):
         wrap(network(), **{"stages": {}, "logits": "head"} | taps)
 
 
-def test_the_abstention_logit_exists_only_in_training():
-    segmenter = wrap(Nested(), stages={}, logits="head", abstains=True)
-    assert segmenter.train()(IMAGE).logits.shape[1] == 5
-    assert segmenter.eval()(IMAGE).logits.shape[1] == 4
+@pytest.mark.parametrize("training", [True, False])
+def test_a_column_is_an_extra_and_no_class(training):
+    segmenter = wrap(Nested(), stages={}, logits="head", columns=["abstention"]).train(training)
+    whole = wrap(Nested(), stages={}, logits="head")
+    whole.load_state_dict(segmenter.state_dict())
+    found, logits = segmenter(IMAGE), whole.train(training)(IMAGE).logits
+    assert torch.equal(torch.cat([found.logits, found.extra["abstention"]], dim=1), logits)
+    assert found.logits.shape[1] == 4
+
+
+def test_extras_of_any_shape_are_tapped():
+    plain = wrap(Nested(), stages={}, logits="head")
+    segmenter = wrap(plain.network, stages={}, logits="head", extra={"middle": "head"})
+    found = segmenter(IMAGE)
+    assert torch.equal(found.extra["middle"], found.logits)
 
 
 def test_a_multiple_that_is_too_small_is_refused():

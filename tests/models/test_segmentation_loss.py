@@ -14,7 +14,8 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.terms import LossContext, Term, weight_at
 from mgcda_dist.models.outlier_losses import energy_hinge
-from mgcda_dist.models.segmentation_loss import OutlierKind, SegmentationLoss, segmentation_loss
+from mgcda_dist.models.segmentation_loss import OutlierKind, SegmentationLoss, columns_of, segmentation_loss
+from mgcda_dist.models.segmenter import split_columns
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 4, 8, 8, generator=GENERATOR)
@@ -40,7 +41,9 @@ def test_terms_equal_the_plain_losses_at_full_size():
 
 
 def sums_of(loss: SegmentationLoss, logits: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-    return loss(Prediction(logits, {}, logits), label, LossContext(0, 0.5, torch.arange(len(label))))
+    """Of a classifier's output: what is behind the inlier classes are the loss's columns."""
+    logits, extra = split_columns(logits, columns_of(loss.outlier))
+    return loss(Prediction(logits, {}, logits, extra), label, LossContext(0, 0.5, torch.arange(len(label))))
 
 
 def numbers(counts: dict[str, torch.Tensor]) -> dict[str, int]:

@@ -158,7 +158,7 @@ def tiny_mgcda(
     model = MGCDA(
         segmenter,
         PlainSegmentationLoss(),
-        energy,
+        lambda prediction: energy(prediction.logits),
         mdat=mdat if with_mdat else None,
         cacl=cacl if with_cacl else None,
         teacher=teacher,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import Balance, CaclDefaults, Contrast, GatherDtype
-from mgcda_dist.method.batch import Batch, Prediction
+from mgcda_dist.method.batch import Batch, Prediction, score_on_grid
 from mgcda_dist.method.cacl.distributions import Distributions, contrast_expected, expected_similarity
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
@@ -115,10 +115,9 @@ class CACL(nn.Module):
         self,
         prediction: Prediction,
         batch: Batch,
-        score: Callable[[Tensor], Tensor],
+        score: Callable[[Prediction], Tensor],
         counts: StepCounts,
         *,
-        abstains: bool = False,
         taught: Tensor | None = None,
         keys: Mapping[str, int] | None = None,
     ) -> PendingSample:
@@ -127,13 +126,12 @@ class CACL(nn.Module):
         Args:
             prediction: of the segmenter; logits and embedding on one grid.
             batch: of this rank.
-            score: logits N×C×h×w → N×h×w, higher is more anomalous.
+            score: prediction → N×h×w at any stride, higher is more anomalous.
             counts: of the step; the difficulties of its images are summed over ranks beside them.
-            abstains: the logits have one more channel, that of abstention.
             taught: see `sampler.describe_pixels`.
             keys: `draw_keys` of the step; None: they are made here, which no compiler can follow.
         """
-        pixels, keys = self._describe(prediction, batch, score, abstains, taught), keys or self.draw_keys(batch.step)
+        pixels, keys = self._describe(prediction, batch, score, taught), keys or self.draw_keys(batch.step)
         quota, slot = self._quota(pixels, counts), batch.slot
         index = sample_pixels(pixels, quota, self.budget, slot, self.seed, batch.step, keys[PIXEL])
         world = counts.collectives
@@ -264,12 +262,12 @@ class CACL(nn.Module):
         key = keys[purpose] if keys else stream_key(self.seed, sample.step, purpose)
         return uniform(key, sample.first_slot, row)
 
+    @torch.no_grad()
     def _describe(
         self,
         prediction: Prediction,
         batch: Batch,
-        score: Callable[[Tensor], Tensor],
-        abstains: bool,
+        score: Callable[[Prediction], Tensor],
         taught: Tensor | None,
     ) -> Pixels:
         """Type and difficulty of every pixel, on the grid that logits and embedding share."""
@@ -277,13 +275,14 @@ class CACL(nn.Module):
         if logits.shape[2:] != prediction.embedding.shape[2:]:
             grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
             raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
-        if logits.shape[1] - num_classes not in (0, int(abstains)):
+        if logits.shape[1] != num_classes:
             raise ValueError(
                 f"the segmenter has {logits.shape[1]} logits but the contrastive budget {num_classes} classes: make "
-                "them one number (one more logit, that of abstention, is for segmenters with `abstains`)"
+                "them one number (further columns belong into `Prediction.extra`)"
             )
-        logits = logits[:, :num_classes]
-        return describe_pixels(batch, logits, score(logits), self.unlabelled_confidence, taught)
+        size = logits.shape[2], logits.shape[3]
+        difficulty = score_on_grid(score(prediction._replace(logits=logits)).float(), size)
+        return describe_pixels(batch, logits, difficulty, self.unlabelled_confidence, taught)
 
     def _quota(self, pixels: Pixels, counts: StepCounts) -> Tensor:
         """Pixels that each image of this rank may give, N×2; image-aware shares need the difficulties of all ranks."""

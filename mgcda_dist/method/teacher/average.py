@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.choices import TeacherDefaults
-from mgcda_dist.method.batch import VOID, Batch, Prediction, first_true
+from mgcda_dist.method.batch import VOID, Batch, Prediction, first_true, score_on_grid
 from mgcda_dist.method.teacher.labels import Taught, taught_labels, teachable
 
 __all__ = ["Teacher", "decay_at"]
@@ -59,12 +59,12 @@ class Teacher(nn.Module):
         return self._hidden[0]
 
     @torch.no_grad()
-    def forward(self, batch: Batch, score: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Taught:
+    def forward(self, batch: Batch, score: Callable[[Prediction], Tensor], size: tuple[int, int]) -> Taught:
         """Labels of the unlabelled images of this rank and micro-batch; no collective.
 
         Args:
             batch: the weak views of its unlabelled images are looked at, or where it has none the images themselves.
-            score: logits N×C×h×w → N×h×w, higher is more anomalous.
+            score: prediction → N×h×w at any stride, higher is more anomalous.
             size: h and w of the logits.
         """
         label = batch.label.new_full((len(batch.label), *size), VOID)
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
             prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
             logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
-            taught = taught_labels(logits, score(logits), mask, **limits)
+            taught = taught_labels(logits, score_on_grid(score(prediction), size), mask, **limits)
             label[asked], weight[asked], inlier[asked] = taught
         return Taught(label, weight, inlier)
 

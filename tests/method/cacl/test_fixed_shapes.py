@@ -62,7 +62,7 @@ def test_a_step_needs_no_content(
         embedding = torch.zeros(IMAGES, DIM, 8, 8, requires_grad=True)
         prediction = Prediction(torch.zeros(IMAGES, CLASSES, 8, 8), {}, embedding)
         counts = StepCounts({"pixels": torch.zeros(())}, 1, Collectives())
-        term, sample = cacl(cacl.start(prediction, batch, energy, counts), counts)
+        term, sample = cacl(cacl.start(prediction, batch, lambda seen: energy(seen.logits), counts), counts)
         term.local_loss.backward()
         cacl.remember([sample])
         assert sample.z.shape == (max_rows or budget.max_rows(IMAGES), 8)
