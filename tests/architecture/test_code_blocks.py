@@ -32,6 +32,7 @@ OF_OTHERS = {
     "docs/add-a-dataset.md": "test_add_a_dataset.py",
     "docs/add-a-network.md": "test_add_a_network.py",
     "docs/add-a-loss.md": "test_add_a_network.py",
+    "docs/add-a-method.md": "../plugins/test_page.py",
     "docs/python.md": "../cluster/test_python_page.py",
 }
 """Pages whose Python a test of their own runs."""
