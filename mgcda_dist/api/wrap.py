@@ -76,7 +76,7 @@ def wrap(
     from mgcda_dist.models.compatibility import check_loss, check_score
     from mgcda_dist.models.external_score import as_score
     from mgcda_dist.models.scores import scorer
-    from mgcda_dist.models.segmentation_loss import columns_of, segmentation_loss
+    from mgcda_dist.models.segmentation_loss import columns_of, reads_of, segmentation_loss
 
     given = {"stages": stages, "logits": logits, "embedding": embedding, "backbone": backbone}
     given |= {"mean": mean, "std": std, "multiple_px": multiple_px}
@@ -94,7 +94,7 @@ def wrap(
     else:
         from mgcda_dist.models.external_loss import try_loss
 
-        try_loss(loss, num_classes, channels, kind)
+        try_loss(loss, num_classes, channels, kind, _seen(network).extra if reads_of(loss) else None)
     return MGCDA(
         network,
         segmentation_loss(loss, num_classes, limits=limits, logits=kind),
@@ -119,14 +119,20 @@ def _layers(network: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     return {"stages": {}, **known, **beside, **given}
 
 
+def _seen(network: nn.Module) -> Any:
+    """The output of the network for one image, in evaluation mode."""
+    training = network.training
+    with torch.no_grad():
+        found = network.eval()(torch.zeros(1, 3, *getattr(network, "example_size", (64, 96))))
+    network.train(training)
+    return found
+
+
 def _channels(network: nn.Module, stages: Mapping[str, str] | None) -> tuple[dict[str, int], dict[str, int]]:
     """Channels of all stages with the embedding, and of those that are aligned."""
     found = getattr(network, "stage_channels", None)
     if found is None:
-        training = network.training
-        with torch.no_grad():
-            prediction = network.eval()(torch.zeros(1, 3, 64, 96))
-        network.train(training)
+        prediction = _seen(network)
         if not isinstance(prediction, Prediction):
             problem = f"{type(network).__name__} returns a {type(prediction).__name__}"
             remedy = "name its layers: stages={NAME: PATH}, logits=PATH; or return `Prediction`"

@@ -123,7 +123,7 @@ class Config(Section):
         return self
 
     def _check_class_weights(self) -> None:
-        weights, classes = self.loss.class_weights, self.data.class_names
+        weights, classes = self.loss.class_weights or {}, self.data.class_names
         for name in weights:
             if name not in classes:
                 raise ValueError(f"loss.class_weights: no class {name!r} here; {near_or_all(name, classes)}")

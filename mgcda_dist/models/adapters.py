@@ -187,6 +187,8 @@ class AdaptedSegmenter(nn.Module):
 
 def _layout_of_extra(x: Tensor, size: tuple[int, int]) -> Layout | None:
     """The layout of an extra that is a map of the image; None: it is none, as classes of queries, and left alone."""
+    if x.ndim != 4:
+        return None
     try:
         return layout_of(x, size, "", whole=False)
     except ConfigError:

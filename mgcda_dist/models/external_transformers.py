@@ -20,6 +20,8 @@ _CLASSES = {
     "segformer": ("SegformerConfig", "SegformerForSemanticSegmentation"),
     "mask2former": ("Mask2FormerConfig", "Mask2FormerForUniversalSegmentation"),
 }
+_QUERIES = {"classes": "class_queries_logits", "masks": "masks_queries_logits"}
+"""Outputs of the mask classifier, as losses and scores find them in `Prediction.extra`."""
 _STAGES = ("stride4", "stride8", "stride16", "stride32")
 _FLOOR = 1e-6
 
@@ -60,7 +62,11 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
         return ExternalNetwork(network, Taps(stages, "decode_head.classifier", None, "segformer"), load=load)
     pixels = "model.pixel_level_module"
     stages = {stage: f"{pixels}.encoder[feature_maps][{i}]" for i, stage in enumerate(_STAGES)}
-    taps = Taps(stages, class_scores, f"{pixels}.decoder[mask_features]", f"{pixels}.encoder")
+    extra = {f"mask/{kind}": f"[{key}]" for kind, key in _QUERIES.items()}
+    if config.output_auxiliary_logits:  # the queries before the first layer, and all layers but the last
+        for i in range(config.decoder_layers - 1):
+            extra |= {f"aux/{i}/{kind}": f"[auxiliary_logits][{i}][{key}]" for kind, key in _QUERIES.items()}
+    taps = Taps(stages, class_scores, f"{pixels}.decoder[mask_features]", f"{pixels}.encoder", extra)
     return ExternalNetwork(network, taps, logit_kind="mask", load=load)
 
 

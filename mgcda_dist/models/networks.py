@@ -67,12 +67,6 @@ def named_segmenter(
         external = _tapped(external, dict(taps))
     if external.taps is None:
         raise ConfigError("model.taps", f"the layers of {name} are unknown", "give model.taps")
-    if external.logit_kind == "mask" and columns:
-        raise ConfigError(
-            "loss.outlier",
-            f"needs further logits per pixel ({', '.join(columns)}), but {name} classifies masks",
-            "loss.outlier=rba_hinge suits it, or energy_hinge with limits around 0",
-        )
     _load(external, external.taps, weights)
     network = _with_norm(external.network, external.taps.backbone, norm, head_norm or norm)
     segmenter = adapt(

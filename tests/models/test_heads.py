@@ -74,7 +74,8 @@ def test_heads_are_equal_on_every_rank_and_differ_by_name() -> None:
 
 def test_a_head_of_ones_own_is_called_with_its_channels_and_arguments() -> None:
     heads = make_heads(_spec(use=USER_HEAD, arguments={"factor": 2.0}), CHANNELS, 0, "model.heads")
-    assert isinstance(heads.heads["unknown"], Scaled) and heads.heads["unknown"].layer.in_channels == 5
+    made = heads.heads["unknown"]
+    assert isinstance(made, Scaled) and made.layer.weight.shape[1] == 5 and made.factor == 2.0
 
 
 @pytest.mark.parametrize(

@@ -100,31 +100,65 @@ def without_classes(width: int = 8) -> nn.Module:
 
 def train_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
     """Three steps of this rank's part of a global batch of 4, per network: losses, and all weights afterwards."""
-    world = Collectives()
     found: dict[str, tuple[list[float], Tensor]] = {}
     for name in ("lraspp", "deeplabv3plus", "segformer", "mask2former", "unet"):
         network, arguments = NETWORKS.get(name, (UNET, {}))
         own = {"model": {"taps": UNET_TAPS}, "mdat": {"stages": [{"name": "middle"}, {"name": "embedding"}]}}
-        config = configuration(network, arguments, **(own if name == "unet" else {}))
-        model = build.mgcda(config, world).train().double()
-        parameters = [x for x in model.parameters() if x.requires_grad]
-        optimizer = torch.optim.SGD(parameters, lr=0.01)
-        losses: list[float] = []
-        for step in range(3):
-            outcome = model(part_of(tiny_batch(step, 4, 64, 96), world.rank, world.size), step / 3)
-            optimizer.zero_grad()
-            outcome.loss.backward()
-            for parameter in parameters:
-                assert parameter.grad is not None
-                if world.size > 1:
-                    torch.distributed.all_reduce(parameter.grad)
-                    parameter.grad /= world.size
-            optimizer.step()
-            totals = model.total([outcome])
-            model.commit([outcome], totals)
-            losses.append(totals.scalars()["loss/total"])
-        found[name] = losses, torch.cat([x.detach().flatten() for x in parameters])
+        found[name] = _three_steps(configuration(network, arguments, **(own if name == "unet" else {})), Collectives())
     return found
+
+
+METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "uem": ("segformer", {"heads": [{"name": "unknown", "arguments": {"outputs": 2, "widths": [8]}}]}, {}),
+    "uno": ("mask2former", {}, {"num_queries": 12, "num_points": 96}),
+    "rba": ("mask2former", {}, {"num_queries": 12, "num_points": 96}),
+}
+"""Method → network, more of `model`, and `loss.arguments`."""
+WITHOUT_MGCDA: dict[str, dict[str, Any]] = {"mdat": {"enabled": False}, "cacl": {"enabled": False}}
+
+
+def method_configuration(method: str, **sections: dict[str, Any]) -> Config:
+    """A run of a method's loss and score on a small network."""
+    name, more, arguments = METHODS[method]
+    network, given = NETWORKS[name]
+    given = given | ({"output_auxiliary_logits": True} if name == "mask2former" else {})
+    file = "uem" if method == "uem" else "mask_methods"
+    reference = f"python:mgcda_dist.plugins.{file}:{method.title()}"
+    model = {"network": network, "arguments": given, "score": f"{reference}Score", **more}
+    loss = {"outlier": f"{reference}Loss", "arguments": arguments}
+    return configuration(network, given, model=model, loss=loss, **sections)
+
+
+def train_methods_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
+    """As `train_on_ranks`, per method, with MGCDA around it and without."""
+    cases = [(name, each) for name in METHODS for each in (True, False)]
+    return {
+        f"{name} {with_mgcda=}": _three_steps(
+            method_configuration(name, **({} if with_mgcda else WITHOUT_MGCDA)), Collectives()
+        )
+        for name, with_mgcda in cases
+    }
+
+
+def _three_steps(config: Config, world: Collectives) -> tuple[list[float], Tensor]:
+    model = build.mgcda(config, world).train().double()
+    parameters = [x for x in model.parameters() if x.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.01)
+    losses: list[float] = []
+    for step in range(3):
+        outcome = model(part_of(tiny_batch(step, 4, 64, 96), world.rank, world.size), step / 3)
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        for parameter in parameters:
+            assert parameter.grad is not None
+            if world.size > 1:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= world.size
+        optimizer.step()
+        totals = model.total([outcome])
+        model.commit([outcome], totals)
+        losses.append(totals.scalars()["loss/total"])
+    return losses, torch.cat([x.detach().flatten() for x in parameters])
 
 
 def _block(given: int, width: int, stride: int = 1) -> nn.Module:
