@@ -1,10 +1,11 @@
-"""Evaluation from a program: of runs, exported models, modules in memory, and score maps of other methods."""
+"""Evaluation from a program: of runs, models, score maps of other methods, and any module, function or ONNX file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mgcda_dist.config.run import EvaluationSetConfig
+    from mgcda_dist.evaluation.job import EvaluationJob
     from mgcda_dist.evaluation.results import EvaluationResults
     from mgcda_dist.inference.model import ExportedModel
     from mgcda_dist.runs.evaluation_request import EvaluationOptions, EvaluationRequest
@@ -35,7 +37,7 @@ Advance = Callable[[int, int, str], None]
 
 
 def evaluate(
-    subject: Run | ExportedModel | nn.Module | str | Path,
+    subject: Run | ExportedModel | nn.Module | Callable[..., Any] | str | Path,
     shards: Shards = (),
     *,
     out: str | Path | None = None,
@@ -58,20 +60,22 @@ def evaluate(
     resize_maps: bool = False,
     ignore_extra_maps: bool = False,
     class_space: KnownClassSpace | None = None,
+    input_range: str | None = None,
     progress: Advance | None = None,
 ) -> EvaluationResults:
     """Measure AP, AUROC, FPR95, mIoU and more, with intervals; see docs/metrics.md.
 
     Args:
         subject: a run, its folder, a checkpoint, an exported model; a folder or archive of score maps of another
-            method; or a module in memory, N×3×H×W RGB in 0…255 (uint8 or float) → logits N×C×h×w or `Prediction`.
+            method; an ONNX file; a module, N×3×H×W RGB in 0…255 (uint8 or float) → logits N×C×h×w or `Prediction`; or
+            a function, or `python:MODULE:NAME` of one, of an image: uint8 H×W×3 → scores H×W, or (scores, classes).
         shards: what to evaluate on; left out: a run's own sets.
         out: folder of the results. Left out: `evaluation` beside the model or maps, or the next free `evaluation-2`;
-            of a module nothing is written.
+            of an object in memory nothing is written.
         overwrite: replace another evaluation in `out`.
         name: shown in tables; empty: the run's, or the folder's.
         workers: processes that share the frames of a run or model.
-        score: anomaly score, by name or of one's own, as of `train`; None: as the run; of a module `energy`.
+        score: anomaly score, by name or of one's own, as of `train`; None: as the run; of other logits `energy`.
         height_px: height of the network's input, 0 for the frame's own; None: as the run.
         scales, flip, window_px, window_overlap, blur: as in the section `evaluation`; an empty window: whole frames;
             None: as the run.
@@ -82,7 +86,9 @@ def evaluate(
         max_frames: the first frames of each set only.
         kept_frames: so many of the worst and of the best frames get pictures.
         resize_maps, ignore_extra_maps: of score maps; as of `mgcda evaluate`.
-        class_space: of a module, whose logits are those of its classes, in their order; None: no mIoU is measured.
+        class_space: of what is no run's, whose logits are those of its classes, in their order; None: no mIoU.
+        input_range: of a module or ONNX file whose input is floating point: `0-255`, `0-1`, `imagenet`, or
+            `MEAN,MEAN,MEAN/STD,STD,STD` in units of 0…1; None: a module gets 0…255.
         progress: told of frames done.
 
     Raises:
@@ -90,8 +96,10 @@ def evaluate(
     """
     from torch import nn
 
+    from mgcda_dist.evaluation.foreign import is_foreign
     from mgcda_dist.inference.model import ExportedModel
     from mgcda_dist.runs.evaluation_request import EvaluationOptions, map_request, model_request
+    from mgcda_dist.runs.foreign_request import foreign_request
 
     options = EvaluationOptions(
         max_frames=max_frames,
@@ -100,7 +108,7 @@ def evaluate(
         instances=instances,
         threshold=threshold,
         kept_frames=kept_frames,
-        score=None if score is None else references.reference(score, "score"),
+        score=None if score is None else references.expanded(references.reference(score, "score"), "score"),
         height_px=height_px,
         scales=scales,
         flip=flip,
@@ -111,10 +119,25 @@ def evaluate(
     sets = _sets(shards)
     if isinstance(subject, nn.Module):
         where = None if out is None else Path(out)
-        return _of_module(subject, sets, options, name, class_space, where, overwrite, progress)
+        job = _module_job(subject, sets, options, name, class_space, input_range)
+        return _of_module(subject, job, where, overwrite, progress)
+    advance = progress or (lambda done, total, what: None)
+    is_object = not isinstance(subject, Run | ExportedModel | str | Path)
+    text = references.reference(subject, "subject") if is_object else str(subject)
+    text = references.expanded(text, "evaluate")
+    if not isinstance(subject, Run | ExportedModel) and is_foreign(text):
+        request = foreign_request(text, sets, options, name=name, class_space=class_space, input_range=input_range)
+        if is_object and out is None:
+            with TemporaryDirectory() as folder:
+                return do_request(request, Path(folder) / "evaluation", workers, advance)
+        (folder,) = folders_for([request], None if out is None else Path(out), overwrite=overwrite)
+        return do_request(request, folder, workers, advance)
+    for option, value in (("class_space", class_space), ("input_range", input_range)):
+        if value is not None:
+            raise ConfigError(option, f"is of a module, function or ONNX file, and not of {subject}", "leave it out")
     if isinstance(subject, Run):
         subject.register()
-    path = subject.folder if isinstance(subject, Run | ExportedModel) else Path(subject)
+    path = subject.folder if isinstance(subject, Run | ExportedModel) else Path(text)
     if _holds_model(path):
         request = model_request(path, sets, options, name=name)
     else:
@@ -123,7 +146,7 @@ def evaluate(
             raise ConfigError(options.of_network()[0], problem, "leave it out, or give a run or an exported model")
         request = map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
     (folder,) = folders_for([request], None if out is None else Path(out), overwrite=overwrite)
-    return do_request(request, folder, workers, progress or (lambda done, total, what: None))
+    return do_request(request, folder, workers, advance)
 
 
 def folders_for(requests: Sequence[EvaluationRequest], out: Path | None, *, overwrite: bool) -> list[Path]:
@@ -168,7 +191,7 @@ def do_request(
         from mgcda_dist.api.waiting import wait_for
 
         scaling = request.scaling_for(workers)
-        code = _code_of(Path(request.job.path), request.job.settings.score)
+        code = _code_of(request.job.path, request.job.settings.score)
         arguments |= {"on_gpu": scaling.num_gpus > 0, "objects": code}
 
         def launched() -> None:
@@ -233,45 +256,74 @@ def _holds_model(path: Path) -> bool:
     return True
 
 
-def _code_of(model: Path, score: str) -> dict[str, Any]:
-    """A user's code that a model and its score need, by reference: this process has used it, workers may, too."""
+def _code_of(path: str, score: str) -> dict[str, Any]:
+    """A user's code that a subject and its score need, by reference: this process has used it, workers may, too."""
     from mgcda_dist.cluster.travel import check_travels
+    from mgcda_dist.evaluation.foreign import is_foreign
     from mgcda_dist.models.exported import read_metadata
 
-    named = [*read_metadata(model).code(), (score if score.startswith(PREFIX) else "")]
+    own = [path if path.startswith(PREFIX) else ""] if is_foreign(path) else read_metadata(Path(path)).code()
+    named = [*own, (score if score.startswith(PREFIX) else "")]
     found = {text: resolve("the model", text) for text in named if text}
     check_travels(found)
     return found
 
 
-def _of_module(
+def _module_job(
     network: nn.Module,
     sets: Sequence[EvaluationSetConfig],
     options: EvaluationOptions,
     name: str,
     class_space: KnownClassSpace | None,
-    out: Path | None,
-    overwrite: bool,
-    progress: Advance | None,
+    input_range: str | None,
+) -> EvaluationJob:
+    from mgcda_dist.evaluation.foreign import tensors_digest
+    from mgcda_dist.runs.foreign_request import foreign_job
+
+    return foreign_job(
+        name or type(network).__name__,
+        "",
+        sets,
+        options,
+        class_space=class_space,
+        input_range=input_range,
+        gives_scores=False,
+        digest=tensors_digest(network),
+    )
+
+
+def _of_module(
+    network: nn.Module, job: EvaluationJob, out: Path | None, overwrite: bool, progress: Advance | None
 ) -> EvaluationResults:
-    """Evaluate a module on the device of its parameters."""
-    from mgcda_dist.api.modules import as_segmenter, module_job
+    """Evaluate a module in memory, on the device of its parameters."""
+    import torch
+
     from mgcda_dist.evaluation.folder import holds_another, write_evaluation
+    from mgcda_dist.evaluation.foreign import TensorNetwork
     from mgcda_dist.evaluation.job import run_job
     from mgcda_dist.method.collectives import Collectives
+    from mgcda_dist.models.scores import scorer
 
-    segmenter, device = as_segmenter(network)
-    job = module_job(segmenter, sets, options, name or type(network).__name__, class_space)
     if out is not None and not overwrite and holds_another(out, job.identity()):
         raise ConfigError("out", f"{out} holds the results of another evaluation", _OTHER)
+    assert job.settings.network is not None
+    segmenter = TensorNetwork(
+        network,
+        type(network).__name__,
+        job.digest,
+        num_classes=len(job.class_names),
+        input_range=job.settings.network.input_range,
+        reads=scorer(job.settings.score).reads,
+    )
 
     def tell(name: str, done: int, total: int) -> None:
         if progress is not None:
             progress(done, total, f"{job.name} on {name}")
 
-    was_training = network.training
+    first, was_training = next(network.parameters(), None), network.training
+    device = "cpu" if first is None else first.device
     try:
-        evaluation = run_job(job, Collectives(), device, tell, segmenter.eval())
+        evaluation = run_job(job, Collectives(), torch.device(device), tell, segmenter.eval())
     finally:
         network.train(was_training)
     results = evaluation.record()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mgcda_dist.choices import CONVENTIONS, ComponentTrack, SubmissionLayout
+from mgcda_dist.choices import CONVENTIONS, ComponentTrack, KnownClassSpace, SubmissionLayout
 from mgcda_dist.cli.options import numbers_of, refuse_password, window_of
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
 
 Score = Annotated[
-    str | None, typer.Option(metavar="NAME|python:MODULE:NAME", help="anomaly score; default: as the run")
+    str | None,
+    typer.Option(metavar="NAME|python:MODULE:NAME|plugin:NAME", help="anomaly score; default: as the run"),
 ]
 Height = Annotated[
     int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
@@ -36,7 +37,10 @@ Blur = Annotated[bool | None, typer.Option(help="7×7, σ = 1 blur of the score 
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[[NAME=]RUN|CHECKPOINT|MODEL]...", help="run folders, checkpoints or model folders"),
+        typer.Argument(
+            metavar="[[NAME=]RUN|CHECKPOINT|MODEL|FILE.onnx|python:MODULE:NAME]...",
+            help="run folders, checkpoints, model folders; ONNX files; functions or modules of your own",
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -58,6 +62,17 @@ def evaluate(
     ignore_extra_maps: Annotated[
         bool, typer.Option("--ignore-extra-maps", help="maps that belong to no frame")
     ] = False,
+    class_space: Annotated[
+        KnownClassSpace | None,
+        typer.Option(help="of ONNX files, functions and modules; default: no mIoU"),
+    ] = None,
+    input_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0-255|0-1|imagenet|M,M,M/S,S,S",
+            help="of ONNX files and modules whose input is floating point; M and S in units of 0…1",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="processes that share a model's frames")
     ] = 1,
@@ -113,22 +128,26 @@ def evaluate(
         str | None, typer.Option(help="of MLflow; default: the model's own, mgcda for score maps")
     ] = None,
 ) -> None:  # fmt: skip
-    """Measure trained models, or score maps of other methods: AP, AUROC, FPR95, mIoU, components, with intervals."""
+    """Measure models, functions, ONNX files and score maps: AP, AUROC, FPR95, mIoU, components, with intervals."""
     from mgcda_dist.errors import ConfigError
 
     if not models and not maps:  # before the seconds that torch takes to load
-        raise ConfigError("mgcda evaluate", "nothing to evaluate", "give a run, a model, or --maps FOLDER")
+        remedy = "give a run, a model, an ONNX file, python:MODULE:NAME, or --maps FOLDER"
+        raise ConfigError("mgcda evaluate", "nothing to evaluate", remedy)
     from mgcda_dist.api.evaluation import do_request, folders_for
     from mgcda_dist.cli.console import Console
     from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.evaluation.folder import write_tables
+    from mgcda_dist.evaluation.foreign import is_foreign
     from mgcda_dist.extras import need
+    from mgcda_dist.references import expanded
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
         record_evaluation,
         refuse_training_record,
     )
     from mgcda_dist.runs.evaluation_request import EvaluationOptions, map_request, model_request, named, sets_of
+    from mgcda_dist.runs.foreign_request import foreign_request
 
     console = Console()
     refuse_password(mlflow_uri)
@@ -146,7 +165,7 @@ def evaluate(
         instances=instances,
         threshold=threshold,
         kept_frames=kept,
-        score=score,
+        score=expanded(score, "score"),
         height_px=height,
         scales=numbers_of(scales, "--scales") if scales is not None else None,
         flip=flip,
@@ -157,7 +176,16 @@ def evaluate(
     if not models and options.of_network():
         problem = "is an option of a network, but only score maps are evaluated"
         raise ConfigError(options.of_network()[0], problem, "leave it out")
-    requests = [model_request(path, sets, options, name=name) for name, path in map(named, models or [])]
+    subjects = [(name, path, expanded(str(path), "evaluate")) for name, path in map(named, models or [])]
+    for option, value in (("class_space", class_space), ("input_range", input_range)):
+        if value is not None and not any(is_foreign(text) for _, _, text in subjects):
+            raise ConfigError(option, "is of functions, modules and ONNX files, and none is given", "leave it out")
+    requests = [
+        foreign_request(text, sets, options, name=name, class_space=class_space, input_range=input_range)
+        if is_foreign(text)
+        else model_request(path, sets, options, name=name)
+        for name, path, text in subjects
+    ]
     requests += [
         map_request(path, sets, options, name=name, resize=resize_maps, ignore_extra=ignore_extra_maps)
         for name, path in map(named, maps or [])

@@ -20,6 +20,7 @@ from mgcda_dist.data.labels import ClassSpace
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
+from mgcda_dist.evaluation.foreign import GivenScore, is_foreign, open_foreign
 from mgcda_dist.evaluation.pixel import finite_scores
 from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationResults, EvaluationSettings, Selection, Subject
 from mgcda_dist.evaluation.score_maps import MapFile, ScoreMaps
@@ -30,6 +31,7 @@ from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of, load_segmenter
 from mgcda_dist.models.scores import ClassStatistics, scorer
+from mgcda_dist.references import PREFIX
 
 __all__ = ["Evaluation", "EvaluationJob", "run_job"]
 
@@ -39,11 +41,12 @@ _PASTE_SEED = 0
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One model, or one folder of score maps, on some sets.
+    """One model, function or folder of score maps, on some sets.
 
     Attributes:
         name: of the subject, shown in tables.
-        path: the folder of the exported model, or of the maps; absolute.
+        path: the folder of the exported model, or of the maps; absolute; or the name of a foreign network or function,
+            see `evaluation.foreign`.
         sets: what it is evaluated on.
         settings: score, conventions, and how the network is run; without a network: score maps of another method.
         class_space: of the labels and of the network; None: scores come without classes.
@@ -52,7 +55,7 @@ class EvaluationJob:
         kept_frames: how many of the worst frames get pictures of their own, and how many of the best.
         ignore_extra_maps: accept maps that belong to no frame.
         submission: benchmark whose layout the score maps are also written in, and the folder for them.
-        digest: SHA-256 of the weights or maps, if it is known already.
+        digest: SHA-256 of the weights or maps, if it is known already; of what is foreign always.
     """
 
     name: str
@@ -80,6 +83,10 @@ class EvaluationJob:
         """The subject, as tables name it."""
         space = self.class_space
         shown = "" if space is None else space if isinstance(space, str) else "own"
+        if is_foreign(self.path):
+            is_code = self.path.startswith(PREFIX)
+            source = self.path if is_code else Path(self.path).name
+            return Subject(self.name, "python" if is_code else "onnx", self.digest, shown, source)
         return Subject(self.name, "maps" if self.settings.network is None else "model", self.digest, shown)
 
     def with_digest(self) -> EvaluationJob:
@@ -145,7 +152,7 @@ def run_job(
     if settings.network is None:
         scorers = _map_scorers(job, frames)
     else:
-        network = network or load_segmenter(Path(job.path))[1].to(device).eval()
+        network = network or _network(job).to(device).eval()
         scorers = dict.fromkeys(frames, _network_scorer(network, settings, device, bool(job.class_names)))
     results = [
         evaluate_set(
@@ -175,6 +182,18 @@ def run_job(
     return Evaluation(job, [result for result in results if result is not None])
 
 
+def _network(job: EvaluationJob) -> nn.Module:
+    how, score = job.settings.network, job.settings.score
+    if not is_foreign(job.path) or how is None:
+        return load_segmenter(Path(job.path))[1]
+    return open_foreign(
+        job.path,
+        num_classes=len(job.class_names),
+        input_range=how.input_range,
+        reads=() if score == AS_GIVEN else scorer(score).reads,
+    )
+
+
 def _named_frames(frames: EvaluationFrames, name: str) -> Manifest:
     """The manifest of a set, whose keys name the files of a submission."""
     if frames.manifest is None:
@@ -196,10 +215,10 @@ def _network_scorer(
     network: nn.Module, settings: EvaluationSettings, device: torch.device, has_classes: bool
 ) -> Scorer:
     kind, how = settings.score, settings.network
-    assert kind != AS_GIVEN and how is not None
+    assert how is not None
     found = how.class_statistics
     statistics = None if found is None else ClassStatistics(tuple(found["mean"]), tuple(found["var"]))
-    of_logits = scorer(kind, statistics)
+    of_logits = GivenScore() if kind == AS_GIVEN else scorer(kind, statistics)
 
     def score(frame: Frame) -> Scored:
         scores, predicted = score_map(

@@ -40,7 +40,7 @@ __all__ = [
 
 RESULTS = RunFile.RESULTS
 AS_GIVEN: Final = "as given"
-"""The score of maps that another method wrote."""
+"""The score of maps that another method wrote, and of functions and graphs that give scores."""
 
 _AGAIN = "evaluate the run again"
 
@@ -54,15 +54,22 @@ class Subject:
 
     Attributes:
         name: shown in tables: a run's name, a checkpoint's, a folder's.
-        kind: `model`, or `maps` for score maps of another method.
-        digest: SHA-256 (hex) of the weights or maps.
+        kind: `model`, `onnx` (a file), `python` (a user's function or module), or `maps` for score maps of another
+            method.
+        digest: SHA-256 (hex) of the weights or maps, of an ONNX file, of the file of a function's source.
         class_space: of the model; empty for maps.
+        source: name of the ONNX file, or `python:MODULE:NAME`; empty for others.
     """
 
     name: str = ""
     kind: str = "model"
     digest: str = ""
     class_space: str = ""
+    source: str = ""
+
+    def as_json(self) -> Json:
+        """Its keys in `results.json`."""
+        return {key: value for key, value in asdict(self).items() if value or key != "source"}
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,20 @@ class NetworkSettings:
         blur: 7×7, σ = 1 blur of the score map.
         class_statistics: mean and variance per class that `standardized_max_logit` standardizes with; None: another
             score.
+        input_range: of a foreign network's input in floating point, see `evaluation.input_range`; None: 0…255.
     """
 
     height_px: int | None = None
     augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     blur: bool = False
     class_statistics: dict[str, list[float]] | None = None
+    input_range: str | None = None
 
     def as_json(self) -> Json:
         """Keys of `results.json`."""
         shown, window = self.augmentation, self.augmentation.window_px
-        return ({"class_statistics": self.class_statistics} if self.class_statistics else {}) | {
+        rare = {"class_statistics": self.class_statistics, "input_range": self.input_range}
+        return {key: value for key, value in rare.items() if value} | {
             "blur": self.blur,
             "height_px": self.height_px,
             "scales": list(shown.scales),
@@ -102,6 +112,7 @@ class NetworkSettings:
             augmentation=TestTimeAugmentation.of_json(content),
             blur=bool(content.get("blur", False)),
             class_statistics=content.get("class_statistics"),
+            input_range=content.get("input_range"),
         )
 
 
@@ -111,7 +122,7 @@ class EvaluationSettings:
 
     Attributes:
         conventions: how frames were pooled; tables show the first.
-        score: the anomaly score, by its name or reference; `AS_GIVEN` for maps.
+        score: the anomaly score, by its name or reference; `AS_GIVEN` for maps, and what else gives scores itself.
         components: track whose sizes component metrics have, or `none`.
         threshold: of components and instances; None: that of the best F1 on the same set.
         network: None for maps.
@@ -348,7 +359,7 @@ class EvaluationResults:
         selection = {} if self.selection is None else {"selection": asdict(self.selection)}
         return {
             **self.settings.as_json(),
-            "subject": asdict(self.subject),
+            "subject": self.subject.as_json(),
             "tool_version": self.tool_version,
             "interval_level": self.interval_level,
             "sets": {name: each.as_json() for name, each in self.sets.items()},

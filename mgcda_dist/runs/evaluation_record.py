@@ -6,7 +6,6 @@ folder of a run which the server knows, MLflow shows it below that run.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from mgcda_dist.choices import RunFile
@@ -60,7 +59,7 @@ def record_evaluation(request: EvaluationRequest, folder: Path, uri: str, experi
     tags |= {_ID_TAG: results.evaluation_id, Tag.EVALUATION: ", ".join(results.sets)}
     record.set_tags(provenance_tags(Path(__file__).parent) | tags | {Tag.RUN_FOLDER: str(folder)})
     how = {"conventions": list(settings.conventions), **settings.options(), "interval_level": results.interval_level}
-    record.log_params({"subject": asdict(subject), "evaluation": how})
+    record.log_params({"subject": subject.as_json(), "evaluation": how})
     shards = {e.name: e.dataset.reference if e.dataset else e.shards for e in request.job.sets}
     for name, row in results.sets.items():
         record.log_dataset(f"eval/{name}", row.data.manifest_digest, str(shards[name]), "evaluation")

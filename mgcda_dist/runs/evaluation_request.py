@@ -34,6 +34,8 @@ __all__ = [
     "map_request",
     "model_request",
     "named",
+    "near",
+    "safe",
     "section_of",
     "sets_of",
 ]
@@ -116,7 +118,7 @@ def model_request(
         CheckpointError: no model there.
         ConfigError: no set to evaluate, or an option that cannot be.
     """
-    folder = model_folder(path, _near(path))
+    folder = model_folder(path, near(path))
     config, network = build.load_model(folder)
     if options.score is None and config.model.score.startswith(PREFIX):
         check_trusted("model.score", config.model.score)
@@ -160,7 +162,7 @@ def map_request(
     if not sets:
         raise ConfigError(str(path), "score maps need the labels they are judged by", _GIVE_SHARDS)
     section = section_of(EvaluationConfig(), sets, options)
-    shown = name or _safe(path.stem if path.is_file() else path.absolute().name)
+    shown = name or safe(path.stem if path.is_file() else path.absolute().name)
     job = build.maps_job(section, path.absolute(), name=shown, resize=resize, ignore_extra=ignore_extra)
     beside = path.absolute().with_name(f"{path.absolute().stem}-evaluation")
     return EvaluationRequest(job.with_digest(), beside)
@@ -174,7 +176,7 @@ def sets_of(folders: Sequence[str]) -> list[EvaluationSetConfig]:
     """
     pairs = [_place(folder) for folder in folders]
     # Names from the last two parts of each path; a number is added where two are equal.
-    names = [name or _safe("_".join(place.partition(PIPE)[0].rstrip("/").split("/")[-2:])) for name, place in pairs]
+    names = [name or safe("_".join(place.partition(PIPE)[0].rstrip("/").split("/")[-2:])) for name, place in pairs]
     names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
     return [EvaluationSetConfig(name=name, shards=place) for name, (_, place) in zip(names, pairs, strict=True)]
 
@@ -263,7 +265,8 @@ def named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Text as a name that can be a folder's."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "set"
 
 
@@ -271,10 +274,10 @@ def _near_shards(path: Path) -> str:
     inside = sorted(child.parent for child in path.glob("*/manifest.json")) if path.is_dir() else []
     if inside:
         return "did you mean " + " or ".join(str(child) for child in inside[:3]) + "?"
-    return _near(path) or f"write them from frames and masks: `mgcda shards write DATASET FOLDER {path}`"
+    return near(path) or f"write them from frames and masks: `mgcda shards write DATASET FOLDER {path}`"
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """The sibling that a misspelt path may mean."""
     parent = next((p for p in path.absolute().parents if p.is_dir()), None)
     if path.exists() or parent is None:

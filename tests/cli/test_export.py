@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.foreign import GivenScore, open_foreign
+from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.inference import export, formats, proof
 from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
@@ -112,6 +114,14 @@ def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], ru
             expected, predicted = model.predict(np.ascontiguousarray(image[index].transpose(1, 2, 0)), height_px=0)
             assert score[index] == pytest.approx(expected, abs=1e-4)
             assert (classes[index] == predicted).mean() > 0.999
+    # Evaluated as a file of anybody's, it gives the model's scores, and classes where they are wanted.
+    graph, pixels = (
+        open_foreign(str(out / "model.onnx"), num_classes=8),
+        np.ascontiguousarray(image[0].transpose(1, 2, 0)),
+    )
+    score, classes = score_map(graph, pixels, pixels.shape[:2], score=GivenScore())
+    expected, predicted = model.predict(pixels, height_px=0)
+    assert score == pytest.approx(expected, abs=1e-4) and (classes == predicted).mean() > 0.999
     # The proof: every line of it holds.
     assert "NO" not in result.output and result.output.count("│ ok │") == 8
 
