@@ -21,6 +21,7 @@ from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, program_output, write_onnx, write_program
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.models.exported import bare_segmenter
+from mgcda_dist.models.scores import scorer
 from tests.support.commands import invoke, refusal, run_without
 from tests.support.exported import write_run
 
@@ -191,7 +192,8 @@ def test_a_graph_for_one_size_is_refused(run: Path, tmp_path: Path, name: str) -
         pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
     model, path = load_exported(run), tmp_path / name
     program = torch.export.export(
-        formats.ScoreNetwork(model.network, model.score, 4).eval(), (torch.zeros(2, 3, 70, 90, dtype=torch.uint8),)
+        formats.ScoreNetwork(model.network, scorer(model.score), 4).eval(),
+        (torch.zeros(2, 3, 70, 90, dtype=torch.uint8),),
     )
     (write_onnx if name == "model.onnx" else write_program)(program, path)
     with pytest.raises(MgcdaError, match="does not take images of every size") as error:
