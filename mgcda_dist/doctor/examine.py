@@ -195,7 +195,7 @@ def _mlflow(cluster: Cluster, config: Config) -> Iterator[Finding]:
             "note",
             "mlflow",
             f"{uri}: a database file; one node writes it, and the system metrics of the others are missing",
-            "set tracking.mlflow_uri=http://… of a server, see cluster/README.md",
+            "set tracking.mlflow_uri=http://… of a server, see cluster/mlflow.md",
         )
     else:
         yield Finding("ok", "mlflow", uri)

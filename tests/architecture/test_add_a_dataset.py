@@ -1,4 +1,4 @@
-"""docs/add-a-dataset.md, followed word for word in a copy of the repository."""
+"""docs/add-a-dataset.md and add-a-dataset-package.md, followed word for word in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.support.pages import apply, commands_of, copy_of_repository, edits_of, run
 
-PAGE = REPOSITORY / "docs" / "add-a-dataset.md"
+PAGES = [REPOSITORY / "docs" / name for name in ("add-a-dataset.md", "add-a-dataset-package.md")]
 
 USE = """\
 import shlex
@@ -78,15 +78,16 @@ def _write_own(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_word_for_word(tmp_path: Path) -> None:
-    root, edits = copy_of_repository(tmp_path), edits_of(PAGE)
+def test_the_pages_word_for_word(tmp_path: Path) -> None:
+    root, edits = copy_of_repository(tmp_path), [edit for page in PAGES for edit in edits_of(page)]
     code = [edit.path for edit in edits if edit.path.startswith("mgcda_dist/")]
     assert len(code) <= 3 and len([edit for edit in edits if edit.path.startswith("tests/")]) == 1
     _write_data(root / "my_dataset")
     _write_own(root / "my_frames" / "train")
     apply(edits, root)
     (root / "use.py").write_text(USE)
-    output = run(f"python use.py {shlex.quote(''.join(commands_of(PAGE)[1:]))}", root)
+    commands = [block for page in PAGES for block in commands_of(page)]
+    output = run(f"python use.py {shlex.quote(''.join(commands[1:]))}", root)
     assert "2 taken, 2 passed over, because\n  of another camera: 2 (train/rear.jpg, train/rear_ids.png)" in output, (
         output
     )

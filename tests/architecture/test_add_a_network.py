@@ -1,4 +1,4 @@
-"""docs/add-a-network.md and add-a-loss.md, word for word: a network, a score, a loss, a smoothing mode, a report."""
+"""docs/network-in-code.md and add-a-loss.md, word for word: a network, a score, a loss, a smoothing mode, a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 from tests.support.configs import tiny_content, write_config
 from tests.support.pages import apply, copy_of_repository, edits_of, run
 
-PAGE = REPOSITORY / "docs" / "add-a-network.md"
+PAGE = REPOSITORY / "docs" / "network-in-code.md"
 LOSSES = PAGE.with_name("add-a-loss.md")
 RECIPES = ("A score", "An outlier loss", "A smoothing mode")
 

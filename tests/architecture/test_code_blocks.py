@@ -30,10 +30,12 @@ SHELL = {"", "sh", "bash", "console"}
 SHOWN = {"text", "markdown", "html"}
 OF_OTHERS = {
     "docs/add-a-dataset.md": "test_add_a_dataset.py",
-    "docs/add-a-network.md": "test_add_a_network.py",
+    "docs/add-a-dataset-package.md": "test_add_a_dataset.py",
+    "docs/network-in-code.md": "test_add_a_network.py",
     "docs/add-a-loss.md": "test_add_a_network.py",
     "docs/add-a-method.md": "../plugins/test_page.py",
     "docs/python.md": "../cluster/test_python_page.py",
+    "docs/python-runs.md": "../cluster/test_python_page.py",
 }
 """Pages whose Python a test of their own runs."""
 YOURS = {"configs/mine.yaml"}

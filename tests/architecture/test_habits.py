@@ -37,7 +37,7 @@ BESIDE_THE_MIRROR = {
     "cluster/test_mlflow_server.py": "the tracking server of cluster/, served by a real database",
     "cluster/test_node_faults.py": "nodes that are killed under a running training",
     "cluster/test_own_data.py": "a real training on a Dataset of the user",
-    "cluster/test_python_page.py": "docs/python.md: one program from its own network to its comparison",
+    "cluster/test_python_page.py": "docs/python.md, python-runs.md: one program from its own network to its comparison",
     "cluster/test_slurm.py": "cluster/slurm/train.sbatch",
     "cluster/test_sweep_command.py": "`mgcda sweep` as users run it",
     "cluster/test_train.py": "`mgcda train` from the command to the report",

@@ -1,4 +1,4 @@
-"""docs/python.md, word for word: one program with its own network and loss, through training, resume and use."""
+"""docs/python.md and python-runs.md, word for word: one program with its own network and loss, to its use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "python.md"
+PAGES = [REPOSITORY / "docs" / name for name in ("python.md", "python-runs.md")]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PRINTED = r"""Run\('.*/runs/own': finished\)
 notes: 1
@@ -54,12 +54,12 @@ def _python(folder: Path, file: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.extended
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_the_page_is_a_program(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_pages_are_a_program(tiny_shards: Path, tmp_path: Path) -> None:
     """Its classes are `__main__`'s, as in a notebook; it prints its own lines, and the library none."""
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/demo").symlink_to(tiny_shards)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+    blocks = [block for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
     (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
     done = _python(tmp_path, "page.py")
     assert done.returncode == 0, done.stdout + done.stderr
