@@ -46,6 +46,7 @@ def evaluate(
     workers: int = 1,
     score: AnyScore | None = None,
     height_px: int | None = None,
+    longest_side_px: int | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     window_px: tuple[int, int] | tuple[()] | None = None,
@@ -77,6 +78,7 @@ def evaluate(
         workers: processes that share the frames of a run or model.
         score: anomaly score, by name or of one's own, as of `train`; None: as the run; of other logits `energy`.
         height_px: height of the network's input, 0 for the frame's own; None: as the run.
+        longest_side_px: longer side of the network's input, instead of its height.
         scales, flip, window_px, window_overlap, blur: as in the section `evaluation`; an empty window: whole frames;
             None: as the run.
         conventions: how frames are pooled, the first one for the tables.
@@ -110,6 +112,7 @@ def evaluate(
         kept_frames=kept_frames,
         score=None if score is None else references.expanded(references.reference(score, "score"), "score"),
         height_px=height_px,
+        longest_side_px=longest_side_px,
         scales=scales,
         flip=flip,
         window_px=window_px,

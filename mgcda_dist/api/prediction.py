@@ -49,6 +49,7 @@ class Settings(TypedDict, total=False):
     threshold: float | str | None
     score: ScoreKind | str | None
     height_px: int | None
+    longest_side_px: int | None
     scales: Sequence[float] | None
     flip: bool | None
     window_px: tuple[int, int] | tuple[()] | None
@@ -101,10 +102,10 @@ def predict(
         images: H×W×3 RGB uint8 arrays, files, and folders of images; one or several.
         device: `auto` (the first GPU, if there is one), `cpu`, `cuda:1` …
         settings: `threshold`, the lowest score of an anomalous pixel: a number, `best_f1`, `recall95`, or either with
-            `:SET`; without it the best F1 of the model's evaluation, if there is one. `score`, `height_px`, `scales`,
-            `flip`, `window_px`, `window_overlap`, `blur` are as of `evaluate`; what is left out or None is as in the
-            run. `min_area_px` (50): smaller anomalies are left out. `exif` (`upright`, `stored`): files are turned as
-            their EXIF marks say, or not.
+            `:SET`; without it the best F1 of the model's evaluation, if there is one. `score`, `height_px`,
+            `longest_side_px`, `scales`, `flip`, `window_px`, `window_overlap`, `blur` are as of `evaluate`; what is
+            left out or None is as in the run. `min_area_px` (50): smaller anomalies are left out. `exif` (`upright`,
+            `stored`): files are turned as their EXIF marks say, or not.
 
     Raises:
         ConfigError: an image that does not exist or is none, or an option that cannot be.
@@ -130,6 +131,7 @@ def predict(
                 [picture],
                 score=how.options.score,
                 height_px=how.options.height_px,
+                longest_side_px=how.options.longest_side_px,
                 augmentation=how.options.augmentation,
                 blur=how.options.blur,
             )
@@ -243,7 +245,7 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
     """The way in which a model predicts; what is left out or None: as its run was evaluated.
 
     Raises:
-        ConfigError: a threshold that is none, or a score that the model cannot give.
+        ConfigError: a threshold that is none, a score that the model cannot give, or a height and a longest side.
     """
     from mgcda_dist.inference.operating import choose_threshold, operating_points
     from mgcda_dist.inference.predict import PredictOptions
@@ -254,7 +256,9 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
     changes = {name: given.pop(name) for name in _AUGMENTATION if name in given}
     augmentation = replace(model.augmentation, **changes)
     wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)
-    own = {"score": model.score, "height_px": model.height_px or 0, "blur": model.blur}
+    size = model.input_size(given.pop("height_px", None), given.pop("longest_side_px", None))
+    given |= {"height_px": size.height_px or 0, "longest_side_px": size.longest_side_px or 0}
+    own = {"score": model.score, "blur": model.blur}
     options = PredictOptions(
         augmentation=replace(augmentation, window_px=augmentation.window_px or None), **(own | given)
     )

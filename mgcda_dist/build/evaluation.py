@@ -14,6 +14,7 @@ from mgcda_dist.config.schema import Config
 
 if TYPE_CHECKING:
     from mgcda_dist.data.frames import EvaluationFrames
+    from mgcda_dist.data.pixels import InputSize
     from mgcda_dist.evaluation.job import EvaluationJob
     from mgcda_dist.evaluation.results import EvaluationSettings
     from mgcda_dist.evaluation.sets import EvaluationSet
@@ -45,12 +46,13 @@ def bare_set(entry: EvaluationSetConfig, num_classes: int) -> EvaluationSet:
 
 
 def evaluation_frames(
-    entry: EvaluationSetConfig, data: DataConfig, height_px: int | None = None, seed: int = 0
+    entry: EvaluationSetConfig, data: DataConfig, size: InputSize | None = None, seed: int = 0
 ) -> EvaluationFrames:
     """The frames of one evaluation set: see `evaluation.sets.evaluation_frames`."""
+    from mgcda_dist.data.pixels import OWN_SIZE
     from mgcda_dist.evaluation.sets import evaluation_frames
 
-    return evaluation_frames(evaluation_set(entry, data), class_space(data), height_px, seed)
+    return evaluation_frames(evaluation_set(entry, data), class_space(data), size or OWN_SIZE, seed)
 
 
 def evaluation_job(
@@ -81,6 +83,7 @@ def evaluation_job(
     statistics = read_metadata(model).statistics if score_entry(score).calibrated else None
     network = NetworkSettings(
         height_px=section.height_px,
+        longest_side_px=section.longest_side_px,
         augmentation=TestTimeAugmentation(
             tuple(section.scales), section.flip, section.window_px, section.window_overlap
         ),

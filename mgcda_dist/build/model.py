@@ -376,6 +376,7 @@ def _metadata(config: Config) -> ModelMetadata:
         class_names=config.data.class_names,
         score=config.model.score,
         height_px=config.evaluation.height_px,
+        longest_side_px=config.evaluation.longest_side_px,
         config=config.model_dump(mode="json"),
     )
 

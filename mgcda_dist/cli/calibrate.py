@@ -23,6 +23,7 @@ def calibrate(
     from mgcda_dist import build
     from mgcda_dist.cli.console import Console
     from mgcda_dist.cli.progress import shown_progress
+    from mgcda_dist.data.pixels import InputSize
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
     from mgcda_dist.models.exported import model_folder, read_metadata, save_metadata
@@ -33,8 +34,8 @@ def calibrate(
     folder, where = model_folder(source), device_of(device)
     config, network = build.load_model(folder)
     (entry,) = sets_of([data])
-    height, names = config.evaluation.height_px, config.data.class_names
-    frames = build.evaluation_frames(entry.model_copy(update={"max_frames": max_frames}), config.data, height)
+    size, names = InputSize(config.evaluation.height_px, config.evaluation.longest_side_px), config.data.class_names
+    frames = build.evaluation_frames(entry.model_copy(update={"max_frames": max_frames}), config.data, size)
     with shown_progress("measuring logits", len(frames)) as show:
         try:
             labelled = (frames[i] for i in range(len(frames)))
@@ -45,9 +46,9 @@ def calibrate(
             ) from None
     assert frames.manifest is not None
     measured = {
-        "mean": found.mean, "var": found.var, "pixels": pixels, "frames": len(frames), "height_px": height,
+        "mean": found.mean, "var": found.var, "pixels": pixels, "frames": len(frames), "height_px": size.height_px,
         "dataset": frames.manifest.dataset, "split": frames.manifest.split, "manifest_digest": frames.manifest.digest,
-    }  # fmt: skip
+    } | ({"longest_side_px": size.longest_side_px} if size.longest_side_px else {})  # fmt: skip
     save_metadata(replace(read_metadata(folder), class_statistics=measured), folder)
     rows = [
         [name, f"{mean:.3f} ± {var**0.5:.3f}", number, "" if number > 1 else "as over all classes"]

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
     from mgcda_dist.evaluation.results import EvaluationResults
 
-__all__ = ["Blur", "Flip", "Height", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
+__all__ = ["Blur", "Flip", "Height", "LongestSide", "Overlap", "Scales", "Score", "Window", "evaluate", "show_results"]
 
 Score = Annotated[
     str | None,
     typer.Option(metavar="NAME|python:MODULE:NAME|plugin:NAME", help="anomaly score; default: as the run"),
 ]
 Height = Annotated[
-    int | None, typer.Option(min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run")
+    int | None,
+    typer.Option("--height", min=0, help="of the network's input, pixels; 0: the frame's own; default: as the run"),
+]
+LongestSide = Annotated[
+    int | None, typer.Option("--longest-side", min=1, help="of the network's input, pixels, instead of its height")
 ]
 Scales = Annotated[
     str | None,
@@ -77,7 +81,8 @@ def evaluate(
         int, typer.Option(min=1, help="processes that share a model's frames")
     ] = 1,
     score: Score = None,
-    height: Height = None,
+    height_px: Height = None,
+    longest_side_px: LongestSide = None,
     scales: Scales = None,
     flip: Flip = None,
     window: Window = None,
@@ -166,7 +171,8 @@ def evaluate(
         threshold=threshold,
         kept_frames=kept,
         score=expanded(score, "score"),
-        height_px=height,
+        height_px=height_px,
+        longest_side_px=longest_side_px,
         scales=numbers_of(scales, "--scales") if scales is not None else None,
         flip=flip,
         window_px=window_of(window, "1024x1024") if window is not None else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mgcda_dist.choices import Exif, ExitCode
-from mgcda_dist.cli.evaluate import Blur, Flip, Height, Overlap, Scales, Score, Window
+from mgcda_dist.cli.evaluate import Blur, Flip, Height, LongestSide, Overlap, Scales, Score, Window
 from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
 from mgcda_dist.errors import counted
 
@@ -51,7 +51,8 @@ def predict(
     ] = None,
     min_area: Annotated[int, typer.Option(min=1, help="smallest anomaly, pixels")] = 50,
     score: Score = None,
-    height: Height = None,
+    height_px: Height = None,
+    longest_side_px: LongestSide = None,
     scales: Scales = None,
     flip: Flip = None,
     window: Window = None,
@@ -98,8 +99,8 @@ def predict(
         errors.print(f"model: {_about(network)}", soft_wrap=True)
     out = out or Path("predictions") / (network.place_name or "model")
     options = plan(
-        network, threshold=threshold, score=score, height_px=height, scales=several, flip=flip, window_px=window_px,
-        window_overlap=overlap, blur=blur, shown_range=ends,
+        network, threshold=threshold, score=score, height_px=height_px, longest_side_px=longest_side_px,
+        scales=several, flip=flip, window_px=window_px, window_overlap=overlap, blur=blur, shown_range=ends,
         min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec, exif=exif,
     ).options  # fmt: skip
     sources = find_sources(inputs, out)

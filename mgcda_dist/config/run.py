@@ -289,6 +289,9 @@ class EvaluationConfig(Section):
     height_px: Count | None = Field(
         default=None, description="frames are resized to this height for the network; null: as is"
     )
+    longest_side_px: Count | None = Field(
+        default=None, description="frames are resized so that their longer side is this; null: as height_px says"
+    )
     blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
     scales: Annotated[list[Positive], Field(min_length=1)] = Field(
         default=list(TestTimeDefaults.scales),
@@ -318,3 +321,12 @@ class EvaluationConfig(Section):
     kept_frames: Annotated[int, Field(ge=0)] = Field(
         default=4, description="pictures of this many worst and as many best frames are kept per set"
     )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> EvaluationConfig:
+        if self.height_px is not None and self.longest_side_px is not None:
+            raise ValueError(
+                f"frames are brought to a height ({self.height_px}) or a longest side ({self.longest_side_px}), "
+                "not to both: set height_px or longest_side_px to null"
+            )
+        return self

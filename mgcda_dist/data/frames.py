@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from mgcda_dist.data.augment import Paste
 from mgcda_dist.data.items import key_of
-from mgcda_dist.data.pixels import Pixels, resized
+from mgcda_dist.data.pixels import OWN_SIZE, InputSize, Pixels
 from mgcda_dist.data.reader import FrameReader, ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.method.batch import VOID
 from mgcda_dist.method.randomness import numpy_generator
 
-__all__ = ["EvaluationFrames", "Frame", "resize_to_height"]
+__all__ = ["EvaluationFrames", "Frame"]
 
 
 class Frame(NamedTuple):
@@ -37,7 +37,7 @@ class EvaluationFrames:
         data: the manifest of the folder, or a reader of other frames, whose keys are their numbers.
         lut: 256 train ids by raw id.
         paste: puts objects into the frame at its own size; None: frames as they are.
-        height_px: images are resized to this height, keeping their aspect; None: as they are.
+        size: that images are brought to.
         max_frames: first frames only; None: all.
         seed: of the pasted objects.
         categories: raw id → kind of anomaly, for results per kind; None: there is only one.
@@ -48,13 +48,13 @@ class EvaluationFrames:
         data: Manifest | FrameReader,
         lut: NDArray[np.uint8],
         paste: Paste | None = None,
-        height_px: int | None = None,
+        size: InputSize = OWN_SIZE,
         max_frames: int | None = None,
         seed: int = 0,
         categories: dict[int, str] | None = None,
     ) -> None:
         self.manifest = data if isinstance(data, Manifest) else None
-        self.lut, self.paste, self.height_px, self.seed = lut, paste, height_px, seed
+        self.lut, self.paste, self.size, self.seed = lut, paste, size, seed
         self.categories = categories
         self.reader: FrameReader = ShardReader(data) if isinstance(data, Manifest) else data
         self._length = len(self.reader) if max_frames is None else min(max_frames, len(self.reader))
@@ -87,14 +87,7 @@ class EvaluationFrames:
         label = np.full(image.shape[:2], VOID, np.uint8) if ids is None else self.lut[ids]
         if self.paste is not None:
             image, label = self.paste(image, label, numpy_generator(self.seed, "evaluation paste", index))
-        if self.height_px is not None:
-            image = resize_to_height(image, self.height_px)
+        image = self.size.applied(image)
         if not image.flags.writeable:  # the memory of a Dataset, which networks may not be given
             image = image.copy()
         return Frame(image, label, key, ids if self.categories is not None else None)
-
-
-def resize_to_height(image: Pixels, height_px: int) -> Pixels:
-    """H×W×3 → height_px×round(W·height_px/H)×3: by area when it shrinks, bilinearly when it grows."""
-    height, width = image.shape[:2]
-    return resized(image, height_px, max(1, round(width * height_px / height)))

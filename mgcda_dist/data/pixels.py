@@ -6,6 +6,7 @@ grey level where both sides shrink or both grow.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ try:
 except ImportError:
     cv2: Any = None
 
-__all__ = ["Pixels", "as_pixels", "flipped", "resized", "resized_label"]
+__all__ = ["OWN_SIZE", "InputSize", "Pixels", "as_pixels", "flipped", "resized", "resized_label"]
 
 Pixels = NDArray[np.uint8]
 """H×W or H×W×channels."""
@@ -36,6 +37,37 @@ def resized(image: Pixels, height: int, width: int) -> Pixels:
     if cv2 is None:
         return _averaged(image, height, width) if shrinks else _interpolated(image, height, width)
     return as_pixels(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """Size that frames are brought to for a network, their aspect kept; neither given: their own.
+
+    Attributes:
+        height_px: their height.
+        longest_side_px: their longer side, whichever it is.
+    """
+
+    height_px: int | None = None
+    longest_side_px: int | None = None
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a frame's image in the network."""
+        if self.height_px:
+            return self.height_px, max(1, round(width * self.height_px / height))
+        if self.longest_side_px:
+            longest = max(height, width)
+            factor = self.longest_side_px / longest
+            return max(1, round(height * factor)), max(1, round(width * factor))
+        return height, width
+
+    def applied(self, image: Pixels) -> Pixels:
+        """H×W×3 at that size, see `resized`; an image of that size as it is."""
+        return resized(image, *self.of(image.shape[0], image.shape[1]))
+
+
+OWN_SIZE = InputSize()
+"""Frames as they are."""
 
 
 def resized_label(label: Pixels, height: int, width: int) -> Pixels:

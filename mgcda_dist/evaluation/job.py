@@ -17,6 +17,7 @@ from mgcda_dist import __version__
 from mgcda_dist.choices import SubmissionLayout
 from mgcda_dist.data.frames import EvaluationFrames, Frame
 from mgcda_dist.data.labels import ClassSpace
+from mgcda_dist.data.pixels import OWN_SIZE
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.evaluate import EvaluationProgress, Scored, Scorer, evaluate_set
@@ -207,8 +208,8 @@ def _named_frames(frames: EvaluationFrames, name: str) -> Manifest:
 
 def _frames(job: EvaluationJob) -> dict[str, EvaluationFrames]:
     """The frames of every set, by its name."""
-    height_px = job.settings.network.height_px if job.settings.network is not None else None
-    return {entry.name: evaluation_frames(entry, job.class_space, height_px, _PASTE_SEED) for entry in job.sets}
+    size = job.settings.network.size if job.settings.network is not None else OWN_SIZE
+    return {entry.name: evaluation_frames(entry, job.class_space, size, _PASTE_SEED) for entry in job.sets}
 
 
 def _network_scorer(

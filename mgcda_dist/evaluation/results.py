@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mgcda_dist.choices import CONVENTIONS, INTERVAL_LEVEL, ComponentTrack, RunFile
+from mgcda_dist.data.pixels import InputSize
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.components import ComponentMetrics
 from mgcda_dist.evaluation.instances import InstanceMetrics
@@ -82,6 +83,7 @@ class NetworkSettings:
         blur: 7×7, σ = 1 blur of the score map.
         class_statistics: mean and variance per class that `standardized_max_logit` standardizes with; None: another
             score.
+        longest_side_px: longer side of its input; None: as `height_px` says.
         input_range: of a foreign network's input in floating point, see `evaluation.input_range`; None: 0…255.
     """
 
@@ -89,12 +91,19 @@ class NetworkSettings:
     augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     blur: bool = False
     class_statistics: dict[str, list[float]] | None = None
+    longest_side_px: int | None = None
     input_range: str | None = None
+
+    @property
+    def size(self) -> InputSize:
+        """Size that frames are brought to."""
+        return InputSize(self.height_px, self.longest_side_px)
 
     def as_json(self) -> Json:
         """Keys of `results.json`."""
         shown, window = self.augmentation, self.augmentation.window_px
         rare = {"class_statistics": self.class_statistics, "input_range": self.input_range}
+        rare |= {"longest_side_px": self.longest_side_px}
         return {key: value for key, value in rare.items() if value} | {
             "blur": self.blur,
             "height_px": self.height_px,
@@ -112,6 +121,7 @@ class NetworkSettings:
             augmentation=TestTimeAugmentation.of_json(content),
             blur=bool(content.get("blur", False)),
             class_statistics=content.get("class_statistics"),
+            longest_side_px=content.get("longest_side_px"),
             input_range=content.get("input_range"),
         )
 

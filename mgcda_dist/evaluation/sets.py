@@ -11,6 +11,7 @@ from mgcda_dist.data.folders import label_table, open_shards, paste_source
 from mgcda_dist.data.frames import EvaluationFrames
 from mgcda_dist.data.labels import CATEGORIES, ClassSpace, lookup_table
 from mgcda_dist.data.paste import PasteParams
+from mgcda_dist.data.pixels import OWN_SIZE, InputSize
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.evaluation.results import SetData
 
@@ -81,14 +82,14 @@ class EvaluationSet:
 
 
 def evaluation_frames(
-    entry: EvaluationSet, class_space: str | ClassSpace | None, height_px: int | None = None, seed: int = 0
+    entry: EvaluationSet, class_space: str | ClassSpace | None, size: InputSize = OWN_SIZE, seed: int = 0
 ) -> EvaluationFrames:
     """The frames of one evaluation set.
 
     Args:
         class_space: of the labels; None: scores come without classes, so only anomaly, void and the rest are told
             apart, and nothing is pasted.
-        height_px: height of the network's input; None: as is.
+        size: that images are brought to for the network.
         seed: of pasted objects.
 
     Raises:
@@ -96,7 +97,7 @@ def evaluation_frames(
         ConfigError: labels that the class space cannot read.
     """
     if entry.dataset is not None:
-        return _dataset_frames(entry, entry.dataset, class_space, height_px, seed)
+        return _dataset_frames(entry, entry.dataset, class_space, size, seed)
     manifest = open_shards(entry.shards, "frames")
     if class_space is None:
         table = lookup_table(manifest.label_format, "cityscapes19")
@@ -109,7 +110,7 @@ def evaluation_frames(
         manifest,
         table,
         None if paste is None else paste_source(paste.params, paste.include, paste.exclude),
-        height_px,
+        size,
         entry.max_frames,
         seed,
         {raw: names.get(raw, f"id {raw}") for raw in anomalies} if len(anomalies) > 1 else None,
@@ -117,12 +118,12 @@ def evaluation_frames(
 
 
 def _dataset_frames(
-    entry: EvaluationSet, dataset: DatasetOfSet, class_space: str | ClassSpace | None, height_px: int | None, seed: int
+    entry: EvaluationSet, dataset: DatasetOfSet, class_space: str | ClassSpace | None, size: InputSize, seed: int
 ) -> EvaluationFrames:
     reader = dataset.reader(f"set {entry.name}", class_space)
     paste = None if class_space is None else entry.paste
     source = None if paste is None else paste_source(paste.params, paste.include, paste.exclude)
-    return EvaluationFrames(reader, reader.ids.table, source, height_px, entry.max_frames, seed)
+    return EvaluationFrames(reader, reader.ids.table, source, size, entry.max_frames, seed)
 
 
 def set_data(entry: EvaluationSet) -> SetData:

@@ -145,6 +145,8 @@ def _depends_on(results: EvaluationResults) -> str:
         shown = network.augmentation
         if network.height_px:
             parts.append(f"network input at height {network.height_px}")
+        if network.longest_side_px:
+            parts.append(f"network input with a longest side of {network.longest_side_px}")
         if shown.scales != (1.0,):
             parts.append("scales " + ", ".join(f"{scale:g}" for scale in shown.scales))
         parts += ["flip"] * shown.flip + ["blur"] * network.blur

@@ -113,6 +113,8 @@ def _needs(network: str | None) -> str:
 def _input(model: ExportedModel, digest: str) -> str:
     rounded = "" if digest == model.digest else f", rounded to float16 from `{model.digest}`, which the results are of"
     height = f"resized to a height of {model.height_px} pixels" if model.height_px else "at their own size"
+    if model.longest_side_px:
+        height = f"resized to a longest side of {model.longest_side_px} pixels"
     return (
         "Images are RGB, 0…255; the network normalises them itself. The results below were measured with frames "
         f"{height}; graphs take the image at its own size.\n\nWeights: SHA-256 `{digest}`{rounded}."
@@ -166,8 +168,9 @@ def _results(model: ExportedModel, run: Path | None) -> str:
     settings, shown = results.settings, results.settings.network.augmentation
     seen = f", mean over scales {', '.join(f'{scale:g}' for scale in shown.scales)}" if shown.scales != (1.0,) else ""
     seen += ", mirrored too" if shown.flip else ""
-    height = results.settings.network.height_px or "as is"
-    about = f"Per cent, convention `{settings.convention}`, height {height}, score `{settings.score}`{seen}."
+    size = results.settings.network.size
+    seen_at = f"longest side {size.longest_side_px}" if size.longest_side_px else f"height {size.height_px or 'as is'}"
+    about = f"Per cent, convention `{settings.convention}`, {seen_at}, score `{settings.score}`{seen}."
     return f"## Results\n\n{markdown(headline_table([results]))}\n\n{about}"
 
 

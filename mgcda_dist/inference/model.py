@@ -20,8 +20,8 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.data.pixels import resized
-from mgcda_dist.errors import CheckpointError
+from mgcda_dist.data.pixels import InputSize
+from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation, score_maps
 from mgcda_dist.models.exported import ModelMetadata, digest_of, load_segmenter, model_folder
 from mgcda_dist.models.scores import scorer
@@ -89,6 +89,11 @@ class ExportedModel:
         return self.metadata.height_px
 
     @property
+    def longest_side_px(self) -> int | None:
+        """Longer side of the network's input that the run was evaluated with; None: as `height_px` says."""
+        return self.metadata.longest_side_px
+
+    @property
     def augmentation(self) -> TestTimeAugmentation:
         """Scales, flip and sliding window that the run was evaluated with."""
         return TestTimeAugmentation.of_json(self._evaluation)
@@ -113,6 +118,7 @@ class ExportedModel:
         image: NDArray[np.uint8],
         *,
         height_px: int | None = None,
+        longest_side_px: int | None = None,
         augmentation: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -121,13 +127,28 @@ class ExportedModel:
         Args:
             image: H×W×3, RGB.
             height_px: height of the network's input, 0 for the image's own; None: as the run was evaluated.
+            longest_side_px: its longer side, instead of its height.
             augmentation: scales, flip and sliding window; None: as the run was evaluated.
             blur: 7×7, σ = 1 blur of the score map; None: as the run was evaluated.
 
         Returns:
             Scores H×W float32, higher is more anomalous; classes H×W uint8, index into `class_names`.
         """
-        return self.predict_batch([image], height_px=height_px, augmentation=augmentation, blur=blur)[0]
+        return self.predict_batch(
+            [image], height_px=height_px, longest_side_px=longest_side_px, augmentation=augmentation, blur=blur
+        )[0]
+
+    def input_size(self, height_px: int | None = None, longest_side_px: int | None = None) -> InputSize:
+        """Size that images are brought to; neither given: as the run was evaluated.
+
+        Raises:
+            ConfigError: both.
+        """
+        if height_px is None and longest_side_px is None:
+            return InputSize(self.height_px, self.longest_side_px)
+        if height_px and longest_side_px:
+            raise ConfigError("longest_side_px", "is given, and `height_px`, too", "give one of them")
+        return InputSize(height_px or None, longest_side_px or None)
 
     def predict_batch(
         self,
@@ -135,6 +156,7 @@ class ExportedModel:
         *,
         score: str | None = None,
         height_px: int | None = None,
+        longest_side_px: int | None = None,
         augmentation: TestTimeAugmentation | None = None,
         blur: bool | None = None,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
@@ -143,14 +165,13 @@ class ExportedModel:
         Args:
             images: N of H×W×3, RGB.
             score: another anomaly score than the run was evaluated with.
-            height_px, augmentation, blur: as of `predict`.
+            height_px, longest_side_px, augmentation, blur: as of `predict`.
         """
         size = images[0].shape[0], images[0].shape[1]
-        height = self.height_px if height_px is None else height_px
-        width = max(1, round(size[1] * height / size[0])) if height else 0
+        shown = self.input_size(height_px, longest_side_px)
         return score_maps(
             self.network,
-            [resized(image, height, width) if height else image for image in images],
+            [shown.applied(image) for image in images],
             size,
             score=scorer(score or self.score, self.metadata.statistics),
             augmentation=augmentation or self.augmentation,

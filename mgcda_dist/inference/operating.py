@@ -28,7 +28,7 @@ from mgcda_dist.trust import Name, below, validated
 __all__ = ["CRITERIA", "OperatingPoint", "Threshold", "choose_threshold", "operating_points", "run_folder"]
 
 CRITERIA = {"best_f1": "best F1", "recall95": "95 % recall"}
-_SETTINGS = ("score", "height_px", "scales", "flip", "window_px", "window_overlap", "blur")
+_SETTINGS = ("score", "height_px", "longest_side_px", "scales", "flip", "window_px", "window_overlap", "blur")
 _FPR_OF_LOW, _RECALL_OF_HIGH = 0.1, 0.25
 
 

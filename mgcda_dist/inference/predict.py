@@ -51,7 +51,8 @@ class PredictOptions:
     """Settings of a prediction and its outputs.
 
     Attributes:
-        height_px: of the network's input; 0: the frame's own.
+        height_px: of the network's input; 0: the frame's own, or as `longest_side_px` says.
+        longest_side_px: of the network's input, instead of its height; 0: not given.
         threshold: of anomalies, with its origin.
         min_area_px: smaller anomalies are left out.
         blur: 7×7, σ = 1 blur of the score map.
@@ -74,16 +75,20 @@ class PredictOptions:
     every: int = 1
     codec: Codec = "vp9"
     exif: Exif = "upright"
+    longest_side_px: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The settings of `predictions.json`, which the results depend on; the batch only changes rounding."""
         threshold = {"threshold": self.threshold.value, "threshold_source": self.threshold.source}
         own = ("score", "height_px", "min_area_px", "blur", "shown_range", "outputs", "every", "codec", "exif")
-        return threshold | {name: getattr(self, name) for name in own} | asdict(self.augmentation)
+        size = {"longest_side_px": self.longest_side_px} if self.longest_side_px else {}
+        return threshold | {name: getattr(self, name) for name in own} | size | asdict(self.augmentation)
 
     def evaluation_settings(self) -> dict[str, Any]:
         """The settings that an evaluation has as well, by their keys in `results.json`."""
-        return {"score": self.score} | NetworkSettings(self.height_px or None, self.augmentation, self.blur).as_json()
+        longest = self.longest_side_px or None
+        network = NetworkSettings(self.height_px or None, self.augmentation, self.blur, longest_side_px=longest)
+        return {"score": self.score} | network.as_json()
 
 
 class InputSummary(TypedDict):
@@ -298,12 +303,12 @@ class _Run:
             try:
                 maps = self.model.predict_batch(
                     [image for _, image in batch],
-                    score=options.score, height_px=options.height_px,
+                    score=options.score, height_px=options.height_px, longest_side_px=options.longest_side_px,
                     augmentation=options.augmentation, blur=options.blur,
                 )  # fmt: skip
             except torch.OutOfMemoryError as error:
                 problem = f"the memory of {self.model.device} is full: {str(error).splitlines()[0]}"
-                remedy = "give a `window`, for example 512x1024, a smaller `batch`, or a smaller `height`"
+                remedy = "give a `window`, for example 512x1024, a smaller `batch`, or a smaller `height_px`"
                 raise MgcdaError("prediction", problem, remedy) from None
             for (tag, image), (score, _) in zip(batch, maps, strict=True):
                 yield tag, image, score

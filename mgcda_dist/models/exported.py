@@ -63,6 +63,7 @@ class ModelMetadata:
         config: the run's whole configuration, as JSON: its schema may be that of another version.
         class_statistics: written by `mgcda calibrate`: `mean` and `var` of the maximum logit, and their origin.
         operating_points: written by `mgcda export`: see `inference.operating`.
+        longest_side_px: longer side of the network's input that the run was evaluated with; None: as `height_px` says.
     """
 
     name: Name
@@ -73,6 +74,7 @@ class ModelMetadata:
     config: dict[str, Any]
     class_statistics: dict[str, Any] | None = None
     operating_points: Annotated[Sequence[dict[str, Any]], Field(max_length=1000)] = ()
+    longest_side_px: Annotated[int, Field(ge=1, le=1 << 15)] | None = None
 
     @property
     def statistics(self) -> ClassStatistics | None:
@@ -89,7 +91,7 @@ class ModelMetadata:
     def as_text(self) -> str:
         """The content of `model.json`; what was not measured is left out."""
         content = asdict(self)
-        for key in ("class_statistics", "operating_points"):
+        for key in ("class_statistics", "operating_points", "longest_side_px"):
             if not content[key]:
                 del content[key]
         return json.dumps({"format": _FORMAT} | content, indent=1) + "\n"

@@ -53,6 +53,7 @@ class EvaluationOptions:
         max_frames: of every set.
         conventions, components, instances, threshold, kept_frames: as in the section `evaluation`.
         height_px: of the network's input; 0: the frame's own.
+        longest_side_px: of the network's input, instead of its height; 0: not given.
         scales, flip, window_overlap, blur: as in the section `evaluation`.
         window_px: height and width; empty: whole frames.
     """
@@ -65,6 +66,7 @@ class EvaluationOptions:
     kept_frames: int | None = None
     score: str | None = None
     height_px: int | None = None
+    longest_side_px: int | None = None
     scales: Sequence[float] | None = None
     flip: bool | None = None
     window_px: tuple[int, ...] | None = None
@@ -73,7 +75,7 @@ class EvaluationOptions:
 
     def of_network(self) -> list[str]:
         """Names of the given options that only a network has."""
-        names = ("score", "height_px", "scales", "flip", "window_px", "window_overlap", "blur")
+        names = ("score", "height_px", "longest_side_px", "scales", "flip", "window_px", "window_overlap", "blur")
         return [name for name in names if getattr(self, name) is not None]
 
 
@@ -232,8 +234,13 @@ def section_of(
     if options.max_frames is not None:
         entries = [entry | {"max_frames": options.max_frames} for entry in entries]
     given = {key: value for key, value in asdict(options).items() if value is not None}
+    if options.height_px and options.longest_side_px:
+        raise ConfigError("longest_side_px", "is given, and `height_px`, too", "give one of them")
+    if not {"height_px", "longest_side_px"}.isdisjoint(given):  # the other one is not the run's
+        given = {"height_px": None, "longest_side_px": None} | given
     # A height of 0 is the frame's own, a window of no size the whole frame.
-    update = {key: value or None if key in ("height_px", "window_px") else value for key, value in given.items()}
+    empty = ("height_px", "longest_side_px", "window_px")
+    update = {key: value or None if key in empty else value for key, value in given.items()}
     update = {key: value for key, value in update.items() if key not in ("score", "max_frames")}
     try:
         return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})

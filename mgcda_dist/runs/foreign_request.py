@@ -103,7 +103,9 @@ def foreign_job(
             components=section.components,
             instances=section.instances,
             threshold=section.threshold,
-            network=NetworkSettings(section.height_px, how, section.blur, input_range=input_range),
+            network=NetworkSettings(
+                section.height_px, how, section.blur, longest_side_px=section.longest_side_px, input_range=input_range
+            ),
         ),
         class_space=class_space,
         class_names=names,

@@ -149,6 +149,7 @@ def _log(client: MlflowClient, run: Run, folder: Path, digest: str) -> LoggedMod
             "backbone": str(config.get("model", {}).get("backbone")),
             "score": str(metadata.get("score")),
             "height_px": str(metadata.get("height_px")),
+            **{key: str(metadata[key]) for key in ("longest_side_px",) if key in metadata},
         },
         model_type="anomaly-segmentation",
     )

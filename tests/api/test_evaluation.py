@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import nn
 
 from mgcda_dist import build
 from mgcda_dist.api.evaluation import evaluate
+from mgcda_dist.api.prediction import predict
 from mgcda_dist.api.run import Run
-from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.inference.model import load_exported
+from tests.support.commands import typed
 from tests.support.configs import plain_config
 from tests.support.exported import write_run
 
@@ -70,7 +73,7 @@ def test_logits_alone_are_a_module_and_without_a_class_space_there_is_no_miou(sh
 
 
 def test_maps_of_another_method(trained: Path, shards: Path, tmp_path: Path):
-    frames = build.evaluation_frames(EvaluationSetConfig(name="s", shards=str(shards)), plain_config().data, None)
+    frames = build.evaluation_frames(EvaluationSetConfig(name="s", shards=str(shards)), plain_config().data)
     maps = tmp_path / "maps"
     for key in frames.keys:
         file = maps / f"{key}.npy"
@@ -91,3 +94,45 @@ def test_what_cannot_be_evaluated_is_named(trained: Path, shards: Path, tmp_path
         evaluate(trained)
     with pytest.raises(MgcdaError, match="nothing"):
         evaluate(tmp_path / "nothing", shards)
+
+
+@pytest.fixture(scope="module")
+def by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is evaluated at a longest side of 64 pixels."""
+    return write_run(tmp_path_factory.mktemp("longest") / "tiny", {"height_px": None, "longest_side_px": 64})
+
+
+def test_the_run_s_longest_side_is_that_of_evaluation_and_prediction(by_side: Path, tiny_shards: Path) -> None:
+    """Frames of 128×64 pixels with a longest side of 64 are frames of height 32."""
+    shards = tiny_shards / "real_day/test"
+    found = evaluate(by_side, shards, max_frames=1)
+    by_height = evaluate(by_side, shards, max_frames=1, height_px=32)
+    assert found.sets == by_height.sets and found.evaluation_id != by_height.evaluation_id
+    shown = [results.settings.options() for results in (found, by_height)]
+    assert [(each["height_px"], each.get("longest_side_px")) for each in shown] == [(None, 64), (32, None)]
+    assert json.loads((by_side / "evaluation/results.json").read_text())["longest_side_px"] == 64
+    assert "network input with a longest side of 64" in (by_side / "evaluation/results.md").read_text()
+    assert evaluate(by_side, shards, max_frames=1, longest_side_px=128).sets != found.sets
+
+    assert json.loads((by_side / "model/model.json").read_text())["longest_side_px"] == 64
+    model = load_exported(by_side)
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    scores, _ = model.predict(image)
+    assert np.array_equal(scores, model.predict(image, height_px=32)[0])
+    assert not np.array_equal(scores, model.predict(image, height_px=0)[0])
+    assert np.array_equal(scores, predict(model, image)[0].scores)
+    assert np.array_equal(model.predict(image, height_px=0)[0], predict(model, image, longest_side_px=128)[0].scores)
+
+
+def test_a_height_and_a_longest_side_are_refused(by_side: Path, tiny_shards: Path) -> None:
+    with pytest.raises(ValueError, match="set height_px or longest_side_px to null"):
+        EvaluationConfig(height_px=32, longest_side_px=64)
+    shards = tiny_shards / "real_day/test"
+    with pytest.raises(ConfigError, match="longest_side_px: is given, and `height_px`, too"):
+        evaluate(by_side, shards, height_px=32, longest_side_px=64)
+    with pytest.raises(ConfigError, match="longest_side_px: is given, and `height_px`, too"):
+        load_exported(by_side).predict(np.zeros((8, 8, 3), np.uint8), height_px=32, longest_side_px=64)
+    both = ("--height", "32", "--longest-side", "64")
+    for words in (("evaluate", by_side, "--data", shards), ("predict", by_side, by_side)):
+        done = typed(*words, *both)
+        assert done.returncode == 2 and "--longest-side: is given, and --height, too" in done.stderr

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgcda_dist.data.frames import EvaluationFrames, resize_to_height
+from mgcda_dist.data.frames import EvaluationFrames
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
+from mgcda_dist.data.pixels import InputSize
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.method.batch import ANOMALY, VOID
@@ -38,11 +39,19 @@ def test_frames_come_whole_and_in_order(manifest: Manifest):
 
 
 def test_the_image_gets_the_network_size_and_the_label_keeps_its_own(manifest: Manifest):
-    image, label, *_ = EvaluationFrames(manifest, LUT, height_px=33)[0]
+    image, label, *_ = EvaluationFrames(manifest, LUT, size=InputSize(33))[0]
     assert image.shape == (33, 44, 3)
     assert label.shape == (60, 80)
-    assert resize_to_height(image, 33) is image
-    assert resize_to_height(image, 66).shape == (66, 88, 3)
+    assert InputSize(33).applied(image) is image
+    assert InputSize(66).applied(image).shape == (66, 88, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [((60, 80), (30, 40)), ((80, 60), (40, 30)), ((40, 2), (40, 2)), ((4000, 8), (40, 1))]
+)
+def test_the_longer_side_is_brought_to_a_length(size: tuple[int, int], found: tuple[int, int]):
+    assert InputSize(longest_side_px=40).of(*size) == found
+    assert InputSize().of(*size) == size
 
 
 def test_max_frames_takes_the_first(manifest: Manifest):
@@ -54,9 +63,9 @@ def test_max_frames_takes_the_first(manifest: Manifest):
 
 
 def test_pasted_objects_are_the_same_every_time(manifest: Manifest, paste: PasteSource):
-    frames = EvaluationFrames(manifest, LUT, paste, height_px=30, seed=4)
-    again = pickle.loads(pickle.dumps(EvaluationFrames(manifest, LUT, paste, height_px=30, max_frames=5, seed=4)))
-    other = EvaluationFrames(manifest, LUT, paste, height_px=30, seed=5)
+    frames = EvaluationFrames(manifest, LUT, paste, size=InputSize(30), seed=4)
+    again = pickle.loads(pickle.dumps(EvaluationFrames(manifest, LUT, paste, size=InputSize(30), max_frames=5, seed=4)))
+    other = EvaluationFrames(manifest, LUT, paste, size=InputSize(30), seed=5)
     first, second = frames[3], again[3]
     np.testing.assert_array_equal(first.image, second.image)
     np.testing.assert_array_equal(first.label, second.label)

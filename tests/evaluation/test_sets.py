@@ -13,6 +13,7 @@ import torch
 
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
+from mgcda_dist.data.pixels import InputSize
 from mgcda_dist.errors import MgcdaError, SampleError, ShardError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.evaluation.sets import set_data
@@ -38,7 +39,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> tuple[C
 
 
 def test_the_frames_are_those_of_the_shards(both: tuple[Config, Config]) -> None:
-    shards, own = (build.evaluation_frames(c.evaluation.sets[0], c.data, height_px=32) for c in both)
+    shards, own = (build.evaluation_frames(c.evaluation.sets[0], c.data, size=InputSize(32)) for c in both)
     assert len(own) == len(shards) == 2 and own.keys == ["000000", "000001"]
     for index in range(2):
         assert own[index].key == own.keys[index]
