@@ -48,6 +48,7 @@ BESIDE_THE_MIRROR = {
     "method/test_accumulation.py": "law 1 over micro-batches, through the whole method",
     "method/test_one_graph.py": "the whole method, traced by a compiler",
     "plugins/test_losses.py": "losses and scores of all plug-ins, against loops over pixels",
+    "plugins/test_networks.py": "plug-ins on networks of transformers, with MGCDA and without",
     "plugins/test_page.py": "docs/add-a-method.md: a method of a user's own",
     "reports/test_browser.py": "the report in a real browser",
     "tracking/test_mlflow_browser.py": "MLflow's pages in a real browser",
