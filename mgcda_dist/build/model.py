@@ -182,8 +182,12 @@ def dropped_heads(config: Config, network: AnySegmenter) -> Heads | None:
     return make_heads(specs, network.stage_channels, config.seed, "model.heads")
 
 
-def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
-    """The training module: segmenter, losses, MDAT, CACL; equal on every rank."""
+def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool = True) -> MGCDA:
+    """The training module: segmenter, losses, MDAT, CACL; equal on every rank.
+
+    Args:
+        tried: refuse a loss and a score that `check_pairs` does.
+    """
     from mgcda_dist.models.invariants import freeze_unused
     from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.seeding import seeded
@@ -191,7 +195,8 @@ def mgcda(config: Config, collectives: Collectives | None = None) -> MGCDA:
 
     network = segmenter(config)
     heads = dropped_heads(config, network)
-    check_pairs(config, network, heads)
+    if tried:
+        check_pairs(config, network, heads)
     check_stages(config, network)
     freeze_unused(network, _trained_outputs(config, network), network.example_size)
     channels = network.stage_channels

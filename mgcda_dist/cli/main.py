@@ -17,6 +17,7 @@ from mgcda_dist.cli.doctor import doctor
 from mgcda_dist.cli.evaluate import evaluate
 from mgcda_dist.cli.export import export
 from mgcda_dist.cli.init import init
+from mgcda_dist.cli.laws import laws
 from mgcda_dist.cli.options import echo, with_options
 from mgcda_dist.cli.predict import predict
 from mgcda_dist.cli.report import report
@@ -73,7 +74,7 @@ def train(
     raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
 
-for command in (demo, init, evaluate, calibrate, export, predict, compare, sweep, doctor, sync, chaos, report):
+for command in (demo, init, evaluate, calibrate, export, predict, compare, sweep, doctor, laws, sync, chaos, report):
     app.command()(command)
 
 

@@ -36,6 +36,7 @@ class PebalLoss:
 
     columns: Collection[str] = ("abstention",)
     logits = "pixel"
+    classifying: Collection[str] = ("mixed",)
 
     def __init__(self, inlier_energy: float = -12.0, outlier_energy: float = -6.0) -> None:
         self.inlier_energy, self.outlier_energy = inlier_energy, outlier_energy

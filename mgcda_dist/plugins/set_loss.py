@@ -52,6 +52,7 @@ class SetLoss:
 
     reads: Collection[str] = LAST
     logits = "mask"
+    classifying: Collection[str] = ("mask", "dice")
 
     def __init__(
         self,
