@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pickle
 import sys
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
 from mgcda_dist.errors import ConfigError
-from mgcda_dist.references import TRUST, check_trusted, reference, register, registered, resolve
+from mgcda_dist.references import TRUST, check_trusted, expanded, reference, register, registered, resolve
 from tests.support import external
 
 
@@ -80,3 +81,35 @@ def test_files_of_others_name_code_only_with_trust(monkeypatch):
     monkeypatch.delenv(TRUST)
     resolve("model.network", text)
     check_trusted("model.network", text)
+
+
+def _registered(monkeypatch, *pairs):
+    points = EntryPoints(EntryPoint(name, value, "mgcda_dist") for name, value in pairs)
+    monkeypatch.setattr("mgcda_dist.references.entry_points", lambda group: points)
+
+
+def test_a_short_name_becomes_the_reference_that_it_stands_for(monkeypatch):
+    _registered(monkeypatch, ("sides", "sides:Loss"), ("sides", "sides:Loss"))
+    given = {"loss": {"outlier": "plugin:sides"}, "callbacks": [{"use": "plugin:sides"}], "seed": 3, "name": "plugins"}
+    found = expanded(given)
+    assert found["loss"] == {"outlier": "python:sides:Loss"} and found["callbacks"] == [{"use": "python:sides:Loss"}]
+    assert (found["seed"], found["name"]) == (3, "plugins")
+
+
+def test_a_short_name_that_is_unknown_or_has_two_meanings_is_refused_at_its_place(monkeypatch):
+    _registered(monkeypatch, ("sides", "sides:Loss"), ("both", "a:Loss"), ("both", "b:Loss"))
+    with pytest.raises(
+        ConfigError, match=r"loss\.outlier: no installed package registers a plugin 'side'\n.*mean sides"
+    ):
+        expanded({"loss": {"outlier": "plugin:side"}})
+    with pytest.raises(ConfigError, match=r"several packages register a plugin 'both'\n.*python:a:Loss, python:b:Loss"):
+        expanded({"model": {"score": "plugin:both"}})
+    _registered(monkeypatch)
+    with pytest.raises(ConfigError, match="install the package that has it"):
+        expanded({"model": {"score": "plugin:both"}})
+
+
+def test_scores_and_losses_of_the_package_are_trusted_and_those_of_others_are_not():
+    check_trusted("model.score", "python:mgcda_dist.plugins.uem:UemScore")
+    with pytest.raises(ConfigError, match=f"{TRUST}=mgcda_dist_plugins"):
+        check_trusted("model.score", "python:mgcda_dist_plugins.uem:UemScore")
