@@ -20,6 +20,7 @@ __all__ = ["Check", "compare_with_baseline"]
 _TURNS = 15
 _LATENCY_TOLERANCE = 1.1
 _WARM_UP = 3
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,22 @@ class _Calls(TorchDispatchMode):
 def _latency(network: nn.Module, baseline: nn.Module, image: torch.Tensor) -> tuple[float, float]:
     """Median ratio of the network's to the baseline's time in alternating calls, and the network's median time in ms.
 
-    On a CPU the ratio is of processor time, which depends less on other programs.
+    On a CPU the ratio is of processor time, which depends less on other programs, and is measured again where they have
+    disturbed it: a network that is slower is slower each time.
     """
-    own: list[float] = []
-    ratios: list[float] = []
-    for turn in range(_WARM_UP + _TURNS):
-        (elapsed, first), (_, second) = _time(network, image), _time(baseline, image)
-        if turn >= _WARM_UP:
-            own.append(elapsed)
-            ratios.append(first / second)
-    return statistics.median(ratios), 1e3 * statistics.median(own)
+    found = float("inf"), 0.0
+    for _ in range(_ROUNDS):
+        own: list[float] = []
+        ratios: list[float] = []
+        for turn in range(_WARM_UP + _TURNS):
+            (elapsed, first), (_, second) = _time(network, image), _time(baseline, image)
+            if turn >= _WARM_UP:
+                own.append(elapsed)
+                ratios.append(first / second)
+        found = min(found, (statistics.median(ratios), 1e3 * statistics.median(own)))
+        if found[0] < _LATENCY_TOLERANCE:
+            break
+    return found
 
 
 def _time(network: nn.Module, image: torch.Tensor) -> tuple[float, float]:
