@@ -18,7 +18,7 @@ from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.method.terms import LossContext, Over, Term, weight_at
 from mgcda_dist.models.external_score import check_reads
 from mgcda_dist.models.segmentation_loss import OutlierLoss, checked_sums, columns_of, counts_of, reads_of
-from mgcda_dist.references import resolve
+from mgcda_dist.references import resolve, told
 
 __all__ = ["example", "external_loss", "try_loss"]
 
@@ -40,7 +40,13 @@ def external_loss(reference: str, arguments: Mapping[str, Any]) -> OutlierLoss:
         except TypeError as error:
             remedy = "the class is called with loss.arguments"
             raise ConfigError("loss.arguments", f"{reference}: {error}", remedy) from None
-        found = found(**arguments)
+        try:
+            found = found(**arguments)
+        except ConfigError:
+            raise
+        except Exception as error:  # arguments that a class hands on show only here
+            problem = f"{reference} cannot be made: {told(error)}"
+            raise ConfigError("loss.arguments", problem, "see the docstring of the class") from error
     elif arguments:
         problem = f"{reference} is a {type(found).__name__}, which takes none"
         raise ConfigError("loss.arguments", problem, "name a class, which is called with them, or leave them out")

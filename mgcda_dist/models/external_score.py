@@ -37,7 +37,12 @@ def as_score(found: Any, name: str) -> Score:
     Raises:
         ConfigError: it is no score.
     """
-    found = found() if isinstance(found, type) else found
+    if isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:  # a user's code raises every kind
+            problem = f"{name} cannot be made: {told(error)}"
+            raise ConfigError(_WHERE, problem, "a class is called without arguments") from error
     reads = getattr(found, "reads", ())
     if isinstance(reads, str) or not isinstance(reads, Collection) or not all(isinstance(each, str) for each in reads):
         raise ConfigError(_WHERE, f"{name} has reads = {reads!r}", "a tuple of names of Prediction.extra")

@@ -14,7 +14,7 @@ from torch import Tensor
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Prediction
 from mgcda_dist.method.terms import LossContext, weight_at
-from mgcda_dist.models.external_loss import try_loss
+from mgcda_dist.models.external_loss import external_loss, try_loss
 from mgcda_dist.models.segmentation_loss import SegmentationLoss
 from mgcda_dist.plugins.mask_methods import (
     EamScore,
@@ -159,6 +159,13 @@ def test_it_passes_the_checks_of_a_users_own(name: str) -> None:
         try_loss(make(QUERIES, POINTS), CLASSES, {"embedding": 5}, "pixel", extra)
 
 
+@pytest.mark.parametrize("arguments", [{"num_querys": 7}, {"void": "ignored"}, {"num_points": 8, "anomalies": True}])
+def test_an_argument_that_is_wrong_is_refused_although_a_class_hands_it_on(arguments: dict[str, Any]) -> None:
+    for name in ("RbaLoss", "UnoLoss", "Mask2AnomalyLoss"):
+        with pytest.raises(ConfigError, match=r"loss\.arguments"):
+            external_loss(f"python:mgcda_dist.plugins.mask_methods:{name}", arguments)
+
+
 def test_another_number_of_queries_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"the network has 7 queries of 5 columns, not num_queries=9 and 5 columns"):
         SetLoss(9, POINTS)(_prediction(), _label(), _context())
@@ -192,9 +199,7 @@ def test_void_has_no_part_in_the_masks_if_it_is_ignored() -> None:
             masks[..., : WIDTH // 8 - 1] += shift
             extra = {"mask/classes": prediction.extra["mask/classes"], "mask/masks": masks}
             loss = SetLoss(QUERIES, POINTS, void)  # type: ignore[arg-type]
-            points = _context().uniform("matching/last", POINTS, 2)
             cost = loss._cost("last", queries(extra), *loss._targets(label, CLASSES), _context())
-            assert points.shape == (IMAGES, POINTS, 2)
             values.append(cost)
         assert torch.equal(values[0], values[1]) != moves
 
