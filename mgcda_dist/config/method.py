@@ -222,7 +222,6 @@ class CaclConfig(Section):
         default=CaclDefaults.unlabelled_confidence,
         description="pixels of unlabelled images whose top probability exceeds this count as inliers; null: none",
     )
-
     max_rows: Annotated[Count | None, OVERRIDE] = Field(
         default=CaclDefaults.max_rows,
         description="most rows of a global micro-batch, drawn from those sampled, the same at every number of workers; "

@@ -162,8 +162,8 @@ def _score_for(name: str, notes: list[str]) -> str:
 
 
 def _limits(name: str) -> str:
-    limits = [f"loss.{each}=…" for each in OUTLIER_LOSSES.get(name, OUTLIER_LOSSES["none"]).limits]  # type: ignore[call-overload]
-    return " ".join(limits) or "no arguments: it has no limits"
+    limits = OUTLIER_LOSSES[name].limits if name in OUTLIER_LOSSES else {}
+    return " ".join(f"loss.{each}=…" for each in limits) or "no arguments: it has no limits"
 
 
 def _alone(config: Config) -> Config:

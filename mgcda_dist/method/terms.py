@@ -20,7 +20,7 @@ Over = Literal[
     "not_void",  # those, and inliers of unknown class
     "images",
 ]
-"""What the package counts for every loss."""
+"""Denominators that the package counts for every loss."""
 Weight = float | Callable[[float], float]
 """A number, or a function of the progress of training, 0…1."""
 

@@ -8,6 +8,7 @@ p = softmax(L).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +89,7 @@ class LogitScore:
         return self.of(prediction.logits)
 
 
-class Outputs:
+class Outputs(ABC):
     """A score of the logits and of extras that are maps of the image; all are averaged, and their mean is scored.
 
     A subclass names the extras in `reads` and writes `of`, which takes its argument apart with `split`.
@@ -107,9 +108,9 @@ class Outputs:
         """Logits and extras of so many channels."""
         return torch.split(maps, [maps.shape[1] - sum(widths), *widths], dim=1)
 
+    @abstractmethod
     def of(self, maps: Tensor) -> Tensor:
         """See `Score`."""
-        raise NotImplementedError
 
     def __call__(self, prediction: Prediction) -> Tensor:
         """See `Score`."""

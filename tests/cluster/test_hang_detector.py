@@ -131,7 +131,7 @@ class _OnDevice:
 
 
 class _Device:
-    """What the device of one of two ranks has come to and done; the host never waits for it."""
+    """The place of the device of one of two ranks, reached and done; the host never waits for it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.works: list[_OnDevice] = []

@@ -165,7 +165,7 @@ def test_a_weak_view_is_the_crop_before_anything_was_laid_over_it(world: World) 
 
 
 def test_pinned_batches_have_all_their_tensors(world: World) -> None:
-    """Where there is an accelerator: every tensor, in one piece of memory."""
+    """With an accelerator: every tensor, in one piece of memory."""
     batch = world.stream(class_mix=1.0, options={"weak_views": True})[0]
     with pretended_device() as gpu:
         pinned = batch.pin_memory()

@@ -67,7 +67,7 @@ def test_a_head_that_moves_a_buffer_is_refused() -> None:
 
 
 def test_a_dropped_head_that_moves_a_buffer_is_named() -> None:
-    """Which no check of the network sees."""
+    """No check of the network sees it."""
     report = _in_one_process(f"{PLANTED}Named", heads=[{**COUNTING, "kept": False}])
     found = _broken(report)["no buffer changes in a forward pass"]
     assert "calls" in found.where and found.number

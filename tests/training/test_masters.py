@@ -17,7 +17,7 @@ _State = dict[str, Tensor]
 
 
 class _Found(NamedTuple):
-    """What is exported at the beginning, and after two steps with the parameters of the forward pass beside it."""
+    """The export at the beginning, and after two steps with the parameters of the forward pass beside it."""
 
     begun: _State
     exported: _State
