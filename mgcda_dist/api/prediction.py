@@ -258,6 +258,8 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
     wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)
     size = model.input_size(given.pop("height_px", None), given.pop("longest_side_px", None))
     given |= {"height_px": size.height_px or 0, "longest_side_px": size.longest_side_px or 0}
+    if "score" in given:
+        given["score"] = references.expanded(given["score"], "score")
     own = {"score": model.score, "blur": model.blur}
     options = PredictOptions(
         augmentation=replace(augmentation, window_px=augmentation.window_px or None), **(own | given)

@@ -159,7 +159,7 @@ def check_stages(config: Config, network: AnySegmenter) -> None:
             )
 
 
-def _trained_outputs(config: Config, network: AnySegmenter) -> list[str]:
+def _trained_outputs(config: Config) -> list[str]:
     """Outputs of a prediction that the losses read; parameters that none of them depends on get no gradient."""
     from mgcda_dist.models.segmentation_loss import reads_of
 
@@ -198,7 +198,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     if tried:
         check_pairs(config, network, heads)
     check_stages(config, network)
-    freeze_unused(network, _trained_outputs(config, network), network.example_size)
+    freeze_unused(network, _trained_outputs(config), network.example_size)
     channels = network.stage_channels
     num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
     mdat = cacl = None

@@ -16,7 +16,7 @@ from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Prediction
 from mgcda_dist.method.randomness import torch_generator
 from mgcda_dist.method.terms import LossContext, Over, Term, weight_at
-from mgcda_dist.models.external_score import check_reads
+from mgcda_dist.models.scores import check_reads
 from mgcda_dist.models.segmentation_loss import OutlierLoss, checked_sums, columns_of, counts_of, reads_of
 from mgcda_dist.references import resolve, told
 

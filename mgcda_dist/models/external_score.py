@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mgcda_dist.errors import ConfigError, near_or_all
+from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
-from mgcda_dist.models.scores import PredictionScore, Score
+from mgcda_dist.models.scores import PredictionScore, Score, check_reads
 from mgcda_dist.references import resolve, told
 
-__all__ = ["as_score", "check_reads", "external_score", "try_score"]
+__all__ = ["as_score", "external_score", "try_score"]
 
 _WHERE = "model.score"
 _REMEDY = "a score is a function of a Prediction that returns N×h×w; or it has `maps` and `of`: docs/add-a-method.md"
@@ -52,20 +52,6 @@ def as_score(found: Any, name: str) -> Score:
     if not callable(found):
         raise ConfigError(_WHERE, f"{name} is a {type(found).__name__}, which cannot be called", _REMEDY)
     return cast(Score, found) if all(halves) else PredictionScore(cast(Callable[[Prediction], Tensor], found), reads)
-
-
-def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[str, object]) -> None:
-    """Raise `ConfigError` for a loss or a score that reads what the network does not give.
-
-    Args:
-        what: the loss or score, for messages.
-        where: config path that names it.
-        extra: `Prediction.extra` of the network, or its names.
-    """
-    for name in reads:
-        if name not in extra:
-            known = near_or_all(name, sorted(extra)) if extra else "it gives none: model.heads and model.taps.extra do"
-            raise ConfigError(where, f"{what} reads extra[{name!r}], which the network does not give", known)
 
 
 @torch.no_grad()

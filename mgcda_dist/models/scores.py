@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgcda_dist.choices import SCORES, ScoreKind
+from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.references import PREFIX
 
@@ -30,6 +31,7 @@ __all__ = [
     "PredictionScore",
     "Score",
     "anomaly_score",
+    "check_reads",
     "energy",
     "entropy",
     "max_logit",
@@ -233,11 +235,29 @@ def score_inputs(prediction: Prediction, score: Score) -> Tensor:
     """Logits and what the score reads beside them, as one N×(C+c)×h×w at the stride of the logits, float32 at least.
 
     The first C channels are the logits. A score of the logits needs none beside them: c is 0 then.
+
+    Raises:
+        ConfigError: the score reads an extra that the network does not give.
     """
+    check_reads("the score", "score", score.reads, prediction.extra)
     logits, maps = prediction.logits, score.maps(prediction)
     if maps is logits:
         return _wide(logits)
     return torch.cat([_wide(logits), _resized(_wide(maps), logits)], dim=1)
+
+
+def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[str, object]) -> None:
+    """Raise `ConfigError` for a loss or a score that reads what the network does not give.
+
+    Args:
+        what: the loss or score, for messages.
+        where: config path that names it.
+        extra: `Prediction.extra` of the network, or its names.
+    """
+    for name in reads:
+        if name not in extra:
+            known = near_or_all(name, sorted(extra)) if extra else "it gives none: model.heads and model.taps.extra do"
+            raise ConfigError(where, f"{what} reads extra[{name!r}], which the network does not give", known)
 
 
 def score_of_inputs(inputs: Tensor, num_logits: int, score: Score) -> Tensor:

@@ -48,6 +48,13 @@ def test_files_are_written_and_predicted_once(run: Path, file: Path, tmp_path: P
         predict_files(run, file, out, outputs=["npy"], threshold=1.0, device="cpu")
 
 
+def test_a_score_that_the_model_cannot_give_is_refused_by_name(run: Path):
+    with pytest.raises(ConfigError, match=r"reads extra\['unknown'\], which the network does not give"):
+        predict(run, IMAGE, score="plugin:uem_score")
+    with pytest.raises(ConfigError, match=r"registers a plugin 'uem_scor'[\s\S]*did you mean uem_score"):
+        predict(run, IMAGE, score="plugin:uem_scor")
+
+
 def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"an image is 40×60×3 float64[\s\S]*uint8"):
         predict(run, IMAGE / 255)  # pyright: ignore[reportArgumentType]
