@@ -24,7 +24,7 @@ from mgcda_dist.data.pixels import Pixels, flipped, resized
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.outlier_losses import covered
-from mgcda_dist.models.scores import Score, score_inputs, score_of_inputs
+from mgcda_dist.models.scores import Score, blurred, score_inputs, score_of_inputs
 
 __all__ = ["TestTimeAugmentation", "score_map", "score_maps"]
 
@@ -136,7 +136,7 @@ def _scored(
         outputs = (outputs / len(seen) if len(seen) > 1 else outputs).unsqueeze(0)
         scores[top:bottom] = score_of_inputs(outputs, seen[0].num_logits, score)[0]
         predicted[top:bottom] = _classes(outputs[0, : seen[0].num_logits])
-    scores = _blurred(scores) if blur else scores
+    scores = blurred(scores[None])[0] if blur else scores
     return scores.cpu().numpy(), predicted.cpu().numpy()
 
 
@@ -296,13 +296,3 @@ def _to_width(x: Tensor, width: int) -> Tensor:
     if x.shape[2] == width:
         return x
     return F.interpolate(x.unsqueeze(0), size=(x.shape[1], width), mode="bilinear", align_corners=False)[0]
-
-
-def _blurred(score: Tensor) -> Tensor:
-    """7×7 Gaussian blur with σ = 1: H×W → H×W."""
-    offsets = torch.arange(-3, 4, device=score.device, dtype=score.dtype)
-    kernel = torch.exp(-0.5 * offsets**2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(score[None, None], (3, 3, 3, 3), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 7, 1))
-    return F.conv2d(rows, kernel.view(1, 1, 1, 7))[0, 0]

@@ -31,6 +31,7 @@ __all__ = [
     "PredictionScore",
     "Score",
     "anomaly_score",
+    "blurred",
     "check_reads",
     "energy",
     "entropy",
@@ -263,6 +264,15 @@ def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[st
 def score_of_inputs(inputs: Tensor, num_logits: int, score: Score) -> Tensor:
     """The score N×h×w of what `score_inputs` returned, averaged and interpolated as may be; C is `num_logits`."""
     return score.of(inputs if inputs.shape[1] == num_logits else inputs[:, num_logits:])
+
+
+def blurred(x: Tensor) -> Tensor:
+    """7×7 Gaussian blur with σ = 1 of N×h×w, borders replicated (arXiv 2111.12264 and 2211.14512 blur scores so)."""
+    offsets = torch.arange(-3, 4, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * offsets**2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(x.unsqueeze(1), (3, 3, 3, 3), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 7, 1)), kernel.view(1, 1, 1, 7)).squeeze(1)
 
 
 def _of_logits(kind: str, statistics: ClassStatistics | None = None) -> Callable[[Tensor], Tensor]:

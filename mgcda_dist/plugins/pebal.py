@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mgcda_dist.method.batch import INLIER, Prediction
 from mgcda_dist.method.terms import LossContext, Term
-from mgcda_dist.plugins.pixels import anomaly_mask, blur, class_nll, inlier_mask, sum_over
+from mgcda_dist.models.scores import blurred
+from mgcda_dist.plugins.pixels import anomaly_mask, class_nll, inlier_mask, sum_over
 
 __all__ = ["PebalLoss"]
 
@@ -63,7 +64,7 @@ class PebalLoss:
         inlier, anomaly, mixed = inlier_mask(label, logits.shape[1]), anomaly_mask(label), _is_mixed(label)
         energy = -torch.logsumexp(logits, dim=1)
         log_p = torch.log_softmax(torch.cat([logits, abstain], dim=1), dim=1)
-        log_reward = log_p[:, -1] - blur(energy.square()).clamp_min(_LEAST_PENALTY).log()
+        log_reward = log_p[:, -1] - blurred(energy.square()).clamp_min(_LEAST_PENALTY).log()
         gambled = torch.logaddexp(log_p[:, :-1], log_reward.unsqueeze(1))
         of_class = class_nll(gambled, label)
         floor = torch.full_like(gambled, _LEAST_PROBABILITY).log()

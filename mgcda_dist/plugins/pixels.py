@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mgcda_dist.choices import ANOMALY
 from mgcda_dist.models.outlier_losses import upsample
 
-__all__ = ["anomaly_mask", "at_label", "blur", "class_nll", "inlier_mask", "sum_over"]
+__all__ = ["anomaly_mask", "at_label", "class_nll", "inlier_mask", "sum_over"]
 
 
 def inlier_mask(label: Tensor, num_classes: int) -> Tensor:
@@ -33,15 +32,6 @@ def class_nll(log_p: Tensor, label: Tensor) -> Tensor:
     """-log p_y, N×h×w, for log-probabilities N×C×h×w; of pixels without a class some finite number."""
     inlier = inlier_mask(label, log_p.shape[1])
     return -log_p.gather(1, torch.where(inlier, label, 0).unsqueeze(1)).squeeze(1)
-
-
-def blur(x: Tensor) -> Tensor:
-    """7×7 Gaussian blur with σ = 1 of N×h×w, borders replicated (arXiv 2111.12264 and 2211.14512 blur scores so)."""
-    offsets = torch.arange(-3, 4, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * offsets**2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(x.unsqueeze(1), (3, 3, 3, 3), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 7, 1)), kernel.view(1, 1, 1, 7)).squeeze(1)
 
 
 def anomaly_mask(label: Tensor) -> Tensor:
