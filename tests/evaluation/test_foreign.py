@@ -251,5 +251,8 @@ def test_a_module_of_another_score_than_its_outputs_is_refused(shards: Path) -> 
     class Sides(Outputs):
         reads = ("sides",)
 
+        def of(self, maps: torch.Tensor) -> torch.Tensor:
+            return self.split(maps, 1)[1][:, 0]
+
     with pytest.raises(ConfigError, match=r"gives no extra\['sides'\]"):
         evaluate(nn.Conv2d(3, 4, 1), shards, max_frames=1, score=Sides, input_range="0-1")
