@@ -187,9 +187,13 @@ def _time(run: RunRecord) -> str:
     if not times:
         return ""
     first, last = min(times), max(times)
-    speed = [value for value in run.history.get("time/images_per_s", ([], []))[1] if value > 0]
     words = f"{_clock(first)}, {_duration(last - first)} to the last record"
-    return words + (f", median {sorted(speed)[len(speed) // 2]:.1f} images/s" if speed else "")
+    shown = {"time/images_per_s": "{:.1f} images/s", "time/mfu": "MFU {:.0%}", "time/busy_share": "GPU busy {:.0%}"}
+    for metric, form in shown.items():
+        if values := sorted(value for value in run.history.get(metric, ([], []))[1] if value > 0):
+            words += f", median {form.format(values[len(values) // 2])}"
+    memory = [value for value in run.history.get("gpu/peak_memory_gib", ([], []))[1] if value > 0]
+    return words + (f", at most {max(memory):.1f} GiB of a GPU's memory" if memory else "")
 
 
 def _code(tags: dict[str, str]) -> str:

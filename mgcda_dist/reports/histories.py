@@ -59,6 +59,9 @@ HISTORIES = (
     HistoryPlot("Gradient norm, before clipping", "norm", r"train/(gradient_norm)", log=True, group="Optimisation"),
     HistoryPlot("Throughput", "images per second", r"time/(images_per_s)", group="Speed"),
     HistoryPlot("Waiting for data", "share of the time", r"time/(data_wait_share)", share=True, group="Speed"),
+    HistoryPlot("Use of a GPU", "share", r"time/(mfu|busy_share)", share=True, group="Speed"),
+    HistoryPlot("Operations of a GPU", "TFLOP/s", r"time/(tflop)_per_s", group="Speed"),
+    HistoryPlot("Peak memory of a GPU", "GiB", r"gpu/(peak_memory)_gib", group="Speed"),
 )  # fmt: skip
 
 

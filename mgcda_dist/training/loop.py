@@ -16,6 +16,7 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import Outcome
 from mgcda_dist.method.reduce import NamedSum
 from mgcda_dist.training.engine import DeepSpeedEngine
+from mgcda_dist.training.gpu_meter import GpuMeter
 from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import rate_factor
@@ -45,6 +46,7 @@ class Hooks:
         progress: where this rank is, for hang detection.
         early_end: the request to end after the step that was summed, the same on every rank.
         stepped: told each step with its metrics and those of its validation; None: nobody listens.
+        meter: of this rank's GPU; None: it has none.
     """
 
     log: Callable[[int, dict[str, float]], None]
@@ -60,6 +62,7 @@ class Hooks:
     progress: Progress
     early_end: Callable[[], EarlyEnd | None] = lambda: None
     stepped: Callable[[int, dict[str, float], dict[str, float]], None] | None = None
+    meter: GpuMeter | None = None
 
 
 def fit(
@@ -75,7 +78,8 @@ def fit(
         The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached, or
         the one after which it was to end early.
     """
-    optim, watch, clock = config.optim, HealthWatch(config, state.alarms), _Clock(config.data.global_batch)
+    optim, watch = config.optim, HealthWatch(config, state.alarms)
+    clock = _Clock(config.data.global_batch, hooks.meter)
     model = engine.model
     while state.step < optim.steps and state.early_end is None:
         step, progress = state.step, state.step / optim.steps
@@ -239,10 +243,10 @@ def _refuse(
 
 
 class _Clock:
-    """Images per second and the share of time spent waiting for data, since the last reading."""
+    """Images per second, the share of time spent waiting for data and the use of the GPU, since the last reading."""
 
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step = images_per_step
+    def __init__(self, images_per_step: int, meter: GpuMeter | None) -> None:
+        self._images_per_step, self._meter = images_per_step, meter
         self._reset()
 
     def _reset(self) -> None:
@@ -256,6 +260,8 @@ class _Clock:
 
     def tick(self) -> None:
         self._steps += 1
+        if self._meter is not None:
+            self._meter.sample()
 
     def read(self) -> dict[str, float]:
         seconds = max(time.perf_counter() - self._start, 1e-9)
@@ -264,5 +270,7 @@ class _Clock:
             "time/step_s": seconds / max(self._steps, 1),
             "time/data_wait_share": self._waited_s / seconds,
         }
+        if self._meter is not None:
+            metrics |= self._meter.read(metrics["time/step_s"])
         self._reset()
         return metrics

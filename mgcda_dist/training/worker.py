@@ -37,6 +37,7 @@ from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.conclude import conclude
 from mgcda_dist.training.device import set_up
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.gpu_meter import gpu_meter
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import PROGRESS, StopRequest
 from mgcda_dist.training.state import TrainState
@@ -109,6 +110,7 @@ class _Worker:
         model = build.mgcda(config, world)
         for text in checks.doubts(config, model.segmenter):
             self.say(text)
+        self._meter = gpu_meter(config, engine, model, device, self.say)
         self._checkpoint = find(self.store, world, config.checkpoint, run, start_over=start_over)
         self.engine = DeepSpeedEngine(
             model,
@@ -204,6 +206,7 @@ class _Worker:
             progress=PROGRESS,
             early_end=callbacks.early_end,
             stepped=callbacks.stepped if callbacks.are_there else None,
+            meter=self._meter,
         )
         ended_by = StopRequest.NONE
         try:

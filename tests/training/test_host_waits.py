@@ -29,6 +29,7 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.scores import scorer
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.gpu_meter import gpu_meter
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import Progress, StopRequest
 from mgcda_dist.training.state import TrainState
@@ -62,6 +63,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+METERED = "default"
+"""The family whose steps have the meter of a GPU."""
 READ = "optimizer training/engine.py _read read"
 """The one look at a step: its gradient norm and its values, after the backward pass of the last micro-batch."""
 LOGGED = {"validation method/mgcda.py MGCDA.health read": 1}
@@ -102,7 +105,7 @@ class Phases(Progress):
             self._gpu.phase, self._gpu.waits = phase, self._waits[step]
 
 
-def train(config: Config, *, on_gpu: bool) -> tuple[list[Counter[str]], list[dict[str, float]]]:
+def train(config: Config, *, on_gpu: bool, metered: bool = False) -> tuple[list[Counter[str]], list[dict[str, float]]]:
     """Train: the waits of each step, and its metrics."""
     waits, metrics = [Counter[str]() for _ in range(STEPS)], list[dict[str, float]]()
     engine_config = deepspeed_config(
@@ -114,6 +117,11 @@ def train(config: Config, *, on_gpu: bool) -> tuple[list[Counter[str]], list[dic
     )
     with ExitStack() as stack:
         model, gpu, device, state = build.mgcda(config, Collectives()), None, torch.device("cpu"), TrainState()
+        meter = None
+        if metered:
+            stack.enter_context(patch.object(torch.cuda, "get_device_name", lambda device: "NVIDIA H200"))
+            stack.enter_context(patch.object(torch.cuda, "utilization", lambda device: 50))
+            meter = gpu_meter(config, config.engine, model, DEVICE if on_gpu else device, print)
         if on_gpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
             from deepspeed.accelerator import get_accelerator
@@ -136,6 +144,7 @@ def train(config: Config, *, on_gpu: bool) -> tuple[list[Counter[str]], list[dic
             last_good=str,
             progress=Phases(gpu, waits),
             stepped=lambda step, all_of_it, numbers: metrics.append(all_of_it),
+            meter=meter,
         )
         fit(engine, micro_batches(config), state, config, hooks)
     return waits, metrics
@@ -194,8 +203,8 @@ def score(run: Path) -> dict[str, Counter[str]]:
 
 def _all(run: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
-    found: dict[str, Any] = {name: train(configured(name), on_gpu=True) for name in FAMILIES}
-    return {**found, "on the CPU": train(configured("default"), on_gpu=False), "scoring": score(run)}
+    found: dict[str, Any] = {name: train(configured(name), on_gpu=True, metered=name == METERED) for name in FAMILIES}
+    return {**found, "on the CPU": train(configured("default"), on_gpu=False, metered=True), "scoring": score(run)}
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +223,15 @@ def test_the_host_looks_at_a_step_once(found: dict[str, Any], name: str):
 @pytest.mark.parametrize("name", SCORING)
 def test_a_score_map_is_read_once(found: dict[str, Any], name: str):
     assert dict(found["scoring"][name]) == SCORING[name], "more: find another way; fewer: write the new number down"
+
+
+def test_the_use_of_the_device_costs_no_wait(found: dict[str, Any]):
+    """The waits of this family are those above."""
+    logged = found[METERED][1][0]
+    assert logged["time/tflop_per_s"] > 0
+    assert logged["time/mfu"] == pytest.approx(logged["time/tflop_per_s"] / 495), "of an H200 with TF32"
+    assert logged["time/busy_share"] == 0.5 and "gpu/peak_memory_gib" in logged
+    assert "time/mfu" not in found["on the CPU"][1][0]
 
 
 def test_the_pretended_device_computes_what_the_cpu_does(found: dict[str, Any]):

@@ -1,0 +1,106 @@
+"""The operations of a step: counted without computing it, they are those of a step that is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgcda_dist.method.batch import Prediction
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.training.flops import micro_batch_flops, peak_flops
+from tests.support.tiny import NUM_CLASSES, PlainSegmentationLoss, energy, tiny_batch, tiny_mgcda
+
+SIZE = 16, 24
+
+
+class TwoRanks(Collectives):
+    """Cannot be reached."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def start_sum(self, value: Any, label: str) -> Any:
+        raise AssertionError("nobody may wait for another rank")
+
+    def start_gather(self, rows: Any, label: str, num_rounded: int = 0) -> Any:
+        raise AssertionError("nobody may wait for another rank")
+
+
+@pytest.mark.parametrize("options", [{}, {"teacher_decay": 0.9, "teacher_contrast": True}, {"with_mdat": False}])
+def test_they_are_those_of_a_real_step(options: dict[str, Any]) -> None:
+    batch = tiny_batch(0)
+    model = tiny_mgcda(**options).train()
+    model.stage_sizes(*SIZE)
+    num_unlabelled = int(batch.is_unlabelled.sum())
+    batch = replace(batch, weak=batch.image[batch.is_unlabelled])
+    with FlopCounterMode(display=False) as counter:
+        model(batch, 1.0).loss.backward()
+    model.zero_grad()
+    model.collectives = world = TwoRanks()
+    before, drawn = {name: x.clone() for name, x in model.state_dict().items()}, torch.get_rng_state()
+    assert micro_batch_flops(model, 8, SIZE, num_unlabelled=num_unlabelled) == counter.get_total_flops() > 0
+    assert model.collectives is world and torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
+    assert all(parameter.grad is None and not parameter.is_meta for parameter in model.parameters())
+
+
+class OneConvolution(nn.Module):
+    """Logits from one convolution; compiled, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, NUM_CLASSES, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> Prediction:
+        logits = self.layer(image.float())
+        return Prediction(logits, {}, logits)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_convolution_by_hand(compiled: bool) -> None:
+    network = OneConvolution()
+    if compiled:
+        network.compile(backend="eager")
+    model = MGCDA(network, PlainSegmentationLoss(), lambda prediction: energy(prediction.logits))
+    forward = 2 * 5 * (16 * 24) * 3 * 9 * NUM_CLASSES
+    assert micro_batch_flops(model, 5, SIZE) == 2 * forward, "and the gradient of its weight; that of the image is none"
+    network.layer.weight.requires_grad_(False)
+    assert micro_batch_flops(model, 5, SIZE) == forward, "a frozen one has none"
+
+
+def test_what_looks_at_values_is_not_counted() -> None:
+    class Looking(OneConvolution):
+        def forward(self, image: torch.Tensor) -> Prediction:
+            return super().forward(image * float(image.float().mean()))
+
+    model = MGCDA(Looking(), PlainSegmentationLoss(), lambda prediction: energy(prediction.logits))
+    with pytest.raises(RuntimeError, match="meta"):
+        micro_batch_flops(model, 1, SIZE)
+    assert not next(model.parameters()).is_meta
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tf32", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", True, 989e12),
+        ("NVIDIA H100 80GB HBM3", "fp32", True, 495e12),
+        ("NVIDIA H100 80GB HBM3", "fp32", False, 67e12),
+        ("NVIDIA H100 PCIe", "bf16", True, 756e12),
+        ("NVIDIA H100 NVL", "bf16", True, 835e12),
+        ("NVIDIA H200", "bf16", True, 989e12),
+        ("NVIDIA A100-SXM4-80GB", "bf16", False, 312e12),
+        ("NVIDIA L4", "bf16", True, 121e12),
+        ("NVIDIA L40S", "bf16", True, 362e12),
+        ("NVIDIA L40", "bf16", True, None),
+        ("NVIDIA GeForce GTX 1080", "fp32", True, None),
+    ],
+)
+def test_the_peak_of_a_card(name: str, precision: Any, tf32: bool, peak: float | None) -> None:
+    assert peak_flops(name, precision, tf32=tf32) == peak
