@@ -294,7 +294,7 @@ def preview(
     legend: dict[str, Colour] = {}
     for batch in islice(stream, steps * loaded.config.engine.accumulation):
         for image, label, key in zip(batch.image, batch.label, batch.keys, strict=True):
-            ids = label.numpy().astype("uint8")
+            ids = label.numpy()
             picture = image.permute(1, 2, 0).numpy()
             tiles.append(Tile(overlay(picture, ids, meaning) if labels else picture, key))
             legend |= shown(ids, meaning) if labels else {}

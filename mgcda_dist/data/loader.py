@@ -135,21 +135,12 @@ class TrainingStream(Dataset[Batch]):
         return self.num_steps * self.accumulation
 
     def __getitem__(self, index: int) -> Batch:
-        """One micro-batch. Its image is channels-last in memory (N×3×H×W by strides).
+        """One micro-batch. Its image is channels-last in memory (N×3×H×W by strides), its labels are uint8.
 
         Raises:
             IndexError: beyond the stream.
             ShardError: a sample cannot be read.
         """
-        return _with_long_labels(self.compact(index))
-
-    def where(self, index: int) -> tuple[int, int]:
-        """Step and micro-batch of an item."""
-        step, micro = divmod(index, self.accumulation)
-        return self.start_step + step, micro
-
-    def compact(self, index: int) -> Batch:
-        """As `[index]`, but with uint8 labels: an eighth of the bytes between processes."""
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
         step, micro = self.where(index)
@@ -179,6 +170,11 @@ class TrainingStream(Dataset[Batch]):
             unlabelled=torch.tensor([not self.sources[ref.stream].labelled for ref in refs]),
             weak=torch.from_numpy(np.concatenate(weak)).permute(0, 3, 1, 2) if self.weak_views else None,
         )
+
+    def where(self, index: int) -> tuple[int, int]:
+        """Step and micro-batch of an item."""
+        step, micro = divmod(index, self.accumulation)
+        return self.start_step + step, micro
 
     def _sample_or_another(self, step: int, ref: SlotRef, bad: list[str]) -> Sample:
         """`sample`, or a stand-in for a damaged one that may be skipped; damaged ones are added to `bad`."""
@@ -370,13 +366,13 @@ class _Delivery:
     error: MgcdaError | None = None
 
     def pin_memory(self) -> _Delivery:
-        """Called by DataLoader's pinning thread, which so converts the labels as well."""
-        return replace(self, batch=None if self.batch is None else _with_long_labels(self.batch).pin_memory())
+        """Called by DataLoader's pinning thread."""
+        return replace(self, batch=None if self.batch is None else self.batch.pin_memory())
 
     def unpacked(self) -> Batch:
         if self.batch is None:
             raise RuntimeError("a delivery without batch and error")
-        return _with_long_labels(self.batch)
+        return self.batch
 
 
 class _Deliveries(Dataset[_Delivery]):
@@ -392,14 +388,9 @@ class _Deliveries(Dataset[_Delivery]):
         info = torch.utils.data.get_worker_info()
         worker = 0 if info is None else info.id
         try:
-            return _Delivery(worker, os.getpid(), batch=self.stream.compact(index))
+            return _Delivery(worker, os.getpid(), batch=self.stream[index])
         except MgcdaError as error:
             return _Delivery(worker, os.getpid(), error=error)
-
-
-def _with_long_labels(batch: Batch) -> Batch:
-    """The batch with int64 labels."""
-    return batch if batch.label.dtype == torch.int64 else replace(batch, label=batch.label.long())
 
 
 def _as_is(delivery: Any) -> Any:

@@ -39,7 +39,8 @@ class Batch:
 
     Attributes:
         image: N×3×H×W, uint8, RGB.
-        label: N×H×W, int64: 0…C-1 inlier, 253 inlier of unknown class, 254 anomaly, 255 void.
+        label: N×H×W, uint8, as loaders deliver it, or any wider whole numbers: 0…C-1 inlier, 253 inlier of unknown
+            class, 254 anomaly, 255 void. Losses read `wide_label`.
         domain: N, int64: index of the domain of each image.
         slot: N, int64: position of each image in the global batch (0…B-1), the same at every world size.
         step: global step the batch belongs to.
@@ -60,6 +61,11 @@ class Batch:
     bad: tuple[str, ...] = ()
     unlabelled: Tensor | None = None
     weak: Tensor | None = None
+
+    @property
+    def wide_label(self) -> Tensor:
+        """N×H×W, int64: the labels as losses take them. They travel in a byte each, and become wide on their device."""
+        return self.label.long()
 
     @property
     def is_unlabelled(self) -> Tensor:

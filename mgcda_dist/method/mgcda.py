@@ -53,11 +53,11 @@ class SegmentationLoss(Protocol):
     reported: Collection[str]
 
     def counts(self, label: Tensor) -> dict[str, Tensor]:
-        """Number of pixels per name for labels N×H×W: no prediction is needed to know it."""
+        """Number of pixels per name for labels N×H×W, int64: no prediction is needed to know it."""
         ...
 
     def __call__(self, prediction: Prediction, label: Tensor, context: LossContext) -> dict[str, Tensor]:
-        """Local sums per name for a prediction and N×H×W labels."""
+        """Local sums per name for a prediction and labels N×H×W, int64."""
         ...
 
     def inlier_sum(self, logits: Tensor, inlier: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class MGCDA(nn.Module):
     def segmentation(self, prediction: Prediction, batch: Batch, progress: float, counts: StepCounts) -> LossTerm:
         """L_seg: classification of inliers, and the outlier loss."""
         context = LossContext(batch.step, progress, batch.slot, self.seed)
-        sums, totals = self.segmentation_loss(prediction, batch.label, context), counts.total()
+        sums, totals = self.segmentation_loss(prediction, batch.wide_label, context), counts.total()
         weights = self.segmentation_loss.weights
         terms = torch.stack(
             [
@@ -304,7 +304,7 @@ class MGCDA(nn.Module):
         return self._sizes[height, width]
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
-        seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.label).items()}
+        seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.wide_label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}
         teacher = {_TEACHABLE: num_teachable(batch, self._sizes_of(*size).logits)} if self._teaches else {}

@@ -81,7 +81,7 @@ def test_a_batch_matches_its_slots_and_keys(world: World):
     assert batch.image.dtype == torch.uint8
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert batch.label.shape == (8, *CROP)
-    assert batch.label.dtype == batch.domain.dtype == batch.slot.dtype == torch.int64
+    assert batch.label.dtype == torch.uint8 and batch.domain.dtype == batch.slot.dtype == torch.int64
     assert batch.slot.tolist() == list(range(8))
     assert np.bincount(batch.domain.numpy()).tolist() == [6, 2], "by domain, not by stream"
     for key, domain, label in zip(batch.keys, batch.domain.tolist(), batch.label, strict=True):
@@ -270,16 +270,17 @@ def test_a_dead_process_is_named(world: World):
 
 def test_a_process_that_dies_between_two_batches_is_named(world: World, monkeypatch: pytest.MonkeyPatch):
     """In a main thread PyTorch says so from a signal handler, whatever we are doing then."""
-    widen = loader_module._with_long_labels  # pyright: ignore[reportPrivateUsage]
+    delivery = loader_module._Delivery  # pyright: ignore[reportPrivateUsage]
+    unpacked = delivery.unpacked
 
-    def slow(batch: Batch) -> Batch:
+    def slow(self: Any) -> Batch:
         for process in multiprocessing.active_children():
             process.kill()
         time.sleep(10)  # the signal ends it
-        return widen(batch)
+        return unpacked(self)
 
     loader = make_loader(_stream_of(world.plain, num_steps=40), workers=1)
-    monkeypatch.setattr(loader_module, "_with_long_labels", slow)
+    monkeypatch.setattr(delivery, "unpacked", slow)
     with pytest.raises(TransientError, match=r"loader process 0 of 1 \(pid \d+\): died while step 0, micro-batch 0"):
         list(loader)
 

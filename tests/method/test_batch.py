@@ -27,13 +27,17 @@ def test_to_moves_tensors_and_keeps_the_rest():
 @pytest.mark.parametrize("is_pinned", [False, True])
 def test_a_gpu_gets_all_tensors_in_one_transfer(is_pinned: bool):
     whole = tiny_batch(3)
+    whole = replace(whole, label=whole.label.to(torch.uint8))
     told = whole.domain == 2
     batch = replace(whole, unlabelled=told, weak=whole.image[told], keys=("d/k",) * 8)
     with pretended_device() as gpu:
         before = batch.pin_memory() if is_pinned else batch
         moved = before.to(DEVICE)
         assert not gpu.waits and len(gpu.pinned) == 1
-        assert moved.keys == batch.keys
+        assert moved.keys == batch.keys and before.wide_label.dtype == moved.wide_label.dtype == torch.int64
+        (travelled,) = gpu.pinned.values()
+        pixels = batch.label.numel() + 3 * (batch.label.numel() + int(told.sum()) * batch.label[0].numel())
+        assert pixels <= travelled.untyped_storage().nbytes() < 1.1 * pixels, "a byte per value and per label"
         for name in ("image", "label", "domain", "slot", "unlabelled", "weak"):
             tensor, wanted = getattr(moved, name), getattr(batch, name)
             assert tensor.device == DEVICE and tensor.stride() == wanted.stride()

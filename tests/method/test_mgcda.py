@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -222,6 +222,26 @@ def test_forward_changes_no_state_and_uses_no_global_generator():
         assert torch.equal(torch.get_rng_state(), state)
     assert terms[0] == terms[1]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"unlabelled_confidence": 0.2}, {"teacher_decay": 0.9, "teacher_contrast": True, "teacher_confidence": 0.1}],
+)
+def test_labels_of_one_byte_give_the_same_step(settings: dict[str, Any]):
+    states: list[dict[str, torch.Tensor]] = []
+    for dtype in (torch.int64, torch.uint8):
+        model, batch = lively(**settings), class_mixed(tiny_batch(0))
+        batch = replace(batch, label=batch.label.to(dtype))
+        counts = model.count([batch])
+        outcome = model(batch, 0.5, counts)
+        outcome.loss.backward()
+        gradients = {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
+        model.commit([outcome], model.total([outcome]))
+        states.append({"loss": outcome.loss.detach(), **outcome.sums, **gradients, **dict(model.named_buffers())})
+    wide, narrow = states
+    assert wide.keys() == narrow.keys() and wide["loss/teacher" if "teacher_decay" in settings else "loss"] != 0
+    assert all(torch.equal(narrow[name], value) for name, value in wide.items())
 
 
 def test_a_copy_is_independent():

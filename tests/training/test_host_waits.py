@@ -165,7 +165,7 @@ def micro_batches(config: Config) -> Iterator[Batch]:
         for first in range(0, IMAGES, size):
             own = slice(first, first + size)
             slot = torch.arange(first, first + size)
-            batch = Batch(whole[own], label[own], slot % 2, slot, step, unlabelled=told[own])
+            batch = Batch(whole[own], label[own].to(torch.uint8), slot % 2, slot, step, unlabelled=told[own])
             yield replace(batch, weak=whole[own][told[own]]) if config.teacher.enabled else batch
 
 

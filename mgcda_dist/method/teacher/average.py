@@ -67,7 +67,7 @@ class Teacher(nn.Module):
             score: prediction → N×h×w at any stride, higher is more anomalous.
             size: h and w of the logits.
         """
-        label = batch.label.new_full((len(batch.label), *size), VOID)
+        label = batch.label.new_full((len(batch.label), *size), VOID, dtype=torch.int64)
         weight, inlier = self._floating().new_zeros(len(label)), torch.zeros_like(label, dtype=torch.bool)
         asked = _asked(batch)
         if len(asked):
