@@ -13,7 +13,7 @@ from mgcda_dist.method.collectives import Collectives
 from tests.support.configs import merged, plain_content
 from tests.support.tiny import part_of, tiny_batch
 
-__all__ = ["NETWORKS", "UNET", "UNET_TAPS", "UNet", "configuration", "make_unet", "train_on_ranks"]
+__all__ = ["MASK_NETWORKS", "NETWORKS", "UNET", "UNET_TAPS", "UNet", "configuration", "make_unet", "train_on_ranks"]
 
 _SEGFORMER: dict[str, Any] = {
     "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],
@@ -42,6 +42,20 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mask2former": ("transformers:mask2former", _MASK2FORMER),
 }
 """Name → `model.network`, `model.arguments`."""
+
+_ONEFORMER = {k: x for k, x in _MASK2FORMER.items() if k not in ("feature_size", "mask_feature_size")}
+MASK_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mask2former": ("transformers:mask2former", _MASK2FORMER | {"output_auxiliary_logits": True}),
+    "oneformer": ("transformers:OneFormerForUniversalSegmentation", _ONEFORMER | {"conv_dim": 32, "mask_dim": 32}),
+    "eomt": (
+        "transformers:EomtForUniversalSegmentation",
+        {
+            "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 64,
+            "num_blocks": 2, "num_queries": 12, "num_register_tokens": 1, "output_auxiliary_logits": True,
+        },
+    ),
+}  # fmt: skip
+"""The same of networks that classify masks, with the predictions of all their layers."""
 
 
 UNET = "python:tests.support.external:make_unet"
@@ -112,6 +126,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "uem": ("segformer", {"heads": [{"name": "unknown", "arguments": {"outputs": 2, "widths": [8]}}]}, {}),
     "uno": ("mask2former", {}, {"num_queries": 12, "num_points": 96}),
     "rba": ("mask2former", {}, {"num_queries": 12, "num_points": 96}),
+    "rba_eomt": ("eomt", {}, {"num_queries": 12, "num_points": 96}),
 }
 """Method → network, more of `model`, and `loss.arguments`."""
 WITHOUT_MGCDA: dict[str, dict[str, Any]] = {"mdat": {"enabled": False}, "cacl": {"enabled": False}}
@@ -120,10 +135,9 @@ WITHOUT_MGCDA: dict[str, dict[str, Any]] = {"mdat": {"enabled": False}, "cacl": 
 def method_configuration(method: str, **sections: dict[str, Any]) -> Config:
     """A run of a method's loss and score on a small network."""
     name, more, arguments = METHODS[method]
-    network, given = NETWORKS[name]
-    given = given | ({"output_auxiliary_logits": True} if name == "mask2former" else {})
+    network, given = (NETWORKS | MASK_NETWORKS)[name]
     file = "uem" if method == "uem" else "mask_methods"
-    reference = f"python:mgcda_dist.plugins.{file}:{method.title()}"
+    reference = f"python:mgcda_dist.plugins.{file}:{method.partition('_')[0].title()}"
     model = {"network": network, "arguments": given, "score": f"{reference}Score", **more}
     loss = {"outlier": f"{reference}Loss", "arguments": arguments}
     return configuration(network, given, model=model, loss=loss, **sections)
