@@ -22,10 +22,10 @@ from mgcda_dist.build.model import (
     load_model,
     mgcda,
     model_text,
-    optimizer,
     save_model,
     segmenter,
 )
+from mgcda_dist.build.optimizer import learning_in_words, optimizer
 
 __all__ = [
     "callbacks",
@@ -37,6 +37,7 @@ __all__ = [
     "evaluation_frames",
     "evaluation_job",
     "global_batches",
+    "learning_in_words",
     "load_model",
     "maps_job",
     "methods_of",

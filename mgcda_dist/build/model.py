@@ -33,17 +33,24 @@ __all__ = [
     "load_model",
     "mgcda",
     "model_text",
-    "optimizer",
     "save_model",
     "segmenter",
 ]
 
 
 def segmenter(config: Config, weights: str | None = None) -> AnySegmenter:
-    """The bare network of a configuration; `weights` overrides where its backbone starts from."""
+    """The bare network of a configuration; `weights` overrides what it starts from."""
     from mgcda_dist.models.exported import bare_segmenter
+    from mgcda_dist.models.start import check_digest, start_from
 
-    return bare_segmenter(**_architecture(config), weights=weights or config.model.weights, seed=config.seed)
+    wanted = weights or config.model.weights
+    kind, _, place = wanted.partition(":")
+    if config.model.weights_sha256 is not None and kind in ("file", "run"):
+        check_digest(Path(place), config.model.weights_sha256)
+    made = bare_segmenter(**_architecture(config), weights="none" if kind == "run" else wanted, seed=config.seed)
+    if kind == "run":
+        start_from(made, Path(place), config.data.class_names)
+    return made
 
 
 def _architecture(config: Config) -> dict[str, Any]:
@@ -188,12 +195,14 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     Args:
         tried: refuse a loss and a score that `check_pairs` does.
     """
+    from mgcda_dist.models.freezing import freeze
     from mgcda_dist.models.invariants import freeze_unused
     from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.seeding import seeded
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)
+    frozen = freeze(network, config.optim.frozen_patterns(network.backbone), "optim.freeze")
     heads = dropped_heads(config, network)
     if tried:
         check_pairs(config, network, heads)
@@ -226,6 +235,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
         cacl=cacl,
         teacher=_teacher(config, network) if config.teacher.enabled else None,
         heads=heads,
+        frozen=frozen,
         segmentation_weight=1.0 if loss.enabled else 0.0,
         mdat_weight=config.mdat.weight,
         cacl_weight=config.cacl.weight,
@@ -321,43 +331,6 @@ def _cacl(config: Config, embedding_dim: int, num_domains: int, num_classes: int
         gather_dtype=section.gather_dtype,
         seed=config.seed,
     )
-
-
-def optimizer(config: Config, model: MGCDA, *, fused: bool = False) -> torch.optim.Optimizer:
-    """AdamW or SGD with one group per learning rate: backbone, heads (decoder, projection), discriminators.
-
-    Each group carries its `name` and `base_lr`; the loop scales the latter by the schedule. Norms and biases are
-    not decayed.
-
-    Args:
-        fused: one kernel steps many parameters.
-    """
-    rates = {
-        "backbone": config.optim.lr_backbone,
-        "heads": config.optim.lr_heads,
-        "discriminators": config.optim.lr_discriminators,
-    }
-    backbone: str = model.segmenter.backbone if isinstance(model.segmenter.backbone, str) else "backbone"
-    pretrained = f"segmenter.{backbone}." if backbone else "nothing."
-    grouped: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        group = "discriminators" if name.startswith("mdat.") else "backbone" if name.startswith(pretrained) else "heads"
-        grouped.setdefault((group, parameter.ndim > 1), []).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "name": group if decayed else f"{group}_no_decay",
-            "lr": rates[group],
-            "base_lr": rates[group],
-            "weight_decay": config.optim.weight_decay if decayed else 0.0,
-        }
-        for (group, decayed), parameters in grouped.items()
-    ]
-    if config.optim.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.optim.lr_heads, momentum=config.optim.momentum, fused=fused or None)
-    return torch.optim.AdamW(groups, lr=config.optim.lr_heads, fused=fused or None)
 
 
 def save_model(config: Config, network: nn.Module, folder: Path) -> None:

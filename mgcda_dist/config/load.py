@@ -64,10 +64,11 @@ class LoadedConfig:
             "write them with `mgcda shards write`, or `mgcda shards synth` for the demo; "
             "relative folders are read from the current directory"
         )
-        weights = self.config.model.weights
-        if weights.startswith("file:") and not Path(weights.removeprefix("file:")).is_file():
+        kind, _, place = self.config.model.weights.partition(":")
+        if (kind == "file" and not Path(place).is_file()) or (kind == "run" and not Path(place).is_dir()):
             remedy = remedy if problems else ""
-            problems.append((("model", "weights"), f"model.weights: there is no file {weights[5:]!r}"))
+            what = "file" if kind == "file" else "folder"
+            problems.append((("model", "weights"), f"model.weights: there is no {what} {place!r}"))
         self.refuse(problems, remedy)
 
     def refuse(self, problems: Sequence[tuple[tuple[str | int, ...], str]], remedy: str = "") -> None:
@@ -121,11 +122,13 @@ def resolve_paths(config: Config) -> Config:
             parent = parent[part]
         parent[path[-1]] = _absolute(folder)
     best = data["checkpoint"]["best"]
-    for reader in [*data["data"]["streams"], *data["evaluation"]["sets"], *([best["set"]] if best else [])]:
-        reader["dataset_arguments"] = _with_absolute_paths(reader["dataset_arguments"])
-    weights = data["model"]["weights"]
-    if weights.startswith("file:"):
-        data["model"]["weights"] = "file:" + _absolute(weights.removeprefix("file:"))
+    of_phases = [stream for phase in data["phases"] for stream in phase["data"].get("streams", [])]
+    of_sets = [*data["evaluation"]["sets"], *([best["set"]] if best else [])]
+    for reader in [*data["data"]["streams"], *of_phases, *of_sets]:
+        reader["dataset_arguments"] = _with_absolute_paths(reader.get("dataset_arguments", {}))
+    kind, _, place = data["model"]["weights"].partition(":")
+    if kind in ("file", "run"):
+        data["model"]["weights"] = f"{kind}:{_absolute(place)}"
     return Config.model_validate(data)
 
 
@@ -162,6 +165,13 @@ def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
             found.append((("data", "streams", i, "shards"), stream.shards))
         if stream.paste:
             found.append((("data", "streams", i, "paste", "objects"), stream.paste.objects))
+    for i, phase in enumerate(config.phases):
+        for j, stream in enumerate(phase.data.get("streams", [])):
+            at: KeyPath = ("phases", i, "data", "streams", j)
+            if stream.get("shards") is not None:
+                found.append(((*at, "shards"), stream["shards"]))
+            if stream.get("paste"):
+                found.append(((*at, "paste", "objects"), stream["paste"]["objects"]))
     sets: list[tuple[KeyPath, EvaluationSetConfig]] = [
         (("evaluation", "sets", i), entry) for i, entry in enumerate(config.evaluation.sets)
     ]

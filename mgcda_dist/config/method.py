@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from mgcda_dist.choices import (
     DECODER_CHANNELS,
@@ -66,6 +66,7 @@ __all__ = [
 
 _LIMITS = {name: value for loss in OUTLIER_LOSSES.values() for name, value in loss.limits.items()}
 
+_COUNT_OR_NULL: Any = {"type": ["integer", "null"], "minimum": 1}
 BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
 """Stages that a timm backbone with the light decoder may have."""
 
@@ -385,9 +386,13 @@ class ModelConfig(Section):
     )
     arguments: dict[str, Any] = Field(default={}, description="of the network's constructor")
     taps: TapsConfig | None = None
-    weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+)$")] = Field(
+    weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+|run:.+)$")] = Field(
         default="none",
-        description="`none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` (installed)",
+        description="of the backbone: `none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` "
+        "(installed); of the whole network: `run:PATH`, a run folder, checkpoint or exported model",
+    )
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = Field(
+        default=None, description="digest of the file of weights, which is compared before the run; null: not compared"
     )
     norm: NormMode = Field(
         default="frozen",
@@ -436,18 +441,40 @@ class ModelConfig(Section):
                 "first step on; train with another one, then measure them with `mgcda calibrate RUN` and evaluate with "
                 "this `score`"
             )
+        if self.weights_sha256 is not None and not self.weights.startswith(("file:", "run:")):
+            raise ValueError(f"weights_sha256: is of a file: or run:, and weights is {self.weights!r}")
         if self.compile and self.network:
             raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
         return self
 
 
+PartName = Annotated[str, Field(min_length=1, pattern=r"^[^ ]+$")]
+
+
+class ParameterRule(Section):
+    """Settings of the parameters that a pattern names; null: as for their group."""
+
+    match: PartName = Field(
+        description="path of a module or parameter as model.safetensors has it, with `*` for anything; mdat.…, cacl.… "
+        "and heads.… are the method's own and dropped heads"
+    )
+    lr: NonNegative | None = Field(default=None, description="highest learning rate")
+    weight_decay: NonNegative | None = Field(default=None, description="of all weights but those of norms and biases")
+    warmup: Probability | None = Field(default=None, description="share of training, behind hold, with rising rate")
+    hold: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="share of training with rate 0, before the warm-up"
+    )
+
+
 class OptimConfig(Section):
     """AdamW (or SGD), one learning rate per group, one schedule."""
 
-    steps: Annotated[Count, OVERRIDE] = Field(description="optimiser steps of the whole run, each of one global batch")
+    steps: Annotated[Count, OVERRIDE, WithJsonSchema(_COUNT_OR_NULL)] = Field(
+        description="optimiser steps of the whole run, each of one global batch; null: the sum over its phases"
+    )
     optimizer: Annotated[OptimizerKind, FIXED] = Field(default="adamw", description="adamw or sgd; ours")
-    lr_backbone: Annotated[Positive, OVERRIDE] = Field(
-        default=1e-4, description="highest learning rate of the backbone; ours"
+    lr_backbone: Annotated[NonNegative, OVERRIDE] = Field(
+        default=1e-4, description="highest learning rate of the backbone; 0: it does not learn, as with freeze; ours"
     )
     lr_heads: Annotated[Positive, OVERRIDE] = Field(
         default=1e-3, description="highest learning rate of the decoder, the classifier and the projection; ours"
@@ -457,6 +484,18 @@ class OptimConfig(Section):
     )
     weight_decay: Annotated[NonNegative, OVERRIDE] = Field(
         default=1e-4, description="of all weights but those of norms and biases; ours"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1), OVERRIDE] = Field(
+        default=1.0,
+        description="factor on the backbone's rate per block between a layer and the last one; BEiT (arXiv 2106.08254)",
+    )
+    freeze: Annotated[list[PartName], FIXED] = Field(
+        default=[],
+        description="parts of the network that do not learn and stay in evaluation mode: paths of modules or "
+        "parameters as model.safetensors has them (`backbone`, `decoder.*.weight`)",
+    )
+    parameters: Annotated[list[ParameterRule], OVERRIDE] = Field(
+        default=[], description="rates of their own for parts; the last rule that names a parameter decides"
     )
     momentum: Annotated[float, Field(ge=0, lt=1), OVERRIDE] = Field(default=0.9, description="sgd only")
     schedule: Annotated[Schedule, OVERRIDE] = Field(
@@ -469,3 +508,12 @@ class OptimConfig(Section):
     max_skipped_in_a_row: Annotated[Count, FREE] = Field(
         default=5, description="steps without a finite loss and gradient that are skipped before the run stops; ours"
     )
+
+    def frozen_patterns(self, backbone: object) -> list[str]:
+        """`freeze`, and the path of the backbone where it does not learn.
+
+        Args:
+            backbone: of the segmenter: the path of its pretrained part, or the part called `backbone`.
+        """
+        path = backbone.removeprefix("segmenter.") if isinstance(backbone, str) else "backbone"
+        return [*self.freeze, *([path] if path and self.lr_backbone == 0 else [])]

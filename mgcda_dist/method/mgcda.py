@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,7 @@ class MGCDA(nn.Module):
         cacl: sample level; None switches the term off.
         teacher: average of the segmenter, which labels unlabelled images; None: there is none.
         heads: prediction → prediction with more extras, for losses; like the discriminators dropped at export.
+        frozen: parts of the segmenter that do not learn, and stay in evaluation mode.
         segmentation_weight: of L_seg; 1, or 0 to switch the term off.
         mdat_weight, cacl_weight, teacher_weight: α, β and γ at full strength.
         teacher_outlier_weight: ω, of the outlier loss on pixels that the teacher takes for inliers.
@@ -141,6 +142,7 @@ class MGCDA(nn.Module):
         cacl: CACL | None = None,
         teacher: Teacher | None = None,
         heads: nn.Module | None = None,
+        frozen: Sequence[nn.Module] = (),
         segmentation_weight: float = 1.0,
         mdat_weight: float = MdatDefaults.weight,
         cacl_weight: float = CaclDefaults.weight,
@@ -161,7 +163,18 @@ class MGCDA(nn.Module):
         self.teacher_weight, self.teacher_warmup = teacher_weight, teacher_warmup
         self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
         self.seed, self.collectives = seed, collectives or Collectives()
-        self._sizes: dict[tuple[int, int], _Sizes] = {}
+        self._frozen, self._sizes = list(frozen), dict[tuple[int, int], _Sizes]()
+        self._rest()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for the parts that do not learn."""
+        super().train(mode)
+        self._rest()
+        return self
+
+    def _rest(self) -> None:
+        for part in self._frozen:
+            part.eval()
 
     def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
         """Loss of one micro-batch. Every rank computes every term (law 3).
@@ -298,6 +311,7 @@ class MGCDA(nn.Module):
                 image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
                 prediction: Prediction = self.segmenter.eval()(image)
             self.segmenter.train(training)
+            self._rest()
             stages, logits = prediction.stages, prediction.logits
             stage_sizes = {name: (x.shape[2], x.shape[3]) for name, x in stages.items()}
             self._sizes[height, width] = _Sizes(stage_sizes, (logits.shape[2], logits.shape[3]))

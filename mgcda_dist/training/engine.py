@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,10 @@ class DeepSpeedEngine:
         self._norm, self._is_first_of_step = 0.0, True
         self._statistics: list[tuple[Tensor, Tensor]] = []
 
+    def close(self) -> None:
+        """Let go of what DeepSpeed holds beside the engine; nothing is called after it."""
+        self._engine.destroy()
+
     def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
         """Loss of one micro-batch; `counts` of the step, where it has several."""
         if self._is_first_of_step:
@@ -148,18 +152,18 @@ class DeepSpeedEngine:
         self._engine.backward(loss)
         self._reduction.end()
 
-    def step(self, rate: float, totals: NamedSum | None = None) -> None:
+    def step(self, rate: float | Callable[[Mapping[str, Any]], float], totals: NamedSum | None = None) -> None:
         """Advance by one micro-batch; the last one of a step moves the parameters at `rate` × base rates.
 
         A gradient that is not finite is refused, on all ranks: parameters, optimiser state and the running statistics
         of normalisation stay as they were, and `gradient_norm` is infinite.
 
         Args:
-            rate: of the schedule.
+            rate: of the schedule; or a function that gives that of a group.
             totals: of the step; the host reads its scalars with the norm, in the one look that it takes at a step.
         """
         for group in self._groups():
-            group["lr"] = group["base_lr"] * rate
+            group["lr"] = group["base_lr"] * (rate(group) if callable(rate) else rate)
         self._is_first_of_step = self._engine.is_gradient_accumulation_boundary()
         if self._is_first_of_step and not self._engine_checks:
             self._norm = self._clip_or_drop(totals)
@@ -201,8 +205,11 @@ class DeepSpeedEngine:
         return self._norm
 
     def learning_rates(self) -> dict[str, float]:
-        """Current rate per parameter group."""
-        return {f"lr/{group['name']}": float(group["lr"]) for group in self._groups()}
+        """Current rate by name of the groups; of several with one name, as with layer decay, the highest."""
+        rates: dict[str, float] = {}
+        for group in self._groups():
+            rates[f"lr/{group['name']}"] = max(rates.get(f"lr/{group['name']}", 0.0), float(group["lr"]))
+        return rates
 
     def _groups(self) -> list[dict[str, Any]]:
         return self._optimizer.param_groups  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]

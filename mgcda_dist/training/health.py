@@ -41,10 +41,11 @@ class HealthWatch:
 
     Args:
         raised: names of alarms that were raised before; they are not raised again.
+        first_step: of the phase that the configuration is of.
     """
 
-    def __init__(self, config: Config, raised: Sequence[str] = ()) -> None:
-        self._config = config
+    def __init__(self, config: Config, raised: Sequence[str] = (), *, first_step: int = 0) -> None:
+        self._config, self._first_step = config, first_step
         self._raised = set(raised)
         self._peak_accuracy: dict[str, float] = {}
         self._leaks: dict[str, deque[float]] = {}
@@ -86,7 +87,8 @@ class HealthWatch:
         return {name: f"step {step}: {text}" for name, text in new.items()}
 
     def _discriminators(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
-        progress, found = step / self._config.optim.steps, dict[str, str]()
+        first, found = self._first_step, dict[str, str]()
+        progress = (step - first) / (self._config.optim.steps - first)
         chance = 1.0 / len(self._config.data.domains)
         for stage in self._config.mdat.stages if self._config.mdat.enabled else []:
             accuracy = metrics.get(f"mdat/{stage.name}/accuracy")
@@ -94,7 +96,7 @@ class HealthWatch:
                 continue
             peak = self._peak_accuracy[stage.name] = max(accuracy, self._peak_accuracy.get(stage.name, 0.0))
             # A running mean with momentum 0.95 says little before a hundred steps.
-            if step >= 100 and progress > 0.3 and peak < chance + 0.1 * (1 - chance):
+            if step - first >= 100 and progress > 0.3 and peak < chance + 0.1 * (1 - chance):
                 found[f"dead_discriminator.{stage.name}"] = (
                     f"the discriminator of {stage.name} has never left chance ({accuracy:.2f} against {chance:.2f}): "
                     "it teaches nothing; look at optim.lr_discriminators, mdat.channels, mdat.smoothing.epsilon"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -19,7 +20,7 @@ from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.gpu_meter import GpuMeter
 from mgcda_dist.training.health import HealthWatch
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
-from mgcda_dist.training.schedule import rate_factor
+from mgcda_dist.training.schedule import group_factor
 from mgcda_dist.training.state import EarlyEnd, TrainState
 
 __all__ = ["Hooks", "fit", "terms_not_finite"]
@@ -66,23 +67,29 @@ class Hooks:
 
 
 def fit(
-    engine: DeepSpeedEngine, batches: Iterator[Batch], state: TrainState, config: Config, hooks: Hooks
+    engine: DeepSpeedEngine,
+    batches: Iterator[Batch],
+    state: TrainState,
+    config: Config,
+    hooks: Hooks,
+    *,
+    first_step: int = 0,
 ) -> StopRequest:
     """Train from `state.step` to the last step.
 
     Args:
         batches: this rank's micro-batches, starting with those of `state.step`.
         state: advanced in place.
+        first_step: of the phase that the configuration is of, at which progress is 0.
 
     Returns:
         The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached, or
         the one after which it was to end early.
     """
-    optim, watch = config.optim, HealthWatch(config, state.alarms)
-    clock = _Clock(config.data.global_batch, hooks.meter)
-    model = engine.model
+    optim, model, clock = config.optim, engine.model, _Clock(config.data.global_batch, hooks.meter)
+    watch = HealthWatch(config, state.alarms, first_step=first_step)
     while state.step < optim.steps and state.early_end is None:
-        step, progress = state.step, state.step / optim.steps
+        step, progress = state.step, (state.step - first_step) / (optim.steps - first_step)
         micro_batches = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
         own = _trainer_sums(micro_batches, hooks)
         outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks)
@@ -181,7 +188,7 @@ def _forward_and_backward(
         hooks.progress.enter("backward", step)
         engine.backward(loss)
         hooks.progress.enter("optimizer", step)
-        engine.step(rate_factor(progress, config.optim.schedule, config.optim.warmup), totals)
+        engine.step(partial(group_factor, progress, config.optim.schedule, config.optim.warmup), totals)
     assert totals is not None
     return outcomes, totals
 

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from mgcda_dist.choices import Schedule
 
-__all__ = ["rate_factor"]
+__all__ = ["group_factor", "rate_factor"]
+
+
+def group_factor(progress: float, schedule: Schedule, warmup: float, group: Mapping[str, Any]) -> float:
+    """Factor on the base learning rate of a group of the optimiser: 0 over its `hold`, then `rate_factor` of the rest.
+
+    Args:
+        warmup: of groups without their own.
+        group: its `hold` and `warmup`, each a share: of the training, and of what follows `hold`.
+    """
+    hold: float = group.get("hold", 0.0)
+    if progress < hold:
+        return 0.0
+    return rate_factor((progress - hold) / (1.0 - hold), schedule, group.get("warmup", warmup))
 
 
 def rate_factor(progress: float, schedule: Schedule, warmup: float) -> float:

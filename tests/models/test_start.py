@@ -1,0 +1,82 @@
+"""A network that starts from another run takes every tensor, and the rows of its classifier by class."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgcda_dist import build
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError, MgcdaError
+from tests.support.configs import tiny_config
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_shards: Path) -> tuple[Config, Path]:
+    config = tiny_config(tmp_path, tiny_shards, "seed=5")
+    build.save_model(config, build.segmenter(config), tmp_path / "earlier" / "model")
+    return config, tmp_path / "earlier"
+
+
+def test_the_same_network_is_taken_whole(saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path) -> None:
+    config, folder = saved
+    ours = build.segmenter(tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}")).state_dict()
+    for name, x in build.segmenter(config).state_dict().items():
+        assert torch.equal(ours[name], x), name
+
+
+def test_a_column_more_begins_with_zeros(saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path) -> None:
+    config, folder = saved
+    given = build.segmenter(config).state_dict()
+    wider = tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}", "loss.outlier=abstention")
+    ours = build.segmenter(wider).state_dict()
+    grown = [name for name, x in ours.items() if x.shape != given[name].shape]
+    assert grown
+    for name in grown:
+        assert torch.equal(ours[name][:-1], given[name]) and not ours[name][-1].any(), name
+    build.save_model(wider, build.segmenter(wider), tmp_path / "wide")
+    back = build.segmenter(tiny_config(tmp_path, tiny_shards, f"model.weights=run:{tmp_path / 'wide'}")).state_dict()
+    assert all(torch.equal(back[name], x) for name, x in given.items()), "and a column less leaves it behind"
+
+
+def test_heads_that_are_new_keep_their_first_parameters(
+    saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path
+) -> None:
+    config, folder = saved
+    changes = ["loss.outlier=plugin:uem", "model.heads=[{name: unknown, arguments: {outputs: 2}}]"]
+    headed = build.segmenter(tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}", *changes)).state_dict()
+    fresh = build.segmenter(tiny_config(tmp_path, tiny_shards, *changes)).state_dict()
+    given = build.segmenter(config).state_dict()
+    assert all(torch.equal(headed[f"segmenter.{name}"], x) for name, x in given.items())
+    heads = [name for name in headed if name.startswith("heads.")]
+    assert heads and all(torch.equal(headed[name], fresh[name]) for name in heads)
+
+
+def test_another_network_and_other_classes_are_refused(
+    saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path
+) -> None:
+    _, folder = saved
+    for change, says in (
+        ("model.decoder_channels=24", "is of another network: .* tensors differ, first decoder"),
+        ("data.class_space=cityscapes19", "has the classes road.*, and this run road"),
+        (f"model.weights=run:{tmp_path}/nowhere", "does not exist"),
+    ):
+        config = tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}", change)
+        with pytest.raises(MgcdaError, match=says):
+            build.segmenter(config)
+
+
+def test_weights_of_another_digest_are_refused(saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path) -> None:
+    _, folder = saved
+    file = folder / "model" / "model.safetensors"
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    for place in (f"run:{folder}", f"file:{file}"):
+        of = [f"model.weights={place}"]
+        build.segmenter(tiny_config(tmp_path, tiny_shards, *of, f"model.weights_sha256={right}"))
+        with pytest.raises(ConfigError, match=r"model.weights_sha256: the weights in .* have [0-9a-f]{64}, not 0000"):
+            build.segmenter(tiny_config(tmp_path, tiny_shards, *of, f"model.weights_sha256='{'0' * 64}'"))
+    with pytest.raises(ConfigError, match="weights_sha256: is of a file: or run:"):
+        tiny_config(tmp_path, tiny_shards, f"model.weights_sha256={right}")
