@@ -47,6 +47,19 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder. Of
     a Dataset, the items that stand for all of it are read, twice; with `samples` their labels are checked, too.
     """
+    problems, warnings = _check_data(config, samples=samples)
+    for phase in config.training_phases[:-1]:
+        if phase.config.data == config.data and phase.config.teacher == config.teacher:
+            continue
+        further, doubtful = _check_data(phase.config, samples=samples)
+        at = ("phases", phase.index)
+        problems += [DataProblem((*at, *each.path), each.problem, each.remedy) for each in further]
+        warnings += [f"phase {phase.name}: {text}" for text in doubtful if text not in warnings]
+    return problems, warnings
+
+
+def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], list[str]]:
+    """`check_data` of one phase."""
     problems: list[DataProblem] = []
     warnings: list[str] = []
     seen: dict[str, Counter[int] | None] = {}
@@ -247,11 +260,26 @@ def check_model(config: Config) -> list[str]:
     Returns:
         What is doubtful, in words.
     """
-    from mgcda_dist.models.backbone import check_backbone
-
     build.check_callbacks(config)
     _check_trackers(config)
     _check_norm(config)
+    found: list[str] = []
+    for phase in config.training_phases:
+        try:
+            found += _check_network(phase.config)
+        except ConfigError as error:
+            if phase.is_last:
+                raise
+            raise ConfigError(
+                f"phases.{phase.index} ({phase.name}), {error.where}", error.problem, error.remedy
+            ) from error
+    return list(dict.fromkeys(found))
+
+
+def _check_network(config: Config) -> list[str]:
+    """`check_model` of the network of one phase."""
+    from mgcda_dist.models.backbone import check_backbone
+
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         network = _outline(config)

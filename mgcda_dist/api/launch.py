@@ -108,7 +108,8 @@ def _work(config: Config, run: RunFolder, start_over: bool, objects: dict[str, A
 
         arguments: dict[str, Any] = {"config": config, "start_over": start_over, "objects": objects}
         try:
-            numbers, compiles = worker_needs(config).numbers, config.model.compile
+            numbers = worker_needs(config).numbers
+            compiles = any(phase.config.model.compile for phase in config.training_phases)
             launch(config.scaling, numbers, run.root, "train", arguments, compiles=compiles)
         except MgcdaError:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,6 +132,18 @@ def run_inputs(config: Config) -> list[RunInput]:
         ShardError: a damaged manifest, objects where frames are read, or the reverse; a Dataset that does not answer
             the same twice.
     """
+    found = _inputs(config)
+    for phase in config.training_phases[:-1]:
+        for each in _inputs(phase.config):
+            known = {one.key: one for one in found}
+            if known.get(each.key) == each:
+                continue
+            found.append(replace(each, name=f"{phase.name}/{each.name}") if each.key in known else each)
+    return found
+
+
+def _inputs(config: Config) -> list[RunInput]:
+    """`run_inputs` of one phase."""
     validation = [config.checkpoint.best.set] if config.checkpoint.best is not None else []
     parts: list[tuple[Role, Role, Sequence[StreamConfig | EvaluationSetConfig]]] = [
         (Role.TRAIN, Role.PASTE, config.data.streams),

@@ -7,9 +7,9 @@ them into objects. "ours" marks a default that neither the paper nor another sou
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mgcda_dist.addresses import has_secret
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, ROAD_NAMES, SMOOTHING_MODES, outlier_entry, smoothing_cap
@@ -24,6 +24,7 @@ from mgcda_dist.config.method import (
     SegmentationLossConfig,
     TeacherConfig,
 )
+from mgcda_dist.config.phases import Phase, PhaseConfig, content_of, with_total
 from mgcda_dist.config.run import (
     CallbackConfig,
     CheckpointConfig,
@@ -59,9 +60,30 @@ class Config(Section):
     checkpoint: Annotated[CheckpointConfig, FREE] = CheckpointConfig()
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
     evaluation: Annotated[EvaluationConfig, FREE] = EvaluationConfig()
+    phases: Annotated[list[PhaseConfig], FIXED] = Field(
+        default=[],
+        description="phases of the training, one after the other; the sections of this file are those of the last",
+    )
     callbacks: Annotated[list[CallbackConfig], FREE] = Field(
         default=[], description="code of one's own that is called while the run trains: mgcda_dist.callbacks"
     )
+
+    @property
+    def training_phases(self) -> list[Phase]:
+        """The phases as they are trained; without any, the whole training as one."""
+        if not self.phases:
+            return [Phase("", 0, self, 0, self.optim.steps, is_last=True)]
+        content, found = self.model_dump(), list[Phase]()
+        for index, phase in enumerate(self.phases):
+            first, is_last = found[-1].end_step if found else 0, index == len(self.phases) - 1
+            config = self if is_last else Config.model_validate(content_of(content, self.phases, index))
+            found.append(Phase(phase.name, index, config, first, config.optim.steps, is_last))
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sum_of_steps(cls, content: Any) -> Any:
+        return with_total(cast(dict[str, Any], content)) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -111,6 +133,7 @@ class Config(Section):
                 f"cacl.temperature: {self.cacl.temperature} is under 0.025, where the sums over ranks of the sharded "
                 "memory (e^{-2/T}) leave single precision; raise it, or set cacl.queue_layout=replicated"
             )
+        self._check_phases()
         stages = [stage.name for stage in self.mdat.stages]
         for i, stage in enumerate(stages):
             if self.model.backbone is not None and stage not in BACKBONE_STAGES:
@@ -121,6 +144,33 @@ class Config(Section):
             if stages.count(stage) > 1:
                 raise ValueError(f"mdat.stages: stage {stage!r} is listed twice")
         return self
+
+    def _check_phases(self) -> None:
+        """Raise ValueError for phases that do not add up, and for a configuration of one that is none."""
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"phases: two phases are named {name!r}")
+        total = sum(phase.steps for phase in self.phases)
+        if self.phases and total != self.optim.steps:
+            raise ValueError(
+                f"optim.steps: {self.optim.steps} is not the sum over the phases, {total}; leave it out (null, where a "
+                "`base` has it), or change phases.*.steps"
+            )
+        from mgcda_dist.config.keys import near_key  # which looks keys up in this schema
+
+        content = self.model_dump() if self.phases else {}
+        for index, phase in enumerate(self.phases):
+            try:
+                Config.model_validate(content_of(content, self.phases, index))
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(str(part) for part in (f"phases.{index}", *first["loc"]))
+                problem = first["msg"].removeprefix("Value error, ")
+                if first["type"] == "extra_forbidden":
+                    near = near_key(first["loc"])
+                    problem = "unknown key" + (f"; did you mean {near!r}?" if near else "")
+                raise ValueError(f"{key}: of phase {phase.name}: {problem}") from None
 
     def _check_class_weights(self) -> None:
         weights, classes = self.loss.class_weights or {}, self.data.class_names

@@ -39,6 +39,7 @@ class RunFolder:
         self.record = self.root / RunFile.CALLS
         self.events = self.root / EVENTS
         self.model = self.root / "model"
+        self.phases = self.root / "phases"
         self.pictures = self.root / "pictures"
         self.report = self.root / "report.html"
         self.evaluation = self.root / "evaluation"

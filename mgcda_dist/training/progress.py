@@ -36,7 +36,7 @@ class Report:
         collective: the one it waits in; empty: none.
         moves: phases entered and collectives waited for so far; ranks in lockstep count alike.
         behind: collectives that its process has gone past and its GPU has not come to.
-        is_first: the step is the first of its process, which compiles and tries out kernels.
+        is_first: the step is the first of its process and network, which compiles and tries out kernels.
     """
 
     step: int
@@ -67,6 +67,10 @@ class Progress:
         self.request, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
         self._first_step: int | None = None
+
+    def begin(self) -> None:
+        """Begin with another network: its first step is once more a first one."""
+        self._first_step = None
 
     def enter(self, phase: str, step: int) -> None:
         """Enter a phase of a step."""

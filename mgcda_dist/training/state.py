@@ -28,6 +28,7 @@ class TrainState:
 
     Attributes:
         step: optimiser steps done; the next batch is the global batch of this number.
+        phase: index of the phase of the training that is going on.
         skipped_steps: steps that were refused because a loss or gradient was not finite.
         bad_samples: damaged samples, over all ranks, that were replaced by others.
         skipped_in_a_row: how many of the newest steps were refused.
@@ -36,6 +37,7 @@ class TrainState:
     """
 
     step: int = 0
+    phase: int = 0
     skipped_steps: int = 0
     bad_samples: int = 0
     skipped_in_a_row: int = 0

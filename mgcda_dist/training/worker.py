@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -14,8 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mgcda_dist import build, checks, references
+from mgcda_dist.config.phases import Phase
 from mgcda_dist.config.run import EngineConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import CheckpointError, ConfigError, LeavingError
@@ -30,8 +33,9 @@ from mgcda_dist.runs.records import open_trackers
 from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.mlflow_system import NodeMonitor
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
+from mgcda_dist.training.border import keep_phase, phase_of, started
 from mgcda_dist.training.callbacks import Callbacks
-from mgcda_dist.training.checkpoint.resume import Saver, find, keep_model, resume
+from mgcda_dist.training.checkpoint.resume import Found, Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.conclude import conclude
@@ -68,7 +72,7 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
                 "run `mgcda doctor` on the cluster, or set scaling.gpus_per_worker=0",
             )
         worker = _Worker(config, run, world, device, start_over=start_over)
-        state = worker.resume()
+        state = worker.state
         tracker = worker.open_tracker(state.step)
         callbacks = worker.open_callbacks(state, tracker)
         status: Status = "FAILED"
@@ -82,11 +86,11 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
             finally:
                 callbacks.checkpoints()
             if ended_by == StopRequest.NONE:
-                with worker.engine.exported(config.model.export) as network:
-                    selection = keep_model(config, run, worker.store, network, world)
+                with worker.engine.exported(worker.config.model.export) as network:
+                    selection = keep_model(worker.config, run, worker.store, network, world)
                 worker.complete(state)
                 callbacks.checkpoints()
-                found = conclude(config, run, world, worker.device, tracker, selection, state.step)
+                found = conclude(worker.config, run, world, worker.device, tracker, selection, state.step)
                 results = callbacks.shared(found)
                 status = "FINISHED"
         finally:
@@ -96,22 +100,46 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
 
 
 class _Worker:
-    """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them."""
+    """One rank of a run: the network in its engine, the checkpoints, and how the loop reaches them.
+
+    Attributes:
+        config: of the phase of the training that is going on.
+        state: of the newest checkpoint, or of a new run.
+    """
 
     def __init__(
         self, config: Config, run: RunFolder, world: Collectives, device: torch.device, *, start_over: bool
     ) -> None:
-        self.config, self.run, self.world, self.device = config, run, world, device
+        self._of_run, self.run, self.world, self.device = config, run, world, device
         self.store = CheckpointStore(run.checkpoints, config.checkpoint.keep)
+        PROGRESS.stats = world.stats
+        found = find(self.store, world, config.checkpoint, run, start_over=start_over)
+        self.state = TrainState() if found is None else found.state
+        self._phases = config.training_phases
+        self._enter(phase_of(self._phases, self.state), found)
+        if found is not None:
+            resume(self.engine, found, world, self.say)
+        self.writer = CheckpointWriter(self.store, world, self.say)
+
+    def _enter(self, phase: Phase, found: Found | None) -> None:
+        """Build the network and the engine of a phase.
+
+        Args:
+            found: checkpoint whose state the engine will load; None: a network that starts as the phase says.
+        """
+        config, run, world, device = phase.config, self.run, self.world, self.device
+        self._phase, self.config, self._bare = phase, config, None
+        self.store.best_after = phase.first_step
         engine = config.engine.on(gpu=device.type == "cuda")
         set_up(device, engine)
-        _announce(config, engine, run, world)
-        PROGRESS.stats = world.stats
-        model = build.mgcda(config, world)
+        _announce(phase, engine, run, world)
+        PROGRESS.begin()
+        before = self._phases[phase.index - 1] if phase.index else None
+        model = build.mgcda(started(phase, before, run), world)
         for text in checks.doubts(config, model.segmenter):
             self.say(text)
         self._meter = gpu_meter(config, engine, model, device, self.say)
-        self._checkpoint = find(self.store, world, config.checkpoint, run, start_over=start_over)
+        self.say(build.learning_in_words(config, model))
         self.engine = DeepSpeedEngine(
             model,
             build.optimizer(config, model, fused=bool(engine.fused_optimizer)),
@@ -122,7 +150,7 @@ class _Worker:
                 precision=engine.precision,
                 clip_norm=config.optim.clip_norm,
                 bucket_mb=engine.bucket_mb if engine.overlap_comm else None,
-                load_universal=self._checkpoint is not None and self._checkpoint.convert,
+                load_universal=found is not None and found.convert,
             ),
             device,
             export_masters=bool(engine.export_masters),
@@ -133,18 +161,11 @@ class _Worker:
         if self.world.rank == 0:
             self.run.say("note", text)
 
-    def resume(self) -> TrainState:
-        """The state of the newest checkpoint, loaded, or that of a new run; then rank 0 clears what is half written."""
-        found = self._checkpoint
-        state = TrainState() if found is None else resume(self.engine, found, self.world, self.say)
-        self.writer = CheckpointWriter(self.store, self.world, self.say)
-        return state
-
     def open_tracker(self, start_step: int) -> Tracker:
         """The tracker of this rank, for steps from `start_step` on."""
         leads = self.world.rank == 0
-        tracker = open_trackers(self.config, self.run, start_step, leads=leads, say=self.say)
-        return _with_node_monitor(tracker, self.config, self.run) if self.world.size > 1 else tracker
+        tracker = open_trackers(self._of_run, self.run, start_step, leads=leads, say=self.say)
+        return _with_node_monitor(tracker, self._of_run, self.run) if self.world.size > 1 else tracker
 
     def open_callbacks(self, state: TrainState, tracker: Tracker) -> Callbacks:
         """The callbacks of this rank; an early end that one of them has asked for stands while it is configured."""
@@ -153,20 +174,36 @@ class _Worker:
             self.say(f"training goes on from step {state.step}: {end.callback}, which had ended it, is gone")
             state.early_end = None
         return Callbacks(
-            self.config,
+            self._of_run,
             self.run,
             self.world,
             PROGRESS,
-            network=self._validation(measures=False).network,
+            network=self._present_network,
             log=tracker.log_metrics,
             committed=self.writer.newly_committed,
             start_step=state.step,
         )
 
     def fit(self, state: TrainState, tracker: Tracker, callbacks: Callbacks) -> StopRequest:
-        """Train from `state.step` to the last step; returns the request that ended it before."""
+        """Train from `state.step` to the last step of the last phase; returns the request that ended it before."""
+        while True:
+            ended_by = self._fit_phase(state, tracker, callbacks)
+            if self._phase.is_last or ended_by != StopRequest.NONE or state.early_end is not None:
+                return ended_by
+            if not self.writer.flush():
+                self.saver.repeat(state)
+                self.writer.flush()
+            keep_phase(self._phase, self.run, self.engine, self.world)
+            self.engine.close()
+            del self.engine, self.saver
+            gc.collect()  # its modules and hooks refer to each other
+            state.phase += 1
+            self._enter(self._phases[state.phase], None)
+
+    def _fit_phase(self, state: TrainState, tracker: Tracker, callbacks: Callbacks) -> StopRequest:
+        """Train to the last step of the phase; returns the request that ended it before."""
         config = self.config
-        self.saver = Saver(self.engine, self.writer, config, self.world)
+        self.saver = Saver(self.engine, self.writer, config, self._of_run, self.world)
         validation = self._validation()
         preview, say = build.preview_job(config), partial(self.run.say, "storage")
         previews = None if preview is None else Previews(preview, self.run.pictures, tracker.log_picture, say)
@@ -211,13 +248,15 @@ class _Worker:
         ended_by = StopRequest.NONE
         try:
             if state.step < config.optim.steps and state.early_end is None:
-                ended_by = fit(self.engine, iter(loader), state, config, hooks)
+                first_step = self._phase.first_step
+                ended_by = fit(self.engine, iter(loader), state, config, hooks, first_step=first_step)
         finally:
             PROGRESS.enter("", state.step)
             if previews is not None:
                 previews.settle()
         if state.early_end is not None:
-            self.say(f"training ends early, after {state.step} of {config.optim.steps} steps: {state.early_end.reason}")
+            steps = f"{state.step} of {self._of_run.optim.steps} steps"
+            self.say(f"training ends early, after {steps}: {state.early_end.reason}")
         return ended_by
 
     def end_writing(self, state: TrainState, ended_by: StopRequest) -> None:
@@ -242,6 +281,12 @@ class _Worker:
         if not self._is_committed:
             self.saver.repeat(state)
             self.writer.flush()
+
+    def _present_network(self) -> nn.Module:
+        """A copy of the bare network with the present weights; a collective with ZeRO 3."""
+        if self._bare is None:
+            self._bare = self._validation(measures=False)
+        return self._bare.network()
 
     def _validation(self, *, measures: bool = True) -> Validation:
         """A bare network beside the one in training; `measures`: with the evaluation that chooses a checkpoint."""
@@ -290,7 +335,7 @@ def evaluate(
             write_evaluation(evaluation.record(), evaluation.results, Path(out))
 
 
-def _announce(config: Config, engine: EngineConfig, run: RunFolder, world: Collectives) -> None:
+def _announce(phase: Phase, engine: EngineConfig, run: RunFolder, world: Collectives) -> None:
     """Tell the user what is built, and for the record where each rank is and what it uses there; a collective.
 
     Args:
@@ -309,7 +354,10 @@ def _announce(config: Config, engine: EngineConfig, run: RunFolder, world: Colle
         return
     nodes = len({worker["host"] for worker in workers})
     where = f", {world.size} workers on {nodes} nodes" if nodes > 1 else ""
+    config = phase.config
     text = f"building {config.model.shown} with {len(config.data.domains)} domains{where}"
+    if phase.name:
+        text = f"phase {phase.name}, steps {phase.first_step} to {phase.end_step}: {text}"
     used = engine.model_dump(mode="json")
     run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers, engine=used)
 

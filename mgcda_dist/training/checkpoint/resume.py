@@ -8,7 +8,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,10 +37,18 @@ __all__ = ["Found", "Saver", "find", "keep_model", "resume"]
 
 
 class Saver:
-    """Starts checkpoints of the present state."""
+    """Starts checkpoints of the present state.
 
-    def __init__(self, engine: DeepSpeedEngine, writer: CheckpointWriter, config: Config, world: Collectives) -> None:
+    Args:
+        config: of the phase of the training that the engine is for.
+        of_run: with all its phases; what a later launch is compared with.
+    """
+
+    def __init__(
+        self, engine: DeepSpeedEngine, writer: CheckpointWriter, config: Config, of_run: Config, world: Collectives
+    ) -> None:
         self._engine, self._writer, self._config, self._world = engine, writer, config, world
+        self._of_run = of_run
         self._earlier: dict[str, HostCopy] = {}
         self._numbers: dict[str, float] = {}
 
@@ -71,7 +79,7 @@ class Saver:
         self.start(state, self._numbers)
 
     def _manifest(self, state: TrainState, numbers: dict[str, float]) -> CheckpointManifest:
-        config = self._config.model_dump(mode="json")
+        config = self._of_run.model_dump(mode="json")
         packages = {name: version(name) for name in ("torch", "deepspeed")}
         return CheckpointManifest(
             step=state.step,
@@ -94,6 +102,11 @@ class Found:
     def __init__(self, path: Path, manifest: CheckpointManifest, num_ranks: int) -> None:
         self.path = path
         self.convert = manifest.zero_stage > 0 and manifest.world_size != num_ranks
+
+    @cached_property
+    def state(self) -> TrainState:
+        """That of the loop."""
+        return TrainState.load(self.path / "state.json")
 
 
 def find(
@@ -166,9 +179,9 @@ def _in_words(damaged: list[CheckpointError]) -> str:
     return "; ".join(f"{Path(error.where).name}: {error.problem}" for error in damaged)
 
 
-def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Callable[[str], None]) -> TrainState:
+def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Callable[[str], None]) -> None:
     """Load a checkpoint, converted where another number of ranks wrote it; a collective."""
-    source, state = found.path, TrainState.load(found.path / "state.json")
+    source, state = found.path, found.state
     if found.convert:
         source = found.path.with_name(f".converted-{state.step:08d}")
         if world.rank == 0:
@@ -183,7 +196,6 @@ def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Calla
             shutil.rmtree(source, ignore_errors=True)
     if world.rank == 0:
         say(f"resuming at step {state.step} from {found.path}")
-    return state
 
 
 def keep_model(

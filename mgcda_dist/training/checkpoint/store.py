@@ -102,6 +102,8 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self.best_after = 0
+        """No checkpoint up to this step is the best: it is of an earlier phase, or of no training at all."""
 
     def clear(self) -> None:
         """Remove unfinished folders of earlier attempts; for one process, before any rank writes."""
@@ -189,6 +191,8 @@ class CheckpointStore:
         """Step and validation of the best checkpoint, by the metric of the newest; the earliest of equals."""
         found: list[tuple[int, MeasuredValidation]] = []
         for step in self.steps():
+            if step <= self.best_after:
+                continue
             try:
                 validation = CheckpointManifest.load(self.path(step)).validation
             except CheckpointError:

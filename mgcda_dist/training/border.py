@@ -1,0 +1,69 @@
+"""The border between two phases of a training: the model of the one is written, and the next begins with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch.distributed as dist
+
+from mgcda_dist import build
+from mgcda_dist.config.phases import Phase
+from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.runs.folder import RunFolder
+from mgcda_dist.runs.room import needed
+from mgcda_dist.training.engine import DeepSpeedEngine
+from mgcda_dist.training.state import TrainState
+
+__all__ = ["keep_phase", "phase_of", "started"]
+
+
+def phase_of(phases: list[Phase], state: TrainState) -> Phase:
+    """The phase that goes on at a state.
+
+    Raises:
+        ConfigError: the phases have been changed so that the state lies in none of them.
+    """
+    phase = phases[min(state.phase, len(phases) - 1)]
+    if phase.index != state.phase or not phase.first_step <= state.step <= phase.end_step:
+        shown = f"phase {phase.name}, " if phase.name else ""
+        raise ConfigError(
+            "phases",
+            f"the checkpoint is at step {state.step} of phase {state.phase + 1}, which is not within {shown}steps "
+            f"{phase.first_step} to {phase.end_step}",
+            "bring the steps of the phases before back, or choose another name=…",
+        )
+    return phase
+
+
+def started(phase: Phase, before: Phase | None, run: RunFolder) -> Config:
+    """The configuration that the network of a phase is built from: it starts with that of the phase before."""
+    if before is None:
+        return phase.config
+    place = _folder(run, before)
+    weights = f"run:{place}" if place.is_dir() else "none"  # gone, but a checkpoint has all
+    model = phase.config.model.model_copy(update={"weights": weights, "weights_sha256": None})
+    return phase.config.model_copy(update={"model": model})
+
+
+def keep_phase(phase: Phase, run: RunFolder, engine: DeepSpeedEngine, world: Collectives) -> None:
+    """Write the network at the end of a phase to `phases/NAME`, where it can be evaluated; a collective.
+
+    Raises:
+        CheckpointError: on rank 0, there was no room for it.
+    """
+    config, folder = phase.config, _folder(run, phase)
+    with engine.exported(config.model.export) as network:
+        if world.rank == 0:
+            say: Callable[[str], None] = partial(run.say, "storage")
+            write = partial(build.save_model, config, network, folder)
+            needed(f"the model of phase {phase.name}", write, folder, say, config.checkpoint.room_wait_s)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _folder(run: RunFolder, phase: Phase) -> Path:
+    return run.phases / phase.name
