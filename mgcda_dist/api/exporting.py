@@ -29,6 +29,7 @@ def export(
     verify: bool = True,
     image_px: tuple[int, int] = (512, 1024),
     half: bool = False,
+    graph_px: tuple[int, int] | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
     """Write a trained network for use without the training code, with a model card.
@@ -40,6 +41,8 @@ def export(
         verify: compare the written files with a newly built network: tensors, FLOPs, latency, outputs.
         image_px: height and width of the image for FLOPs and latency.
         half: float16 weights: half the size, scores rounded.
+        graph_px: height and width of the only images that the graphs take, pixels; None: any. Networks with a Swin of
+            transformers need it.
         overwrite: replace `out` if it is an exported model.
 
     Returns:
@@ -51,7 +54,7 @@ def export(
     """
     from mgcda_dist.inference.model import load_exported
 
-    how = {"verify": verify, "image_px": image_px, "half": half, "overwrite": overwrite}
+    how = {"verify": verify, "image_px": image_px, "half": half, "graph_px": graph_px, "overwrite": overwrite}
     export_and_check(opened(model, "cpu"), Path(out), formats, **how)
     return load_exported(out)
 
@@ -64,6 +67,7 @@ def export_and_check(
     verify: bool = True,
     image_px: tuple[int, int] = (512, 1024),
     half: bool = False,
+    graph_px: tuple[int, int] | None = None,
     overwrite: bool = False,
     status: Status = nullcontext,
     show: Callable[[Sequence[Check]], None] | None = None,
@@ -75,6 +79,10 @@ def export_and_check(
     for name in formats:
         if name not in FORMATS:
             raise ConfigError("formats", f"unknown name {name!r}", near_or_all(name, FORMATS))
+    if graph_px is not None and not set(formats) - {"safetensors"}:
+        raise ConfigError(
+            "graph_px", "is the size of graphs, and `formats` has none", "add torch or onnx, or leave it out"
+        )
     check_output_folder(out, overwrite=overwrite)
 
     def check(written: ExportedModel, graphs: Sequence[Path]) -> None:
@@ -86,4 +94,4 @@ def export_and_check(
             remedy = "nothing was written; latency may fail on a busy machine: export again, or without `verify`"
             raise MgcdaError(str(model.folder), f"the export differs from a new network: {', '.join(failed)}", remedy)
 
-    export_model(model, out, formats, status, check if verify else None, half=half)
+    export_model(model, out, formats, status, check if verify else None, half=half, graph_px=graph_px)

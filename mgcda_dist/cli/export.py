@@ -27,6 +27,9 @@ def export(
     ] = True,
     size: Annotated[str, typer.Option(metavar="HxW", help="size of the image for FLOPs and latency")] = "512x1024",
     half: Annotated[bool, typer.Option("--half", help="float16 weights: half the size, scores rounded")] = False,
+    graph_px: Annotated[
+        str, typer.Option("--graph-size", metavar="HxW", help="graphs for images of this size alone")
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FOLDER if it is an exported model")] = False,
 ) -> None:  # fmt: skip
     """Export a trained network for use without the training code: safetensors, torch.export, ONNX, and a model card."""
@@ -37,6 +40,7 @@ def export(
     from mgcda_dist.tables import Column, Table, terminal
 
     wanted, image = names_of(formats, "--format", list(FORMATS)), size_of(size, "--size", "512x1024")
+    fixed = size_of(graph_px, "--graph-size", "512x1024") if graph_px else None
     console = Console()
     errors = Console(stderr=True)
     check_output_folder(out, overwrite=overwrite)
@@ -55,6 +59,7 @@ def export(
         verify=verify,
         image_px=image,
         half=half,
+        graph_px=fixed,
         overwrite=overwrite,
         status=errors.status,
         show=show,

@@ -32,27 +32,35 @@ scores, classes = load_exported("{folder}").predict(image)  # H×W×3 uint8 RGB;
 import torch
 
 network = torch.export.load("model.pt2").module()  # needs torch only
-score, classes = network(image)  # N×3×H×W uint8 RGB, any N, H, W
+score, classes = network(image)  # N×3×H×W uint8 RGB, any N, {sizes}
 ```""",
     "model.onnx": """\
 ```python
 import onnxruntime
 
-score, classes = onnxruntime.InferenceSession("model.onnx").run(None, {{"image": image}})  # N×3×H×W uint8 RGB
+score, classes = onnxruntime.InferenceSession("model.onnx").run(None, {{"image": image}})
+# image: N×3×H×W uint8 RGB, any N, {sizes}
 ```""",
 }
 
 
-def model_card(model: ExportedModel, files: list[str], run: Path | None, digest: str = "") -> str:
+def model_card(
+    model: ExportedModel,
+    files: list[str],
+    run: Path | None,
+    digest: str = "",
+    graph_px: tuple[int, int] | None = None,
+) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
         files: names of the files beside the card.
         run: folder of the run, for its records; None: unknown.
         digest: SHA-256 of the weights beside the card; empty: the model's.
+        graph_px: height and width of the only images that the graphs take, pixels; None: any.
     """
     try:
-        return _page(model, files, run, _plain(model.metadata.config), digest or model.digest)
+        return _page(model, files, run, _plain(model.metadata.config), digest or model.digest, graph_px)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, MgcdaError):
             raise
@@ -69,8 +77,16 @@ def _plain(config: Any) -> Any:
     return markdown_text(config) if isinstance(config, str) else config
 
 
-def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict[str, Any], digest: str) -> str:
+def _page(
+    model: ExportedModel,
+    files: list[str],
+    run: Path | None,
+    config: dict[str, Any],
+    digest: str,
+    graph_px: tuple[int, int] | None,
+) -> str:
     section = config["model"]
+    sizes = "H, W" if graph_px is None else f"H = {graph_px[0]}, W = {graph_px[1]}"
     network = f"`{section['network']}`" if section.get("network") else f"a `{section['backbone']}` with a light decoder"
     parts = [
         "---\nlibrary_name: mgcda_dist\npipeline_tag: image-segmentation\n"
@@ -81,11 +97,11 @@ def _page(model: ExportedModel, files: list[str], run: Path | None, config: dict
         f"(`{model.score}`; higher is more anomalous).",
         "## Use\n\n"
         + "\n\n".join(
-            text.format(folder=".", needs=_needs(section.get("network")))
+            text.format(folder=".", needs=_needs(section.get("network")), sizes=sizes)
             for name, text in _LOADING.items()
             if name in files
         ),
-        _input(model, digest),
+        _input(model, digest, graph_px),
         _training(model, config, run),
         _results(model, run),
         _thresholds(model),
@@ -110,14 +126,15 @@ def _needs(network: str | None) -> str:
             return "torch, timm and pydantic"
 
 
-def _input(model: ExportedModel, digest: str) -> str:
+def _input(model: ExportedModel, digest: str, graph_px: tuple[int, int] | None) -> str:
     rounded = "" if digest == model.digest else f", rounded to float16 from `{model.digest}`, which the results are of"
     height = f"resized to a height of {model.height_px} pixels" if model.height_px else "at their own size"
     if model.longest_side_px:
         height = f"resized to a longest side of {model.longest_side_px} pixels"
+    taken = "the image at its own size" if graph_px is None else f"images of {graph_px[0]}×{graph_px[1]} alone"
     return (
         "Images are RGB, 0…255; the network normalises them itself. The results below were measured with frames "
-        f"{height}; graphs take the image at its own size.\n\nWeights: SHA-256 `{digest}`{rounded}."
+        f"{height}; graphs take {taken}.\n\nWeights: SHA-256 `{digest}`{rounded}."
     )
 
 

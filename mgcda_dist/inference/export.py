@@ -54,6 +54,7 @@ def export_model(
     verify: Callable[[ExportedModel, Sequence[Path]], None] | None = None,
     *,
     half: bool = False,
+    graph_px: tuple[int, int] | None = None,
 ) -> None:
     """Write a model, its operating points and its card to `out`, which is replaced at the end.
 
@@ -64,21 +65,24 @@ def export_model(
         status: shows the current step.
         verify: called with the written model and its graphs; an exception discards the export.
         half: write float16 weights, see `save_segmenter`; graphs then hold the rounded values.
+        graph_px: height and width of the only images that the graphs take, pixels; None: any.
     """
     graphs = [FORMATS[name] for name in formats if name != "safetensors"]
     with pending_folder(out) as folder:
-        metadata = replace(model.metadata, operating_points=[asdict(point) for point in operating_points(model)])
+        points = [asdict(point) for point in operating_points(model)]
+        metadata = replace(model.metadata, operating_points=points, graph_px=graph_px if graphs else None)
         save_segmenter(model.network, metadata, folder, half=half)
         written = load_exported(folder, model.device)
         if graphs:
             with status("tracing the network"):
-                program = as_program(written if half else model)
+                program = as_program(written if half else replace(model, metadata=metadata))
             if "torch" in formats:
                 write_program(program, folder / FORMATS["torch"])
             if "onnx" in formats:
                 with status("translating to ONNX"):
                     write_onnx(program, folder / FORMATS["onnx"])
-        card = model_card(model, [FORMATS["safetensors"], *graphs], run_folder(model.folder), written.digest)
+        files = [FORMATS["safetensors"], *graphs]
+        card = model_card(model, files, run_folder(model.folder), written.digest, metadata.graph_px)
         (folder / "README.md").write_text(card, encoding="utf-8")
         if verify is not None:
             verify(load_exported(folder), [folder / name for name in graphs])

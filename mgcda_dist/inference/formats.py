@@ -1,4 +1,4 @@
-"""An exported model as one graph from image to score map: `torch.export` and ONNX, for images of any size."""
+"""An exported model as one graph from image to score map, of any size or of one: `torch.export` and ONNX."""
 
 from __future__ import annotations
 
@@ -22,15 +22,25 @@ from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.backbone import fixed_padding
 from mgcda_dist.models.scores import Score, score_inputs, score_of_inputs, scorer
 
-__all__ = ["ScoreNetwork", "as_program", "largest_difference", "program_output", "write_onnx", "write_program"]
+__all__ = [
+    "ScoreNetwork",
+    "as_program",
+    "largest_difference",
+    "needs_one_size",
+    "program_output",
+    "write_onnx",
+    "write_program",
+]
 
 _EXAMPLE_SIZE = 70, 90
 _CHECKED_SIZES = ((1, 101, 67), (2, 64, 64), (1, 227, 320))
 """Batch, height, width: not the example's, and not multiples of the network's stride."""
 _REMEDY = {
     ".onnx": "leave onnx out of `formats`: it cannot express pooling to a grid of cells (PSPNet, UPerNet)",
-    ".pt2": "choose the one of `formats` that works for every network, safetensors",
+    ".pt2": "choose the one of `formats` that works for every network, safetensors; or one size of images, `graph_px`",
 }
+_WINDOWS_OF_ITS_OWN = "transformers.models.swin."
+"""Modules that pad images to windows in ways that are no function of symbolic sizes."""
 
 
 class ScoreNetwork(nn.Module):
@@ -59,14 +69,27 @@ class ScoreNetwork(nn.Module):
         return score, full[:, :num_logits].argmax(dim=1).to(torch.uint8)
 
 
+def needs_one_size(network: nn.Module) -> bool:
+    """True for a network of which there is no graph for images of any size: one with a Swin of transformers.
+
+    Tracing it with symbolic sizes takes minutes, nine tenths of them on the windows, and the graph refuses some sizes.
+    """
+    return any(type(each).__module__.startswith(_WINDOWS_OF_ITS_OWN) for each in network.modules())
+
+
 def as_program(model: ExportedModel) -> torch.export.ExportedProgram:
-    """The graph of image → (score, classes), any batch size, height and width.
+    """The graph of image → (score, classes): any batch size, and any height and width or those of `graph_px`.
 
     Raises:
-        MgcdaError: the network cannot be traced.
+        MgcdaError: the network cannot be traced, or only for one size and the metadata names none.
     """
-    example = _example(model)
-    sizes = {"image": {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
+    fixed = model.metadata.graph_px
+    if fixed is None and needs_one_size(model.network):
+        problem = "no graph of it takes images of any size: its Swin of transformers has windows that depend on them"
+        raise MgcdaError(str(model.folder), problem, "give the one size of images for its graphs, `graph_px`")
+    example = _example(model, fixed)
+    sides = {} if fixed is not None else {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    sizes = {"image": {0: torch.export.Dim("batch", min=1), **sides}}
     with torch.no_grad(), fixed_padding(model.network):
         try:
             return torch.export.export(_with_scores(model), (example,), dynamic_shapes=sizes)
@@ -109,22 +132,25 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def largest_difference(model: ExportedModel, path: Path) -> float:
-    """Largest absolute difference of a score between the file and the network, over several sizes of random images.
+    """Largest absolute difference of a score between the file and the network, over random images.
+
+    Their sizes are several, or the one of the metadata's `graph_px`.
 
     Raises:
         MgcdaError: a graph that does not accept these images, gives another shape or type, or other classes on more
             than 0.1 % of the pixels.
     """
-    network = _with_scores(model)
+    network, fixed = _with_scores(model), model.metadata.graph_px
     images = [
         np.random.default_rng(index).integers(0, 256, (batch, 3, height, width)).astype(np.uint8)
-        for index, (batch, height, width) in enumerate(_CHECKED_SIZES)
+        for index, (batch, height, width) in enumerate(_CHECKED_SIZES if fixed is None else ((1, *fixed), (3, *fixed)))
     ]
     try:
         run = program_output(path)
         found = [run(image) for image in images]
     except Exception as error:  # guards of the tracer and runtimes raise every kind
-        problem = f"does not take images of every size, as the network does: {_cause(error)}"
+        every = "every size, as the network does" if fixed is None else f"{fixed[0]}×{fixed[1]}"
+        problem = f"does not take images of {every}: {_cause(error)}"
         raise MgcdaError(path.name, problem, _REMEDY[path.suffix]) from error
     largest = 0.0
     for image, (found_score, found_classes) in zip(images, found, strict=True):
@@ -164,8 +190,8 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
-def _example(model: ExportedModel) -> Tensor:
-    return torch.zeros(2, 3, *_EXAMPLE_SIZE, dtype=torch.uint8, device=model.device)
+def _example(model: ExportedModel, size: tuple[int, int] | None = None) -> Tensor:
+    return torch.zeros(2, 3, *(size or _EXAMPLE_SIZE), dtype=torch.uint8, device=model.device)
 
 
 @torch.no_grad()

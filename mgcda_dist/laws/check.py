@@ -80,7 +80,7 @@ def check_laws(
         attempt("5", "export: kept heads load strictly", lambda: exported.exported(subject, size, folder))
         attempt("5", "score by halves equals the whole", lambda: exported.score_by_halves(subject, size))
         if with_onnx and findings[-2].verdict == "kept":
-            attempt("5", "ONNX gives the same scores", lambda: exported.onnx(folder))
+            attempt("5", "ONNX gives the same scores", lambda: exported.onnx(folder, size))
     attempt("sign", "sign: anomalies up, inliers down", lambda: sign(model, seen, subject.num_classes))
     if refusal is not None and not any(each.verdict == "broken" for each in findings):
         findings.append(Finding("check", "config check", "broken", None, refusal.where, refusal.problem))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from mgcda_dist import build
-from mgcda_dist.inference.formats import as_program, largest_difference, write_onnx
+from mgcda_dist.inference.formats import as_program, largest_difference, needs_one_size, write_onnx
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.laws.findings import Difference, Finding, relative, worst
 from mgcda_dist.laws.scenes import scene_batch
@@ -68,12 +69,14 @@ def score_by_halves(subject: Subject, size: tuple[int, int]) -> Finding:
     return Finding(law, title, verdict, number, where if number else "", "largest relative difference")
 
 
-def onnx(folder: Path) -> Finding:
-    """The exported network as ONNX gives the same scores for images of several sizes."""
+def onnx(folder: Path, size: tuple[int, int]) -> Finding:
+    """The exported network as ONNX gives the same scores for images of several sizes, or of one where it needs that."""
     law, title = "5", "ONNX gives the same scores"
     if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
         return Finding(law, title, "not applicable", said="onnxruntime and onnxscript are not installed")
     model, path = load_exported(folder), folder / "model.onnx"
+    if needs_one_size(model.network):
+        model = replace(model, metadata=replace(model.metadata, graph_px=size))
     write_onnx(as_program(model), path)
     number = largest_difference(model, path)
     verdict = "kept" if number <= _ONNX else "broken"

@@ -50,6 +50,9 @@ def _known_score(name: str) -> str:
     return name
 
 
+_Side = Annotated[int, Field(ge=1, le=1 << 15)]
+
+
 @dataclass(frozen=True)
 class ModelMetadata:
     """Content of `model.json`; its keys are the attributes' names, and `format`.
@@ -64,6 +67,7 @@ class ModelMetadata:
         class_statistics: written by `mgcda calibrate`: `mean` and `var` of the maximum logit, and their origin.
         operating_points: written by `mgcda export`: see `inference.operating`.
         longest_side_px: longer side of the network's input that the run was evaluated with; None: as `height_px` says.
+        graph_px: height and width of the only images that the graphs beside it take; None: any, or there are none.
     """
 
     name: Name
@@ -75,6 +79,7 @@ class ModelMetadata:
     class_statistics: dict[str, Any] | None = None
     operating_points: Annotated[Sequence[dict[str, Any]], Field(max_length=1000)] = ()
     longest_side_px: Annotated[int, Field(ge=1, le=1 << 15)] | None = None
+    graph_px: tuple[_Side, _Side] | None = None
 
     @property
     def statistics(self) -> ClassStatistics | None:
@@ -91,7 +96,7 @@ class ModelMetadata:
     def as_text(self) -> str:
         """The content of `model.json`; what was not measured is left out."""
         content = asdict(self)
-        for key in ("class_statistics", "operating_points", "longest_side_px"):
+        for key in ("class_statistics", "operating_points", "longest_side_px", "graph_px"):
             if not content[key]:
                 del content[key]
         return json.dumps({"format": _FORMAT} | content, indent=1) + "\n"

@@ -201,6 +201,29 @@ def test_a_graph_for_one_size_is_refused(run: Path, tmp_path: Path, name: str) -
     assert len(str(error.value).splitlines()) == 2 and "`formats`" in error.value.remedy
 
 
+@pytest.mark.slow
+def test_graphs_of_one_size_are_for_that_size_alone(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = invoke("export", run, out, "--format", "torch", "--no-verify", "--graph-size", "45x61")
+    assert said.exit_code == 0, said.output
+    model, image = load_exported(out), _image()
+    assert model.metadata.graph_px == (45, 61) and '"graph_px": [\n' in (out / "model.json").read_text()
+    assert formats.largest_difference(model, out / "model.pt2") < 1e-4
+    with pytest.raises(Exception, match="45"):
+        program_output(out / "model.pt2")(image[:, :, :40])
+    card = (out / "README.md").read_text()
+    assert "any N, H = 45, W = 61" in card and "graphs take images of 45×61 alone" in card
+    # The next export is of any size again: the size belongs to the graphs, not to the model.
+    assert invoke("export", out, tmp_path / "next", *BARE).exit_code == 0
+    assert load_exported(tmp_path / "next").metadata.graph_px is None
+
+
+def test_a_size_of_graphs_without_graphs_is_refused(run: Path, tmp_path: Path) -> None:
+    refused = refusal("export", run, tmp_path / "none", *BARE, "--graph-size", "45x61")
+    assert "graph_px: is the size of graphs" in str(refused)
+    assert "is no size" in str(refusal("export", run, tmp_path / "none", "--graph-size", "45"))
+
+
 def test_additional_tensors_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "tiny") / "model"
     tensors = load_file(folder / "model.safetensors")

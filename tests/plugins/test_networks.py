@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mgcda_dist import build
+from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.foreign import GivenScore, open_foreign
+from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.inference.formats import as_program, largest_difference, write_onnx
 from mgcda_dist.inference.model import load_exported
 from tests.support.distributed import run_distributed
@@ -40,13 +45,41 @@ def test_a_method_is_trained_exported_and_loaded_strictly(method: str, with_mgcd
 
 
 @pytest.mark.slow
-def test_the_graph_of_a_head_gives_its_scores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["uem", "rba_eomt"])
+def test_a_graph_of_any_size_gives_the_scores_of_heads_and_masks(method: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-    config = method_configuration("uem")
+    config = method_configuration(method)
     build.save_model(config, build.segmenter(config), tmp_path / "model")
     exported = load_exported(tmp_path / "model")
     write_onnx(as_program(exported), tmp_path / "model.onnx")
     assert largest_difference(exported, tmp_path / "model.onnx") < 1e-3
+
+
+def test_a_graph_of_any_size_is_refused_at_once_where_there_is_none(tmp_path: Path) -> None:
+    config = method_configuration("rba")
+    build.save_model(config, build.segmenter(config), tmp_path / "model")
+    with pytest.raises(MgcdaError, match=r"windows that depend on them[\s\S]*`graph_px`"):
+        as_program(load_exported(tmp_path / "model"))
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("method", ["uno", "rba"])
+def test_a_trained_mask_network_is_a_graph_of_one_size(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    config = method_configuration(method)
+    model, _ = train(config, [tiny_batch(step, 3, 64, 96) for step in range(2)])
+    build.save_model(config, model.segmenter, tmp_path / "model")
+    exported = load_exported(tmp_path / "model")
+    fixed = replace(exported, metadata=replace(exported.metadata, graph_px=(70, 90)))
+    write_onnx(as_program(fixed), tmp_path / "model.onnx")
+    assert largest_difference(fixed, tmp_path / "model.onnx") < 1e-5
+    # As an evaluation runs the file, against the package's own prediction.
+    pixels = np.ascontiguousarray(tiny_batch(5, 1, 70, 90).image[0].permute(1, 2, 0).numpy())
+    graph = open_foreign(str(tmp_path / "model.onnx"), num_classes=3)
+    found, classes = score_map(graph, pixels, pixels.shape[:2], score=GivenScore())
+    expected, predicted = exported.predict(pixels, height_px=0)
+    assert found == pytest.approx(expected, abs=1e-4) and (classes == predicted).mean() > 0.999
 
 
 @pytest.mark.slow
