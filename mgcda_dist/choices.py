@@ -157,7 +157,6 @@ class LoaderDefaults:
     """Defaults of the loader processes; the section `data` gives the meaning of each."""
 
     prefetch_steps: Final = 4
-    pin_memory: Final = False
     timeout_s: Final = 120.0
 
 

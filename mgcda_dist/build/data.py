@@ -53,8 +53,14 @@ def road_ids(data: DataConfig) -> tuple[int, ...]:
     return tuple(data.class_names.index(name) for name in data.road_classes)
 
 
-def training_stream(config: Config, rank: int, world_size: int, *, start_step: int = 0) -> StreamLoader:
-    """This rank's loader over the micro-batches from `start_step` to the last step."""
+def training_stream(
+    config: Config, rank: int, world_size: int, *, start_step: int = 0, on_gpu: bool = False
+) -> StreamLoader:
+    """This rank's loader over the micro-batches from `start_step` to the last step.
+
+    Args:
+        on_gpu: its batches go to a GPU: they are in page-locked memory, if `data.pin_memory` does not say otherwise.
+    """
     from mgcda_dist.data.loader import TrainingStream, make_loader
 
     data = config.data
@@ -68,7 +74,8 @@ def training_stream(config: Config, rank: int, world_size: int, *, start_step: i
         on_bad_sample=data.on_bad_sample,
         weak_views=config.teacher.is_asked,
     )
-    return make_loader(stream, data.loader_workers, data.prefetch_steps, data.pin_memory, data.loader_timeout_s)
+    is_pinned = on_gpu if data.pin_memory is None else data.pin_memory
+    return make_loader(stream, data.loader_workers, data.prefetch_steps, is_pinned, data.loader_timeout_s)
 
 
 def global_batches(config: Config, num_steps: int) -> Iterator[Batch]:

@@ -222,8 +222,8 @@ class DataConfig(Section):
     max_bad_samples: Annotated[Count, FREE] = Field(
         default=100, description="`skip` ends the run when more were met, over all epochs"
     )
-    pin_memory: Annotated[bool, FREE] = Field(
-        default=LoaderDefaults.pin_memory, description="page-locked host memory; for GPUs"
+    pin_memory: Annotated[bool | None, FREE] = Field(
+        default=None, description="batches in page-locked host memory; null: where a GPU trains"
     )
 
     @property

@@ -255,7 +255,7 @@ def make_loader(
     stream: TrainingStream,
     workers: int = 0,
     prefetch_steps: int = LoaderDefaults.prefetch_steps,
-    pin_memory: bool = LoaderDefaults.pin_memory,
+    pin_memory: bool = False,
     timeout_s: float = LoaderDefaults.timeout_s,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
 ) -> StreamLoader:

@@ -89,6 +89,11 @@ class Batch:
         packed_tensors = packed._tensors().items()
         return replace(self, **{name: _view(there, like, int(like.storage_offset())) for name, like in packed_tensors})
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that a stream reads this batch, whose memory another stream has asked for."""
+        for tensor in self._tensors().values():
+            tensor.record_stream(stream)
+
     def pin_memory(self) -> Batch:
         """The same batch in one piece of page-locked memory (called by torch's DataLoader, too)."""
         tensors = {name: _dense(tensor) for name, tensor in self._tensors().items()}

@@ -16,6 +16,7 @@ from mgcda_dist.errors import MgcdaError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import Outcome
 from mgcda_dist.method.reduce import NamedSum
+from mgcda_dist.training.ahead import CopiedAhead
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.gpu_meter import GpuMeter
 from mgcda_dist.training.health import HealthWatch
@@ -87,12 +88,13 @@ def fit(
         the one after which it was to end early.
     """
     optim, model, clock = config.optim, engine.model, _Clock(config.data.global_batch, hooks.meter)
-    watch = HealthWatch(config, state.alarms, first_step=first_step)
+    watch, ahead = HealthWatch(config, state.alarms, first_step=first_step), CopiedAhead(batches, engine.device)
     while state.step < optim.steps and state.early_end is None:
         step, progress = state.step, (state.step - first_step) / (optim.steps - first_step)
-        micro_batches = _read(engine, batches, config.engine.accumulation, step, hooks, clock)
+        micro_batches = _read(ahead, config.engine.accumulation, step, hooks, clock)
         own = _trainer_sums(micro_batches, hooks)
-        outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks)
+        fetch = partial(_fetch, ahead, step, hooks, clock)
+        outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks, fetch)
         # Sums over ranks: every rank sees the same numbers and takes the same branch.
         values = totals.scalars()
         hooks.summed({name: round(values[name]) for name in own})
@@ -136,16 +138,21 @@ def fit(
     return StopRequest.NONE
 
 
-def _read(
-    engine: DeepSpeedEngine, batches: Iterator[Batch], number: int, step: int, hooks: Hooks, clock: _Clock
-) -> list[Batch]:
+def _read(ahead: CopiedAhead, number: int, step: int, hooks: Hooks, clock: _Clock) -> list[Batch]:
     """The micro-batches of a step, on the engine's device."""
     hooks.progress.enter("loader", step)
     with clock.waiting():
-        micro_batches = [next(batches) for _ in range(number)]
+        micro_batches = [next(ahead) for _ in range(number)]
     for sentence in (sentence for batch in micro_batches for sentence in batch.bad):
         hooks.say_everywhere(f"another sample stands in: {sentence}")
-    return [batch.to(engine.device) for batch in micro_batches]
+    return micro_batches
+
+
+def _fetch(ahead: CopiedAhead, step: int, hooks: Hooks, clock: _Clock) -> None:
+    """Let a GPU have a micro-batch of the next step while it computes this one."""
+    hooks.progress.enter("loader", step)
+    with clock.waiting():
+        ahead.fetch()
 
 
 def _trainer_sums(micro_batches: list[Batch], hooks: Hooks) -> dict[str, float]:
@@ -166,8 +173,12 @@ def _forward_and_backward(
     own: dict[str, float],
     config: Config,
     hooks: Hooks,
+    fetch: Callable[[], None],
 ) -> tuple[list[Outcome], NamedSum]:
     """Accumulate the gradient of a step; the engine applies it or refuses it.
+
+    Args:
+        fetch: called when the work of a micro-batch is handed over, before the host waits for the device.
 
     Returns:
         Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's `own`.
@@ -187,6 +198,7 @@ def _forward_and_backward(
             loss = loss * torch.where(totals.wait()["loss/total"].isfinite(), 1.0, math.nan).to(loss.dtype)
         hooks.progress.enter("backward", step)
         engine.backward(loss)
+        fetch()
         hooks.progress.enter("optimizer", step)
         engine.step(partial(group_factor, progress, config.optim.schedule, config.optim.warmup), totals)
     assert totals is not None

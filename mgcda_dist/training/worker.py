@@ -207,7 +207,8 @@ class _Worker:
         validation = self._validation()
         preview, say = build.preview_job(config), partial(self.run.say, "storage")
         previews = None if preview is None else Previews(preview, self.run.pictures, tracker.log_picture, say)
-        loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step)
+        on_gpu = self.device.type == "cuda"
+        loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step, on_gpu=on_gpu)
 
         def log(step: int, metrics: dict[str, float]) -> None:
             tracker.log_metrics(metrics | callbacks.times(), step)

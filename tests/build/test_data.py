@@ -32,7 +32,7 @@ def stream(name: str = "d", made: str = "Frames", **changes: Any) -> dict[str, A
 
 
 def run_of(*streams: dict[str, Any], **sections: Any) -> Config:
-    data = {"streams": list(streams), "loader_workers": 0, "pin_memory": False} | sections.pop("data", {})
+    data = {"streams": list(streams), "loader_workers": 0} | sections.pop("data", {})
     return plain_config(data=data, mdat={"enabled": False}, optim={"steps": 4}, **sections)
 
 
@@ -54,6 +54,18 @@ def test_a_dataset_gives_the_batches_of_its_shards(tiny_shards: Path, rank: int)
     for shards, dataset in zip(*batches, strict=True):
         assert torch.equal(shards.image, dataset.image) and torch.equal(shards.label, dataset.label)
         assert torch.equal(shards.is_unlabelled, dataset.is_unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "is_pinned"),
+    [(None, True, True), (None, False, False), (False, True, False), (True, False, True)],
+)
+def test_batches_for_a_gpu_are_page_locked(
+    monkeypatch: pytest.MonkeyPatch, asked: bool | None, on_gpu: bool, is_pinned: bool
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    loader = build.training_stream(run_of(stream(), data={"pin_memory": asked}), 0, 1, on_gpu=on_gpu)
+    assert loader._loader.pin_memory is is_pinned  # pyright: ignore[reportPrivateUsage]
 
 
 def test_train_ids_need_no_label_format() -> None:

@@ -3,7 +3,8 @@
 A GPU works off what the host hands it, as long as the host does not ask: every value that is read, every shape that
 depends on the content, and every copy out of pageable memory stops the host until the device has come so far. On the
 pretended device such waits are counted by the function that causes them, and a tensor of the CPU among those of the
-device is an error, as on a real one.
+device is an error, as on a real one. So is one of another stream whose work was not waited for, or whose memory that
+stream might take back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mgcda_dist
 
-__all__ = ["DEVICE", "DeviceTensor", "PretendedDevice", "pretended_device"]
+__all__ = ["DEVICE", "DeviceTensor", "PretendedDevice", "PretendedStream", "pretended_device"]
 
 DEVICE = torch.device("cuda", 0)
 _DATA: Any = torch._C.TensorBase.data
@@ -35,16 +36,38 @@ _SHAPES = {"nonzero", "masked_select", "_unique", "_unique2", "unique_consecutiv
 _INDEXED = {"index", "index_put", "_index_put_impl", "_unsafe_index", "_unsafe_index_put"}
 
 
+class PretendedStream:
+    """A queue of the device: how much was handed over to it, and of other queues, how much it has waited for."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.handed_over = 0
+        self.waited_for: dict[PretendedStream, int] = {}
+
+    def wait_stream(self, other: PretendedStream) -> None:
+        for stream, number in {**other.waited_for, other: other.handed_over}.items():
+            self.waited_for[stream] = max(number, self.waited_for.get(stream, 0))
+
+
 class DeviceTensor(Tensor):
-    """A tensor of the pretended device. PyTorch's C++ takes it for one of `meta`, for which it has no queue either."""
+    """A tensor of the pretended device. PyTorch's C++ takes it for one of `meta`, for which it has no queue either.
+
+    Attributes:
+        content: on the host.
+        stream: that made it.
+        number: of the stream's work that did.
+        readers: other streams that its memory is kept for.
+    """
 
     content: Tensor
+    stream: PretendedStream
+    number: int
+    readers: set[PretendedStream]
 
     @staticmethod
-    def __new__(cls, content: Tensor) -> DeviceTensor:
+    def __new__(cls, content: Tensor, stream: PretendedStream) -> DeviceTensor:
         layout = {"strides": content.stride(), "storage_offset": content.storage_offset(), "dtype": content.dtype}
         made: DeviceTensor = Tensor._make_wrapper_subclass(cls, content.shape, **layout, device=torch.device("meta"))
-        made.content = content
+        made.content, made.stream, made.number, made.readers = content, stream, stream.handed_over, set()
         return made
 
     device = property(lambda self: DEVICE)  # pyright: ignore[reportAssignmentType]
@@ -79,6 +102,7 @@ class PretendedDevice(TorchDispatchMode):
             depends on the content (shape), or for a copy to the device to end (copy).
         phase: the present one.
         pinned: page-locked memory by its address.
+        stream: the present one.
     """
 
     def __init__(self) -> None:
@@ -86,6 +110,7 @@ class PretendedDevice(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.phase = ""
         self.pinned: dict[int, Tensor] = {}
+        self.stream = PretendedStream()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -103,11 +128,22 @@ class PretendedDevice(TorchDispatchMode):
         if there:
             kwargs["device"] = torch.device("cpu")
         known = {id(x.content): x for x in tensors if isinstance(x, DeviceTensor)}
+        self._hand_over(name, list(known.values()))
         real_args, real_kwargs = tree_map_only(DeviceTensor, lambda x: x.content, (args, kwargs))
         out = func(*real_args, **real_kwargs)
         if leaves:
             return out
-        return tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else DeviceTensor(x), out)
+        return tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else DeviceTensor(x, self.stream), out)
+
+    def _hand_over(self, name: str, tensors: list[DeviceTensor]) -> None:
+        """Put work on the present stream, which must have what it reads."""
+        present = self.stream
+        for tensor in tensors:
+            if tensor.stream is not present and present.waited_for.get(tensor.stream, -1) < tensor.number:
+                raise RuntimeError(f"{name} may read a tensor before it is there: wait_stream is missing")
+            if tensor.stream is not present and present not in tensor.readers:
+                raise RuntimeError(f"{name} may read memory that has another use by then: record_stream is missing")
+        present.handed_over += 1
 
     def _book(self, name: str, tensors: list[Tensor], args: Any, kwargs: Any, there: bool) -> bool:
         """Count the waits of a call; True where its result is the host's."""
@@ -154,6 +190,15 @@ class PretendedDevice(TorchDispatchMode):
     def _wait(self, kind: str) -> None:
         self.waits[" ".join(filter(None, (self.phase, _place(), kind)))] += 1
 
+    @contextmanager
+    def on(self, stream: PretendedStream) -> Generator[None]:
+        """Work is put on that stream, within the block."""
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
     def pin(self, tensor: Tensor) -> Tensor:
         """The tensor, whose memory is page-locked by what the device knows."""
         self.pinned[tensor.untyped_storage().data_ptr()] = tensor
@@ -181,6 +226,10 @@ def pretended_device() -> Generator[PretendedDevice]:
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),
         patch.object(Tensor, "pin_memory", lambda tensor, *_: mode.pin(tensor.clone())),
+        patch.object(torch.cuda, "Stream", PretendedStream),
+        patch.object(torch.cuda, "stream", mode.on),
+        patch.object(torch.cuda, "current_stream", lambda *_: mode.stream),
+        patch.object(Tensor, "record_stream", lambda tensor, stream: tensor.readers.add(stream)),
         torch.autograd.set_multithreading_enabled(False),
     ):
         torch._C._set_only_lift_cpu_tensors(True)
