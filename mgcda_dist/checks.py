@@ -278,6 +278,7 @@ def check_model(config: Config) -> list[str]:
 
 def _check_network(config: Config) -> list[str]:
     """`check_model` of the network of one phase."""
+    from mgcda_dist.models.activations import checkpoint_activations
     from mgcda_dist.models.backbone import check_backbone
 
     if config.model.backbone is not None:
@@ -285,6 +286,8 @@ def _check_network(config: Config) -> list[str]:
         network = _outline(config)
     else:
         network = build.segmenter(config)
+    if config.engine.activation_checkpointing:
+        checkpoint_activations(network, "engine.activation_checkpointing")
     build.check_stages(config, network)
     build.check_pairs(config, network, build.dropped_heads(config, network))
     if config.model.backbone is not None:

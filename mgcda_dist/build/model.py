@@ -195,6 +195,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     Args:
         tried: refuse a loss and a score that `check_pairs` does.
     """
+    from mgcda_dist.models.activations import checkpoint_activations
     from mgcda_dist.models.freezing import freeze
     from mgcda_dist.models.invariants import freeze_unused
     from mgcda_dist.models.scores import scorer
@@ -208,6 +209,8 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
         check_pairs(config, network, heads)
     check_stages(config, network)
     freeze_unused(network, _trained_outputs(config), network.example_size)
+    if config.engine.activation_checkpointing:
+        checkpoint_activations(network, "engine.activation_checkpointing")
     channels = network.stage_channels
     num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
     mdat = cacl = None

@@ -64,6 +64,11 @@ class EngineConfig(Section):
     fused_optimizer: Annotated[bool | None, FREE] = Field(
         default=None, description="one kernel for the step of many parameters; null: on GPUs"
     )
+    activation_checkpointing: Annotated[bool, FREE] = Field(
+        default=False,
+        description="compute the activations of the network's blocks again in the backward pass, in the place of "
+        "keeping them: less memory for more time, the same bits. Networks of timm and transformers",
+    )
     export_masters: Annotated[bool | None, FREE] = Field(
         default=None,
         description="with bf16, begin the float32 of the optimiser with the weights before they are rounded, and "

@@ -1,0 +1,60 @@
+"""Activation checkpointing: blocks of a network are computed again in the backward pass, in the place of being kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mgcda_dist.errors import ConfigError
+
+__all__ = ["checkpoint_activations"]
+
+
+def checkpoint_activations(network: nn.Module, where: str) -> list[str]:
+    """Switch on what a library's networks offer: timm's `set_grad_checkpointing`, transformers' own.
+
+    Blocks of training alone: evaluation keeps nothing in any case. What is computed again gives the same bits, since
+    no network here draws random numbers or changes its buffers in a forward pass.
+
+    Args:
+        network: a segmenter, changed in place.
+        where: config path, for errors.
+
+    Returns:
+        Paths of the parts that are computed again.
+
+    Raises:
+        ConfigError: no part offers it.
+    """
+    found: list[str] = []
+    for path, module in network.named_modules():
+        if any(path.startswith(f"{above}.") for above in found):
+            continue
+        if _switched_on(module):
+            found.append(path)
+    if not found:
+        raise ConfigError(
+            where,
+            f"{type(network).__name__}: no part of the network can compute its activations again",
+            "networks of timm and of transformers can; set engine.activation_checkpointing=false",
+        )
+    return found
+
+
+def _switched_on(module: Any) -> bool:
+    timms = getattr(module, "set_grad_checkpointing", None)
+    if callable(timms):
+        try:
+            timms(enable=True)
+        except (AssertionError, NotImplementedError, TypeError):  # a part that only hands it on, or has none
+            return False
+        return True
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        return False
+    options = {"use_reentrant": False}
+    if (newer := getattr(module, "activation_checkpointing_enable", None)) is not None:
+        newer(activation_checkpointing_kwargs=options)
+    else:
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    return True
