@@ -378,11 +378,12 @@ class ModelConfig(Section):
 
     backbone: str | None = Field(default=None, description="timm model name; null: see `network`")
     network: (
-        Annotated[str, Field(pattern=r"^((torchvision|smp|transformers):[A-Za-z0-9_]+|python:[\w.]+:[\w.]+)$")] | None
+        Annotated[str, Field(pattern=r"^((torchvision|smp|timm|transformers):[A-Za-z0-9_.]+|python:[\w.]+:[\w.]+)$")]
+        | None
     ) = Field(
         default=None,
-        description="torchvision:NAME, smp:NAME, transformers:NAME, or python:MODULE:FUNCTION: "
-        "that module is imported, and FUNCTION(num_classes=C, **arguments) called",
+        description="torchvision:NAME, smp:NAME, timm:NAME (a plain ViT), transformers:NAME, or "
+        "python:MODULE:FUNCTION: that module is imported, and FUNCTION(num_classes=C, **arguments) called",
     )
     arguments: dict[str, Any] = Field(default={}, description="of the network's constructor")
     taps: TapsConfig | None = None

@@ -27,7 +27,7 @@ from mgcda_dist.models.weights import read_state
 __all__ = ["named_segmenter", "portable_arguments"]
 
 _WHERE = "model.network"
-_LIBRARIES = "torchvision:NAME, smp:NAME, transformers:NAME or python:MODULE:FUNCTION"
+_LIBRARIES = "torchvision:NAME, smp:NAME, timm:NAME, transformers:NAME or python:MODULE:FUNCTION"
 
 
 def named_segmenter(
@@ -105,6 +105,8 @@ def _external_network(name: str, arguments: dict[str, Any], num_logits: int, *, 
             from mgcda_dist.models.external_torchvision import make
         case "smp":
             from mgcda_dist.models.external_smp import make
+        case "timm":
+            from mgcda_dist.models.external_timm import make
         case "transformers":
             from mgcda_dist.models.external_transformers import make
         case "python":
