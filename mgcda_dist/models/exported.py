@@ -67,6 +67,7 @@ class ModelMetadata:
         class_statistics: written by `mgcda calibrate`: `mean` and `var` of the maximum logit, and their origin.
         operating_points: written by `mgcda export`: see `inference.operating`.
         longest_side_px: longer side of the network's input that the run was evaluated with; None: as `height_px` says.
+        measured_heads: written by `mgcda calibrate`: of heads that were measured after training, the frames.
         graph_px: height and width of the only images that the graphs beside it take; None: any, or there are none.
     """
 
@@ -80,6 +81,7 @@ class ModelMetadata:
     operating_points: Annotated[Sequence[dict[str, Any]], Field(max_length=1000)] = ()
     longest_side_px: Annotated[int, Field(ge=1, le=1 << 15)] | None = None
     graph_px: tuple[_Side, _Side] | None = None
+    measured_heads: dict[str, Any] | None = None
 
     @property
     def statistics(self) -> ClassStatistics | None:
@@ -96,7 +98,7 @@ class ModelMetadata:
     def as_text(self) -> str:
         """The content of `model.json`; what was not measured is left out."""
         content = asdict(self)
-        for key in ("class_statistics", "operating_points", "longest_side_px", "graph_px"):
+        for key in ("class_statistics", "operating_points", "longest_side_px", "graph_px", "measured_heads"):
             if not content[key]:
                 del content[key]
         return json.dumps({"format": _FORMAT} | content, indent=1) + "\n"

@@ -62,7 +62,7 @@ def try_score(score: Score, prediction: Prediction) -> None:
         ConfigError: it fails, returns another shape than N×h×w, is not finite, depends on the other images of a batch,
             or draws from torch's global generator.
     """
-    check_reads("the score", _WHERE, score.reads, prediction.extra)
+    check_reads("the score", _WHERE, score.reads, prediction.extra, getattr(score, "remedy", ""))
     state = torch.get_rng_state()
     (both, halves), (alone, _) = (_called(score, each) for each in (prediction, _first(prediction)))
     if not torch.equal(state, torch.get_rng_state()):

@@ -240,25 +240,26 @@ def score_inputs(prediction: Prediction, score: Score) -> Tensor:
     Raises:
         ConfigError: the score reads an extra that the network does not give.
     """
-    check_reads("the score", "score", score.reads, prediction.extra)
+    check_reads("the score", "score", score.reads, prediction.extra, getattr(score, "remedy", ""))
     logits, maps = prediction.logits, score.maps(prediction)
     if maps is logits:
         return _wide(logits)
     return torch.cat([_wide(logits), _resized(_wide(maps), logits)], dim=1)
 
 
-def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[str, object]) -> None:
+def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[str, object], remedy: str = "") -> None:
     """Raise `ConfigError` for a loss or a score that reads what the network does not give.
 
     Args:
         what: the loss or score, for messages.
         where: config path that names it.
         extra: `Prediction.extra` of the network, or its names.
+        remedy: of the loss's or score's own; empty: names that are near.
     """
     for name in reads:
         if name not in extra:
             known = near_or_all(name, sorted(extra)) if extra else "it gives none: model.heads and model.taps.extra do"
-            raise ConfigError(where, f"{what} reads extra[{name!r}], which the network does not give", known)
+            raise ConfigError(where, f"{what} reads extra[{name!r}], which the network does not give", remedy or known)
 
 
 def score_of_inputs(inputs: Tensor, num_logits: int, score: Score) -> Tensor:
