@@ -109,7 +109,7 @@ def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
         plans.append(StreamPlan(stream.name, sizes, stream.per_step))
         paste, domain = _paste(stream.paste, data), data.domains.index(stream.domain_name)
         sources.append(FrameSource(stream.name, reader, table, stream.labelled, paste, domain))
-    plan = Plan(plans, config.seed, data.window_shards)
+    plan = Plan(plans, config.seed, data.window_shards, data.shard_groups)
     return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -204,6 +205,11 @@ class DataConfig(Section):
     window_shards: Annotated[Count, FIXED] = Field(
         default=8, description="shards that are shuffled together, sample by sample"
     )
+    shard_groups: Annotated[Count, FIXED] = Field(
+        default=1,
+        description="groups of shards; every image of a batch has its place in one, so that a node reads its share of "
+        "the shards in an epoch, and not all: a multiple of nodes × engine.accumulation; divides every per_step",
+    )
     loader_workers: Annotated[int, Field(ge=0), FREE] = Field(
         default=1, description="loader processes per rank; 0: in the trainer"
     )
@@ -246,6 +252,16 @@ class DataConfig(Section):
     def domains(self) -> tuple[str, ...]:
         """The domains, in the order in which streams name them first: the position is the domain index."""
         return tuple(dict.fromkeys(stream.domain_name for stream in self.streams))
+
+    @model_validator(mode="after")
+    def _groups_divide_streams(self) -> DataConfig:
+        for stream in self.streams:
+            if stream.per_step % self.shard_groups:
+                raise ValueError(
+                    f"shard_groups: {self.shard_groups} does not divide the per_step {stream.per_step} of stream "
+                    f"{stream.name}; {math.gcd(self.shard_groups, stream.per_step)} does"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod

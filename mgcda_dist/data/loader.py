@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -224,7 +225,7 @@ class TrainingStream(Dataset[Batch]):
         generator = self._generator("class-mix", step, ref, attempt)
         if not self._labelled_slots or generator.random() >= self.transform.augment.class_mix:
             return image, label
-        other = self._slot_of(step, self._labelled_slots, generator)
+        other = self._slot_of(step, ref.slot, self._labelled_slots, generator)
         frame = self._frame(other)
         # The crop that the other slot itself has in this step.
         own_draws = self._generator("augment", step, other)
@@ -237,13 +238,19 @@ class TrainingStream(Dataset[Batch]):
         generator = self._generator("style", step, ref, attempt)
         if not others or generator.random() >= augment.style:
             return image
-        other = self._slot_of(step, others, generator)
+        other = self._slot_of(step, ref.slot, others, generator)
         target = self.sources[other.stream].reader.frame(other.sample, labelled=False).image
         return with_style_of(resized(target, *self.transform.crop_px), image, augment.style_band)
 
-    def _slot_of(self, step: int, slots: Sequence[int], generator: np.random.Generator) -> SlotRef:
-        """One of these slots, with the sample that it has in this step."""
-        slot = slots[int(generator.integers(len(slots)))]
+    def _slot_of(self, step: int, own: int, slots: Sequence[int], generator: np.random.Generator) -> SlotRef:
+        """One of these slots, with the sample that it has in this step.
+
+        Of a plan with groups, one that reads from the same group as slot `own`: its shards are at hand.
+        """
+        batch, groups = self.plan.global_batch, self.plan.groups
+        part = own * groups // batch  # the batch is cut evenly, and every stream has slots in every part
+        first, end = (bisect_left(slots, edge * batch // groups) for edge in (part, part + 1))
+        slot = slots[first + int(generator.integers(end - first))]
         return self.plan.slots(step, range(slot, slot + 1))[0]
 
     def _generator(self, purpose: str, step: int, ref: SlotRef, attempt: int = 0) -> np.random.Generator:

@@ -8,7 +8,8 @@ carried from step to step: step 10⁹ costs as much as step 0, a resumed run sta
 and the permutations in use (docs/data-path.md).
 
 The global batch is one list of B slots. It is cut into contiguous pieces for ranks and micro-batches (`slots_of`), so
-every number of ranks reads the same batch.
+every number of ranks reads the same batch. With `groups` above 1 each slot reads from one group of shards
+(`data.groups`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.data.groups import GroupedOrder
 from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.errors import ConfigError, ShardError
 from mgcda_dist.method.randomness import numpy_generator
@@ -61,20 +63,30 @@ class Plan:
         streams: what is read; their position is the stream index.
         seed: of the order.
         window_shards: shards whose samples are shuffled together.
+        groups: of shards, from one of which each slot reads; 1: every slot reads from all.
 
     Raises:
-        ConfigError: no stream, a name used twice, `per_step` or window below 1.
+        ConfigError: no stream, a name used twice, `per_step`, window or groups below 1, or groups that do not divide a
+            `per_step`.
         ShardError: a stream without a sample.
     """
 
-    def __init__(self, streams: Sequence[StreamPlan], seed: int, window_shards: int) -> None:
+    def __init__(self, streams: Sequence[StreamPlan], seed: int, window_shards: int, groups: int = 1) -> None:
         names = [stream.name for stream in streams]
         if not names or len(set(names)) < len(names):
             raise ConfigError("plan", f"streams {names}", "give at least one stream, and each its own name")
-        if window_shards < 1 or min(stream.per_step for stream in streams) < 1:
-            raise ConfigError("plan", "window_shards and per_step must be at least 1")
-        self.streams, self.seed, self.window_shards = tuple(streams), seed, window_shards
-        self._orders = [_StreamOrder(stream, seed, window_shards) for stream in streams]
+        if min(window_shards, groups, *(stream.per_step for stream in streams)) < 1:
+            raise ConfigError("plan", "window_shards, groups and per_step must be at least 1")
+        for stream in streams:
+            if stream.per_step % groups:
+                problem = f"{stream.per_step} images per step do not come from {groups} groups of shards alike"
+                remedy = f"change per_step, or take {math.gcd(groups, stream.per_step)} groups"
+                raise ConfigError(f"stream {stream.name}", problem, remedy)
+            if not np.any(stream.shard_sizes):
+                remedy = "write its shards, or leave it out"
+                raise ShardError(f"stream {stream.name}", "its shards hold no sample", remedy)
+        self.streams, self.seed, self.window_shards, self.groups = tuple(streams), seed, window_shards, groups
+        self._orders = [_order(stream, seed, window_shards, groups) for stream in streams]
         self._layout = _interleave([stream.per_step for stream in streams])
 
     @property
@@ -145,6 +157,12 @@ def _interleave(counts: Sequence[int]) -> list[tuple[int, int]]:
     return [(stream, turn) for _, stream, turn in sorted(keyed)]
 
 
+def _order(stream: StreamPlan, seed: int, window_shards: int, groups: int) -> _StreamOrder | GroupedOrder:
+    if groups == 1:
+        return _StreamOrder(stream, seed, window_shards)
+    return GroupedOrder(stream.name, stream.shard_sizes, stream.per_step, groups, seed, window_shards)
+
+
 class _Epoch(NamedTuple):
     shards: NDArray[np.int64]  # num_shards: the permuted shard numbers
     starts: NDArray[np.int64]  # num_windows + 1: samples in front of each window
@@ -157,9 +175,7 @@ class _StreamOrder:
         self.name, self.seed, self.window_shards = stream.name, seed, window_shards
         self.sizes = stream.shard_sizes
         ends = np.cumsum(self.sizes, dtype=np.int64)
-        self.num_samples = int(ends[-1]) if len(ends) else 0
-        if self.num_samples == 0:
-            raise ShardError(f"stream {stream.name}", "its shards hold no sample", "write its shards, or leave it out")
+        self.num_samples = int(ends[-1])
         self.first = ends - self.sizes  # flat index of each shard's first sample
         # A step may straddle two epochs and two windows; one more window serves the prefetch of later steps.
         self._epochs: LruCache[int, _Epoch] = LruCache(self._make_epoch, limit=2)

@@ -134,6 +134,7 @@ def test_two_sources_of_classes_for_unlabelled_pixels_are_refused(good: Path) ->
             "(a 4 + b 4) cannot be shared by 1 worker × 3 micro-batches; choose engine.accumulation=2",
         ),
         ("scaling.workers=many", "scaling.workers = 'many': neither a whole number from 1 on nor `auto`"),
+        ("data.shard_groups=6", "shard_groups: 6 does not divide the per_step 4 of stream a; 2 does"),
         ("scaling.elastic={min: 3, max: 2}", "scaling.elastic: min 3 is over max 2"),
         ("data.streams.7.per_step=1", "no item of a list with 2 items"),
         ("optim.steps", "not of the form key=value"),

@@ -46,6 +46,7 @@ class World:
         seed: int = 3,
         per_step: tuple[int, int, int] = (4, 2, 2),
         transform: Transform = TRANSFORM,
+        groups: int = 1,
         **options: Any,
     ) -> TrainingStream:
         library = ObjectLibrary(ShardReader(self.objects))
@@ -60,7 +61,7 @@ class World:
             StreamPlan(source.name, manifest.shard_sizes, share)
             for source, manifest, share in zip(sources, manifests, per_step, strict=True)
         ]
-        return TrainingStream(Plan(streams, seed, 2), sources, transform, **options)
+        return TrainingStream(Plan(streams, seed, 2, groups), sources, transform, **options)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,25 @@ def test_ranks_see_parts_of_the_same_global_batches(world: World, workers: int, 
                 weak=_joined([batch.weak for batch in ordered]),
             )
             assert same(joined, expected[step])
+
+
+def test_ranks_see_parts_of_the_same_batches_in_groups(world: World):
+    """Also where crops take parts of others: those of their own group."""
+    mixed = Transform(CROP, AugmentParams(class_mix=1.0, style=0.5))
+    options: dict[str, Any] = {"num_steps": 3, "transform": mixed, "groups": 2}
+    expected = [world.stream(**options)[step] for step in range(3)]
+    without: dict[str, Any] = options | {"groups": 1}
+    assert not torch.equal(expected[0].image, world.stream(**without)[0].image)
+    for rank in range(2):
+        batches = list(make_loader(world.stream(**options, rank=rank, world_size=2), workers=rank))
+        own = slice(4 * rank, 4 * rank + 4)
+        for batch, whole in zip(batches, expected, strict=True):
+            assert torch.equal(batch.image, whole.image[own]) and torch.equal(batch.label, whole.label[own])
+    late: dict[str, Any] = options | {"num_steps": 1, "start_step": 2}
+    assert same(world.stream(**late)[0], expected[2])
+    stream = world.stream(**options)
+    partners = [stream._slot_of(5, own, range(8), np.random.default_rng(own)).slot for own in range(8)]  # pyright: ignore[reportPrivateUsage]
+    assert [slot // 4 for slot in partners] == [0] * 4 + [1] * 4
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
