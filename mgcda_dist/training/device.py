@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
-from mgcda_dist.config.run import EngineConfig
+if TYPE_CHECKING:
+    from mgcda_dist.config.run import EngineConfig
 
 __all__ = ["set_up"]
 
