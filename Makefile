@@ -76,6 +76,11 @@ test-cluster: $(DEV_READY) ## Run what takes minutes: two nodes (as root: in nam
 docs: $(DEV_READY) ## Build the documentation site, strictly and without the network: build/site/index.html
 	@$(BIN)/python -m docs.site
 
+# A machine with a GPU needs little for it, and no environment of ours: PYTHON=…, or .venv where there is one.
+.PHONY: gpu-check
+gpu-check: ## Check one GPU and measure training on it, in 8 minutes; needs torch and timm alone: PYTHON=python3
+	@$(or $(PYTHON),$(wildcard $(BIN)/python),python3) -m benchmarks.gpu $(GPU_ARGS)
+
 ##@ Checks
 .PHONY: lint
 lint: $(DEV_READY) ## Check style and format (ruff)

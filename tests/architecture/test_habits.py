@@ -30,6 +30,7 @@ BESIDE_THE_MIRROR = {
     "multiprocess": "the method and the examples on several real processes",
     "test_base_layer.py": "the wheel with the base of its dependencies alone",
     "test_border.py": "no command on a folder of others leaves it, over all commands",
+    "test_gpu_check.py": "benchmarks/gpu, the check of a GPU, and its trial on processors",
     "test_fuzz.py": "damaged documents of every kind, in all rooms that read them",
     "test_trust.py": "the promises of SECURITY.md, over all rooms",
     "cluster/test_full_disk.py": "a real training on a disk that fills up",

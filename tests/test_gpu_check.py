@@ -1,0 +1,207 @@
+"""The check of a GPU: its sections end in time and alone, its measures find what is planted, and a trial on processors.
+
+No GPU is needed: numbers and waits are those of a pretended one (`tests.support.pretended`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu import numbers, sections
+from benchmarks.gpu.__main__ import check, main
+from benchmarks.gpu.sections import Findings, Section, SkippedError
+from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
+from benchmarks.gpu.speed import union_s
+from tests.support.pretended import DEVICE, pretended_device
+
+HOST = Setting(torch.device("cpu"), tiny=True)
+ROOT = Path(__file__).parents[1]
+
+
+def well(setting: Setting, found: Findings) -> None:
+    found.fact("card", "none | of a kind")
+    found.row("times", network="a", ms=1.25, share=None)
+
+
+def troubled(setting: Setting, found: Findings) -> None:
+    found.row("times", network="a", ms=1.0)
+    found.problem("it is slow")
+
+
+def broken(setting: Setting, found: Findings) -> None:
+    found.row("times", network="a", ms=1.0)
+    raise RuntimeError("an illegal memory access")
+
+
+def killed(setting: Setting, found: Findings) -> None:
+    found.fact("begun", True)
+    os._exit(9)
+
+
+def endless(setting: Setting, found: Findings) -> None:
+    found.fact("child", subprocess.Popen(["sleep", "60"]).pid)
+    time.sleep(60)
+
+
+def skipped(setting: Setting, found: Findings) -> None:
+    raise SkippedError("deepspeed is not installed")
+
+
+def done(tmp_path: Path, *jobs: Any, budget_s: float = 100.0, limit_s: float = 50.0) -> dict[str, Any]:
+    check(HOST, {job.__name__: Section(job.__name__, job, limit_s) for job in jobs}, budget_s, tmp_path)
+    return json.loads((tmp_path / "gpu.json").read_text())
+
+
+def test_a_section_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    found = done(tmp_path, broken, killed, troubled, skipped, well)
+    assert found["exit_code"] == 1 and found["card"] == "none | of a kind"
+    by_title = {section["title"]: section for section in found["sections"]}
+    assert {name: section["status"] for name, section in by_title.items()} == {
+        "broken": "failed", "killed": "failed", "troubled": "failed", "skipped": "skipped", "well": "passed",
+    }  # fmt: skip
+    assert "an illegal memory access" in by_title["broken"]["reason"] and by_title["broken"]["tables"]["times"]
+    assert "exit code 9" in by_title["killed"]["reason"] and by_title["killed"]["facts"] == {"begun": True}
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| a | 1.25 | – |" in text and "**it is slow**" in text and "Skipped: deepspeed is not installed" in text
+    assert "RuntimeError: an illegal memory access" in text and r"none \| of a kind" in text
+
+
+def test_a_section_that_hangs_ends_in_time_with_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "_LEAST_S", 0.1)
+    found = done(tmp_path, endless, well, limit_s=0.5)
+    hung, other = found["sections"]
+    assert hung["status"] == "failed" and "ended after" in hung["reason"] and hung["seconds"] < 20
+    assert other["status"] == "passed" and found["exit_code"] == 1
+    deadline = time.monotonic() + 10  # of a process that is gone its parent may not have heard
+    while Path(f"/proc/{hung['facts']['child']}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{hung['facts']['child']}/cmdline").read_bytes():
+            break
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
+def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
+    found = done(tmp_path, well, endless, budget_s=1.0)
+    assert [section["status"] for section in found["sections"]] == ["no time", "no time"] and found["exit_code"] == 3
+
+
+def test_all_is_well(tmp_path: Path) -> None:
+    assert done(tmp_path, well, skipped)["exit_code"] == 0
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["--out", str(tmp_path), "--only", "norms"]) == 2
+    assert "--device cpu --tiny" in capfd.readouterr().err
+    assert [s["status"] for s in json.loads((tmp_path / "gpu.json").read_text())["sections"]] == ["failed"]
+
+
+def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--device", "cpu", "--tiny", "--only", "wait"])
+    assert "no section wait; there are machine, agreement" in capsys.readouterr().err
+
+
+def test_two_streams_at_work_are_not_twice_the_time() -> None:
+    assert union_s([(5e6, 7e6), (0, 2e6), (1e6, 3e6), (1.5e6, 1.6e6)]) == pytest.approx(5.0)
+    assert union_s([]) == 0
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_pretended_gpu_agrees_and_waits_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, values = HOST.small, list[dict[str, float]]()
+    for device in (DEVICE, HOST.device):
+        setting = Setting(device, tiny=True)
+        model = method(segmenter(network), network.size)
+        with pretended_device() as gpu:
+            trainer = Trainer(model, setting)
+            batch = scene(network, 0, setting)
+            gpu.waits.clear()
+            values.append(trainer.step(batch))
+            assert sum(gpu.waits.values()) == (1 if device == DEVICE else 0), gpu.waits
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_a_difference_is_found(tmp_path: Path) -> None:
+    rows, start = torch.zeros(3), torch.zeros(4, dtype=torch.float64)
+    host = numbers.Trained([{"loss/total": 2.0, "norm": 1.0}], start, start + 1, rows)
+    cases = {
+        "same": (host, "float64", []),
+        "another loss": (replace(host, values=[{"loss/total": 2.001, "norm": 1.0}]), "float32", ["a term"]),
+        "no number": (replace(host, values=[{"loss/total": float("nan"), "norm": 1.0}]), "float32", ["a term"]),
+        "other parameters": (replace(host, after=start + 1 + 1e-6), "float64", ["the way of the parameters"]),
+        "bf16 is printed": (replace(host, values=[{"loss/total": 2.1, "norm": 1.0}]), "bf16", []),
+    }
+    for name, (here, precision, wanted) in cases.items():
+        found = Findings(tmp_path / f"{name}.json")
+        numbers.compare(found, precision, here, host, numbers.LIMITS[precision])
+        assert len(found.problems) == len(wanted), name
+        assert all(text in problem for text, problem in zip(wanted, found.problems, strict=True)), name
+
+
+# ------------------------------------------------------------------------------------------- the whole, on processors
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+known = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {absent} else known(name, package)
+from benchmarks.gpu.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def trial(out: Path, absent: set[str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT.format(absent=absent), "--device", "cpu", "--tiny", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=out, env=environment)
+
+
+BASE = {
+    "ray", "mlflow", "webdataset", "deepspeed", "pydantic", "yaml", "typer", "rich", "matplotlib", "safetensors",
+}  # fmt: skip
+"""Of the framework's dependencies, those that a machine with a GPU need not have."""
+
+
+@pytest.mark.extended
+def test_little_has_to_be_installed(tmp_path: Path) -> None:
+    ended = trial(tmp_path, BASE, "--only", "engine", "loading", "collectives")
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    status = {section["title"]: (section["status"], section["reason"]) for section in found["sections"]}
+    assert status["Machine"][0] == status["Collectives, one rank"][0] == "passed"
+    assert status["Engine"] == ("skipped", "deepspeed is not installed")
+    assert status["Loader"][0] == "skipped" and "pydantic" in status["Loader"][1]
+
+
+@pytest.mark.extended
+@pytest.mark.timeout(900)
+def test_every_section_runs_on_processors(tmp_path: Path) -> None:
+    ended = trial(tmp_path, {"ray", "mlflow", "webdataset"}, "--budget", "800")
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(found["sections"]) == 11 and {section["status"] for section in found["sections"]} == {"passed"}
+    tables = {section["title"]: section["tables"] for section in found["sections"]}
+    for mode in ("eager", "compiled"):
+        (rows,) = tables[f"{HOST.small.backbone}, {mode}"].values()
+        assert [row["model"] for row in rows] == ["full", "baseline"] and all(row["images/s"] > 0 for row in rows)
+    assert all(
+        row["equal after save and load"] for row in tables["Engine"][f"three steps of {HOST.small.backbone}, one rank"]
+    )
+    assert "# One GPU, checked: no GPU" in (tmp_path / "gpu.md").read_text()
