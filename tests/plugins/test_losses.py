@@ -19,6 +19,7 @@ from mgcda_dist.models.segmentation_loss import OutlierLoss, SegmentationLoss, c
 from mgcda_dist.plugins.densehybrid import DenseHybridLoss, DenseHybridScore
 from mgcda_dist.plugins.meta_ood import MetaOodLoss
 from mgcda_dist.plugins.pebal import PebalLoss
+from mgcda_dist.plugins.rpl import ResidualBlock, RplLoss, RplScore
 from mgcda_dist.plugins.uem import UemLoss, UemScore
 from mgcda_dist.plugins.ulre import UlreLoss, UlreScore
 
@@ -30,6 +31,7 @@ LOSSES: dict[str, tuple[Callable[[], OutlierLoss], dict[str, int]]] = {
     "uem": (UemLoss, {"unknown": 2}),
     "ulre": (UlreLoss, {"unknown": 2}),
     "pebal": (lambda: PebalLoss(-1.5, -0.5), {"abstention": 1}),
+    "rpl": (RplLoss, {"residual": CLASSES}),
 }
 
 
@@ -161,7 +163,30 @@ def _pebal(pixels: list[dict[str, Any]], label: Tensor) -> float:
     return _mean(clean_terms) + _mean(mixed_terms) + 0.1 * _mean(abstained) + 0.1 * hinges
 
 
-LOOPS = {"meta_ood": _meta_ood, "densehybrid": _densehybrid, "uem": _uem, "ulre": _ulre, "pebal": _pebal}
+def _rpl(pixels: list[dict[str, Any]], label: Tensor) -> float:
+    agreement, entropy, level = [], [], []
+    for p in pixels:
+        z = [a + b for a, b in zip(p["L"], p["residual"], strict=True)]
+        if p["y"] == ANOMALY:
+            level.append(max(0.0, _lse(z)))
+        elif p["y"] != VOID:
+            agreement.append(-math.log(_softmax(z)[p["L"].index(max(p["L"]))]))
+            of_z, of_v = (-sum(q * math.log(q) for q in _softmax(x)) for x in (z, p["L"]))
+            entropy.append((of_z - of_v) ** 2)
+    return _cross_entropy(pixels) + _mean(agreement) + _mean(entropy) + 0.05 * _mean(level)
+
+
+_CLASSIFY = ("classification", "mixed", "agreement", "entropy")
+"""Terms that say which class a pixel is of, or how sure."""
+
+LOOPS = {
+    "meta_ood": _meta_ood,
+    "densehybrid": _densehybrid,
+    "uem": _uem,
+    "ulre": _ulre,
+    "pebal": _pebal,
+    "rpl": _rpl,
+}
 
 
 @pytest.mark.parametrize("case", ["all", "no anomaly", "no inlier", "void"])
@@ -193,14 +218,15 @@ def test_gradients_are_finite_and_reach_what_a_loss_reads(name: str, case: str) 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_is_void_or_of_unknown_class_takes_no_part(name: str) -> None:
-    """But for PEBAL, whose blur and smoothness see every pixel of an image."""
+    """But for PEBAL, whose blur and smoothness see every pixel, and RPL, which has no need of a class."""
     make, extra = LOSSES[name]
     label, found = _label("all"), _prediction(extra)
     ignored = (label == VOID) | (label == INLIER)
     inputs = [found.logits.requires_grad_(), *(x.requires_grad_() for x in found.extra.values())]
     gradients = torch.autograd.grad(_value(make(), found, label), inputs)
     touched = any(bool(gradient.movedim(1, -1)[ignored].any()) for gradient in gradients)
-    assert touched == (name == "pebal")
+    assert touched == (name in ("pebal", "rpl"))
+    assert not any(bool(gradient.movedim(1, -1)[label == VOID].any()) for gradient in gradients) or name == "pebal"
 
 
 SCORES = {
@@ -210,13 +236,14 @@ SCORES = {
         UlreScore,
         lambda p: (1 + math.exp(p["unknown"][1])) / (2 + math.exp(p["unknown"][0]) + math.exp(p["unknown"][1])),
     ),
+    "rpl": (RplScore, lambda p: -_lse([a + b for a, b in zip(p["L"], p["residual"], strict=True)])),
 }
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_a_score_is_what_its_formula_says(name: str) -> None:
     score, formula = SCORES[name]
-    prediction = _prediction({"unknown": 2})
+    prediction = _prediction(LOSSES[name][1])
     found = score()(prediction)
     expected = torch.tensor([formula(p) for p in _pixels(prediction, _label("all"))], dtype=torch.float64)
     torch.testing.assert_close(found, expected.view(found.shape), rtol=1e-9, atol=1e-12)
@@ -231,9 +258,23 @@ def test_raising_anomalies_and_lowering_inliers_never_raises_the_loss(name: str)
     score = SCORES[name][0]() if name in SCORES else scorer("entropy" if name == "meta_ood" else "energy")
     side = (label == ANOMALY).double() - (label < CLASSES).double()
     wanted = torch.autograd.grad((score(found) * side).sum(), inputs, allow_unused=True)
-    loss.terms = {key: term for key, term in loss.terms.items() if key not in ("classification", "mixed")}  # type: ignore[misc]
+    loss.terms = {key: term for key, term in loss.terms.items() if key not in _CLASSIFY}  # type: ignore[misc]
     sums = loss(found, label, LossContext(0, PROGRESS, torch.arange(len(label))))
     total = torch.stack([weight_at(term.weight, PROGRESS) * sums[key] for key, term in loss.terms.items()]).sum()
     gradients = torch.autograd.grad(total, inputs, allow_unused=True)
     pairs = [(g, w) for g, w in zip(gradients, wanted, strict=True) if g is not None and w is not None]
     assert pairs and sum(float((g * w).sum()) for g, w in pairs) < 0
+
+
+def test_the_residual_begins_with_the_scores_of_the_network_and_leaves_it_alone() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block, stage = ResidualBlock(5, CLASSES, width=8, rates=[1, 2]), torch.randn(3, 5, HEIGHT, WIDTH)
+    found = _prediction({}, torch.float32)
+    residual = block(stage)
+    assert residual.shape == found.logits.shape and not residual.any()
+    assert torch.equal(block(stage[:1]), residual[:1]), "an image's own"
+    logits = found.logits.requires_grad_()
+    sums = RplLoss()(found._replace(extra={"residual": residual}), _label("all"), LossContext(0, 0.0, torch.arange(3)))
+    torch.stack(list(sums.values())).sum().backward()
+    assert logits.grad is None and block.last.weight.grad is not None and bool(block.last.weight.grad.any())
