@@ -253,9 +253,9 @@ def check_model(config: Config) -> list[str]:
     """Raise `ConfigError` for what a run could not build: network, weights, losses and scores, callbacks, trackers.
 
     Refused are a network or weights that do not exist, a norm that needs GPUs where none is used, losses and scores
-    that do not suit it, callbacks that cannot be called, and trackers whose package is not installed. The network is
-    made once and thrown away. One with a timm backbone is made on torch's `meta` device, without memory and
-    without weights.
+    that do not suit it, callbacks that cannot be called, augmentations of one's own that are not functions of their
+    draws, and trackers whose package is not installed. The network is made once and thrown away. One with a timm
+    backbone is made on torch's `meta` device, without memory and without weights.
 
     Returns:
         What is doubtful, in words.
@@ -281,6 +281,8 @@ def _check_network(config: Config) -> list[str]:
     from mgcda_dist.models.activations import checkpoint_activations
     from mgcda_dist.models.backbone import check_backbone
 
+    for change in build.own_augmentations(config.data):
+        change.tried(config.data.crop_px, len(config.data.class_names))
     if config.model.backbone is not None:
         check_backbone(config.model.backbone, config.model.weights)
         network = _outline(config)

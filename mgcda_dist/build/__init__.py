@@ -4,6 +4,7 @@ from mgcda_dist.build.callbacks import callbacks, check_callbacks, methods_of
 from mgcda_dist.build.data import (
     class_space,
     global_batches,
+    own_augmentations,
     road_ids,
     run_inputs,
     training_stream,
@@ -44,6 +45,7 @@ __all__ = [
     "mgcda",
     "model_text",
     "optimizer",
+    "own_augmentations",
     "preview_job",
     "road_ids",
     "run_inputs",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mgcda_dist.data.augment import Transform
     from mgcda_dist.data.dataset import DatasetReader
     from mgcda_dist.data.loader import FrameSource, StreamLoader
+    from mgcda_dist.data.own_augment import OwnAugment
     from mgcda_dist.data.paste import PasteParams, PasteSource
     from mgcda_dist.data.plan import Plan
     from mgcda_dist.method.batch import Batch
@@ -27,6 +28,7 @@ __all__ = [
     "class_space",
     "dataset_reader",
     "global_batches",
+    "own_augmentations",
     "paste_params",
     "road_ids",
     "run_inputs",
@@ -110,7 +112,16 @@ def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
         paste, domain = _paste(stream.paste, data), data.domains.index(stream.domain_name)
         sources.append(FrameSource(stream.name, reader, table, stream.labelled, paste, domain))
     plan = Plan(plans, config.seed, data.window_shards, data.shard_groups)
-    return plan, sources, Transform(data.crop_px, AugmentParams(**data.augment.model_dump()))
+    params = AugmentParams(**data.augment.model_dump(exclude={"own"}))
+    return plan, sources, Transform(data.crop_px, params, own_augmentations(data))
+
+
+def own_augmentations(data: DataConfig) -> tuple[OwnAugment, ...]:
+    """The changes of crops that are the user's own, not yet imported."""
+    from mgcda_dist.data.own_augment import OwnAugment
+
+    where = "data.augment.own"
+    return tuple(OwnAugment(each.use, each.arguments, f"{where}.{i}") for i, each in enumerate(data.augment.own))
 
 
 def dataset_reader(entry: StreamConfig | EvaluationSetConfig, data: DataConfig) -> DatasetReader:

@@ -14,7 +14,7 @@ from mgcda_dist.cli.options import echo
 from mgcda_dist.cli.progress import advancing
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, counted, near_or_all
-from mgcda_dist.references import PREFIX
+from mgcda_dist.references import PREFIX, expanded
 
 if TYPE_CHECKING:
     from mgcda_dist.data.colours import Colour
@@ -42,8 +42,8 @@ def write(
         str,
         typer.Argument(
             metavar="DATASET",
-            help=f"{', '.join(SOURCES)}; plain: any folder of images/ and labels/; python:MODULE:NAME: a reader of "
-            "your own",
+            help=f"{', '.join(SOURCES)}; plain: any folder of images/ and labels/; python:MODULE:NAME or "
+            "plugin:NAME: a reader of your own",
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="folder of the dataset, in its official layout")],
@@ -95,6 +95,7 @@ def write(
     from mgcda_dist.data.shards.write import write_shards
     from mgcda_dist.extras import need
 
+    dataset = expanded(dataset, "DATASET")
     reader = _reader(dataset)
     given = {
         "unlabelled": unlabelled or None, "coarse": coarse or None, "label_format": label_format,

@@ -25,6 +25,7 @@ __all__ = [
     "AugmentConfig",
     "ClassSpaceConfig",
     "DataConfig",
+    "OwnAugmentConfig",
     "PasteConfig",
     "StreamConfig",
     "check_source",
@@ -123,6 +124,21 @@ class StreamConfig(Section):
         return self
 
 
+class OwnAugmentConfig(Section):
+    """A change of crops of one's own."""
+
+    use: Annotated[str, Field(pattern=rf"^{PATTERN}$")] = Field(
+        description="python:MODULE:NAME of a function of image (uint8 height×width×3), label (uint8 height×width) and "
+        "a numpy Generator, which returns image and label; or of a class of such objects. plugin:NAME: a registered one"
+    )
+    arguments: dict[str, Any] = Field(default={}, description="by name: of the function, or of the class")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+
 class AugmentConfig(Section):
     """Random geometry and colour, keyed by (seed, step, slot)."""
 
@@ -158,6 +174,11 @@ class AugmentConfig(Section):
     )
     style_band: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=AugmentDefaults.style_band, description="β of FDA (arXiv 2004.05498): 0.01, 0.05 and 0.09 there"
+    )
+    own: list[OwnAugmentConfig] = Field(
+        default=[],
+        description="changes of your own to the finished crop, in order; a teacher's view is taken before, so they "
+        "must not move pixels where `teacher` is on",
     )
 
 

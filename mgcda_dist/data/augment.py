@@ -24,6 +24,7 @@ from mgcda_dist.method.batch import VOID
 
 __all__ = [
     "AugmentParams",
+    "Change",
     "Image",
     "Label",
     "Paste",
@@ -40,6 +41,8 @@ Label = Pixels
 """H×W train ids."""
 Paste = Callable[[Image, Label, np.random.Generator], tuple[Image, Label]]
 """Puts objects into a crop and its label."""
+Change = Callable[[Image, Label, np.random.Generator], tuple[Image, Label]]
+"""Changes a finished crop and its label; its arguments stay as they are."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of R, G, B in the brightness of a pixel (ITU-R BT.601)."""
@@ -170,10 +173,12 @@ class Transform:
     Attributes:
         crop_px: height, width of the crop.
         augment: ranges to draw from.
+        own: changes of the user's own to the finished crop, in order; who calls them gives each draws of its own.
     """
 
     crop_px: tuple[int, int]
     augment: AugmentParams = AugmentParams()
+    own: tuple[Change, ...] = ()
 
     def __call__(
         self, image: Image, label: Label, generator: np.random.Generator, paste: Paste | None = None

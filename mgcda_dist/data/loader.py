@@ -206,7 +206,11 @@ class TrainingStream(Dataset[Batch]):
         if not source.labelled:
             image, label = self._mixed(image, label, step, ref, attempt)
         image, label = self.transform.finish(image, label, view, generator, source.paste)
-        return Sample(self._styled(image, step, ref, attempt), label, frame.key, weak)
+        image = self._styled(image, step, ref, attempt)
+        for number, change in enumerate(self.transform.own):
+            draws = numpy_generator(self.plan.seed, "own", number, step, ref.slot, attempt)
+            image, label = change(image, label, draws)
+        return Sample(image, label, frame.key, weak)
 
     def _frame(self, ref: SlotRef) -> _Frame:
         """A sample's image and label, decoded."""
