@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["checkpoint_activations"]
+__all__ = ["activations_kept", "checkpoint_activations"]
+
+_SWITCHES = ("grad_checkpointing", "gradient_checkpointing")
+"""Attributes of timm's and transformers' parts."""
 
 
 def checkpoint_activations(network: nn.Module, where: str) -> list[str]:
@@ -58,3 +63,16 @@ def _switched_on(module: Any) -> bool:
     else:
         module.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     return True
+
+
+@contextmanager
+def activations_kept(network: nn.Module) -> Iterator[None]:
+    """Compute nothing again within the block."""
+    switched = [(m, name) for m in network.modules() for name in _SWITCHES if getattr(m, name, None) is True]
+    for module, name in switched:
+        setattr(module, name, False)
+    try:
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)

@@ -2,7 +2,7 @@
 
 The step runs once on tensors of the `meta` device, which have shapes and no values: nothing is drawn, no buffer moves,
 no device waits. Counted are matrix products, convolutions and attention, an addition and a multiplication as two, as
-the data sheets of cards do.
+the data sheets of cards do; what is computed again to save memory is not counted again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mgcda_dist.choices import Precision
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.models.activations import activations_kept
 
 __all__ = ["micro_batch_flops", "peak_flops"]
 
@@ -79,7 +80,11 @@ def micro_batch_flops(
     world, model.collectives = model.collectives, _OneRank()
     try:
         # A compiled network is counted as it is written: a compiler's kernels have no formula.
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        with (
+            torch.compiler.set_stance("force_eager"),
+            activations_kept(model.segmenter),
+            FlopCounterMode(display=False) as counter,
+        ):
             functional_call(model, state, (batch, progress)).loss.backward()
     finally:
         model.collectives = world

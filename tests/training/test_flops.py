@@ -13,10 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
+from mgcda_dist.models.activations import checkpoint_activations
+from mgcda_dist.models.exported import bare_segmenter
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
 from tests.support.tiny import NUM_CLASSES, PlainSegmentationLoss, energy, tiny_batch, tiny_mgcda
 
 SIZE = 16, 24
+TINY_SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
 
 
 class TwoRanks(Collectives):
@@ -73,6 +76,26 @@ def test_a_convolution_by_hand(compiled: bool) -> None:
     assert micro_batch_flops(model, 5, SIZE) == 2 * forward, "and the gradient of its weight; that of the image is none"
     network.layer.weight.requires_grad_(False)
     assert micro_batch_flops(model, 5, SIZE) == forward, "a frozen one has none"
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"backbone": "test_vit"},
+        pytest.param(
+            {"network": {"name": "transformers:segformer", "arguments": TINY_SEGFORMER}}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_is_computed_again_counts_once(of: dict[str, Any]) -> None:
+    network = bare_segmenter(norm="group", num_classes=NUM_CLASSES, decoder_channels=16, **of).train()
+    model = MGCDA(network, PlainSegmentationLoss(), lambda prediction: energy(prediction.logits))
+    once = micro_batch_flops(model, 1, (64, 96))
+    checkpoint_activations(network, "engine")
+    assert micro_batch_flops(model, 1, (64, 96)) == once
+    with FlopCounterMode(display=False) as counter:
+        model(tiny_batch(0, 1, 64, 96), 1.0).loss.backward()
+    assert counter.get_total_flops() > once, "the network goes on computing them again"
 
 
 def test_what_looks_at_values_is_not_counted() -> None:
