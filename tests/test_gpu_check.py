@@ -10,14 +10,19 @@ import os
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from benchmarks.gpu import numbers, sections
+from benchmarks.gpu import flow, numbers, sections, speed
 from benchmarks.gpu.__main__ import check, main
 from benchmarks.gpu.sections import Findings, Section, SkippedError
 from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
@@ -133,6 +138,29 @@ def test_a_pretended_gpu_agrees_and_waits_once_a_step(tmp_path: Path, monkeypatc
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
+def test_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = list[str]()
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def action() -> None:
+        for line in (7, 7, 9):
+            place = ("/home/of/mgcda_dist/method/reduce.py", line)
+            warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, *place)
+        warnings.warn_explicit("another one", UserWarning, "/home/of/mgcda_dist/method/reduce.py", 11)
+
+    found = speed.host_waits(action, Setting(DEVICE, tiny=True))
+    assert found == {"method/reduce.py:7": 2, "method/reduce.py:9": 1} and modes == ["warn", "default"]
+
+
+def test_more_than_one_wait_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "host_waits", lambda action, setting: Counter({"method/reduce.py:7": 2}))
+    monkeypatch.setattr(speed, "Trainer", lambda *_: Mock())
+    monkeypatch.setattr(speed, "scene", lambda *_: None)
+    found = Findings(tmp_path / "waits.json")
+    speed.waits(HOST, found)
+    assert len(found.problems) == 2 and "the host waits 2 times" in found.problems[0]
+
+
 def test_a_difference_is_found(tmp_path: Path) -> None:
     rows, start = torch.zeros(3), torch.zeros(4, dtype=torch.float64)
     host = numbers.Trained([{"loss/total": 2.0, "norm": 1.0}], start, start + 1, rows)
@@ -171,6 +199,45 @@ def trial(out: Path, absent: set[str], *words: str) -> subprocess.CompletedProce
     command = [sys.executable, "-c", WITHOUT.format(absent=absent), "--device", "cpu", "--tiny", "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=out, env=environment)
+
+
+@pytest.mark.extended
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore:CUDA is not available, disabling CUDA profiling:UserWarning")
+@pytest.mark.parametrize("name", ["machine", "agreement", "repetition", "norms", "waits", "throughput", "predicting"])
+def test_a_section_runs_on_a_pretended_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    pretended: dict[str, Any] = {
+        "synchronize": lambda device=None: None,
+        "max_memory_allocated": lambda device: 3 * 2**30,
+        "reset_peak_memory_stats": lambda device: None,
+        "set_sync_debug_mode": lambda mode: None,
+        "get_device_name": lambda device=None: card.name,
+        "get_device_properties": lambda device: card,
+        "device_count": lambda: 1,
+        "get_device_capability": lambda device=None: (9, 0),
+    }
+    for function, answer in pretended.items():
+        monkeypatch.setattr(torch.cuda, function, answer)
+    for module in (numbers, speed, flow):
+        monkeypatch.setattr(module, "set_up", lambda device, switches: None)
+    # On tensors of `meta`, which are those of the pretended device.
+    monkeypatch.setattr(speed, "micro_batch_flops", lambda model, images, size: 10**9)
+    jobs = {"throughput": partial(speed.throughput, HOST.small, compiled=False)}
+    job = jobs.get(name) or next(getattr(m, name) for m in (numbers, speed, flow) if name in m.__all__)
+    found = Findings(tmp_path / "found.json")
+    with pretended_device():
+        job(Setting(DEVICE, tiny=True), found)
+    assert not found.problems
+    if name == "machine":
+        assert found.facts["card"] == card.name
+    elif name == "throughput":
+        (rows,) = found.tables.values()
+        for row in rows:
+            assert isinstance(row["TFLOP/s"], float) and row["peak GiB"] == 3
+            assert row["MFU"] == pytest.approx(row["TFLOP/s"] / 989)
+    elif name == "agreement":
+        assert all(row["same rows in memory"] for row in found.tables.popitem()[1] if row["precision"] != "bf16")
 
 
 BASE = {

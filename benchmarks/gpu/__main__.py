@@ -20,9 +20,6 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-# A GPU must be looked for without CUDA here: children are forked, and could not begin it again.
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-
 import timm  # noqa: F401  # here, and not in every child
 import torch
 
@@ -125,4 +122,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever looks for a GPU here does it without CUDA: children are forked, and could not begin it again.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     sys.exit(main())

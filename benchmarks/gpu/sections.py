@@ -7,6 +7,7 @@ has found as it goes, so that what comes before a fault is kept.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -48,12 +49,12 @@ class Findings:
 
     def fact(self, name: str, value: Value) -> None:
         """Note a single value."""
-        self.facts[name] = value
+        self.facts[name] = _written(value)
         self._write()
 
     def row(self, table: str, **cells: Value) -> None:
         """Add a row to a table; its keys are the columns."""
-        self.tables.setdefault(table, []).append(cells)
+        self.tables.setdefault(table, []).append({name: _written(value) for name, value in cells.items()})
         self._write()
 
     def problem(self, sentence: str) -> None:
@@ -123,13 +124,17 @@ def run(section: Section, setting: Any, folder: Path, left_s: float) -> Result:
     child = get_context("fork").Process(target=_in_child, args=(section, setting, file))
     began = time.perf_counter()
     child.start()
-    child.join(limit_s)
-    is_late = child.is_alive()
-    if is_late:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid or 0, signal.SIGKILL)  # with the processes that it has started
-        child.kill()
-        child.join()
+    is_late = True
+    try:
+        child.join(limit_s)
+        is_late = child.is_alive()
+    finally:  # with the processes that it has started, and where this one is interrupted, too
+        if is_late:
+            with suppress(ProcessLookupError):
+                assert child.pid is not None
+                os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
+            child.join()
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     ended = found.pop("status", None)
     result = Result(section.title, ended or "failed", time.perf_counter() - began, **found)
@@ -192,6 +197,11 @@ def _as_table(rows: list[dict[str, Value]]) -> Table:
     is_text = {name: any(isinstance(row.get(name), str) for row in rows) for name in names}
     columns = [Column(name, align="left" if is_text[name] else "right") for name in names]
     return Table(columns, [[_shown(row.get(name)) for name in names] for row in rows])
+
+
+def _written(value: Value) -> Value:
+    """The value; as text if JSON has no number for it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: Value) -> Cell:
