@@ -55,6 +55,9 @@ def write(
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="of re-encoded JPEG and WebP")] = 92,
     exif: ExifChoice = None,
+    fast_labels: Annotated[
+        bool, typer.Option("--fast-labels", help="re-encode labels, so that they are decoded faster; same ids")
+    ] = False,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="images only")] = False,
     skip: Annotated[list[str] | None, typer.Option(help="key of a sample to leave out; repeat for several")] = None,
@@ -113,7 +116,7 @@ def write(
     opened = reader.open(source.absolute() if threads == "ray" else source, split, **chosen)
     samples = opened.samples.matching(only) if only else opened.samples
     samples = samples.without(skip or [])
-    options = EncodeOptions(resize_height, image_format, quality, exif)
+    options = EncodeOptions(resize_height, image_format, quality, exif, fast_labels)
     provenance = {
         "source": str(source),
         **({"reader": dataset} if dataset.startswith(PREFIX) else {}),

@@ -50,11 +50,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_write_list_verify_show(dataset: Path, tmp_path: Path) -> None:
     written = mgcda("write", "camvid", dataset, "shards/camvid/train", "--samples-per-shard", 5, "--resize-height", 24,
-                    "--format", "webp", "--quality", 80, cwd=tmp_path)  # fmt: skip
+                    "--format", "webp", "--quality", 80, "--fast-labels", cwd=tmp_path)  # fmt: skip
     assert written.returncode == 0 and "camvid" in written.stdout and written.stderr == ""
     manifest = Manifest.open(tmp_path / "shards" / "camvid" / "train")
     assert manifest.shard_sizes.tolist() == [5, 5, 2]
-    options = {"resize_height_px": 24, "image_format": "webp", "quality": 80, "exif": None, "samples_per_shard": 5}
+    options = {"resize_height_px": 24, "image_format": "webp", "quality": 80, "exif": None, "fast_labels": True,
+               "samples_per_shard": 5}  # fmt: skip
     assert manifest.options == options and manifest.provenance["licence"]
     assert mgcda("write", "camvid", dataset, "shards/camvid/val", "--split", "val", cwd=tmp_path).returncode == 0
 

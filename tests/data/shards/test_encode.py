@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image, decode_pair
 from mgcda_dist.data.frames import EvaluationFrames
+from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.encode import EncodeOptions, ImageFormat, encode_sample
 from mgcda_dist.data.shards.index import index_shards
 from mgcda_dist.data.shards.manifest import Manifest
@@ -31,6 +33,7 @@ IDENTITY = np.arange(256, dtype=np.uint8)
 OPTIONS = st.builds(
     EncodeOptions, st.sampled_from([None, 8]), st.sampled_from([None, "jpg", "png", "webp"]),
     st.sampled_from([60, 92]), st.sampled_from(["upright", "stored", None]),
+    st.booleans(),
 )  # fmt: skip
 
 
@@ -61,6 +64,25 @@ def test_written_frames_are_those_of_a_plain_png(
         np.testing.assert_array_equal(image, decode_image(plain.image, "plain"))
     np.testing.assert_array_equal(label, decode_ids(plain.label, "plain"))
     np.testing.assert_array_equal(written.histogram, plain.histogram)
+
+
+def test_fast_labels_are_unfiltered(tmp_path: Path) -> None:
+    ids = np.repeat(np.arange(32, dtype=np.uint8), 4).reshape(1, -1).repeat(64, axis=0)
+    sample = SourceSample("a", saved(np.zeros((64, 128, 3), np.uint8), "PNG"), "png", saved(ids, "PNG"))
+    plain, fast = (encode_sample(sample, EncodeOptions(fast_labels=each)).label for each in (False, True))
+    assert plain == sample.label and fast != plain
+    np.testing.assert_array_equal(decode_ids(fast, "fast"), ids)
+    rows = zlib.decompress(fast[fast.index(b"IDAT") + 4 : fast.rindex(b"IEND") - 8])
+    assert set(rows[:: 128 + 1]) == {0}, "the filter of every row is none"
+    manifest = write_shards(
+        [sample],
+        tmp_path,
+        dataset="d",
+        split="s",
+        label_format="cityscapes_ids",
+        options=EncodeOptions(fast_labels=True),
+    )
+    assert manifest.options["fast_labels"] is True and ShardReader(manifest).read(0).label == fast
 
 
 NOISE = np.random.default_rng(4).integers(0, 256, (12, 20, 3)).astype(np.uint8)
