@@ -54,6 +54,13 @@ def test_they_are_those_of_a_real_step(options: dict[str, Any]) -> None:
     assert all(parameter.grad is None and not parameter.is_meta for parameter in model.parameters())
 
 
+def test_a_rank_with_a_part_of_the_memory_counts_alone() -> None:
+    whole, part = tiny_mgcda(), tiny_mgcda(queue_layout="sharded", collectives=TwoRanks())
+    for model in (whole, part):
+        model.stage_sizes(*SIZE)
+    assert micro_batch_flops(part, 8, SIZE) == micro_batch_flops(whole, 8, SIZE)
+
+
 class OneConvolution(nn.Module):
     """Logits from one convolution; compiled, too."""
 
@@ -83,7 +90,7 @@ def test_a_convolution_by_hand(compiled: bool) -> None:
     [
         {"backbone": "test_vit"},
         pytest.param(
-            {"network": {"name": "transformers:segformer", "arguments": TINY_SEGFORMER}}, marks=pytest.mark.slow
+            {"network": {"name": "transformers:segformer", "arguments": TINY_SEGFORMER}}, marks=pytest.mark.extended
         ),
     ],
 )
