@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +122,11 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     with PendingFile(path) as temporary, _quiet():
         try:
             written = torch.onnx.export(
-                program, dynamo=True, input_names=["image"], output_names=["score", "classes"], verbose=False
+                _without_assertions(program),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["score", "classes"],
+                verbose=False,
             )
         except Exception as error:
             raise MgcdaError(
@@ -129,6 +134,19 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             ) from error
         assert written is not None
         written.save(temporary)
+
+
+def _without_assertions(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without run-time assertions, where they ask what ONNX has no word for, as those of OneFormer do."""
+    asks = torch.ops.aten._is_all_true.default
+    if not any(node.target is asks for node in program.graph.nodes):
+        return program
+    copied = copy.deepcopy(program)
+    for node in reversed(list(copied.graph.nodes)):
+        if str(node.target).startswith("aten._assert"):
+            copied.graph.erase_node(node)
+    copied.graph.eliminate_dead_code()
+    return copied
 
 
 def largest_difference(model: ExportedModel, path: Path) -> float:

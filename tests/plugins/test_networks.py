@@ -64,7 +64,7 @@ def test_a_graph_of_any_size_is_refused_at_once_where_there_is_none(tmp_path: Pa
 
 @pytest.mark.extended
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("method", ["uno", "rba"])
+@pytest.mark.parametrize("method", ["uno", "rba", "rba_oneformer"])
 def test_a_trained_mask_network_is_a_graph_of_one_size(method: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     config = method_configuration(method)

@@ -129,12 +129,15 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "rba_eomt": ("eomt", {}, {"num_queries": 12, "num_points": 96}),
 }
 """Method → network, more of `model`, and `loss.arguments`."""
+_IN_LONG_TESTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "rba_oneformer": ("oneformer", {}, {"num_queries": 12, "num_points": 96}),
+}
 WITHOUT_MGCDA: dict[str, dict[str, Any]] = {"mdat": {"enabled": False}, "cacl": {"enabled": False}}
 
 
 def method_configuration(method: str, **sections: dict[str, Any]) -> Config:
     """A run of a method's loss and score on a small network."""
-    name, more, arguments = METHODS[method]
+    name, more, arguments = (METHODS | _IN_LONG_TESTS)[method]
     network, given = (NETWORKS | MASK_NETWORKS)[name]
     file = "uem" if method == "uem" else "mask_methods"
     reference = f"python:mgcda_dist.plugins.{file}:{method.partition('_')[0].title()}"
