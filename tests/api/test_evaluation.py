@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,32 @@ def test_a_run_its_folder_and_its_module_give_the_same_numbers(trained: Path, sh
     network = model.network.train()
     module = evaluate(network, {"mine": shards}, max_frames=2, height_px=32, class_space="road8", name="tiny")
     assert module.sets == results.sets and network.training
+
+
+_ON_WORKERS = """
+import sys
+
+import mgcda_dist as mg
+
+results = mg.evaluate(sys.argv[1], {"mine": sys.argv[2]}, max_frames=3, workers=int(sys.argv[3]))
+print(repr(results.sets))
+"""
+
+
+@pytest.mark.extended
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_workers_of_ray_give_the_same_numbers(trained: Path, shards: Path) -> None:
+    """In programs of their own: Ray's libraries warn of each other, which is an error here."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", _ON_WORKERS, str(trained), str(shards), workers],
+            capture_output=True, text=True, check=False,
+        )
+        for workers in ("1", "2")
+    ]  # fmt: skip
+    assert not any(done.returncode for done in found), found[-1].stderr
+    assert found[0].stdout == found[1].stdout and "'mine'" in found[0].stdout
 
 
 def test_logits_alone_are_a_module_and_without_a_class_space_there_is_no_miou(shards: Path, tmp_path: Path):
