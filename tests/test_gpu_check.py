@@ -27,7 +27,10 @@ from benchmarks.gpu.__main__ import check, main
 from benchmarks.gpu.sections import Findings, Section, SkippedError
 from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
 from benchmarks.gpu.speed import union_s
+from mgcda_dist.method import Batch
+from mgcda_dist.training.ahead import CopiedAhead
 from tests.support.pretended import DEVICE, pretended_device
+from tests.support.tiny import tiny_batch
 
 HOST = Setting(torch.device("cpu"), tiny=True)
 ROOT = Path(__file__).parents[1]
@@ -176,6 +179,19 @@ def test_a_difference_is_found(tmp_path: Path) -> None:
         numbers.compare(found, precision, here, host, numbers.LIMITS[precision])
         assert len(found.problems) == len(wanted), name
         assert all(text in problem for text, problem in zip(wanted, found.problems, strict=True)), name
+
+
+def test_a_batch_that_was_copied_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(batch: Batch) -> Batch:
+        return replace(batch, label=batch.label + 1)
+
+    setting = Setting(DEVICE, tiny=True)
+    batches = [tiny_batch(step) for step in range(3)]
+    with pretended_device():
+        assert flow.copied_wrong(batches, setting) == 0
+        right = CopiedAhead.__next__
+        monkeypatch.setattr(CopiedAhead, "__next__", lambda ahead: changed(right(ahead)))
+        assert flow.copied_wrong(batches, setting) == 3 * batches[0].label.numel()
 
 
 # ------------------------------------------------------------------------------------------- the whole, on processors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.gpu.sections import Findings, SkippedError
 from benchmarks.gpu.setting import CLASSES, Setting, segmenter
@@ -18,7 +20,9 @@ from benchmarks.gpu.speed import GpuDefaults
 from mgcda_dist.data.augment import Transform
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.evaluation.test_time import score_maps
+from mgcda_dist.method import Batch
 from mgcda_dist.models.scores import scorer
+from mgcda_dist.training.ahead import CopiedAhead
 from mgcda_dist.training.device import set_up
 
 __all__ = ["loading", "predicting"]
@@ -76,13 +80,34 @@ def loading(setting: Setting, found: Findings) -> None:
         batches = iter(make_loader(stream, workers=processes, prefetch_steps=2, pin_memory=setting.on_gpu))
         for _ in range(3 * processes):  # prepared before anybody asked
             next(batches)
+        ahead = CopiedAhead(batches, setting.device)
         images, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            images += len(next(batches).to(setting.device).slot)
+            images += len(next(ahead).slot)
+            ahead.fetch()
         setting.wait()
         rate = images / (time.perf_counter() - began)
         del batches
         found.row("", processes=processes, **{"images/s": rate, "images/s per process": rate / processes})
+    stream = TrainingStream(plan, sources, Transform(crop), num_steps=8)
+    few = [stream[step] for step in range(2 if setting.tiny else 8)]
+    found.bounded("values that differ in batches copied ahead", copied_wrong(few, setting), 0)
+
+
+def copied_wrong(batches: Sequence[Batch], setting: Setting) -> int:
+    """Values of the batches that differ on the device, where they were copied while it computed something else."""
+    ahead = CopiedAhead((batch.pin_memory() if setting.on_gpu else batch for batch in batches), setting.device)
+    side = 64 if setting.tiny else 4096
+    busy = torch.ones(side, side, device=setting.device)
+    differ: list[Tensor] = []
+    for batch in batches:
+        moved = next(ahead)
+        for _ in range(8):
+            busy = busy @ busy / side
+        ahead.fetch()
+        again = batch.to(setting.device)  # on the stream that computes
+        differ += [(moved.image != again.image).sum(), (moved.label != again.label).sum()]
+    return int(torch.stack(differ).sum())
 
 
 def predicting(setting: Setting, found: Findings) -> None:
