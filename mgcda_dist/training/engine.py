@@ -57,7 +57,7 @@ def deepspeed_config(
     zero: dict[str, Any] = {"stage": zero_stage}
     if bucket_mb is not None:
         # DeepSpeed's default, 5·10⁸ numbers, holds any network, so that nothing is sent before the last gradient.
-        elements = _ALIGNMENT * max(1, int(bucket_mb * 1e6 / (2 if precision == "bf16" else 4)) // _ALIGNMENT)
+        elements = _ALIGNMENT * max(1, int(bucket_mb * 1e6 / (4 if precision == "fp32" else 2)) // _ALIGNMENT)
         zero |= {"overlap_comm": True, "reduce_bucket_size": elements, "allgather_bucket_size": elements}
     return {
         "checkpoint": {"load_universal": load_universal},
@@ -66,6 +66,8 @@ def deepspeed_config(
         "gradient_clipping": clip_norm,
         "zero_optimization": zero,
         "bf16": {"enabled": precision == "bf16"},
+        # From 2¹⁶ down, by half at each overflow; doubled after 1000 steps without one.
+        "fp16": {"enabled": precision == "fp16", "initial_scale_power": 16, "hysteresis": 1},
         # SGD is not on DeepSpeed's own list of optimisers tested with ZeRO; the equivalence tests cover it here.
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -80,8 +82,8 @@ class DeepSpeedEngine:
         model: on the CPU; moved to `device`.
         optimizer: torch optimiser over the model's parameters, one group per learning rate (`base_lr` in each group).
         config: from `deepspeed_config`.
-        export_masters: with bf16, the float32 of the optimiser begins with the weights before they were rounded, and is
-            what is exported.
+        export_masters: with bf16 or fp16, the float32 of the optimiser begins with the weights before they were
+            rounded, and is what is exported.
     """
 
     def __init__(
@@ -109,17 +111,21 @@ class DeepSpeedEngine:
             trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             most = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), trained + trained % _ALIGNMENT)
             config = {**config, "zero_optimization": most | config["zero_optimization"]}
-        self._engine_checks = self._zero_stage > 0 or bool(config["bf16"]["enabled"])
+        rounds = any(config[name]["enabled"] for name in ("bf16", "fp16"))
+        self._scales = bool(config["fp16"]["enabled"])
+        self._engine_checks = self._zero_stage > 0 or rounds
         self._clip_norm = float(config["gradient_clipping"])
         if not self._engine_checks:
             # There DeepSpeed clips without looking, and stumbles where no parameter has a gradient.
             config = {**config, "gradient_clipping": 0.0}
-        export_masters = export_masters and bool(config["bf16"]["enabled"])
+        export_masters = export_masters and rounds
         given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
         with _index_of(device):
             self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
+        if self._zero_stage == 0 and rounds:
+            _forget_first_step(self._engine.optimizer)
         self._masters: Masters | None = None
         if export_masters:
             self._masters = Masters(self._engine.optimizer, self._zero_stage)
@@ -203,6 +209,14 @@ class DeepSpeedEngine:
     def gradient_norm(self) -> float:
         """Global gradient norm of the last optimiser step, before clipping; infinite when the step was refused."""
         return self._norm
+
+    def loss_scale(self) -> float | None:
+        """Factor on the loss of the next step, with fp16; None: there is none."""
+        if not self._scales:
+            return None
+        # Not the engine's own `loss_scale`, which is that of its configuration.
+        optimizer: Any = self._optimizer
+        return float(optimizer.loss_scale)
 
     def learning_rates(self) -> dict[str, float]:
         """Current rate by name of the groups; of several with one name, as with layer decay, the highest."""
@@ -388,6 +402,15 @@ def to_universal(source: Path, target: Path) -> None:
 
 def _element_size(model: nn.Module) -> int:
     return next(parameter for parameter in model.parameters() if parameter.requires_grad).element_size()
+
+
+@torch.no_grad()
+def _forget_first_step(optimizer: Any) -> None:
+    """With ZeRO 0 DeepSpeed allocates the state by a step of zeros: Adam would take the next one for its second."""
+    optimizer.optimizer.state.clear()
+    for rounded, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for parameter, master in zip(rounded, masters, strict=True):
+            master.copy_(parameter)  # weight decay has moved it
 
 
 @torch.no_grad()

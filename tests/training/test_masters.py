@@ -17,9 +17,10 @@ _State = dict[str, Tensor]
 
 
 class _Found(NamedTuple):
-    """The export at the beginning, and after two steps with the parameters of the forward pass beside it."""
+    """The export at the beginning, after the first step, and after the last two, there beside what the pass reads."""
 
     begun: _State
+    first: _State
     exported: _State
     rounded: _State
     exported_next: _State
@@ -30,19 +31,22 @@ def _exported(stage: int, *, masters: bool) -> _Found:
     engine = tiny_engine(
         tiny_mgcda(dtype=torch.float32), batch=_BATCH, precision="bf16", zero_stage=stage, export_masters=masters
     )
-    found: list[dict[str, Tensor]] = []
+    found, first = list[dict[str, Tensor]](), dict[str, Tensor]()
     with engine.exported("student") as network:
         begun = {name: x.clone() for name, x in network.state_dict().items()}
     for step in range(_STEPS):
         batches = micro_batches(step, _BATCH)
         engine.backward(engine.forward(batches[0], 0.5, engine.model.count(batches)).loss)
         engine.step(1.0)
+        if step == 0:
+            with engine.exported("student") as network:
+                first = {name: x.clone() for name, x in network.state_dict().items()}
         if step >= _STEPS - 2:
             with engine.exported("student") as network:
                 found.append({name: x.clone() for name, x in network.state_dict().items()})
             with engine.whole_parameters() as model:
                 found.append({name: x.clone() for name, x in model.segmenter.state_dict().items()})
-    return _Found(begun, *found)
+    return _Found(begun, first, *found)
 
 
 def _all() -> dict[tuple[int, bool], _Found]:
@@ -79,3 +83,14 @@ def test_masters_are_exported_and_the_parameters_stay(found: list[dict[tuple[int
         assert all(torch.equal(x, plain.rounded[name]) for name, x in plain.exported.items()), (
             "not asked for: as it was"
         )
+
+
+def test_every_stage_makes_the_same_first_step(found: list[dict[tuple[int, bool], _Found]]) -> None:
+    """Of Adam, whose first step is about the rate long; DeepSpeed has made one of zeros before with ZeRO 0."""
+    of_rank = found[0]
+    for name, begun in of_rank[0, True].begun.items():
+        if not begun.is_floating_point() or name not in of_rank[0, True].first:
+            continue
+        steps = [(of_rank[stage, True].first[name] - begun).abs().mean() for stage in range(4)]
+        torch.testing.assert_close(steps[0], steps[1], rtol=0.02, atol=1e-6, msg=name)
+        torch.testing.assert_close(steps[3], steps[1], rtol=0.02, atol=1e-6, msg=name)
