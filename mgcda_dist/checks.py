@@ -262,7 +262,7 @@ def check_model(config: Config) -> list[str]:
     """
     build.check_callbacks(config)
     _check_trackers(config)
-    _check_norm(config)
+    _check_for_gpus(config)
     found: list[str] = []
     for phase in config.training_phases:
         try:
@@ -306,8 +306,14 @@ def _check_trackers(config: Config) -> None:
         need("tracking.wandb", "wandb")
 
 
-def _check_norm(config: Config) -> None:
-    """Raise `ConfigError` for statistics of the global batch on processors, which torch has on GPUs alone."""
+def _check_for_gpus(config: Config) -> None:
+    """Raise `ConfigError` for what there is on GPUs alone, where none is used."""
+    if config.engine.precision == "fp16" and config.scaling.gpus_per_worker == 0:
+        raise ConfigError(
+            "engine.precision",
+            "'fp16' trains on GPUs only, and scaling.gpus_per_worker is 0",
+            "set scaling.gpus_per_worker=1, or engine.precision=bf16, whose range is that of float32",
+        )
     for key in ("norm", "head_norm"):
         if getattr(config.model, key) == "sync" and config.scaling.gpus_per_worker == 0:
             raise ConfigError(

@@ -530,7 +530,7 @@ Schedule = Literal[
     "cosine",
     "constant",
 ]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 ZeroStage = Literal[0, 1, 2, 3]
 """Stage of DeepSpeed's ZeRO (arXiv 1910.02054): nothing, optimizer states, gradients, parameters are partitioned."""
 

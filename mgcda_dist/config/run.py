@@ -34,7 +34,12 @@ class EngineConfig(Section):
     zero_stage: Annotated[ZeroStage, FIXED] = Field(
         default=1, description="what is spread over the ranks: 0 nothing, 1 optimiser states, 2 gradients, 3 parameters"
     )
-    precision: Annotated[Precision, FIXED] = Field(default="fp32", description="of the forward and backward passes")
+    precision: Annotated[Precision, FIXED] = Field(
+        default="fp32",
+        description="of the forward and backward passes; fp16, on GPUs alone: its loss is scaled so that small "
+        "gradients are not lost, and a step whose gradients leave its range is left out, with a smaller scale for the "
+        "next",
+    )
     accumulation: Annotated[Count, OVERRIDE] = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )
@@ -71,9 +76,15 @@ class EngineConfig(Section):
     )
     export_masters: Annotated[bool | None, FREE] = Field(
         default=None,
-        description="with bf16, begin the float32 of the optimiser with the weights before they are rounded, and "
-        "validate and export it; null: on GPUs",
+        description="with bf16 or fp16, begin the float32 of the optimiser with the weights before they are rounded, "
+        "and validate and export it; null: on GPUs",
     )
+
+    @model_validator(mode="after")
+    def _scaled(self) -> EngineConfig:
+        if self.precision == "fp16" and self.zero_stage == 0:
+            raise ValueError("zero_stage: with 0 DeepSpeed does not scale the loss of fp16; set it to 1, 2 or 3")
+        return self
 
     def on(self, *, gpu: bool) -> EngineConfig:
         """The section with values where it says null, for workers on GPUs or on processors."""

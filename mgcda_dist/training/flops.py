@@ -46,7 +46,7 @@ def peak_flops(name: str, precision: Precision, *, tf32: bool) -> float | None:
         tf32: products of float32 may be rounded.
     """
     words = name.replace("-", " ").split()
-    kind = 0 if precision == "bf16" else 1 if tf32 else 2
+    kind = 0 if precision != "fp32" else 1 if tf32 else 2
     return next((1e12 * peaks[kind] for wanted, peaks in _PEAKS.items() if set(wanted) <= set(words)), None)
 
 

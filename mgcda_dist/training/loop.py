@@ -27,6 +27,8 @@ from mgcda_dist.training.state import EarlyEnd, TrainState
 __all__ = ["Hooks", "fit", "terms_not_finite"]
 
 _STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
+_LEAST_SCALE = 1.0
+"""Loss scale of fp16 below which gradients that overflow are no matter of the scale."""
 _CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, with `override_config` or another name=…"
 
 
@@ -106,9 +108,15 @@ def fit(
         accepted = math.isfinite(norm)
         if accepted:
             engine.commit(outcomes, totals)
-        state.count(accepted)
+        scale = engine.loss_scale()
+        overflown = not accepted and math.isfinite(values["loss/total"]) and scale is not None and scale > _LEAST_SCALE
+        state.count(accepted, is_fault=not overflown)
         clock.tick()
-        if not accepted:
+        if overflown:
+            hooks.say(
+                f"step {step}: gradients left the range of fp16, the step is left out; the loss scale is {scale:g} now"
+            )
+        elif not accepted:
             samples = [key for batch in micro_batches for key in batch.keys]
             terms = terms_not_finite(outcomes, config.loss.outlier)
             _refuse(engine, values["loss/total"], samples, terms, state, config, hooks)

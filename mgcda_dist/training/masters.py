@@ -1,4 +1,4 @@
-"""Float32 of the trained parameters of a module in bf16, where DeepSpeed's optimisers keep it."""
+"""Float32 of the trained parameters of a module in bf16 or fp16, where DeepSpeed's optimisers keep it."""
 
 from __future__ import annotations
 

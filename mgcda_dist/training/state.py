@@ -44,10 +44,11 @@ class TrainState:
     alarms: list[str] = field(default_factory=list)
     early_end: EarlyEnd | None = None
 
-    def count(self, accepted: bool) -> None:
-        """Count a step that was taken or refused."""
+    def count(self, accepted: bool, *, is_fault: bool = True) -> None:
+        """Count a step that was taken or refused; `is_fault`: a refusal that may end the run, if more follow."""
         self.step += 1
-        self.skipped_in_a_row = 0 if accepted else self.skipped_in_a_row + 1
+        if accepted or is_fault:
+            self.skipped_in_a_row = 0 if accepted else self.skipped_in_a_row + 1
         self.skipped_steps += not accepted
 
     def as_json(self) -> str:
