@@ -88,7 +88,9 @@ def _train(stage: int) -> _Found:
 def _all() -> list[_Found]:
     from deepspeed.accelerator import get_accelerator
 
-    get_accelerator().is_fp16_supported = lambda: True
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    accelerator.is_fp16_supported = lambda: True
     return [_train(stage) for stage in _STAGES]
 
 
