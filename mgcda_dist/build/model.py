@@ -196,6 +196,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
         tried: refuse a loss and a score that `check_pairs` does.
     """
     from mgcda_dist.models.activations import checkpoint_activations
+    from mgcda_dist.models.folding import fold_norms
     from mgcda_dist.models.freezing import freeze
     from mgcda_dist.models.invariants import freeze_unused
     from mgcda_dist.models.scores import scorer
@@ -211,6 +212,8 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     freeze_unused(network, _trained_outputs(config), network.example_size)
     if config.engine.activation_checkpointing:
         checkpoint_activations(network, "engine.activation_checkpointing")
+    if config.engine.fold_norm:
+        fold_norms(network, network.example_size, "engine.fold_norm")
     channels = network.stage_channels
     num_domains, num_classes = len(config.data.domains), len(config.data.class_names)
     mdat = cacl = None

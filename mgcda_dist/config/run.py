@@ -74,6 +74,11 @@ class EngineConfig(Section):
         description="compute the activations of the network's blocks again in the backward pass, in the place of "
         "keeping them: less memory for more time, the same bits. Networks of timm and transformers",
     )
+    fold_norm: Annotated[bool, FREE] = Field(
+        default=False,
+        description="compute frozen batch norms within the convolutions before them, which rounds otherwise and is "
+        "quicker; not with zero_stage 3, nor with model.compile, which fuses them itself",
+    )
     export_masters: Annotated[bool | None, FREE] = Field(
         default=None,
         description="with bf16 or fp16, begin the float32 of the optimiser with the weights before they are rounded, "
@@ -81,9 +86,13 @@ class EngineConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _scaled(self) -> EngineConfig:
+    def _possible(self) -> EngineConfig:
         if self.precision == "fp16" and self.zero_stage == 0:
             raise ValueError("zero_stage: with 0 DeepSpeed does not scale the loss of fp16; set it to 1, 2 or 3")
+        if self.fold_norm and self.zero_stage == 3:
+            raise ValueError(
+                "fold_norm: with zero_stage 3 a convolution does not have the parameters of its norm; set it to false"
+            )
         return self
 
     def on(self, *, gpu: bool) -> EngineConfig:

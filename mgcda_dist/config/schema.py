@@ -133,6 +133,8 @@ class Config(Section):
                 f"cacl.temperature: {self.cacl.temperature} is under 0.025, where the sums over ranks of the sharded "
                 "memory (e^{-2/T}) leave single precision; raise it, or set cacl.queue_layout=replicated"
             )
+        if self.engine.fold_norm and self.model.compile:
+            raise ValueError("engine.fold_norm: torch.compile fuses norms itself; set it or model.compile to false")
         self._check_phases()
         stages = [stage.name for stage in self.mdat.stages]
         for i, stage in enumerate(stages):

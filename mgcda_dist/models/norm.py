@@ -11,6 +11,7 @@ from collections.abc import Container
 from functools import cache
 from typing import Any, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -26,7 +27,12 @@ class FrozenBatchNorm(nn.Module):
 
     It keeps the tensors of `source` under the same names (state dicts stay interchangeable) and ignores train() and
     eval(). `drop` and `act` are those of timm's BatchNormAct2d, identities otherwise.
+
+    Attributes:
+        is_folded: the convolution before it computes it, too: see `folding.py`.
     """
+
+    is_folded = False
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -45,11 +51,21 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise N×C×…, then apply dropout and activation as BatchNormAct2d does."""
+        if self.is_folded:
+            return self.act(self.drop(x))
         mean, var = self.running_mean, self.running_var
         # Training in bf16 casts parameters but not buffers; torch requires one type for all four.
         weight = None if self.weight is None else self.weight.to(mean.dtype)
         bias = None if self.bias is None else self.bias.to(mean.dtype)
         return self.act(self.drop(F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)))
+
+    def affine(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Factor and shift of each channel, computed in the type of the statistics."""
+        mean, var = self.running_mean, self.running_var
+        scale = (var + self.eps).rsqrt()
+        scale = scale if self.weight is None else scale * self.weight.to(mean.dtype)
+        shift = -mean * scale if self.bias is None else self.bias.to(mean.dtype) - mean * scale
+        return scale.to(dtype), shift.to(dtype)
 
 
 def norms_without_statistics(module: nn.Module) -> tuple[list[str], int]:
