@@ -196,6 +196,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
         tried: refuse a loss and a score that `check_pairs` does.
     """
     from mgcda_dist.models.activations import checkpoint_activations
+    from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.folding import fold_norms
     from mgcda_dist.models.freezing import freeze
     from mgcda_dist.models.invariants import freeze_unused
@@ -257,6 +258,9 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     if model.mdat is not None or model.teacher is not None:
         model.stage_sizes(*config.data.crop_px)
     if config.model.compile:
+        adapted = [module for module in network.modules() if isinstance(module, AdaptedSegmenter)]
+        for module in adapted:
+            module.keep_taps()
         network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
     return model
 

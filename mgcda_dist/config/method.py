@@ -444,8 +444,6 @@ class ModelConfig(Section):
             )
         if self.weights_sha256 is not None and not self.weights.startswith(("file:", "run:")):
             raise ValueError(f"weights_sha256: is of a file: or run:, and weights is {self.weights!r}")
-        if self.compile and self.network:
-            raise ValueError("compile: layers of a network are tapped by hooks, which torch.compile does not follow")
         return self
 
 

@@ -17,6 +17,7 @@ from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
 from mgcda_dist.models.segmenter import split_columns
 from mgcda_dist.models.taps import (
+    KeptTaps,
     Layout,
     Taps,
     check_not_overwritten,
@@ -75,7 +76,12 @@ class AdaptedSegmenter(nn.Module):
             children = ", ".join(name for name, _ in network.named_children())
             raise ConfigError(f"{_WHERE}.backbone", f"no module {taps.backbone!r}", f"it has {children}")
         self.backbone = f"network.{taps.backbone}" if taps.backbone else ""
+        self._kept: KeptTaps | None = None
         self.layouts, self.stage_channels, self.num_logits, self.example_size = self._probe()
+
+    def keep_taps(self) -> None:
+        """Leave the hooks in place, so that a compiler can trace the forward pass; no copy is made of it any more."""
+        self._kept = KeptTaps(self.network, self.points)
 
     def forward(self, image: Tensor) -> Prediction:
         """Predict.
@@ -90,7 +96,7 @@ class AdaptedSegmenter(nn.Module):
         height, width = image.shape[2], image.shape[3]
         dtype = next(self.network.parameters()).dtype
         pixels = padded(normalised(image, self.mean, self.std, dtype), self.multiple_px)
-        tapped = run_with_taps(self.network, self.points, pixels)
+        tapped = run_with_taps(self.network, self.points, pixels) if self._kept is None else self._kept(pixels)
         maps = {
             name: self.layouts[name].as_map(x, pixels.shape[2]) if name in self.layouts else x
             for name, x in tapped.items()

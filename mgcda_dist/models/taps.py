@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mgcda_dist.errors import ConfigError
 
 __all__ = [
+    "KeptTaps",
     "Layout",
     "TapPoint",
     "Taps",
@@ -161,6 +162,34 @@ def run_with_taps(network: nn.Module, points: Mapping[str, TapPoint], image: Ten
             hooks.enter_context(layer.register_forward_hook(tap(name, point), with_kwargs=True))
         network(image)
     return tapped
+
+
+class KeptTaps:
+    """`run_with_taps` by hooks that stay, so that a compiler can trace the pass; for a network that is not copied.
+
+    Args:
+        network: that `run_with_taps` has run with these points before, which finds out what is wrong with them.
+    """
+
+    def __init__(self, network: nn.Module, points: Mapping[str, TapPoint]) -> None:
+        self._network, self._tapped = network, dict[str, Tensor]()
+        for name, point in points.items():
+            network.get_submodule(point.module).register_forward_hook(self._tap(name, point), with_kwargs=True)
+
+    def _tap(self, name: str, point: TapPoint) -> Any:
+        def store(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            value = next(iter((*inputs, *named.values()))) if point.of_input else output
+            self._tapped[name] = point.read(value) if point.read else _entry(value, point, name)
+
+        return store
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """The tapped values of one forward pass."""
+        self._tapped.clear()
+        self._network(image)
+        found = dict(self._tapped)
+        self._tapped.clear()
+        return found
 
 
 def check_not_overwritten(network: nn.Module, points: Mapping[str, TapPoint], image: Tensor) -> None:

@@ -17,6 +17,7 @@ from mgcda_dist import build, checks
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.model import load_exported
+from mgcda_dist.models.adapters import AdaptedSegmenter
 from mgcda_dist.models.backbone import timm_backbone
 from mgcda_dist.models.decoder import Decoder
 from mgcda_dist.models.invariants import freeze_unused
@@ -87,6 +88,25 @@ def tensors(output: Any) -> list[Tensor]:
         return [output]
     values = output.values() if hasattr(output, "values") else output
     return [x for value in values if value is not None for x in tensors(value)]
+
+
+def test_a_tapped_network_is_one_graph_of_a_compiler() -> None:
+    """With its hooks kept; traced and differentiated, and run as it is, since a compiler takes minutes."""
+    network = build.segmenter(configuration(*NETWORKS["segformer"])).train()
+    image = BATCHES[0].image
+    expected = network(image)
+    assert isinstance(network, AdaptedSegmenter)
+    network.keep_taps()
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    first, found = compiled(image), compiled(image)
+    for each in (first, found):
+        torch.testing.assert_close(each.logits, expected.logits)
+        assert each.stages.keys() == expected.stages.keys()
+        for stage, x in expected.stages.items():
+            torch.testing.assert_close(each.stages[stage], x)
+    found.logits.square().mean().backward()
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow
@@ -164,7 +184,6 @@ def test_invalid_networks_are_refused_with_a_remedy(change: dict[str, Any], says
         ({"network": "smp:unet", "backbone": "resnet18"}, "both are there"),
         ({}, "give either a timm backbone"),
         ({"backbone": "resnet18", "taps": {"logits": "x"}}, "taps: is for `network`"),
-        ({"network": "smp:unet", "compile": True}, "torch.compile does not follow"),
         ({"network": UNET, "taps": {"logit": "x"}}, "Extra inputs"),
     ],
 )
