@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.activations import checkpoint_activations
 from mgcda_dist.models.exported import bare_segmenter
+from tests.support.kept import kept_bytes
 
 _IMAGE = (torch.arange(2 * 3 * 64 * 96) * 2654435761 % 251).view(2, 3, 64, 96).to(torch.uint8)
 _SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
@@ -18,18 +19,11 @@ _SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_
 
 def _step(network: nn.Module) -> tuple[int, dict[str, Tensor]]:
     """Bytes that the forward pass keeps beside parameters, and the gradients."""
-    parameters, kept = {p.data_ptr() for p in network.parameters()}, list[int]()
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in parameters:
-            kept.append(tensor.nbytes)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = network(_IMAGE).logits.square().mean()
+    prediction, kept = kept_bytes(network, _IMAGE)
+    loss = prediction.logits.square().mean()
     network.zero_grad()
     loss.backward()
-    return sum(kept), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    return kept, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.freezing import freeze, matches
+from tests.support.kept import kept_bytes
 from tests.support.tiny import tiny_batch, tiny_mgcda
 
 
@@ -57,27 +58,13 @@ def test_a_frozen_part_stays_in_evaluation_mode() -> None:
 
 def test_what_only_frozen_parameters_have_touched_is_not_kept_for_the_backward_pass() -> None:
     """Bytes that autograd holds of a forward pass: those of the frozen part are gone, the rest is as before."""
-    image, held = torch.zeros(2, 3, 32, 32), list[int]()
-
-    def forward(network: nn.Module, x: torch.Tensor) -> int:
-        held.clear()
-        parameters = {p.data_ptr() for p in network.parameters()}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.data_ptr() not in parameters:
-                held.append(tensor.nbytes)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            network(x)
-        return sum(held)
-
+    image = torch.zeros(2, 3, 32, 32)
     network = _network()
-    whole = forward(network, image)
+    whole = kept_bytes(network, image)[1]
     freeze(network, ["0"], "optim.freeze")
     network[0].eval()
-    rest = forward(network, image)
-    behind = forward(nn.Sequential(*list(_network())[1:]), torch.zeros(2, 8, 30, 30))
+    rest = kept_bytes(network, image)[1]
+    behind = kept_bytes(nn.Sequential(*list(_network())[1:]), torch.zeros(2, 8, 30, 30))[1]
     assert rest == behind < whole
 
 
