@@ -59,6 +59,7 @@ mgcda("report", "option", "--out", "report.html")
 """
 
 
+@pytest.mark.extended
 def test_the_method_around_a_network_from_python() -> None:
     page = PAGE.read_text(encoding="utf-8")
     section = page.partition("\n## Your own network, from Python\n")[2].partition("\n## ")[0]
@@ -94,6 +95,7 @@ def test_a_recipe_touches_at_most_three_files_of_code_and_one_test(recipe: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_what_is_added_works_from_the_configuration_to_the_report(changed: Path, tiny_shards: Path) -> None:
     content = tiny_content(
         tiny_shards,

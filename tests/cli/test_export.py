@@ -129,6 +129,7 @@ def test_every_file_gives_the_network_s_scores(exported: tuple[Path, Result], ru
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.extended
 def test_an_efficientnet_is_traced_in_seconds(tmp_path: Path) -> None:
     """With `same` padding computed from symbolic sizes tracing took more than five minutes."""
     model = load_exported(write_run(tmp_path / "lite", backbone="tf_efficientnet_lite0"))
@@ -202,6 +203,7 @@ def test_a_graph_for_one_size_is_refused(run: Path, tmp_path: Path, name: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_graphs_of_one_size_are_for_that_size_alone(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = invoke("export", run, out, "--format", "torch", "--no-verify", "--graph-size", "45x61")
@@ -232,6 +234,7 @@ def test_additional_tensors_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
+@pytest.mark.extended
 def test_the_comparison_detects_another_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = load_exported(write_run(tmp_path / "tiny"))
     assert all(check.passed for check in proof.compare_with_baseline(model, (32, 32)) if check.name != "latency")

@@ -23,7 +23,7 @@ def write_source(folder: Path, num_frames: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.cluster
 def test_a_one_node_ray_writes_the_bytes_of_one_process(tmp_path: Path) -> None:
     write_source(tmp_path / "src", 10)

@@ -16,7 +16,7 @@ from tests.support.commands import start_mgcda
 from tests.support.configs import tiny_content, write_config
 from tests.support.watched import wait_for_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.extended, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 12
 

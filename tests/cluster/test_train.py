@@ -157,6 +157,7 @@ def test_mlflow_has_one_run_with_everything(folder: Path, interrupted: list[subp
     assert run.outputs is not None and len(run.outputs.model_outputs) == 1
 
 
+@pytest.mark.extended
 def test_interrupted_workers_train_what_one_does(
     folder: Path,
     interrupted: list[subprocess.CompletedProcess[str]],

@@ -17,7 +17,7 @@ from tests.data.shards.test_write import content
 from tests.support.commands import mgcda
 from tests.support.watched import groups
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.extended, pytest.mark.cluster]
 
 STEPS = 30
 
@@ -107,7 +107,6 @@ def test_the_doctor_names_the_node_that_differs(place: Place, trained: subproces
     assert not list((private / "runs").glob(".mgcda-doctor*")), "it leaves no mark"
 
 
-@pytest.mark.extended
 @pytest.mark.timeout(900)
 def test_shards_are_written_by_both_nodes_with_the_bytes_of_one_process(place: Place) -> None:
     """Killed once on the way, and gone on with; the folder is that of a write on one machine."""

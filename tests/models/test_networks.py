@@ -55,7 +55,9 @@ def original(name: str) -> Any:
             return getattr(transformers, kind + suffix)(config)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.extended if name in ("fcn", "dpt") else ()) for name in NETWORKS]
+)
 def test_trained_exported_and_loaded_back_into_its_own_class(name: str, tmp_path: Path) -> None:
     config = configuration(*NETWORKS[name])
     before = {key: x.clone() for key, x in build.segmenter(config).state_dict().items()}

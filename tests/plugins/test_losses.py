@@ -176,8 +176,8 @@ def _rpl(pixels: list[dict[str, Any]], label: Tensor) -> float:
     return _cross_entropy(pixels) + _mean(agreement) + _mean(entropy) + 0.05 * _mean(level)
 
 
-_CLASSIFY = ("classification", "mixed", "agreement", "entropy")
-"""Terms that say which class a pixel is of, or how sure."""
+_CLASSIFY = {"": ("classification", "mixed"), "rpl": ("agreement", "entropy")}
+"""Terms that say which class a pixel is of, or how sure; `""`: of most losses."""
 
 LOOPS = {
     "meta_ood": _meta_ood,
@@ -258,7 +258,7 @@ def test_raising_anomalies_and_lowering_inliers_never_raises_the_loss(name: str)
     score = SCORES[name][0]() if name in SCORES else scorer("entropy" if name == "meta_ood" else "energy")
     side = (label == ANOMALY).double() - (label < CLASSES).double()
     wanted = torch.autograd.grad((score(found) * side).sum(), inputs, allow_unused=True)
-    loss.terms = {key: term for key, term in loss.terms.items() if key not in _CLASSIFY}  # type: ignore[misc]
+    loss.terms = {key: term for key, term in loss.terms.items() if key not in _CLASSIFY.get(name, _CLASSIFY[""])}  # type: ignore[misc]
     sums = loss(found, label, LossContext(0, PROGRESS, torch.arange(len(label))))
     total = torch.stack([weight_at(term.weight, PROGRESS) * sums[key] for key, term in loss.terms.items()]).sum()
     gradients = torch.autograd.grad(total, inputs, allow_unused=True)

@@ -83,6 +83,7 @@ def test_a_trained_mask_network_is_a_graph_of_one_size(method: str, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_two_ranks_train_as_one() -> None:
     """Law 1 with real processes: three steps in float64."""
     alone = train_methods_on_ranks()

@@ -107,6 +107,7 @@ def test_a_resumed_average_has_the_same_bytes(found: list[list[dict[str, Any]]],
         assert all(torch.equal(x, resumed[name]) for name, x in average.items())
 
 
+@pytest.mark.extended
 def test_one_rank_goes_on_where_two_began(found: list[list[dict[str, Any]]], folder: Path) -> None:
     (alone,) = run_distributed(_go_on, 1, str(folder), timeout_s=280)
     for case, state, of_two in zip(CASES, alone, found[0], strict=True):
