@@ -12,6 +12,8 @@ DEV_READY := $(VENV)/.ready-dev
 PYTEST_ARGS ?=
 # Two files at a time, in order: tests of one file share what they set up, and those that wait most come early.
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes with a thread each: with the threads of all cores in both, they wait for each other, up to 25 times as long.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 # The first Python that is new enough and can make a virtual environment.
 FIND_PYTHON = for name in $(or $(PYTHON),python3 python3.11 python3.12 python3.13); do \
@@ -62,11 +64,11 @@ synthetic-to-real-shards: benchmark-shards ## DATA=FOLDER: … and the generated
 
 .PHONY: test
 test: $(DEV_READY) ## Run the whole test suite
-	@$(BIN)/python -m pytest $(TWO_FILES) $(PYTEST_ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest $(TWO_FILES) $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV_READY) ## Run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow and not cluster" $(TWO_FILES) $(PYTEST_ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not cluster" $(TWO_FILES) $(PYTEST_ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(DEV_READY) ## Run what takes minutes: two nodes (as root: in namespaces), MLflow served and in a browser

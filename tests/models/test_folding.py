@@ -41,8 +41,8 @@ def _step(network: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     "of",
     [
         {"backbone": "test_resnet"},
-        {"backbone": "tf_efficientnet_lite0"},
-        {"network": {"name": "torchvision:lraspp_mobilenet_v3_large"}},
+        pytest.param({"backbone": "tf_efficientnet_lite0"}, marks=pytest.mark.extended),
+        pytest.param({"network": {"name": "torchvision:lraspp_mobilenet_v3_large"}}, marks=pytest.mark.extended),
     ],
 )
 def test_outputs_and_gradients_are_those_without_folding(of: dict[str, Any]) -> None:

@@ -56,7 +56,11 @@ def original(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.extended if name in ("fcn", "dpt") else ()) for name in NETWORKS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.extended if name in ("fcn", "deeplabv3", "dpt") else ())
+        for name in NETWORKS
+    ],
 )
 def test_trained_exported_and_loaded_back_into_its_own_class(name: str, tmp_path: Path) -> None:
     config = configuration(*NETWORKS[name])
