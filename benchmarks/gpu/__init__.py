@@ -1,1 +1,1 @@
-"""What one GPU says of the method and its engine: `python -m benchmarks.gpu`."""
+"""Check of one GPU, with measurements of the method and its engine on it: `python -m benchmarks.gpu`."""

@@ -70,7 +70,7 @@ def machine(setting: Setting, found: Findings) -> None:
 
 
 def waits(setting: Setting, found: Findings) -> None:
-    """Where the host waits for the GPU within a step; one look is wanted."""
+    """Places at which the host waits for the GPU within a step; one look is wanted."""
     set_up(setting.device, GpuDefaults())
     network = setting.small
     for dtype in (torch.float32, torch.bfloat16):
