@@ -195,6 +195,7 @@ class _Worker:
                 self.writer.flush()
             keep_phase(self._phase, self.run, self.engine, self.world)
             self.engine.close()
+            self._bare = None  # it holds the engine, too
             del self.engine, self.saver
             gc.collect()  # its modules and hooks refer to each other
             state.phase += 1
