@@ -82,7 +82,7 @@ def _pairs(network: nn.Module, image: Tensor) -> tuple[list[tuple[nn.Conv2d, Fro
     return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1], prediction
 
 
-def _fold(convolution: nn.Conv2d, norm: FrozenBatchNorm) -> None:
+def _fold(convolution: nn.Module, norm: FrozenBatchNorm) -> None:
     convolution.__dict__["folded_norm"] = norm  # beside its modules: its parameters have one place
     convolution.__class__ = _folding(type(convolution))
     norm.is_folded = True
