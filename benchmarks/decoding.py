@@ -22,7 +22,6 @@ import numpy as np
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.decode import decode_ids, decode_image, decode_pair
 from mgcda_dist.data.labels import lookup_table
-from mgcda_dist.data.loader import FrameSource, TrainingStream
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.pixels import Pixels, resized, resized_label
 from mgcda_dist.data.plan import Plan, StreamPlan
@@ -31,6 +30,7 @@ from mgcda_dist.data.shards.encode import EncodeOptions
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 
 FRAME_PX, CROP_PX = (1024, 2048), (512, 1024)
 FRAMES, TURNS, STEPS = 8, 5, 4

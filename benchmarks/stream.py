@@ -34,11 +34,12 @@ from webdataset.compat import WebDataset
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.decode import decode_ids, decode_image, decode_pair
 from mgcda_dist.data.labels import lookup_table
-from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import Plan, SlotRef, StreamPlan
 from mgcda_dist.data.reader import EncodedSample, ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.method.randomness import numpy_generator
 
 CROP_PX = (256, 256)

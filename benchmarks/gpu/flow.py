@@ -64,7 +64,8 @@ def loading(setting: Setting, found: Findings) -> None:
     if find_spec("pydantic") is None:
         raise SkippedError("pydantic is not installed, and readers of data need it")
     from mgcda_dist.data.dataset import DatasetReader, LabelIds
-    from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+    from mgcda_dist.data.loader import make_loader
+    from mgcda_dist.data.stream import FrameSource, TrainingStream
 
     ids = LabelIds.train_ids(CLASSES)
     frames = 2 if setting.tiny else _FRAMES

@@ -18,10 +18,11 @@ from mgcda_dist.data.labels import ClassSpace
 if TYPE_CHECKING:
     from mgcda_dist.data.augment import Transform
     from mgcda_dist.data.dataset import DatasetReader
-    from mgcda_dist.data.loader import FrameSource, StreamLoader
+    from mgcda_dist.data.loader import StreamLoader
     from mgcda_dist.data.own_augment import OwnAugment
     from mgcda_dist.data.paste import PasteParams, PasteSource
     from mgcda_dist.data.plan import Plan
+    from mgcda_dist.data.stream import FrameSource
     from mgcda_dist.method.batch import Batch
 
 __all__ = [
@@ -63,7 +64,8 @@ def training_stream(
     Args:
         on_gpu: its batches go to a GPU: they are in page-locked memory, if `data.pin_memory` does not say otherwise.
     """
-    from mgcda_dist.data.loader import TrainingStream, make_loader
+    from mgcda_dist.data.loader import make_loader
+    from mgcda_dist.data.stream import TrainingStream
 
     data = config.data
     stream = TrainingStream(
@@ -82,7 +84,7 @@ def training_stream(
 
 def global_batches(config: Config, num_steps: int) -> Iterator[Batch]:
     """The first global batches of a run, whole, read in this process."""
-    from mgcda_dist.data.loader import TrainingStream
+    from mgcda_dist.data.stream import TrainingStream
 
     stream = TrainingStream(*_streamed(config), num_steps=num_steps, on_bad_sample=config.data.on_bad_sample)
     return (stream[step] for step in range(num_steps))
@@ -92,9 +94,9 @@ def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:
     """The plan of the samples, their sources, and the transform of each."""
     from mgcda_dist.data.augment import AugmentParams, Transform
     from mgcda_dist.data.folders import label_table, open_shards
-    from mgcda_dist.data.loader import FrameSource
     from mgcda_dist.data.plan import Plan, StreamPlan
     from mgcda_dist.data.reader import ShardReader
+    from mgcda_dist.data.stream import FrameSource
 
     data = config.data
     plans: list[StreamPlan] = []

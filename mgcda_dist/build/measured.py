@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.build.evaluation import evaluation_frames
 from mgcda_dist.build.model import load_model
-from mgcda_dist.config.method import HeadConfig
+from mgcda_dist.config.model import HeadConfig
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.data.pixels import InputSize
 from mgcda_dist.errors import ConfigError

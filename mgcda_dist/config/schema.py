@@ -15,15 +15,8 @@ from mgcda_dist.addresses import has_secret
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, ROAD_NAMES, SMOOTHING_MODES, outlier_entry, smoothing_cap
 from mgcda_dist.config.data import ClassSpaceConfig, DataConfig, StreamConfig
 from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
-from mgcda_dist.config.method import (
-    BACKBONE_STAGES,
-    CaclConfig,
-    MdatConfig,
-    ModelConfig,
-    OptimConfig,
-    SegmentationLossConfig,
-    TeacherConfig,
-)
+from mgcda_dist.config.method import CaclConfig, MdatConfig, SegmentationLossConfig, TeacherConfig
+from mgcda_dist.config.model import BACKBONE_STAGES, ModelConfig, OptimConfig
 from mgcda_dist.config.phases import Phase, PhaseConfig, content_of, with_total
 from mgcda_dist.config.run import (
     CallbackConfig,

@@ -11,11 +11,11 @@ import torch
 
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.class_mix import with_classes_of
-from mgcda_dist.data.loader import FrameSource, TrainingStream
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.errors import SampleError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 from mgcda_dist.method.randomness import numpy_generator

@@ -13,10 +13,11 @@ import torch
 
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.dataset import DatasetReader, LabelIds, MapDataset, make_dataset
-from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.errors import ConfigError, SampleError, ShardError
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch
 from tests.support.datasets import Drawn, Frames

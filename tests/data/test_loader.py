@@ -20,11 +20,12 @@ from torch.utils.data import dataloader
 
 import mgcda_dist.data.loader as loader_module
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
-from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import make_loader
 from mgcda_dist.data.paste import ObjectLibrary, PasteParams, PasteSource
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.errors import ConfigError, MgcdaError, ShardError, TransientError
 from mgcda_dist.method.batch import ANOMALY, VOID, Batch
 from tests.support.shards import LUT, write_frames, write_objects

@@ -14,10 +14,11 @@ import torch
 from mgcda_dist import build
 from mgcda_dist.config.data import AugmentConfig, DataConfig
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
-from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import make_loader
 from mgcda_dist.data.own_augment import OwnAugment
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.errors import ConfigError
 from tests.support.configs import plain_config
 from tests.support.shards import LUT, write_frames

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from mgcda_dist.data.augment import AugmentParams, Transform
-from mgcda_dist.data.loader import FrameSource, TrainingStream
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.data.style import with_style_of
 from tests.support.shards import LUT, frame, write_frames
 

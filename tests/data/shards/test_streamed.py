@@ -21,7 +21,7 @@ from torch import Tensor
 from mgcda_dist.config.load import load_config
 from mgcda_dist.data.augment import AugmentParams, Transform
 from mgcda_dist.data.frames import EvaluationFrames
-from mgcda_dist.data.loader import FrameSource, TrainingStream, make_loader
+from mgcda_dist.data.loader import make_loader
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards import remote
@@ -31,6 +31,7 @@ from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.roles import Extensions
 from mgcda_dist.data.shards.streamed import split_place, unpack
 from mgcda_dist.data.shards.tar import ShardFile
+from mgcda_dist.data.stream import FrameSource, TrainingStream
 from mgcda_dist.doctor.node import _shards
 from mgcda_dist.errors import ConfigError, ShardError, TransientError
 from mgcda_dist.runs.evaluation_request import sets_of
