@@ -58,22 +58,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Ctrl-C for one worker; SIGTERM for the two that go on; to the end, and there a worker is killed."""
+    """Ctrl-C for one worker; two go on, of which one is killed and restarted."""
 
     def kill_the_leader(_: int) -> None:
         os.kill(groups(folder / "runs/two")[-1][0]["process"], signal.SIGKILL)
 
     # What a terminal does: the signal goes to the whole process group.
     first = _disturbed(folder, lambda driver: os.killpg(driver, signal.SIGINT), "name=two", "scaling.workers=1")
-    second = _disturbed(folder, lambda driver: os.kill(driver, signal.SIGTERM), "name=two", "scaling.workers=2")
-    return [first, second, _disturbed(folder, kill_the_leader, "name=two", "scaling.workers=2")]
+    return [first, _disturbed(folder, kill_the_leader, "name=two", "scaling.workers=2")]
 
 
-def _disturbed(folder: Path, act: Callable[[int], None], *words: str) -> subprocess.CompletedProcess[str]:
+def _disturbed(folder: Path, act: Callable[[int], None], name: str, *words: str) -> subprocess.CompletedProcess[str]:
     """The command; `act` is called with its process once it has logged four steps of its own."""
-    metrics = folder / "runs/two/metrics.jsonl"
+    metrics = folder / f"runs/{name.removeprefix('name=')}/metrics.jsonl"
     lines = metrics.read_text().count("\n") if metrics.is_file() else 0
-    process = _start(folder, *words)
+    process = _start(folder, name, *words)
     wait_for_lines(metrics, lines + 4, process)
     act(process.pid)
     out, err = process.communicate(timeout=300)
@@ -86,15 +85,12 @@ def alone(folder: Path) -> subprocess.CompletedProcess[str]:
     return _run(folder, "name=one", "scaling.workers=1")
 
 
-def test_ctrl_c_and_sigterm_leave_a_checkpoint_more_workers_go_on_and_a_killed_one_is_restarted(
+def test_ctrl_c_leaves_a_checkpoint_more_workers_go_on_and_a_killed_one_is_restarted(
     folder: Path, interrupted: list[subprocess.CompletedProcess[str]]
 ) -> None:
-    *stopped, again = interrupted
-    for run in stopped:
-        assert (run.returncode, run.stderr) == (3, ""), run.stdout + run.stderr
-        assert "stopping after this step, with a checkpoint" in run.stdout
-        assert "The same command resumes from it" in run.stdout
-    assert "for 2 workers" in stopped[1].stdout, "the optimiser's state was dealt anew"
+    stopped, again = interrupted
+    _assert_stopped(stopped)
+    assert "for 2 workers" in again.stdout, "the optimiser's state was dealt anew"
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("resuming at step") == 2 and events(folder / "runs/two", "restart"), "one was killed"
     assert "another sample stands in: step" in "".join(run.stdout for run in interrupted)
@@ -104,6 +100,20 @@ def test_ctrl_c_and_sigterm_leave_a_checkpoint_more_workers_go_on_and_a_killed_o
     steps, _ = read_history(folder / "runs/two/metrics.jsonl")["loss/total"]
     assert steps == list(range(STEPS))
     assert not any((folder / "runs/two/checkpoints").glob(".writing*"))
+
+
+def _assert_stopped(run: subprocess.CompletedProcess[str]) -> None:
+    assert (run.returncode, run.stderr) == (3, ""), run.stdout + run.stderr
+    assert "stopping after this step, with a checkpoint" in run.stdout
+    assert "The same command resumes from it" in run.stdout
+
+
+# In every run of the suite: Ctrl-C, which one handler takes with it.
+@pytest.mark.extended
+def test_sigterm_leaves_a_checkpoint_of_two_workers(folder: Path) -> None:
+    _assert_stopped(
+        _disturbed(folder, lambda driver: os.kill(driver, signal.SIGTERM), "name=three", "scaling.workers=2")
+    )
 
 
 def test_results_and_pictures_are_where_the_run_says(

@@ -17,6 +17,7 @@ from typing import Any
 
 __all__ = ["DistributedError", "run_distributed"]
 
+_PRELOADED = ["deepspeed", "mgcda_dist.training.worker"]
 _GRACE_S = 2.0  # how long the others may take to report, once one process has failed
 
 
@@ -33,7 +34,9 @@ class DistributedError(RuntimeError):
 
 
 def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """`fn(*args)` in `world_size` spawned processes that share a gloo group; the results in rank order.
+    """`fn(*args)` in `world_size` processes that share a gloo group; the results in rank order.
+
+    They are forked from a process that has imported the libraries and done nothing else, which saves seconds each.
 
     Args:
         fn: a function of an importable module; it asks torch.distributed for its rank.
@@ -44,14 +47,15 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
     Raises:
         DistributedError: a rank raised, died, or the time was over; no process is left behind in any case.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
     processes: dict[int, Any] = {}
     readers: dict[int, Connection] = {}
     with tempfile.TemporaryDirectory(prefix="gloo-") as folder:
         try:
             for rank in range(world_size):
                 reader, writer = context.Pipe(duplex=False)
-                task = (writer, rank, world_size, str(Path(folder) / "store"), timeout_s, fn, args)
+                task = (writer, rank, world_size, str(Path(folder) / "store"), timeout_s, dict(os.environ), fn, args)
                 process = context.Process(target=_child, args=task, daemon=True)
                 process.start()
                 writer.close()
@@ -102,12 +106,15 @@ def _child(
     world_size: int,
     store: str,
     timeout_s: float,
+    environment: dict[str, str],
     fn: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
+    os.environ.clear()  # the one that was forked has that of the first call
+    os.environ.update(environment)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["LOCAL_RANK"] = str(rank)  # set by Ray Train and by DeepSpeed's own launcher
-    # Deprecations of the libraries; the suite's filters do not reach spawned processes.
+    # Deprecations of the libraries; the suite's filters do not reach these processes.
     warnings.simplefilter("ignore")
     import torch
     import torch.distributed as dist
