@@ -132,6 +132,8 @@ def main() -> None:
     if problems := [*check_contents(given.out), *check_installed(wheel, number)]:
         raise SystemExit("\n".join(problems))
     (given.out / "RELEASE_NOTES.md").write_text(text, encoding="utf-8")
+    files.append(given.out / "constraints.txt")  # the tested versions, for `pip install -c`
+    shutil.copyfile(ROOT / "constraints.txt", files[-1])
     digests = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
     (given.out / "SHA256SUMS").write_text("".join(digests), encoding="utf-8")
     for file in sorted(given.out.iterdir()):
