@@ -34,6 +34,24 @@ def test_any_size_gives_maps_at_the_strides(name, size):
         assert prediction.stages[stage].shape[2:] == (-(-height // stride), -(-width // stride))
 
 
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+def test_the_channels_stay_last_in_memory_from_the_image_to_the_logits(name):
+    segmenter, turned = build(name).train(), []
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+        if inputs[0].ndim == 4 and not inputs[0].is_contiguous(memory_format=torch.channels_last):
+            turned.append(f"{type(module).__name__} reads {inputs[0].stride()} of {tuple(inputs[0].shape)}")
+
+    for module in segmenter.modules():
+        if isinstance(module, nn.Conv2d | nn.GroupNorm):
+            module.register_forward_hook(look)
+    image = torch.zeros(2, 3, 64, 96, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    assert segmenter(image).logits.is_contiguous(memory_format=torch.channels_last)
+    assert not turned
+    segmenter(image.contiguous())
+    assert turned, "an image in another layout is seen"
+
+
 def test_padding_does_not_change_pixels_away_from_it():
     # The convolutions see the padding near the border only; the network's means over the image are switched off.
     segmenter = build().eval()
