@@ -22,11 +22,12 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from benchmarks.gpu import flow, numbers, sections, speed
+from benchmarks import sections
+from benchmarks.gpu import flow, numbers, speed
 from benchmarks.gpu.__main__ import check, main
-from benchmarks.gpu.sections import Findings, Section, SkippedError
 from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
 from benchmarks.gpu.speed import union_s
+from benchmarks.sections import Findings, Section, SkippedError
 from mgcda_dist.method import Batch
 from mgcda_dist.training.ahead import CopiedAhead
 from tests.support.pretended import DEVICE, pretended_device

@@ -24,8 +24,8 @@ import timm  # noqa: F401  # here, and not in every child
 import torch
 
 from benchmarks.gpu import flow, numbers, ranks, speed
-from benchmarks.gpu.sections import Result, Section, exit_code, page, run
 from benchmarks.gpu.setting import Setting
+from benchmarks.sections import Result, Section, exit_code, page, run
 
 MACHINE = "Machine"
 _BUDGET_S = 470.0

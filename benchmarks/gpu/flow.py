@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.gpu.sections import Findings, SkippedError
 from benchmarks.gpu.setting import CLASSES, Setting, segmenter
 from benchmarks.gpu.speed import GpuDefaults
+from benchmarks.sections import Findings, SkippedError
 from mgcda_dist.data.augment import Transform
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.evaluation.test_time import score_maps

@@ -10,8 +10,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.sections import Findings
 from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
+from benchmarks.sections import Findings
 from mgcda_dist.choices import NormMode
 from mgcda_dist.training.device import set_up
 

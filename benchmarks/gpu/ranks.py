@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.gpu.numbers import Switches
-from benchmarks.gpu.sections import Findings, SkippedError
 from benchmarks.gpu.setting import CLIP_NORM, Network, Setting, Trainer, method, scene, segmenter
+from benchmarks.sections import Findings, SkippedError
 from mgcda_dist.method import MGCDA, Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.device import set_up

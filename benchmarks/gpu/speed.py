@@ -14,8 +14,8 @@ from torch.autograd import DeviceType
 from torch.cuda import nccl
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.sections import Findings
 from benchmarks.gpu.setting import Network, Setting, Trainer, method, scene, segmenter
+from benchmarks.sections import Findings
 from mgcda_dist.method import Batch
 from mgcda_dist.training.device import set_up
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -192,7 +192,7 @@ def _first_line(result: Result) -> str:
     return (result.reason.splitlines() or [""])[-1]
 
 
-def _as_table(rows: list[dict[str, Value]]) -> Table:
+def _as_table(rows: Sequence[Mapping[str, Value | Cell]]) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     is_text = {name: any(isinstance(row.get(name), str) for row in rows) for name in names}
     columns = [Column(name, align="left" if is_text[name] else "right") for name in names]
@@ -204,7 +204,7 @@ def _written(value: Value) -> Value:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(value: Value) -> Cell:
+def _shown(value: Value | Cell) -> Cell:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else value
