@@ -83,6 +83,15 @@ docs: $(DEV_READY) ## Build the documentation site, strictly and without the net
 gpu-check: ## Check one GPU and measure training on it, in 8 minutes; needs torch and timm alone: PYTHON=python3
 	@$(or $(PYTHON),$(wildcard $(BIN)/python),python3) -m benchmarks.gpu $(GPU_ARGS)
 
+# Alone on the machine, and with a number of workers or threads of its own: no ONE_THREAD, no TWO_FILES.
+.PHONY: bench
+bench: $(DEV_READY) ## Measure the ratios of the system on processors, in about 20 minutes: build/bench.json, bench.md
+	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+.PHONY: bench-check
+bench-check: $(DEV_READY) ## … those that are no seconds, and compare them with benchmarks/results/bench.json; 1: one fell
+	@$(BIN)/python -m benchmarks.bench --check $(BENCH_ARGS)
+
 ##@ Checks
 .PHONY: lint
 lint: $(DEV_READY) ## Check style and format (ruff)

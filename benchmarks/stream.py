@@ -15,7 +15,7 @@ import platform
 import resource
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -173,11 +173,26 @@ def as_tensor(data: bytes) -> torch.Tensor:
 
 
 def loading(stream: TrainingStream, processes: int) -> str:
+    """A row of `loading_turns`: the rates are the best of all turns, the ratio is the median of the turns' ratios."""
+    turns = loading_turns(stream, processes, range(TURNS))
+    cells: list[str] = []
+    for clock in (0, 1):
+        best_rates = [max(turn[name][clock] for turn in turns) for name in ("bare", "loader")]
+        ratio = median(turn["loader"][clock] / turn["bare"][clock] for turn in turns)
+        cells += [*(f"{rate:,.0f}" for rate in best_rates), f"{ratio:.2f}"]
+    return f"| {processes} | {' | '.join(cells)} |"
+
+
+def loading_turns(
+    stream: TrainingStream, processes: int, numbers: Iterable[int]
+) -> list[dict[str, tuple[float, float]]]:
     """The whole way to batches in the consumer, against processes that decode and augment bytes they hold already.
 
     By wall time, from each one's first batches to its last, and by processor time of all child processes, with their
-    start and end, which other work on the machine stretches less. Both run in every turn, one after the other; the
-    rates are the best of all turns, the ratio is the median of the turns' ratios.
+    start and end, which other work on the machine stretches less. Both run in every turn, one after the other.
+
+    Returns:
+        Per turn, images per second of either clock, of `bare` and of `loader`.
     """
     work = [[(step, ref) for ref in stream.plan.step(step)] for step in range(stream.num_steps)]
     images = sum(len(refs) for refs in work)
@@ -220,15 +235,10 @@ def loading(stream: TrainingStream, processes: int) -> str:
         return rate, images / (children_s() - before)
 
     turns: list[dict[str, tuple[float, float]]] = []
-    for turn in range(TURNS):
+    for turn in numbers:
         order = [("bare", bare_rate), ("loader", loader_rate)]
         turns.append({name: both(run) for name, run in (order if turn % 2 else reversed(order))})
-    cells: list[str] = []
-    for clock in (0, 1):
-        best_rates = [max(turn[name][clock] for turn in turns) for name in ("bare", "loader")]
-        ratio = median(turn["loader"][clock] / turn["bare"][clock] for turn in turns)
-        cells += [*(f"{rate:,.0f}" for rate in best_rates), f"{ratio:.2f}"]
-    return f"| {processes} | {' | '.join(cells)} |"
+    return turns
 
 
 def children_s() -> float:

@@ -28,6 +28,7 @@ BESIDE_THE_MIRROR = {
     "architecture": "the repository as a whole",
     "documents": "tutorials and notebooks, followed",
     "multiprocess": "the method and the examples on several real processes",
+    "test_bench.py": "benchmarks/bench, the ratios of the system, and its trial",
     "test_base_layer.py": "the wheel with the base of its dependencies alone",
     "test_border.py": "no command on a folder of others leaves it, over all commands",
     "test_gpu_check.py": "benchmarks/gpu, the check of a GPU, and its trial on processors",
