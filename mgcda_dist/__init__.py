@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mgcda_dist.inference.predict import Predicted
     from mgcda_dist.method.batch import Batch, Prediction
     from mgcda_dist.method.cacl.loss import CACL
+    from mgcda_dist.method.forwards import ForwardContext
     from mgcda_dist.method.mdat.loss import MDAT
     from mgcda_dist.method.mgcda import MGCDA
     from mgcda_dist.method.terms import LossContext, Term
@@ -62,6 +63,7 @@ __all__ = [
     "EvaluationResults",
     "ExportedModel",
     "ExternalNetwork",
+    "ForwardContext",
     "ImagePrediction",
     "LossContext",
     "MgcdaError",
@@ -99,6 +101,7 @@ _PLACES = {
     "EvaluationResults": "evaluation.results",
     "ExportedModel": "inference.model",
     "ExternalNetwork": "models.external",
+    "ForwardContext": "method.forwards",
     "ImagePrediction": "api.prediction",
     "LossContext": "method.terms",
     "MDAT": "method.mdat.loss",

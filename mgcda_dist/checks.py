@@ -280,6 +280,7 @@ def _check_network(config: Config) -> list[str]:
     """`check_model` of the network of one phase."""
     from mgcda_dist.models.activations import checkpoint_activations
     from mgcda_dist.models.backbone import check_backbone
+    from mgcda_dist.models.invariants import check_compiles
 
     for change in build.own_augmentations(config.data):
         change.tried(config.data.crop_px, len(config.data.class_names))
@@ -288,6 +289,8 @@ def _check_network(config: Config) -> list[str]:
         network = _outline(config)
     else:
         network = build.segmenter(config)
+    if config.model.compile:
+        check_compiles(network)
     if config.engine.activation_checkpointing:
         checkpoint_activations(network, "engine.activation_checkpointing")
     build.check_stages(config, network)

@@ -199,7 +199,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     from mgcda_dist.models.adapters import AdaptedSegmenter
     from mgcda_dist.models.folding import fold_norms
     from mgcda_dist.models.freezing import freeze
-    from mgcda_dist.models.invariants import freeze_unused
+    from mgcda_dist.models.invariants import check_compiles, freeze_unused
     from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.seeding import seeded
     from mgcda_dist.models.segmentation_loss import segmentation_loss
@@ -258,6 +258,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     if model.mdat is not None or model.teacher is not None:
         model.stage_sizes(*config.data.crop_px)
     if config.model.compile:
+        check_compiles(network)
         adapted = [module for module in network.modules() if isinstance(module, AdaptedSegmenter)]
         for module in adapted:
             module.keep_taps()

@@ -28,6 +28,7 @@ from mgcda_dist.method.batch import VOID, Batch, Prediction
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample
 from mgcda_dist.method.cacl.loss import CACL
 from mgcda_dist.method.collectives import Collectives, to_device
+from mgcda_dist.method.forwards import ForwardContext, drawing_modules, telling
 from mgcda_dist.method.mdat.loss import MDAT
 from mgcda_dist.method.reduce import LossTerm, NamedSum, NamedTensors, StepCounts, known, local_mean, read_scalars
 from mgcda_dist.method.teacher.average import Teacher
@@ -128,7 +129,7 @@ class MGCDA(nn.Module):
         teacher_outlier_weight: ω, of the outlier loss on pixels that the teacher takes for inliers.
         mdat_warmup, cacl_warmup, teacher_warmup: share of training over which each rises linearly.
         teacher_contrast: pixels that the teacher labels are rows of CACL, too.
-        seed: of the random numbers that a loss may ask for.
+        seed: of the random numbers that a loss or a forward pass may ask for.
         collectives: over which ranks a global batch is spread.
     """
 
@@ -164,6 +165,7 @@ class MGCDA(nn.Module):
         self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
         self.seed, self.collectives = seed, collectives or Collectives()
         self._frozen, self._sizes = list(frozen), dict[tuple[int, int], _Sizes]()
+        self._drawing = [module for _, module in drawing_modules(segmenter, heads)]
         self._rest()
 
     def train(self, mode: bool = True) -> Self:
@@ -185,7 +187,8 @@ class MGCDA(nn.Module):
             counts: of the step, from `count`; None: the step has this one micro-batch.
         """
         counts, numbers = counts or self.count([batch]), self.numbers(batch.step, progress)
-        return self.loss(self.segmenter(batch.image), batch, progress, counts, numbers)
+        with telling(self._drawing, ForwardContext(batch.step, progress, batch.slot, self.seed)):
+            return self.loss(self.segmenter(batch.image), batch, progress, counts, numbers)
 
     def numbers(self, step: int, progress: float) -> StepNumbers:
         """Those of a step that `loss` needs from the host."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from mgcda_dist.method.randomness import stream_key, uniform
+from mgcda_dist.method.forwards import ForwardContext
 
 __all__ = ["LossContext", "Over", "Term", "Weight", "weight_at"]
 
@@ -40,28 +37,17 @@ class Term:
 
 
 @dataclass(frozen=True)
-class LossContext:
+class LossContext(ForwardContext):
     """Facts that a loss may depend on beside prediction and label.
 
     Attributes:
-        step: of training.
-        progress: share of training that is done, 0…1.
-        slot: N, int64: positions of the images in the global batch, the same at every number of ranks.
-        seed: of the run.
+        step, progress, slot, seed: as of a forward pass.
         stride_px: the label has every so many-th pixel of the image, and the logits are at its size.
     """
 
-    step: int
-    progress: float
-    slot: Tensor
-    seed: int = 0
-    stride_px: int = 1
+    who: ClassVar[str] = "loss"
 
-    def uniform(self, purpose: str, *size: int) -> Tensor:
-        """N×size random numbers in [0, 1), float64: a function of seed, step, image and purpose, and of no rank."""
-        axes = [self.slot, *(torch.arange(length, device=self.slot.device) for length in size)]
-        counters = [axis.view(-1, *[1] * (len(size) - n)) for n, axis in enumerate(axes)]
-        return uniform(stream_key(self.seed, self.step, "loss", purpose), *counters)
+    stride_px: int = 1
 
 
 def weight_at(weight: Weight, progress: float) -> float:

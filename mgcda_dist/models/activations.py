@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.forwards import drawing_modules
 
 __all__ = ["activations_kept", "checkpoint_activations"]
 
@@ -20,7 +21,7 @@ def checkpoint_activations(network: nn.Module, where: str) -> list[str]:
     """Switch on what a library's networks offer: timm's `set_grad_checkpointing`, transformers' own.
 
     Blocks of training alone: evaluation keeps nothing in any case. What is computed again gives the same bits, since
-    no network here draws random numbers or changes its buffers in a forward pass.
+    it neither draws random numbers nor changes its buffers.
 
     Args:
         network: a segmenter, changed in place.
@@ -30,7 +31,7 @@ def checkpoint_activations(network: nn.Module, where: str) -> list[str]:
         Paths of the parts that are computed again.
 
     Raises:
-        ConfigError: no part offers it.
+        ConfigError: no part offers it, or a layer in one draws, which it would do without its context.
     """
     found: list[str] = []
     for path, module in network.named_modules():
@@ -44,6 +45,10 @@ def checkpoint_activations(network: nn.Module, where: str) -> list[str]:
             f"{type(network).__name__}: no part of the network can compute its activations again",
             "networks of timm and of transformers can; set engine.activation_checkpointing=false",
         )
+    for path, module in drawing_modules(network):
+        if any(path.startswith(f"{above}.") for above in found):
+            problem = f"{path}, a {type(module).__name__}, draws in a forward pass, and would be computed again"
+            raise ConfigError(where, problem, "draw outside of what is computed again, or set it to false")
     return found
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
+from mgcda_dist.method.forwards import ForwardContext, drawing_modules, telling
 
-__all__ = ["check_invariants", "freeze_unused", "without_dropout"]
+__all__ = ["check_compiles", "check_invariants", "freeze_unused", "without_dropout"]
 
 _DROPOUT_WORDS = ("dropout", "drop_prob", "drop_rate", "drop_path", "layerdrop", "attn_drop", "proj_drop")
 _BATCH_TOLERANCE = 1e-3
@@ -64,16 +65,16 @@ def check_invariants(segmenter: nn.Module, norm: NormMode, size: tuple[int, int]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             before = torch.get_rng_state()
-            both = segmenter(image)
+            both = _told(segmenter, image)
             drawn = not torch.equal(before, torch.get_rng_state())
-            alone = segmenter(image[:1])
+            alone = _told(segmenter, image[:1])
     finally:
         segmenter.train(training)
     if drawn:
         raise ConfigError(
             where,
             "draws random numbers in training: several ranks would draw other numbers than one process",
-            "switch off its dropout, layer drop or noise",
+            "switch off its dropout, layer drop or noise, or draw from its `forward_context`",
         )
     if not strict:
         return
@@ -94,6 +95,20 @@ def check_invariants(segmenter: nn.Module, norm: NormMode, size: tuple[int, int]
                 "number of ranks",
                 "use layers that normalise one image (GroupNorm, LayerNorm), or torch's BatchNorm, which is replaced",
             )
+
+
+def _told(segmenter: nn.Module, image: Tensor) -> Prediction:
+    """A pass as in the middle of training, whose layers may draw by slot."""
+    slot = torch.arange(len(image), device=image.device)
+    with telling([module for _, module in drawing_modules(segmenter)], ForwardContext(0, 0.5, slot)):
+        return segmenter(image)
+
+
+def check_compiles(network: nn.Module) -> None:
+    """Raise `ConfigError` for a network that draws in a forward pass: a compiler would trace every step anew."""
+    for path, module in drawing_modules(network):
+        problem = f"{path}, a {type(module).__name__}, draws other numbers in every step"
+        raise ConfigError("model.compile", problem, "set it to false")
 
 
 def freeze_unused(segmenter: nn.Module, outputs: Collection[str], size: tuple[int, int] = (64, 96)) -> list[str]:

@@ -43,6 +43,14 @@ def test_the_same_gradients_from_fewer_kept_bytes(of: dict[str, Any]) -> None:
     assert gradients.keys() == again.keys() and all(torch.equal(x, again[name]) for name, x in gradients.items())
 
 
+def test_a_layer_that_draws_is_not_computed_again() -> None:
+    network = bare_segmenter(norm="group", num_classes=3, backbone="test_vit")
+    block: Any = next(module for module in network.modules() if type(module).__name__ == "Block")
+    block.forward_context = None
+    with pytest.raises(ConfigError, match=r"engine: backbone\.network.*, a Block, draws in a forward pass"):
+        checkpoint_activations(network, "engine")
+
+
 def test_a_network_without_such_blocks_is_refused() -> None:
     network = bare_segmenter(norm="group", num_classes=3, network={"name": "torchvision:lraspp_mobilenet_v3_large"})
     with pytest.raises(ConfigError, match="no part of the network can compute its activations again"):

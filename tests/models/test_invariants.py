@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.method.forwards import ForwardContext
 from mgcda_dist.models.adapters import wrap
-from mgcda_dist.models.invariants import freeze_unused, without_dropout
+from mgcda_dist.models.invariants import check_compiles, freeze_unused, without_dropout
 from tests.support.tiny import tiny_batch
 
 
@@ -38,6 +39,23 @@ class Batchwise(Plain):
 class Noisy(Plain):
     def between(self, x: Tensor) -> Tensor:
         return F.dropout(x, 0.5, self.training)
+
+
+class Keyed(Plain):
+    """Noise of an image by its slot."""
+
+    forward_context: ForwardContext | None = None
+
+    def between(self, x: Tensor) -> Tensor:
+        return x if self.forward_context is None else x + self.drawn(self.forward_context).to(x.dtype)
+
+    def drawn(self, context: ForwardContext) -> Tensor:
+        return context.uniform("noise", 8, 1, 1)
+
+
+class KeyedByPlace(Keyed):
+    def drawn(self, context: ForwardContext) -> Tensor:
+        return super().drawn(context).flip(0)
 
 
 class Counting(Plain):
@@ -71,6 +89,7 @@ class Tokens(nn.Module):
     [
         (Batchwise, "gives other logits for a single image than for"),
         (Noisy, "draws random numbers in training"),
+        (KeyedByPlace, "gives other logits for a single image than for"),
         (Counting, r"changes buffers in its forward pass: network\.seen"),
         (Unpadded, "1×3×62×94 for an image of 64×96"),
     ],
@@ -78,6 +97,13 @@ class Tokens(nn.Module):
 def test_networks_that_violate_a_law_are_refused(network: type[Plain], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         wrap(network(), stages={}, logits="head")
+
+
+def test_a_network_that_draws_by_slot_is_taken_but_not_compiled() -> None:
+    segmenter = wrap(Keyed(), stages={}, logits="head")
+    with pytest.raises(ConfigError, match=r"model\.compile: network, a Keyed, draws other numbers in every step"):
+        check_compiles(segmenter)
+    check_compiles(wrap(Plain(), stages={}, logits="head"))
     wrap(Plain(), stages={}, logits="head")
 
 
