@@ -27,6 +27,8 @@ _CLASSES = {
 """Networks by name; the library's name of the class means the same."""
 _QUERIES = {"classes": "class_queries_logits", "masks": "masks_queries_logits"}
 """Outputs of the mask classifier, as losses and scores find them in `Prediction.extra`."""
+_OF_EOMT = {"output_auxiliary_logits": False, "masked_attention": False}
+"""Switches of EoMT that the library's configuration does not have; see `external_queries.eomt`."""
 _STAGES = ("stride4", "stride8", "stride16", "stride32")
 _CLASSIFIERS = "classifier", "class_predictor", "class_embed"
 """Parts of the names of layers with one output per class, which other weights may lack."""
@@ -38,7 +40,7 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
 
     Args:
         arguments: fields of its configuration in the library; `config: PATH` reads defaults from a `config.json`, or
-            from a folder that has one. EoMT has `output_auxiliary_logits` as Mask2Former does.
+            from a folder that has one. EoMT has `output_auxiliary_logits` as Mask2Former does, and `masked_attention`.
         hub: not supported; use the folder of a downloaded model as `model.weights=file:FOLDER`.
     """
     library = import_optional("transformers", "transformers")
@@ -52,9 +54,9 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
         )
     config_class: Any = getattr(library, _CLASSES[name]).config_class
     known = {name for name in config_class().to_dict() if name not in ("id2label", "label2id", "transformers_version")}
-    refuse_unknown(arguments, known | {"config"} | ({"output_auxiliary_logits"} if name == "eomt" else set()))
+    refuse_unknown(arguments, known | {"config"} | (set(_OF_EOMT) if name == "eomt" else set()))
     fields = {k: x for k, x in portable_arguments(arguments).items() if k not in ("id2label", "label2id", "num_labels")}
-    config = config_class.from_dict(({"output_auxiliary_logits": False} if name == "eomt" else {}) | fields)
+    config = config_class.from_dict((_OF_EOMT if name == "eomt" else {}) | fields)
     config.num_labels = num_logits
     _check(name, config)
     network_class = _class_of(name, library)
@@ -92,6 +94,9 @@ def _check(name: str, config: Any) -> None:
         raise ConfigError(f"{where}.is_training", "asks for the text branch, which needs a tokenizer", remedy)
     if name != "eomt":
         return
+    for field in _OF_EOMT:
+        if not isinstance(getattr(config, field), bool):
+            raise ConfigError(f"{where}.{field}", f"is {getattr(config, field)!r}", "true or false")
     for field in ("image_size", "patch_size"):
         if not isinstance(getattr(config, field), int):
             raise ConfigError(f"{where}.{field}", f"is {getattr(config, field)}", "one number, the side of a square")

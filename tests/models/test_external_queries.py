@@ -9,12 +9,19 @@ import pytest
 import torch
 
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.laws.alone import resume
+from mgcda_dist.laws.findings import worst
+from mgcda_dist.laws.invariance import accumulated
+from mgcda_dist.laws.scenes import Scene
+from mgcda_dist.laws.steps import Played, play
+from mgcda_dist.laws.subject import Subject, model_of
+from mgcda_dist.method.forwards import ForwardContext, telling
 from mgcda_dist.models.adapters import AdaptedSegmenter
-from mgcda_dist.models.external_queries import SEMANTIC_TASK
+from mgcda_dist.models.external_queries import SEMANTIC_TASK, mask_share
 from mgcda_dist.models.invariants import freeze_unused
 from mgcda_dist.models.networks import named_segmenter
 from mgcda_dist.plugins.masks import layers
-from tests.support.external import MASK_NETWORKS
+from tests.support.external import MASK_NETWORKS, WITHOUT_MGCDA, method_configuration
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `networks`")
 
@@ -85,6 +92,64 @@ def test_a_stage_of_eomt_is_the_tokens_of_its_block() -> None:
         assert torch.equal(found.flatten(2).transpose(1, 2), expected)
 
 
+@pytest.fixture(scope="module")
+def masked() -> AdaptedSegmenter:
+    """EoMT with masked attention, in training mode."""
+    network, arguments = MASK_NETWORKS["eomt_masked"]
+    segmenter = named_segmenter(network, num_classes=3, arguments=arguments)
+    with torch.no_grad():  # masks that show something and hide something
+        segmenter.network.get_parameter("mask_head.fc3.weight").mul_(30)
+    return segmenter.train()
+
+
+def _masks(segmenter: AdaptedSegmenter, image: torch.Tensor, progress: float | None, slot: int = 0) -> torch.Tensor:
+    """Mask logits of a pass in which the images have slots from `slot` on; None: without a context."""
+    network: Any = segmenter.network
+    context = ForwardContext(5, progress or 0.0, torch.arange(slot, slot + len(image)), seed=7)
+    with torch.no_grad(), telling([network] if progress is not None else [], context):
+        return network(image)["masks_queries_logits"]
+
+
+def test_eomt_attends_with_the_masks_of_the_library_at_the_start_and_without_at_the_end(
+    masked: AdaptedSegmenter,
+) -> None:
+    own, image = _own(masked).train(), torch.linspace(-2, 2, 2 * 3 * 64 * 64).view(2, 3, 64, 64)
+    found = {p: _masks(masked, image, p) for p in (0.0, 0.25, 0.6, 1.0)}
+    for progress, share in ((0.0, 1.0), (1.0, 0.0)):
+        own.attn_mask_probs.fill_(share)
+        with torch.no_grad():
+            torch.testing.assert_close(found[progress], own(image).masks_queries_logits, rtol=1e-4, atol=1e-5)
+    for first, second in ((0.0, 0.6), (0.6, 1.0)):
+        assert (found[first] - found[second]).abs().max() > 1e-3 * found[first].abs().max()
+    assert torch.equal(found[0.0], found[0.25]), "the first of four phases has all masks"
+    assert torch.equal(_masks(masked, image, None), found[1.0])
+    masked.eval()
+    assert torch.equal(_masks(masked, image, 0.0), found[1.0]), "inference has none"
+    masked.train()
+
+
+def test_the_masks_of_an_image_are_drawn_by_its_slot(masked: AdaptedSegmenter) -> None:
+    image = torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64).expand(2, -1, -1, -1)
+    both = _masks(masked, image, 0.4)
+    assert (both[0] - both[1]).abs().max() > 1e-3 * both.abs().max(), "the same image at two slots"
+    for slot in (0, 1):
+        torch.testing.assert_close(_masks(masked, image[:1], 0.4, slot)[0], both[slot], rtol=1e-4, atol=1e-5)
+
+
+def test_masks_are_given_up_one_block_after_another() -> None:
+    shares = [[mask_share(progress / 12, block, 4) for block in range(4)] for progress in range(13)]
+    assert shares[2] == [1, 1, 1, 1] and shares[4] == [0, 1, 1, 1] and shares[10] == [0, 0, 0, 0]
+    assert shares[7] == [0, 0, 0.5**0.9, 1]
+
+
+def test_masked_attention_trains_the_same_in_micro_batches_and_after_a_resume() -> None:
+    subject = Subject("eomt", method_configuration("rba_masked", **WITHOUT_MGCDA))
+    model = model_of(subject)
+    whole: dict[Scene, Played] = {"all sides": play(model, "all sides", (64, 96), 3, 1)}
+    assert worst(accumulated(model, subject, (64, 96), whole)).number < 1e-9
+    assert resume(subject, (64, 96)).verdict == "kept"
+
+
 @pytest.mark.parametrize("name", ["eomt", "oneformer"])
 def test_a_saved_folder_is_configuration_and_weights(name: str, tmp_path: Path) -> None:
     network, arguments = MASK_NETWORKS[name]
@@ -104,6 +169,7 @@ def test_a_saved_folder_is_configuration_and_weights(name: str, tmp_path: Path) 
         ("eomt", {"patch_size": 14}, r"patch_size: 14 is no multiple of 4[\s\S]*patches of 16"),
         ("eomt", {"image_size": [64, 96]}, r"image_size: is \[64, 96\][\s\S]*one number"),
         ("eomt", {"num_blocks": 9}, r"num_blocks: is 9 of 4 blocks"),
+        ("eomt", {"masked_attention": "yes"}, "masked_attention: is 'yes'"),
         ("eomt", {"num_queris": 9}, "did you mean num_queries"),
     ],
 )

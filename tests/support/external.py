@@ -56,6 +56,7 @@ MASK_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 """The same of networks that classify masks, with the predictions of all their layers."""
+MASK_NETWORKS["eomt_masked"] = (MASK_NETWORKS["eomt"][0], MASK_NETWORKS["eomt"][1] | {"masked_attention": True})
 
 
 UNET = "python:tests.support.external:make_unet"
@@ -130,6 +131,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 """Method → network, more of `model`, and `loss.arguments`."""
 _IN_LONG_TESTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "rba_masked": ("eomt_masked", {}, {"num_queries": 12, "num_points": 96}),
     "rba_oneformer": ("oneformer", {}, {"num_queries": 12, "num_points": 96}),
 }
 WITHOUT_MGCDA: dict[str, dict[str, Any]] = {"mdat": {"enabled": False}, "cacl": {"enabled": False}}
@@ -148,7 +150,7 @@ def method_configuration(method: str, **sections: dict[str, Any]) -> Config:
 
 def train_methods_on_ranks() -> dict[str, tuple[list[float], Tensor]]:
     """As `train_on_ranks`, per method, with MGCDA around it and without."""
-    cases = [(name, each) for name in METHODS for each in (True, False)]
+    cases = [(name, each) for name in METHODS for each in (True, False)] + [("rba_masked", True)]
     return {
         f"{name} {with_mgcda=}": _three_steps(
             method_configuration(name, **({} if with_mgcda else WITHOUT_MGCDA)), Collectives()
