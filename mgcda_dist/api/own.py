@@ -177,7 +177,8 @@ def _taps(taps: Taps | Mapping[str, Any]) -> dict[str, Any]:
     if callable(given.get("logits")):
         problem = "logits is a function, which a configuration cannot hold"
         raise ConfigError("taps", problem, "make `taps` an attribute of the network, or return an ExternalNetwork")
-    kept = {name: value for name, value in given.items() if value != "" and not (name == "extra" and not value)}
+    optional = ("extra", "backbone_parts")
+    kept = {name: value for name, value in given.items() if value != "" and not (name in optional and not value)}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 

@@ -205,7 +205,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     from mgcda_dist.models.segmentation_loss import segmentation_loss
 
     network = segmenter(config)
-    frozen = freeze(network, config.optim.frozen_patterns(network.backbone), "optim.freeze")
+    frozen = freeze(network, config.optim.frozen_patterns(network.backbone_parts), "optim.freeze")
     heads = dropped_heads(config, network)
     if tried:
         check_pairs(config, network, heads)

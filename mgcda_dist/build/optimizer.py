@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -90,9 +90,9 @@ def _range(rates: list[float]) -> str:
 
 def _assigned(config: Config, model: MGCDA) -> Iterator[tuple[_Group, str, nn.Parameter]]:
     """Every parameter that learns, with its group and its name without `segmenter.`."""
-    optim, backbone = config.optim, model.segmenter.backbone
+    optim = config.optim
+    parts = tuple(f"{path}." for path in cast(Sequence[str], model.segmenter.backbone_parts))
     rates = {"backbone": optim.lr_backbone, "heads": optim.lr_heads, "discriminators": optim.lr_discriminators}
-    pretrained = own_name(f"{backbone if isinstance(backbone, str) else 'backbone'}.") if backbone else ""
     learning = [(_shown(name), p) for name, p in model.named_parameters() if p.requires_grad]
     for index, rule in enumerate(optim.parameters):
         if not any(matches(name, rule.match) for name, _ in learning):
@@ -101,9 +101,10 @@ def _assigned(config: Config, model: MGCDA) -> Iterator[tuple[_Group, str, nn.Pa
                 f"{rule.match!r} names no parameter that learns",
                 "names are those of model.safetensors; the method's own begin with mdat., cacl. or heads.",
             )
-    depths = _depths([name for name, _ in model.segmenter.named_parameters() if own_name(name).startswith(pretrained)])
+    named = [name for name, _ in model.segmenter.named_parameters()]
+    depths = _depths([name for part in parts for name in named if own_name(name).startswith(part)])
     for name, parameter in learning:
-        is_backbone = bool(pretrained) and name.startswith(pretrained) and not name.startswith(("mdat.", "cacl."))
+        is_backbone = name.startswith(parts) and not name.startswith(("mdat.", "cacl."))
         part = "discriminators" if name.startswith("mdat.") else "backbone" if is_backbone else "heads"
         rate, decay, hold, warmup = rates[part], optim.weight_decay, 0.0, optim.warmup
         if is_backbone and optim.layer_decay < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -56,6 +57,9 @@ class TapsConfig(Section):
     logits: str | None = Field(default=None, description="path of the inlier logits, best before any upsampling")
     embedding: str | None = Field(default=None, description="path of what is contrasted; null: what `logits` is given")
     backbone: str | None = Field(default=None, description="path of what learns with optim.lr_backbone")
+    backbone_parts: list[str] | None = Field(
+        default=None, description="paths of all that learns with optim.lr_backbone, first layers first; null: backbone"
+    )
     extra: dict[StageName, str] | None = Field(
         default=None, description="name → path of further outputs, of any shape, that a loss or score of your own reads"
     )
@@ -218,11 +222,6 @@ class OptimConfig(Section):
         default=5, description="steps without a finite loss and gradient that are skipped before the run stops; ours"
     )
 
-    def frozen_patterns(self, backbone: object) -> list[str]:
-        """`freeze`, and the path of the backbone where it does not learn.
-
-        Args:
-            backbone: of the segmenter: the path of its pretrained part, or the part called `backbone`.
-        """
-        path = backbone.removeprefix("segmenter.") if isinstance(backbone, str) else "backbone"
-        return [*self.freeze, *([path] if path and self.lr_backbone == 0 else [])]
+    def frozen_patterns(self, backbone_parts: Iterable[str]) -> list[str]:
+        """`freeze`, and the paths of what learns with the backbone's rate where that is 0."""
+        return [*self.freeze, *(backbone_parts if self.lr_backbone == 0 else [])]

@@ -41,6 +41,7 @@ class AdaptedSegmenter(nn.Module):
     Attributes:
         stage_channels: channels of every entry of `Prediction.stages`: the tapped stages, and `embedding`.
         backbone: path, within this module, of the part with pretrained weights; empty: none.
+        backbone_parts: paths of all that learns with the backbone's rate, in the order of the image's way.
         columns: names of the last logits, which are no inlier classes: entries of `Prediction.extra`.
         example_size: height and width of an image that the network accepts, pixels.
     """
@@ -72,10 +73,13 @@ class AdaptedSegmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         self.points = resolve_taps(network, taps, _WHERE)
-        if taps.backbone and taps.backbone not in dict(network.named_modules()):
-            children = ", ".join(name for name, _ in network.named_children())
-            raise ConfigError(f"{_WHERE}.backbone", f"no module {taps.backbone!r}", f"it has {children}")
+        parts = taps.backbone_parts or ([taps.backbone] if taps.backbone else [])
+        for field, path in [("backbone", taps.backbone), *(("backbone_parts", path) for path in parts)]:
+            if path not in dict(network.named_modules()):
+                children = ", ".join(name for name, _ in network.named_children())
+                raise ConfigError(f"{_WHERE}.{field}", f"no module {path!r}", f"it has {children}")
         self.backbone = f"network.{taps.backbone}" if taps.backbone else ""
+        self.backbone_parts = tuple(f"network.{path}" for path in parts)
         self._kept: KeptTaps | None = None
         self.layouts, self.stage_channels, self.num_logits, self.example_size = self._probe()
 
@@ -209,6 +213,7 @@ def wrap(
     embedding: str | None = None,
     backbone: str = "",
     extra: Mapping[str, str] | None = None,
+    backbone_parts: Sequence[str] = (),
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     norm: NormMode = "frozen",
@@ -232,6 +237,7 @@ def wrap(
         embedding: path of the features for the contrastive loss; None: the input of the logits' layer.
         backbone: path of the part with pretrained weights, which gets the backbone's learning rate.
         extra: name → path of further outputs that a loss or score reads, of any shape that begins with the images.
+        backbone_parts: paths of all that gets that rate, in the order of the image's way; empty: the backbone.
         mean, std: RGB statistics of the network's weights, in units of 0…1.
         norm: treatment of batch normalisation.
         multiple_px: images are padded to multiples of it.
@@ -241,7 +247,7 @@ def wrap(
     Raises:
         ConfigError: a path that does not exist or whose output is no map; a network that violates a law.
     """
-    taps = Taps(stages, logits, embedding, backbone, extra or {})
+    taps = Taps(stages, logits, embedding, backbone, extra or {}, backbone_parts)
     converted = convert_norm(network, norm)
     options = {"mean": mean, "std": std, "multiple_px": multiple_px, "logit_kind": logit_kind, "columns": columns}
     segmenter = adapt(converted, taps, norm, **options)

@@ -119,7 +119,8 @@ def _taps(name: str, config: Any) -> Taps:
         extra |= {f"aux/{i}/{kind}": f"[{auxiliary}][{i}][{key}]" for kind, key in _QUERIES.items()}
     if name == "eomt":
         stages = {f"stride{config.patch_size}": "[stages][last]", "middle": "[stages][middle]"}
-        return Taps(stages, class_scores, "[mask_features]", "layers", extra)
+        parts = "embeddings", "layers", "layernorm"
+        return Taps(stages, class_scores, "[mask_features]", "layers", extra, parts)
     pixels = "model.pixel_level_module"
     stages = {stage: f"{pixels}.encoder[feature_maps][{i}]" for i, stage in enumerate(_STAGES)}
     embedding = f"{pixels}[decoder_last_feature]" if name == "oneformer" else f"{pixels}.decoder[mask_features]"

@@ -109,6 +109,7 @@ class HeadedSegmenter(nn.Module):
     Attributes:
         stage_channels, logit_kind, example_size, columns: of the segmenter.
         backbone: path of its pretrained part within this module; empty: none.
+        backbone_parts: paths of all that learns with the backbone's rate, within the segmenter.
     """
 
     def __init__(self, segmenter: Segmenter | AdaptedSegmenter, heads: Heads) -> None:
@@ -119,6 +120,7 @@ class HeadedSegmenter(nn.Module):
         self.example_size: tuple[int, int] = segmenter.example_size
         path = segmenter.backbone if isinstance(segmenter.backbone, str) else "backbone"
         self.backbone = f"segmenter.{path}" if path else ""
+        self.backbone_parts = segmenter.backbone_parts
 
     def forward(self, image: Tensor) -> Prediction:
         """As the segmenter, with the outputs of the heads among the extras."""

@@ -132,6 +132,8 @@ def _tapped(external: ExternalNetwork, given: dict[str, Any]) -> ExternalNetwork
     own = dataclasses.asdict(external.taps) if external.taps else {"stages": {}, "logits": ""}
     given = {key: value for key, value in given.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(Taps)}
+    if "backbone" in given:
+        own["backbone_parts"] = ()  # of the part that the network's own file names
     taps = Taps(**(own | {key: given[key] for key in fields & set(given)}))
     if external.taps is None and "logits" not in given:
         raise ConfigError("model.taps.logits", "is missing", "name the layer that outputs the logits")

@@ -30,12 +30,14 @@ class Segmenter(nn.Module):
         stage_channels: channels of every entry of `Prediction.stages`: the backbone's, and `embedding`.
         logit_kind: kind of the logits; see `choices.LogitKind`.
         example_size: height and width of an image that the network accepts, pixels.
+        backbone_parts: paths of all that learns with the backbone's rate.
     """
 
     mean: Tensor
     std: Tensor
     logit_kind: LogitKind = "pixel"
     example_size = 64, 96
+    backbone_parts: tuple[str, ...] = ("backbone",)
 
     def __init__(
         self,

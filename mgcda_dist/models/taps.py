@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -30,13 +30,18 @@ _PATH = re.compile(r"(?P<module>[^\[\]]*)(?P<keys>(\[[^\[\]]+\])*)")
 
 @dataclass(frozen=True)
 class Taps:
-    """Paths of a network's stages, logits, embedding, pretrained part and extras: the arguments of `wrap`."""
+    """Paths of a network's stages, logits, embedding, pretrained part and extras: the arguments of `wrap`.
+
+    `backbone_parts`: all that learns with the backbone's rate, in the order of the image's way, where that is more than
+    the backbone: the embeddings in front of a transformer's blocks, and the norm behind them.
+    """
 
     stages: Mapping[str, str]
     logits: str | Callable[[Any], Tensor]
     embedding: str | None = None
     backbone: str = ""
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    backbone_parts: Sequence[str] = ()
 
 
 class TapPoint(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mgcda_dist.build.optimizer import _depths
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.training.schedule import group_factor, rate_factor
 from tests.support.configs import tiny_config
+from tests.support.external import MASK_NETWORKS
 
 
 def _groups(folder: Path, shards: Path, *changes: str) -> dict[str, dict[str, Any]]:
@@ -62,6 +64,21 @@ def test_rates_fall_with_depth(tmp_path: Path, tiny_shards: Path) -> None:
     rates = [group["base_lr"] for name, group in groups.items() if name.startswith("backbone.")]
     assert rates == sorted(rates) and rates[-1] == 0.5e-3 and len(set(rates)) == 5, "four blocks and a stem"
     assert {g["base_lr"] for n, g in groups.items() if n.startswith("decoder.")} == {1e-3}
+
+
+def test_embeddings_and_last_norm_of_eomt_have_the_rate_of_its_backbone(tmp_path: Path, tiny_shards: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra `networks`")
+    network, arguments = MASK_NETWORKS["eomt"]
+    changes = [f"model={json.dumps({'backbone': None, 'network': network, 'arguments': arguments})}"]
+    changes += ["mdat.stages=[{name: embedding}]", "loss={inlier_energy: 0.1, outlier_energy: 2.0}"]
+    groups = _groups(tmp_path, tiny_shards, *changes, "optim.lr_backbone=0.25", "optim.layer_decay=0.5")
+    rates = {n.removeprefix("network."): group["base_lr"] for n, group in groups.items() if n.startswith("network.")}
+    assert rates["layernorm.weight"] == 0.25 and rates["layers.3.mlp.fc1.weight"] == 0.125
+    assert {rate for n, rate in rates.items() if n.startswith("embeddings.")} == {0.25 * 0.5**5}
+    backbone = ("embeddings.", "layers.", "layernorm.")
+    assert {rate for n, rate in rates.items() if not n.startswith(backbone)} == {1e-3}
+    frozen = _groups(tmp_path, tiny_shards, *changes, "optim.lr_backbone=0")
+    assert not [n for n in frozen if n.removeprefix("network.").startswith(backbone)]
 
 
 @pytest.mark.parametrize(
