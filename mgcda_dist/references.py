@@ -164,6 +164,7 @@ def _argument(where: str, text: str) -> str:
     if text.startswith(f"{PREFIX}{GIVEN}:"):
         return text.rpartition(":")[2].partition("_")[0]
     known = {"model.network": "network", "model.score": "score", "loss.outlier": "loss", "callbacks": "callbacks"}
+    known["data.augment.own"] = "augment"
     return next((name for key, name in known.items() if where.startswith(key)), "sources")
 
 

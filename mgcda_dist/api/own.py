@@ -1,4 +1,4 @@
-"""A program's own network, loss, data sets and callbacks: references in the configuration, and objects that travel."""
+"""What a program gives of its own, from network to callbacks: references in the configuration, objects that travel."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from mgcda_dist.models.segmentation_loss import OutlierLoss
     from mgcda_dist.models.taps import Taps
 
-__all__ = ["AnyScore", "Callbacks", "Sources", "given_again", "objects_of", "references_of", "with_own"]
+__all__ = ["AnyScore", "Augment", "Callbacks", "Sources", "given_again", "objects_of", "references_of", "with_own"]
 
 Sources = Mapping[str, Any]
 """Map-style Datasets, or references to them, by the name of their stream."""
+Augment: TypeAlias = "str | Callable[..., Any] | Sequence[str | Callable[..., Any]]"
+"""A change of finished crops, or several in order: a function, a class of such objects, an object, or a reference."""
 Callbacks = Sequence[Any]
 AnyScore: TypeAlias = "str | Score | type[Score] | Callable[[Prediction], Tensor]"
 """The name of an anomaly score, a reference to one, or a score: an object, a class, or a function."""
@@ -40,13 +42,14 @@ def with_own(
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
     score: AnyScore | None = None,
     sources: Sources | None = None,
+    augment: Augment | None = None,
     callbacks: Callbacks = (),
     sections: Mapping[str, Any] | None = None,
 ) -> Config:
     """The configuration with references to what a program gives, so that it stays the record of the run.
 
     Args:
-        network, arguments, taps, loss, score, sources, callbacks: as of `train`.
+        network, arguments, taps, loss, score, sources, augment, callbacks: as of `train`.
         sections: further changes, that may fit only what is given.
 
     Raises:
@@ -66,6 +69,8 @@ def with_own(
         key = f"data.streams.{names.index(name)}"
         changes[f"{key}.dataset"] = references.reference(dataset, f"sources_{re.sub(r'[^A-Za-z0-9_]', '_', name)}")
         changes[f"{key}.shards"] = None
+    if augment is not None:
+        changes["data.augment.own"] = _changes(augment)
     if callbacks:
         named = [references.reference(each, f"callbacks_{i}") for i, each in enumerate(callbacks)]
         changes["callbacks"] = [{"use": each} for each in named]
@@ -152,6 +157,16 @@ def _model(
     if taps is not None:
         model["taps"] = _taps(taps)
     return model
+
+
+def _changes(augment: Augment) -> list[dict[str, Any]]:
+    """The entries of `data.augment.own`."""
+    several = [augment] if isinstance(augment, str) or callable(augment) else augment
+    for given in several if isinstance(several, Sequence) else [several]:
+        if not isinstance(given, str) and not callable(given):
+            problem = f"is a {type(given).__name__}, which cannot be called"
+            raise ConfigError("augment", problem, "give a function of image, label and generator, or several, in order")
+    return [{"use": references.reference(each, f"augment_{i}")} for i, each in enumerate(several)]
 
 
 def _makes(network: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.api.configuration import as_config, check
 from mgcda_dist.api.launch import run_workers
-from mgcda_dist.api.own import AnyScore, Callbacks, Sources, objects_of, with_own
+from mgcda_dist.api.own import AnyScore, Augment, Callbacks, Sources, objects_of, with_own
 from mgcda_dist.api.run import Run
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.schema import Config
@@ -40,6 +40,7 @@ def train(
     loss: str | OutlierLoss | type[OutlierLoss] | None = None,
     score: AnyScore | None = None,
     sources: Sources | None = None,
+    augment: Augment | None = None,
     callbacks: Callbacks = (),
     override_config: bool = False,
     start_over: bool = False,
@@ -62,6 +63,8 @@ def train(
         score: an anomaly score by name or of one's own: a function `Prediction` → N×h×w, or a `Score`; in the place of
             `model.score`.
         sources: map-style Datasets by the name of the stream that they take the place of.
+        augment: a change of the finished crop, or several, in order: a function of image, label and a keyed generator,
+            which returns image and label, or a class of such objects; in the place of `data.augment.own`.
         callbacks: called while the run trains, in this order.
         override_config: resume with a changed configuration, if the checkpoint fits it.
         start_over: begin at step 0, where no checkpoint is intact.
@@ -88,6 +91,7 @@ def train(
         loss=loss,
         score=score,
         sources=sources,
+        augment=augment,
         callbacks=callbacks,
         sections=sections,
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mgcda_dist.data.pixels import Pixels
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
-from mgcda_dist.references import resolve, told
+from mgcda_dist.references import register, registered, resolve, told
 
 __all__ = ["OwnAugment"]
 
@@ -39,9 +39,10 @@ class OwnAugment:
     def __init__(self, reference: str, arguments: Mapping[str, Any], where: str) -> None:
         self.reference, self.arguments, self.where = reference, dict(arguments), where
 
-    def __reduce__(self) -> tuple[type[OwnAugment], tuple[str, dict[str, Any], str]]:
-        # A loader process makes its own object: what users write need not be picklable.
-        return type(self), (self.reference, self.arguments, self.where)
+    def __reduce__(self) -> tuple[Any, tuple[str, dict[str, Any], str, dict[str, Any]]]:
+        # A loader process makes its own object: what users write in a module need not be picklable. What a program gave
+        # is known in a forked process; to another it is sent.
+        return _remade, (self.reference, self.arguments, self.where, registered([self.reference]))
 
     def __call__(self, image: Pixels, label: Pixels, generator: np.random.Generator) -> tuple[Pixels, Pixels]:
         """The changed crop; the arguments are not changed.
@@ -91,6 +92,11 @@ class OwnAugment:
         if not callable(found):
             raise TypeError(f"a {type(found).__name__} cannot be called")
         return lambda image, label, generator: found(image, label, generator, **arguments)
+
+
+def _remade(reference: str, arguments: dict[str, Any], where: str, objects: dict[str, Any]) -> OwnAugment:
+    register(objects)
+    return OwnAugment(reference, arguments, where)
 
 
 def _described(x: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from mgcda_dist.models.external import ExternalNetwork
 from mgcda_dist.models.taps import Taps
 from tests.support import external
 from tests.support.configs import plain_config
+
+
+def flipped(image: Any, label: Any, generator: Any) -> tuple[Any, Any]:
+    return image[::-1].copy(), label[::-1].copy()
 
 
 class Loss:
@@ -66,6 +71,28 @@ def test_what_workers_can_import_does_not_travel():
     assert other.model.arguments == {} and other.model.weights == "none"
 
 
+def test_augmentations_in_their_order() -> None:
+    class Given:
+        def __call__(self, image: Any, label: Any, generator: Any) -> tuple[Any, Any]:
+            return image, label
+
+    given = Given()
+    config = with_own(plain_config(), augment=[flipped, given, "python:mine:noise"])
+    uses = [each.use for each in config.data.augment.own]
+    assert uses == [f"python:{__name__}:flipped", "python:given:augment_1", "python:mine:noise"]
+    assert objects_of(config) == {"python:given:augment_1": given}
+    alone = with_own(config, augment=lambda image, label, generator: (image, label))
+    assert [each.use for each in alone.data.augment.own] == ["python:given:augment_0"], "in the place of the file's"
+    held = with_own(plain_config(), augment=partial(flipped, generator=threading.Lock()))
+    with pytest.raises(ConfigError, match=r"augment_0: the partial cannot be sent to the workers: cannot pickle"):
+        objects_of(held)
+    references._objects.clear()
+    with pytest.raises(
+        ConfigError, match=r"data\.augment\.own\.0: python:given:augment_0 [\s\S]*again in Python, as `augment`"
+    ):
+        references.resolve("data.augment.own.0", "python:given:augment_0")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -76,6 +103,8 @@ def test_what_workers_can_import_does_not_travel():
         ({"network": external.make_unet, "taps": {"logits": lambda x: x}}, "taps: logits is a function"),
         ({"network": external.make_unet, "taps": {"logit": "head"}}, "unknown key 'model.taps.logit'"),
         ({"loss": "energy"}, r"loss\.outlier = 'energy': no such loss; did you mean energy_hinge"),
+        ({"augment": 3}, r"augment: is a int, which cannot be called"),
+        ({"augment": [flipped, None]}, r"augment: is a NoneType, which cannot be called"),
         ({"sources": {"c": []}}, r"sources: there is no stream 'c'[\s\S]*one of a, b"),
     ],
 )

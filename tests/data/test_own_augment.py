@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgcda_dist import build
+from mgcda_dist import build, references
 from mgcda_dist.config.data import AugmentConfig, DataConfig
 from mgcda_dist.data.augment import AugmentParams, Image, Label, Transform
 from mgcda_dist.data.loader import make_loader
@@ -95,6 +95,14 @@ def test_its_arguments_are_not_changed_and_it_travels_without_its_object() -> No
     assert changed.any() and not image.any()
     again, _ = pickle.loads(pickle.dumps(own))(image, label, np.random.default_rng(0))
     assert np.array_equal(changed, again)
+
+
+def test_an_object_of_a_program_is_sent_to_a_process_that_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "_objects", {"python:given:augment_0": Hole(2)})
+    sent = pickle.dumps(OwnAugment("python:given:augment_0", {}, "data.augment.own.0"))
+    references._objects.clear()
+    _, label = pickle.loads(sent)(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.random.default_rng(0))
+    assert (label == 255).sum() == 4
 
 
 def _image_alone(image: Image, label: Label, generator: np.random.Generator) -> Any:
