@@ -101,10 +101,11 @@ class ModelConfig(Section):
     )
     arguments: dict[str, Any] = Field(default={}, description="of the network's constructor")
     taps: TapsConfig | None = None
-    weights: Annotated[str, Field(pattern=r"^(none|hub|file:.+|package:.+|run:.+)$")] = Field(
+    weights: Annotated[str, Field(pattern=r"^(none|hub(@[\w./-]+)?|file:.+|package:.+|run:.+)$")] = Field(
         default="none",
-        description="of the backbone: `none`, `hub` (timm), `file:PATH` (safetensors or state dict), `package:NAME` "
-        "(installed); of the whole network: `run:PATH`, a run folder, checkpoint or exported model",
+        description="of the backbone: `none`, `hub` (timm), `hub@REVISION` (commit, tag or branch there), `file:PATH` "
+        "(safetensors or state dict), `package:NAME` (installed); of the whole network: `run:PATH`, a run folder, "
+        "checkpoint or exported model",
     )
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = Field(
         default=None, description="digest of the file of weights, which is compared before the run; null: not compared"
@@ -157,7 +158,8 @@ class ModelConfig(Section):
                 "this `score`"
             )
         if self.weights_sha256 is not None and not self.weights.startswith(("file:", "run:")):
-            raise ValueError(f"weights_sha256: is of a file: or run:, and weights is {self.weights!r}")
+            remedy = "; of a hub, name the commit: hub@COMMIT" if self.weights.startswith("hub") else ""
+            raise ValueError(f"weights_sha256: is of a file: or run:, and weights is {self.weights!r}{remedy}")
         return self
 
 

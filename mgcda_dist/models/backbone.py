@@ -17,7 +17,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.invariants import without_dropout
 from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.seeding import seeded
-from mgcda_dist.models.weights import check_weights, load_backbone_weights
+from mgcda_dist.models.weights import check_weights, from_hub, hub_arguments, load_backbone_weights
 
 __all__ = ["STRIDES", "Backbone", "check_backbone", "fixed_padding", "pixel_statistics", "timm_backbone"]
 
@@ -59,7 +59,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
 
     Args:
         name: timm model name, with or without a weights tag (`resnet50.a1_in1k`).
-        weights: `none`; `hub` (timm downloads); `file:PATH`; `package:NAME` (see `weights.py`).
+        weights: `none`; `hub` or `hub@REVISION` (timm downloads); `file:PATH`; `package:NAME` (see `weights.py`).
         norm: treatment of batch normalisation (see `norm.py`).
         seed: of the initial parameters; equal seeds give equal networks.
 
@@ -68,7 +68,7 @@ def timm_backbone(name: str, weights: str = "none", norm: NormMode = "frozen", *
     """
     check_backbone(name, weights)
     with seeded(seed, "backbone", name):
-        network = _create(name, pretrained=weights == "hub")
+        network = _create(name, weights)
     load_backbone_weights(network, name, weights)
     backbone = Backbone(convert_norm(without_dropout(network), norm), *pixel_statistics(name))
     if not backbone.channels:
@@ -148,10 +148,10 @@ def _check_sizes(backbone: Backbone, name: str) -> None:
             raise ConfigError("model.backbone", problem, remedy)
 
 
-def _create(name: str, pretrained: bool) -> nn.Module:
+def _create(name: str, weights: str) -> nn.Module:
     import timm
 
-    options: dict[str, Any] = {}
+    options = hub_arguments(name, weights)
     if name.startswith("swin"):
         options["strict_img_size"] = False  # any multiple of 32, not only the size of pretraining
     elif name.startswith(("vit_", "deit", "eva", "test_vit")):
@@ -163,11 +163,14 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             side = cfg.input_size[-1] if cfg is not None else 224
             options |= {"patch_size": 16, "img_size": side // 14 * 16}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return timm.create_model(name, features_only=True, **options)
     except Exception as error:  # timm, its hub client and the networks raise every kind
-        if pretrained:
-            remedy = "check the network connection, or use model.weights=file:PATH with a downloaded file"
-            raise ConfigError("model.weights", f"cannot fetch weights of {name!r}: {error}", remedy) from error
+        if from_hub(weights):
+            what = "the network connection" + (" and the revision" if "@" in weights else "")
+            remedy = f"check {what}, or use model.weights=file:PATH with a downloaded file"
+            raise ConfigError(
+                "model.weights", f"cannot fetch weights of {name!r} ({weights}): {error}", remedy
+            ) from error
         remedy = "choose another network; ResNet, EfficientNet, ConvNeXt and Swin families work"
         problem = f"{name!r} cannot be used as a feature pyramid: {type(error).__name__}: {error}"
         raise ConfigError("model.backbone", problem, remedy) from error

