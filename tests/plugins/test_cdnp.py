@@ -15,14 +15,17 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.inference.formats import as_program, largest_difference, write_onnx
 from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.batch import ANOMALY, VOID, Prediction
-from mgcda_dist.models.measured import Observation
+from mgcda_dist.models.heads import HeadSpec
+from mgcda_dist.models.measured import Observation, with_measured_head
+from mgcda_dist.models.networks import named_segmenter
 from mgcda_dist.plugins import cdnp
 from mgcda_dist.plugins.cdnp import CdnpScore, NeighbourBank
 from tests.support.commands import invoke, refusal
 from tests.support.exported import write_run
 
 CHANNELS, CLASSES = 5, 4
-HEAD = "{name: neighbours, use: 'python:mgcda_dist.plugins.cdnp:NeighbourBank', stage: stride16, arguments: {rows: 60}}"
+HEAD_CLASS = "python:mgcda_dist.plugins.cdnp:NeighbourBank"
+HEAD = f"{{name: neighbours, use: '{HEAD_CLASS}', stage: stride16, arguments: {{rows: 60}}}}"
 SCORE = "python:mgcda_dist.plugins.cdnp:CdnpScore"
 
 
@@ -59,6 +62,26 @@ def test_a_distance_is_the_mean_to_the_nearest_rows(block: int, monkeypatch: pyt
     assert found.shape == (2, 3, 3, 4) and torch.all(found[:, 1] == -2) and torch.all(found[:, 2] == 4)
     for n, i, j in np.ndindex(2, 3, 4):
         assert float(found[n, 0, i, j]) == pytest.approx(_distance(x[n, :, i, j], rows, 3) / 8, rel=1e-9)
+
+
+def test_the_keys_of_attention_are_a_stage_of_a_transformer() -> None:
+    stages = {"block5": "backbone[3]", "attention": "backbone.model.blocks.5.attn.qkv"}
+    network = named_segmenter("timm:test_vit", num_classes=3, norm="group", taps={"stages": stages}).eval()
+    image, label = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8), torch.zeros(1, 64, 96).long()
+    label[:, :, 48:] = VOID
+    spec: HeadSpec = {"use": HEAD_CLASS, "stage": "attention", "arguments": {"rows": 12, "neighbours": 1, "keys": True}}
+    headed, specs = with_measured_head(network, "neighbours", spec, lambda: [(image, label)], "head")
+    assert specs["neighbours"].get("arguments") == {"rows": 12, "neighbours": 1, "keys": True}
+    prediction = network(image)
+    width = prediction.stages["block5"].shape[1]
+    assert prediction.stages["attention"].shape == (1, 3 * width, 4, 6)
+    keys = prediction.stages["attention"][0, width : 2 * width]
+    bank, distance = keys[:, :, :3].flatten(1).T, headed(image).extra["neighbours"][0, 0]
+    nearest = torch.cdist(keys.flatten(1).T, bank).amin(dim=1).view(4, 6)
+    assert distance[:, :3].abs().max() < 1e-3
+    assert torch.allclose(distance[:, 3:] / distance[0, 5], nearest[:, 3:] / nearest[0, 5], rtol=1e-3)
+    with pytest.raises(ConfigError, match=r"head\.arguments\.keys: the stage has 64 channels, which are no queries"):
+        with_measured_head(network, "neighbours", {**spec, "stage": "block5"}, lambda: [(image, label)], "head")
 
 
 @pytest.mark.parametrize("rows", [10, 1000])
