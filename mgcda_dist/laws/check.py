@@ -11,6 +11,7 @@ from mgcda_dist import build
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.laws import alone, exported, invariance, zero
 from mgcda_dist.laws.findings import Finding, LawsReport
+from mgcda_dist.laws.parts import PartsPlayed, parts, play_cases
 from mgcda_dist.laws.probes import outputs
 from mgcda_dist.laws.ranks import NoAnswerError, RankError, RankFound, Request, run_ranks
 from mgcda_dist.laws.sign import sign
@@ -68,8 +69,18 @@ def check_laws(
         except Exception as error:  # a user's code raises every kind
             findings.append(_raised(law, title, error))
 
+    around: PartsPlayed = {}
+
+    def with_parts() -> Finding:
+        nonlocal around
+        around = play_cases(subject, size)
+        return parts(subject, size, around)
+
+    attempt("parts", "with and without MDAT, CACL, teacher", with_parts)
     attempt(
-        "1, 6", "ranks and accumulation agree", lambda: _invariance(subject, size, worlds, zero_stages, findings, tell)
+        "1, 6",
+        "ranks and accumulation agree",
+        lambda: _invariance(subject, size, worlds, zero_stages, around, findings, tell),
     )
     attempt("2", "randomness keyed by seed, step and slot", lambda: alone.randomness(subject, model, seen))
     attempt("3", "empty sides: finite, and every parameter touched", lambda: alone.empty_sides(model, subject, size))
@@ -106,6 +117,7 @@ def _invariance(
     size: tuple[int, int],
     worlds: Sequence[int],
     stages: Sequence[int],
+    around: PartsPlayed,
     findings: list[Finding],
     tell: Callable[[str], None],
 ) -> Finding:
@@ -117,7 +129,7 @@ def _invariance(
     everyone, failure = list[RankFound](), None
     if worlds:
         tell(f"starting {max(worlds)} processes")
-        request = Request(subject, tuple(worlds), size, whole, tuple(stages))
+        request = Request(subject, tuple(worlds), size, whole, tuple(stages), around=around)
         try:
             everyone = run_ranks(request, tell)
         except RankError as error:
@@ -142,5 +154,5 @@ def _raised(law: str, title: str, error: Exception) -> Finding:
 
 
 def _in_order(findings: Sequence[Finding]) -> list[Finding]:
-    order = ["1, 6", "2", "3", "4", "5", "zero", "sign", "check"]
+    order = ["1, 6", "2", "3", "4", "5", "parts", "zero", "sign", "check"]
     return sorted(findings, key=lambda each: order.index(each.law))

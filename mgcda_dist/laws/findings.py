@@ -21,7 +21,7 @@ class Finding:
     """One law, as the subject keeps it.
 
     Attributes:
-        law: its number in CONTRIBUTING.md, or `zero` and `sign`.
+        law: its number in CONTRIBUTING.md, or `parts`, `zero` and `sign`.
         title: of it, in a few words.
         verdict: kept, broken, or not applicable.
         number: what was measured, by `said` named; None: nothing was.

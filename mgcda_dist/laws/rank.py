@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mgcda_dist.laws.parts import agreeing, play_cases
 from mgcda_dist.laws.probes import outputs, values
 from mgcda_dist.laws.ranks import RankFound, Request
 from mgcda_dist.laws.scenes import IMAGES, SCENES
@@ -69,6 +70,10 @@ def _play(request: Request, found: RankFound, size: int, world: Collectives, fol
             played = play(model, scene, request.size, subject.num_classes, accumulation)
             where = f"{scene}, rank {world.rank} of {size}" + f", {accumulation} micro-batches" * (accumulation > 1)
             found.differences.append(difference(played, request.whole[scene], where))
+    if size == 2 and request.around:
+        _tell(folder, world.rank, "2 ranks, with and without MDAT, CACL, teacher")
+        where = f"rank {world.rank} of 2"
+        found.differences += agreeing(play_cases(subject, request.size, world), request.around, where)
 
 
 def _join(store: Path, rank: int, number: int, timeout_s: float) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.laws.findings import Difference
+from mgcda_dist.laws.parts import PartsPlayed
 from mgcda_dist.laws.scenes import Scene
 from mgcda_dist.laws.steps import Played
 from mgcda_dist.laws.subject import Subject
@@ -40,6 +41,7 @@ class Request:
         whole: steps of one process, which each rank compares its own with: gradients of all scenes are not sent back.
         zero_stages: of DeepSpeed to train with on two ranks; none: DeepSpeed is not imported.
         timeout_s: of a collective.
+        around: steps of one process with MDAT, CACL and teacher, which two ranks compare their own with.
     """
 
     subject: Subject
@@ -48,6 +50,7 @@ class Request:
     whole: dict[Scene, Played]
     zero_stages: tuple[int, ...] = ()
     timeout_s: float = 120.0
+    around: PartsPlayed = field(default_factory=dict)
 
 
 @dataclass

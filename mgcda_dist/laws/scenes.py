@@ -21,12 +21,13 @@ IMAGES = 4
 _CELL = 8
 
 
-def scene_batch(scene: Scene, step: int, size: tuple[int, int], num_classes: int) -> Batch:
+def scene_batch(scene: Scene, step: int, size: tuple[int, int], num_classes: int, domains: int = 1) -> Batch:
     """The global batch of a step.
 
     Args:
         size: height and width of its images, pixels, multiples of 8.
         num_classes: C.
+        domains: M; the images are of each in turn.
     """
     height, width = size
     random = torch_generator("laws", step)
@@ -52,7 +53,8 @@ def scene_batch(scene: Scene, step: int, size: tuple[int, int], num_classes: int
             label[label < num_classes] = INLIER
         case "all void":
             label[:] = VOID
-    return Batch(image, label, torch.zeros(IMAGES, dtype=torch.int64), torch.arange(IMAGES), step)
+    slot = torch.arange(IMAGES)
+    return Batch(image, label, slot % domains, slot, step)
 
 
 def cut(batch: Batch, part: int, parts: int) -> Batch:

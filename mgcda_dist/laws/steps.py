@@ -32,16 +32,23 @@ class Played:
 
 
 def play(
-    model: MGCDA, scene: Scene, size: tuple[int, int], num_classes: int, accumulation: int, step: int = 0
+    model: MGCDA,
+    scene: Scene,
+    size: tuple[int, int],
+    num_classes: int,
+    accumulation: int,
+    step: int = 0,
+    domains: int = 1,
 ) -> Played:
     """Play one step of a scene on this rank's part of its global batch; a collective.
 
     Args:
         size: of the images, pixels.
         accumulation: micro-batches of this rank.
+        domains: that the images are of, in turn.
     """
     world = model.collectives
-    whole, parts = scene_batch(scene, step, size, num_classes), accumulation * world.size
+    whole, parts = scene_batch(scene, step, size, num_classes, domains), accumulation * world.size
     batches = [cut(whole, world.rank * accumulation + micro, parts) for micro in range(accumulation)]
     counts = model.count(batches)
     named = {name: x for name, x in model.named_parameters() if x.requires_grad}

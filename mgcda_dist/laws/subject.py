@@ -42,11 +42,13 @@ class Subject:
         name: as it was given.
         config: of which the data are not read.
         notes: what was chosen here.
+        around: the same with MDAT, CACL or a teacher; None: there is none of them.
     """
 
     name: str
     config: Config
     notes: tuple[str, ...] = ()
+    around: Config | None = None
 
     @property
     def num_classes(self) -> int:
@@ -80,7 +82,9 @@ def subject_of(
         if given:
             remedy = "change the keys model.score, model.heads and loss.arguments instead"
             raise ConfigError(given[0], f"{name} is a configuration, which says that itself", remedy)
-        return Subject(name, _alone(load_config(Path(name), list(overrides)).config))
+        whole = load_config(Path(name), list(overrides)).config
+        on = whole.mdat.enabled or whole.cacl.enabled or whole.teacher.enabled
+        return Subject(name, _alone(whole), around=_plain(whole) if on else None)
     loss, notes = _loss_name(name), list[str]()
     own, is_own = dict(arguments or {}), loss.startswith(PREFIX)
     if own and not is_own:
@@ -97,15 +101,20 @@ def subject_of(
         "data": {
             "class_space": "road8",
             "crop_px": [64, 96],
-            "streams": [{"name": "generated", "shards": "/nowhere", "per_step": 4}],
+            "streams": [
+                {"name": "generated", "shards": "/nowhere", "per_step": 2},
+                {"name": "unlabelled", "shards": "/nowhere", "per_step": 2, "labelled": False},
+            ],
         },
         "model": {"network": network, "arguments": of_network, "score": score, "heads": list(heads)},
         "loss": {"outlier": loss} | ({"arguments": own} if own else {}),
-        "mdat": {"enabled": False},
-        "cacl": {"enabled": False},
+        "mdat": {"stages": [{"name": "stride4"}, {"name": "embedding"}], "channels": 8},
+        "cacl": {"projection_dim": 8, "anomaly_pixels": 8, "inlier_pixels": 4, "queue_rows": 16, "warmup": 0.0},
+        "teacher": {"enabled": True},
         "optim": {"steps": 100},
     }
-    return Subject(name, _alone(load_config(content, list(overrides)).config), tuple(notes))
+    whole = load_config(content, list(overrides)).config
+    return Subject(name, _alone(whole), tuple(notes), around=_plain(whole))
 
 
 def model_of(subject: Subject, dtype: torch.dtype = torch.float64, collectives: Collectives | None = None) -> MGCDA:
@@ -170,8 +179,13 @@ def _alone(config: Config) -> Config:
     """The configuration without MGCDA, teacher and compilation."""
     if not config.loss.enabled:
         raise ConfigError("loss.enabled", "is false: there is no loss to examine", "set it to true")
+    return _plain(config, off=("mdat", "cacl", "teacher"))
+
+
+def _plain(config: Config, off: Sequence[str] = ()) -> Config:
+    """The configuration without compilation, and without the parts that are named."""
     data = config.model_dump()
-    for section in ("mdat", "cacl", "teacher"):
+    for section in off:
         data[section]["enabled"] = False
     data["model"] |= {"compile": False, "export": "student", "weights": "none"}
     return Config.model_validate(data)

@@ -29,7 +29,9 @@ def test_what_the_package_brings_keeps_the_laws(name: str) -> None:
     report = _in_one_process(name)
     assert not report.broken, report.broken
     laws = {each.law: each for each in report.findings}
-    assert set(laws) == {"1, 6", "2", "3", "4", "5", "sign"}
+    assert set(laws) == {"1, 6", "2", "3", "4", "5", "parts", "sign"}
+    cases = "with mdat and cacl and teacher, without mdat, without cacl, without teacher"
+    assert (laws["parts"].title, laws["parts"].verdict, laws["parts"].number) == (cases, "kept", 0.0)
     assert laws["sign"].verdict == ("not applicable" if name == "none" else "kept")
 
 
