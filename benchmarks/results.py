@@ -1,7 +1,8 @@
-"""Tables of a benchmark, from the MLflow records of the sweep configs/benchmark/NAME/grid.yaml.
+"""Tables of a benchmark, from MLflow's records of its sweep: configs/benchmark/NAME/grid.yaml, configs/NAME/grid.yaml.
 
     python benchmarks/results.py synthetic_to_real
     python benchmarks/results.py multi_source
+    python benchmarks/results.py methods            # rows in pairs, NAME and NAME_mgcda
 
 Replaces what stands between `<!-- tables -->` and `<!-- end -->` of benchmarks/results/NAME.md, and copies pictures
 beside it. Tables, intervals and verdicts are those of `mgcda compare`; time, machine and commit come from each run's
@@ -31,6 +32,8 @@ REFERENCE = "baseline"
 PICTURED = ("full", "baseline")
 """Rows of which the page shows pictures, of the first seed."""
 SHOWN = ("ap", "fpr95", "miou")
+WITH = "_mgcda"
+"""End of the name of a row that is compared with the one of the same name without it."""
 
 
 def main() -> None:
@@ -61,11 +64,15 @@ def main() -> None:
 
 def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[str, str]) -> list[str]:
     """The parts of the page that come from records, as Markdown."""
-    first = next(record for record in records if row_of(record) == REFERENCE)
+    if any(row_of(record).endswith(WITH) for record in records):
+        compared = ["## Each with MGCDA and without", pairs_table(records)]
+    else:
+        first = next(record for record in records if row_of(record) == REFERENCE)
+        heading = "## The method against the same network without it"
+        compared = [heading, *tables(compare(records, reference=first.name))]
     written = [
         f"Tables written on {date.today():%-d %B %Y}.",
-        "## The method against the same network without it",
-        *tables(compare(records, reference=first.name)),
+        *compared,
         *(f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()),
         "## The runs",
         "Minutes with the evaluation; one worker: two runs side by side.",
@@ -95,6 +102,34 @@ def tables(comparison: Comparison) -> tuple[str, str]:
     summary = as_markdown(Table([first, *(Column(one.name) for one in comparison.sets)], rows))
     details = f"<details><summary>Intervals and differences, set by set</summary>\n\n{markdown(comparison)}\n</details>"
     return summary, details
+
+
+def pairs_table(records: Sequence[RunRecord]) -> str:
+    """A line per pair of rows, set and metric: without, with, their difference and its interval."""
+    rows: list[list[str]] = []
+    for name in dict.fromkeys(row_of(record) for record in records if row_of(record).endswith(WITH)):
+        plain = name.removesuffix(WITH)
+        pair = [record for record in records if row_of(record) in (name, plain)]
+        if len({row_of(record) for record in pair}) < 2:
+            continue  # a note says which run is not finished
+        comparison = compare(pair, reference=next(record.name for record in pair if row_of(record) == plain))
+        without, aligned = sorted((group.name for group in comparison.groups), key=lambda group: WITH in group)
+        for one in comparison.sets:
+            cells = [plain.replace("_", "-"), one.name]
+            for metric in SHOWN:
+                values = [one.cells[group][metric].value for group in (without, aligned) if metric in one.cells[group]]
+                found = one.differences.get(aligned, {}).get(metric)
+                cells.append(_change(values, found) if len(values) == 2 and found is not None else "–")
+            rows.append(cells)
+    titles = [Column("method", align="left"), Column("set", align="left")]
+    return as_markdown(Table([*titles, *(Column(METRICS[metric].title) for metric in SHOWN)], rows))
+
+
+def _change(values: Sequence[float], difference: Difference) -> str:
+    before, after = (f"{100 * value:.1f}" for value in values)
+    low, high = (f"{100 * edge:+.1f}" for edge in (difference.low, difference.high))
+    mark = f" {VERDICT_MARKS[difference.verdict]}" if is_significant(difference) else ""
+    return f"{before} → {after} <sub>[{low}, {high}]</sub>{mark}"
 
 
 def is_significant(difference: Difference | None) -> bool:
