@@ -105,7 +105,7 @@ def tables(comparison: Comparison) -> tuple[str, str]:
 
 
 def pairs_table(records: Sequence[RunRecord]) -> str:
-    """A line per pair of rows, set and metric: without, with, their difference and its interval."""
+    """A line per pair of rows and set: without → with, the interval of their difference, a mark if significant."""
     rows: list[list[str]] = []
     for name in dict.fromkeys(row_of(record) for record in records if row_of(record).endswith(WITH)):
         plain = name.removesuffix(WITH)
@@ -129,7 +129,7 @@ def _change(values: Sequence[float], difference: Difference) -> str:
     before, after = (f"{100 * value:.1f}" for value in values)
     low, high = (f"{100 * edge:+.1f}" for edge in (difference.low, difference.high))
     mark = f" {VERDICT_MARKS[difference.verdict]}" if is_significant(difference) else ""
-    return f"{before} → {after} <sub>[{low}, {high}]</sub>{mark}"
+    return f"{before} → {after} [{low}, {high}]{mark}"
 
 
 def is_significant(difference: Difference | None) -> bool:

@@ -89,6 +89,7 @@ def test_the_tables_that_programs_write_are_there() -> None:
         for part in re.findall(r"<!-- tables -->(.*?)<!-- end -->", path.read_text(encoding="utf-8"), re.DOTALL)
     ]
     assert {_name(path) for path, _ in parts} == {
+        "benchmarks/results/methods.md",
         "benchmarks/results/parts.md",
         "benchmarks/results/small_benchmark.md",
         "benchmarks/results/synthetic_to_real.md",
