@@ -1,4 +1,4 @@
-"""What a program gives of its own, from network to callbacks: references in the configuration, objects that travel."""
+"""A program's own network, loss, data and callbacks: references in the configuration, objects that travel."""
 
 from __future__ import annotations
 

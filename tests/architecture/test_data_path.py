@@ -20,6 +20,6 @@ def test_the_example_prints_what_the_page_shows() -> None:
 def test_every_purpose_of_a_draw_is_listed() -> None:
     table = set(re.findall(r'"([a-z -]+)"', PAGE.read_text(encoding="utf-8").split("## Randomness")[1]))
     code = "".join(
-        (Path(REPOSITORY) / f"mgcda_dist/data/{name}.py").read_text() for name in ("plan", "loader", "frames")
+        (Path(REPOSITORY) / f"mgcda_dist/data/{name}.py").read_text() for name in ("plan", "stream", "frames")
     )
     assert set(re.findall(r'(?:numpy|self\.)_generator\([^)]*?"([a-z -]+)"', code)) == table
