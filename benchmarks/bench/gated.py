@@ -112,7 +112,7 @@ class Crew:
             gate.send((steps, threads, profiled))
 
     def taken(self) -> list[Taken]:
-        """What each rank says when they are done."""
+        """The seconds of each rank, once all are done."""
         return self._answers()
 
     def end(self) -> None:

@@ -58,7 +58,7 @@ class _Command:
     log: Path
 
     def wait_for(self, find: Callable[[], Any]) -> Any:
-        """What is found, once it is; the section's limit of time holds.
+        """The answer of `find`, once it is not None; the section's limit of time holds.
 
         Raises:
             RuntimeError: the command ended.

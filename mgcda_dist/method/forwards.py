@@ -39,7 +39,7 @@ class ForwardContext:
         seed: of the run.
     """
 
-    who: ClassVar[str] = "forward"
+    drawn_by: ClassVar[str] = "forward"
 
     step: int
     progress: float
@@ -50,7 +50,7 @@ class ForwardContext:
         """N×size random numbers in [0, 1), float64: a function of seed, step, image and purpose, and of no rank."""
         axes = [self.slot, *(torch.arange(length, device=self.slot.device) for length in size)]
         counters = [axis.view(-1, *[1] * (len(size) - n)) for n, axis in enumerate(axes)]
-        return uniform(stream_key(self.seed, self.step, self.who, purpose), *counters)
+        return uniform(stream_key(self.seed, self.step, self.drawn_by, purpose), *counters)
 
 
 def drawing_modules(*networks: nn.Module | None) -> list[tuple[str, nn.Module]]:

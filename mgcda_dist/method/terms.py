@@ -45,7 +45,7 @@ class LossContext(ForwardContext):
         stride_px: the label has every so many-th pixel of the image, and the logits are at its size.
     """
 
-    who: ClassVar[str] = "loss"
+    drawn_by: ClassVar[str] = "loss"
 
     stride_px: int = 1
 
