@@ -33,7 +33,7 @@ def init(
     ] = None,
     crop: Annotated[str | None, typer.Option(metavar="HxW", help=f"of the training, pixels; default: {_CROP}")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"of the training; default: {_STEPS}")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes that train; default: 1")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes that train; default: one a GPU, or one")] = None,
     backbone: Annotated[str, typer.Option(help="a network of timm")] = "tf_efficientnet_lite0",
     weights: Annotated[
         str, typer.Option(help="none, hub, file:PATH, package:NAME")
@@ -62,12 +62,11 @@ def init(
             test = typer.confirm("Do you have frames with masks of anomalies, to measure on?", True)
         crop = crop if crop is not None else typer.prompt("Height and width of the training crop, pixels", _CROP)
         steps = steps if steps is not None else typer.prompt("Steps of the training", _STEPS, type=int)
-        workers = workers if workers is not None else typer.prompt("Processes that train", 1, type=int)
     height, width = size_of(crop or _CROP, "--crop", _CROP)
     project = Project(
         name if name is not None else own, classes_of(classes if classes is not None else _CLASSES),
         unlabelled=unlabelled is not False, objects=objects or "generated", test=test is not False,
-        crop_px=(height, width), steps=steps or _STEPS, workers=workers or 1, backbone=backbone, weights=weights,
+        crop_px=(height, width), steps=steps or _STEPS, workers=workers, backbone=backbone, weights=weights,
     )  # fmt: skip
     for path in write_project(folder, project):
         echo(str(path))

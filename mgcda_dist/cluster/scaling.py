@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError, counted
@@ -67,7 +67,7 @@ class WorkerNeeds:
 def worker_needs(config: Config) -> WorkerNeeds:
     """The numbers of workers that the configuration allows; `scaling.elastic` overrides `scaling.workers`."""
     scaling = config.scaling
-    return WorkerNeeds(_numbers(config), scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+    return WorkerNeeds(_numbers(config), scaling.num_cpus, scaling.num_gpus, scaling.placement)
 
 
 def _numbers(config: Config) -> tuple[int, ...]:
@@ -96,16 +96,18 @@ def shares_in_words(config: Config) -> str:
 
 
 def is_open(config: Config) -> bool:
-    """True if a number of workers or GPUs is `auto`, or the run is elastic."""
+    """True if a number of workers, processors or GPUs is `auto`, or the run is elastic."""
     scaling = config.scaling
-    return scaling.elastic is not None or "auto" in (scaling.workers, scaling.gpus_per_worker)
+    return scaling.elastic is not None or "auto" in (scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker)
 
 
 def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     """The configuration with numbers where it says `auto`.
 
     A worker gets one GPU where there are any. The number of workers is the largest that the nodes have room for under
-    the placement and that shares the global batch evenly; of an elastic run, the number that it starts with.
+    the placement and that shares the global batch evenly; of an elastic run, the number that it starts with. Without
+    GPUs, and where the processors of a worker are `auto`, too, a node has one worker: threads share what workers send.
+    `auto` processors are then the most that every worker can have.
 
     Raises:
         ConfigError: not even one worker finds a place.
@@ -113,7 +115,8 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
     scaling, gpus = config.scaling, config.scaling.gpus_per_worker
     if gpus == "auto":
         gpus = int(any(node.gpus for node in nodes))
-    needs = WorkerNeeds(_numbers(config), scaling.cpus_per_worker, gpus, scaling.placement)
+    is_auto = scaling.cpus_per_worker == "auto"
+    needs = WorkerNeeds(_numbers(config), 1 if is_auto else scaling.num_cpus, gpus, scaling.placement)
     workers = scaling.workers
     if scaling.elastic is not None:
         workers = needs.largest(nodes) or needs.numbers[0]
@@ -121,11 +124,22 @@ def resolve(config: Config, nodes: Sequence[NodeResources]) -> Config:
         if not needs.places(nodes):
             raise ConfigError(
                 "scaling.workers",
-                f"auto, but no node has {scaling.cpus_per_worker:g} CPU and {gpus} GPU for one worker: "
+                f"auto, but no node has {needs.cpus:g} CPU and {gpus} GPU for one worker: "
                 + ", ".join(f"{node.cpus:g} and {node.gpus}" for node in nodes),
                 "lower scaling.cpus_per_worker or scaling.gpus_per_worker",
             )
-        workers = needs.largest(nodes) or 1
-    update = scaling.model_copy(update={"workers": workers, "gpus_per_worker": gpus})
+        room = needs.places(nodes)
+        if is_auto and not gpus:
+            room = 1 if needs.placement == "STRICT_PACK" else sum(node.cpus >= needs.cpus for node in nodes)
+        workers = needs.fitting(room) or 1
+    cpus = _most_processors(replace(needs, numbers=(workers,)), nodes) if is_auto else scaling.num_cpus
+    update = scaling.model_copy(update={"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus})
     # Validated, so that an uneven share is explained as for a number in the file.
     return Config.model_validate(config.model_copy(update={"scaling": update}).model_dump())
+
+
+def _most_processors(needs: WorkerNeeds, nodes: Sequence[NodeResources]) -> float:
+    """The most whole processors that each of the workers finds; 1 where they do not even find that."""
+    (workers,) = needs.numbers
+    most = int(max((node.cpus for node in nodes), default=1))
+    return float(next((n for n in range(most, 1, -1) if replace(needs, cpus=n).places(nodes) >= workers), 1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mgcda_dist.cluster.connect import open_ray, prepare_environment
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.processors import usable_processors
 
 __all__ = ["Spread"]
 
@@ -25,7 +25,7 @@ class Spread:
 
     def __init__(self) -> None:
         prepare_environment()
-        open_ray(os.cpu_count() or 1)
+        open_ray(usable_processors())
         self.pieces = Counter[str]()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -142,8 +142,8 @@ class Runner:
             return True
         if self._at_once is not None and len(self.running) >= self._at_once:
             return False
-        cpus, gpus = (sum(need) for need in zip(*(_needs(one.run.config) for one in self.running), strict=True))
-        more_cpus, more_gpus = _needs(config)
+        cpus, gpus = (sum(need) for need in zip(*(self._needs(one.run.config) for one in self.running), strict=True))
+        more_cpus, more_gpus = self._needs(config)
         return cpus + more_cpus <= self._resources.cpus and gpus + more_gpus <= self._resources.gpus
 
     def _start(self, run: PlannedRun) -> Running:
@@ -151,6 +151,7 @@ class Runner:
         file.write_text(dump_config(run.config), encoding="utf-8")
         command = [*self._command, str(file)]
         command += [f"tracking.parent_run={self._parent}"] if self._parent else []
+        command += self._share(run.config)
         gpus = self._free_gpus(run.config)
         shown = {"CUDA_VISIBLE_DEVICES": ",".join(_visible_gpus()[i] for i in gpus)} if gpus else {}
         folder = RunFolder(run.config)
@@ -172,14 +173,27 @@ class Runner:
             return ()
         taken = {gpu for one in self.running for gpu in one.gpus}
         free = [gpu for gpu in range(self._resources.gpus) if gpu not in taken]
-        return tuple(free[: _needs(config)[1]])
+        return tuple(free[: self._needs(config)[1]])
 
+    def _needs(self, config: Config) -> tuple[float, int]:
+        if self._share(config):
+            return self._resources.cpus / (self._at_once or 1), 0
+        if is_open(config):
+            return math.inf, sys.maxsize  # it takes what there is, so nothing else runs beside it
+        scaling = config.scaling
+        return scaling.num_workers * scaling.num_cpus, scaling.num_workers * scaling.num_gpus
 
-def _needs(config: Config) -> tuple[float, int]:
-    scaling = config.scaling
-    if is_open(config):
-        return math.inf, sys.maxsize  # it takes what there is, so nothing else runs beside it
-    return scaling.num_workers * scaling.cpus_per_worker, scaling.num_workers * scaling.num_gpus
+    def _share(self, config: Config) -> list[str]:
+        """Change of a run that would take all processors, and shares them with the others that run at once."""
+        scaling = config.scaling
+        gpus = self._resources.gpus if scaling.gpus_per_worker == "auto" else scaling.gpus_per_worker
+        if scaling.cpus_per_worker != "auto" or gpus or scaling.elastic is not None:
+            return []
+        if not self._resources.local or not self._at_once:
+            return []
+        workers = 1 if scaling.workers == "auto" else scaling.workers
+        cpus = max(1, int(self._resources.cpus) // self._at_once // workers)
+        return [f"scaling.workers={workers}", f"scaling.cpus_per_worker={cpus}"]
 
 
 def _visible_gpus() -> list[str]:

@@ -72,7 +72,7 @@ def launch(
     from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
     from mgcda_dist.cluster.worker_monitor import WorkerMonitor
 
-    needs = WorkerNeeds(tuple(numbers), scaling.cpus_per_worker, scaling.num_gpus, scaling.placement)
+    needs = WorkerNeeds(tuple(numbers), scaling.num_cpus, scaling.num_gpus, scaling.placement)
     run_root.mkdir(parents=True, exist_ok=True)
     say = partial(append_event, run_root / EVENTS)
     first_step_s = scaling.first_step_s(compiles=compiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -128,6 +129,15 @@ def _number_or_auto(least: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _positive_or_auto() -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf):
+            raise ValueError("neither a number above 0 nor `auto`")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _one_gpu(value: int | Literal["auto"]) -> int | Literal["auto"]:
     if value != "auto" and value > 1:
         raise ValueError(
@@ -141,12 +151,17 @@ class ScalingConfig(Section):
     """Ray Train workers. What is `auto` becomes a number when the cluster is known: `cluster.scaling`."""
 
     workers: Annotated[int | Literal["auto"], _number_or_auto(1)] = Field(
-        default=1, description="auto: as many as find a place and can share the global batch"
+        default=1,
+        description="auto: as many as find a place and can share the global batch; see also cpus_per_worker",
     )
     gpus_per_worker: Annotated[int | Literal["auto"], _number_or_auto(0), AfterValidator(_one_gpu)] = Field(
         default=0, description="1 or 0: a worker trains on one GPU; auto: 1 where the cluster has GPUs, else 0"
     )
-    cpus_per_worker: Positive = Field(default=1, description="also the threads of a worker: torch takes no more")
+    cpus_per_worker: Annotated[float | Literal["auto"], _positive_or_auto()] = Field(
+        default=1,
+        description="also the threads of a worker: torch takes no more; auto: as many as each can have. With workers: "
+        "auto and without GPUs that is one worker a node with all of its processors, where threads are faster",
+    )
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         default="PACK", description="workers on few nodes or on many; STRICT_: on one node, or one worker a node"
     )
@@ -186,6 +201,12 @@ class ScalingConfig(Section):
         """`workers` as a number."""
         assert self.workers != "auto", "resolved before anything asks"
         return self.workers
+
+    @property
+    def num_cpus(self) -> float:
+        """`cpus_per_worker` as a number."""
+        assert self.cpus_per_worker != "auto", "resolved before anything asks"
+        return self.cpus_per_worker
 
     @property
     def num_gpus(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from mgcda_dist.demo_scenes.objects import FamilySet, draw_object, pick_family
 from mgcda_dist.demo_scenes.scene import scene
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.randomness import numpy_generator, stream_key
+from mgcda_dist.processors import usable_processors
 
 __all__ = ["Part", "demo_size", "samples", "write_demo_shards"]
 
@@ -152,7 +152,7 @@ def _is_there(path: Path, provenance: dict[str, object]) -> bool:
 @contextmanager
 def _drawing(workers: int | None) -> Iterator[Callable[[Part, int, tuple[int, int]], Iterable[SourceSample]]]:
     """A function that draws the samples of a part, in order, with `workers` processes."""
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = usable_processors() if workers is None else workers
     if workers <= 1:
         yield samples
         return

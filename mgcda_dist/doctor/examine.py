@@ -34,7 +34,7 @@ def examine(config: Config | None, *, benchmark_s: float = 5.0) -> Iterator[Find
     """
     cpus = 1.0
     if config is not None and not is_open(config):
-        cpus = worker_needs(config).numbers[0] * config.scaling.cpus_per_worker
+        cpus = worker_needs(config).numbers[0] * config.scaling.num_cpus
     with connected(cpus) as cluster:
         if isinstance(cluster, Finding):
             yield cluster

@@ -15,6 +15,7 @@ from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.doctor import benchmark, node
 from mgcda_dist.doctor.findings import Finding
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.processors import usable_processors
 
 __all__ = ["Cluster", "CommBenchmark", "connected"]
 
@@ -176,7 +177,7 @@ def connected(cpus: float) -> Iterator[Cluster | Finding]:
 
     address = os.environ.get("RAY_ADDRESS")
     try:
-        open_ray(max(os.cpu_count() or 1, round(cpus)))
+        open_ray(max(usable_processors(), round(cpus)))
     except MgcdaError as error:
         yield Finding("problem", "ray", error.problem, error.remedy)
         return

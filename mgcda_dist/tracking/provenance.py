@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mgcda_dist import __version__
+from mgcda_dist.processors import usable_processors
 from mgcda_dist.tracking.tags import Tag
 
 __all__ = ["git_commit", "provenance_tags"]
@@ -49,9 +50,8 @@ def git_commit(folder: Path) -> tuple[str, bool]:
 
 def _hardware() -> str:
     """Processor, cores this process may use, memory and GPUs of this machine, as text."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    words = [f"{_processor()}, {cores} cores", f"{memory_bytes / 2**30:.0f} GiB"]
+    words = [f"{_processor()}, {usable_processors()} cores", f"{memory_bytes / 2**30:.0f} GiB"]
     return ", ".join([*words, _gpus()])
 
 

@@ -83,7 +83,7 @@ def test_the_job_trains_a_valid_configuration_that_fits_its_workers() -> None:
     for group in job["rayClusterSpec"]["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         cpus, gpus = int(limits["cpu"]), int(limits["nvidia.com/gpu"])
-        fitting = min(cpus // config.scaling.cpus_per_worker, gpus // config.scaling.num_gpus)
+        fitting = min(cpus // config.scaling.num_cpus, gpus // config.scaling.num_gpus)
         places += int(group["replicas"] * fitting)
     assert places >= config.scaling.num_workers
     assert str(config.runs).startswith("/mnt/shared"), "the run must survive its cluster"

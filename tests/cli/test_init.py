@@ -67,17 +67,17 @@ def test_without_other_frames_nothing_is_aligned_or_measured(tmp_path: Path) -> 
 
 
 def test_questions_and_options_write_the_same(tmp_path: Path) -> None:
-    answers = ["mine", "road, sky=5", "y", "n", "n", "128x256", "7", "2"]
+    answers = ["mine", "road, sky=5", "y", "n", "n", "128x256", "7"]
     asked = CliRunner().invoke(app, ["init", str(tmp_path / "a"), "--ask"], input="\n".join([*answers, ""]))
     assert asked.exit_code == 0, asked.output
-    words = "--name mine --classes road,sky=5 --no-test --crop 128x256 --steps 7 --workers 2 --no-ask"
+    words = "--name mine --classes road,sky=5 --no-test --crop 128x256 --steps 7 --no-ask"
     assert invoke("init", tmp_path / "b", *words.split()).exit_code == 0
     for name in ("config.yaml", "README.md", ".gitignore", "config.schema.json"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
     written = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
     assert written["data"]["class_space"]["ids"] == {"own": {0: "road", 5: "sky", 255: "void"}}
     assert (tmp_path / "a/config.yaml").read_text().startswith("# yaml-language-server: $schema=config.schema.json\n")
-    defaults = CliRunner().invoke(app, ["init", str(tmp_path / "c"), "--ask"], input="\n" * 8)
+    defaults = CliRunner().invoke(app, ["init", str(tmp_path / "c"), "--ask"], input="\n" * 7)
     assert defaults.exit_code == 0 and invoke("init", tmp_path / "d" / "c", "--no-ask").exit_code == 0
     assert (tmp_path / "c/config.yaml").read_text() == (tmp_path / "d/c/config.yaml").read_text()
 

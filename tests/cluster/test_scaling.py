@@ -40,6 +40,33 @@ def test_auto_becomes_a_number(
     assert (found.num_workers, found.num_gpus) == (workers, gpus)
 
 
+@pytest.mark.parametrize(
+    ("scaling", "nodes", "workers", "cpus"),
+    [
+        ({}, [(2, 0)], 1, 2),  # threads, not workers
+        ({}, [(16, 0), (8, 0), (0, 0)], 2, 8),  # one on each node, and the smaller one bounds both
+        ({"placement": "STRICT_PACK"}, [(16, 0), (8, 0)], 1, 16),
+        ({}, [(0, 0), (48, 4), (48, 4)], 8, 12),  # a worker a GPU
+        ({}, [(4, 8)], 4, 1),
+        ({"workers": 2}, [(8, 0)], 2, 4),
+        ({"workers": 3}, [(2, 0)], 3, 1),  # as before, and Ray says what it lacks
+        ({"workers": 1, "gpus_per_worker": 0}, [(6.5, 2)], 1, 6),
+        ({"elastic": {"min": 2, "max": 8}}, [(8, 0), (8, 0)], 8, 2),
+    ],
+)
+def test_auto_processors_are_all_that_each_worker_can_have(
+    scaling: dict[str, Any], nodes: list[tuple[float, int]], workers: int, cpus: float
+) -> None:
+    found = resolve(_config(**{"cpus_per_worker": "auto"} | scaling), [NodeResources(*node) for node in nodes])
+    assert (found.scaling.num_workers, found.scaling.num_cpus) == (workers, cpus)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "all", float("inf"), float("nan")])
+def test_what_is_no_number_of_processors_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"cpus_per_worker[\s\S]*neither a number above 0 nor `auto`"):
+        _config(cpus_per_worker=value)
+
+
 def test_without_room_for_one_worker_it_says_what_nodes_have() -> None:
     with pytest.raises(ConfigError, match="no node has 9 CPU and 0 GPU for one worker: 8 and 0"):
         resolve(_config(cpus_per_worker=9), [NodeResources(8, 0)])

@@ -77,6 +77,23 @@ def test_a_bound_on_runs_at_a_time(tmp_path: Path) -> None:
     assert most == 1
 
 
+def test_runs_that_would_take_all_processors_share_them(tmp_path: Path) -> None:
+    open_ones = ["scaling.workers=auto", "scaling.cpus_per_worker=auto", "scaling.gpus_per_worker=auto"]
+    runs = [_run(tmp_path, "a", *open_ones), _run(tmp_path, "b", "scaling.workers=2", "scaling.cpus_per_worker=auto")]
+    _, most = _to_the_end(_runner(tmp_path, runs, cpus=9, at_once=2))
+    assert most == 2
+    assert (tmp_path / "a.started").read_text() == "-scaling.workers=1 scaling.cpus_per_worker=4"
+    assert (tmp_path / "b.started").read_text() == "-scaling.workers=2 scaling.cpus_per_worker=2"
+
+
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_a_run_alone_takes_all(tmp_path: Path, at_once: int | None) -> None:
+    runs = [_run(tmp_path, name, "scaling.cpus_per_worker=auto") for name in "ab"]
+    _, most = _to_the_end(_runner(tmp_path, runs, **({"at_once": at_once} if at_once else {})))
+    assert most == 1
+    assert (tmp_path / "a.started").read_text() in ("-", "-scaling.workers=1 scaling.cpus_per_worker=2")
+
+
 def test_each_run_sees_only_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     runs = [_run(tmp_path, f"r{i}", "scaling.gpus_per_worker=1", "scaling.workers=2") for i in range(2)]

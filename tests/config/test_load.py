@@ -39,7 +39,8 @@ def good(tmp_path: Path) -> Path:
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     assert path.read_text().startswith("# ")
     configs = [run.config for run in plan_runs(load_sweep(path))] if is_sweep_file(path) else [load_config(path).config]
-    assert all(config.data.global_batch % config.scaling.num_workers == 0 for config in configs)
+    workers = [1 if config.scaling.workers == "auto" else config.scaling.workers for config in configs]
+    assert all(config.data.global_batch % number == 0 for config, number in zip(configs, workers, strict=True))
 
 
 @pytest.mark.parametrize("folder", ["multi_source", "synthetic_to_real"])

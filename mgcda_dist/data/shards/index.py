@@ -31,6 +31,7 @@ from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, s
 from mgcda_dist.data.shards.tables import SHARD_TABLE, SampleRow, ShardRow, index_path, sample_table, save_table
 from mgcda_dist.data.shards.write import finish_manifest
 from mgcda_dist.errors import ShardError
+from mgcda_dist.processors import usable_processors
 from mgcda_dist.trust import below, regular
 
 __all__ = ["index_shards", "shards_at"]
@@ -85,7 +86,7 @@ def index_shards(
     rows: list[ShardRow] = []
     histogram = np.zeros(256, np.int64)
     ledger = Ledger() if command else _beside(folder, set(names))
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or usable_processors()) as pool:
         labels = label_format if kind == "frames" else "unlabelled"
         for indexed in pool.map(partial(_index, folder, command, extensions, labels, exif), names):
             rows.append(indexed.row)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.members import members_of, misplaced_rows
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.errors import ShardError
+from mgcda_dist.processors import usable_processors
 
 __all__ = ["Problem", "Verified", "shared_images", "verify_shards"]
 
@@ -100,7 +100,7 @@ def verify_shards(
     def check(shard: int) -> Verified:
         return _check_shard(manifest, shard, limits if contents else None)
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or usable_processors()) as pool:
         for shard, found in enumerate(pool.map(check, range(manifest.num_shards))):
             problems += found.problems
             fingerprints += found.fingerprints

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_d
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
 from mgcda_dist.errors import ShardError
+from mgcda_dist.processors import usable_processors
 
 __all__ = ["finish_manifest", "write_shards"]
 
@@ -153,7 +153,7 @@ def _write_all(
         position, load = item
         return prepare(load(), options, kind, encode=position >= num_reused)
 
-    ready = _in_order(job, enumerate(_loaders(samples)), workers or os.cpu_count() or 1)
+    ready = _in_order(job, enumerate(_loaders(samples)), workers or usable_processors())
     ready = _checked(ready, folder, progress)
     for shard in reused:
         source = hashlib.sha256(b"".join(item.fingerprint for item in islice(ready, shard.num_samples))).hexdigest()
