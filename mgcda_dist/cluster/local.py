@@ -13,7 +13,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +44,8 @@ def start_local(cpus: int) -> None:
 
     folder = private_folder()
     os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(folder / "token"))  # RAY_AUTH_TOKEN, of the user's, comes first
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=str(folder / "ray"), **QUIET)
+    with _any_port_for_the_agent():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=str(folder / "ray"), **QUIET)
     address = ray.util.get_node_ip_address()
     if not ip_address(address).is_loopback:
         ray.shutdown()
@@ -50,6 +53,23 @@ def start_local(cpus: int) -> None:
         raise MgcdaError(
             "ray", f"would listen on {address} for a run on this machine alone", f"export {name}={value} before it"
         )
+
+
+@contextmanager
+def _any_port_for_the_agent() -> Iterator[None]:
+    """Let Ray's agent of this node listen wherever there is room.
+
+    It wants port 52365, and where another Ray of this machine has that it tries for 4 s, in which everything waits
+    (ray 2.60: `_start_site_with_retry` in dashboard/http_server_agent.py). `ray.init` has no parameter for it.
+    """
+    from ray._private import parameter
+
+    original = parameter.RayParams
+    parameter.RayParams = partial(original, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = original
 
 
 @cache

@@ -15,6 +15,8 @@ from ray._private.state import state
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
@@ -40,13 +42,28 @@ def living_nodes() -> list[NodeResources]:
 
 
 class RecoveringTrainer(TorchTrainer):
-    """Ray's trainer with our scaling and failure policies."""
+    """Ray's trainer with our scaling and failure policies.
+
+    Args:
+        ends_with_ray: the run has a Ray of its own, in which nothing is left to clean up after it.
+    """
 
     def __init__(
-        self, *args: Any, scaling_policy: ScalingPolicy, failure_policy: DefaultFailurePolicy, **kw: Any
+        self,
+        *args: Any,
+        scaling_policy: ScalingPolicy,
+        failure_policy: DefaultFailurePolicy,
+        ends_with_ray: bool,
+        **kw: Any,
     ) -> None:
         super().__init__(*args, **kw)
         self._policies = {"scaling_policy": scaling_policy, "failure_policy": failure_policy}
+        self._ends_with_ray = ends_with_ray
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # Each of these starts a process beside the workers: the first for Ray Data, which the stream does not use.
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback) if self._ends_with_ray else DatasetsCallback
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         return super()._initialize_and_run_controller(**(controller_init_kwargs | self._policies))
@@ -64,6 +81,7 @@ class FittingScalingPolicy(ScalingPolicy):
         node_wait_s: how long to wait for nodes that were lost.
         every_s: how often to look whether more workers find a place.
         stop_file: exists once the run was asked to stop.
+        may_grow: nodes can be added for the run: Ray's autoscaler is told what it needs.
     """
 
     def __init__(
@@ -74,14 +92,24 @@ class FittingScalingPolicy(ScalingPolicy):
         node_wait_s: float,
         every_s: float,
         stop_file: Path,
+        may_grow: bool,
         say: Say,
     ) -> None:
         super().__init__(scaling_config)
-        self._stop_file = stop_file
+        self._stop_file, self._may_grow = stop_file, may_grow
         self._needs, self._node_wait_s, self._every_s, self._say = needs, node_wait_s, every_s, say
         self._has_run, self._asked, self._announced, self._start_failed = False, False, False, False
         self._waiting_since: float | None = None
         self._checked_at = time.monotonic()
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Begin to tell Ray's autoscaler, through a process of its own."""
+        if self._may_grow:
+            super().after_controller_start(train_run_context)
+
+    def _maybe_send_resource_request(self) -> None:
+        if self._may_grow:
+            super()._maybe_send_resource_request()
 
     def _get_num_workers_for_resource_request(self) -> int:
         return self._needs.numbers[-1]

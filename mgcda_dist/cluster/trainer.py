@@ -78,6 +78,7 @@ def launch(
     first_step_s = scaling.first_step_s(compiles=compiles)
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
+    alone = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
         start_ray(scaling)
     scaling_config = RayScalingConfig(
@@ -110,8 +111,10 @@ def launch(
             node_wait_s=scaling.node_wait_s,
             every_s=scaling.elastic.every_s if scaling.elastic else float("inf"),
             stop_file=run_root / "stop",
+            may_grow=not alone,
             say=say,
         ),
+        ends_with_ray=alone,
         failure_policy=PatientFailurePolicy(
             failure_config,
             newest_step=partial(_newest_step, run_root / RunFile.CHECKPOINTS),

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -84,13 +86,17 @@ def test_a_long_folder_for_temporary_files_gives_way_to_one_whose_sockets_have_s
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_run_listens_on_loopback_alone_and_leaves_nothing_behind(
+def test_a_run_listens_on_loopback_alone_waits_for_nothing_and_leaves_nothing_behind(
     parent: Path, tmp_path: Path, tiny_shards: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
     write_config(tmp_path / "run.yaml", tiny_content(tiny_shards, optim={"steps": 40}, scaling={"workers": 2}))
     words = ("train", tmp_path / "run.yaml", f"runs={tmp_path}/runs")
+    other_ray = socket.socket()
+    with suppress(OSError):  # there is one
+        other_ray.bind(("127.0.0.1", 52365))
+        other_ray.listen()
     process = start_mgcda(*words, cwd=tmp_path, env={"HOME": str(home), "TMPDIR": str(parent)})
     wait_for_lines(tmp_path / "runs/run/metrics.jsonl", 2, process)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -100,11 +106,19 @@ def test_a_run_listens_on_loopback_alone_and_leaves_nothing_behind(
         for one in member.net_connections("tcp")
         if one.status == psutil.CONN_LISTEN
     }
+    titles = [" ".join(member.cmdline()) for member in family if member.is_running()]
+    actors = {title.split("::")[1].split(".")[0] for title in titles if title.startswith("ray::")}
+    (agent,) = parent.glob("*/ray/session_2*/logs/dashboard_agent.log")
+    agent_log = agent.read_text()
     folders = {path: stat.filemode(path.stat().st_mode) for path in parent.iterdir() if [*path.rglob("raylet.out")]}
     tokens = {stat.filemode(path.stat().st_mode) for path in parent.glob("*/token")}
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert listening and not {one for one in listening if "127.0.0.1 " not in one}
+    other_ray.close()
+    assert "Agent" in agent_log and "Failed to bind" not in agent_log, "a port in use is not waited for"
+    assert "TrainController" in actors, actors
+    assert not actors & {"DatasetManager", "PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}, actors
     assert [*folders.values()] == ["drwx------"], folders
     assert not any(folder.exists() for folder in folders)
     assert tokens == {"-rw-------"} and not (home / ".ray").exists()

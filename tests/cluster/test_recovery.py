@@ -106,6 +106,7 @@ def _elastic(monkeypatch: pytest.MonkeyPatch, folder: Path, *, cpus: list[float]
         WorkerNeeds((2, 3, 4, 6), 1.0, 0, "PACK"),
         node_wait_s=1.0,
         every_s=0.0,
+        may_grow=True,
         stop_file=folder / "stop",
         say=lambda *words, **facts: None,
     )
