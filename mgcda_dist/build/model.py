@@ -41,7 +41,7 @@ __all__ = [
 def segmenter(config: Config, weights: str | None = None) -> AnySegmenter:
     """The bare network of a configuration; `weights` overrides what it starts from."""
     from mgcda_dist.models.exported import bare_segmenter
-    from mgcda_dist.models.start import check_digest, start_from
+    from mgcda_dist.models.start import check_digest, copy_part, start_from
 
     wanted = weights or config.model.weights
     kind, _, place = wanted.partition(":")
@@ -50,6 +50,8 @@ def segmenter(config: Config, weights: str | None = None) -> AnySegmenter:
     made = bare_segmenter(**_architecture(config), weights="none" if kind == "run" else wanted, seed=config.seed)
     if kind == "run":
         start_from(made, Path(place), config.data.class_names)
+    for number, copy in enumerate(config.model.copies):
+        copy_part(made, copy.source, copy.target, f"model.copies.{number}")
     return made
 
 

@@ -87,6 +87,16 @@ class HeadConfig(Section):
     detached: bool = Field(default=False, description="true: its gradient does not reach the network")
 
 
+PartPath = Annotated[str, Field(min_length=1, pattern=r"^[\w.]+$")]
+
+
+class CopyConfig(Section):
+    """A part of the network that begins as a copy of another part of it."""
+
+    source: PartPath = Field(description="path of a module or parameter, as model.safetensors has them")
+    target: PartPath = Field(description="the same, of what is overwritten; with the same names and shapes within")
+
+
 class ModelConfig(Section):
     """Any timm backbone with a light decoder, or a whole network of another library or of one's own."""
 
@@ -124,6 +134,11 @@ class ModelConfig(Section):
     )
     heads: Annotated[list[HeadConfig], FIXED] = Field(
         default=[], description="modules on stages whose outputs a loss or score of your own reads as extra[NAME]"
+    )
+    copies: Annotated[list[CopyConfig], FIXED] = Field(
+        default=[],
+        description="parts that begin as copies of others once the weights are there, at the first step of a phase: a "
+        "new head as what the phase before has trained",
     )
     export: Annotated[Exported, FREE] = Field(
         default="student",

@@ -9,7 +9,7 @@ from torch import nn
 
 from mgcda_dist.errors import ConfigError, near_or_all
 
-__all__ = ["freeze", "matches", "own_name"]
+__all__ = ["freeze", "matches", "nearest_path", "own_name"]
 
 _HEADED = "segmenter."
 
@@ -45,7 +45,9 @@ def freeze(network: nn.Module, patterns: Sequence[str], where: str) -> list[nn.M
     parameters = {own_name(name): parameter for name, parameter in network.named_parameters()}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in parameters):
-            raise ConfigError(where, f"{pattern!r} names no parameter of the network", _near(pattern, parameters))
+            raise ConfigError(
+                where, f"{pattern!r} names no parameter of the network", nearest_path(pattern, parameters)
+            )
     frozen = {name for name in parameters if any(matches(name, pattern) for pattern in patterns)}
     if len(frozen) == len(parameters):
         raise ConfigError(where, f"{', '.join(patterns)} freeze the whole network", "leave a part that learns")
@@ -61,7 +63,7 @@ def freeze(network: nn.Module, patterns: Sequence[str], where: str) -> list[nn.M
     return found
 
 
-def _near(pattern: str, names: Iterable[str]) -> str:
+def nearest_path(pattern: str, names: Iterable[str]) -> str:
     """The nearest path that there is, of any depth."""
     paths = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
     shown = {path for path in paths if path.count(".") <= max(pattern.count("."), 0)}

@@ -10,10 +10,10 @@ from torch import Tensor
 from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.models.exported import digest_of, model_folder, read_metadata
-from mgcda_dist.models.freezing import own_name
+from mgcda_dist.models.freezing import nearest_path, own_name
 from mgcda_dist.models.heads import AnySegmenter
 
-__all__ = ["check_digest", "start_from"]
+__all__ = ["check_digest", "copy_part", "start_from"]
 
 _WHERE = "model.weights"
 _HEADS = "heads."
@@ -70,6 +70,43 @@ def start_from(network: AnySegmenter, path: Path, class_names: tuple[str, ...]) 
         problem = f"{path} is of another network: {len(misfits)} tensors differ, first {', '.join(misfits[:3])}"
         raise ConfigError(_WHERE, problem, "start from a run with the same model section, or from file:PATH")
     return anew
+
+
+@torch.no_grad()
+def copy_part(network: AnySegmenter, source: str, target: str, where: str) -> None:
+    """Overwrite a part of a network with another part of it that has tensors of the same names and shapes.
+
+    Args:
+        network: changed in place; names are those of its exported tensors, without the `segmenter.` of one with heads.
+        source, target: paths of modules, or of single tensors.
+        where: config path, for errors.
+
+    Raises:
+        ConfigError: a path that names nothing, or parts that differ.
+    """
+    tensors = {own_name(name): x for name, x in network.state_dict().items()}
+    given, taken = (_part(tensors, path, f"{where}.{key}") for key, path in (("source", source), ("target", target)))
+    differing = sorted(
+        f"{target}{name}" for name in given.keys() | taken.keys() if _shape(given, name) != _shape(taken, name)
+    )
+    if differing:
+        remedy = "copy parts with the same layers; the first layer of a head has the channels of its stage"
+        problem = f"{source} and {target} differ in {len(differing)} tensors, first {', '.join(differing[:3])}"
+        raise ConfigError(where, problem, remedy)
+    for name, x in taken.items():
+        x.copy_(given[name])  # which the network shares
+
+
+def _part(tensors: dict[str, Tensor], path: str, where: str) -> dict[str, Tensor]:
+    """The tensors at and below a path, by what their names have behind it."""
+    found = {name.removeprefix(path): x for name, x in tensors.items() if name == path or name.startswith(f"{path}.")}
+    if not found:
+        raise ConfigError(where, f"{path!r} names no tensor of the network", nearest_path(path, tensors))
+    return found
+
+
+def _shape(part: dict[str, Tensor], name: str) -> torch.Size | None:
+    return part[name].shape if name in part else None
 
 
 def check_digest(path: Path, sha256: str) -> None:

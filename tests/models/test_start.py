@@ -80,3 +80,55 @@ def test_weights_of_another_digest_are_refused(saved: tuple[Config, Path], tmp_p
             build.segmenter(tiny_config(tmp_path, tiny_shards, *of, f"model.weights_sha256='{'0' * 64}'"))
     with pytest.raises(ConfigError, match="weights_sha256: is of a file: or run:"):
         tiny_config(tmp_path, tiny_shards, f"model.weights_sha256={right}")
+
+
+def _copied(*pairs: tuple[str, str], outputs: int = 0) -> list[str]:
+    copies = ", ".join(f"{{source: {source}, target: {target}}}" for source, target in pairs)
+    return [
+        f"model.heads=[{{name: twin, arguments: {{outputs: {outputs or CLASSES}}}}}]",
+        f"model.copies=[{copies}]",
+        "loss.outlier=plugin:uem",
+    ]
+
+
+CLASSES = 8
+
+
+def test_a_new_head_begins_as_a_copy_of_what_was_trained(
+    saved: tuple[Config, Path], tmp_path: Path, tiny_shards: Path
+) -> None:
+    config, folder = saved
+    given = build.segmenter(config).state_dict()
+    changes = _copied(("decoder.classifier", "heads.heads.twin.layers.0"))
+    twin = build.segmenter(tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}", *changes)).state_dict()
+    for name in ("weight", "bias"):
+        copy = twin[f"heads.heads.twin.layers.0.{name}"]
+        assert torch.equal(copy, given[f"decoder.classifier.{name}"])
+        assert copy.data_ptr() != twin[f"segmenter.decoder.classifier.{name}"].data_ptr(), "and learns by itself"
+    single = _copied(("decoder.classifier.bias", "heads.heads.twin.layers.0.bias"))
+    one = build.segmenter(tiny_config(tmp_path, tiny_shards, f"model.weights=run:{folder}", *single)).state_dict()
+    assert torch.equal(one["heads.heads.twin.layers.0.bias"], given["decoder.classifier.bias"])
+    assert not torch.equal(one["heads.heads.twin.layers.0.weight"], given["decoder.classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("pair", "outputs", "words"),
+    [
+        (
+            ("decoder.classifer", "heads.heads.twin.layers.0"),
+            CLASSES,
+            "no tensor.*did you mean decoder.classifier",
+        ),
+        (("decoder.classifier", "heads.heads.twin"), CLASSES, "differ in 4 tensors, first heads.heads.twin.bias"),
+        (
+            ("decoder.classifier", "heads.heads.twin.layers.0"),
+            2,
+            "differ in 2 tensors, first heads.heads.twin.layers.0.bias",
+        ),
+    ],
+)
+def test_copies_of_what_is_not_there_or_differs_are_refused(
+    pair: tuple[str, str], outputs: int, words: str, tmp_path: Path, tiny_shards: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)model\.copies\.0.*{words}"):
+        build.segmenter(tiny_config(tmp_path, tiny_shards, *_copied(pair, outputs=outputs)))
