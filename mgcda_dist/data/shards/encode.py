@@ -74,7 +74,7 @@ def encode_sample(sample: SourceSample, options: EncodeOptions, kind: ShardKind 
     """
     if not is_key(sample.key):
         raise ShardError(repr(sample.key), "not a sample key", f"`safe_key` makes it {safe_key(sample.key)!r}")
-    header = read_header(sample.image, sample.key)
+    header = read_header(sample.image, sample.image_where)
     height, width = header.shape(options.exif)
     target = options.resize_height_px
     shrink = target is not None and height > target
@@ -82,8 +82,8 @@ def encode_sample(sample: SourceSample, options: EncodeOptions, kind: ShardKind 
     image, image_ext = _encode_image(sample, header, size, options, kind)
     label, histogram = b"", np.zeros(256, np.int64)
     if sample.label is not None:
-        ids = decode_ids(sample.label, sample.key, options.exif)
-        check_pair(header, ids.shape, options.exif, sample.key)
+        ids = decode_ids(sample.label, sample.label_where, options.exif)
+        check_pair(header, ids.shape, options.exif, sample.label_where)
         if shrink:
             ids = cv2.resize(ids, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         if options.fast_labels:
@@ -110,7 +110,7 @@ def _encode_image(
     if unchanged and kind == "frames" and header.bits == 8 and header.mode in ("L", "RGB"):
         return sample.image, image_ext
     # Also where the bytes stay: not everything that has a header is read.
-    pixels = (decode_cutout if kind == "objects" else decode_image)(sample.image, sample.key, options.exif)
+    pixels = (decode_cutout if kind == "objects" else decode_image)(sample.image, sample.image_where, options.exif)
     if unchanged:
         return sample.image, image_ext
     blue_first = _resize(pixels, size)[..., [2, 1, 0, 3][: pixels.shape[2]]]

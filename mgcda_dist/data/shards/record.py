@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mgcda_dist.errors import ShardError
@@ -23,6 +24,7 @@ class SourceSample:
         image_ext: format of these bytes; shards hold `jpg`, `png` and `webp`, others are re-encoded.
         label: PNG bytes, 8-bit single channel, raw ids of the dataset's own label format; None: unlabelled.
         meta: small JSON-able values (source photo, category, credit), stored as `KEY.json` when not empty.
+        image_file, label_file: that they were read from, for errors; not stored.
     """
 
     key: str
@@ -30,6 +32,18 @@ class SourceSample:
     image_ext: str
     label: bytes | None = None
     meta: dict[str, str | int | float] = field(default_factory=dict)
+    image_file: Path | None = None
+    label_file: Path | None = None
+
+    @property
+    def image_where(self) -> str:
+        """The key, which `skip` takes, and the file of the image, for errors."""
+        return f"{self.key} ({self.image_file})" if self.image_file else self.key
+
+    @property
+    def label_where(self) -> str:
+        """The same with the file of the label."""
+        return f"{self.key} ({self.label_file})" if self.label_file else self.key
 
 
 class LazySamples:

@@ -106,7 +106,9 @@ def _lay_over(frame: _Overlaid) -> SourceSample:
     """The frame with its object, lossless; an overlay that is a PNG is the whole picture and passes unchanged."""
     label = frame.label.read_bytes()
     if frame.overlay.suffix == ".png":
-        return SourceSample(frame.key, frame.overlay.read_bytes(), "png", label)
+        return SourceSample(
+            frame.key, frame.overlay.read_bytes(), "png", label, image_file=frame.overlay, label_file=frame.label
+        )
     photo = decode_image(frame.base.read_bytes(), str(frame.base))
     try:
         with np.load(frame.overlay) as content:
@@ -120,7 +122,7 @@ def _lay_over(frame: _Overlaid) -> SourceSample:
         raise ShardError(str(frame.overlay), problem, "check that both are of the original size")
     # The release holds finished minus original picture.
     picture = np.clip(photo.astype(np.int32) + difference.astype(np.int32), 0, 255).astype(np.uint8)
-    return SourceSample(frame.key, png_bytes(picture[..., ::-1]), "png", label)
+    return SourceSample(frame.key, png_bytes(picture[..., ::-1]), "png", label, label_file=frame.label)
 
 
 FISHYSCAPES_LOST_AND_FOUND = Source(

@@ -128,7 +128,10 @@ def unpacked(folder: Path, below: str) -> Path:
 def read_pair(pair: FramePair) -> SourceSample:
     """The encoded bytes of a pair."""
     label = None if pair.label is None else pair.label.read_bytes()
-    return SourceSample(pair.key, pair.image.read_bytes(), IMAGE_SUFFIXES[pair.image.suffix.lower()], label)
+    image_ext = IMAGE_SUFFIXES[pair.image.suffix.lower()]
+    return SourceSample(
+        pair.key, pair.image.read_bytes(), image_ext, label, image_file=pair.image, label_file=pair.label
+    )
 
 
 def frame_set(

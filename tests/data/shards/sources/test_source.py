@@ -12,7 +12,8 @@ import pytest
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.source import SourceSet
-from mgcda_dist.errors import ShardError
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.errors import MgcdaError, ShardError
 from tests.data.shards.test_sources import LAYOUTS, image, label, put
 
 
@@ -131,3 +132,24 @@ def test_pictures_are_stored_in_a_format_of_shards(tmp_path: Path) -> None:
         encoded = encode_sample(sample, EncodeOptions())
         stored = cv2.imdecode(np.frombuffer(encoded.image, np.uint8), cv2.IMREAD_UNCHANGED)
         assert encoded.image_ext == "png" and stored is not None and (stored == pixels).all()
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_a_damaged_file_is_named_with_its_folder_and_the_key_that_skips_it(
+    tmp_path: Path, kind: str, content: bytes
+) -> None:
+    for name in ("1", "2"):
+        put(tmp_path / "images" / f"{name}.png", image())
+        put(tmp_path / "labels" / f"{name}.png", label(1))
+    (tmp_path / kind / "1.png").write_bytes(content)
+    with pytest.raises(MgcdaError) as raised:
+        write_shards(plain(tmp_path).samples, tmp_path / "out", dataset="plain", split="train", label_format="ids")
+    assert raised.value.where == f"1 ({tmp_path}/{kind}/1.png)"
+
+
+def test_a_label_of_another_size_is_named_with_its_folder(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "1.png", image())
+    put(tmp_path / "labels" / "1.png", np.zeros((5, 8), np.uint8))
+    with pytest.raises(MgcdaError, match=rf"1 \({tmp_path}/labels/1.png\): the label is 8×5 px, the image 8×6"):
+        write_shards(plain(tmp_path).samples, tmp_path / "out", dataset="plain", split="train", label_format="ids")
