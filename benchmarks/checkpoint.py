@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
@@ -128,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results = mp.get_context("spawn").SimpleQueue()
-        mp.spawn(_rank, (folder, options.width, options.turns, results), nprocs=2)
+        spawn(_rank, (folder, options.width, options.turns, results), nprocs=2)
         rows: list[list[str]] = []
         while not results.empty():
             stage, num_bytes, quiet, busy = results.get()

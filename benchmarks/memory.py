@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from mgcda_dist.method.batch import Batch
@@ -116,7 +117,7 @@ def main() -> None:
                 found.bind(("127.0.0.1", 0))
                 port = found.getsockname()[1]
             results: mp.SimpleQueue[tuple[str, Cost]] = mp.get_context("spawn").SimpleQueue()
-            mp.spawn(measure, (size, port, rows, results), size)
+            spawn(measure, (size, port, rows, results), size)
             costs = dict(results.get() for _ in LAYOUTS)
             for layout in LAYOUTS:
                 cost = costs[layout]

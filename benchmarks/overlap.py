@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mgcda_dist.method.batch import Batch
@@ -73,6 +73,7 @@ def _train(rank: int, size: int, port: int, folder: str) -> None:
                 outcome.loss.backward()
             with record_function("gradients"):
                 for parameter in model.parameters():
+                    assert parameter.grad is not None
                     dist.all_reduce(parameter.grad)
             optimizer.step()
             model.commit([outcome], totals)
@@ -156,7 +157,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.trace or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        mp.spawn(_train, (2, port, str(folder)), 2)
+        spawn(_train, (2, port, str(folder)), 2)
         ranks = [_last_step(folder / f"rank-{rank}.json") for rank in range(2)]
         for rank, lanes in enumerate(ranks):
             print(f"rank {rank}: {_waited(lanes)}")

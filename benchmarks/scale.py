@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 FLOAT, DOUBLE, HALF = 4, 8, 2
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
@@ -228,7 +229,7 @@ def measure() -> str:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         results: mp.SimpleQueue[list[tuple[str, float, float]]] = mp.get_context("spawn").SimpleQueue()
-        mp.spawn(_measure, (size, port, results), size)
+        spawn(_measure, (size, port, results), size)
         for name, measured, predicted in results.get():
             shown = "" if math.isnan(predicted) else f"{predicted:.2f}"
             text += f"| {size} | {name} | {measured:.2f} | {shown} |\n"

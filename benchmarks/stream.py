@@ -196,9 +196,7 @@ def loading_turns(
     """
     work = [[(step, ref) for ref in stream.plan.step(step)] for step in range(stream.num_steps)]
     images = sum(len(refs) for refs in work)
-    held = {
-        (ref.stream, ref.sample): stream.sources[ref.stream].reader.read(ref.sample) for refs in work for _, ref in refs
-    }
+    held = {(ref.stream, ref.sample): _shards(stream, ref).read(ref.sample) for refs in work for _, ref in refs}
     results = get_context("fork").SimpleQueue()
 
     def bare(steps: list[list[tuple[int, SlotRef]]]) -> None:
@@ -262,7 +260,7 @@ def resuming(build: Callable[[int], TrainingStream]) -> str:
         for step in range(start_step, start_step + 24):
             stream = build(step)
             for ref in stream.plan.step(step):
-                stream.sources[ref.stream].reader.read(ref.sample)
+                _shards(stream, ref).read(ref.sample)
         return 24
 
     rates = best(early=lambda: first_batches(0), late=lambda: first_batches(10**6))
@@ -289,6 +287,12 @@ def size() -> str:
     took, peak_mb = time.perf_counter() - start, tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
     return f"10⁹ samples in 10⁶ shards: opened, and step 10⁹ known, in {took:.2f} s with {peak_mb:.0f} MB."
+
+
+def _shards(stream: TrainingStream, ref: SlotRef) -> ShardReader:
+    reader = stream.sources[ref.stream].reader
+    assert isinstance(reader, ShardReader)
+    return reader
 
 
 if __name__ == "__main__":

@@ -41,10 +41,9 @@ class Photographs:
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image, label = self._files[index]
-        pixels = cv2.imdecode(image, cv2.IMREAD_COLOR_RGB)
-        return pixels.astype(np.uint8, copy=False), cv2.imdecode(label, cv2.IMREAD_UNCHANGED).astype(
-            np.uint8, copy=False
-        )
+        pixels, ids = cv2.imdecode(image, cv2.IMREAD_COLOR_RGB), cv2.imdecode(label, cv2.IMREAD_UNCHANGED)
+        assert pixels is not None and ids is not None
+        return pixels.astype(np.uint8, copy=False), ids.astype(np.uint8, copy=False)
 
 
 def _encoded(size: tuple[int, int], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

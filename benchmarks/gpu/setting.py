@@ -218,10 +218,12 @@ class Trainer:
         values = totals.scalars({"norm": norm})  # the host waits here
         clip_grads_with_norm_(self._trained, CLIP_NORM, norm)
         if self._masters is not None:
-            torch._foreach_copy_([m.grad for m in self._masters if m.grad is not None], gradients)
+            masters = [m.grad for m in self._masters if m.grad is not None]
+            torch._foreach_copy_(masters, gradients)  # pyright: ignore[reportPrivateImportUsage]
         self._optimizer.step()
         if self._masters is not None:
-            torch._foreach_copy_([p.detach() for p in self._trained], self._masters)
+            trained = [p.detach() for p in self._trained]
+            torch._foreach_copy_(trained, self._masters)  # pyright: ignore[reportPrivateImportUsage]
         for parameter in self._trained:
             parameter.grad = None
         self.model.commit([outcome], totals)

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.cuda import nccl
 from torch.profiler import ProfilerActivity, profile
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from mgcda_dist.config.run import EngineConfig
-
-__all__ = ["set_up"]
+__all__ = ["Switches", "set_up"]
 
 
-def set_up(device: torch.device, engine: EngineConfig) -> None:
-    """Set torch's switches for this process, before anything runs on the GPU.
+class Switches(Protocol):
+    """The switches of `EngineConfig` that are torch's, as `EngineConfig.on` gives them."""
 
-    Args:
-        engine: from `EngineConfig.on`.
-    """
+    @property
+    def tf32(self) -> bool:
+        """Products of float32 use TF32."""
+        ...
+
+    @property
+    def cudnn_benchmark(self) -> bool:
+        """cuDNN tries its kernels."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Only kernels that give the same bits each time."""
+        ...
+
+
+def set_up(device: torch.device, engine: Switches) -> None:
+    """Set torch's switches for this process, before anything runs on the GPU."""
     if device.type != "cuda":
         return
     # Not the newer `fp32_precision`: torch's compiler asks for the older one, which then refuses to answer.
