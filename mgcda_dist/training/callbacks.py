@@ -44,6 +44,7 @@ class Callbacks:
     Args:
         progress: where this rank is, for hang detection.
         network: gives a copy of the bare network with the present weights.
+        is_sliced: true while the weights lie sliced over the ranks, which may differ between phases.
         log: records numbers of a step.
         committed: gives the step of a checkpoint that was committed since it was asked last, on rank 0; None: none.
         start_step: first step of this attempt.
@@ -57,12 +58,14 @@ class Callbacks:
         progress: Progress,
         *,
         network: Callable[[], nn.Module],
+        is_sliced: Callable[[], bool],
         log: Callable[[dict[str, float], int], None],
         committed: Callable[[], int | None],
         start_step: int,
     ) -> None:
         self._config, self._run, self._world, self._progress = config, run, world, progress
         self._committed, self._step = committed, start_step
+        self._network, self._is_sliced = network, is_sliced
         self._parts: list[_Part] = []
         self._failure: _Failure | None = None
         self._asked: EarlyEnd | None = None
@@ -72,7 +75,6 @@ class Callbacks:
         if not config.callbacks:
             return
         content = config.model_dump(mode="json")
-        sliced = config.engine.zero_stage == 3
         try:
             for index, made in enumerate(build.callbacks(config)):
                 part = _Part(index, config.callbacks[index].use, made)
@@ -84,7 +86,7 @@ class Callbacks:
                     start_step=start_step,
                     say=partial(self._say, part),
                     log=log if world.rank == 0 else _ignore,
-                    segmenter=partial(_refuse_slices, part) if sliced and not part.on_all else network,
+                    segmenter=partial(self._segmenter, part),
                 )
                 self._parts.append(part)
         except MgcdaError as error:  # the other ranks wait in `start`
@@ -106,6 +108,16 @@ class Callbacks:
         self._began, self._read_s = time.perf_counter(), self._seconds()
         for part in self._parts:
             part.seconds_at_start = part.seconds
+
+    def _segmenter(self, part: _Part) -> nn.Module:
+        if self._is_sliced() and not part.on_all:
+            raise MgcdaError(
+                part.where,
+                "context.segmenter: with engine.zero_stage 3 the weights lie sliced over the ranks",
+                'give the callback ranks = "all" and call it on every rank, or read the model of a checkpoint in '
+                "on_checkpoint",
+            )
+        return self._network()
 
     def local_sums(self) -> dict[str, float]:
         """State of this rank, to be summed over ranks once a step; nothing where there are no callbacks."""
@@ -285,11 +297,3 @@ class _Part:
 
 def _ignore(metrics: dict[str, float], step: int) -> None:
     """Numbers of ranks other than 0 are not recorded."""
-
-
-def _refuse_slices(part: _Part) -> nn.Module:
-    raise MgcdaError(
-        part.where,
-        "context.segmenter: with engine.zero_stage 3 the weights lie sliced over the ranks",
-        'give the callback ranks = "all" and call it on every rank, or read the model of a checkpoint in on_checkpoint',
-    )

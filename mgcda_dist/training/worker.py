@@ -179,6 +179,7 @@ class _Worker:
             self.world,
             PROGRESS,
             network=self._present_network,
+            is_sliced=lambda: self._phase.config.engine.zero_stage == 3,
             log=tracker.log_metrics,
             committed=self.writer.newly_committed,
             start_step=state.step,

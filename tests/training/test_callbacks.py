@@ -49,7 +49,9 @@ def _config(runs: Path, *callbacks: dict[str, Any], **sections: Any) -> Config:
     )
 
 
-def _callbacks(config: Config, *, committed: list[int] | None = None, progress: Progress | None = None) -> Callbacks:
+def _callbacks(
+    config: Config, *, committed: list[int] | None = None, progress: Progress | None = None, is_sliced: bool = False
+) -> Callbacks:
     waiting = [] if committed is None else committed
     return Callbacks(
         config,
@@ -57,6 +59,7 @@ def _callbacks(config: Config, *, committed: list[int] | None = None, progress: 
         Collectives(),
         progress or Progress(),
         network=nn.Identity,
+        is_sliced=lambda: is_sliced,
         log=lambda metrics, step: None,
         committed=lambda: waiting.pop(0) if waiting else None,
         start_step=0,
@@ -146,8 +149,10 @@ def test_a_stop_elsewhere_and_a_sliced_network_are_errors(tmp_path: Path) -> Non
     early = _callbacks(_config(tmp_path, _entry("Failing", hook="on_start", error="stop")))
     with pytest.raises(MgcdaError, match="it is for on_step and on_validation"):
         early.start()
+    # What the file says of ZeRO is of its last phase: what counts is how the weights lie now.
     config = _config(tmp_path, {"use": f"{MODULE}:AskingForTheNetwork"}, engine={"zero_stage": 3})
-    asking = _callbacks(config)
+    _callbacks(config).start()
+    asking = _callbacks(config, is_sliced=True)
     with pytest.raises(MgcdaError, match=r"(?s)zero_stage 3 the weights lie sliced.*"):
         asking.start()
 
