@@ -89,10 +89,12 @@ def shares_in_words(config: Config) -> str:
         return f"{counted(batch, 'image')} per step = {' × '.join(parts)}"
     numbers, key = _numbers(config), "scaling.elastic" if scaling.elastic is not None else "scaling.workers=auto"
     listing = " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
-    return (
-        f"{batch} images per step, shared in {counted(accumulation, 'micro-batch')} by {listing} workers: the most "
-        f"that find a place on the cluster ({key})"
-    )
+    which = "the most that find a place on the cluster"
+    if scaling.elastic is None and scaling.cpus_per_worker == "auto":
+        alone = "one on each node, with all of its processors"
+        which = {0: alone, 1: which, "auto": f"one on each GPU, or without any {alone}"}[scaling.gpus_per_worker]
+    micro_batches = counted(accumulation, "micro-batch")
+    return f"{batch} images per step, shared in {micro_batches} by {listing} workers: {which} ({key})"
 
 
 def is_open(config: Config) -> bool:

@@ -108,6 +108,16 @@ def test_elastic_runs_have_the_numbers_of_workers_that_share_the_batch() -> None
             "a place on the cluster (scaling.workers=auto)",
         ),
         (
+            {"workers": "auto", "cpus_per_worker": "auto"},
+            "24 images per step, shared in 1 micro-batch by 1, 2, 3, 4, 6, 8, 12 or 24 workers: one on each GPU, or "
+            "without any one on each node, with all of its processors (scaling.workers=auto)",
+        ),
+        (
+            {"workers": "auto", "cpus_per_worker": "auto", "gpus_per_worker": 0},
+            "24 images per step, shared in 1 micro-batch by 1, 2, 3, 4, 6, 8, 12 or 24 workers: one on each node, with "
+            "all of its processors (scaling.workers=auto)",
+        ),
+        (
             {"elastic": {"min": 3, "max": 5}},
             "24 images per step, shared in 1 micro-batch by 3 or 4 workers: the most that find a place on the "
             "cluster (scaling.elastic)",
