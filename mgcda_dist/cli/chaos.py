@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mgcda_dist.chaos.run import ChaosResult
-    from mgcda_dist.config.load import LoadedConfig
+    from mgcda_dist.config.schema import Config
 
 __all__ = ["chaos"]
 
@@ -42,9 +42,9 @@ def chaos(
     console = Console()
     given = {word.partition("=")[0] for word in overrides or []}
     words = [*(f"{key}={value}" for key, value in _DEFAULTS.items() if key not in given), *(overrides or [])]
-    name = _load(config, words).config.name
+    name = _load(config, words).name
     runs = [[*words, f"name={name}-{kind}-{seed}"] for kind in ("calm", "chaos")]
-    undisturbed, disturbed = ((_load(config, changes).config, [str(config), *changes]) for changes in runs)
+    undisturbed, disturbed = ((_load(config, changes), [str(config), *changes]) for changes in runs)
     chosen = [kind for kind in kinds.split(",") if kind]
     for kind, reason in ((kind, obstacle(kind)) for kind in chosen or KINDS):
         if reason and chosen:
@@ -63,12 +63,15 @@ def chaos(
     raise typer.Exit(ExitCode.OK if result.survived else ExitCode.FAILED)
 
 
-def _load(config: Path, words: list[str]) -> LoadedConfig:
+def _load(file: Path, words: list[str]) -> Config:
+    """The configuration with numbers where it says `auto`, as `mgcda train` on this machine will have it."""
+    from mgcda_dist.cluster.connect import node_resources
+    from mgcda_dist.cluster.scaling import is_open, resolve
     from mgcda_dist.config.load import load_config
 
-    loaded = load_config(config, words)
+    loaded = load_config(file, words)
     loaded.check_files()
-    return loaded
+    return resolve(loaded.config, node_resources()) if is_open(loaded.config) else loaded.config
 
 
 def _show(result: ChaosResult, console: Console) -> None:

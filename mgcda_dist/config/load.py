@@ -217,7 +217,7 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
         raise ConfigError(where, "is a sweep, not the configuration of one run", "`mgcda sweep` runs it")
     base = data.pop("base", None)
     if base is not None:
-        below = _read(path.parent / str(base), lines, (*seen, path.resolve()))
+        below = _read(shipped(path.parent / str(base)), lines, (*seen, path.resolve()))
         data = _merge(below, data)
     lines.update(found)
     return data

@@ -59,8 +59,9 @@ def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
 
 def shipped(path: Path) -> Path:
     """`path`, or where there is no such `configs/…` in the current directory, the file that the package brings."""
-    brought = _home() / path
-    return brought if path.parts[:1] == ("configs",) and not os.path.exists(path) and isfile(brought) else path
+    plain = Path(os.path.normpath(path))  # without the `..` of a `base`
+    brought = _home() / plain
+    return brought if plain.parts[:1] == ("configs",) and not os.path.exists(path) and isfile(brought) else path
 
 
 def shipped_files() -> list[str]:

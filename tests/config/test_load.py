@@ -11,6 +11,7 @@ from mgcda_dist.config.load import as_of_today, dump_config, load_config
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep, plan_runs
 from mgcda_dist.errors import ConfigError
 from tests.support.commands import mgcda, typed
+from tests.support.configs import write_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = """\
@@ -251,3 +252,14 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path, tiny_sha
     run = mgcda("train", path, "runs=/proc/nowhere")
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1] == "error: /proc/nowhere: No such file or directory"
+
+
+def test_a_base_that_the_package_brings_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("configs/deeper").mkdir(parents=True)
+    own = write_config(Path("configs/deeper/own.yaml"), {"base": "../demo.yaml", "name": "own"})
+    assert load_config(own).config.data.global_batch == load_config(CONFIGS / "demo.yaml").config.data.global_batch
+    write_config(Path("configs/demo.yaml"), {"base": "small_real.yaml", "name": "nearer"})
+    assert load_config(Path("configs/demo.yaml")).config.name == "nearer"
