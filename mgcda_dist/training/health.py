@@ -42,12 +42,21 @@ class HealthWatch:
     Args:
         raised: names of alarms that were raised before; they are not raised again.
         first_step: of the phase that the configuration is of.
+        peak_accuracy: the highest accuracy in the phase of the discriminator of each stage, kept here; a restart goes
+            on with it.
     """
 
-    def __init__(self, config: Config, raised: Sequence[str] = (), *, first_step: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        raised: Sequence[str] = (),
+        *,
+        first_step: int = 0,
+        peak_accuracy: dict[str, float] | None = None,
+    ) -> None:
         self._config, self._first_step = config, first_step
         self._raised = set(raised)
-        self._peak_accuracy: dict[str, float] = {}
+        self._peak_accuracy = {} if peak_accuracy is None else peak_accuracy
         self._leaks: dict[str, deque[float]] = {}
         self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
         self._without_anchors = self._waiting = self._still = self._apart = 0
@@ -133,22 +142,22 @@ class HealthWatch:
         crossing = metrics.get("cacl/crossing_anomaly")
         if crossing is not None:
             self._apart = self._apart + 1 if crossing < _APART else 0
-        if self._apart >= _READINGS and len(self._config.data.domains) > 1 and cacl.cross_domain:
-            found["anomalies_apart"] = (
-                f"hardly an anomaly of CACL has met one of another domain in the last {_READINGS} logged steps "
-                f"({crossing:.1%} of their positives): paste objects in every domain (data.streams.*.paste)"
-            )
+            if self._apart >= _READINGS and len(self._config.data.domains) > 1 and cacl.cross_domain:
+                found["anomalies_apart"] = (
+                    f"hardly an anomaly of CACL has met one of another domain in the last {_READINGS} logged steps "
+                    f"({crossing:.1%} of their positives): paste objects in every domain (data.streams.*.paste)"
+                )
         if age is not None:
             if self._last_reading is not None and age > 0:
                 steps, aged = step - self._last_reading[0], age - self._last_reading[1]
                 # Rows that nobody replaces grow older by one step in each step.
                 self._still = self._still + 1 if steps > 0 and aged >= steps - 1e-3 * max(age, 1.0) else 0
             self._last_reading = step, age
-        if self._still >= _READINGS:
-            found["still_queue"] = (
-                f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} steps): no "
-                "pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.streams.*.labelled"
-            )
+            if self._still >= _READINGS:
+                found["still_queue"] = (
+                    f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} steps): "
+                    "no pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.streams.*.labelled"
+                )
         return found
 
     def _data(self, step: int, metrics: dict[str, float]) -> dict[str, str]:

@@ -90,7 +90,8 @@ def fit(
         the one after which it was to end early.
     """
     optim, model, clock = config.optim, engine.model, _Clock(config.data.global_batch, hooks.meter)
-    watch, ahead = HealthWatch(config, state.alarms, first_step=first_step), CopiedAhead(batches, engine.device)
+    watch = HealthWatch(config, state.alarms, first_step=first_step, peak_accuracy=state.peak_accuracy)
+    ahead = CopiedAhead(batches, engine.device)
     while state.step < optim.steps and state.early_end is None:
         step, progress = state.step, (state.step - first_step) / (optim.steps - first_step)
         micro_batches = _read(ahead, config.engine.accumulation, step, hooks, clock)

@@ -34,6 +34,8 @@ class TrainState:
         skipped_in_a_row: how many of the newest steps were refused.
         early_end: why the training ended before its last step; None: it did not.
         alarms: names of the health alarms that were raised, so that a restart does not repeat them.
+        peak_accuracy: highest accuracy of each stage's discriminator in the phase, by which one is told that has
+            learned nothing from one whose features have become alike.
     """
 
     step: int = 0
@@ -42,6 +44,7 @@ class TrainState:
     bad_samples: int = 0
     skipped_in_a_row: int = 0
     alarms: list[str] = field(default_factory=list)
+    peak_accuracy: dict[str, float] = field(default_factory=dict)
     early_end: EarlyEnd | None = None
 
     def count(self, accepted: bool, *, is_fault: bool = True) -> None:

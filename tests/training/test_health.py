@@ -97,3 +97,20 @@ def test_no_alarm_without_evidence(config: Config, change: Callable[[int, dict[s
 def test_a_restart_does_not_repeat_an_alarm(config: Config) -> None:
     watch = HealthWatch(config, raised=["data_wait"])
     assert all(watch.read(step, {"time/data_wait_share": 0.9}) == {} for step in range(10, 100, 10))
+
+
+def test_a_restart_knows_that_a_discriminator_was_once_better(config: Config) -> None:
+    peaks = dict[str, float]()
+    before, after = (HealthWatch(config, peak_accuracy=peaks) for _ in range(2))
+    assert all(before.read(step, {"mdat/stride16/accuracy": 0.9}) == {} for step in range(0, 400, 10))
+    assert all(after.read(step, {"mdat/stride16/accuracy": 0.52}) == {} for step in range(800, STEPS, 10))
+
+
+@pytest.mark.parametrize(("name", "value"), [("cacl/crossing_anomaly", 0.0), ("cacl/queue_age_steps", None)])
+def test_a_step_without_a_number_keeps_what_was_seen_before(config: Config, name: str, value: float | None) -> None:
+    """A step without an anomaly has no share of anomalies that cross domains."""
+    watch, found = HealthWatch(config), dict[str, str]()
+    for step in range(10, 100, 10):
+        found |= watch.read(step, {name: float(step) if value is None else value})
+    assert found
+    assert watch.read(110, {}) == {}, "and does not fail"
