@@ -59,7 +59,7 @@ class TransientError(MgcdaError):
 
 
 class LeavingError(TransientError):
-    """No fault: the workers were asked to leave, have written a checkpoint, and start again elsewhere."""
+    """No fault: the workers were asked to leave, and start again elsewhere; a checkpoint is there if there was room."""
 
 
 class NodesLostError(MgcdaError):

@@ -109,8 +109,7 @@ def _work(config: Config, run: RunFolder, start_over: bool, objects: dict[str, A
         arguments: dict[str, Any] = {"config": config, "start_over": start_over, "objects": objects}
         try:
             numbers = worker_needs(config).numbers
-            compiles = any(phase.config.model.compile for phase in config.training_phases)
-            launch(config.scaling, numbers, run.root, "train", arguments, compiles=compiles)
+            launch(config.scaling, numbers, run.root, "train", arguments, compiles=config.compiles)
         except MgcdaError:
             raise
         except Exception as error:

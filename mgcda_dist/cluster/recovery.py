@@ -205,9 +205,7 @@ class PatientFailurePolicy(DefaultFailurePolicy):
             return FailureDecision.RAISE  # no room for the file that says so
         left = next((failure for failure in failures.values() if isinstance(failure, LeavingError)), None)
         if left is not None:
-            self._say(
-                "restart", f"{left.problem}: the workers leave with a checkpoint, and start again", reason="leave"
-            )
+            self._say("restart", f"{left.problem}: the workers leave, and start again", reason="leave")
             return FailureDecision.RETRY
         newest = self._newest_step()
         if newest > self._step_at_failure:

@@ -31,10 +31,6 @@ from mgcda_dist.training.progress import PROGRESS
 
 __all__ = ["launch"]
 
-_COLLECTIVE_S = 1800
-"""Time limit of a collective: Ray's own."""
-_LATER_S = 300
-
 
 def launch(
     scaling: ScalingConfig,
@@ -103,7 +99,7 @@ def launch(
             "nccl" if needs.gpus else "gloo",
             scaling.interface,
             None if os.environ.get("RAY_ADDRESS") else private_folder(),
-            max(scaling.hang_timeout_s, first_step_s),
+            math.ceil(scaling.collective_s(compiles=compiles)),
         ),
         scaling_policy=FittingScalingPolicy(
             scaling_config,
@@ -136,11 +132,10 @@ def _fatal_error(fatal: Path) -> MgcdaError | None:
     return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
 
 
-def _torch_config(backend: str, interface: str | None, folder: Path | None, hang_s: float) -> Any:
+def _torch_config(backend: str, interface: str | None, folder: Path | None, timeout_s: int) -> Any:
     """Ray's set-up of the process group, after each worker has chosen its network interface.
 
-    A collective may take longer than `hang_s`, after which the worker monitor has named the culprit; torch's own time
-    limit ends every rank that waits for it.
+    A collective may take `timeout_s`; then torch ends every rank that waits for it.
 
     With a `folder`, on one machine, the workers meet in a file there: torch's TCP store listens on all interfaces, and
     asks nobody for a token.
@@ -164,7 +159,7 @@ def _torch_config(backend: str, interface: str | None, folder: Path | None, hang
 
             return Backend
 
-    return Config(backend=backend, timeout_s=max(_COLLECTIVE_S, math.ceil(hang_s) + _LATER_S))
+    return Config(backend=backend, timeout_s=timeout_s)
 
 
 def _meet(backend: str, file: Path, timeout_s: int) -> None:

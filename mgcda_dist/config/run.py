@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 
-_COMPILING_S = 1800.0
+_COMPILING_S = _COLLECTIVE_S = 1800.0
+_LATER_S = 300.0
 
 
 class EngineConfig(Section):
@@ -195,6 +196,10 @@ class ScalingConfig(Section):
         if self.first_step_timeout_s is not None:
             return self.first_step_timeout_s
         return max(self.hang_timeout_s, _COMPILING_S) if compiles else self.hang_timeout_s
+
+    def collective_s(self, *, compiles: bool) -> float:
+        """Time limit of a collective: Ray's own, or later than the worker monitor has named a culprit."""
+        return max(_COLLECTIVE_S, max(self.hang_timeout_s, self.first_step_s(compiles=compiles)) + _LATER_S)
 
     @property
     def num_workers(self) -> int:

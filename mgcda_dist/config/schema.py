@@ -62,6 +62,11 @@ class Config(Section):
     )
 
     @property
+    def compiles(self) -> bool:
+        """True if a phase compiles the network, for which its first step has more time."""
+        return any(phase.config.model.compile for phase in self.training_phases)
+
+    @property
     def training_phases(self) -> list[Phase]:
         """The phases as they are trained; without any, the whole training as one."""
         if not self.phases:

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -144,10 +145,11 @@ class Collectives:
 
     Args:
         group: process group; None is the default group, or a single process when none is initialised.
+        timeout: of the group for objects that is made beside one of NCCL; None: torch's.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+    def __init__(self, group: dist.ProcessGroup | None = None, *, timeout: timedelta | None = None) -> None:
+        self.group, self._timeout = group, timeout
         self.stats = CommStats()
         self._of_objects: dist.ProcessGroup | None = None
 
@@ -272,7 +274,9 @@ class Collectives:
             return self.group
         if self._of_objects is None:
             ranks = None if self.group is None else dist.get_process_group_ranks(self.group)
-            made = dist.new_group(ranks, backend="gloo", use_local_synchronization=ranks is not None)
+            made = dist.new_group(
+                ranks, backend="gloo", timeout=self._timeout, use_local_synchronization=ranks is not None
+            )
             assert isinstance(made, dist.ProcessGroup), "this rank is one of the group's"
             self._of_objects = made
         return self._of_objects

@@ -155,8 +155,9 @@ class HealthWatch:
             self._last_reading = step, age
             if self._still >= _READINGS:
                 found["still_queue"] = (
-                    f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} steps): "
-                    "no pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and data.streams.*.labelled"
+                    f"the memory of CACL has not moved in the last {_READINGS} logged steps (mean age {age:.0f} "
+                    "steps): no pixel is sampled; look at cacl.anomaly_pixels, cacl.inlier_pixels and "
+                    "data.streams.*.labelled"
                 )
         return found
 

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -60,7 +61,8 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
         objects: by reference, those that the configuration names and no other process can import.
     """
     references.register(objects)
-    run, world = RunFolder(config), Collectives()
+    limit = timedelta(seconds=config.scaling.collective_s(compiles=config.compiles))
+    run, world = RunFolder(config), Collectives(timeout=limit)
     with _logs(run.logs / f"worker-{world.rank}.log"):
         # Ray leaves a machine's GPUs visible to workers that asked for none; alone, without workers, any GPU will do.
         on_gpu = config.scaling.num_gpus > 0 or not dist.is_initialized()
@@ -86,9 +88,11 @@ def train(config: Config, *, start_over: bool = False, objects: Mapping[str, Any
             finally:
                 callbacks.checkpoints()
             if ended_by == StopRequest.NONE:
+                worker.complete(state)  # it may be the best one
+                callbacks.checkpoints()
                 with worker.engine.exported(worker.config.model.export) as network:
                     selection = keep_model(worker.config, run, worker.store, network, world)
-                worker.complete(state)
+                worker.complete(state)  # room was waited for
                 callbacks.checkpoints()
                 found = conclude(worker.config, run, world, worker.device, tracker, selection, state.step)
                 results = callbacks.shared(found)
@@ -200,6 +204,7 @@ class _Worker:
             del self.engine, self.saver
             gc.collect()  # its modules and hooks refer to each other
             state.phase += 1
+            state.peak_accuracy.clear()
             self._enter(self._phases[state.phase], None)
 
     def _fit_phase(self, state: TrainState, tracker: Tracker, callbacks: Callbacks) -> StopRequest:
@@ -271,7 +276,10 @@ class _Worker:
         """
         self._is_committed = self.writer.flush()
         if ended_by == StopRequest.LEAVE:
-            raise LeavingError(f"step {state.step}", PROGRESS.reason or "another worker was asked to leave")
+            reason = PROGRESS.reason or "another worker was asked to leave"
+            if not self._is_committed:
+                reason += f"; its checkpoint could not be written. {self.writer.last_good()}"
+            raise LeavingError(f"step {state.step}", reason)
         if ended_by == StopRequest.STOP and not self._is_committed:
             raise CheckpointError(
                 str(self.run.checkpoints),
@@ -283,7 +291,7 @@ class _Worker:
         """Write the checkpoint of the last step once more if there was no room for it; a collective."""
         if not self._is_committed:
             self.saver.repeat(state)
-            self.writer.flush()
+            self._is_committed = self.writer.flush()
 
     def _present_network(self) -> nn.Module:
         """A copy of the bare network with the present weights; a collective with ZeRO 3."""

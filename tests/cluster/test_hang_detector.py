@@ -113,7 +113,8 @@ def test_the_first_step_of_a_process_has_a_time_of_its_own() -> None:
 def test_the_time_of_the_first_step(scaling: dict[str, float], compiles: bool, seconds: float) -> None:
     config = ScalingConfig.model_validate(scaling)
     assert config.first_step_s(compiles=compiles) == seconds
-    limit = trainer._torch_config("gloo", None, None, seconds).timeout_s  # pyright: ignore[reportPrivateUsage]
+    limit = config.collective_s(compiles=compiles)
+    assert trainer._torch_config("gloo", None, None, 7).timeout_s == 7  # pyright: ignore[reportPrivateUsage]
     assert limit >= 1800 and limit > seconds + 60, "torch's own limit would end the ranks that wait, and name nobody"
 
 

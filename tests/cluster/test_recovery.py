@@ -52,7 +52,7 @@ def test_leaving_is_no_failure() -> None:
     run = _Run(max_failures=0)
     leaving = LeavingError("step 7", "the node of rank 1 is taken away in 30 s")
     assert all(run.fails(r0=leaving, r1=leaving) for _ in range(5))
-    assert "is taken away in 30 s: the workers leave with a checkpoint" in run.said[0]
+    assert "is taken away in 30 s: the workers leave, and start again" in run.said[0]
     assert not run.fails(r0=DIED)
 
 

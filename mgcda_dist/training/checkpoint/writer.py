@@ -40,6 +40,7 @@ class CheckpointWriter:
         self._token = world.gather_objects(uuid.uuid4().hex[:8], "checkpoint")[0]
         self._pending: _Pending | None = None
         self._committing: _Task | None = None
+        self._is_whole = True  # the newest checkpoint; rank 0 knows
         self._last_failure = ""
         self._num_failures = 0
         self._committed: set[int] = set(store.steps()) if world.rank == 0 else set()
@@ -85,16 +86,15 @@ class CheckpointWriter:
             self._close(self._world.gather_objects(self._reason(), "checkpoint") if failed else [])
 
     def flush(self) -> bool:
-        """Wait for the commit of the present checkpoint, a collective; False, on every rank, after a reported fault."""
+        """Wait for the commit of the newest checkpoint, a collective; False, on every rank, if a fault was reported."""
         if self._pending is not None:
             self._pending.task.wait()
             self._close(self._world.gather_objects(self._reason(), "checkpoint"))
-        committed = True
         if self._committing is not None:
             self._committing.wait()
-            committed = self._committing.error is None
+            self._is_whole = self._committing.error is None
             self._committing = None
-        return self._world.gather_objects(committed, "checkpoint")[0]
+        return self._world.gather_objects(self._is_whole, "checkpoint")[0]
 
     def newly_committed(self) -> int | None:
         """The step of a checkpoint that this attempt has committed, each once, on rank 0; None: no further one."""

@@ -201,3 +201,16 @@ def test_a_snapshot_takes_over_the_memory_of_one_before_where_it_fits() -> None:
     after = own_copy({"a": tied + 1, "b": other + 1, "c": [torch.ones(4)], "new": other}, before)
     assert after["a"] is before["a"] and after["b"] is not before["b"]
     assert [after["a"].tolist(), after["b"].tolist(), after["c"][0].tolist()] == [[2.0] * 3, [3.0] * 3, [1.0] * 4]
+
+
+def test_a_fault_that_was_waited_for_is_still_known_afterwards(tmp_path: Path) -> None:
+    """As with `checkpoint.asynchronous: false`, where each is waited for at once."""
+    steps = _Steps(tmp_path / "checkpoints")
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    steps.start(1, {"state": full})
+    assert [steps.writer.flush() for _ in range(2)] == [False, False]
+    steps.start(2, {"state": lambda path: path.write_text("good")})
+    assert [steps.writer.flush() for _ in range(2)] == [True, True]
