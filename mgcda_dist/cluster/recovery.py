@@ -6,7 +6,8 @@ Ray Train restarts and resizes the group of workers by these policies, which run
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 
 from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
 from mgcda_dist.cluster.worker_monitor import Say, request_leave
-from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
+from mgcda_dist.errors import LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError, counted
 
 __all__ = [
     "FittingScalingPolicy",
@@ -36,9 +37,16 @@ __all__ = [
 
 def living_nodes() -> list[NodeResources]:
     """The nodes that Ray may place workers on: alive and not draining."""
+    return [_amounts(resources) for resources in _living().values()]
+
+
+def _living() -> dict[str, Mapping[str, float]]:
     leaving = state.get_draining_nodes()
-    found = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving]
-    return [NodeResources(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in found]
+    return {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in leaving}
+
+
+def _amounts(resources: Mapping[str, float]) -> NodeResources:
+    return NodeResources(resources.get("CPU", 0.0), int(resources.get("GPU", 0)))
 
 
 class RecoveringTrainer(TorchTrainer):
@@ -98,7 +106,8 @@ class FittingScalingPolicy(ScalingPolicy):
         super().__init__(scaling_config)
         self._stop_file, self._may_grow = stop_file, may_grow
         self._needs, self._node_wait_s, self._every_s, self._say = needs, node_wait_s, every_s, say
-        self._has_run, self._asked, self._announced, self._start_failed = False, False, False, False
+        self._has_run, self._asked, self._announced = False, False, False
+        self._starting, self._failed_starts, self._said = 0, Counter[int](), set[str]()
         self._waiting_since: float | None = None
         self._checked_at = time.monotonic()
 
@@ -129,13 +138,11 @@ class FittingScalingPolicy(ScalingPolicy):
         found = self._needs.largest(nodes)
         self._waiting_since = self._waiting_since or now
         waited = now - self._waiting_since
-        if self._start_failed:
-            # The last attempt did not start: a node is gone that Ray still counts, or other jobs use it. The free
-            # resources say how many workers fit, now that the last workers hold none.
-            found = self._needs.fitting(min(found, self._free_places())) or found
+        if found and self._starting:
+            found = self._after_failed_start(found)
         if found:
             self._has_run, self._asked, self._announced, self._waiting_since = True, False, False, None
-            self._checked_at, self._start_failed = now, True
+            self._checked_at, self._starting = now, found
             return ResizeDecision(num_workers=found, resources_per_worker=self._resources())
         if self._has_run and waited > self._node_wait_s:
             raise NodesLostError(
@@ -154,13 +161,15 @@ class FittingScalingPolicy(ScalingPolicy):
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
         """Never resize at once; where there is room for more workers, ask the present ones to leave."""
         del worker_group_status
-        self._start_failed = False
+        self._starting = 0
+        self._failed_starts.clear()
+        self._said.clear()
         self._maybe_send_resource_request()
         now, current = time.monotonic(), worker_group_state.num_workers
         if len(self._needs.numbers) == 1 or self._asked or now - self._checked_at < self._every_s:
             return NoopDecision()
         self._checked_at = now
-        possible = self._needs.fitting(min(current + self._free_places(), self._needs.places(living_nodes())))
+        possible = self._needs.fitting(self._free_places(worker_group_state.workers))
         if possible > current:
             self._asked = True
             reason = f"{possible} workers find a place now instead of {current}"
@@ -172,10 +181,40 @@ class FittingScalingPolicy(ScalingPolicy):
         resources: Any = self.scaling_config._resources_per_worker_not_none
         return {name: float(amount) for name, amount in resources.items()}
 
-    def _free_places(self) -> int:
-        """Number of workers whose processors and GPUs are free at this moment."""
-        free = ray.available_resources()
-        return int(min(free.get(name, 0.0) // amount for name, amount in self._resources().items() if amount))
+    def _after_failed_start(self, most: int) -> int:
+        """A number up to `most` for the attempt after one that did not start.
+
+        A node is gone that Ray still counts, or other jobs use it. What is free says how many workers fit, now that
+        the last ones hold nothing. A number that has failed twice nevertheless makes way for the next smaller one.
+        """
+        tried, free = self._starting, self._free_places()
+        self._failed_starts[tried] += 1
+        room = self._needs.fitting(min(most, free)) or most
+        untried = [number for number in self._needs.numbers if number <= room and self._failed_starts[number] < 2]
+        if not untried:
+            self._failed_starts.clear()
+        found = max(untried, default=room)
+        text = f"{counted(tried, 'worker')} did not start; at this moment {free or 'none'} would find a place"
+        self._say_once(f"{text}: trying {found}")
+        return found
+
+    def _say_once(self, text: str) -> None:
+        """Once until workers run: an attempt takes seconds, and another job may hold the nodes for hours."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say("note", text)
+
+    def _free_places(self, workers: Sequence[Any] = ()) -> int:
+        """Number of workers that find a place once these have left: on each node what is free, and what they hold."""
+        held, needs = Counter(worker.metadata.node_id for worker in workers), self._needs
+        reported: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
+        room: list[NodeResources] = []
+        for node, resources in _living().items():
+            whole, free = _amounts(resources), _amounts(reported.get(node, {}))
+            # A report may be older than the workers.
+            cpus = min(free.cpus + held[node] * needs.cpus, whole.cpus)
+            room.append(NodeResources(cpus, min(free.gpus + held[node] * needs.gpus, whole.gpus)))
+        return needs.places(room)
 
 
 class PatientFailurePolicy(DefaultFailurePolicy):

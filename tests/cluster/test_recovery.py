@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
-from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
+from mgcda_dist.cluster.scaling import WorkerNeeds
 from mgcda_dist.errors import CheckpointError, LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 
+ROOM = "mgcda_dist.cluster.recovery"
 DIED = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 
 
@@ -70,10 +73,10 @@ def test_a_repeatable_error_ends_the_run() -> None:
 
 
 def test_a_stop_request_ends_a_run_without_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    policy = _elastic(monkeypatch, tmp_path, cpus=[], free=0)
+    cluster = _Cluster(monkeypatch, tmp_path)
     (tmp_path / "stop").touch()
     with pytest.raises(StoppedError, match="asked to stop while no worker was running"):
-        policy.make_decision_for_non_running_worker_group()
+        cluster.policy.make_decision_for_non_running_worker_group()
     stopped: Any = ControllerError(StoppedError("the run", "…"))
     assert _Run().policy.make_decision(stopped) == FailureDecision.RAISE
 
@@ -99,32 +102,114 @@ def test_the_cause_of_a_failure_is_one_line(failures: dict[int, Exception], word
     assert describe_failure(RuntimeError("…"), failures) == words
 
 
-def _elastic(monkeypatch: pytest.MonkeyPatch, folder: Path, *, cpus: list[float], free: int) -> FittingScalingPolicy:
-    """For 2, 3, 4 or 6 workers, on nodes with these processors, of which `free` are not in use at this moment."""
-    policy = FittingScalingPolicy(
-        ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": 1}),
-        WorkerNeeds((2, 3, 4, 6), 1.0, 0, "PACK"),
-        node_wait_s=1.0,
-        every_s=0.0,
-        may_grow=True,
-        stop_file=folder / "stop",
-        say=lambda *words, **facts: None,
-    )
-    nodes = [NodeResources(number, 0) for number in cpus]
-    monkeypatch.setattr("mgcda_dist.cluster.recovery.living_nodes", lambda: nodes)
-    monkeypatch.setattr(policy, "_free_places", lambda: free)
-    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
-    return policy
+class _Cluster:
+    """Nodes as Ray tells of them, and an elastic run on them for 2, 3, 4 or 6 workers.
+
+    Args:
+        cpus: of each node.
+        free: processors of each that are not in use at this moment.
+        draining: indices of nodes that are about to go.
+        each: processors of a worker.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+        cpus: Sequence[float] = (),
+        free: Sequence[float] = (),
+        *,
+        draining: Sequence[int] = (),
+        each: float = 1.0,
+        numbers: tuple[int, ...] = (2, 3, 4, 6),
+        placement: str = "PACK",
+    ) -> None:
+        self.free, self.said, self.asked = list(free), list[str](), list[str]()
+        self.policy = FittingScalingPolicy(
+            ScalingConfig(num_workers=(2, 6), resources_per_worker={"CPU": each}),
+            WorkerNeeds(numbers, each, 0, placement),
+            node_wait_s=1.0,
+            every_s=0.0,
+            may_grow=True,
+            stop_file=folder / "stop",
+            say=lambda kind, text, **facts: self.said.append(text),
+        )
+        nodes = [{"NodeID": f"n{i}", "Alive": True, "Resources": {"CPU": n} if n else {}} for i, n in enumerate(cpus)]
+        dead = {"NodeID": "dead", "Alive": False, "Resources": {"CPU": 64.0}}
+        monkeypatch.setattr(f"{ROOM}.ray.nodes", lambda: [*nodes, dead])
+        monkeypatch.setattr(f"{ROOM}.state", self)
+        monkeypatch.setattr(f"{ROOM}.request_leave", lambda workers, reason: self.asked.append(reason))
+        monkeypatch.setattr(self.policy, "_maybe_send_resource_request", lambda: None)
+        self._draining = {f"n{index}": 0 for index in draining}
+
+    def get_draining_nodes(self) -> dict[str, int]:
+        return self._draining
+
+    def available_resources_per_node(self) -> dict[str, dict[str, float]]:
+        # Ray leaves out what is used up, and a node whose report has not come; it may still tell of one that is gone.
+        return {f"n{i}": {"CPU": n} if n else {} for i, n in enumerate(self.free)} | {"gone": {"CPU": 64.0}}
+
+    def starts(self) -> int:
+        """Number of workers of the next attempt."""
+        decision = self.policy.make_decision_for_non_running_worker_group()
+        assert isinstance(decision, ResizeDecision)
+        return decision.num_workers
+
+    def runs_on(self, *nodes: int) -> list[str]:
+        """The run has a worker on each of these nodes; reasons for which they are asked to leave."""
+        workers = [SimpleNamespace(metadata=SimpleNamespace(node_id=f"n{index}")) for index in nodes]
+        group: Any = SimpleNamespace(workers=workers, num_workers=len(workers))
+        self.policy.make_decision_for_running_worker_group(group, None)
+        return self.asked
 
 
 def test_resources_of_a_failed_attempt_count_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray asks for the next number of workers before it lets go of the last attempt's processors."""
-    policy = _elastic(monkeypatch, tmp_path, cpus=[3, 2], free=0)
-    assert policy.make_decision_for_non_running_worker_group() == ResizeDecision(4, {"CPU": 1.0})
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[3, 2], free=[0, 0])
+    assert cluster.policy.make_decision_for_non_running_worker_group() == ResizeDecision(4, {"CPU": 1.0})
 
 
 def test_an_attempt_that_found_no_place_is_made_smaller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A node that is gone without Ray knowing, or another run on the cluster."""
-    policy = _elastic(monkeypatch, tmp_path, cpus=[3, 3], free=3)
-    decisions = [policy.make_decision_for_non_running_worker_group() for _ in range(2)]
-    assert decisions == [ResizeDecision(6, {"CPU": 1.0}), ResizeDecision(3, {"CPU": 1.0})]
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[3, 3], free=[1, 2])
+    assert [cluster.starts(), cluster.starts()] == [6, 3]
+    assert cluster.said == ["6 workers did not start; at this moment 3 would find a place: trying 3"]
+
+
+def test_parts_of_workers_on_several_nodes_are_no_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another job holds two of eight processors on each node: 2 and 2 are left, and no worker has room in them."""
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[8, 8], free=[2, 2], each=4)
+    assert cluster.runs_on(0, 1) == []
+    cluster.free = [6.0, 6.0]  # as the workers leave, or die
+    assert [cluster.starts(), cluster.starts()] == [4, 2]
+
+
+def test_workers_leave_for_more_only_where_all_of_them_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[8, 8], free=[4, 2], each=4)
+    assert cluster.runs_on(0, 1) == ["3 workers find a place now instead of 2"]
+    whole: dict[str, Any] = {"cpus": [4, 4, 4], "free": [2, 2, 4], "each": 2}
+    assert _Cluster(monkeypatch, tmp_path, **whole).runs_on(0, 1) == ["6 workers find a place now instead of 2"]
+    assert _Cluster(monkeypatch, tmp_path, **whole, draining=[2]).runs_on(0, 1) == [
+        "4 workers find a place now instead of 2"
+    ]
+    spread = _Cluster(monkeypatch, tmp_path, **whole, placement="STRICT_SPREAD")
+    assert spread.runs_on(0, 1) == ["3 workers find a place now instead of 2"]
+    packed = _Cluster(monkeypatch, tmp_path, [4, 4, 4], [0, 4, 4], each=2, placement="STRICT_PACK")
+    assert packed.runs_on(0, 0) == []
+
+
+def test_a_number_that_fails_twice_makes_way_for_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where Ray counts as free what is not to be had, and after the smallest number from the start again."""
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[4], free=[4])
+    assert [cluster.starts() for _ in range(8)] == [4, 4, 3, 3, 2, 2, 4, 4]
+    assert cluster.said[:2] == [
+        "4 workers did not start; at this moment 4 would find a place: trying 4",
+        "4 workers did not start; at this moment 4 would find a place: trying 3",
+    ]
+    assert cluster.runs_on(0, 0, 0, 0) == [] and cluster.starts() == 4, "an attempt that began to run is none"
+
+
+def test_it_is_said_once_why_nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = _Cluster(monkeypatch, tmp_path, cpus=[4], free=[0], numbers=(4,))
+    assert [cluster.starts() for _ in range(5)] == [4] * 5
+    assert cluster.said == ["4 workers did not start; at this moment none would find a place: trying 4"]
