@@ -138,7 +138,7 @@ def _pixel_metrics_only(config: Config) -> EvaluationJob:
     """The network of a run as every evaluation runs it, without what only the final tables and pictures need."""
     job = evaluation_job(config, Path(config.runs) / config.name)
     settings = replace(job.settings, conventions=("pooled",), components="none", instances=False)
-    return replace(job, settings=settings, panel_frames=0, kept_frames=0)
+    return replace(job, settings=settings, panel_frames=0, kept_frames=0, metrics_only=True)
 
 
 def _settings(section: EvaluationConfig) -> EvaluationSettings:

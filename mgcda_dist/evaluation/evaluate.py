@@ -8,7 +8,7 @@ best F1 on the same frames, they are scored a second time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +69,7 @@ def evaluate_set(
     settings: EvaluationSettings,
     panel_frames: int = 0,
     kept_frames: int = 0,
+    metrics_only: bool = False,
     sink: Sink | None = None,
     progress: EvaluationProgress | None = None,
 ) -> SetResult | None:
@@ -79,6 +80,7 @@ def evaluate_set(
         data: which data it is, kept with the result.
         panel_frames: how many frames to keep for the panel, spread over the set.
         kept_frames: how many of the worst frames to keep pictures of, and how many of the best.
+        metrics_only: without intervals, curves, categories and groups, for which the other ranks would wait.
         sink: takes every frame's score map.
         progress: called with the set's name, frames done and frames in all, as far as this rank sees.
 
@@ -110,7 +112,7 @@ def evaluate_set(
                 progress(f"{name}, components", min(index + world.size, len(frames)), len(frames))
         if shapes is not None:
             shapes = world.merge_to_first(shapes, _ShapeCounts.merge, "evaluation")
-    return None if whole is None else whole.result(name, data, shapes)
+    return None if whole is None else whole.result(name, data, shapes, metrics_only=metrics_only)
 
 
 class _RankCounts:
@@ -173,26 +175,31 @@ class _RankCounts:
         intervals = bootstrap(self.pixels.tables, level=INTERVAL_LEVEL)
         return {n: each for n, each in intervals.items() if n in known | {"miou"} and np.isfinite(each.value)}
 
-    def result(self, name: str, data: SetData, shapes: _ShapeCounts | None) -> SetResult:
-        pixel = self.pixel()
-        intervals = self._intervals(pixel)
-        return SetResult(
+    def result(self, name: str, data: SetData, shapes: _ShapeCounts | None, *, metrics_only: bool) -> SetResult:
+        conventions = self.pixels.results()
+        pixel = conventions[self.pixels.conventions[0]]
+        found = SetResult(
             name=name,
             pixel=pixel,
-            conventions=dict(self.pixels.results()),
-            intervals=intervals | (shapes.intervals() if shapes is not None else {}),
+            conventions=conventions,
             miou=self.confusion.miou(),
             iou=self.confusion.iou(),
             frames=sorted(self.frames, key=lambda frame: frame.index),
-            curves=self.pixels.pooled.curves(500),
             tables=self.pixels.tables,
             panel=[row for _, row in sorted(self.panel, key=lambda pair: pair[0])],
             pictured=self.choice.chosen(),
             components=None if shapes is None or shapes.components is None else shapes.components.result(),
             instances=None if shapes is None or shapes.instances is None else shapes.instances.result(),
+            data=data,
+        )
+        if metrics_only:
+            return found
+        return replace(
+            found,
+            intervals=self._intervals(pixel) | (shapes.intervals() if shapes is not None else {}),
+            curves=self.pixels.pooled.curves(500),
             categories=self.pixels.by_category(),
             groups=self.pixels.by_group(),
-            data=data,
         )
 
 

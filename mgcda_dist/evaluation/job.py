@@ -54,6 +54,7 @@ class EvaluationJob:
         class_names: inlier classes in train-id order; none for maps.
         panel_frames: how many frames of each set are shown in a panel of pictures.
         kept_frames: how many of the worst frames get pictures of their own, and how many of the best.
+        metrics_only: without intervals, curves, categories and groups, which no checkpoint is chosen by.
         ignore_extra_maps: accept maps that belong to no frame.
         submission: benchmark whose layout the score maps are also written in, and the folder for them.
         digest: SHA-256 of the weights or maps, if it is known already; of what is foreign always.
@@ -67,6 +68,7 @@ class EvaluationJob:
     class_names: tuple[str, ...] = ()
     panel_frames: int = 0
     kept_frames: int = 0
+    metrics_only: bool = False
     ignore_extra_maps: bool = False
     submission: tuple[SubmissionLayout, str] | None = None
     digest: str = ""
@@ -166,6 +168,7 @@ def run_job(
             settings=settings,
             panel_frames=job.panel_frames,
             kept_frames=job.kept_frames,
+            metrics_only=job.metrics_only,
             sink=submission(
                 job.submission[0],
                 Path(job.submission[1]),

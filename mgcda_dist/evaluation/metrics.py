@@ -91,6 +91,11 @@ class CurvePoints:
     precision: Floats
     fpr: Floats
 
+    @classmethod
+    def none(cls) -> CurvePoints:
+        """Curves without a point."""
+        return cls(*(np.zeros(0) for _ in range(4)))
+
     def f1(self) -> Floats:
         """F1 at every point."""
         return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)

@@ -55,17 +55,17 @@ class PicturedFrame:
 
 @dataclass(frozen=True)
 class SetResult:
-    """The results of one set.
+    """The results of one set; `intervals`, `curves`, `categories` and `groups` are empty if only metrics were wanted.
 
     Attributes:
         pixel: AP, AUROC, FPR95, best F1 under the first convention; NaN where the set has no anomaly.
         conventions: the same under each convention of the evaluation.
-        intervals: 95 % percentile intervals over images, where the first convention pools all frames.
         miou: closed-set mean IoU; NaN where the set has no class labels, or the scores come without classes.
         iou: C, per class.
         frames: of the set, in its order.
-        curves: PR and ROC.
         tables: ranked tables per frame, for the paired bootstrap between evaluations.
+        intervals: 95 % percentile intervals over images, where the first convention pools all frames.
+        curves: PR and ROC.
         panel: some frames to look at.
         pictured: the worst and best frames, worst first.
         components: SMIYC's component metrics, if the evaluation has them and the set a threshold.
@@ -77,12 +77,12 @@ class SetResult:
     name: str
     pixel: PixelMetrics
     conventions: dict[str, PixelMetrics]
-    intervals: dict[str, Interval]
     miou: float
     iou: NDArray[np.float64]
     frames: list[FrameResult]
-    curves: CurvePoints
     tables: ImageTables
+    intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    curves: CurvePoints = field(default_factory=CurvePoints.none)
     panel: list[PanelRow] = field(default_factory=list[PanelRow])
     pictured: list[PicturedFrame] = field(default_factory=list[PicturedFrame])
     components: ComponentMetrics | None = None

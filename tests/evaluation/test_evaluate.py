@@ -16,13 +16,15 @@ from sklearn.metrics import average_precision_score
 from mgcda_dist import build
 from mgcda_dist.choices import CLASS_SPACES
 from mgcda_dist.config.keys import description
+from mgcda_dist.config.run import CheckpointConfig
 from mgcda_dist.data.frames import Frame
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import CheckpointError, ConfigError
 from mgcda_dist.evaluation.bootstrap import ImageTables, bootstrap
 from mgcda_dist.evaluation.folder import free_folder, write_evaluation
-from mgcda_dist.evaluation.job import run_job
+from mgcda_dist.evaluation.job import EvaluationJob, run_job
+from mgcda_dist.evaluation.pixel import PixelHistogram
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
 from tests.support import shards as made
@@ -118,6 +120,29 @@ def test_the_folder_holds_what_it_says(run: Path, tmp_path: Path, tiny_shards: P
     assert picture.shape == score.shape == image.shape[:2] and (label == frame.label).all()
     for level in range(1, len(levels), 37):
         assert ((picture >= level) == (score >= levels[level])).mean() > 0.9999
+
+
+def test_the_measurement_of_a_checkpoint_costs_no_interval_and_no_curve(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rank waits for it, and nobody reads them: `Validation.measure` takes the metrics alone."""
+    config, network = build.load_model(run / "model")
+    best = CheckpointConfig.model_validate({"best": {"set": config.evaluation.sets[0], "metric": "ap"}})
+    config = config.model_copy(update={"checkpoint": best})
+    tracking = config.tracking.model_copy(update={"preview_frames": 2})
+    jobs = [build.validation_job(config), build.preview_job(config.model_copy(update={"tracking": tracking}))]
+    whole = build.evaluation_job(config, run / "model")
+    assert not whole.metrics_only and EvaluationJob.of_json(whole.as_json()) == whole
+    (expected,) = run_job(whole, Collectives(), torch.device("cpu")).results
+    assert expected.intervals and expected.curves.recall.size
+    monkeypatch.setattr("mgcda_dist.evaluation.evaluate.bootstrap", lambda *_, **__: pytest.fail("nobody reads it"))
+    monkeypatch.setattr(PixelHistogram, "curves", lambda *_: pytest.fail("nobody reads it"))
+    for job in jobs:
+        assert job is not None
+        (result,) = run_job(job, Collectives(), torch.device("cpu"), network=network.eval()).results
+        assert len(result.panel) == job.panel_frames
+        if job is jobs[0]:
+            assert result.metrics() == expected.metrics() and not result.intervals
 
 
 def test_evaluations_do_not_overwrite_each_other(run: Path, tmp_path: Path) -> None:
