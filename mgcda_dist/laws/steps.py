@@ -67,7 +67,8 @@ def play(
                 total[name] += gradient
         outcomes.append(outcome)
     terms = model.total(outcomes).scalars()
-    flat = world.start_sum(torch.cat([x.flatten() for x in total.values()]), "laws").wait() / world.size
+    whole = torch.cat([x.flatten() for x in total.values()])
+    flat = world.start_sum(whole, "laws", owned=True).wait() / world.size
     # Copies: a view is pickled with the whole vector, once for each parameter.
     split = [x.clone() for x in torch.split(flat, [x.numel() for x in total.values()])]
     return Played(terms, dict(zip(total, split, strict=True)), list(untouched))

@@ -163,9 +163,15 @@ class Collectives:
         """This rank, 0 … W-1."""
         return dist.get_rank(self.group) if dist.is_initialized() else 0
 
-    def start_sum(self, value: Tensor, label: str) -> PendingSum:
-        """Start the sum of `value` over ranks (no gradient); work done before `wait` overlaps with it."""
-        total = value.detach().clone()
+    def start_sum(self, value: Tensor, label: str, *, owned: bool = False) -> PendingSum:
+        """Start the sum of `value` over ranks (no gradient); work done before `wait` overlaps with it.
+
+        Args:
+            value: any shape; the same on every rank.
+            label: of the collective.
+            owned: the caller gives `value` away, which the sum overwrites; otherwise it is copied.
+        """
+        total = value.detach() if owned else value.detach().clone()
         if self.size == 1:
             return PendingSum(total, None, self.stats, label)
         self.stats.add(label, total)

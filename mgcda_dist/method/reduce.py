@@ -51,7 +51,7 @@ class NamedSum:
         self._shapes = {name: tensor.shape for name, tensor in local.items()}
         # float64: location counts of large clusters exceed 2^24, where float32 stops counting.
         packed = [tensor.detach().to(torch.float64).flatten() for tensor in local.values()]
-        self._pending = collectives.start_sum(torch.cat(packed), label)
+        self._pending = collectives.start_sum(torch.cat(packed), label, owned=True)
         self._scalars: dict[str, float] | None = None
 
     def wait(self) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class GradientReduction:
     def _send(self) -> None:
         bucket = self._buckets[len(self._sent)]
         flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in bucket])
-        self._sent.append(self._world.start_sum(flat, _LABEL))
+        self._sent.append(self._world.start_sum(flat, _LABEL, owned=True))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.reduce import NamedSum
 from tests.support.distributed import run_distributed
 
 
@@ -28,6 +29,15 @@ def test_the_sum_does_not_alias_its_argument():
     pending = Collectives().start_sum(x, "sum")
     x.zero_()
     assert pending.wait().tolist() == [1.0, 1.0, 1.0] and pending.wait() is pending.wait()
+
+
+def test_a_tensor_that_is_given_away_is_not_copied():
+    x = torch.arange(3.0)
+    assert Collectives().start_sum(x, "sum", owned=True).wait().data_ptr() == x.data_ptr()
+    local = torch.ones(2, dtype=torch.float64)
+    sums = NamedSum({"alone": local}, Collectives(), "sum")
+    local.zero_()
+    assert sums.wait()["alone"].tolist() == [1.0, 1.0], "what is given away is never the caller's own"
 
 
 def test_a_copied_module_talks_over_the_same_group():

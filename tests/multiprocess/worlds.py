@@ -124,7 +124,7 @@ def _gather(rank: int, size: int, group: dist.ProcessGroup | None) -> dict[str, 
 def _two_sums(rank: int, group: dist.ProcessGroup | None) -> list[float]:
     collectives = Collectives(group)
     first = collectives.start_sum(torch.tensor([float(rank + 1)]), "first")
-    second = collectives.start_sum(torch.tensor([10.0 ** (rank + 1)]), "second")
+    second = collectives.start_sum(torch.tensor([10.0 ** (rank + 1)]), "second", owned=True)
     return [second.wait().item(), first.wait().item(), first.wait().item()]
 
 

@@ -29,7 +29,7 @@ class TwoRanks(Collectives):
     def size(self) -> int:
         return 2
 
-    def start_sum(self, value: Any, label: str) -> Any:
+    def start_sum(self, value: Any, label: str, *, owned: bool = False) -> Any:
         raise AssertionError("nobody may wait for another rank")
 
     def start_gather(self, rows: Any, label: str, num_rounded: int = 0) -> Any:
