@@ -141,7 +141,8 @@ def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
     """Pixels that each image of the global micro-batch may give, per side.
 
     The budget of a side is its average times the images that have it. With `image_aware` it is shared by a softmax over
-    the standardised mean difficulty (free of the score's scale and offset) and capped at twice the average.
+    the standardised mean difficulty (free of the score's scale and offset). No image gets more than twice the average,
+    which bounds its rows; what that takes from the hardest ones is left out of the sample.
 
     Args:
         mean, present: B×2 from `image_difficulty`, over the global micro-batch.
@@ -160,7 +161,7 @@ def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
     # the easiest images in the sample.
     weight = torch.exp((mean - centre) * present / (2.0 * spread + 1e-6)) * present
     weight = weight / weight.sum(dim=0).clamp(min=1e-12)
-    # Rounding the running total keeps the sum of the quotas at the budget.
+    # Rounding the running total keeps the sum of the quotas, before the bound, at the budget.
     total = torch.floor(weight.cumsum(dim=0) * average * num_images + 0.5)
     quota = torch.diff(total, dim=0, prepend=torch.zeros_like(total[:1]))
     return torch.minimum(quota, 2 * average).to(torch.int64)
