@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from mgcda_dist.method.cacl.queue import PixelMetadata
 from mgcda_dist.method.cacl.rows import pull, push_apart
 from mgcda_dist.method.cacl.selection import Selection
-from mgcda_dist.method.reduce import read_scalars
 
 __all__ = ["Distributions", "contrast_expected", "expected_similarity", "merged_moments"]
 
@@ -89,10 +88,6 @@ class Distributions(nn.Module):
     def signals(self) -> dict[str, Tensor]:
         """Share of the (domain, type) whose distribution is known, a scalar."""
         return {"distributions_known": (self.weight > 0).float().mean()}
-
-    def health(self) -> dict[str, float]:
-        """The value of `signals`."""
-        return read_scalars(self.signals())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distributions:
         # Cast to bf16, running moments would stand still: a step moves them by less than the format resolves.

@@ -37,7 +37,7 @@ from mgcda_dist.method.cacl.sampler import (
 from mgcda_dist.method.cacl.selection import Choice, Selection
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.randomness import stream_key, uniform
-from mgcda_dist.method.reduce import LossTerm, StepCounts, known, local_mean, read_scalars
+from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
 __all__ = ["CACL", "groups_of_mean"]
 
@@ -227,19 +227,15 @@ class CACL(nn.Module):
             self.distributions.update(all_rows, torch.cat([z for _, z in entering]))
 
     def signals(self, step: int, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars that tell how the memory fares, and the share of positives that cross domains; see `health`."""
-        positives, crossing = totals[_PAIRS].unbind(dim=1)
-        shares = dict(zip(("crossing_inlier", "crossing_anomaly"), crossing / positives, strict=True))
-        return self.queue.signals(step) | (self.distributions.signals() if self.distributions else {}) | shares
-
-    def health(self, step: int, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """The values of `signals`, named as they are logged below `cacl/`; without a share of no positives.
+        """Scalars that tell how the memory fares, and the share of positives that cross domains; NaN: no positives.
 
         Args:
             step: of training.
             totals: of the step, over ranks and micro-batches.
         """
-        return known(read_scalars(self.signals(step, totals)))
+        positives, crossing = totals[_PAIRS].unbind(dim=1)
+        shares = dict(zip(("crossing_inlier", "crossing_anomaly"), crossing / positives, strict=True))
+        return self.queue.signals(step) | (self.distributions.signals() if self.distributions else {}) | shares
 
     def _entering(self, sample: GatheredSample) -> tuple[PixelMetadata, Tensor]:
         """Rows that enter the memory: all, or of each image and type a few by draw."""

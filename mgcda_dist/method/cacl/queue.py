@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from mgcda_dist.method.cacl.sampler import NO_TYPE, rank_within
-from mgcda_dist.method.reduce import read_scalars
 
 __all__ = ["MemoryQueue", "PixelMetadata", "few_per_image"]
 
@@ -200,7 +199,3 @@ class MemoryQueue(nn.Module):
             return {}
         fill = {"queue_fill_inlier": filled[0::2].float().mean(), "queue_fill_anomaly": filled[1::2].float().mean()}
         return fill | {"queue_age_steps": ((step - self.steps) * filled).sum() / filled.sum().clamp(min=1)}
-
-    def health(self, step: int) -> dict[str, float]:
-        """The values of `signals`."""
-        return read_scalars(self.signals(step))

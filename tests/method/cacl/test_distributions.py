@@ -17,7 +17,7 @@ from mgcda_dist.method.cacl.distributions import Distributions, contrast_expecte
 from mgcda_dist.method.cacl.exchange import GatheredSample
 from mgcda_dist.method.cacl.rows import pull, push_apart
 from mgcda_dist.method.collectives import Collectives
-from mgcda_dist.method.reduce import local_mean
+from mgcda_dist.method.reduce import known, local_mean, read_scalars
 from tests.support import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,7 +55,7 @@ def test_running_moments_are_those_of_all_rows_by_age(pushes: list[list[tuple[in
                 mean, variance = expected.moments(key)
                 assert distributions.mean[index].tolist() == pytest.approx(mean, abs=1e-12)
                 assert distributions.variance[index].tolist() == pytest.approx(variance, abs=1e-12)
-    assert distributions.health()["distributions_known"] == pytest.approx(len(expected.rows) / 9)
+    assert float(distributions.signals()["distributions_known"]) == pytest.approx(len(expected.rows) / 9)
 
 
 def contrasting(selection: Selection, temperature: float = 0.3, balance: Balance = "anchors") -> CACL:
@@ -173,7 +173,7 @@ def test_it_has_no_queue_and_keeps_its_moments_in_single_precision():
     assert cacl.queue.capacity == 0 and not cacl.queue.is_sharded
     assert cacl.distributions is not None
     assert {buffer.dtype for buffer in cacl.distributions.buffers()} == {torch.float32}
-    assert list(cacl.health(0, {"cacl/pairs": torch.tensor([[4, 1], [0, 0]])})) == [
+    assert list(known(read_scalars(cacl.signals(0, {"cacl/pairs": torch.tensor([[4, 1], [0, 0]])})))) == [
         "distributions_known",
         "crossing_inlier",
     ]

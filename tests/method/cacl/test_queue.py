@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
 from mgcda_dist.method.randomness import uniform
+from mgcda_dist.method.reduce import read_scalars
 from tests.support import reference
 from tests.support.tiny import lively, tiny_batch
 
@@ -78,12 +79,13 @@ def test_rows_enter_without_their_graph():
 
 
 def test_health_tells_fill_and_age():
-    assert MemoryQueue(2, CLASSES, 0, DIM).health(0) == {}, "without capacity there is no memory"
+    assert MemoryQueue(2, CLASSES, 0, DIM).signals(0) == {}, "without capacity there is no memory"
     queue = MemoryQueue(2, CLASSES, 4, DIM).double()
-    assert queue.health(0) == {"queue_fill_inlier": 0.0, "queue_fill_anomaly": 0.0, "queue_age_steps": 0.0}
+    empty = {"queue_fill_inlier": 0.0, "queue_fill_anomaly": 0.0, "queue_age_steps": 0.0}
+    assert read_scalars(queue.signals(0)) == empty
     queue.push(*rows_of([(0, 0), (1, 0), (CLASSES, 1)], 0), 2)
     queue.push(*rows_of([(0, 0)], 1), 6)
-    health = queue.health(10)
+    health = read_scalars(queue.signals(10))
     assert health["queue_fill_inlier"] == pytest.approx(3 / 8)
     assert health["queue_fill_anomaly"] == pytest.approx(1 / 8)
     assert health["queue_age_steps"] == pytest.approx((8 * 3 + 4) / 4)
