@@ -90,6 +90,7 @@ def test_the_tables_that_programs_write_are_there() -> None:
     ]
     assert {_name(path) for path, _ in parts} == {
         "benchmarks/results/methods.md",
+        "benchmarks/results/multi_source.md",
         "benchmarks/results/parts.md",
         "benchmarks/results/small_benchmark.md",
         "benchmarks/results/synthetic_to_real.md",

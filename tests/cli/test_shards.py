@@ -125,7 +125,8 @@ def test_a_sample_can_be_left_out_by_name(dataset: Path, tmp_path: Path) -> None
     (tmp_path / "src" / "trainannot" / "f03.png").write_bytes(b"broken")
     command = ("write", "camvid", "src", "out", "--samples-per-shard", 2)
     failed = mgcda(*command, cwd=tmp_path)
-    assert failed.returncode == 2 and "error: f03: the label is not" in failed.stderr and "--skip" in failed.stderr
+    told = "error: f03 (src/trainannot/f03.png): the label is not"
+    assert failed.returncode == 2 and told in failed.stderr and "--skip" in failed.stderr
     assert failed.stderr.count("→") == 1 and "0x" not in failed.stderr, "one remedy, and no address of memory"
     strange = mgcda(*command, "--skip", "f99", cwd=tmp_path)
     assert strange.returncode == 2 and "no sample has the key f99\n  → keys look like f00" in strange.stderr
