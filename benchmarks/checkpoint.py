@@ -42,7 +42,7 @@ def _engine(width: int, stage: int, world: Collectives) -> DeepSpeedEngine:
     from examples.single_process import CLASSES, Network
 
     torch.manual_seed(0)
-    model = MGCDA(Network(width), segmentation_loss("energy_hinge", CLASSES), scorer("energy"), collectives=world)  # type: ignore[arg-type]
+    model = MGCDA(Network(width), segmentation_loss("energy_hinge", CLASSES), scorer("energy"), collectives=world)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "name": "all", "lr": 1e-4, "base_lr": 1e-4}]
     config = deepspeed_config(
         micro_batch=IMAGES // world.size, accumulation=1, zero_stage=stage, precision="fp32", clip_norm=5.0

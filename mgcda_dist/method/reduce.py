@@ -92,13 +92,17 @@ class StepCounts:
 
     def start(self) -> StepCounts:
         """Start the sum over ranks; without it the counts are sent with the first `sum_beside`."""
-        self._pending = self._pending or NamedSum(self._local, self.collectives, "counts")
+        self._sum()
         return self
+
+    def _sum(self) -> NamedSum:
+        self._pending = self._pending or NamedSum(self._local, self.collectives, "counts")
+        return self._pending
 
     def total(self) -> dict[str, Tensor]:
         """The counts over all ranks, by name."""
         if self._total is None:
-            self._total = self.start()._pending.wait()  # type: ignore[union-attr]
+            self._total = self._sum().wait()
         return self._total
 
     def sum_beside(self, local: NamedTensors, label: str) -> dict[str, Tensor]:

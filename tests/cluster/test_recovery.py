@@ -199,7 +199,7 @@ def test_workers_leave_for_more_only_where_all_of_them_fit(monkeypatch: pytest.M
 
 
 def test_a_number_that_fails_twice_makes_way_for_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where Ray counts as free what is not to be had, and after the smallest number from the start again."""
+    """Ray may count as free what is not to be had; after the smallest number it begins with the largest again."""
     cluster = _Cluster(monkeypatch, tmp_path, cpus=[4], free=[4])
     assert [cluster.starts() for _ in range(8)] == [4, 4, 3, 3, 2, 2, 4, 4]
     assert cluster.said[:2] == [
