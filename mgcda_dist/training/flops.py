@@ -7,8 +7,12 @@ the data sheets of cards do; what is computed again to save memory is not counte
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,23 +76,28 @@ def micro_batch_flops(
     number = torch.zeros(images, dtype=torch.int64, device="meta")
     weak = _images(num_unlabelled, size) if model.teacher is not None else None
     batch = Batch(_images(images, size), label, number, number, 0, unlabelled=unlabelled, weak=weak)
-    state = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
-        for tensors in (model.named_parameters, model.named_buffers)
-        for name, tensor in tensors(remove_duplicate=False)
-    }
+    teacher = nullcontext() if model.teacher is None else model.teacher.answered_by(_shapes_of(model.teacher.network))
     world, model.collectives = model.collectives, _OneRank()
     try:
         # A compiled network is counted as it is written: a compiler's kernels have no formula.
         with (
             torch.compiler.set_stance("force_eager"),
             activations_kept(model.segmenter),
+            teacher,
             FlopCounterMode(display=False) as counter,
         ):
-            functional_call(model, state, (batch, progress)).loss.backward()
+            _shapes_of(model)(batch, progress).loss.backward()
     finally:
         model.collectives = world
     return int(counter.get_total_flops())
+
+
+def _shapes_of(module: nn.Module) -> Callable[..., Any]:
+    """The module as a function of `meta` tensors, with its own parameters and buffers as such."""
+    found = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    shapes = {id(x): torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for _, x in found}
+    state = {name: shapes[id(tensor)] for name, tensor in found}  # what is tied stays so
+    return lambda *arguments: functional_call(module, state, arguments)
 
 
 def _images(number: int, size: tuple[int, int]) -> Tensor:

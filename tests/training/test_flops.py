@@ -10,12 +10,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgcda_dist.method.batch import Prediction
+from mgcda_dist import build
+from mgcda_dist.method.batch import VOID, Prediction
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.models.activations import checkpoint_activations
 from mgcda_dist.models.exported import bare_segmenter
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
+from tests.support.configs import plain_config
 from tests.support.tiny import NUM_CLASSES, PlainSegmentationLoss, energy, tiny_batch, tiny_mgcda
 
 SIZE = 16, 24
@@ -52,6 +54,48 @@ def test_they_are_those_of_a_real_step(options: dict[str, Any]) -> None:
     assert model.collectives is world and torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
     assert all(parameter.grad is None and not parameter.is_meta for parameter in model.parameters())
+
+
+def test_so_are_those_of_a_teacher_whose_network_has_tensors_of_its_own() -> None:
+    """A timm backbone comes with means, deviations and frozen statistics that no state dict of the method holds."""
+    height, width = size = 64, 64
+    config = plain_config(
+        data={"crop_px": list(size)},
+        model={"backbone": "test_resnet.r160_in1k", "decoder_channels": 16},
+        cacl={"enabled": False},
+        teacher={"enabled": True},
+    )
+    model = build.mgcda(config).train()
+    batch = tiny_batch(0, 4, height, width)
+    told = torch.arange(4) >= 3
+    label = torch.where(told[:, None, None], VOID, batch.label.clamp(max=1))
+    batch = replace(batch, label=label, domain=batch.domain % 2, unlabelled=told, weak=batch.image[told])
+    with FlopCounterMode(display=False) as counter:
+        model(batch, 1.0).loss.backward()
+    assert model.teacher is not None
+    network, before = model.teacher.network, {name: x.clone() for name, x in model.teacher.network.state_dict().items()}
+    assert micro_batch_flops(model, 4, size, num_unlabelled=1) == counter.get_total_flops()
+    assert model.teacher.network is network
+    assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
+
+
+def test_weights_that_two_layers_share_count_in_both() -> None:
+    class Twice(OneConvolution):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = nn.Conv2d(3, NUM_CLASSES, 3, padding=1)
+            self.again.weight = self.layer.weight
+
+        def forward(self, image: torch.Tensor) -> Prediction:
+            logits = self.layer(image.float()) + self.again(image.float())
+            return Prediction(logits, {}, logits)
+
+    def flops(network: nn.Module) -> int:
+        return micro_batch_flops(
+            MGCDA(network, PlainSegmentationLoss(), lambda prediction: energy(prediction.logits)), 1, SIZE
+        )
+
+    assert flops(Twice()) == 2 * flops(OneConvolution())
 
 
 def test_a_rank_with_a_part_of_the_memory_counts_alone() -> None:

@@ -8,7 +8,8 @@ running statistics of batch norm, are means already and are copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Teacher(nn.Module):
         network.load_state_dict(segmenter.state_dict(), strict=True)
         # A tuple is no submodule: a registered one would be trained, sliced and cast with the rest.
         self._hidden = (network.requires_grad_(False).eval(),)
+        self._stand_in: Callable[[Tensor], Prediction] | None = None
         for name, tensor in network.state_dict().items():
             self.register_buffer(_buffer_name(name), _widened(tensor.detach().clone()))
         self._fill_network()
@@ -57,6 +59,15 @@ class Teacher(nn.Module):
     def network(self) -> nn.Module:
         """The bare network with the averaged parameters; it shares memory with the buffers."""
         return self._hidden[0]
+
+    @contextmanager
+    def answered_by(self, network: Callable[[Tensor], Prediction]) -> Generator[None]:
+        """Let a function answer in the network's place, within the block: its tensors are out of reach from outside."""
+        self._stand_in = network
+        try:
+            yield
+        finally:
+            self._stand_in = None
 
     @torch.no_grad()
     def forward(self, batch: Batch, score: Callable[[Prediction], Tensor], size: tuple[int, int]) -> Taught:
@@ -71,7 +82,8 @@ class Teacher(nn.Module):
         weight, inlier = self._floating().new_zeros(len(label)), torch.zeros_like(label, dtype=torch.bool)
         asked = _asked(batch)
         if len(asked):
-            prediction: Prediction = self.network(batch.image[asked] if batch.weak is None else batch.weak)
+            network = self.network if self._stand_in is None else self._stand_in
+            prediction: Prediction = network(batch.image[asked] if batch.weak is None else batch.weak)
             logits, mask = prediction.logits, teachable(batch, size)[asked]
             limits = {"confidence": self.confidence, "score_quantile": self.score_quantile}
             taught = taught_labels(logits, score_on_grid(score(prediction), size), mask, **limits)
