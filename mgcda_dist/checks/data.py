@@ -1,0 +1,166 @@
+"""Checks of the data of a run: shards, Datasets and sets that do not fit the configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mgcda_dist.build.data import class_space, dataset_reader
+from mgcda_dist.checks.domains import unaligned
+from mgcda_dist.checks.terms import unlearned, untaught
+from mgcda_dist.choices import INLIER
+from mgcda_dist.config.data import PasteConfig, StreamConfig
+from mgcda_dist.config.run import EvaluationSetConfig
+from mgcda_dist.config.schema import Config
+from mgcda_dist.data.decode import decode_cutout
+from mgcda_dist.data.folders import label_pixels, open_shards
+from mgcda_dist.data.labels import mistaken_for_void
+from mgcda_dist.data.reader import ShardReader
+from mgcda_dist.data.shards.categories import choose_objects
+from mgcda_dist.errors import MgcdaError, ShardError
+
+__all__ = ["DataProblem", "check_data", "check_dataset"]
+
+_VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
+_Path = tuple[str | int, ...]
+
+
+class DataProblem(NamedTuple):
+    """A problem with a run's data: the key of the configuration, the reason, and a remedy."""
+
+    path: _Path
+    problem: str
+    remedy: str
+
+
+def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProblem], list[str]]:
+    """Problems with the data of a run, each of which would spoil or stop it, and warnings, in words.
+
+    Reads manifests, whose histograms tell every id that labels hold; with `samples`, also one sample of each folder. Of
+    a Dataset, the items that stand for all of it are read, twice; with `samples` their labels are checked, too.
+    """
+    problems, warnings = _check_data(config, samples=samples)
+    for phase in config.training_phases[:-1]:
+        if phase.config.data == config.data and phase.config.teacher == config.teacher:
+            continue
+        further, doubtful = _check_data(phase.config, samples=samples)
+        at = ("phases", phase.index)
+        problems += [DataProblem((*at, *each.path), each.problem, each.remedy) for each in further]
+        warnings += [f"phase {phase.name}: {text}" for text in doubtful if text not in warnings]
+    return problems, warnings
+
+
+def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], list[str]]:
+    """`check_data` of one phase."""
+    problems: list[DataProblem] = []
+    warnings: list[str] = []
+    seen: dict[str, Counter[int] | None] = {}
+    training: dict[str, StreamConfig] = {}
+    for path, entry in _entries(config):
+        key = "shards" if entry.dataset is None else "dataset"
+        try:
+            found = _check_entry(config, entry, samples=samples)
+        except MgcdaError as error:
+            problems.append(DataProblem((*path, key), f"{error.where}: {error.problem}", error.remedy))
+            continue
+        warnings += found.doubts
+        if isinstance(entry, StreamConfig):
+            seen[entry.name] = found.pixels
+            warnings += _same_data(training.setdefault(found.digest, entry), entry)
+            if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
+                warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
+        elif path[0] == "checkpoint" and (found.digest in training or found.test_split):
+            use = training.get(found.digest)
+            problem = f"stream {use.name} trains on it" if use else found.test_split
+            problems.append(
+                DataProblem((*path, key), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
+            )
+        elif found.digest in training:
+            warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on")
+        elif found.pixels == Counter():
+            warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
+    if not problems:
+        known = {name: pixels for name, pixels in seen.items() if pixels is not None}
+        if len(known) == len(seen):  # nothing counts the pixels of a Dataset
+            warnings += unlearned(config, sum(known.values(), Counter()))
+            warnings += unaligned(config, known)
+        warnings += untaught(config)
+    return problems, warnings
+
+
+class _Found(NamedTuple):
+    """Data that a stream or set reads."""
+
+    digest: str
+    pixels: Counter[int] | None
+    """Per train id, none where labels are not read; None: nobody has counted them."""
+    doubts: Sequence[str] = ()
+    test_split: str = ""
+    """In words, if it is one."""
+
+
+def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> _Found:
+    if entry.shards is None:
+        digest, _ = check_dataset(config, entry, samples=samples)
+        return _Found(digest, Counter() if isinstance(entry, StreamConfig) and not entry.labelled else None)
+    manifest = open_shards(entry.shards, "frames")
+    if samples:
+        ShardReader(manifest).frame(0)
+    _check_objects(entry.paste, samples=samples)
+    is_stream = isinstance(entry, StreamConfig)
+    if is_stream and entry.labelled and not manifest.label_histogram:
+        problem = f"stream {entry.name} is labelled, but its shards hold no labels"
+        raise ShardError(manifest.place, problem, "set labelled: false on the stream, or use labelled shards")
+    read = not is_stream or entry.labelled
+    pixels = label_pixels(manifest, class_space(config.data)) if read else Counter[int]()
+    doubt = mistaken_for_void(manifest.label_format, manifest.label_histogram) if pixels else None
+    test_split = f"{manifest.place} is a test split ({manifest.dataset})" if manifest.split == "test" else ""
+    return _Found(manifest.digest, pixels, [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else [], test_split)
+
+
+def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> tuple[str, int]:
+    """The digest of the Dataset of a stream or set, and its number of items.
+
+    Args:
+        samples: check the labels of the items that are read, too.
+
+    Raises:
+        MgcdaError: a Dataset that cannot be made or read, or does not fit the stream or set.
+    """
+    reader = dataset_reader(entry, config.data)
+    labelled = not isinstance(entry, StreamConfig) or entry.labelled
+    for index in reader.probes if samples else []:
+        frame = reader.frame(index, labelled=labelled)
+        if labelled and frame.ids is None and isinstance(entry, StreamConfig):
+            raise ShardError(frame.where, "it has no label, but the stream is labelled", "set labelled: false on it")
+    _check_objects(entry.paste, samples=samples)
+    return reader.digest(), len(reader)
+
+
+def _check_objects(paste: PasteConfig | None, *, samples: bool) -> None:
+    if paste is None:
+        return
+    objects = open_shards(paste.objects, "objects")
+    choose_objects(objects, paste.include, paste.exclude)
+    if samples:
+        first = ShardReader(objects).read(0)
+        decode_cutout(first.image, first.where, first.exif)
+
+
+def _same_data(first: StreamConfig, entry: StreamConfig) -> Iterator[str]:
+    if first.domain_name != entry.domain_name:
+        what = "shards" if entry.shards else "items"
+        yield (
+            f"domains {first.domain_name} and {entry.domain_name} are the same {what}: only objects and labels tell "
+            f"them apart; give the streams {first.name} and {entry.name} one `domain`"
+        )
+
+
+def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationSetConfig]]:
+    for i, stream in enumerate(config.data.streams):
+        yield ("data", "streams", i), stream
+    for i, entry in enumerate(config.evaluation.sets):
+        yield ("evaluation", "sets", i), entry
+    if config.checkpoint.best is not None:
+        yield ("checkpoint", "best", "set"), config.checkpoint.best.set
