@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mgcda_dist.method.reduce import NamedSum, StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
 from mgcda_dist.training.masters import Masters
 from mgcda_dist.training.reduction import GradientReduction
+from mgcda_dist.training.unfused import OneLookStep
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
 
@@ -113,10 +115,10 @@ class DeepSpeedEngine:
             config = {**config, "zero_optimization": most | config["zero_optimization"]}
         rounds = any(config[name]["enabled"] for name in ("bf16", "fp16"))
         self._scales = bool(config["fp16"]["enabled"])
-        self._engine_checks = self._zero_stage > 0 or rounds
+        self._engine_checks = self._zero_stage > 0
         self._clip_norm = float(config["gradient_clipping"])
         if not self._engine_checks:
-            # There DeepSpeed clips without looking, and stumbles where no parameter has a gradient.
+            # There DeepSpeed looks parameter by parameter, or not at all, and stumbles where none has a gradient.
             config = {**config, "gradient_clipping": 0.0}
         export_masters = export_masters and rounds
         given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
@@ -124,8 +126,10 @@ class DeepSpeedEngine:
             self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
+        self._one_look: OneLookStep | None = None
         if self._zero_stage == 0 and rounds:
             _forget_first_step(self._engine.optimizer)
+            self._one_look = OneLookStep(self._engine.optimizer, self._clip_norm)
         self._masters: Masters | None = None
         if export_masters:
             self._masters = Masters(self._engine.optimizer, self._zero_stage)
@@ -171,7 +175,9 @@ class DeepSpeedEngine:
         for group in self._groups():
             group["lr"] = group["base_lr"] * (rate(group) if callable(rate) else rate)
         self._is_first_of_step = self._engine.is_gradient_accumulation_boundary()
-        if self._is_first_of_step and not self._engine_checks:
+        if self._is_first_of_step and self._one_look is not None:
+            self._norm = self._one_look.look(partial(_read, totals=totals))
+        elif self._is_first_of_step and not self._engine_checks:
             self._norm = self._clip_or_drop(totals)
         self._engine.step()
         if self._is_first_of_step and self._engine_checks:

@@ -60,7 +60,7 @@ BESIDE_THE_MIRROR = {
     "training/test_elastic.py": "resuming with another number of ranks",
     "training/test_fp16.py": "training in fp16, under every stage of ZeRO",
     "training/test_host_waits.py": "where the host waits for a GPU, over the loop, the engine and the method",
-    "training/test_masters.py": "what is exported with bf16, under every stage of ZeRO",
+    "training/test_masters.py": "bf16 under every stage of ZeRO: what is exported, and the step of stage 0",
     "training/test_refused.py": "steps whose loss or gradient is not finite",
     "training/test_run.py": "the training loop from the first step to the exported model",
     "training/test_teacher.py": "the average of the segmenter under every stage of ZeRO",

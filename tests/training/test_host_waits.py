@@ -61,6 +61,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": {"norm": "group"},
         "engine": {"zero_stage": 2, "precision": "bf16"},
     },
+    "rounded": {"engine": {"zero_stage": 0, "precision": "bf16"}},
 }  # fmt: skip
 
 METERED = "default"
@@ -82,6 +83,7 @@ WAITS: dict[str, list[dict[str, int]]] = {  # of a logged step, and of one that 
         {READ: 1},
     ],
     "distribution": [{READ: 1, **GRADIENTS, **LOGGED}, {READ: 1, **GRADIENTS}],
+    "rounded": [{READ: 1, **LOGGED}, {READ: 1}],
 }
 SCORED = "evaluation/test_time.py"
 SCORING: dict[str, dict[str, int]] = {  # of two frames

@@ -1,18 +1,26 @@
-"""With bf16, the optimiser's float32 begins with the weights that were given, and is exported on every rank."""
+"""With bf16, the optimiser's float32 begins with the weights that were given, and is exported on every rank.
+
+The step of ZeRO 0 is DeepSpeed's own, and asks once whether its gradients are finite.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mgcda_dist.training.unfused import OneLookStep
 from tests.support.distributed import run_distributed
 from tests.support.engine import micro_batches, tiny_engine
 from tests.support.tiny import tiny_mgcda
 
 _BATCH, _STEPS = 8, 3
+_CLIP = 0.5
+_SCALES = (1.0, 1e-3, math.nan, 1.0, math.inf, 1e-3)
+"""Of the gradients of each step: above and below what clips, and not finite."""
 _State = dict[str, Tensor]
 
 
@@ -49,13 +57,63 @@ def _exported(stage: int, *, masters: bool) -> _Found:
     return _Found(begun, first, *found)
 
 
-def _all() -> dict[tuple[int, bool], _Found]:
-    return {(stage, masters): _exported(stage, masters=masters) for stage in range(4) for masters in (True, False)}
+class _Steps(NamedTuple):
+    """Parameters and their float32; of each step whether it was refused, the norm, the number; looks of the host."""
+
+    tensors: list[Tensor]
+    said: list[tuple[bool, float, int]]
+    looks: int
+
+
+def _stepped(*, own: bool) -> _Steps:
+    """Of DeepSpeed's optimiser for ZeRO 0, with its own step or ours."""
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)).bfloat16()
+    groups: Any = [{"params": layer.parameters(), "lr": 0.01 * (i + 1)} for i, layer in enumerate(network)]
+    optimizer: Any = FP16_UnfusedOptimizer(
+        torch.optim.AdamW(groups), low_precision_dtype=torch.bfloat16, clip_grad=_CLIP
+    )
+    step, looks, said = OneLookStep(optimizer, _CLIP) if own else None, list[Tensor](), list[tuple[bool, float, int]]()
+    parameters, masters = list(network.parameters()), [master for group in optimizer.fp32_groups for master in group]
+    generator = torch.Generator().manual_seed(1)
+
+    def read(norm: Tensor) -> float:
+        looks.append(norm)
+        return float(norm)
+
+    for scale in _SCALES:
+        for parameter in parameters[:-1]:  # no loss depends on the last
+            parameter.grad = torch.randn(parameter.shape, generator=generator).bfloat16() * min(scale, 1.0)
+        parameters[1].grad = parameters[1].grad.mul(scale)  # pyright: ignore[reportOptionalMemberAccess]
+        norm = step.look(read) if step is not None else None
+        said.append((optimizer.step(), optimizer._global_grad_norm, optimizer.loss_scale_config.cur_iter))
+        assert norm is None or norm == said[-1][1]
+        assert all(master.grad is None for master in masters)
+        optimizer.zero_grad()
+    return _Steps([*parameters, *masters], said, len(looks))
+
+
+class _All(NamedTuple):
+    exported: dict[tuple[int, bool], _Found]
+    steps: tuple[_Steps, _Steps]
+
+
+def _all() -> _All:
+    cases = [(stage, masters) for stage in range(4) for masters in (True, False)]
+    exported = {(stage, masters): _exported(stage, masters=masters) for stage, masters in cases}
+    return _All(exported, (_stepped(own=True), _stepped(own=False)))
 
 
 @pytest.fixture(scope="module")
-def found() -> list[dict[tuple[int, bool], _Found]]:
+def all_of_it() -> list[_All]:
     return run_distributed(_all, 2)
+
+
+@pytest.fixture(scope="module")
+def found(all_of_it: list[_All]) -> list[dict[tuple[int, bool], _Found]]:
+    return [of_rank.exported for of_rank in all_of_it]
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -94,3 +152,13 @@ def test_every_stage_makes_the_same_first_step(found: list[dict[tuple[int, bool]
         steps = [(of_rank[stage, True].first[name] - begun).abs().mean() for stage in range(4)]
         torch.testing.assert_close(steps[0], steps[1], rtol=0.02, atol=1e-6, msg=name)
         torch.testing.assert_close(steps[3], steps[1], rtol=0.02, atol=1e-6, msg=name)
+
+
+def test_the_step_of_zero_0_is_that_of_deepspeed(all_of_it: list[_All]) -> None:
+    own, theirs = all_of_it[0].steps
+    assert own.looks == len(_SCALES), "one a step, of any number of parameters and groups"
+    assert [refused for refused, *_ in own.said] == [not math.isfinite(scale) for scale in _SCALES]
+    for one, other in zip(own.said, theirs.said, strict=True):
+        assert one[::2] == other[::2] and math.isclose(one[1], other[1], rel_tol=1e-6)
+    for x, y in zip(own.tensors, theirs.tensors, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-8)
