@@ -84,7 +84,7 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
         known = {name: pixels for name, pixels in seen.items() if pixels is not None}
         if len(known) == len(seen):  # nothing counts the pixels of a Dataset
             warnings += unlearned(config, sum(known.values(), Counter()))
-            warnings += unaligned(config, known)
+        warnings += unaligned(config, seen)
         warnings += untaught(config)
     return problems, warnings
 
