@@ -186,6 +186,9 @@ def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path
 _PASTE = {"probability": 0.5}
 _BARE = {"labelled": False}
 _OUTLIER = {"enabled": True, "outlier_weight": 0.1}
+_BARE_PASTED = {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}
+_NO_INLIER = "domain b gives CACL anomalies and no inlier.* set cacl.unlabelled_confidence, or teacher.enabled and"
+_NO_CACL = {"cacl": {"enabled": False}}
 
 
 @pytest.mark.parametrize(
@@ -196,29 +199,32 @@ _OUTLIER = {"enabled": True, "outlier_weight": 0.1}
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True}}, ["no image to label"]),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True, "weight": 0}}, []),
-        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": {"enabled": True}}, []),
+        (_BARE_PASTED, {"teacher": {"enabled": True}}, [_NO_INLIER]),
         (
             {"a": {"paste": _PASTE}, "b": {"paste": _PASTE}},
             {"data": {"augment": {"class_mix": 0.5}}},
             ["data.augment.class_mix: all streams are labelled"],
         ),
-        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"data": {"augment": {"class_mix": 0.5}}}, []),
-        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": _OUTLIER}, []),
-        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {"teacher": {"outlier_weight": 1}}, []),
+        (_BARE_PASTED, {"data": {"augment": {"class_mix": 0.5}}}, [_NO_INLIER]),
+        (_BARE_PASTED, {"teacher": _OUTLIER}, [_NO_INLIER]),
+        (_BARE_PASTED, {"teacher": _OUTLIER | {"contrast": True}}, []),
+        (_BARE_PASTED, {"teacher": {"outlier_weight": 1}}, [_NO_INLIER]),
+        (_BARE_PASTED, {"cacl": {"unlabelled_confidence": 0.9}}, []),
+        (_BARE_PASTED | {"b2": {"of": "b", "domain": "b", "paste": _PASTE}}, {}, []),
         (
-            {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE},
-            {"teacher": _OUTLIER | {"weight": 0}},
+            _BARE_PASTED,
+            {"teacher": _OUTLIER | {"weight": 0}, **_NO_CACL},
             ["teacher.outlier_weight: it is multiplied by teacher.weight"],
         ),
         *(
             (
-                {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE},
-                {"teacher": _OUTLIER, "loss": {"outlier": kind}, "model": {"score": "entropy"}},
+                _BARE_PASTED,
+                {"teacher": _OUTLIER, "loss": {"outlier": kind}, "model": {"score": "entropy"}, **_NO_CACL},
                 [f"loss.outlier={kind} has no side .* one of energy_hinge, rba_hinge"],
             )
             for kind in ("entropy", "abstention", "none")
         ),
-        ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}, {}, []),
+        (_BARE_PASTED, {}, [_NO_INLIER]),
         ({"a": {"paste": {"probability": 1}}, "a2": {"domain": "a"} | _BARE, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"enabled": False}}, ["anomalies are in domain a alone"]),

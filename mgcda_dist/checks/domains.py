@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from mgcda_dist.choices import ANOMALY
+from mgcda_dist.choices import ANOMALY, INLIER
 from mgcda_dist.config.schema import Config
 
 __all__ = ["unaligned"]
@@ -20,7 +20,7 @@ def unaligned(config: Config, seen: Mapping[str, Counter[int] | None]) -> Iterat
         seen: pixels per train id by stream; None: nothing counts those of its Dataset, and what is pasted and whether
             there are labels have to do.
     """
-    rates, rows = dict.fromkeys(config.data.domains, 0.0), set[str]()
+    rates, inliers = dict.fromkeys(config.data.domains, 0.0), set[str]()
     given = config.cacl.unlabelled_confidence is not None or (config.teacher.enabled and config.teacher.contrast)
     share = {name: sum(s.per_step for s in config.data.streams if s.domain_name == name) for name in rates}
     uncounted = list[str]()
@@ -29,20 +29,23 @@ def unaligned(config: Config, seen: Mapping[str, Counter[int] | None]) -> Iterat
         rate = stream.paste.probability if stream.paste else 0.0
         rate = 1.0 if (pixels or {}).get(ANOMALY) else rate  # of labels the share of images is not known
         rates[stream.domain_name] += rate * stream.per_step / share[stream.domain_name]
-        if rate or stream.labelled or given:
-            rows.add(stream.domain_name)
+        if given if not stream.labelled else pixels is None or any(x < INLIER for x in pixels):
+            inliers.add(stream.domain_name)
         if stream.labelled and pixels is None and rate < 1:
             uncounted.append(stream.name)
     if not (config.mdat.enabled or config.cacl.enabled) or len(rates) < 2:
         return
     yield from _unequal(rates, f"; the labels of {', '.join(uncounted)} are not counted" if uncounted else "")
     if config.cacl.enabled:
-        for name in rates:
-            if name not in rows:
-                yield (
-                    f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on them, "
-                    "or cacl.unlabelled_confidence, or a teacher with teacher.contrast"
-                )
+        for name in (name for name in rates if name not in inliers):
+            yield (
+                f"domain {name} gives CACL anomalies and no inlier: nothing says which other pixels of it are normal, so "
+                "its objects are contrasted with inliers of other domains alone; set cacl.unlabelled_confidence, or "
+                "teacher.enabled and teacher.contrast"
+                if rates[name]
+                else f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on them, "
+                "and cacl.unlabelled_confidence, or teacher.enabled and teacher.contrast"
+            )
 
 
 def _unequal(rates: Mapping[str, float], unknown: str) -> Iterator[str]:
