@@ -188,7 +188,10 @@ _BARE = {"labelled": False}
 _OUTLIER = {"enabled": True, "outlier_weight": 0.1}
 _BARE_PASTED = {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}
 _NO_INLIER = "domain b gives CACL anomalies and no inlier.* set cacl.unlabelled_confidence, or teacher.enabled and"
+_NO_NORMAL = r"^b: objects are pasted onto frames without labels, and nothing says .* teacher.outlier_weight"
+_UNREAD = r"stream b: no term of the loss reads its 1 of 2 images"
 _NO_CACL = {"cacl": {"enabled": False}}
+_ALONE = _NO_CACL | {"mdat": {"enabled": False}}
 
 
 @pytest.mark.parametrize(
@@ -199,22 +202,22 @@ _NO_CACL = {"cacl": {"enabled": False}}
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True}}, ["no image to label"]),
         ({"a": {"paste": _PASTE}, "b": {"paste": _PASTE}}, {"teacher": {"enabled": True, "weight": 0}}, []),
-        (_BARE_PASTED, {"teacher": {"enabled": True}}, [_NO_INLIER]),
+        (_BARE_PASTED, {"teacher": {"enabled": True}}, [_NO_INLIER, _NO_NORMAL]),
         (
             {"a": {"paste": _PASTE}, "b": {"paste": _PASTE}},
             {"data": {"augment": {"class_mix": 0.5}}},
             ["data.augment.class_mix: all streams are labelled"],
         ),
-        (_BARE_PASTED, {"data": {"augment": {"class_mix": 0.5}}}, [_NO_INLIER]),
+        (_BARE_PASTED, {"data": {"augment": {"class_mix": 0.5}}}, [_NO_INLIER, _NO_NORMAL]),
         (_BARE_PASTED, {"teacher": _OUTLIER}, [_NO_INLIER]),
         (_BARE_PASTED, {"teacher": _OUTLIER | {"contrast": True}}, []),
-        (_BARE_PASTED, {"teacher": {"outlier_weight": 1}}, [_NO_INLIER]),
+        (_BARE_PASTED, {"teacher": {"outlier_weight": 1}}, [_NO_INLIER, _NO_NORMAL]),
         (_BARE_PASTED, {"cacl": {"unlabelled_confidence": 0.9}}, []),
         (_BARE_PASTED | {"b2": {"of": "b", "domain": "b", "paste": _PASTE}}, {}, []),
         (
             _BARE_PASTED,
             {"teacher": _OUTLIER | {"weight": 0}, **_NO_CACL},
-            ["teacher.outlier_weight: it is multiplied by teacher.weight"],
+            [_NO_NORMAL, "teacher.outlier_weight: it is multiplied by teacher.weight"],
         ),
         *(
             (
@@ -224,13 +227,26 @@ _NO_CACL = {"cacl": {"enabled": False}}
             )
             for kind in ("entropy", "abstention", "none")
         ),
-        (_BARE_PASTED, {}, [_NO_INLIER]),
+        (_BARE_PASTED, {}, [_NO_INLIER, _NO_NORMAL]),
         ({"a": {"paste": {"probability": 1}}, "a2": {"domain": "a"} | _BARE, "b": {"paste": _PASTE}}, {}, []),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {}, ["anomalies are in domain a alone", "domain b gives CACL no pixel"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"enabled": False}}, ["anomalies are in domain a alone"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"cacl": {"unlabelled_confidence": 0.9}}, ["anomalies are in"]),
         ({"a": {"paste": _PASTE}, "b": _BARE}, {"teacher": {"enabled": True, "contrast": True}}, ["anomalies are in"]),
         ({"a": {"paste": _PASTE}, "b": {}}, {"cacl": {"enabled": False}, "mdat": {"enabled": False}}, []),
+        (_BARE_PASTED, _ALONE, [_NO_NORMAL]),
+        (_BARE_PASTED, _ALONE | {"teacher": {"enabled": True}}, [_NO_NORMAL]),
+        (_BARE_PASTED, _ALONE | {"teacher": {"enabled": True}, "loss": {"outlier": "entropy"}}, []),
+        (_BARE_PASTED, _ALONE | {"loss": {"outlier": "none"}}, [_UNREAD]),
+        ({"a": {"paste": _PASTE}, "b": _BARE}, _ALONE, [_UNREAD]),
+        *(
+            ({"a": {"paste": _PASTE}, "b": _BARE}, _ALONE | reads, [])
+            for reads in (
+                {"teacher": {"enabled": True}},
+                {"data": {"augment": {"class_mix": 0.5}}},
+                {"data": {"augment": {"style": 0.5}}},
+            )
+        ),
         ({"a": {"paste": _PASTE}, "b": {"of": "a", "paste": _PASTE}}, {}, ["domains a and b are the same shards"]),
         (
             {"a": {"paste": _PASTE}, "a2": {"of": "a", "domain": "a"}, "b": {"paste": _PASTE}},

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mgcda_dist.build.data import class_space, dataset_reader
 from mgcda_dist.checks.domains import unaligned
 from mgcda_dist.checks.terms import unlearned, untaught
+from mgcda_dist.checks.unlabelled import unlabelled
 from mgcda_dist.choices import INLIER
 from mgcda_dist.config.data import PasteConfig, StreamConfig
 from mgcda_dist.config.run import EvaluationSetConfig
@@ -23,6 +24,8 @@ from mgcda_dist.errors import MgcdaError, ShardError
 __all__ = ["DataProblem", "check_data", "check_dataset"]
 
 _VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
+_READ = ("data", "loss", "mdat", "cacl", "teacher")
+"""Sections that these checks read."""
 _Path = tuple[str | int, ...]
 
 
@@ -42,7 +45,7 @@ def check_data(config: Config, *, samples: bool = False) -> tuple[list[DataProbl
     """
     problems, warnings = _check_data(config, samples=samples)
     for phase in config.training_phases[:-1]:
-        if phase.config.data == config.data and phase.config.teacher == config.teacher:
+        if all(getattr(phase.config, name) == getattr(config, name) for name in _READ):
             continue
         further, doubtful = _check_data(phase.config, samples=samples)
         at = ("phases", phase.index)
@@ -85,6 +88,7 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
         if len(known) == len(seen):  # nothing counts the pixels of a Dataset
             warnings += unlearned(config, sum(known.values(), Counter()))
         warnings += unaligned(config, seen)
+        warnings += unlabelled(config)
         warnings += untaught(config)
     return problems, warnings
 

@@ -37,14 +37,14 @@ def unaligned(config: Config, seen: Mapping[str, Counter[int] | None]) -> Iterat
         return
     yield from _unequal(rates, f"; the labels of {', '.join(uncounted)} are not counted" if uncounted else "")
     if config.cacl.enabled:
+        told = "cacl.unlabelled_confidence, or teacher.enabled and teacher.contrast"
         for name in (name for name in rates if name not in inliers):
             yield (
-                f"domain {name} gives CACL anomalies and no inlier: nothing says which other pixels of it are normal, so "
-                "its objects are contrasted with inliers of other domains alone; set cacl.unlabelled_confidence, or "
-                "teacher.enabled and teacher.contrast"
+                f"domain {name} gives CACL anomalies and no inlier: nothing says which of its other pixels are normal, "
+                f"so its objects are contrasted with inliers of other domains alone; set {told}"
                 if rates[name]
-                else f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on them, "
-                "and cacl.unlabelled_confidence, or teacher.enabled and teacher.contrast"
+                else f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on "
+                f"them, and {told}"
             )
 
 
