@@ -3,8 +3,8 @@
 A GPU works off what the host hands it, as long as the host does not ask: every value that is read, every shape that
 depends on the content, and every copy out of pageable memory stops the host until the device has come so far. On the
 pretended device such waits are counted by the function that causes them, and a tensor of the CPU among those of the
-device is an error, as on a real one. So is one of another stream whose work was not waited for, or whose memory that
-stream might take back.
+device is an error, as on a real one, and so is a product of integers. So is one of another stream whose work was not
+waited for, or whose memory that stream might take back.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _PASSED_ON = ("method/collectives.py", "method/reduce.py", "method/batch.py")
 """Files whose functions copy for others: these are named."""
 _READS = {"_local_scalar_dense", "equal", "is_nonzero"}
 _SHAPES = {"nonzero", "masked_select", "_unique", "_unique2", "unique_consecutive", "unique_dim", "bincount"}
+_PRODUCTS = {"addbmm", "addmm", "addmv", "baddbmm", "bmm", "convolution", "dot", "linear", "mm", "mv", "vdot"}
 _INDEXED = {"index", "index_put", "_index_put_impl", "_unsafe_index", "_unsafe_index_put"}
 
 
@@ -124,6 +125,8 @@ class PretendedDevice(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if func is torch.ops.prim.device.default:
             return DEVICE
+        if name.rstrip("_") in _PRODUCTS and (whole := {x.dtype for x in tensors if not x.is_floating_point()}):
+            raise RuntimeError(f"{name} is not implemented for {whole.pop()} on a GPU")
         leaves = self._book(name.rstrip("_"), tensors, args, kwargs, there)
         if there:
             kwargs["device"] = torch.device("cpu")

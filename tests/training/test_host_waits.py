@@ -294,6 +294,12 @@ def test_what_does_not_is_not(action: Any):
     assert waits_of(action) == {}
 
 
+@pytest.mark.parametrize("action", [lambda x: x.long() @ x.long(), lambda x: x.bool().view(2, 3) @ x.view(3, 2).bool()])
+def test_a_gpu_has_no_products_of_integers(action: Any):
+    with pytest.raises(RuntimeError, match=r"not implemented for torch\.(int64|bool)"):
+        waits_of(action)
+
+
 @pytest.mark.parametrize("action", [partial(torch.add, torch.ones(6)), lambda x: torch.ones(6)[x.long()]])
 def test_tensors_of_two_devices_do_not_meet(action: Any):
     with pytest.raises(RuntimeError, match="same device"):

@@ -187,7 +187,8 @@ class CACL(nn.Module):
         per_anchor = found.loss / found.num_positives[found.anchors].clamp(min=1)
         total = torch.stack([(per_anchor * group[found.anchors]).sum() for group in groups]) + 0.0 * sample.z.sum()
         sides = groups_of_mean(sample.metadata.type == self.budget.num_classes, "sides")
-        pairs = sides.to(torch.int64) @ torch.stack([found.num_positives, found.num_crossing], dim=1)
+        numbers = torch.stack([found.num_positives, found.num_crossing])
+        pairs = (sides.unsqueeze(1) * numbers).sum(dim=2)  # a GPU has no matrix product of integers
         return total, (groups & (found.num_positives > 0)).sum(dim=1), pairs
 
     def _against_rows(
