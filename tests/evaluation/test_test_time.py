@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +148,35 @@ def test_a_blur_keeps_constants_and_spreads_a_point() -> None:
     kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
     np.testing.assert_allclose(scores[7:14, 7:14], kernel, atol=1e-7)
     assert scores.sum() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_gpus_score_in_whole_float32_and_are_left_as_they_were(fails: bool) -> None:
+    seen = list[tuple[bool, ...]]()
+
+    class Looking(nn.Module):
+        def forward(self, image: Tensor) -> Prediction:
+            seen.append(_switches())
+            if fails:
+                raise ValueError("a network that fails")
+            return Pointwise()(image)
+
+    before = _switches()
+    try:
+        _switch(True)
+        with pytest.raises(ValueError, match="fails") if fails else nullcontext():
+            score_map(Looking(), _image(8, 8), (8, 8), score=ENERGY)
+        assert seen == [(False, False, False)] and _switches() == (True, True, True)
+    finally:
+        _switch(*before)
+
+
+def _switches() -> tuple[bool, ...]:
+    cudnn: Any = torch.backends.cudnn
+    return bool(torch.backends.cuda.matmul.allow_tf32), cudnn.allow_tf32, cudnn.benchmark
+
+
+def _switch(*values: bool) -> None:
+    cudnn: Any = torch.backends.cudnn
+    products, cudnn.allow_tf32, cudnn.benchmark = values if len(values) == 3 else values * 3
+    torch.backends.cuda.matmul.allow_tf32 = products
