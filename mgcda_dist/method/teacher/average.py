@@ -21,6 +21,8 @@ from mgcda_dist.method.teacher.labels import Taught, taught_labels, teachable
 
 __all__ = ["Teacher", "decay_at"]
 
+_TORCH: Any = torch  # whose operations on many tensors its types do not list
+
 
 class Teacher(nn.Module):
     """An averaged segmenter, in evaluation mode.
@@ -99,12 +101,22 @@ class Teacher(nn.Module):
             step: of training, from 0.
         """
         decay = decay_at(step, self.decay)
+        alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
         for name, tensor in segmenter.state_dict(keep_vars=True).items():
             average = self.get_buffer(_buffer_name(name))
-            if isinstance(tensor, nn.Parameter):
-                average.lerp_(tensor.to(average.dtype), 1.0 - decay)
+            kind = isinstance(tensor, nn.Parameter), average.dtype, tensor.dtype
+            alike.setdefault(kind, []).append((average, tensor.detach()))
+        # All that are alike at once: a GPU has one kernel for them, where a network has hundreds.
+        for (is_averaged, wide, narrow), pairs in alike.items():
+            averages, given = [average for average, _ in pairs], [tensor for _, tensor in pairs]
+            if wide != narrow:
+                widened = [torch.empty_like(average) for average in averages]
+                _TORCH._foreach_copy_(widened, given)
+                given = widened
+            if is_averaged:
+                _TORCH._foreach_lerp_(averages, given, 1.0 - decay)
             else:
-                average.copy_(tensor)
+                _TORCH._foreach_copy_(averages, given)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Teacher:
         exact = dict(self.named_buffers())

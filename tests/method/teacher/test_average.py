@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.teacher.average import Teacher, decay_at
@@ -30,6 +32,22 @@ def test_the_average_is_that_of_the_recursion() -> None:
         teacher.follow(student, step)
     for name, x in teacher.network.named_parameters():
         torch.testing.assert_close(x.data, expected[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_follows_in_a_few_operations_however_many_tensors_there_are(dtype: torch.dtype) -> None:
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    names, student = list[str](), TinySegmenter()
+    teacher = Teacher(TinySegmenter(), student, 0.7)
+    student.to(dtype)
+    with Counted():
+        teacher.follow(student, 3)
+    made = {"aten::detach", "aten::empty_like"}  # no work of the device
+    assert len([name for name in names if name not in made]) <= 3 < len(student.state_dict())
 
 
 def test_only_an_accepted_step_moves_it() -> None:
