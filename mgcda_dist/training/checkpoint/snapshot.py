@@ -41,14 +41,18 @@ def own_copy(state: Any, reuse: Any = None) -> Any:
         reuse: an earlier copy that is not needed any more: its tensors of equal shape under the same keys are
             overwritten, which is many times faster than fresh memory.
     """
-    copied = _copied(state, reuse, {}, set())
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # the copies were only started
+    devices = set[torch.device]()
+    copied = _copied(state, reuse, {}, set(), devices)
+    for device in devices:
+        torch.cuda.current_stream(device).synchronize()  # the copies were only started
     return copied
 
 
-def _copied(state: Any, reuse: Any, seen: dict[int, Tensor], taken: set[int]) -> Any:
+def _copied(state: Any, reuse: Any, seen: dict[int, Tensor], taken: set[int], devices: set[torch.device]) -> Any:
+    """The copy; GPUs that copies are on their way from join `devices`."""
     if isinstance(state, Tensor):
+        if state.device.type == "cuda":
+            devices.add(state.device)
         if id(state) not in seen:
             # One tensor of the earlier copy may stand for two tensors now.
             seen[id(state)] = _on_host(state.detach(), None if id(reuse) in taken else reuse)
@@ -58,11 +62,12 @@ def _copied(state: Any, reuse: Any, seen: dict[int, Tensor], taken: set[int]) ->
         mapping = copy.copy(state)  # keeps the type, and what torch attaches to a state dict
         earlier = reuse if isinstance(reuse, dict) else {}
         for key, value in state.items():
-            mapping[key] = _copied(value, earlier.get(key), seen, taken)
+            mapping[key] = _copied(value, earlier.get(key), seen, taken, devices)
         return mapping
     if type(state) in (list, tuple):
         earlier = reuse if type(reuse) is type(state) and len(reuse) == len(state) else [None] * len(state)
-        return type(state)(_copied(value, before, seen, taken) for value, before in zip(state, earlier, strict=True))
+        pairs = zip(state, earlier, strict=True)
+        return type(state)(_copied(value, before, seen, taken, devices) for value, before in pairs)
     return state
 
 

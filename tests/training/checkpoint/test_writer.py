@@ -195,6 +195,14 @@ def test_a_snapshot_does_not_change_with_what_it_was_taken_of() -> None:
     assert copied["view"].untyped_storage().nbytes() == 8
 
 
+def test_a_copy_of_a_state_on_the_host_touches_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker on processors beside GPUs would take memory of one, or fail where it belongs to another process."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("there is nothing on a GPU"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: pytest.fail("there is nothing on a GPU"))
+    assert torch.equal(own_copy({"a": [torch.ones(2)]})["a"][0], torch.ones(2))
+
+
 def test_a_snapshot_takes_over_the_memory_of_one_before_where_it_fits() -> None:
     tied, other = torch.ones(3), torch.full((3,), 2.0)
     before = own_copy({"a": tied, "b": tied, "c": [torch.zeros(2)], "gone": other})
