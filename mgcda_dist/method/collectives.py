@@ -217,6 +217,10 @@ class Collectives:
             dist.all_gather_object(everyone, mine, group=group)
         return [pickle.loads(theirs) for theirs in everyone]
 
+    def meet(self, label: str) -> None:
+        """Wait, on the host, until every rank is here."""
+        self.gather_objects(None, label)
+
     def from_first(self, value: Any, label: str) -> Any:
         """Rank 0's object, on every rank; what the others give is not looked at."""
         if self.size == 1:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch.distributed as dist
-
 from mgcda_dist import build
 from mgcda_dist.config.phases import Phase
 from mgcda_dist.config.schema import Config
@@ -61,8 +59,7 @@ def keep_phase(phase: Phase, run: RunFolder, engine: DeepSpeedEngine, world: Col
             say: Callable[[str], None] = partial(run.say, "storage")
             write = partial(build.save_model, config, network, folder)
             needed(f"the model of phase {phase.name}", write, folder, say, config.checkpoint.room_wait_s)
-    if dist.is_initialized():
-        dist.barrier()
+    world.meet("model of a phase")
 
 
 def _folder(run: RunFolder, phase: Phase) -> Path:

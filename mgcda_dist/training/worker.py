@@ -169,7 +169,7 @@ class _Worker:
         """The tracker of this rank, for steps from `start_step` on."""
         leads = self.world.rank == 0
         tracker = open_trackers(self._of_run, self.run, start_step, leads=leads, say=self.say)
-        return _with_node_monitor(tracker, self._of_run, self.run) if self.world.size > 1 else tracker
+        return _with_node_monitor(tracker, self._of_run, self.run, self.world) if self.world.size > 1 else tracker
 
     def open_callbacks(self, state: TrainState, tracker: Tracker) -> Callbacks:
         """The callbacks of this rank; an early end that one of them has asked for stands while it is configured."""
@@ -373,17 +373,17 @@ def _announce(phase: Phase, engine: EngineConfig, run: RunFolder, world: Collect
     run.say("phase", text, host=platform.node(), process=os.getpid(), workers=workers, engine=used)
 
 
-def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder) -> Tracker:
+def _with_node_monitor(tracker: Tracker, config: Config, run: RunFolder, world: Collectives) -> Tracker:
     """The tracker; on the first worker of a node without rank 0, one that samples that node into rank 0's run."""
-    leads = dist.get_rank() == 0
-    run_id = [run.run_id_file.read_text(encoding="utf-8").strip() if leads and run.run_id_file.is_file() else ""]
-    dist.broadcast_object_list(run_id, src=0)
+    leads = world.rank == 0
+    own = run.run_id_file.read_text(encoding="utf-8").strip() if leads and run.run_id_file.is_file() else ""
+    run_id = world.from_first(own, "tracker")
     uri = mlflow_uri(config)
     first_of_another_node = os.environ.get("LOCAL_RANK") == "0" and os.environ.get("NODE_RANK", "0") != "0"
-    if not (run_id[0] and uri and config.tracking.system_metrics and first_of_another_node):
+    if not (run_id and uri and config.tracking.system_metrics and first_of_another_node):
         return tracker
     # Over a network file system several nodes would spoil a database file.
-    return tracker if uri.startswith("sqlite:") else Trackers([NodeMonitor(uri, run_id[0], platform.node())])
+    return tracker if uri.startswith("sqlite:") else Trackers([NodeMonitor(uri, run_id, platform.node())])
 
 
 def _device(on_gpu: bool) -> torch.device:

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
-import torch.distributed as dist
 from torch import nn
 
 from mgcda_dist import __version__, build
@@ -188,10 +187,10 @@ def resume(engine: DeepSpeedEngine, found: Found, world: Collectives, say: Calla
             say(f"converting the checkpoint of step {state.step} for {world.size} workers")
             shutil.rmtree(source, ignore_errors=True)
             to_universal(found.path, source)
-        _barrier()
+        world.meet("checkpoint converted")
     engine.load(source)
     if found.convert:
-        _barrier()
+        world.meet("checkpoint loaded")
         if world.rank == 0:
             shutil.rmtree(source, ignore_errors=True)
     if world.rank == 0:
@@ -227,7 +226,7 @@ def keep_model(
                 write(partial(write_atomically, run.model / name, copy))
             how = f"{chosen.metric} {chosen.value:.4f} on {chosen.set}"
             run.say("note", f"the model is that of step {step}, the best by validation: {how}")
-    _barrier()
+    world.meet("model")
     return chosen
 
 
@@ -236,8 +235,3 @@ def _text(text: str) -> Callable[[Path], None]:
         path.write_text(text, encoding="utf-8")
 
     return write
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
