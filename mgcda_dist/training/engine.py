@@ -102,9 +102,10 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        # On CPUs DeepSpeed would compile its shared-memory collectives for inference at the first start: half a minute,
-        # a compiler, a cache outside the run folder, and a lock that a killed worker leaves behind.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if device.type == "cpu":
+            # DeepSpeed would compile its shared-memory collectives for inference at the first start: half a minute, a
+            # compiler, a cache outside the run folder, and a lock that a killed worker leaves behind.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.model, self.device = model, device
         _broadcast_buffers(model, device)
         self._zero_stage = int(config["zero_optimization"]["stage"])
