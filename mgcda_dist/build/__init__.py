@@ -7,6 +7,7 @@ from mgcda_dist.build.data import (
     own_augmentations,
     road_ids,
     run_inputs,
+    scene_batches,
     training_stream,
 )
 from mgcda_dist.build.evaluation import (
@@ -50,6 +51,7 @@ __all__ = [
     "road_ids",
     "run_inputs",
     "save_model",
+    "scene_batches",
     "segmenter",
     "training_stream",
     "validation_job",

@@ -33,6 +33,7 @@ __all__ = [
     "paste_params",
     "road_ids",
     "run_inputs",
+    "scene_batches",
     "training_stream",
 ]
 
@@ -88,6 +89,18 @@ def global_batches(config: Config, num_steps: int) -> Iterator[Batch]:
 
     stream = TrainingStream(*_streamed(config), num_steps=num_steps, on_bad_sample=config.data.on_bad_sample)
     return (stream[step] for step in range(num_steps))
+
+
+def scene_batches(config: Config, num_steps: int) -> Iterator[Batch]:
+    """Like `global_batches`, of the scenes alone: no pasted objects, no pixels or colours of another image.
+
+    Of runs that differ in how they are trained, but not in their streams and seed, these are the same images.
+    """
+    data = config.data
+    streams = [stream.model_copy(update={"paste": None}) for stream in data.streams]
+    augment = data.augment.model_copy(update={"class_mix": 0.0, "style": 0.0, "own": []})
+    plain = data.model_copy(update={"streams": streams, "augment": augment})
+    return global_batches(config.model_copy(update={"data": plain}), num_steps)
 
 
 def _streamed(config: Config) -> tuple[Plan, list[FrameSource], Transform]:

@@ -85,7 +85,7 @@ def _alignment(config: Config, model: Path, path: Path, device: torch.device) ->
     networks = {"before training": build.segmenter(config), "after": build.load_model(model)[1]}
     before, after = draw_alignment(
         {heading: network.to(device) for heading, network in networks.items()},
-        list(build.global_batches(config, config.tracking.alignment_steps)),
+        list(build.scene_batches(config, config.tracking.alignment_steps)),
         path,
         domains=config.data.domains,
         classes=config.data.class_names,

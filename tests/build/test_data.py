@@ -56,6 +56,20 @@ def test_a_dataset_gives_the_batches_of_its_shards(tiny_shards: Path, rank: int)
         assert torch.equal(shards.is_unlabelled, dataset.is_unlabelled)
 
 
+def test_scenes_are_the_same_images_however_a_run_trains_on_them(tiny_shards: Path) -> None:
+    paste = {"objects": f"{tiny_shards}/objects/train"}
+    streams = [
+        {"name": name, "shards": f"{tiny_shards}/{folder}", "per_step": 2, "labelled": labelled}
+        for name, folder, labelled in (("a", DAY, True), ("b", NIGHT, False))
+    ]
+    mixed = [each | {"paste": paste} for each in streams]
+    runs = [run_of(*mixed, data={"augment": {"class_mix": 1.0, "style": 1.0}}), run_of(*streams)]
+    for given, plain in zip(*(build.scene_batches(run, 2) for run in runs), strict=True):
+        assert torch.equal(given.image, plain.image) and torch.equal(given.label, plain.label)
+    (trained,) = build.global_batches(runs[0], 1)
+    assert not torch.equal(trained.image, next(build.scene_batches(runs[0], 1)).image)
+
+
 @pytest.mark.parametrize(
     ("asked", "on_gpu", "is_pinned"),
     [(None, True, True), (None, False, False), (False, True, False), (True, False, True)],
