@@ -24,20 +24,24 @@ def outer_product(features: Tensor, probabilities: Tensor) -> Tensor:
     return (features.unsqueeze(2) * probabilities.to(features.dtype).unsqueeze(1)).flatten(1, 2)
 
 
-def class_conditional(logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+def class_conditional(logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Answers of a discriminator with an output per domain and class (FADA: Wang et al., arXiv 2007.09222).
+
+    The features' game is about the domain within each class: log p(m, k) = log p(m | k) + log p(k), and features that
+    run from all of it would also lose their class, which FADA's flipped targets do not ask either.
 
     Args:
         logits: N×M·C×h×w, of p(m, k).
         probabilities: a, N×C×h×w.
 
     Returns:
-        log Σ_k e^{logit_mk}, the logits of the domain alone, and Σ_k a_k log p(m, k), which takes the place of log p(m)
-        in a cross-entropy: both N×M×h×w.
+        log Σ_k e^{logit_mk}, the logits of the domain alone; and what takes the place of log p(m) in a cross-entropy:
+        Σ_k a_k log p(m, k) for the discriminator, Σ_k a_k log p(m | k) for the features. All N×M×h×w.
     """
     shape = (len(logits), -1, *probabilities.shape[1:])  # N×M×C×h×w
-    joint, log_p = logits.reshape(shape), logits.log_softmax(dim=1).reshape(shape)
-    return joint.logsumexp(dim=2), (log_p * probabilities.unsqueeze(1)).sum(dim=2)
+    joint, log_p, share = logits.reshape(shape), logits.log_softmax(dim=1).reshape(shape), probabilities.unsqueeze(1)
+    within = joint.log_softmax(dim=1)
+    return joint.logsumexp(dim=2), (log_p * share).sum(dim=2), (within * share).sum(dim=2)
 
 
 def certainty(probabilities: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 
 Balanced over domains by construction: a domain with more images does not win. Two players: the discriminators D_s
 minimise L_mdat; the features f_s are given -λ times the gradient of CE(D_s(f_s), target), or λ times it where the
-target is uniform (`smoothing.feature_epsilon`).
+target is uniform (`smoothing.feature_epsilon`); of a discriminator that answers for each class, CE within the class.
 """
 
 from __future__ import annotations
@@ -33,10 +33,17 @@ _HITS, _NEAR_HITS, _FAR_HITS, _EPSILON = "mdat/hits", "mdat/near_hits", "mdat/fa
 
 
 class Answer(NamedTuple):
-    """A discriminator's answer, both N×M×h×w: logits of the domains, and log-probabilities for a cross-entropy."""
+    """A discriminator's answer, all N×M×h×w.
+
+    Attributes:
+        logits: of the domains.
+        log_p: log-probabilities for the discriminator's cross-entropy.
+        features_log_p: … for that of the features; others than `log_p` where the discriminator answers for each class.
+    """
 
     logits: Tensor
     log_p: Tensor
+    features_log_p: Tensor
 
 
 class MDAT(nn.Module):
@@ -150,7 +157,7 @@ class MDAT(nn.Module):
         sums: dict[str, list[Tensor]] = {name: [] for name in (_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON)}
         for s, (name, mask) in enumerate(zip(self.stages, masks, strict=True)):
             features, logits = prediction.stages[name], prediction.logits
-            one_pass = self.target == "smoothed"  # both players have one target
+            one_pass = self.target == "smoothed" and self.condition != "class"  # both players have one loss
             answer = self.answer(name, reverse_gradient(features, strength) if one_pass else features.detach(), logits)
             epsilon = self.smoothing.per_image(answer.logits, domain, mask.aligned, self.accuracy[s], progress)  # N
             ce = smoothed_cross_entropy(answer.log_p, domain, epsilon)  # N×h×w
@@ -160,8 +167,8 @@ class MDAT(nn.Module):
                 towards = feature_epsilon(self.target, epsilon, self.num_domains)
                 sign = -1.0 if self.target == "uniform" else 1.0
                 again = self.answer(name, reverse_gradient(features, sign * strength), logits)
-                ce = ce + smoothed_cross_entropy(again.log_p, domain, towards)
-                ce = ce - smoothed_cross_entropy(answer.log_p, domain, towards)
+                ce = ce + smoothed_cross_entropy(again.features_log_p, domain, towards)
+                ce = ce - smoothed_cross_entropy(answer.features_log_p, domain, towards)
             if self.certainty:
                 ce = ce * certainty(class_probabilities(logits, self.num_classes, (ce.shape[1], ce.shape[2])))
             per_domain = self._per_domain(ce * mask.aligned, domain)
@@ -184,7 +191,8 @@ class MDAT(nn.Module):
         if self.condition == "class":
             size = (answer.shape[2], answer.shape[3])
             return Answer(*class_conditional(answer, class_probabilities(logits, self.num_classes, size)))
-        return Answer(answer, answer.log_softmax(dim=1))
+        log_p = answer.log_softmax(dim=1)
+        return Answer(answer, log_p, log_p)
 
     @torch.no_grad()
     def update(self, totals: Mapping[str, Tensor], counts: StepCounts) -> None:

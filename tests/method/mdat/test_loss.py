@@ -13,6 +13,7 @@ from mgcda_dist.choices import Condition, FeatureTarget, SmoothingMode
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch, Prediction
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mdat import MDAT, LabelSmoothing
+from mgcda_dist.method.mdat.conditioning import class_conditional
 from mgcda_dist.method.mdat.discriminators import PatchDiscriminator
 from mgcda_dist.method.mdat.masks import CellMasks, alignable, cell_masks
 from mgcda_dist.method.mdat.receptive_field import reach_px
@@ -159,11 +160,11 @@ def test_two_players_have_a_target_each(target: FeatureTarget, condition: Condit
     loss_of(mdat, given).backward()
     grads = {name: x.grad for name, x in mdat.named_parameters()}
 
-    def plain(q: Any) -> Tensor:
+    def plain(q: Any, player: str) -> Tensor:
         """Σ_s w_s · mean over domains of mean over locations of CE to q(d), with nothing reversed."""
         total = torch.zeros((), dtype=torch.float64)
         for s, (name, mask) in enumerate(zip(CHANNELS, mdat.masks(given.batch, SIZES), strict=True)):
-            log_p = mdat.answer(name, free[name], given.logits).log_p
+            log_p = getattr(mdat.answer(name, free[name], given.logits), player)
             ce = -(log_p * torch.stack([q(d) for d in given.domain.tolist()])[:, :, None, None]).sum(dim=1)
             kept = [torch.cat([ce[i][mask.aligned[i]] for i in torch.where(given.domain == d)[0]]) for d in range(3)]
             total = total + mdat.weights[s] * torch.stack([values.mean() for values in kept if len(values)]).mean()
@@ -176,16 +177,43 @@ def test_two_players_have_a_target_each(target: FeatureTarget, condition: Condit
             "uniform": lambda d: torch.full((3,), 1 / 3, dtype=torch.float64)}  # fmt: skip
     free = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
     mdat.zero_grad()
-    plain(smoothed).backward()
+    plain(smoothed, "log_p").backward()
     for name, parameter in mdat.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-9, atol=1e-12)
     free = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
-    plain(aims[target]).backward()
+    plain(aims[target], "features_log_p").backward()
     factor = reversal_strength(0.6, mdat.lambda_max) * (1 if target == "uniform" else -1)
     for name, x in leaves.items():
         slope = free[name].grad
         assert slope is not None
         torch.testing.assert_close(x.grad, factor * slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", get_args(FeatureTarget))
+def test_what_a_discriminator_knows_of_the_class_alone_moves_no_feature(target: FeatureTarget):
+    """One that tells classes and no domains: reversed, all of log p(m, k) would take the class from the features."""
+    mdat, given = mdat_of(target=target, condition="class"), case([0, 1, 2, 1])
+    for discriminator in mdat.discriminators.values():
+        last = [layer for layer in discriminator.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+        with torch.no_grad():  # outputs of domain m and class k, 3·2: those of the first domain for all
+            last.weight.copy_(last.weight[:2].repeat(3, 1, 1, 1))
+            assert last.bias is not None
+            last.bias.copy_(last.bias[:2].repeat(3))
+    leaves = {name: x.requires_grad_() for name, x in given.stages.items()}
+    loss_of(mdat, given).backward()
+    assert all(x.grad is not None and x.grad.abs().max() < 1e-12 for x in leaves.values())
+    assert all(parameter.grad is not None for parameter in mdat.parameters())
+
+
+def test_answers_within_a_class_agree_with_their_formula():
+    logits, share = torch.randn(2, 3 * 2, 4, 5, dtype=torch.float64), torch.rand(2, 2, 4, 5, dtype=torch.float64)
+    within = class_conditional(logits, share)[2]
+    for m in range(3):
+        expected = sum(
+            share[:, k] * (logits[:, 2 * m + k].exp() / sum(logits[:, 2 * d + k].exp() for d in range(3))).log()
+            for k in range(2)
+        )
+        torch.testing.assert_close(within[:, m], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("condition", get_args(Condition))
