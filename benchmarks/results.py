@@ -74,8 +74,11 @@ def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[
         f"Tables written on {date.today():%-d %B %Y}.",
         *compared,
         *(f"## {title}\n\n![{title}]({path})" for title, path in pictures.items()),
+        "## Run by run",
+        " / ".join(METRICS[metric].title for metric in SHOWN),
+        numbers_table(records),
         "## The runs",
-        "Minutes with the evaluation; one worker: two runs side by side.",
+        "Minutes of the training's steps alone, and from the first process to the last picture, beside another run.",
         runs_table(records),
     ]
     if notes:
@@ -142,10 +145,20 @@ def row_of(record: RunRecord) -> str:
     return record.name.rpartition("-s")[0] or record.name
 
 
+def numbers_table(records: Sequence[RunRecord]) -> str:
+    """One line per run: its values on every set."""
+    sets = list(dict.fromkeys(key.split("/")[1] for record in records for key in record.metrics if key.endswith("/ap")))
+    rows: list[list[str | None]] = []
+    for record in records:
+        named = [[record.metrics.get(f"eval/{name}/{metric}") for metric in SHOWN] for name in sets]
+        rows.append([record.name, *(" / ".join(f"{100 * v:.1f}" for v in of if v is not None) for of in named)])
+    return as_markdown(Table([Column("run", align="left"), *map(Column, sets)], rows))
+
+
 def runs_table(records: Sequence[RunRecord]) -> str:
     """One line per run: seed, steps, time, machine, commit."""
     columns = [
-        Column("run", align="left"), Column("seed"), Column("steps"), Column("minutes"),
+        Column("run", align="left"), Column("seed"), Column("steps"), Column("training"), Column("all"),
         Column("machine", align="left"), Column("commit", align="left"),
     ]  # fmt: skip
     rows: list[list[str | None]] = []
@@ -155,7 +168,10 @@ def runs_table(records: Sequence[RunRecord]) -> str:
         tags, params = record.tags, record.params
         commit = tags.get("mlflow.source.git.commit", "")[:9]
         commit += "" if tags.get("mgcda.git_clean") == "true" else ", changed"
-        facts = [params.get("seed"), params.get("optim.steps"), f"{minutes:.1f}", tags.get("mgcda.hardware")]
+        _, seconds = record.history.get("time/step_s", ([], []))
+        steps = params.get("optim.steps", "nan")
+        training = float(steps) * sum(seconds) / len(seconds) / 60 if seconds else math.nan
+        facts = [params.get("seed"), steps, f"{training:.1f}", f"{minutes:.1f}", tags.get("mgcda.hardware")]
         rows.append([record.name, *facts, commit])
     return as_markdown(Table(columns, rows))
 
