@@ -127,6 +127,7 @@ class DeepSpeedEngine:
             self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._zero_stage == 3:
             _clear_padding(self._engine.optimizer)
+        _go_on_at_the_least_scale(self._engine.optimizer)
         self._one_look: OneLookStep | None = None
         if self._zero_stage == 0 and rounds:
             _forget_first_step(self._engine.optimizer)
@@ -271,6 +272,7 @@ class DeepSpeedEngine:
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=strict)
         if found is None:
             raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
+        _go_on_at_the_least_scale(self._engine.optimizer)  # the scaler, too, is that of the checkpoint
         # DeepSpeed's universal load of ZeRO 3 gives all groups the settings of the first, and all parameters one tensor
         # that counts steps, which each of them would advance.
         for group, own in zip(self._groups(), settings, strict=True):
@@ -409,6 +411,13 @@ def to_universal(source: Path, target: Path) -> None:
 
 def _element_size(model: nn.Module) -> int:
     return next(parameter for parameter in model.parameters() if parameter.requires_grad).element_size()
+
+
+def _go_on_at_the_least_scale(optimizer: Any) -> None:
+    """Leave it to the loop to end a run whose gradients overflow at the least scale of fp16; DeepSpeed would raise."""
+    scaler: Any = getattr(optimizer, "loss_scaler", None)
+    if getattr(scaler, "dynamic", False):
+        scaler.raise_error_at_min_scale = False
 
 
 @torch.no_grad()

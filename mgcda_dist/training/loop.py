@@ -28,7 +28,7 @@ __all__ = ["Hooks", "fit", "terms_not_finite"]
 
 _STOP, _LEAVE, _BAD = "trainer/stop", "trainer/leave", "trainer/bad_samples"
 _LEAST_SCALE = 1.0
-"""Loss scale of fp16 below which gradients that overflow are no matter of the scale."""
+"""Loss scale of fp16 at which gradients that overflow are no matter of the scale."""
 _CALMER = "lower optim.lr_heads and optim.lr_backbone, or optim.clip_norm, with `override_config` or another name=…"
 
 
@@ -96,7 +96,7 @@ def fit(
         step, progress = state.step, (state.step - first_step) / (optim.steps - first_step)
         micro_batches = _read(ahead, config.engine.accumulation, step, hooks, clock)
         own = _trainer_sums(micro_batches, hooks)
-        fetch = partial(_fetch, ahead, step, hooks, clock)
+        fetch, used_scale = partial(_fetch, ahead, step, hooks, clock), engine.loss_scale()
         outcomes, totals = _forward_and_backward(engine, micro_batches, progress, own, config, hooks, fetch)
         # Sums over ranks: every rank sees the same numbers and takes the same branch.
         values = totals.scalars()
@@ -109,14 +109,13 @@ def fit(
         accepted = math.isfinite(norm)
         if accepted:
             engine.commit(outcomes, totals)
-        scale = engine.loss_scale()
-        overflown = not accepted and math.isfinite(values["loss/total"]) and scale is not None and scale > _LEAST_SCALE
+        is_scaled = used_scale is not None and used_scale > _LEAST_SCALE
+        overflown = not accepted and math.isfinite(values["loss/total"]) and is_scaled
         state.count(accepted, is_fault=not overflown)
         clock.tick()
         if overflown:
-            hooks.say(
-                f"step {step}: gradients left the range of fp16, the step is left out; the loss scale is {scale:g} now"
-            )
+            scale = f"the loss scale is {engine.loss_scale():g} now"
+            hooks.say(f"step {step}: gradients left the range of fp16, the step is left out; {scale}")
         elif not accepted:
             samples = [key for batch in micro_batches for key in batch.keys]
             terms = terms_not_finite(outcomes, config.loss.outlier)
