@@ -183,6 +183,29 @@ def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path
     assert check_data(run) == ([], ["set e is what stream a trains on"])
 
 
+def test_objects_that_are_trained_on_are_a_warning_where_they_are_measured(tmp_path: Path, tiny_shards: Path) -> None:
+    objects, day = str(tiny_shards / "objects" / "train"), str(tiny_shards / "real_day" / "val")
+    counts = open_shards(objects, "objects").shard_index(0)["category"].tolist()
+    one, other, *_ = sorted({name.decode() for name in counts})
+    stream = {"shards": str(tiny_shards / "render_a" / "train"), "paste": {"objects": objects, "include": [one]}}
+    plain = config(tmp_path, {"a": stream}, class_space="road8").model_dump()
+
+    def said(folder: str, **choice: Any) -> list[str]:
+        paste = {"objects": str(tiny_shards / "objects" / folder), **choice}
+        entry = {"name": "e", "shards": day, "paste": paste}
+        as_set = check_data(Config.model_validate(plain | {"evaluation": {"sets": [entry]}}))
+        assert as_set == check_data(Config.model_validate(plain | {"checkpoint": {"best": {"set": entry}}}))
+        assert as_set[0] == []
+        return as_set[1]
+
+    for seen in ({}, {"include": [one, other]}):
+        (warning,) = said("train", **seen)
+        assert warning.startswith(
+            "set e pastes objects that a trains on: none of them is unseen; paste those of another"
+        )
+    assert said("train", include=[other]) == said("train", probability=0) == said("val") == []
+
+
 _PASTE = {"probability": 0.5}
 _BARE = {"labelled": False}
 _OUTLIER = {"enabled": True, "outlier_weight": 0.1}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mgcda_dist.build.data import class_space, dataset_reader
 from mgcda_dist.checks.domains import unaligned
-from mgcda_dist.checks.terms import unlearned, untaught
+from mgcda_dist.checks.idle import idle
+from mgcda_dist.checks.terms import unlearned
 from mgcda_dist.checks.unlabelled import unlabelled
 from mgcda_dist.choices import INLIER
 from mgcda_dist.config.data import PasteConfig, StreamConfig
@@ -60,6 +64,7 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
     warnings: list[str] = []
     seen: dict[str, Counter[int] | None] = {}
     training: dict[str, StreamConfig] = {}
+    pasted: dict[str, _Objects] = {}
     for path, entry in _entries(config):
         key = "shards" if entry.dataset is None else "dataset"
         try:
@@ -70,6 +75,7 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
         warnings += found.doubts
         if isinstance(entry, StreamConfig):
             seen[entry.name] = found.pixels
+            pasted |= {entry.name: found.objects} if found.objects else {}
             warnings += _same_data(training.setdefault(found.digest, entry), entry)
             if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
                 warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
@@ -83,14 +89,29 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
             warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on")
         elif found.pixels == Counter():
             warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
+        if not isinstance(entry, StreamConfig) and found.objects:
+            warnings += _same_objects(entry.name, found.objects, pasted)
     if not problems:
         known = {name: pixels for name, pixels in seen.items() if pixels is not None}
         if len(known) == len(seen):  # nothing counts the pixels of a Dataset
             warnings += unlearned(config, sum(known.values(), Counter()))
         warnings += unaligned(config, seen)
         warnings += unlabelled(config)
-        warnings += untaught(config)
+        warnings += idle(config)
     return problems, warnings
+
+
+class _Objects(NamedTuple):
+    """Objects that are pasted: the digest of their shards, and those of them that were chosen, by number; None: all."""
+
+    digest: str
+    chosen: NDArray[np.int64] | None
+
+    def meets(self, other: _Objects) -> bool:
+        """True if an object is among both."""
+        if self.digest != other.digest or self.chosen is None or other.chosen is None:
+            return self.digest == other.digest
+        return bool(np.isin(self.chosen, other.chosen).any())
 
 
 class _Found(NamedTuple):
@@ -102,16 +123,18 @@ class _Found(NamedTuple):
     doubts: Sequence[str] = ()
     test_split: str = ""
     """In words, if it is one."""
+    objects: _Objects | None = None
 
 
 def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> _Found:
     if entry.shards is None:
         digest, _ = check_dataset(config, entry, samples=samples)
-        return _Found(digest, Counter() if isinstance(entry, StreamConfig) and not entry.labelled else None)
+        pixels = Counter[int]() if isinstance(entry, StreamConfig) and not entry.labelled else None
+        return _Found(digest, pixels, objects=_check_objects(entry.paste, samples=False))
     manifest = open_shards(entry.shards, "frames")
     if samples:
         ShardReader(manifest).frame(0)
-    _check_objects(entry.paste, samples=samples)
+    objects = _check_objects(entry.paste, samples=samples)
     is_stream = isinstance(entry, StreamConfig)
     if is_stream and entry.labelled and not manifest.label_histogram:
         problem = f"stream {entry.name} is labelled, but its shards hold no labels"
@@ -120,7 +143,8 @@ def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, s
     pixels = label_pixels(manifest, class_space(config.data)) if read else Counter[int]()
     doubt = mistaken_for_void(manifest.label_format, manifest.label_histogram) if pixels else None
     test_split = f"{manifest.place} is a test split ({manifest.dataset})" if manifest.split == "test" else ""
-    return _Found(manifest.digest, pixels, [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else [], test_split)
+    doubtful = [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else []
+    return _Found(manifest.digest, pixels, doubtful, test_split, objects)
 
 
 def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> tuple[str, int]:
@@ -142,14 +166,15 @@ def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, 
     return reader.digest(), len(reader)
 
 
-def _check_objects(paste: PasteConfig | None, *, samples: bool) -> None:
+def _check_objects(paste: PasteConfig | None, *, samples: bool) -> _Objects | None:
     if paste is None:
-        return
+        return None
     objects = open_shards(paste.objects, "objects")
-    choose_objects(objects, paste.include, paste.exclude)
+    chosen = choose_objects(objects, paste.include, paste.exclude)
     if samples:
         first = ShardReader(objects).read(0)
         decode_cutout(first.image, first.where, first.exif)
+    return _Objects(objects.digest, chosen) if paste.probability > 0 else None
 
 
 def _same_data(first: StreamConfig, entry: StreamConfig) -> Iterator[str]:
@@ -158,6 +183,15 @@ def _same_data(first: StreamConfig, entry: StreamConfig) -> Iterator[str]:
         yield (
             f"domains {first.domain_name} and {entry.domain_name} are the same {what}: only objects and labels tell "
             f"them apart; give the streams {first.name} and {entry.name} one `domain`"
+        )
+
+
+def _same_objects(name: str, objects: _Objects, pasted: Mapping[str, _Objects]) -> Iterator[str]:
+    streams = [stream for stream, others in pasted.items() if objects.meets(others)]
+    if streams:
+        yield (
+            f"set {name} pastes objects that {', '.join(streams)} train{'s' * (len(streams) == 1)} on: none of them is "
+            "unseen; paste those of another split there, or other categories (paste.include, paste.exclude)"
         )
 
 
