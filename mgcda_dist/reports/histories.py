@@ -27,6 +27,7 @@ class HistoryPlot:
         share: values are shares, from 0 to 1.
         group: heading under which a page puts it.
         exact: values follow a rule, so that there is no noise to smooth away.
+        apart: labels begin with different things before this word: with one run, each has a plot of its own.
     """
 
     title: str
@@ -36,6 +37,7 @@ class HistoryPlot:
     share: bool = False
     group: str = ""
     exact: bool = False
+    apart: str = ""
 
 
 HISTORIES = (
@@ -43,7 +45,7 @@ HISTORIES = (
     HistoryPlot("Discriminator accuracy", "accuracy", r"mdat/(.+)/accuracy", share=True,
                 group="Alignment of domains (MDAT)"),
     HistoryPlot("Discriminator accuracy in each domain", "accuracy", r"mdat/(.+/domain/.+)", share=True,
-                group="Alignment of domains (MDAT)"),
+                group="Alignment of domains (MDAT)", apart=" domain "),
     HistoryPlot("Accuracy near to objects and far away", "accuracy",
                 r"mdat/(.+/(?:near_objects|far_from_objects))", share=True, group="Alignment of domains (MDAT)"),
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",

@@ -146,21 +146,37 @@ def history_plots(runs: Sequence[tuple[str, Mapping[str, Series]]]) -> list[tupl
     for plot in HISTORIES:
         matched = [_without_twins(history, matching_metrics(history, plot.pattern)) for _, history in runs]
         labels = list(dict.fromkeys(label for each in matched for label in each))
-        together = [[label] for label in labels] if by_run else [labels]
+        together = [[label] for label in labels] if by_run else _together(labels, plot.apart)
         level = _level([h for _, h in runs], matched)
         low, high = (0.0, 1.0) if plot.share else (None, None)
         y_axis = Axis(plot.unit, low, high, log=plot.log, from_zero=not plot.log)
         for shown in together:
             lines = [
-                _history_line(plot, history[each[label]], name if by_run else label, run if by_run else position)
+                _history_line(
+                    plot,
+                    history[each[label]],
+                    name if by_run else label.rpartition(plot.apart)[2] if plot.apart else label,
+                    run if by_run else position,
+                )
                 for run, ((name, history), each) in enumerate(zip(runs, matched, strict=True))
                 for position, label in enumerate(shown)
                 if label in each
             ]
             if lines:
-                heading = plot.title if len(together) == 1 else f"{plot.title}: {shown[0]}"
+                which = shown[0].partition(plot.apart)[0] if plot.apart and not by_run else shown[0]
+                heading = plot.title if len(together) == 1 else f"{plot.title}: {which}"
                 plots.append((plot.group, Plot(heading, Axis("step"), y_axis, lines, level)))
     return plots
+
+
+def _together(labels: Sequence[str], apart: str) -> list[list[str]]:
+    """Labels that share a plot; `apart` parts what tells the plot from what tells the line."""
+    if not apart:
+        return [list(labels)]
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(label.partition(apart)[0], []).append(label)
+    return list(groups.values())
 
 
 def _history_line(plot: HistoryPlot, series: Series, label: str, colour: int) -> Line:

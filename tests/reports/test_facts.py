@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mgcda_dist.reports.facts import fact_table
 from mgcda_dist.reports.histories import HISTORIES, matching_metrics
+from mgcda_dist.reports.plots import history_plots
 from mgcda_dist.reports.runs import RunRecord
 
 
@@ -33,3 +34,16 @@ def test_the_time_names_the_use_of_a_gpu() -> None:
     )
     plots = {plot.title: list(matching_metrics(history, plot.pattern)) for plot in HISTORIES}
     assert plots["Use of a GPU"] == ["mfu", "busy share"] and plots["Peak memory of a GPU"] == ["peak memory"]
+
+
+def test_accuracies_in_each_domain_have_a_plot_for_each_stage() -> None:
+    """Lines of ten stages and domains in one plot would share colours."""
+    names = [f"mdat/{stage}/domain/{domain}" for stage in ("stride16", "embedding") for domain in ("day", "night")]
+    history = {name: ([0, 1], [0.1 * n, 0.5]) for n, name in enumerate(names)}
+    plots = [plot for _, plot in history_plots([("a", history)])]
+    assert {plot.title: [(line.label, line.colour) for line in plot.lines] for plot in plots} == {
+        f"Discriminator accuracy in each domain: {stage}": [("day", 0), ("night", 1)]
+        for stage in ("stride16", "embedding")
+    }
+    both = [plot.title for _, plot in history_plots([("a", history), ("b", history)])]
+    assert both == [f"Discriminator accuracy in each domain: {name[5:].replace('/', ' ')}" for name in names]
