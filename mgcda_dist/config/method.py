@@ -170,7 +170,7 @@ class CaclConfig(Section):
     negatives_by: Annotated[NegativesBy, OVERRIDE] = Field(
         default=CaclDefaults.negatives_by,
         description="the most difficult ones: by anomaly score, one set for all anchors; or the nearest to each anchor "
-        "(semi-hard with a random share: arXiv 2101.11939)",
+        "(with a random share beside them, after arXiv 2101.11939)",
     )
     cross_domain: Annotated[bool, OVERRIDE] = Field(
         default=CaclDefaults.cross_domain, description="false: positives from the same domain first (ablation)"
