@@ -162,7 +162,12 @@ def _config(project: Project) -> str:
         "  augment: {scale: [0.7, 1.6]}",
         f"model: {{backbone: {_word(project.backbone)}, weights: {_word(project.weights)}}}",
     ]
-    if not project.unlabelled:
+    if project.unlabelled:
+        lines += [
+            "# An average of the network tells what is normal in frames without labels, where objects are pasted, too.",
+            "teacher: {enabled: true, outlier_weight: 0.1, contrast: true}",
+        ]
+    else:
         lines += ["# One domain: there is nothing to align.", "mdat: {enabled: false}"]
     lines += [
         f"optim: {{steps: {project.steps}, lr_backbone: 3.0e-4, lr_heads: 2.0e-3}}",

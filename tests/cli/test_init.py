@@ -12,6 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from mgcda_dist.checks.domains import unaligned
+from mgcda_dist.checks.idle import idle
+from mgcda_dist.checks.unlabelled import unlabelled
 from mgcda_dist.cli.main import app
 from mgcda_dist.config.load import load_config
 from tests.support.commands import invoke, mgcda, refusal, typed
@@ -64,6 +67,14 @@ def test_without_other_frames_nothing_is_aligned_or_measured(tmp_path: Path) -> 
     assert "data/test" not in page and "predict runs/1st data/labelled/images --out predictions --threshold 0" in page
     folders = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_dir()}
     assert {"data/labelled/images", "data/coco/annotations"} <= folders and "data/test" not in folders
+
+
+def test_no_key_of_a_project_is_doubtful(tmp_path: Path) -> None:
+    """Of what needs no shards: objects where something says what is normal, and no switch without use."""
+    for name, words in {"both": [], "labelled": ["--no-unlabelled"]}.items():
+        assert invoke("init", tmp_path / name, "--no-ask", *words).exit_code == 0
+        config = load_config(tmp_path / name / "config.yaml").config
+        assert [*unlabelled(config), *idle(config), *unaligned(config, {})] == []
 
 
 def test_questions_and_options_write_the_same(tmp_path: Path) -> None:
