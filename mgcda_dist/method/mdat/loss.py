@@ -205,16 +205,17 @@ class MDAT(nn.Module):
     def signals(self, totals: Mapping[str, Tensor], counts: StepCounts) -> dict[str, Tensor]:
         """Scalars that tell how the discriminators fare, named as they are logged.
 
-        Per stage A_s, mean ε, and of the step's batch the accuracy in each domain, near to objects and far from them;
-        NaN for a share of no location.
+        Per stage A_s, mean ε, and of the step's batch the accuracy in each domain, and near to objects and far from
+        them, over the domains that have both; NaN for a share of no location.
         """
         counted = counts.total()
         locations = counted[_LOCATIONS]
+        near, far = _compared(totals[_NEAR_HITS] / counted[_NEAR], totals[_FAR_HITS] / counted[_FAR])
         columns = {
             "accuracy": self.accuracy.to(torch.float64),
             "epsilon": totals[_EPSILON].sum(dim=1) / locations.sum(dim=1).clamp(min=1),
-            "near_objects": _balanced(totals[_NEAR_HITS], counted[_NEAR]),
-            "far_from_objects": _balanced(totals[_FAR_HITS], counted[_FAR]),
+            "near_objects": near,
+            "far_from_objects": far,
         }
         of_domains = (totals[_HITS] / locations).unbind(dim=1)
         columns |= {f"domain/{name}": hits for name, hits in zip(self.domain_names, of_domains, strict=True)}
@@ -249,3 +250,13 @@ class MDAT(nn.Module):
 def _balanced(hits: Tensor, locations: Tensor) -> Tensor:
     """Mean over the domains present of hits / locations: S×M, S×M → S; NaN where there is none."""
     return (hits / locations).nanmean(dim=1)
+
+
+def _compared(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of two shares over the domains that have both: S×M, S×M → S, S; NaN where there is none.
+
+    Over all domains that have it, each would be of other domains, which are not equally easy to tell.
+    """
+    unknown = one.isnan() | other.isnan()
+    one, other = one.masked_fill(unknown, torch.nan), other.masked_fill(unknown, torch.nan)
+    return one.nanmean(dim=1), other.nanmean(dim=1)

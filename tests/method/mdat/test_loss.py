@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -254,6 +255,29 @@ def test_masks_agree_with_their_definition(unlabelled: list[bool] | None, reach:
         expected = reference.cell_masks(given.label.tolist(), *size, reach_px=reach, unlabelled=unlabelled)
         assert [each.tolist() for each in found] == list(expected)
     assert found.near.any() and found.far.any()
+
+
+def signals_of(mdat: MDAT, near: Any, far: Any) -> dict[str, float]:
+    """The signals of a step with so many hits of so many locations, (hits, locations) by domain, at both stages."""
+    (near_hits, num_near), (far_hits, num_far) = (
+        torch.tensor([per_domain] * 2, dtype=torch.float64).unbind(dim=2) for per_domain in (near, far)
+    )
+    hits, locations = near_hits + far_hits, num_near + num_far
+    counted = {"mdat/locations": locations, "mdat/near": num_near, "mdat/far": num_far}
+    totals = {"mdat/hits": hits, "mdat/near_hits": near_hits, "mdat/far_hits": far_hits, "mdat/epsilon": 0 * hits}
+    return {name: value.item() for name, value in mdat.signals(totals, StepCounts(counted, 1, Collectives())).items()}
+
+
+def test_near_and_far_compare_the_same_domains():
+    """A discriminator that is as good near to objects as far from them leaks nothing, whichever domains show some."""
+    mdat, nothing = mdat_of(), (0, 0)
+    found = signals_of(mdat, near=[(8, 8), (0, 4), nothing], far=[(6, 6), (0, 9), (5, 5)])
+    assert found["mdat/middle/near_objects"] == found["mdat/middle/far_from_objects"] == 0.5
+    found = signals_of(mdat, near=[(8, 8), nothing, nothing], far=[(3, 6), (0, 9), (5, 5)])
+    assert (found["mdat/last/near_objects"], found["mdat/last/far_from_objects"]) == (1.0, 0.5)
+    assert found["mdat/last/domain/1"] == 0.0, "the accuracy in each domain is that of all its cells"
+    found = signals_of(mdat, near=[(8, 8), nothing, nothing], far=[nothing, (0, 9), (5, 5)])
+    assert all(math.isnan(found[f"mdat/last/{name}"]) for name in ("near_objects", "far_from_objects"))
 
 
 def test_the_measured_reach_is_that_of_the_layers():
