@@ -48,6 +48,8 @@ HISTORIES = (
                 group="Alignment of domains (MDAT)", apart=" domain "),
     HistoryPlot("Accuracy near to objects and far away", "accuracy",
                 r"mdat/(.+/(?:near_objects|far_from_objects))", share=True, group="Alignment of domains (MDAT)"),
+    HistoryPlot("Cells that are aligned", "share of cells", r"mdat/(.+)/aligned_share", share=True,
+                group="Alignment of domains (MDAT)"),
     HistoryPlot("Reversal strength λ and label smoothing ε", "λ, ε", r"mdat/(lambda|.+/epsilon)",
                 group="Alignment of domains (MDAT)"),
     HistoryPlot("Contrastive memory", "filled share", r"cacl/(?:queue_)?(fill.*|distributions_known)", share=True,

@@ -26,8 +26,10 @@ _SPIKE_STEPS = 3
 _SPIKE_SPREADS = 10.0
 """… by this many times the median distance from the median."""
 _LEAK = 0.25
-"""Accuracy near to objects above that far from them, mean of `_LEAK_READINGS` readings: a leak."""
-_LEAK_READINGS = 10
+"""Accuracy near to objects above that far from them, mean of `_MEAN_READINGS` readings: a leak."""
+_MEAN_READINGS = 10
+_THIN = 0.3
+"""Share of cells that MDAT aligns, mean of `_MEAN_READINGS` readings: less is hardly the scene."""
 _APART = 0.01
 """Share of the positives of anomalies that cross domains."""
 _READINGS = 5
@@ -58,6 +60,7 @@ class HealthWatch:
         self._raised = set(raised)
         self._peak_accuracy = {} if peak_accuracy is None else peak_accuracy
         self._leaks: dict[str, deque[float]] = {}
+        self._aligned: dict[str, deque[float]] = {}
         self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
         self._without_anchors = self._waiting = self._still = self._apart = 0
         self._last_reading: tuple[int, float] | None = None
@@ -116,7 +119,7 @@ class HealthWatch:
                     "features were not aligned; raise mdat.lambda_max or mdat.weight"
                 )
             near, far = (metrics.get(f"mdat/{stage.name}/{where}") for where in ("near_objects", "far_from_objects"))
-            leaks = self._leaks.setdefault(stage.name, deque(maxlen=_LEAK_READINGS))
+            leaks = self._leaks.setdefault(stage.name, deque(maxlen=_MEAN_READINGS))
             if near is not None and far is not None:
                 leaks.append(near - far)
             if len(leaks) == leaks.maxlen and statistics.mean(leaks) > _LEAK:
@@ -125,7 +128,25 @@ class HealthWatch:
                     f"{statistics.mean(leaks):.2f}): it aligns away what is to be detected; paste at one rate in all "
                     "domains (data.streams.*.paste.probability), or mdat.mask_width=receptive_field"
                 )
+            if (share := metrics.get(f"mdat/{stage.name}/aligned_share")) is not None:
+                found |= self._thin(stage.name, share)
         return found
+
+    def _thin(self, stage: str, share: float) -> dict[str, str]:
+        """The alarm about a stage of which hardly a cell is aligned, given the share of a reading."""
+        shares = self._aligned.setdefault(stage, deque(maxlen=_MEAN_READINGS))
+        shares.append(share)
+        if len(shares) < _MEAN_READINGS or statistics.mean(shares) >= _THIN:
+            return {}
+        because = (
+            "objects are in many crops, and masks are as wide as what a location sees; lower "
+            "data.streams.*.paste.probability, use larger crops (data.crop_px), or mdat.mask_width=cell"
+            if self._config.mdat.mask_width == "receptive_field"
+            else "the others show objects, void, or what class mix has laid over them; lower "
+            "data.streams.*.paste.probability or data.augment.class_mix"
+        )
+        text = f"MDAT aligns only {statistics.mean(shares):.0%} of the cells of {stage}: {because}"
+        return {f"thin_alignment.{stage}": text}
 
     def _memory(self, step: int, metrics: dict[str, float]) -> dict[str, str]:
         cacl, found = self._config.cacl, dict[str, str]()

@@ -60,7 +60,7 @@ def test_comm_stats_follow_the_formula(worlds: list[Results], name: str, size: i
     terms = 5 + mdat + 2 * cacl + 2 * taught
     rows = images * per_image * (DIM + 3)
     expected = {  # label: (calls, float64 numbers of a call)
-        "counts": (steps, SEG_GROUPS + taught + mdat * 3 * STAGES * NUM_DOMAINS + difficulty),
+        "counts": (steps, SEG_GROUPS + taught + mdat * 4 * STAGES * NUM_DOMAINS + difficulty),
         "difficulty": (micros - steps, difficulty),  # that of the first micro-batch travels with the counts
         "values": (steps, terms + mdat * 4 * STAGES * NUM_DOMAINS + cacl * 4),
         "cacl_rows": (micros, cacl * images * per_image * (DIM / (4 if bf16 else 1) + 3)),

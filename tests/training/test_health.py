@@ -31,6 +31,7 @@ def _healthy(step: int) -> dict[str, float]:
         "mdat/embedding/accuracy": 0.75,
         "mdat/embedding/near_objects": 0.7 + noise.gauss(0, 0.1),
         "mdat/embedding/far_from_objects": 0.6 + noise.gauss(0, 0.1),
+        "mdat/embedding/aligned_share": 0.6 + noise.gauss(0, 0.1),
         "cacl/anchors": 30.0,
         "cacl/crossing_anomaly": 0.5 * noise.random() if step > 30 else 0.0,  # the memory fills
         "cacl/queue_age_steps": min(step / 2, 20.0) + noise.random(),
@@ -61,6 +62,7 @@ def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[in
         (_set("mdat/stride16/accuracy", 0.52, 0), "dead_discriminator.stride16", "optim.lr_discriminators"),
         (_set("mdat/embedding/accuracy", 0.99, 500), "strong_discriminator.embedding", "mdat.lambda_max"),
         (_set("mdat/embedding/near_objects", 0.95, 300), "leak.embedding", "data.streams.*.paste.probability"),
+        (_set("mdat/embedding/aligned_share", 0.2, 300), "thin_alignment.embedding", "data.augment.class_mix"),
         (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
         (_set("cacl/crossing_anomaly", 0.0, 500), "anomalies_apart", "data.streams.*.paste"),
         (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 9)}), "still_queue", "cacl.inlier_pixels"),
@@ -84,6 +86,7 @@ def test_each_alarm_is_raised_once_and_names_the_key(
         _set("norm", 1000.0, 500, 501),  # one step: clipping has it
         _set("loss/total", 30.0, 500, 502),
         _set("mdat/embedding/near_objects", 1.0, 300, 330),
+        _set("mdat/embedding/aligned_share", 0.0, 300, 340),  # four readings
         _set("cacl/anchors", 0.0, 500, 530),  # three readings
         _set("time/data_wait_share", 0.9, 0, 30),  # the loader starts
         _set("loss/total", math.nan, 500, 600),  # refused steps are said where they are refused
@@ -92,6 +95,13 @@ def test_each_alarm_is_raised_once_and_names_the_key(
 )
 def test_no_alarm_without_evidence(config: Config, change: Callable[[int, dict[str, float]], object]) -> None:
     assert _alarms(config, change) == {}
+
+
+def test_wide_masks_are_named_where_hardly_a_cell_is_aligned() -> None:
+    config = plain_config(mdat={"mask_width": "receptive_field"}, optim={"steps": STEPS})
+    (text,) = _alarms(config, _set("mdat/embedding/aligned_share", 0.16, 0)).values()
+    assert "aligns only 16% of the cells of embedding" in text and "larger crops (data.crop_px)" in text
+    assert text.endswith("or mdat.mask_width=cell")
 
 
 def test_a_restart_does_not_repeat_an_alarm(config: Config) -> None:

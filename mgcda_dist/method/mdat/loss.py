@@ -28,7 +28,7 @@ from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 __all__ = ["MDAT", "Answer"]
 
 # Counts, then sums, per stage and domain: S×M.
-_LOCATIONS, _NEAR, _FAR = "mdat/locations", "mdat/near", "mdat/far"
+_CELLS, _LOCATIONS, _NEAR, _FAR = "mdat/cells", "mdat/locations", "mdat/near", "mdat/far"
 _HITS, _NEAR_HITS, _FAR_HITS, _EPSILON = "mdat/hits", "mdat/near_hits", "mdat/far_hits", "mdat/epsilon"
 
 
@@ -122,11 +122,15 @@ class MDAT(nn.Module):
         ]
 
     def counts(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-        """Local number of locations per stage and domain, S×M: it follows from the labels, before any forward pass."""
+        """Local numbers of cells per stage and domain, S×M: they follow from the labels, before any forward pass.
+
+        All of them, those that are aligned (the locations of L_mdat), near to objects and far from them.
+        """
         per_stage = [
-            [self._per_domain(cells, batch.domain) for cells in masks] for masks in self.masks(batch, stage_sizes)
+            [self._per_domain(cells, batch.domain) for cells in (torch.ones_like(masks.aligned), *masks)]
+            for masks in self.masks(batch, stage_sizes)
         ]
-        kinds = zip((_LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
+        kinds = zip((_CELLS, _LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
         return {name: torch.stack(stages) for name, stages in kinds}
 
     def strength(self, progress: float) -> float:
@@ -205,20 +209,22 @@ class MDAT(nn.Module):
     def signals(self, totals: Mapping[str, Tensor], counts: StepCounts) -> dict[str, Tensor]:
         """Scalars that tell how the discriminators fare, named as they are logged.
 
-        Per stage A_s, mean ε, and of the step's batch the accuracy in each domain, and near to objects and far from
-        them, over the domains that have both; NaN for a share of no location.
+        Per stage A_s, mean ε, and of the step's batch the share of cells that are aligned, the accuracy in each domain,
+        and near to objects and far from them, over the domains that have both; NaN for a share of no location.
         """
         counted = counts.total()
-        locations = counted[_LOCATIONS]
+        cells, locations = counted[_CELLS], counted[_LOCATIONS]
         near, far = _compared(totals[_NEAR_HITS] / counted[_NEAR], totals[_FAR_HITS] / counted[_FAR])
         columns = {
             "accuracy": self.accuracy.to(torch.float64),
             "epsilon": totals[_EPSILON].sum(dim=1) / locations.sum(dim=1).clamp(min=1),
+            "aligned_share": locations.sum(dim=1) / cells.sum(dim=1),
             "near_objects": near,
             "far_from_objects": far,
         }
-        of_domains = (totals[_HITS] / locations).unbind(dim=1)
-        columns |= {f"domain/{name}": hits for name, hits in zip(self.domain_names, of_domains, strict=True)}
+        for kind, of_domains in {"domain": totals[_HITS] / locations, "aligned": locations / cells}.items():
+            by_name = zip(self.domain_names, of_domains.unbind(dim=1), strict=True)
+            columns |= {f"{kind}/{name}": share for name, share in by_name}
         return {
             f"mdat/{stage}/{name}": column[s] for s, stage in enumerate(self.stages) for name, column in columns.items()
         }

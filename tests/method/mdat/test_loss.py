@@ -263,7 +263,7 @@ def signals_of(mdat: MDAT, near: Any, far: Any) -> dict[str, float]:
         torch.tensor([per_domain] * 2, dtype=torch.float64).unbind(dim=2) for per_domain in (near, far)
     )
     hits, locations = near_hits + far_hits, num_near + num_far
-    counted = {"mdat/locations": locations, "mdat/near": num_near, "mdat/far": num_far}
+    counted = {"mdat/cells": 2 * locations, "mdat/locations": locations, "mdat/near": num_near, "mdat/far": num_far}
     totals = {"mdat/hits": hits, "mdat/near_hits": near_hits, "mdat/far_hits": far_hits, "mdat/epsilon": 0 * hits}
     return {name: value.item() for name, value in mdat.signals(totals, StepCounts(counted, 1, Collectives())).items()}
 
@@ -278,6 +278,26 @@ def test_near_and_far_compare_the_same_domains():
     assert found["mdat/last/domain/1"] == 0.0, "the accuracy in each domain is that of all its cells"
     found = signals_of(mdat, near=[(8, 8), nothing, nothing], far=[nothing, (0, 9), (5, 5)])
     assert all(math.isnan(found[f"mdat/last/{name}"]) for name in ("near_objects", "far_from_objects"))
+
+
+@pytest.mark.parametrize("reach", [None, 5])
+def test_the_aligned_share_is_that_of_all_cells_of_a_step(reach: int | None):
+    """Over micro-batches, too: sums over sums, in each domain and over all; NaN of a domain without an image."""
+    whole = case([0, 0, 2, 0])
+    mdat = mdat_of(reach_px=None if reach is None else [reach] * 2)
+    first, second = (Case({}, whole.domain[part], whole.label[part], whole.logits) for part in (slice(1), slice(1, 4)))
+    parts = [mdat.counts(part.batch, SIZES) for part in (first, second)]
+    counts = StepCounts({name: parts[0][name] + parts[1][name] for name in parts[0]}, 2, Collectives())
+    hits = torch.zeros(2, 3, dtype=torch.float64)
+    totals = {f"mdat/{name}": hits for name in ("hits", "near_hits", "far_hits", "epsilon")}
+    found = mdat.signals(totals, counts)
+    for stage, size in zip(CHANNELS, ((4, 6), (2, 3)), strict=True):
+        aligned = torch.tensor(reference.cell_masks(whole.label.tolist(), *size, reach_px=reach)[0]).double()
+        assert found[f"mdat/{stage}/aligned_share"].item() == pytest.approx(aligned.mean().item(), abs=1e-12)
+        for d, name in enumerate(mdat.domain_names):
+            share = aligned[whole.domain == d].mean().item()
+            assert found[f"mdat/{stage}/aligned/{name}"].item() == pytest.approx(share, abs=1e-12, nan_ok=True)
+    assert 0 < found["mdat/middle/aligned_share"].item() < 1 and found["mdat/middle/aligned/1"].isnan()
 
 
 def test_the_measured_reach_is_that_of_the_layers():
