@@ -34,6 +34,10 @@ _APART = 0.01
 """Share of the positives of anomalies that cross domains."""
 _READINGS = 5
 """Logged steps in a row after which a standing state is a fault: no anchors, a still queue, waiting for data."""
+_SHORT = 10.0
+"""Mean age of the rows of a memory, in steps: below, it holds little that the batch does not."""
+_FILLING = 50
+"""Steps after which a memory that keeps its rows is older than that, full or not."""
 _DATA_WAIT = 0.2
 """Share of the time."""
 
@@ -62,7 +66,7 @@ class HealthWatch:
         self._leaks: dict[str, deque[float]] = {}
         self._aligned: dict[str, deque[float]] = {}
         self._losses, self._norms = _Series(_SPIKE_STEPS), _Series(_STEEP_STEPS)
-        self._without_anchors = self._waiting = self._still = self._apart = 0
+        self._without_anchors = self._waiting = self._still = self._apart = self._short = 0
         self._last_reading: tuple[int, float] | None = None
         self._seen: dict[str, str] = {}
 
@@ -167,6 +171,15 @@ class HealthWatch:
                 found["anomalies_apart"] = (
                     f"hardly an anomaly of CACL has met one of another domain in the last {_READINGS} logged steps "
                     f"({crossing:.1%} of their positives): paste objects in every domain (data.streams.*.paste)"
+                )
+        if age is not None and cacl.queue_rows > 0 and step - self._first_step >= _FILLING:
+            self._short = self._short + 1 if age < _SHORT else 0
+            if self._short >= _READINGS:
+                few = "lower" if cacl.queue_rows_per_image else "set"
+                found["short_memory"] = (
+                    f"the rows in the memory of CACL are {age:.1f} steps old in the mean, hardly others than those of "
+                    f"the batch: all {cacl.queue_rows} of a ring are replaced within a few steps; raise "
+                    f"cacl.queue_rows, or {few} cacl.queue_rows_per_image"
                 )
         if age is not None:
             if self._last_reading is not None and age > 0:

@@ -65,7 +65,8 @@ def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[in
         (_set("mdat/embedding/aligned_share", 0.2, 300), "thin_alignment.embedding", "data.augment.class_mix"),
         (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
         (_set("cacl/crossing_anomaly", 0.0, 500), "anomalies_apart", "data.streams.*.paste"),
-        (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 9)}), "still_queue", "cacl.inlier_pixels"),
+        (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 12)}), "still_queue", "cacl.inlier_pixels"),
+        (_set("cacl/queue_age_steps", 1.3, 0), "short_memory", "or set cacl.queue_rows_per_image"),
         (_set("norm", 80.0, 500, 503), "gradient_norm", "optim.clip_norm"),
         (_set("loss/total", 20.0, 500, 504), "loss_spike", "optim.lr_heads"),
         (_set("time/data_wait_share", 0.5, 300), "data_wait", "data.loader_workers"),
@@ -88,6 +89,7 @@ def test_each_alarm_is_raised_once_and_names_the_key(
         _set("mdat/embedding/near_objects", 1.0, 300, 330),
         _set("mdat/embedding/aligned_share", 0.0, 300, 340),  # four readings
         _set("cacl/anchors", 0.0, 500, 530),  # three readings
+        _set("cacl/queue_age_steps", 5.0, 500, 540),  # four readings
         _set("time/data_wait_share", 0.9, 0, 30),  # the loader starts
         _set("loss/total", math.nan, 500, 600),  # refused steps are said where they are refused
         _set("mdat/stride16/accuracy", 0.52, 300),  # it was better once
