@@ -13,10 +13,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mgcda_dist.addresses import without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
-from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped, shipped_files
+from mgcda_dist.config.overrides import with_overrides, without_each
+from mgcda_dist.config.parse import read_yaml, shipped, shipped_files
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -99,17 +99,13 @@ def load_config(
     else:
         data = _read(source := shipped(Path(path)), lines, seen=())
     if isinstance(overrides, Mapping):
-        for key, value in overrides.items():
-            _put(data, key, _plain(value), f"{key}={without_secrets(str(value))}", lines)
-    else:
-        for override in overrides or []:
-            _apply(data, override, lines)
-    loaded_lines = lines
+        overrides = {key: _plain(value) for key, value in overrides.items()}
+    changed = with_overrides(data, overrides or [], lines)
     try:
-        config = Config.model_validate(expanded(data))
+        config = Config.model_validate(expanded(changed))
     except ValidationError as error:
-        raise _explain(error, source, loaded_lines) from None
-    return LoadedConfig(resolve_paths(config), source, loaded_lines)
+        raise _explain(error, source, lines, _blamed(error, data, overrides or [])) from None
+    return LoadedConfig(resolve_paths(config), source, lines)
 
 
 def resolve_paths(config: Config) -> Config:
@@ -249,42 +245,33 @@ def _merge(below: Any, above: Any) -> Any:
     return above
 
 
-def _apply(data: dict[str, Any], override: str, lines: dict[KeyPath, str]) -> None:
-    shown = without_secrets(override)
-    where = f"command line, {shown!r}"
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(where, "not of the form key=value", "write for example optim.steps=100")
-    try:
-        value = parse_yaml(text, where)
-    except ConfigError:
-        raise ConfigError(where, f"the value {text!r} is not valid YAML", "quote it") from None
-    _put(data, key, value, where, lines)
+_Mistake = tuple[KeyPath, str, str]
+"""Place and type of an error of pydantic's, and the key that one of ours begins with."""
 
 
-def _put(data: dict[str, Any], key: str, value: Any, where: str, lines: dict[KeyPath, str]) -> None:
-    """Set the value of a dotted key."""
-    parts: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-    target: dict[Any, Any] | list[Any] = data
-    for part in parts[:-1]:
-        if isinstance(target, list):
-            if not isinstance(part, int) or part >= len(target):
-                raise ConfigError(
-                    where, f"{part!r} is no item of a list with {len(target)} items", "items count from 0"
-                )
-            target = target[part]
-        else:
-            if not isinstance(target.get(part), (dict, list)):
-                target[part] = {}
-            target = target[part]
-    last = parts[-1]
-    if isinstance(target, list) and (not isinstance(last, int) or last >= len(target)):
-        raise ConfigError(where, f"{last!r} is no item of a list with {len(target)} items", "items count from 0")
-    target[last] = value  # pyright: ignore[reportArgumentType, reportCallIssue]
-    lines[parts] = where
+def _mistake(item: ErrorDetails) -> _Mistake:
+    return item["loc"], item["type"], item["msg"].partition(":")[0]
 
 
-def _explain(error: ValidationError, source: Path, lines: dict[KeyPath, str]) -> ConfigError:
+def _blamed(
+    error: ValidationError, data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> dict[_Mistake, list[str]]:
+    """Overrides without which a mistake would not be there: one of ours may name a key that another one has spoilt."""
+    found: dict[_Mistake, list[str]] = {_mistake(item): [] for item in error.errors()}
+    for place, content in without_each(data, overrides):
+        remaining = set[_Mistake]()
+        try:
+            Config.model_validate(expanded(content))
+        except ValidationError as other:
+            remaining = set(map(_mistake, other.errors()))
+        for mistake in found.keys() - remaining:
+            found[mistake].append(place)
+    return found
+
+
+def _explain(
+    error: ValidationError, source: Path, lines: dict[KeyPath, str], blamed: Mapping[_Mistake, Sequence[str]]
+) -> ConfigError:
     loaded = LoadedConfig.__new__(LoadedConfig)
     loaded.source, loaded.lines = source, lines
     messages: list[tuple[str, str]] = []
@@ -307,7 +294,7 @@ def _explain(error: ValidationError, source: Path, lines: dict[KeyPath, str]) ->
                 value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
                 text = f"{dotted_name(path)}{value}: {problem}"
             text += f"\n  → {remedy}" if remedy else ""
-        messages.append((loaded.where(*path), text))
+        messages.append((" and ".join(blamed[_mistake(item)]) or loaded.where(*path), text))
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
     return ConfigError(where, first + rest)

@@ -1,0 +1,62 @@
+"""Overrides: a mistake that one has made is said with it, wherever the key that the message names is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgcda_dist.config.load import load_config
+from mgcda_dist.config.overrides import with_overrides, without_each
+from mgcda_dist.errors import ConfigError
+from tests.support.configs import plain_content, write_config
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_config(tmp_path / "t.yaml", plain_content(mdat={"enabled": True}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "problem"),
+    [
+        (["optim.steps=9", "teachr.enabled=true"], "command line, 'teachr.enabled=true'", "unknown key 'teachr'"),
+        (["data.streams.1.domain=a", "name=x"], "command line, 'data.streams.1.domain=a'", "mdat.enabled: domain"),
+        (["data.streams.0.domain=x", "data.streams.1.domain=x"],
+         "command line, 'data.streams.0.domain=x' and command line, 'data.streams.1.domain=x'", "mdat.enabled: domain"),
+        (["optim.steps=nine"], "command line, 'optim.steps=nine'", "optim.steps = 'nine'"),
+        (["cacl.quue_rows=9"], "command line, 'cacl.quue_rows=9'", "did you mean 'cacl.queue_rows'"),
+        (["data.streams.1.per_step=1", "scaling.workers=2"],
+         "command line, 'data.streams.1.per_step=1' and command line, 'scaling.workers=2'", "data.streams: 3 images"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_said_with_the_override_that_made_it(
+    file: Path, overrides: list[str], where: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(file, [*overrides, "seed=2"])
+    assert error.value.where == where and problem in error.value.problem
+    changes = {key: int(value) if value.isdigit() else value for key, _, value in (o.partition("=") for o in overrides)}
+    with pytest.raises(ConfigError) as error:
+        load_config(file, {**changes, "seed": 2})
+    assert error.value.where == where.replace("command line, ", "").replace("'", "")
+
+
+def test_a_mistake_of_the_file_is_said_with_its_line(file: Path) -> None:
+    file.write_text(file.read_text().replace("optim:", "optmi:"))
+    with pytest.raises(ConfigError) as error:
+        load_config(file, ["cacl.enabled=false"])
+    assert error.value.where.startswith(f"{file}:") and "did you mean 'optim'" in error.value.problem
+
+
+def test_overrides_leave_the_content_as_it_is() -> None:
+    content, one = {"a": [{"b": 1}]}, object()
+    lines: dict[tuple[str | int, ...], str] = {}
+    assert with_overrides(content, {"a.0.b": one}, lines) == {"a": [{"b": one}]} and content == {"a": [{"b": 1}]}
+    assert list(lines) == [("a", 0, "b")]
+    assert list(without_each(content, ["c={d: 1}", "a.0.b=2"])) == [
+        ("command line, 'c={d: 1}'", {"a": [{"b": 2}]}),
+        ("command line, 'a.0.b=2'", {"a": [{"b": 1}], "c": {"d": 1}}),
+    ]
+    needed = ["a=[{b: 1}, {b: 2}]", "a.1.b=3"]
+    assert [place for place, _ in without_each(content, needed)] == ["command line, 'a.1.b=3'"]
