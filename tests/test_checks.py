@@ -180,7 +180,16 @@ def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path
     run = config(tmp_path, pasting, class_space="road8")
     sets = [{"name": "e", "shards": render}, {"name": "f", "shards": str(yard(tmp_path / "y", "binary", (0, 1)))}]
     run = Config.model_validate(run.model_dump() | {"evaluation": {"sets": sets}})
-    assert check_data(run) == ([], ["set e is what stream a trains on"])
+    problems, (warning,) = check_data(run)
+    assert problems == [] and warning.startswith("set e is what stream a trains on; leave it out, or measure on")
+
+
+def test_labels_without_a_class_are_a_warning_with_its_remedy(tmp_path: Path) -> None:
+    """As those of a test set, which are of anomalies and of the rest."""
+    masks = yard(tmp_path / "masks", "binary", (0, 1))
+    problems, warnings = check_data(config(tmp_path, {"test": {"shards": str(masks)}}, class_space="road8"))
+    assert problems == [] and warnings[0].startswith("stream test: no pixel of its labels is of any class, so none")
+    assert "set labelled: false on it, or use shards" in warnings[0]
 
 
 def test_objects_that_are_trained_on_are_a_warning_where_they_are_measured(tmp_path: Path, tiny_shards: Path) -> None:

@@ -28,6 +28,7 @@ from mgcda_dist.errors import MgcdaError, ShardError
 __all__ = ["DataProblem", "check_data", "check_dataset"]
 
 _VALIDATION = "choose a split for validation: held-out frames, with pasted objects of held-out kinds"
+_HELD_OUT = "leave it out, or measure on frames that are held out and have labels"
 _READ = ("data", "loss", "mdat", "cacl", "teacher")
 """Sections that these checks read."""
 _Path = tuple[str | int, ...]
@@ -78,7 +79,10 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
             pasted |= {entry.name: found.objects} if found.objects else {}
             warnings += _same_data(training.setdefault(found.digest, entry), entry)
             if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
-                warnings.append(f"stream {entry.name}: no pixel of its labels is of any class")
+                warnings.append(
+                    f"stream {entry.name}: no pixel of its labels is of any class, so none is learned from; set "
+                    "labelled: false on it, or use shards whose labels are of classes"
+                )
         elif path[0] == "checkpoint" and (found.digest in training or found.test_split):
             use = training.get(found.digest)
             problem = f"stream {use.name} trains on it" if use else found.test_split
@@ -86,9 +90,9 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
                 DataProblem((*path, key), f"no model can be chosen on {entry.name}: {problem}", _VALIDATION)
             )
         elif found.digest in training:
-            warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on")
+            warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on; {_HELD_OUT}")
         elif found.pixels == Counter():
-            warnings.append(f"set {entry.name} has no labels: nothing can be measured on it")
+            warnings.append(f"set {entry.name} has no labels: nothing can be measured on it; {_HELD_OUT}")
         if not isinstance(entry, StreamConfig) and found.objects:
             warnings += _same_objects(entry.name, found.objects, pasted)
     if not problems:
