@@ -221,7 +221,7 @@ _OUTLIER = {"enabled": True, "outlier_weight": 0.1}
 _BARE_PASTED = {"a": {"paste": _PASTE}, "b": {"paste": _PASTE} | _BARE}
 _NO_INLIER = "domain b gives CACL anomalies and no inlier.* set cacl.unlabelled_confidence, or teacher.enabled and"
 _NO_NORMAL = r"^b: objects are pasted onto frames without labels, and nothing says .* teacher.outlier_weight"
-_UNREAD = r"stream b: no term of the loss reads its 1 of 2 images"
+_UNREAD = r"^b: no term of the loss reads these frames, 1 of 2 images a step"
 _NO_CACL = {"cacl": {"enabled": False}}
 _ALONE = _NO_CACL | {"mdat": {"enabled": False}}
 
@@ -359,6 +359,16 @@ def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
                                                 "own_b": dict.fromkeys((0, 3, 7, 9), "rest")}}  # fmt: skip
     code, said = check(f"data.class_space={json.dumps(every)}")
     assert code == 0 and said.startswith("warning: no anomaly in training")
+
+
+def test_rows_of_a_sweep_with_one_warning_are_told_together(tmp_path: Path) -> None:
+    config(tmp_path, {"yard": {"shards": str(yard(tmp_path / "yard"))}})
+    rows = {"one": "t.yaml", "two": {"config": "t.yaml", "set": {"cacl.weight": 0}}}
+    sweep = write_config(tmp_path / "s.yaml", {"rows": rows})
+    done = typed("config", "check", sweep)
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 0 and first.startswith("warning: one, two: no anomaly in training")
+    assert second.startswith("warning: two: cacl.weight: it is 0")
 
 
 @pytest.mark.parametrize(

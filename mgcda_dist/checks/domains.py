@@ -37,15 +37,22 @@ def unaligned(config: Config, seen: Mapping[str, Counter[int] | None]) -> Iterat
         return
     yield from _unequal(rates, f"; the labels of {', '.join(uncounted)} are not counted" if uncounted else "")
     if config.cacl.enabled:
+        lacking = [name for name in rates if name not in inliers]
         told = "cacl.unlabelled_confidence, or teacher.enabled and teacher.contrast"
-        for name in (name for name in rates if name not in inliers):
+        if names := [name for name in lacking if rates[name]]:
             yield (
-                f"domain {name} gives CACL anomalies and no inlier: nothing says which of its other pixels are normal, "
-                f"so its objects are contrasted with inliers of other domains alone; set {told}"
-                if rates[name]
-                else f"domain {name} gives CACL no pixel: its streams have no labels and no objects; set paste on "
-                f"them, and {told}"
+                f"{_give(names)} CACL anomalies and no inlier: nothing says which other pixels are normal there, so "
+                f"these objects are contrasted with inliers of other domains alone; set {told}"
             )
+        if names := [name for name in lacking if not rates[name]]:
+            yield (
+                f"{_give(names)} CACL no pixel: there are no labels and no objects; set paste on these streams, and "
+                f"{told}"
+            )
+
+
+def _give(names: list[str]) -> str:
+    return f"domain {names[0]} gives" if len(names) == 1 else f"domains {', '.join(names)} give"
 
 
 def _unequal(rates: Mapping[str, float], unknown: str) -> Iterator[str]:

@@ -24,13 +24,14 @@ def unlabelled(config: Config) -> Iterator[str]:
             "there, so the outlier loss can take the look of these frames for that of an anomaly; "
             f"set {teacher}, or, with CACL, teacher.contrast or cacl.unlabelled_confidence; or paste nothing there"
         )
-    for stream in bare:
-        if not _is_read(config, stream):
-            yield (
-                f"stream {stream.name}: no term of the loss reads its {stream.per_step} of {config.data.global_batch} "
-                "images a step: they have no labels, and what needs none is off; set mdat.enabled, teacher.enabled, "
-                "cacl.unlabelled_confidence, or data.augment.class_mix; or leave the stream out"
-            )
+    unread = [stream for stream in bare if not _is_read(config, stream)]
+    if unread:
+        images = sum(stream.per_step for stream in unread)
+        yield (
+            f"{', '.join(stream.name for stream in unread)}: no term of the loss reads these frames, {images} of "
+            f"{config.data.global_batch} images a step: they have no labels, and what needs none is off; set "
+            "mdat.enabled, teacher.enabled, cacl.unlabelled_confidence, or data.augment.class_mix; or leave them out"
+        )
 
 
 def _pastes(stream: StreamConfig) -> bool:

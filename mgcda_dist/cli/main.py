@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +71,7 @@ def train(
     loaded.check_files()
     from mgcda_dist.cli.train import run_training
 
-    _check_data(loaded)
+    _check_data(loaded, _warn)
     raise typer.Exit(run_training(loaded.config, override_config=override_config, start_over=start_over))
 
 
@@ -91,11 +92,11 @@ def config_check(
     if is_sweep_file(config):
         _check_sweep(config, overrides, files=files)
     else:
-        typer.echo(f"{config}: ok. {_checked(load_config(config, overrides), files=files)}")
+        typer.echo(f"{config}: ok. {_checked(load_config(config, overrides), _warn, files=files)}")
 
 
 def _check_sweep(file: Path, overrides: list[str] | None, *, files: bool) -> None:
-    """Check each row under its first seed; rows with the same problem are told together."""
+    """Check each row under its first seed; rows with the same problem, or the same warning, are told together."""
     from mgcda_dist.config.load import LoadedConfig
     from mgcda_dist.config.sweep import load_sweep, plan_runs
     from mgcda_dist.errors import ConfigError, MgcdaError
@@ -103,12 +104,18 @@ def _check_sweep(file: Path, overrides: list[str] | None, *, files: bool) -> Non
     sweep = load_sweep(file)
     planned = plan_runs(sweep, overrides)
     problems: dict[str, list[str]] = {}
+    doubts: dict[str, list[str]] = {}
     for row in sweep.rows:
         config = next(run.config for run in planned if run.row == row)
+        warnings: list[str] = []
         try:
-            typer.echo(f"{row}: ok. {_checked(LoadedConfig(config, file), files=files)}")
+            typer.echo(f"{row}: ok. {_checked(LoadedConfig(config, file), warnings.append, files=files)}")
         except MgcdaError as error:
             problems.setdefault(str(error), []).append(row)
+        for text in warnings:
+            doubts.setdefault(text, []).append(row)
+    for text, rows in doubts.items():
+        _warn(f"{', '.join(rows)}: {text}")
     if problems:
         num_rows = sum(map(len, problems.values()))
         texts = [f"{', '.join(rows)}: {text}" for text, rows in problems.items()]
@@ -116,8 +123,8 @@ def _check_sweep(file: Path, overrides: list[str] | None, *, files: bool) -> Non
     typer.echo(f"{file}: ok. {len(sweep.rows)} rows, {len(planned)} runs")
 
 
-def _checked(loaded: LoadedConfig, *, files: bool) -> str:
-    """Check a configuration and print warnings; returns what it is, in a line."""
+def _checked(loaded: LoadedConfig, warn: Callable[[str], object], *, files: bool) -> str:
+    """Check a configuration and warn of what is doubtful; returns what it is, in a line."""
     from mgcda_dist.cluster.scaling import shares_in_words
 
     if files:
@@ -126,8 +133,8 @@ def _checked(loaded: LoadedConfig, *, files: bool) -> str:
         from mgcda_dist import checks
 
         for warning in checks.check_model(loaded.config):
-            echo(f"warning: {warning}", err=True)
-        _check_data(loaded, samples=True)
+            warn(warning)
+        _check_data(loaded, warn, samples=True)
     c = loaded.config
     return (
         f"{len(c.data.streams)} streams of {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
@@ -166,12 +173,16 @@ def config_schema(
     typer.echo(schema_text("sweep" if sweep else "config"), nl=False)
 
 
-def _check_data(loaded: LoadedConfig, *, samples: bool = False) -> None:
-    """Refuse shards that do not fit the run; print warnings."""
+def _check_data(loaded: LoadedConfig, warn: Callable[[str], object], *, samples: bool = False) -> None:
+    """Refuse shards that do not fit the run; warn of what is doubtful."""
     from mgcda_dist.api.configuration import check
 
     for warning in check(loaded, samples=samples):
-        echo(f"warning: {warning}", err=True)
+        warn(warning)
+
+
+def _warn(text: str) -> None:
+    echo(f"warning: {text}", err=True)
 
 
 @app.callback(invoke_without_command=True)

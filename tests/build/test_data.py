@@ -147,7 +147,7 @@ def test_domains_are_compared_where_nothing_counts_the_pixels_of_a_dataset(tiny_
     assert len(warnings) == 1 and "(a 50%, b 90%)" in warnings[0]
     _, warnings = check_data(run_of(stream("a", paste=paste), other | {"labelled": False, "label_format": None}))
     assert [text.partition(":")[0] for text in warnings] == [
-        "anomalies are in domain a alone", "domain b gives CACL no pixel", "stream b",
+        "anomalies are in domain a alone", "domain b gives CACL no pixel", "b",
     ]  # fmt: skip
     assert check_data(run_of(stream("a", paste=paste), other | {"paste": paste})) == ([], [])
 
