@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.setting import Network, Setting, Trainer, method, scene, segmenter
 from benchmarks.sections import Findings
 from mgcda_dist.method import Batch
+from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.device import set_up
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
 
@@ -99,7 +100,7 @@ def throughput(network: Network, setting: Setting, found: Findings, *, compiled:
     flops = {name: micro_batch_flops(model, network.images, network.size) for name, model in models.items()}
     peak, seconds = _peak(setting, torch.bfloat16, tf32=True), dict[str, float]()
     if compiled:
-        bare.compile(backend=setting.backend)
+        compile_blocks(bare, bare.example_size, backend=setting.backend)
     batches = [scene(network, step, setting) for step in range(2)]
     size = f"{network.images} × {network.size[0]}×{network.size[1]}"
     for name in ("full", "baseline"):

@@ -199,6 +199,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
     """
     from mgcda_dist.models.activations import checkpoint_activations
     from mgcda_dist.models.adapters import AdaptedSegmenter
+    from mgcda_dist.models.compiling import compile_blocks
     from mgcda_dist.models.folding import fold_norms
     from mgcda_dist.models.freezing import freeze
     from mgcda_dist.models.invariants import check_compiles, freeze_unused
@@ -264,7 +265,7 @@ def mgcda(config: Config, collectives: Collectives | None = None, *, tried: bool
         adapted = [module for module in network.modules() if isinstance(module, AdaptedSegmenter)]
         for module in adapted:
             module.keep_taps()
-        network.compile()  # in place: the names of its tensors stay, and so does what a checkpoint holds
+        compile_blocks(network, network.example_size)
     return model
 
 

@@ -144,7 +144,7 @@ class ModelConfig(Section):
         default="student",
         description="which network is validated, exported and evaluated: the trained one, or the teacher's average",
     )
-    compile: Annotated[bool, FREE] = Field(default=False, description="torch.compile of the segmenter")
+    compile: Annotated[bool, FREE] = Field(default=False, description="torch.compile of the segmenter, block by block")
 
     @property
     def shown(self) -> str:

@@ -6,20 +6,42 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.engine import DeepSpeedEngine
+from tests.support.compiled import compiled_nodes
 from tests.support.distributed import run_distributed
 from tests.support.engine import micro_batches, tiny_engine
-from tests.support.tiny import tiny_mgcda
+from tests.support.tiny import TinySegmenter, tiny_mgcda
 
 _BATCH, _STEPS, _ACCUMULATION = 8, 2, 2
 _BUCKET_MB = 0.001
-Case = tuple[int, str]
-CASES: list[Case] = [(stage, precision) for stage in (0, 1, 2) for precision in ("fp32", "bf16")]
-"""(ZeRO stage, precision)."""
+Case = tuple[int, str, bool]
+COMPILED: list[Case] = [(stage, "fp32", True) for stage in (0, 1)]
+CASES: list[Case] = [(stage, precision, False) for stage in (0, 1, 2) for precision in ("fp32", "bf16")] + COMPILED
+"""(ZeRO stage, precision, with a compiled network)."""
+
+
+class Block(nn.Module):
+    """Two convolutions, N×8×h×w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(torch.tanh(self.first(x)))
+
+
+class Deep(TinySegmenter):
+    """With blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(self.body, *(Block() for _ in range(4)))
 
 
 class _Seen(NamedTuple):
@@ -27,12 +49,16 @@ class _Seen(NamedTuple):
 
     Attributes:
         before: gradients that were there when each sum began.
+        parts_done: parts of a compiled network that the backward pass was done with by then.
+        parts: their number.
         gradients: of the network.
         parameters: after two steps.
         reserved: numbers that DeepSpeed keeps memory for in a bucket; 0: none.
     """
 
     before: list[int]
+    parts_done: list[int]
+    parts: int
     gradients: int
     parameters: list[Tensor]
     reserved: int
@@ -41,7 +67,17 @@ class _Seen(NamedTuple):
 class _Sums(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.gradients, self.before = 0, list[int]()
+        self.gradients, self.before, self.parts, self.parts_done = 0, list[int](), 0, list[int]()
+
+    def begin(self, loss: Tensor) -> None:
+        self.gradients, self.before, self.done, self.parts_done = 0, [], 0, []
+        nodes = compiled_nodes(loss)
+        self.parts = len(nodes)
+        for node in nodes:
+            node.register_hook(self._finish)
+
+    def _finish(self, *_: Any) -> None:
+        self.done += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d" and func._opname == "allreduce_":
@@ -49,6 +85,7 @@ class _Sums(TorchDispatchMode):
             sent = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
             if sent[0].dtype != torch.float64 and sent[0].numel() > 100:
                 self.before.append(self.gradients)
+                self.parts_done.append(self.done)
         return func(*args, **(kwargs or {}))
 
     def count(self, _: Tensor) -> None:
@@ -60,16 +97,21 @@ def _step(engine: DeepSpeedEngine, step: int, watch: _Sums) -> None:
     counts = engine.model.count(batches)
     for batch in batches:
         outcome = engine.forward(batch, 0.5, counts)
-        watch.gradients, watch.before = 0, []
+        watch.begin(outcome.loss)
         with watch:
             engine.backward(outcome.loss)
         engine.step(1.0)
 
 
 def _train(case: Case, bucket_mb: float | None) -> _Seen:
-    stage, precision = case
+    stage, precision, compiled = case
+    model = tiny_mgcda(dtype=torch.float32)
+    if compiled:
+        torch.manual_seed(0)
+        model.segmenter = Deep()
+        assert len(compile_blocks(model.segmenter, (16, 24), backend="aot_eager")) == 4
     engine = tiny_engine(
-        tiny_mgcda(dtype=torch.float32),
+        model,
         batch=_BATCH,
         zero_stage=stage,
         precision=precision,
@@ -83,7 +125,8 @@ def _train(case: Case, bucket_mb: float | None) -> _Seen:
     for step in range(_STEPS):
         _step(engine, step, watch)
     reserved = getattr(engine._engine.optimizer, "reduce_bucket_size", 0)
-    return _Seen(watch.before, len(parameters), [p.detach().float().clone() for p in parameters], reserved)
+    parameters = [p.detach().float().clone() for p in parameters]
+    return _Seen(watch.before, watch.parts_done, watch.parts, len(parameters), parameters, reserved)
 
 
 def _all() -> dict[Case, tuple[_Seen, _Seen]]:
@@ -104,6 +147,15 @@ def test_the_sums_begin_during_the_backward_pass(seen: list[dict[Case, tuple[_Se
         assert overlapped.before[0] < overlapped.gradients - 5 and len(overlapped.before) >= 4
         numbers = sum(parameter.numel() for parameter in whole.parameters)
         assert whole.reserved in (0, numbers, numbers + 1), "not half a billion, whatever the network"
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_so_do_those_of_a_compiled_network(seen: list[dict[Case, tuple[_Seen, _Seen]]], case: Case) -> None:
+    """What is compiled at once has all of its gradients at its end."""
+    for of_rank in seen:
+        whole, overlapped = of_rank[case]
+        assert overlapped.parts == 4
+        assert set(whole.parts_done) == {4} and {1, 2, 3} & set(overlapped.parts_done), "a bucket has up to two blocks"
 
 
 @pytest.mark.parametrize("case", CASES)
