@@ -50,7 +50,7 @@ def cosine(model: MGCDA, batch: Batch) -> float:
     prediction = model.segmenter(batch.image)
     name = "outlier_anomaly"
     context = LossContext(batch.step, 1.0, batch.slot, model.seed)
-    anomalies = model.segmentation_loss(prediction, batch.label, context)[name] / counts.total()[f"seg/{name}"]
+    anomalies = model.segmentation_loss(prediction, batch.label.long(), context)[name] / counts.total()[f"seg/{name}"]
     aligned = model.mdat(prediction, batch, 1.0, counts).local_loss
     detector, alignment = (_gradient(loss, model) for loss in (anomalies, aligned))
     return float(torch.cosine_similarity(detector, alignment, dim=0))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks import domain_gap, two_players
 from mgcda_dist.config.schema import Config
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
@@ -149,3 +152,13 @@ def test_an_early_end_finishes_the_run_and_stands_while_its_callback_does(runs: 
     assert [call["step"] for call in calls if call["call"] == "step"] == list(range(STEPS))
     assert [call["status"] for call in calls if call["call"] == "end"] == ["FINISHED"] * 3
     assert (run / "results.json").is_file() and (run / "model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("script", [domain_gap, two_players])
+def test_what_measures_a_finished_run_reads_it(
+    runs: Runs, script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(runs[0])
+    monkeypatch.setattr("sys.argv", ["measure", str(runs[0] / "whole"), "--batches", "2"])
+    script.main()
+    assert re.search(r"whole +\d+\.\d%|mean [+-]0\.\d{3}, below zero in \d of 2", capsys.readouterr().out)
