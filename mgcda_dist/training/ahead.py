@@ -16,8 +16,8 @@ class CopiedAhead:
     """An iterator over batches on a device.
 
     On a GPU `fetch` takes a batch from the loader and starts its copy, on a stream that is for copies alone, so that it
-    waits for no kernel and no kernel waits for it; call it once a step's work is handed over. The batch then waits for
-    `next`, which lets the work that follows wait for its copy. On processors `fetch` does nothing.
+    waits for no kernel and no kernel waits for it; call it before the host waits for a step's work. The batch then
+    waits for `next`, which lets the work that follows wait for its copy. On processors `fetch` does nothing.
 
     Args:
         batches: of a loader; page-locked ones spare the host a copy.

@@ -86,6 +86,9 @@ class DeepSpeedEngine:
         config: from `deepspeed_config`.
         export_masters: with bf16 or fp16, the float32 of the optimiser begins with the weights before they were
             rounded, and is what is exported.
+
+    Attributes:
+        waits_after_backward: DeepSpeed lets the host wait for a GPU at the end of each backward pass.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class DeepSpeedEngine:
             trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             most = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), trained + trained % _ALIGNMENT)
             config = {**config, "zero_optimization": most | config["zero_optimization"]}
+        overlaps = bool(config["zero_optimization"].get("overlap_comm"))
+        self.waits_after_backward = self._zero_stage == 3 or (self._zero_stage > 0 and overlaps)
         rounds = any(config[name]["enabled"] for name in ("bf16", "fp16"))
         self._scales = bool(config["fp16"]["enabled"])
         self._engine_checks = self._zero_stage > 0

@@ -186,7 +186,8 @@ def _forward_and_backward(
     """Accumulate the gradient of a step; the engine applies it or refuses it.
 
     Args:
-        fetch: called when the work of a micro-batch is handed over, before the host waits for the device.
+        fetch: called for each micro-batch before the host waits for the device: when its work is handed over, or as
+            much of it as the engine lets the host hand over.
 
     Returns:
         Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's `own`.
@@ -204,9 +205,12 @@ def _forward_and_backward(
             # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step. Without
             # a look at it: a GPU would have nothing to do while the host waits for the number.
             loss = loss * torch.where(totals.wait()["loss/total"].isfinite(), 1.0, math.nan).to(loss.dtype)
+        if engine.waits_after_backward:
+            fetch()
         hooks.progress.enter("backward", step)
         engine.backward(loss)
-        fetch()
+        if not engine.waits_after_backward:
+            fetch()
         hooks.progress.enter("optimizer", step)
         engine.step(partial(group_factor, progress, config.optim.schedule, config.optim.warmup), totals)
     assert totals is not None

@@ -100,7 +100,7 @@ class PretendedDevice(TorchDispatchMode):
 
     Attributes:
         waits: `PHASE FILE FUNCTION KIND` → how often the host waited there: for a value (read), for a shape that
-            depends on the content (shape), or for a copy to the device to end (copy).
+            depends on the content (shape), for a copy to the device to end (copy), or for all of it (synchronize).
         phase: the present one.
         pinned: page-locked memory by its address.
         stream: the present one.
@@ -192,6 +192,10 @@ class PretendedDevice(TorchDispatchMode):
 
     def _wait(self, kind: str) -> None:
         self.waits[" ".join(filter(None, (self.phase, _place(), kind)))] += 1
+
+    def wait_for_all(self) -> None:
+        """The host waits for all streams."""
+        self._wait("synchronize")
 
     @contextmanager
     def on(self, stream: PretendedStream) -> Generator[None]:

@@ -8,12 +8,14 @@ the new number.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -61,7 +63,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model": {"norm": "group"},
         "engine": {"zero_stage": 2, "precision": "bf16"},
     },
-    "rounded": {"engine": {"zero_stage": 0, "precision": "bf16"}},
+    "rounded": {"engine": {"zero_stage": 0, "precision": "bf16"}, "model": {"norm": "sync"}},
+    "overlapped": {"engine": {"zero_stage": 1, "overlap_comm": True}, "model": {"norm": "local"}},
+    "sliced": {"engine": {"zero_stage": 3}},
 }  # fmt: skip
 
 METERED = "default"
@@ -75,6 +79,10 @@ ZERO = {f"{STEP} copy": 6, f"{STEP} read": 7}
 """DeepSpeed's own, with ZeRO: it looks at the norm of every group of parameters, and marks what is not finite."""
 GRADIENTS = {**ZERO, f"{STEP} read": 8}
 """In bf16 it looks at the gradients as well."""
+ALL = "backward training/engine.py DeepSpeedEngine.backward synchronize"
+"""With overlap, and with slices of the parameters, it waits at the end of each backward pass for all of the device."""
+SLICES = {f"{STEP} copy": 6, f"{STEP} read": 1}
+GATHERED = "forward training/engine.py DeepSpeedEngine.forward"
 WAITS: dict[str, list[dict[str, int]]] = {  # of a logged step, and of one that is not
     "default": [{READ: 1, **ZERO, **LOGGED}, {READ: 1, **ZERO}],
     "teacher": [{READ: 1, **LOGGED}, {READ: 1}],
@@ -84,6 +92,11 @@ WAITS: dict[str, list[dict[str, int]]] = {  # of a logged step, and of one that 
     ],
     "distribution": [{READ: 1, **GRADIENTS, **LOGGED}, {READ: 1, **GRADIENTS}],
     "rounded": [{READ: 1, **LOGGED}, {READ: 1}],
+    "overlapped": [{READ: 1, **ZERO, ALL: 1, **LOGGED}, {READ: 1, **ZERO, ALL: 1}],
+    "sliced": [
+        {READ: 1, **SLICES, ALL: 1, f"{GATHERED} copy": 2, f"{GATHERED} read": 2, **LOGGED},
+        {READ: 1, **SLICES, ALL: 1, f"{GATHERED} copy": 6, f"{GATHERED} read": 6},
+    ],
 }
 SCORED = "evaluation/test_time.py"
 SCORING: dict[str, dict[str, int]] = {  # of two frames
@@ -116,9 +129,18 @@ def train(config: Config, *, on_gpu: bool, metered: bool = False) -> tuple[list[
         zero_stage=config.engine.zero_stage,
         precision=config.engine.precision,
         clip_norm=config.optim.clip_norm,
+        bucket_mb=config.engine.bucket_mb if config.engine.overlap_comm else None,
     )
+    taken, taken_before = list[Batch](), list[int]()
+
+    def wait_for_all(*_: Any) -> None:
+        assert gpu is not None
+        gpu.wait_for_all()
+        taken_before.append(len(taken))
+
+    gpu: PretendedDevice | None = None
     with ExitStack() as stack:
-        model, gpu, device, state = build.mgcda(config, Collectives()), None, torch.device("cpu"), TrainState()
+        model, device, state = build.mgcda(config, Collectives()), torch.device("cpu"), TrainState()
         meter = None
         if metered:
             stack.enter_context(patch.object(torch.cuda, "get_device_name", lambda device: "NVIDIA H200"))
@@ -131,8 +153,13 @@ def train(config: Config, *, on_gpu: bool, metered: bool = False) -> tuple[list[
             gpu, device = stack.enter_context(pretended_device()), DEVICE
             for name in ("device_name", "current_device_name"):
                 stack.enter_context(patch.object(get_accelerator(), name, lambda *_: str(DEVICE)))
+            stack.enter_context(patch.object(get_accelerator(), "resolves_data_dependency", _not_after_backward))
+            stack.enter_context(patch.object(get_accelerator(), "synchronize", wait_for_all))
             model.to(device)
         engine = DeepSpeedEngine(model, build.optimizer(config, model), engine_config, device)
+        optimizer: Any = engine._engine.optimizer
+        if gpu is not None and hasattr(optimizer, "reduce_and_partition_stream"):
+            optimizer.reduce_and_partition_stream = SimpleNamespace(synchronize=wait_for_all)
         hooks = Hooks(
             log=lambda step, logged: None,
             say=lambda text: None,
@@ -148,8 +175,14 @@ def train(config: Config, *, on_gpu: bool, metered: bool = False) -> tuple[list[
             stepped=lambda step, all_of_it, numbers: metrics.append(all_of_it),
             meter=meter,
         )
-        fit(engine, micro_batches(config), state, config, hooks)
+        fit(engine, (taken.append(batch) or batch for batch in micro_batches(config)), state, config, hooks)
+    assert taken_before == [min(step + 2, STEPS) for step in range(len(taken_before))], "the next batch is on its way"
     return waits, metrics
+
+
+def _not_after_backward() -> bool:
+    """The CPU's accelerator has no streams to wait for; let the place be seen where DeepSpeed waits for all of them."""
+    return sys._getframe(1).f_code.co_name != "independent_gradient_partition_epilogue"
 
 
 def micro_batches(config: Config) -> Iterator[Batch]:
