@@ -62,11 +62,10 @@ def _set(name: str, value: float, first: int, last: int = STEPS) -> Callable[[in
         (_set("mdat/stride16/accuracy", 0.52, 0), "dead_discriminator.stride16", "optim.lr_discriminators"),
         (_set("mdat/embedding/accuracy", 0.99, 500), "strong_discriminator.embedding", "mdat.lambda_max"),
         (_set("mdat/embedding/near_objects", 0.95, 300), "leak.embedding", "data.streams.*.paste.probability"),
-        (_set("mdat/embedding/aligned_share", 0.2, 300), "thin_alignment.embedding", "data.augment.class_mix"),
+        (_set("mdat/embedding/aligned_share", 0.05, 300), "thin_alignment.embedding", "data.augment.class_mix"),
         (_set("cacl/anchors", 0.0, 500, 600), "no_anchors", "cacl.anomaly_pixels"),
         (_set("cacl/crossing_anomaly", 0.0, 500), "anomalies_apart", "data.streams.*.paste"),
         (lambda step, m: m.update({"cacl/queue_age_steps": max(step - 500, 12)}), "still_queue", "cacl.inlier_pixels"),
-        (_set("cacl/queue_age_steps", 1.3, 0), "short_memory", "or set cacl.queue_rows_per_image"),
         (_set("norm", 80.0, 500, 503), "gradient_norm", "optim.clip_norm"),
         (_set("loss/total", 20.0, 500, 504), "loss_spike", "optim.lr_heads"),
         (_set("time/data_wait_share", 0.5, 300), "data_wait", "data.loader_workers"),
@@ -99,10 +98,20 @@ def test_no_alarm_without_evidence(config: Config, change: Callable[[int, dict[s
     assert _alarms(config, change) == {}
 
 
+@pytest.mark.parametrize(("rows_per_image", "alarms"), [(4, ["short_memory"]), (None, [])])
+def test_a_memory_of_the_last_steps_is_named_where_one_of_many_images_is_asked(
+    rows_per_image: int | None, alarms: list[str]
+) -> None:
+    config = plain_config(cacl={"queue_rows_per_image": rows_per_image}, optim={"steps": STEPS})
+    found = _alarms(config, _set("cacl/queue_age_steps", 1.3, 0))
+    assert list(found) == alarms
+    assert all("or lower cacl.queue_rows_per_image" in text for text in found.values())
+
+
 def test_wide_masks_are_named_where_hardly_a_cell_is_aligned() -> None:
     config = plain_config(mdat={"mask_width": "receptive_field"}, optim={"steps": STEPS})
-    (text,) = _alarms(config, _set("mdat/embedding/aligned_share", 0.16, 0)).values()
-    assert "aligns only 16% of the cells of embedding" in text and "larger crops (data.crop_px)" in text
+    (text,) = _alarms(config, _set("mdat/embedding/aligned_share", 0.06, 0)).values()
+    assert "aligns only 6% of the cells of embedding" in text and "larger crops (data.crop_px)" in text
     assert text.endswith("or mdat.mask_width=cell")
 
 
