@@ -151,18 +151,25 @@ def test_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
             place = ("/home/of/mgcda_dist/method/reduce.py", line)
             warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, *place)
         warnings.warn_explicit("another one", UserWarning, "/home/of/mgcda_dist/method/reduce.py", 11)
+        warnings.warn_explicit("a synchronizing one", UserWarning, "/lib/site-packages/deepspeed/utils.py", 5)
+        torch.cuda.synchronize()  # torch does not warn of it
 
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     found = speed.host_waits(action, Setting(DEVICE, tiny=True))
-    assert found == {"method/reduce.py:7": 2, "method/reduce.py:9": 1} and modes == ["warn", "default"]
+    assert found is not None
+    (asked,) = (place for place in found if "test_gpu_check.py:" in place)
+    assert found == {"method/reduce.py:7": 2, "method/reduce.py:9": 1, "deepspeed/utils.py:5": 1, asked: 1}
+    assert modes == ["warn", "default"]
 
 
 def test_more_than_one_wait_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "host_waits", lambda action, setting: Counter({"method/reduce.py:7": 2}))
     monkeypatch.setattr(speed, "Trainer", lambda *_: Mock())
-    monkeypatch.setattr(speed, "scene", lambda *_: None)
+    monkeypatch.setattr(speed, "scene", lambda *_: tiny_batch(0))
     found = Findings(tmp_path / "waits.json")
     speed.waits(HOST, found)
-    assert len(found.problems) == 2 and "the host waits 2 times" in found.problems[0]
+    assert len(found.problems) == 3 and "the host waits 2 times" in found.problems[0]
+    assert found.problems[2].startswith("bfloat16, with a teacher: ")
 
 
 def test_a_difference_is_found(tmp_path: Path) -> None:
@@ -280,7 +287,7 @@ def test_every_section_runs_on_processors(tmp_path: Path) -> None:
     ended = trial(tmp_path, {"ray", "mlflow", "webdataset"}, "--budget", "800")
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert len(found["sections"]) == 11 and {section["status"] for section in found["sections"]} == {"passed"}
+    assert len(found["sections"]) == 12 and {section["status"] for section in found["sections"]} == {"passed"}
     tables = {section["title"]: section["tables"] for section in found["sections"]}
     for mode in ("eager", "compiled"):
         (rows,) = tables[f"{HOST.small.backbone}, {mode}"].values()

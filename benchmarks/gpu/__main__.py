@@ -53,6 +53,7 @@ def sections(setting: Setting) -> dict[str, Section]:
         "waits": Section("Waits and launches", speed.waits, 40),
         **eager,
         "engine": Section("Engine", ranks.engine, 90),
+        "engine-waits": Section("Waits of the engine", ranks.waits, 60),
         "collectives": Section("Collectives, one rank", ranks.collectives, 40),
         "loading": Section("Loader", flow.loading, 60),
         "predicting": Section("Prediction", flow.predicting, 90),

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,25 @@ from torch import Tensor
 
 from benchmarks.gpu.numbers import Switches
 from benchmarks.gpu.setting import CLIP_NORM, Network, Setting, Trainer, method, scene, segmenter
+from benchmarks.gpu.speed import host_waits
 from benchmarks.sections import Findings, SkippedError
 from mgcda_dist.method import MGCDA, Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.device import set_up
 
-__all__ = ["collectives", "engine"]
+__all__ = ["collectives", "engine", "waits"]
 
 _STEPS, _STAGES = 3, (0, 1, 2, 3)
 _LIMIT = 1e-4
 _BUCKET_MB = 25
+_WAITED: tuple[tuple[int, str, float | None], ...] = (
+    (0, "fp32", None),
+    (0, "bf16", None),
+    (1, "bf16", None),
+    (1, "bf16", _BUCKET_MB),
+    (3, "bf16", _BUCKET_MB),
+)
+"""ZeRO stage, precision, megabytes of a bucket: None: without overlap."""
 
 
 def engine(setting: Setting, found: Findings) -> None:
@@ -65,6 +75,30 @@ def engine(setting: Setting, found: Findings) -> None:
             found.bounded(f"ZeRO {stage}: the loss differs from plain AdamW's", worst, _LIMIT)
             if not equal:
                 found.problem(f"ZeRO {stage}: what is loaded is not what was saved")
+
+
+def waits(setting: Setting, found: Findings) -> None:
+    """Places at which the host waits for the GPU within a step of DeepSpeed's engine."""
+    if find_spec("deepspeed") is None:
+        raise SkippedError("deepspeed is not installed")
+    set_up(setting.device, Switches())
+    network = setting.small
+    batches = [scene(network, step, setting) for step in range(3)]
+    with _group(setting):
+        for stage, precision, bucket_mb in _WAITED:
+            made = _engine(setting, stage, precision, bucket_mb=bucket_mb)
+            for batch in batches[:2]:
+                _step(made, batch)
+            setting.wait()
+            places = host_waits(partial(_step, made, batches[2]), setting)
+            what = {"ZeRO": stage, "type": precision, "overlap": bucket_mb is not None}
+            number = None if places is None else places.total()
+            found.row(f"one step of {network.backbone} in DeepSpeed's engine, one rank", **what, waits=number)
+            for place, times in (places or {}).items():
+                found.row("waits by line", **what, line=place, waits=times)
+            if stage == 0 and number is not None and number > 1:
+                found.problem(f"ZeRO 0, {precision}: the host waits {number} times in a step, where 1 is wanted")
+            del made
 
 
 def _engine(

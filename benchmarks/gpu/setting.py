@@ -20,6 +20,7 @@ from mgcda_dist.choices import ANOMALY, VOID, NormMode
 from mgcda_dist.method import CACL, MDAT, MGCDA, Batch
 from mgcda_dist.method.cacl import Budget, Selection
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.teacher import Teacher
 from mgcda_dist.models.backbone import timm_backbone
 from mgcda_dist.models.decoder import Decoder
 from mgcda_dist.models.scores import scorer
@@ -136,6 +137,7 @@ def method(
     *,
     full: bool = True,
     by_draw: bool = False,
+    average: Segmenter | None = None,
     world: Collectives | None = None,
 ) -> MGCDA:
     """MGCDA with its defaults around a segmenter.
@@ -144,6 +146,7 @@ def method(
         size: height and width of the images.
         full: with MDAT and CACL; else the segmentation loss alone, the baseline.
         by_draw: rows and negatives are drawn, and none chosen for its difficulty.
+        average: a second network, for a teacher; None: there is none.
         world: the ranks.
     """
     channels = network.stage_channels
@@ -155,10 +158,12 @@ def method(
             budget = replace(budget, hard_fraction=0.0, image_aware=False)
             choice = replace(choice, hard_negative_fraction=0.0)
         cacl = CACL(channels["embedding"], DOMAINS, budget, choice)
-    parts = {"mdat": mdat, "cacl": cacl} if full else {}
+    parts: dict[str, Any] = {"mdat": mdat, "cacl": cacl} if full else {}
+    if average is not None:
+        parts |= {"teacher": Teacher(average, network), "teacher_warmup": 0.0}
     loss = segmentation_loss("energy_hinge", CLASSES)
     model = MGCDA(network, loss, scorer("energy"), **parts, cacl_warmup=0.0, mdat_warmup=0.0, collectives=world)
-    if full:
+    if full or average is not None:
         model.stage_sizes(*size)
     return model.train()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
@@ -21,7 +24,7 @@ from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.device import set_up
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
 
-__all__ = ["GpuDefaults", "device_work", "machine", "throughput", "union_s", "waits"]
+__all__ = ["GpuDefaults", "device_work", "host_waits", "machine", "throughput", "union_s", "waits"]
 
 
 class GpuDefaults:
@@ -74,11 +77,13 @@ def waits(setting: Setting, found: Findings) -> None:
     """Places at which the host waits for the GPU within a step; one look is wanted."""
     set_up(setting.device, GpuDefaults())
     network = setting.small
-    for dtype in (torch.float32, torch.bfloat16):
-        trainer = Trainer(method(segmenter(network), network.size), setting, dtype)
+    for dtype, taught in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+        average = segmenter(network) if taught else None
+        trainer = Trainer(method(segmenter(network), network.size, average=average), setting, dtype)
         for step in range(2):
-            trainer.step(scene(network, step, setting))
-        batch, name = scene(network, 2, setting), str(dtype).removeprefix("torch.")
+            trainer.step(_shown(scene(network, step, setting), taught))
+        batch = _shown(scene(network, 2, setting), taught)
+        name = str(dtype).removeprefix("torch.") + (", with a teacher" if taught else "")
         setting.wait()
         places = host_waits(partial(trainer.step, batch), setting)
         launches, busy_s = device_work(partial(trainer.step, batch), setting)
@@ -90,6 +95,11 @@ def waits(setting: Setting, found: Findings) -> None:
             found.row("waits by line", type=name, line=place, waits=times)
         if number is not None and number > 1:
             found.problem(f"{name}: the host waits {number} times in a step, where 1 is wanted")
+
+
+def _shown(batch: Batch, taught: bool) -> Batch:
+    """The batch; with views for a teacher, whose number the host knows: the last image."""
+    return replace(batch, weak=batch.image[-1:]) if taught else batch
 
 
 def throughput(network: Network, setting: Setting, found: Findings, *, compiled: bool) -> None:
@@ -135,15 +145,35 @@ def host_waits(action: Callable[[], Any], setting: Setting) -> Counter[str] | No
     if not setting.on_gpu:
         action()
         return None
+    asked = Counter[str]()
+
+    def counted(wait: Callable[..., None]) -> Callable[..., None]:
+        def called(*given: Any, **named: Any) -> None:
+            caller = next(f for f in reversed(traceback.extract_stack()[:-1]) if "accelerator" not in f.filename)
+            asked[_line(caller.filename, caller.lineno)] += 1
+            wait(*given, **named)
+
+        return called
+
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            # What is asked for in so many words, torch does not warn of.
+            patch.object(torch.cuda, "synchronize", counted(torch.cuda.synchronize)),
+            patch.object(torch.cuda.Stream, "synchronize", counted(torch.cuda.Stream.synchronize)),
+        ):
             warnings.simplefilter("always")
             action()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     seen = [w for w in caught if "synchroniz" in str(w.message)]
-    return Counter(f"{w.filename.rpartition('mgcda_dist/')[2]}:{w.lineno}" for w in seen)
+    return asked + Counter(_line(w.filename, w.lineno) for w in seen)
+
+
+def _line(file: str, number: int | None) -> str:
+    """FILE:LINE, of the package, or as its own package has it."""
+    return f"{file.rpartition('mgcda_dist/')[2].rpartition('site-packages/')[2]}:{number}"
 
 
 def device_work(action: Callable[[], Any], setting: Setting) -> tuple[int | None, float | None]:

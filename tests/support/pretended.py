@@ -48,6 +48,9 @@ class PretendedStream:
         for stream, number in {**other.waited_for, other: other.handed_over}.items():
             self.waited_for[stream] = max(number, self.waited_for.get(stream, 0))
 
+    def synchronize(self) -> None:
+        """The host waits for it: nothing is left of it, as of all that was handed over here."""
+
 
 class DeviceTensor(Tensor):
     """A tensor of the pretended device. PyTorch's C++ takes it for one of `meta`, for which it has no queue either.
