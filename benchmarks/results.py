@@ -191,7 +191,7 @@ def copy_pictures(records: Sequence[RunRecord], folder: Path, prefix: str) -> di
                 continue
             # Half the bytes of a PNG; colour is not subsampled, so that legend and dots keep theirs.
             file = folder / f"{prefix}-{row}-{source.stem}.jpg"
-            Image.open(source).convert("RGB").save(file, quality=88, subsampling=0)
+            Image.open(source).convert("RGB").save(file, quality=82, subsampling=0)
             found[title.format(row)] = f"pictures/{file.name}"
     return found
 

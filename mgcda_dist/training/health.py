@@ -30,7 +30,7 @@ _LEAK = 0.25
 _MEAN_READINGS = 10
 _THIN = 0.1
 """Share of cells that MDAT aligns, mean of `_MEAN_READINGS` readings: less is hardly the scene. At 0.15 to 0.2
-it still gives what it gave at 0.85 (benchmarks/results/synthetic_to_real.md)."""
+it still gives most of what it gave at 0.85 (benchmarks/results/synthetic_to_real.md)."""
 _APART = 0.01
 """Share of the positives of anomalies that cross domains."""
 _READINGS = 5

@@ -151,7 +151,7 @@ def test_the_sums_begin_during_the_backward_pass(seen: list[dict[Case, tuple[_Se
 
 @pytest.mark.parametrize("case", COMPILED)
 def test_so_do_those_of_a_compiled_network(seen: list[dict[Case, tuple[_Seen, _Seen]]], case: Case) -> None:
-    """What is compiled at once has all of its gradients at its end."""
+    """Gradients of one compiled part come all at its end."""
     for of_rank in seen:
         whole, overlapped = of_rank[case]
         assert overlapped.parts == 4
