@@ -105,7 +105,7 @@ def repetition(setting: Setting, found: Findings) -> None:
 def norms(setting: Setting, found: Findings) -> None:
     """Two steps with every norm in every precision."""
     for norm in get_args(NormMode):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
             name = f"{norm}, {str(dtype).removeprefix('torch.')}"
             if norm == "sync" and not setting.on_gpu:
                 found.row("loss of the second step", norm=name, loss=None, note="trains on GPUs only")

@@ -1,7 +1,7 @@
 """The setting of a check: device, networks and sizes, scenes, and a plain training step around the method.
 
 The step is that of the training loop without its engine: the host looks at the device once, when all but the update of
-the parameters is handed over; bf16 has float32 masters. All of it needs torch, timm and NumPy alone.
+the parameters is handed over; bf16 and fp16 have float32 masters, fp16 a scaled loss. All of it needs torch, timm and NumPy alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ __all__ = ["CLASSES", "Network", "Setting", "Trainer", "method", "scene", "segme
 CLASSES, DOMAINS, CLIP_NORM = 19, 3, 5.0
 _COARSE = 16
 """Pixels that share a label."""
+_LOSS_SCALE = 2.0**8
+"""Of fp16, whose least numbers would swallow small gradients; one that does not change is enough for some steps."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ class Trainer:
         self.model.to(setting.device)
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._masters: list[Tensor] | None = None
-        if dtype == torch.bfloat16:
+        self._scale = _LOSS_SCALE if dtype == torch.float16 else 1.0
+        if dtype in (torch.bfloat16, torch.float16):
             self._masters = [nn.Parameter(p.detach().float().clone()) for p in self._trained]
             for master in self._masters:
                 master.grad = torch.zeros_like(master)
@@ -216,15 +219,17 @@ class Trainer:
         outcome = self.model(batch, 0.5, self.model.count([batch]))
         totals = self.model.total([outcome])
         finite = totals.wait()["loss/total"].isfinite()
-        (outcome.loss * torch.where(finite, 1.0, torch.nan).to(outcome.loss.dtype)).backward()
+        (outcome.loss * torch.where(finite, self._scale, torch.nan).to(outcome.loss.dtype)).backward()
         gradients = [p.grad for p in self._trained if p.grad is not None]
         assert len(gradients) == len(self._trained), "every parameter is trained"
+        if self._masters is not None:
+            whole = [m.grad for m in self._masters if m.grad is not None]
+            torch._foreach_copy_(whole, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_div_(whole, self._scale)  # pyright: ignore[reportPrivateImportUsage]
+            gradients = whole
         norm = get_total_norm(gradients)
         values = totals.scalars({"norm": norm})  # the host waits here
-        clip_grads_with_norm_(self._trained, CLIP_NORM, norm)
-        if self._masters is not None:
-            masters = [m.grad for m in self._masters if m.grad is not None]
-            torch._foreach_copy_(masters, gradients)  # pyright: ignore[reportPrivateImportUsage]
+        clip_grads_with_norm_(self._masters or self._trained, CLIP_NORM, norm)
         self._optimizer.step()
         if self._masters is not None:
             trained = [p.detach() for p in self._trained]
