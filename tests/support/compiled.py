@@ -1,12 +1,34 @@
-"""Nodes of autograd that a compiler made."""
+"""A network to compile, and the nodes of autograd that a compiler made."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-__all__ = ["compiled_nodes"]
+from tests.support.tiny import TinySegmenter
+
+__all__ = ["Deep", "compiled_nodes"]
+
+
+class Block(nn.Module):
+    """Two convolutions, N×8×h×w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(torch.tanh(self.first(x)))
+
+
+class Deep(TinySegmenter):
+    """The tiny network with blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(self.body, *(Block() for _ in range(4)))
 
 
 def compiled_nodes(loss: Tensor) -> dict[Any, list[int]]:

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.engine import DeepSpeedEngine
-from tests.support.compiled import compiled_nodes
+from tests.support.compiled import Deep, compiled_nodes
 from tests.support.distributed import run_distributed
 from tests.support.engine import micro_batches, tiny_engine
-from tests.support.tiny import TinySegmenter, tiny_mgcda
+from tests.support.tiny import tiny_mgcda
 
 _BATCH, _STEPS, _ACCUMULATION = 8, 2, 2
 _BUCKET_MB = 0.001
@@ -23,25 +23,6 @@ Case = tuple[int, str, bool]
 COMPILED: list[Case] = [(stage, "fp32", True) for stage in (0, 1)]
 CASES: list[Case] = [(stage, precision, False) for stage in (0, 1, 2) for precision in ("fp32", "bf16")] + COMPILED
 """(ZeRO stage, precision, with a compiled network)."""
-
-
-class Block(nn.Module):
-    """Two convolutions, N×8×h×w."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(torch.tanh(self.first(x)))
-
-
-class Deep(TinySegmenter):
-    """With blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(self.body, *(Block() for _ in range(4)))
 
 
 class _Seen(NamedTuple):
