@@ -8,8 +8,7 @@ scored. At full size they exist for a strip of rows at a time only: at 8000×400
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from mgcda_dist.choices import TestTimeDefaults
 from mgcda_dist.data.pixels import Pixels, flipped, resized
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.whole_float32 import whole_float32
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.outlier_losses import covered
 from mgcda_dist.models.scores import Score, blurred, score_inputs, score_of_inputs
@@ -115,38 +115,12 @@ def score_maps(
         network, size, score, augmentation, blur, device: as of `score_map`.
         images: N of h×w×3.
     """
-    with _whole_float32():
+    with whole_float32():
         looks = [
             _look(network, images, score, scale, mirrored, augmentation, device)
             for scale, mirrored in _views(augmentation)
         ]
         return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
-
-
-@contextmanager
-def _whole_float32() -> Generator[None]:
-    """Within it GPUs multiply float32 without TF32, and cuDNN does not try kernels for every size of frame.
-
-    A process that trains has other settings (`engine.tf32`, `engine.cudnn_benchmark`) than one that only evaluates: the
-    same weights shall have the same scores in both.
-    """
-    before = _switches()
-    _switch(False, False, False)
-    try:
-        yield
-    finally:
-        _switch(*before)
-
-
-def _switches() -> tuple[bool, bool, bool]:
-    # The module as it is: torch's stubs do not know the switches of cuDNN.
-    cudnn: Any = torch.backends.cudnn
-    return bool(torch.backends.cuda.matmul.allow_tf32), bool(cudnn.allow_tf32), bool(cudnn.benchmark)
-
-
-def _switch(products_tf32: bool, convolutions_tf32: bool, benchmark: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = products_tf32
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = convolutions_tf32, benchmark
 
 
 def _scored(
