@@ -1,7 +1,8 @@
 """The setting of a check: device, networks and sizes, scenes, and a plain training step around the method.
 
 The step is that of the training loop without its engine: the host looks at the device once, when all but the update of
-the parameters is handed over; bf16 and fp16 have float32 masters, fp16 a scaled loss. All of it needs torch, timm and NumPy alone.
+the parameters is handed over; bf16 and fp16 have float32 masters, fp16 a scaled loss. All of it needs torch, timm and
+NumPy alone.
 """
 
 from __future__ import annotations

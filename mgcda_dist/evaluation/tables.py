@@ -29,6 +29,7 @@ def markdown_table(every: Sequence[EvaluationResults]) -> str:
     parts = [_sentence(every), markdown(_results_table(every, shown))]
     rows = _rows(every)
     breakdowns = (
+        ("IoU of each class", _classes_table(every)),
         ("The same score maps under other conventions", _conventions_table(every)),
         ("Per group of frames", _parts_table(rows, "group", [row.groups for _, _, row in rows])),
         ("Per category of anomaly, against all inliers",
@@ -105,6 +106,14 @@ def _sentence(every: Sequence[EvaluationResults]) -> str:
     spaces = {results.subject.class_space for results in every if results.subject.class_space}
     warning = f" mIoU is over different classes ({', '.join(sorted(spaces))})." if len(spaces) > 1 else ""
     return f"Per cent. Convention {named}.{level}{warning}"
+
+
+def _classes_table(every: Sequence[EvaluationResults]) -> Table:
+    """The IoU of each class that occurs in a set or in the predictions."""
+    rows = [(name, results, row) for name, results, row in _rows(every) if row.iou]
+    classes = list(dict.fromkeys(name for _, _, row in rows for name in row.iou))
+    values = [[name, results.subject.name, *_numbers(row.iou, classes)] for name, results, row in rows]
+    return Table([_SET, _METHOD, *map(Column, classes)], values)
 
 
 def _conventions_table(every: Sequence[EvaluationResults]) -> Table:

@@ -22,6 +22,7 @@ def _results(name: str, ap: float, **subject: Any) -> EvaluationResults:
         "groups": {"night": {"ap": 0.5, "frames": 12, "anomaly_pixels": 123456, "inlier_pixels": 1}},
     }
     city = {"miou": 0.5, "frames": 10, "intervals": {}, "conventions": {"pooled": {}, "smiyc": {}}}
+    city["iou"] = {"road": 0.9, "person": 0.1}
     city |= {"dataset": "cityscapes", "split": "val", "manifest_digest": "1" * 64}
     content = {
         "convention": "pooled",
@@ -45,6 +46,7 @@ def test_markdown_has_a_row_per_set_and_names_everything() -> None:
     assert lines[2] == "| set | frames | AP ↑ | FPR95 ↓ | AUROC ↑ | mIoU ↑ |"
     assert lines[4] == "| road_anomaly | 60 | 74.83 <sub>[64.83, 79.83]</sub> | 9.89 | 97.00 | – |"
     assert lines[5] == "| city_val | 10 | – | – | – | 50.00 |"
+    assert "| set | method | road | person |" in lines and "| city_val | ours | 90.00 | 10.00 |" in lines
     assert "| road_anomaly | ours | smiyc | 75.83 | 9.89 | 97.00 | 70.00 |" in lines
     assert "| road_anomaly | ours | night | 12 | 123 456 | 50.00 | – | – |" in lines
     for fact in ("abababababab", "scales 0.5, 1", "flip", "sliding window 1024×512, overlap 25%", "35eef4840073"):
