@@ -175,6 +175,23 @@ def test_warm_ups_weigh_the_total_and_not_the_logged_terms():
     assert terms["loss/cacl"] == pytest.approx(values_of(lively())["loss/cacl"], abs=1e-12)
 
 
+@pytest.mark.parametrize("image_aware", [True, False])
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_an_infinite_score_is_an_extreme_one_and_one_that_is_no_number_shows(value: float, image_aware: bool):
+    model = lively(image_aware=image_aware)
+
+    def score(prediction: Prediction) -> torch.Tensor:
+        found = -torch.logsumexp(prediction.logits, dim=1)
+        return found.index_fill(1, torch.tensor([1]), value)  # a row of pixels of every image
+
+    model.score = score
+    values = values_of(model)
+    if value == value:
+        assert values["cacl/anchors"] > 50 and 0.1 < values["loss/cacl"] < 10
+    else:
+        assert math.isnan(values["loss/cacl"]) and math.isnan(values["loss/total"]) and values["loss/seg"] > 0
+
+
 def test_at_the_start_of_a_warm_up_every_parameter_is_touched():
     model = lively()
     model.mdat_warmup = model.cacl_warmup = 0.5

@@ -34,6 +34,7 @@ class PendingSample(NamedTuple):
         first_slot: scalar, int64: first slot of the global micro-batch.
         num_images: of this rank.
         keys: of the step's draws, by purpose.
+        zero: scalar, added to the loss; NaN where the score of a pixel that may be sampled is no number.
     """
 
     rows: PendingGather
@@ -41,6 +42,7 @@ class PendingSample(NamedTuple):
     first_slot: Tensor
     num_images: int
     keys: Mapping[str, int]
+    zero: Tensor | float = 0.0
 
 
 class GatheredSample(NamedTuple):

@@ -41,6 +41,8 @@ from mgcda_dist.method.reduce import LossTerm, StepCounts, local_mean
 
 __all__ = ["CACL", "groups_of_mean"]
 
+_EXTREME = 1e30
+"""Stands for an infinite score: a mean of infinite difficulties could not be compared."""
 _PURPOSES = (PIXEL, "sent rows", "rows", "contrast", "positives", "turn")
 """Of the draws in the loss."""
 _PAIRS = "cacl/pairs"  # 2×2, per side of inlier and anomaly: positives, and those that cross domains
@@ -132,14 +134,16 @@ class CACL(nn.Module):
             keys: `draw_keys` of the step; None: they are made here, which no compiler can follow.
         """
         pixels, keys = self._describe(prediction, batch, score, taught), keys or self.draw_keys(batch.step)
-        quota, slot = self._quota(pixels, counts), batch.slot
+        mean, present = image_difficulty(pixels, self.budget.num_classes)
+        quota, slot = self._quota(mean, present, counts), batch.slot
         index = sample_pixels(pixels, quota, self.budget, slot, self.seed, batch.step, keys[PIXEL])
         world = counts.collectives
         number = num_sent(self.budget, len(index) * world.size, self.max_rows)
         row = sent_rows(index, number, slot, keys["sent rows"])
         index = index.gather(1, row)
         z = self.project(prediction.embedding, index)
-        return start_exchange(z, index, pixels.difficulty, batch, world, row=row, dtype=self.gather_dtype, keys=keys)
+        pending = start_exchange(z, index, pixels.difficulty, batch, world, row=row, dtype=self.gather_dtype, keys=keys)
+        return pending._replace(zero=0.0 * mean.sum().to(z.dtype))
 
     def forward(self, pending: PendingSample, counts: StepCounts) -> tuple[LossTerm, GatheredSample]:
         """L_cacl as this rank and micro-batch has it, and the sample that enters the memory.
@@ -152,7 +156,8 @@ class CACL(nn.Module):
         draw = partial(self._draw, pending, "rows", keys=pending.keys)
         sample = gathered_sample(pending, self.budget, world, self.max_rows, draw)
         total, num_anchors, pairs = self.contrast(sample, world, pending.keys)
-        local_loss = local_mean(total, num_anchors, world.size)  # the count is one micro-batch's
+        # The count is one micro-batch's. Difficulties that are no numbers would leave no row, and a loss of 0.
+        local_loss = local_mean(total, num_anchors, world.size) + pending.zero
         once = int(world.rank == 0)  # every rank knows the numbers of all
         sums = {"loss/cacl": local_loss / counts.num_parts, "cacl/anchors": num_anchors.sum() * once}
         return LossTerm(local_loss, {**sums, _PAIRS: pairs * once}), sample
@@ -278,13 +283,13 @@ class CACL(nn.Module):
                 "them one number (further columns belong into `Prediction.extra`)"
             )
         size = logits.shape[2], logits.shape[3]
-        difficulty = score_on_grid(score(prediction._replace(logits=logits)).float(), size)
+        found = score(prediction._replace(logits=logits)).float()
+        difficulty = score_on_grid(found.clamp(-_EXTREME, _EXTREME), size)  # what is no number stays so
         return describe_pixels(batch, logits, difficulty, self.unlabelled_confidence, taught)
 
-    def _quota(self, pixels: Pixels, counts: StepCounts) -> Tensor:
+    def _quota(self, mean: Tensor, present: Tensor, counts: StepCounts) -> Tensor:
         """Pixels that each image of this rank may give, N×2; image-aware shares need the difficulties of all ranks."""
-        world, num_images = counts.collectives, len(pixels.type)
-        mean, present = image_difficulty(pixels, self.budget.num_classes)
+        world, num_images = counts.collectives, len(mean)
         if not self.budget.image_aware:
             return image_quota(mean, present, self.budget)
         local = mean.new_zeros(2, world.size, num_images, 2)

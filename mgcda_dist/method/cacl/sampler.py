@@ -133,16 +133,21 @@ def image_difficulty(pixels: Pixels, num_classes: int) -> tuple[Tensor, Tensor]:
     inlier = (pixels.type != NO_TYPE) & ~anomaly
     sides = torch.stack([inlier, anomaly], dim=1)  # N×2×P
     count = sides.sum(dim=2)
-    mean = (pixels.difficulty.to(torch.float64).unsqueeze(1) * sides).sum(dim=2) / count.clamp(min=1)
+    # A product with the mask would turn an infinite score of a pixel that is no candidate into NaN.
+    mean = torch.where(sides, pixels.difficulty.to(torch.float64).unsqueeze(1), 0).sum(dim=2) / count.clamp(min=1)
     return mean, (count > 0).to(torch.float64)
 
 
 def image_quota(mean: Tensor, present: Tensor, budget: Budget) -> Tensor:
     """Pixels that each image of the global micro-batch may give, per side.
 
-    The budget of a side is its average times the images that have it. With `image_aware` it is shared by a softmax over
-    the standardised mean difficulty (free of the score's scale and offset). No image gets more than twice the average,
-    which bounds its rows; what that takes from the hardest ones is left out of the sample.
+    The budget of a side is its average n̄ times the images that have it, b. With `image_aware` it is shared by a softmax
+    over half of the standardised mean difficulty m (free of the score's scale and offset), in the order of the slots:
+
+        c_i = Σ_{j ≤ i} softmax_j((m_j - mean m) / (2·std m + 1e-6)),   n_i = min(⌊c_i·n̄·b + ½⌋ - ⌊c_{i-1}·n̄·b + ½⌋, 2n̄)
+
+    No image gets more than twice the average, which bounds its rows; what that takes from the hardest ones is left out
+    of the sample.
 
     Args:
         mean, present: B×2 from `image_difficulty`, over the global micro-batch.

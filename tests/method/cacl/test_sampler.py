@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,6 +101,16 @@ def test_quota_is_capped_at_the_reserved_rows():
     mean[3] = 1e6
     quota = image_quota(mean, torch.ones_like(mean), Budget(CLASSES, 5, 3, 0.5, True))
     assert quota[3].tolist() == [6, 10] and quota.min() >= 0
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_the_score_of_a_pixel_without_a_type_does_not_matter(value: float):
+    label, logits, score = random_case(3)
+    label[:, :4, :4] = VOID  # 4 pixels to a cell
+    budget = Budget(CLASSES, 4, 3, 0.5, True)
+    expected = chosen(described(label, logits, score, None), budget, [3, 0, 8, 5])
+    score[:, 0, 0] = value
+    assert torch.equal(chosen(described(label, logits, score, None), budget, [3, 0, 8, 5]), expected)
 
 
 def test_nothing_present_gives_nothing():
