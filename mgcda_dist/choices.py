@@ -418,7 +418,7 @@ Condition = Literal[
     "outer",  # it sees features ⊗ class probabilities (CDAN, arXiv 1705.10667)
 ]
 MaskWidth = Literal[
-    "cell",  # cells that show an anomaly in half of their pixels
+    "cell",  # cells that show anomalies and void in more than half of their pixels
     "receptive_field",  # and cells that see one around them
 ]
 

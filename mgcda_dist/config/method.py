@@ -246,8 +246,8 @@ class TeacherConfig(Section):
     )
     outlier_weight: Annotated[NonNegative, OVERRIDE] = Field(
         default=TeacherDefaults.outlier_weight,
-        description="of the outlier loss on all that it does not find anomalous (score_quantile), beside the "
-        "cross-entropy; ours",
+        description="ω: of the outlier loss (without loss.outlier_weight) on all that it does not find anomalous "
+        "(score_quantile), beside the cross-entropy; `weight` scales both; ours",
     )
     warmup: Annotated[Probability, OVERRIDE] = Field(
         default=TeacherDefaults.warmup, description="share of training over which those weights rise linearly"

@@ -18,8 +18,8 @@ class CellMasks(NamedTuple):
 
     Attributes:
         aligned: reach the loss.
-        near: show the scene for the most part, and an object is in them or in a neighbour.
-        far: show the scene for the most part, and no object is so close.
+        near: show the scene in half of their pixels or more, and an object is in them or in one of 8 neighbours.
+        far: show the scene in half of their pixels or more, and no object is so close.
     """
 
     aligned: Tensor
@@ -33,8 +33,9 @@ def cell_masks(batch: Batch, size: tuple[int, int], *, mask_anomalies: bool, rea
     Args:
         batch: its labels N×H×W.
         size: h, w.
-        mask_anomalies: leave out cells that show what is not aligned in half of their pixels or more.
-        reach_px: leave out every cell with an anomaly that close to it, too; None: none.
+        mask_anomalies: leave out cells that show what is not aligned in more than half of their pixels.
+        reach_px: leave out every cell that is so close to one with an anomaly, too, in whole cells, rounded up; None:
+            none.
     """
     scene = F.adaptive_avg_pool2d(_as_channel(alignable(batch)), size).squeeze(1) >= 0.5
     has_object = F.adaptive_max_pool2d(_as_channel(batch.label == ANOMALY), size)
