@@ -11,12 +11,13 @@ from mgcda_dist.config.phases import Phase
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.runs.room import needed
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.state import TrainState
 
-__all__ = ["keep_phase", "phase_of", "started"]
+__all__ = ["keep_phase", "keep_width", "phase_of", "started"]
 
 
 def phase_of(phases: list[Phase], state: TrainState) -> Phase:
@@ -45,6 +46,16 @@ def started(phase: Phase, before: Phase | None, run: RunFolder) -> Config:
     weights = f"run:{place}" if place.is_dir() else "none"  # gone, but a checkpoint has all
     model = phase.config.model.model_copy(update={"weights": weights, "weights_sha256": None})
     return phase.config.model_copy(update={"model": model})
+
+
+def keep_width(model: MGCDA, state: TrainState, *, goes_on: bool) -> None:
+    """Note the width of MDAT's masks in the state; where the phase goes on from a checkpoint, take it from there."""
+    if model.mdat is None:
+        state.reach_px = None
+    elif goes_on and state.reach_px is not None:
+        model.mdat.reach_px = state.reach_px
+    else:
+        state.reach_px = None if model.mdat.reach_px is None else list(model.mdat.reach_px)
 
 
 def keep_phase(phase: Phase, run: RunFolder, engine: DeepSpeedEngine, world: Collectives) -> None:

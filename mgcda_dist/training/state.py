@@ -36,6 +36,8 @@ class TrainState:
         alarms: names of the health alarms that were raised, so that a restart does not repeat them.
         peak_accuracy: highest accuracy of each stage's discriminator in the phase, by which one is told that has
             learned nothing from one whose features have become alike.
+        reach_px: how far a location of each discriminator of the phase sees, measured at its start, where MDAT has wide
+            masks: the network that was measured need not be there at a restart.
     """
 
     step: int = 0
@@ -46,6 +48,7 @@ class TrainState:
     alarms: list[str] = field(default_factory=list)
     peak_accuracy: dict[str, float] = field(default_factory=dict)
     early_end: EarlyEnd | None = None
+    reach_px: list[int] | None = None
 
     def count(self, accepted: bool, *, is_fault: bool = True) -> None:
         """Count a step that was taken or refused; `is_fault`: a refusal that may end the run, if more follow."""

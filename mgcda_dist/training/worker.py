@@ -34,7 +34,7 @@ from mgcda_dist.runs.records import open_trackers
 from mgcda_dist.runs.room import optional
 from mgcda_dist.tracking.mlflow_system import NodeMonitor
 from mgcda_dist.tracking.tracker import Status, Tracker, Trackers
-from mgcda_dist.training.border import keep_phase, phase_of, started
+from mgcda_dist.training.border import keep_phase, keep_width, phase_of, started
 from mgcda_dist.training.callbacks import Callbacks
 from mgcda_dist.training.checkpoint.resume import Found, Saver, find, keep_model, resume
 from mgcda_dist.training.checkpoint.store import CheckpointStore
@@ -140,6 +140,7 @@ class _Worker:
         PROGRESS.begin()
         before = self._phases[phase.index - 1] if phase.index else None
         model = build.mgcda(started(phase, before, run), world)
+        keep_width(model, self.state, goes_on=found is not None)
         for text in checks.doubts(config, model.segmenter):
             self.say(text)
         self._meter = gpu_meter(config, engine, model, device, self.say)

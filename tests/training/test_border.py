@@ -16,11 +16,12 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.exported import load_segmenter
 from mgcda_dist.runs.folder import RunFolder
-from mgcda_dist.training.border import phase_of
+from mgcda_dist.training.border import keep_width, phase_of
 from mgcda_dist.training.state import TrainState
 from mgcda_dist.training.worker import train
 from tests.support.configs import tiny_content, write_config
 from tests.support.distributed import run_distributed
+from tests.support.tiny import tiny_mgcda
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,7 @@ def _config(folder: Path, shards: Path, **sections: Any) -> Config:
         data={"loader_workers": 0},
         optim={"steps": None, "freeze": ["backbone.network.conv1", "backbone.network.layer1"]},
         loss={"outlier": "abstention"},
+        mdat={"mask_width": "receptive_field"},
         phases=[{**_CLOSED, "optim": {"freeze": []}}, _OUTLIERS],
         checkpoint={"every_steps": 2, "keep": 9},
         tracking={"mlflow_uri": "none", "report": False, "preview_frames": 0, "alignment_steps": 0},
@@ -73,6 +75,10 @@ def _train_and_go_on(folder: Path, shards: Path) -> None:
             name = f"checkpoints/step-{step:08d}"
             shutil.copytree(folder / "run" / name, again / "run" / name)
         train(config)
+
+
+def _newest_state(run: Path) -> dict[str, Any]:
+    return json.loads(max(run.glob("checkpoints/step-*/state.json")).read_text(encoding="utf-8"))
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -111,6 +117,8 @@ def test_a_restart_on_any_side_of_the_border_gives_the_same_bytes(run: Path, las
     again = _weights(run.parent / f"again-{last}" / "run" / "model")
     for name, x in _weights(run / "model").items():
         assert torch.equal(x, again[name]), name
+    widths = [_newest_state(folder)["reach_px"] for folder in (run, run.parent / f"again-{last}" / "run")]
+    assert widths[0] == widths[1] and min(widths[0]) > 0
 
 
 def test_phases_that_moved_away_from_under_a_checkpoint_are_refused(tmp_path: Path, tiny_shards: Path) -> None:
@@ -120,3 +128,17 @@ def test_phases_that_moved_away_from_under_a_checkpoint_are_refused(tmp_path: Pa
     for step, phase in ((4, 0), (2, 1), (7, 1), (6, 2)):
         with pytest.raises(ConfigError, match=f"step {step} of phase {phase + 1}, which is not within"):
             phase_of(phases, TrainState(step=step, phase=phase))
+
+
+def test_a_restart_keeps_the_width_of_masks_that_was_measured_at_the_start() -> None:
+    state, begun, again = TrainState(), tiny_mgcda(reach_px=(12, 20)), tiny_mgcda(reach_px=(4, 8))
+    keep_width(begun, state, goes_on=False)
+    assert begun.mdat is not None and again.mdat is not None
+    state = TrainState(**json.loads(state.as_json()))
+    keep_width(again, state, goes_on=True)  # measured in another network: that of the phase before is gone
+    assert list(again.mdat.reach_px or ()) == [12, 20] == state.reach_px
+    keep_width(tiny_mgcda(), state, goes_on=False)  # the next phase, without
+    assert state.reach_px is None
+    before = TrainState()  # of a checkpoint from before this was kept
+    keep_width(again, before, goes_on=True)
+    assert before.reach_px == [12, 20]
