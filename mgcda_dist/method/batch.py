@@ -41,8 +41,9 @@ class Batch:
         image: N×3×H×W, uint8, RGB.
         label: N×H×W, uint8, as loaders deliver it, or any wider whole numbers: 0…C-1 inlier, 253 inlier of unknown
             class, 254 anomaly, 255 void. Losses read `wide_label`.
-        domain: N, int64: index of the domain of each image.
-        slot: N, int64: position of each image in the global batch (0…B-1), the same at every world size.
+        domain: N, int64: index of the domain of each image, 0…M-1.
+        slot: N, int64: position of each image in the global batch (0…B-1), the same at every world size. All ranks have
+            equally many images, at least one; of a micro-batch from slot b on, rank r has b + r·N … b + (r+1)·N - 1.
         step: global step the batch belongs to.
         keys: sample keys, `domain/key`, for messages only.
         bad: one sentence per damaged sample that another one replaces.
@@ -103,6 +104,22 @@ class Batch:
         for (name, tensor), start in zip(tensors.items(), accumulate(sizes, initial=0), strict=False):
             pinned[name] = _view(buffer, tensor, start // tensor.itemsize).copy_(tensor)
         return replace(self, **pinned)
+
+    def check_domains(self, num_domains: int) -> None:
+        """Refuse a batch that the method cannot count; on a GPU nothing is looked at, as the host would have to wait.
+
+        Raises:
+            ValueError: no image, or a domain outside of 0…M-1.
+        """
+        if len(self.domain) == 0:
+            raise ValueError("the batch has no image: every rank needs one at least, and all equally many")
+        if self.domain.device.type == "cpu":
+            wrong = (self.domain < 0) | (self.domain >= num_domains)
+            if wrong.any():
+                raise ValueError(
+                    f"image {int(wrong.nonzero()[0])} of the batch is of domain {int(self.domain[wrong][0])}, but the "
+                    f"model has the {num_domains} domains 0 … {num_domains - 1}: number them so, or change num_domains"
+                )
 
     def _tensors(self) -> dict[str, Tensor]:
         """Those that there are, by name."""

@@ -321,6 +321,8 @@ class MGCDA(nn.Module):
         return self._sizes[height, width]
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
+        if part := self.mdat or self.cacl:
+            batch.check_domains(part.num_domains)
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.wide_label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}

@@ -20,7 +20,7 @@ from mgcda_dist.method.randomness import stream_key
 from mgcda_dist.method.reduce import NamedSum
 from tests.multiprocess.scenarios import class_mixed
 from tests.support import reference
-from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, tiny_batch, tiny_mgcda
+from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, part_of, tiny_batch, tiny_mgcda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -295,6 +295,17 @@ def test_other_precisions_train(dtype: torch.dtype):
         model.commit([outcome], totals)
         assert all(math.isfinite(value) for value in totals.scalars().values())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("with_mdat", [True, False])
+def test_a_batch_that_cannot_be_counted_is_refused(with_mdat: bool):
+    model, batch = tiny_mgcda(with_mdat=with_mdat), tiny_batch(0)
+    for domain in (NUM_DOMAINS, -1):
+        other = replace(batch, domain=batch.domain.index_fill(0, torch.tensor([2]), domain))
+        with pytest.raises(ValueError, match=rf"image 2 .* of domain {domain}, but .* domains 0 … 2: number"):
+            model(other, 0.1)
+    with pytest.raises(ValueError, match="no image: every rank needs one"):
+        model.count([part_of(batch, 8, 9)])
 
 
 def test_one_image_in_the_batch():
