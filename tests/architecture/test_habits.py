@@ -57,6 +57,7 @@ BESIDE_THE_MIRROR = {
     "tracking/test_mlflow_server.py": "tracking through a real server",
     "tracking/test_waiting.py": "a tracker that accepts connections and never answers",
     "training/checkpoint/test_find.py": "the checkpoint that a run goes on from, or is refused to",
+    "training/test_compiled.py": "a compiled network under every stage of ZeRO, through inductor",
     "training/test_elastic.py": "resuming with another number of ranks",
     "training/test_fp16.py": "training in fp16, under every stage of ZeRO",
     "training/test_host_waits.py": "where the host waits for a GPU, over the loop, the engine and the method",
