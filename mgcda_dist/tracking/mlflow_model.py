@@ -31,8 +31,8 @@ _LOADER = "mgcda_dist.inference.pyfunc"
 _NEEDED = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "pydantic", "mlflow")
 _CODE = (
     "__init__.py", "choices.py", "errors.py", "files.py", "py.typed", "data/__init__.py", "data/pixels.py",
-    "evaluation/__init__.py", "evaluation/test_time.py", "inference/__init__.py", "inference/model.py",
-    "inference/pyfunc.py", "method", "models", "plugins", "references.py", "text.py", "trust.py",
+    "evaluation/__init__.py", "evaluation/test_time.py", "evaluation/whole_float32.py", "inference/__init__.py",
+    "inference/model.py", "inference/pyfunc.py", "method", "models", "plugins", "references.py", "text.py", "trust.py",
 )  # fmt: skip
 _DIGEST = "mgcda.weights_sha256"
 _EXAMPLE_PX = 64, 96
