@@ -1,6 +1,7 @@
-"""Tables of a benchmark, from MLflow's records of its sweep: configs/benchmark/NAME/grid.yaml, configs/NAME/grid.yaml.
+"""Tables of a benchmark, from MLflow's records of its sweep: NAME is the sweep's.
 
     python benchmarks/results.py synthetic_to_real
+    python benchmarks/results.py synthetic_to_real_source --reference source
     python benchmarks/results.py multi_source
     python benchmarks/results.py methods            # rows in pairs, NAME and NAME_mgcda
 
@@ -28,8 +29,7 @@ from mgcda_dist.tables import Column, Table
 from mgcda_dist.tables import markdown as as_markdown
 
 RESULTS = Path(__file__).parent / "results"
-REFERENCE = "baseline"
-PICTURED = ("full", "baseline")
+PICTURED = ("full", "baseline", "source_aligned", "source")
 """Rows of which the page shows pictures, of the first seed."""
 SHOWN = ("ap", "fpr95", "miou")
 WITH = "_mgcda"
@@ -40,6 +40,7 @@ def main() -> None:
     """Write the tables into the page and copy its pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the sweep and its page")
+    parser.add_argument("--reference", default="baseline", help="row that the others are compared with")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of MLflow's database")
     parser.add_argument("--mlflow", help="tracking server or database; default: RUNS/mlflow.db")
     arguments = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
     word = given.read_text().strip() if given.is_file() else arguments.name
     records, notes = find_runs([word], runs=arguments.runs, mlflow_uri=arguments.mlflow)
     pictures = copy_pictures(records, RESULTS / "pictures", arguments.name)
-    written = "\n\n".join(sections(records, notes, pictures))
+    written = "\n\n".join(sections(records, notes, pictures, arguments.reference))
     page = RESULTS / f"{arguments.name}.md"
     text, num_places = re.subn(
         r"(<!-- tables -->\n).*(<!-- end -->)",
@@ -62,14 +63,15 @@ def main() -> None:
     print(page)
 
 
-def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[str, str]) -> list[str]:
+def sections(records: Sequence[RunRecord], notes: Sequence[str], pictures: dict[str, str], reference: str) -> list[str]:
     """The parts of the page that come from records, as Markdown."""
     if any(row_of(record).endswith(WITH) for record in records):
         compared = ["## Each with MGCDA and without", pairs_table(records)]
     else:
-        first = next(record for record in records if row_of(record) == REFERENCE)
-        heading = "## The method against the same network without it"
-        compared = [heading, *tables(compare(records, reference=first.name))]
+        first = next((record.name for record in records if row_of(record) == reference), None)
+        if first is None:
+            raise SystemExit(f"--reference {reference}: no run of this row; rows: {sorted(set(map(row_of, records)))}")
+        compared = [f"## Against {reference}", *tables(compare(records, reference=first))]
     written = [
         f"Tables written on {date.today():%-d %B %Y}.",
         *compared,

@@ -95,9 +95,9 @@ def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
         sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])
 
 
-@pytest.mark.parametrize("benchmark", ["synthetic_to_real", "multi_source"])
+@pytest.mark.parametrize("benchmark", ["synthetic_to_real/grid", "synthetic_to_real/source", "multi_source/grid"])
 def test_the_benchmarks_can_be_planned(benchmark: str) -> None:
-    sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / benchmark / "grid.yaml")
+    sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / f"{benchmark}.yaml")
     runs = plan_runs(sweep)
     assert {run.row for run in runs} == set(sweep.rows)
     switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
