@@ -26,7 +26,6 @@ from benchmarks import sections
 from benchmarks.gpu import flow, numbers, speed
 from benchmarks.gpu.__main__ import check, main
 from benchmarks.gpu.setting import Setting, Trainer, method, scene, segmenter
-from benchmarks.gpu.speed import union_s
 from benchmarks.sections import Findings, Section, SkippedError
 from mgcda_dist.method import Batch
 from mgcda_dist.training.ahead import CopiedAhead
@@ -120,11 +119,6 @@ def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["--device", "cpu", "--tiny", "--only", "wait"])
     assert "no section wait; there are machine, agreement" in capsys.readouterr().err
-
-
-def test_two_streams_at_work_are_not_twice_the_time() -> None:
-    assert union_s([(5e6, 7e6), (0, 2e6), (1e6, 3e6), (1.5e6, 1.6e6)]) == pytest.approx(5.0)
-    assert union_s([]) == 0
 
 
 @pytest.mark.usefixtures("one_thread")

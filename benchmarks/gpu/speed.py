@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.cuda import nccl
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,8 +22,9 @@ from mgcda_dist.method import Batch
 from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.device import set_up
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
+from mgcda_dist.training.profiler import device_work
 
-__all__ = ["GpuDefaults", "device_work", "host_waits", "machine", "throughput", "union_s", "waits"]
+__all__ = ["GpuDefaults", "host_waits", "machine", "recorded_work", "throughput", "waits"]
 
 
 class GpuDefaults:
@@ -86,7 +86,7 @@ def waits(setting: Setting, found: Findings) -> None:
         name = str(dtype).removeprefix("torch.") + (", with a teacher" if taught else "")
         setting.wait()
         places = host_waits(partial(trainer.step, batch), setting)
-        launches, busy_s = device_work(partial(trainer.step, batch), setting)
+        launches, busy_s = recorded_work(partial(trainer.step, batch), setting)
         busy_ms = None if busy_s is None else 1e3 * busy_s
         number = None if places is None else places.total()
         row = {"waits of the host": number, "launches": launches, "GPU busy, ms": busy_ms}
@@ -119,7 +119,7 @@ def throughput(network: Network, setting: Setting, found: Findings, *, compiled:
         action = partial(_next_step, trainer, batches, count())
         seconds[name] = s = setting.timed(action)
         gib = setting.peak_gib()
-        launches, busy_s = device_work(action, setting)
+        launches, busy_s = recorded_work(action, setting)
         row = {"images": size, "model": name, "ms": 1e3 * s, "images/s": network.images / s}
         row |= {"TFLOP/s": flops[name] / s / 1e12, "MFU": peak and flops[name] / s / peak}
         row |= {"GPU busy": busy_s and busy_s / s, "launches": launches, "peak GiB": gib}
@@ -176,29 +176,14 @@ def _line(file: str, number: int | None) -> str:
     return f"{file.rpartition('mgcda_dist/')[2].rpartition('site-packages/')[2]}:{number}"
 
 
-def device_work(action: Callable[[], Any], setting: Setting) -> tuple[int | None, float | None]:
+def recorded_work(action: Callable[[], Any], setting: Setting) -> tuple[int | None, float | None]:
     """Number of kernels and copies of an action, and the seconds in which the GPU ran any.
 
     Both None: there is no GPU, or the driver gives no account of it.
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if setting.on_gpu else [])
     setting.wait()
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities) as recorded:
         action()
         setting.wait()
-    if not setting.on_gpu:
-        return None, None
-    events = [e for e in profiler.events() or [] if e.device_type == DeviceType.CUDA]
-    work = [e for e in events if not getattr(e, "is_user_annotation", False)]
-    if not work:
-        return None, None
-    return len(work), union_s((e.time_range.start, e.time_range.end) for e in work)
-
-
-def union_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Seconds that spans of microseconds cover together: two streams at work are not twice the time."""
-    covered = last = 0.0
-    for start, end in sorted(spans):
-        covered += max(0.0, end - max(start, last))
-        last = max(last, end)
-    return covered / 1e6
+    return device_work(recorded)

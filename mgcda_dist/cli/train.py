@@ -184,6 +184,7 @@ def _progress_line(metrics: dict[str, float]) -> str:
     parts.append(f"{metrics.get('time/images_per_s', 0.0):.1f} images/s")
     parts.append(f"data wait {metrics.get('time/data_wait_share', 0.0):.0%}")
     of_gpu = {"time/mfu": "MFU {:.0%}", "time/busy_share": "GPU busy {:.0%}", "gpu/peak_memory_gib": "{:.1f} GiB"}
+    of_gpu |= {"time/launches": "{:.0f} launches"}
     if "time/mfu" not in metrics:
         of_gpu = {"time/tflop_per_s": "{:.1f} TFLOP/s", **of_gpu}
     parts += [form.format(metrics[name]) for name, form in of_gpu.items() if name in metrics]

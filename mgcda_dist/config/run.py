@@ -322,6 +322,9 @@ class TrackingConfig(Section):
     system_metrics: bool = Field(
         default=True, description="CPU, memory, disk, network and GPUs of each node, in MLflow"
     )
+    profile_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps after the tenth that rank 0 profiles: a trace and a table in profile/; 0: none"
+    )
     report: bool = Field(default=True, description="write report.html at the end, and log it under report/")
     preview_frames: Annotated[int, Field(ge=0)] = Field(
         default=3, description="frames of the first evaluation set that are drawn at every checkpoint; 0: none"

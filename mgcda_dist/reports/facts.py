@@ -189,6 +189,7 @@ def _time(run: RunRecord) -> str:
     first, last = min(times), max(times)
     words = f"{_clock(first)}, {_duration(last - first)} to the last record"
     shown = {"time/images_per_s": "{:.1f} images/s", "time/mfu": "MFU {:.0%}", "time/busy_share": "GPU busy {:.0%}"}
+    shown |= {"time/launches": "{:.0f} launches a step"}
     for metric, form in shown.items():
         if values := sorted(value for value in run.history.get(metric, ([], []))[1] if value > 0):
             words += f", median {form.format(values[len(values) // 2])}"

@@ -64,6 +64,8 @@ HISTORIES = (
     HistoryPlot("Throughput", "images per second", r"time/(images_per_s)", group="Speed"),
     HistoryPlot("Waiting for data", "share of the time", r"time/(data_wait_share)", share=True, group="Speed"),
     HistoryPlot("Use of a GPU", "share", r"time/(mfu|busy_share)", share=True, group="Speed"),
+    HistoryPlot("Kernels and copies of a GPU in a step, where it was profiled", "launches", r"time/(launches)",
+                group="Speed", exact=True),
     HistoryPlot("Operations of a GPU", "TFLOP/s", r"time/(tflop)_per_s", group="Speed"),
     HistoryPlot("Peak memory of a GPU", "GiB", r"gpu/(peak_memory)_gib", group="Speed"),
 )  # fmt: skip

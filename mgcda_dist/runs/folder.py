@@ -41,6 +41,7 @@ class RunFolder:
         self.model = self.root / "model"
         self.phases = self.root / "phases"
         self.pictures = self.root / "pictures"
+        self.profile = self.root / "profile"
         self.report = self.root / "report.html"
         self.evaluation = self.root / "evaluation"
         self.results = self.root / RunFile.RESULTS

@@ -35,7 +35,7 @@ class GpuMeter:
         self._busy, self._can_sample, self._sampled_s = list[float](), True, 0.0
 
     def sample(self) -> None:
-        """Ask the driver for the load of the last moments, now and then; call it once a step."""
+        """Ask the driver for the load of the last moments, now and then."""
         now = time.perf_counter()
         if not self._can_sample or now - self._sampled_s < _SAMPLED_EVERY_S:
             return
@@ -46,11 +46,7 @@ class GpuMeter:
             self._can_sample = False
 
     def read(self, step_s: float) -> dict[str, float]:
-        """Metrics since the last reading, as far as they are known; the peak of memory is that of the process so far.
-
-        Args:
-            step_s: mean duration of the steps, all of it: data, validation and checkpoints included.
-        """
+        """Metrics since the last reading, as far as they are known; the peak of memory is that of the process."""
         metrics = {"gpu/peak_memory_gib": torch.cuda.max_memory_allocated(self._device) / 2**30}
         if self._busy:
             metrics["time/busy_share"] = sum(self._busy) / len(self._busy)

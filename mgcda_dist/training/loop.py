@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.profiler import record_function
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
@@ -17,9 +17,10 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import Outcome
 from mgcda_dist.method.reduce import NamedSum
 from mgcda_dist.training.ahead import CopiedAhead
+from mgcda_dist.training.clock import Clock, Meter
 from mgcda_dist.training.engine import DeepSpeedEngine
-from mgcda_dist.training.gpu_meter import GpuMeter
 from mgcda_dist.training.health import HealthWatch
+from mgcda_dist.training.profiler import PARTS
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import group_factor
 from mgcda_dist.training.state import EarlyEnd, TrainState
@@ -50,7 +51,7 @@ class Hooks:
         progress: where this rank is, for hang detection.
         early_end: the request to end after the step that was summed, the same on every rank.
         stepped: told each step with its metrics and those of its validation; None: nobody listens.
-        meter: of this rank's GPU; None: it has none.
+        meters: of this rank's steps.
     """
 
     log: Callable[[int, dict[str, float]], None]
@@ -66,7 +67,7 @@ class Hooks:
     progress: Progress
     early_end: Callable[[], EarlyEnd | None] = lambda: None
     stepped: Callable[[int, dict[str, float], dict[str, float]], None] | None = None
-    meter: GpuMeter | None = None
+    meters: Sequence[Meter] = ()
 
 
 def fit(
@@ -89,7 +90,7 @@ def fit(
         The request that ended it, on which all ranks have agreed; `StopRequest.NONE`: the last step was reached, or
         the one after which it was to end early.
     """
-    optim, model, clock = config.optim, engine.model, _Clock(config.data.global_batch, hooks.meter)
+    optim, model, clock = config.optim, engine.model, Clock(config.data.global_batch, hooks.meters)
     watch = HealthWatch(config, state.alarms, first_step=first_step, peak_accuracy=state.peak_accuracy)
     ahead = CopiedAhead(batches, engine.device)
     while state.step < optim.steps and state.early_end is None:
@@ -146,20 +147,18 @@ def fit(
     return StopRequest.NONE
 
 
-def _read(ahead: CopiedAhead, number: int, step: int, hooks: Hooks, clock: _Clock) -> list[Batch]:
+def _read(ahead: CopiedAhead, number: int, step: int, hooks: Hooks, clock: Clock) -> list[Batch]:
     """The micro-batches of a step, on the engine's device."""
-    hooks.progress.enter("loader", step)
-    with clock.waiting():
+    with _part("loader", step, hooks), clock.waiting():
         micro_batches = [next(ahead) for _ in range(number)]
     for sentence in (sentence for batch in micro_batches for sentence in batch.bad):
         hooks.say_everywhere(f"another sample stands in: {sentence}")
     return micro_batches
 
 
-def _fetch(ahead: CopiedAhead, step: int, hooks: Hooks, clock: _Clock) -> None:
+def _fetch(ahead: CopiedAhead, step: int, hooks: Hooks, clock: Clock) -> None:
     """Let a GPU have a micro-batch of the next step while it computes this one."""
-    hooks.progress.enter("loader", step)
-    with clock.waiting():
+    with _part("loader", step, hooks), clock.waiting():
         ahead.fetch()
 
 
@@ -193,28 +192,36 @@ def _forward_and_backward(
         Outcomes of the micro-batches, and the sums over ranks of their values and of the trainer's `own`.
     """
     step, model = micro_batches[0].step, engine.model
-    hooks.progress.enter("forward", step)
-    counts, outcomes, totals = model.count(micro_batches), list[Outcome](), None
+    with _part("forward", step, hooks):
+        counts, outcomes, totals = model.count(micro_batches), list[Outcome](), None
     for batch in micro_batches:
-        hooks.progress.enter("forward", step)
-        outcome = engine.forward(batch, progress, counts)
-        outcomes.append(outcome)
-        loss = outcome.loss
-        if len(outcomes) == len(micro_batches):
-            totals = model.total(outcomes, own)
-            # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step. Without
-            # a look at it: a GPU would have nothing to do while the host waits for the number.
-            loss = loss * torch.where(totals.wait()["loss/total"].isfinite(), 1.0, math.nan).to(loss.dtype)
+        with _part("forward", step, hooks):
+            outcome = engine.forward(batch, progress, counts)
+            outcomes.append(outcome)
+            loss = outcome.loss
+            if len(outcomes) == len(micro_batches):
+                totals = model.total(outcomes, own)
+                # A loss that is not finite may have a gradient that is: make sure that the engine refuses the step.
+                # Without a look at it: a GPU would have nothing to do while the host waits for the number.
+                loss = loss * torch.where(totals.wait()["loss/total"].isfinite(), 1.0, math.nan).to(loss.dtype)
         if engine.waits_after_backward:
             fetch()
-        hooks.progress.enter("backward", step)
-        engine.backward(loss)
+        with _part("backward", step, hooks):
+            engine.backward(loss)
         if not engine.waits_after_backward:
             fetch()
-        hooks.progress.enter("optimizer", step)
-        engine.step(partial(group_factor, progress, config.optim.schedule, config.optim.warmup), totals)
+        with _part("optimizer", step, hooks):
+            engine.step(partial(group_factor, progress, config.optim.schedule, config.optim.warmup), totals)
     assert totals is not None
     return outcomes, totals
+
+
+@contextmanager
+def _part(name: str, step: int, hooks: Hooks) -> Generator[None]:
+    """A part of a step, for hang detection and in a profile."""
+    hooks.progress.enter(name, step)
+    with record_function(f"{PARTS}{name}"):
+        yield
 
 
 def _count_bad_samples(state: TrainState, found: int, config: Config) -> None:
@@ -271,37 +278,3 @@ def _refuse(
         f"Samples: {listing}. {hooks.last_good()}",
         f"look at these samples; {_CALMER}",
     )
-
-
-class _Clock:
-    """Images per second, the share of time spent waiting for data and the use of the GPU, since the last reading."""
-
-    def __init__(self, images_per_step: int, meter: GpuMeter | None) -> None:
-        self._images_per_step, self._meter = images_per_step, meter
-        self._reset()
-
-    def _reset(self) -> None:
-        self._start, self._waited_s, self._steps = time.perf_counter(), 0.0, 0
-
-    @contextmanager
-    def waiting(self) -> Generator[None]:
-        start = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - start
-
-    def tick(self) -> None:
-        self._steps += 1
-        if self._meter is not None:
-            self._meter.sample()
-
-    def read(self) -> dict[str, float]:
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        metrics = {
-            "time/images_per_s": self._steps * self._images_per_step / seconds,
-            "time/step_s": seconds / max(self._steps, 1),
-            "time/data_wait_share": self._waited_s / seconds,
-        }
-        if self._meter is not None:
-            metrics |= self._meter.read(metrics["time/step_s"])
-        self._reset()
-        return metrics

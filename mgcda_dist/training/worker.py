@@ -44,6 +44,7 @@ from mgcda_dist.training.device import set_up
 from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
 from mgcda_dist.training.gpu_meter import gpu_meter
 from mgcda_dist.training.loop import Hooks, fit
+from mgcda_dist.training.profiler import Profiler
 from mgcda_dist.training.progress import PROGRESS, StopRequest
 from mgcda_dist.training.state import TrainState
 from mgcda_dist.training.validation import Validation
@@ -215,6 +216,7 @@ class _Worker:
         validation = self._validation()
         preview, say = build.preview_job(config), partial(self.run.say, "storage")
         previews = None if preview is None else Previews(preview, self.run.pictures, tracker.log_picture, say)
+        profiler = self._profiler(state.step, tracker)
         on_gpu = self.device.type == "cuda"
         loader = build.training_stream(config, self.world.rank, self.world.size, start_step=state.step, on_gpu=on_gpu)
 
@@ -252,7 +254,7 @@ class _Worker:
             progress=PROGRESS,
             early_end=callbacks.early_end,
             stepped=callbacks.stepped if callbacks.are_there else None,
-            meter=self._meter,
+            meters=[meter for meter in (self._meter, profiler) if meter is not None],
         )
         ended_by = StopRequest.NONE
         try:
@@ -261,12 +263,21 @@ class _Worker:
                 ended_by = fit(self.engine, iter(loader), state, config, hooks, first_step=first_step)
         finally:
             PROGRESS.enter("", state.step)
+            if profiler is not None:
+                profiler.close()
             if previews is not None:
                 previews.settle()
         if state.early_end is not None:
             steps = f"{state.step} of {self._of_run.optim.steps} steps"
             self.say(f"training ends early, after {steps}: {state.early_end.reason}")
         return ended_by
+
+    def _profiler(self, start_step: int, tracker: Tracker) -> Profiler | None:
+        num_steps, folder = self.config.tracking.profile_steps, self.run.profile
+        if num_steps == 0 or self.world.rank != 0:
+            return None
+        keep = partial(tracker.log_artifact, folder=folder.name)
+        return Profiler(folder, num_steps, start_step, self.device, self.say, keep)
 
     def end_writing(self, state: TrainState, ended_by: StopRequest) -> None:
         """Wait for the last checkpoint; a collective.

@@ -25,12 +25,14 @@ def test_the_time_names_the_use_of_a_gpu() -> None:
         "time/images_per_s": ([0, 1, 2], [0.0, 20.0, 22.0]),
         "time/mfu": ([1, 2], [0.4, 0.42]),
         "time/busy_share": ([1, 2], [0.9, 0.95]),
+        "time/launches": ([12], [812.0]),
         "gpu/peak_memory_gib": ([1, 2], [20.0, 21.5]),
     }
     run = RunRecord(name="a", source="a", read_history=lambda: history, started_s=0.0, ended_s=60.0)
     (words,) = (fact.values[0] for fact in fact_table([run]) if fact.name == "time")
     assert words.endswith(
-        "median 22.0 images/s, median MFU 42%, median GPU busy 95%, at most 21.5 GiB of a GPU's memory"
+        "median 22.0 images/s, median MFU 42%, median GPU busy 95%, median 812 launches a step, "
+        "at most 21.5 GiB of a GPU's memory"
     )
     plots = {plot.title: list(matching_metrics(history, plot.pattern)) for plot in HISTORIES}
     assert plots["Use of a GPU"] == ["mfu", "busy share"] and plots["Peak memory of a GPU"] == ["peak memory"]

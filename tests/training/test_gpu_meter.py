@@ -39,6 +39,7 @@ def test_shares_of_what_the_card_can_do(card: list[int]) -> None:
     assert "time/busy_share" not in meter.read(0.5), "nothing was sampled since"
     metrics = {"loss/total": 1.0, "time/images_per_s": 5.0, "time/data_wait_share": 0.0, **wanted}
     assert _progress_line(metrics).endswith("data wait 0%  MFU 40%  GPU busy 80%  3.0 GiB")
+    assert _progress_line(metrics | {"time/launches": 812.0}).endswith("3.0 GiB  812 launches"), "where it was profiled"
     del metrics["time/mfu"]
     assert _progress_line(metrics).endswith("data wait 0%  4.0 TFLOP/s  GPU busy 80%  3.0 GiB")
 

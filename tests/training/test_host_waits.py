@@ -173,7 +173,7 @@ def train(config: Config, *, on_gpu: bool, metered: bool = False) -> tuple[list[
             last_good=str,
             progress=Phases(gpu, waits),
             stepped=lambda step, all_of_it, numbers: metrics.append(all_of_it),
-            meter=meter,
+            meters=[meter] if meter is not None else [],
         )
         fit(engine, (taken.append(batch) or batch for batch in micro_batches(config)), state, config, hooks)
     assert taken_before == [min(step + 2, STEPS) for step in range(len(taken_before))], "the next batch is on its way"

@@ -16,7 +16,7 @@ from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.runs.folder import RunFolder
 from mgcda_dist.tracking.jsonl import read_history
-from mgcda_dist.training import worker
+from mgcda_dist.training import profiler, worker
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.callbacks import calls_of
@@ -28,6 +28,7 @@ from tests.support.watched import events
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS, EVERY, INTERRUPTED_AT, ENOUGH_AT = 8, 3, 5, 2
+WARM, PROFILED = 1, 2
 MODULE = "python:tests.support.callbacks"
 RECORDER, LOOKER = {"use": f"{MODULE}:make_recorder"}, {"use": f"{MODULE}:Looker"}
 STOPPER = {"use": f"{MODULE}:Stopper", "arguments": {"step": ENOUGH_AT, "rank": 1}}
@@ -64,7 +65,8 @@ def _on_rank(runs: str, shards: str) -> list[int]:
             raise _Interrupted
         return forward(engine, batch, *rest)
 
-    config = _config(runs, shards, "whole", RECORDER, LOOKER)
+    config = _config(runs, shards, "whole", RECORDER, LOOKER, tracking={"profile_steps": PROFILED})
+    profiler.WARM_STEPS = WARM
     DeepSpeedEngine.forward = interrupted  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(_Interrupted):
         _train(config)
@@ -107,6 +109,16 @@ def test_the_event_files_have_every_step_once(runs: Runs) -> None:
     assert [step for step, *_ in found.pictures["pictures/preview_unseen"]] == [2, 5], "after steps 2 and 5"
     assert f"| optim.steps | {STEPS} |" in found.texts["parameters"] and "render_a" in found.texts["data"]
     assert "| status | FINISHED |" in found.texts["tags"]
+
+
+def test_each_attempt_leaves_a_profile_of_rank_0(runs: Runs) -> None:
+    run = runs[0] / "whole"
+    written = sorted(file.name for file in (run / "profile").iterdir())
+    assert written == [f"step-0000000{first}{end}" for first in (1, 4) for end in (".json.gz", ".md")], "from 0, from 3"
+    page = (run / "profile" / "step-00000004.md").read_text()
+    parts = re.findall(r"^\| (\w+) \| +([\d.]+) \|$", page, re.MULTILINE)
+    assert {name for name, _ in parts} == {"loader", "forward", "backward", "optimizer"}
+    assert all(float(ms) > 0 for _, ms in parts) and "convolution_backward" in page
 
 
 def test_the_record_has_what_stands_for_null(runs: Runs) -> None:
