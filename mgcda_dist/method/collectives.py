@@ -22,17 +22,32 @@ __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_device
 
 
 Mergeable = TypeVar("Mergeable")
-_Reached = Callable[[], bool]
-"""Tells whether a device has come to a collective; any thread may ask."""
 
 
-def _mark(tensor: Tensor) -> _Reached | None:
-    """Mark the place that the stream of `tensor` has been given work to; None: the host does the work itself."""
-    if not tensor.is_cuda:
-        return None
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(tensor.device))
-    return event.query
+class _Mark:
+    """A place in the work that a GPU was given; any thread may ask about it.
+
+    The driver is asked with that GPU as the thread's own: else it would open a context on the first one, of half a GiB,
+    for every rank of the node.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._event = device, torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(device))
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Mark | None:
+        """The place behind what computes `tensor`; None: the host does the work itself."""
+        return cls(tensor.device) if tensor.is_cuda else None
+
+    def is_reached(self) -> bool:
+        """Tell whether the GPU has come to it."""
+        return self.ask(self._event.query)
+
+    def ask(self, question: Callable[[], bool]) -> bool:
+        """The answer to a question about work of the GPU."""
+        with torch.cuda.device(self._device):
+            return question()
 
 
 class _Open(NamedTuple):
@@ -40,7 +55,10 @@ class _Open(NamedTuple):
 
     label: str
     work: dist.Work
-    reached: _Reached
+    mark: _Mark
+
+    def is_done(self) -> bool:
+        return self.mark.ask(self.work.is_completed)
 
 
 @dataclass
@@ -76,18 +94,18 @@ class CommStats:
         finally:
             self._host_waits_in = ""
 
-    def wait(self, work: dist.Work, label: str, reached: _Reached | None) -> None:
+    def wait(self, work: dist.Work, label: str, mark: _Mark | None) -> None:
         """Wait for a collective on the host, or on the device's stream where its backend does that.
 
         Args:
-            reached: tells whether this rank's device has come to the collective; None: it is done on the host.
+            mark: before the collective, in the work of this rank's device; None: it is done on the host.
         """
         with self.waits_in(label):
             work.wait()
-        while self._open and self._open[0].work.is_completed():
+        while self._open and self._open[0].is_done():
             self._open.popleft()
-        if reached is not None:
-            self._open.append(_Open(label, work, reached))
+        if mark is not None:
+            self._open.append(_Open(label, work, mark))
 
     @property
     def waiting(self) -> str:
@@ -97,11 +115,11 @@ class CommStats:
     @property
     def behind(self) -> int:
         """Number of collectives that the host has gone past and the device has not come to. For any thread."""
-        return sum(not each.reached() for each in self._still_open())
+        return sum(not each.mark.is_reached() for each in self._still_open())
 
     def _still_open(self) -> list[_Open]:
         # Only the training thread takes entries away.
-        return [each for each in tuple(self._open) if not each.work.is_completed()]
+        return [each for each in tuple(self._open) if not each.is_done()]
 
 
 @dataclass
@@ -112,12 +130,12 @@ class PendingSum:
     _work: dist.Work | None
     _stats: CommStats = field(default_factory=CommStats)
     _label: str = ""
-    _reached: _Reached | None = None
+    _mark: _Mark | None = None
 
     def wait(self) -> Tensor:
         """The sum over ranks, for operations on its device; with gloo it has arrived."""
         if self._work is not None:
-            self._stats.wait(self._work, self._label, self._reached)
+            self._stats.wait(self._work, self._label, self._mark)
             self._work = None
         return self._value
 
@@ -131,7 +149,7 @@ class PendingGather:
     gradient: Tensor | None = None
     collectives: Collectives | None = None
     label: str = ""
-    reached: _Reached | None = None
+    mark: _Mark | None = None
     num_rounded: int = 0
     dtype: torch.dtype = torch.float32
 
@@ -145,11 +163,11 @@ class Collectives:
 
     Args:
         group: process group; None is the default group, or a single process when none is initialised.
-        timeout: of the group for objects that is made beside one of NCCL; None: torch's.
+        timeout: of groups of the same ranks that are made beside it; None: torch's.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, timeout: timedelta | None = None) -> None:
-        self.group, self._timeout = group, timeout
+        self.group, self.timeout = group, timeout
         self.stats = CommStats()
         self._of_objects: dist.ProcessGroup | None = None
 
@@ -175,9 +193,9 @@ class Collectives:
         if self.size == 1:
             return PendingSum(total, None, self.stats, label)
         self.stats.add(label, total)
-        reached = _mark(total)
+        mark = _Mark.of(total)
         work = dist.all_reduce(total, group=self.group, async_op=True)
-        return PendingSum(total, work, self.stats, label, reached)
+        return PendingSum(total, work, self.stats, label, mark)
 
     def start_gather(self, rows: Tensor, label: str, num_rounded: int = 0) -> PendingGather:
         """Start to gather the rows of all ranks in rank order, n×… → W·n×…; n is the same on every rank.
@@ -285,7 +303,7 @@ class Collectives:
         if self._of_objects is None:
             ranks = None if self.group is None else dist.get_process_group_ranks(self.group)
             made = dist.new_group(
-                ranks, backend="gloo", timeout=self._timeout, use_local_synchronization=ranks is not None
+                ranks, backend="gloo", timeout=self.timeout, use_local_synchronization=ranks is not None
             )
             assert isinstance(made, dist.ProcessGroup), "this rank is one of the group's"
             self._of_objects = made
@@ -305,7 +323,7 @@ class _StartGather(torch.autograd.Function):
         rows = _packed(rows, pending.num_rounded)
         collectives.stats.add(label, rows)
         gathered = rows.new_empty((collectives.size * rows.shape[0], *rows.shape[1:]))
-        pending.collectives, pending.label, pending.reached = collectives, label, _mark(rows)
+        pending.collectives, pending.label, pending.mark = collectives, label, _Mark.of(rows)
         pending.work = dist.all_gather_single(gathered, rows.contiguous(), group=collectives.group, async_op=True)
         return gathered
 
@@ -315,7 +333,7 @@ class _StartGather(torch.autograd.Function):
         work, own, collectives = pending.work, pending.gradient, pending.collectives
         if work is None or own is None or collectives is None:
             raise RuntimeError("the gathered rows were used without `wait`")
-        collectives.stats.wait(work, f"{pending.label}_backward", pending.reached)
+        collectives.stats.wait(work, f"{pending.label}_backward", pending.mark)
         return own, None, None, None
 
 
@@ -326,7 +344,7 @@ class _WaitGather(torch.autograd.Function):
     def forward(ctx: Any, gathered: Tensor, pending: PendingGather) -> Tensor:
         ctx.pending = pending
         if pending.work is not None and pending.collectives is not None:
-            pending.collectives.stats.wait(pending.work, pending.label, pending.reached)
+            pending.collectives.stats.wait(pending.work, pending.label, pending.mark)
         ctx.shape = gathered.shape
         return _unpacked(gathered, pending.num_rounded, pending.dtype)
 
@@ -338,7 +356,7 @@ class _WaitGather(torch.autograd.Function):
             raise RuntimeError("waited for a gather that was not started")
         pending.gradient = grad.new_empty((grad.shape[0] // collectives.size, *grad.shape[1:]))
         collectives.stats.add(f"{pending.label}_backward", grad)
-        pending.reached = _mark(grad)
+        pending.mark = _Mark.of(grad)
         pending.work = dist.reduce_scatter_single(
             pending.gradient, grad.contiguous(), group=collectives.group, async_op=True
         )
@@ -381,10 +399,10 @@ class _Sum(torch.autograd.Function):
 
 
 def _all_reduce(value: Tensor, collectives: Collectives, label: str) -> None:
-    reached = _mark(value)
+    mark = _Mark.of(value)
     work = dist.all_reduce(value, group=collectives.group, async_op=True)
     assert work is not None
-    collectives.stats.wait(work, label, reached)
+    collectives.stats.wait(work, label, mark)
 
 
 def to_device(values: Sequence[float], device: torch.device) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.method.collectives import Collectives, CommStats, _Mark
 from mgcda_dist.method.reduce import NamedSum
 from tests.support.distributed import run_distributed
 
@@ -98,3 +101,26 @@ def test_objects_are_merged_on_rank_0_in_rank_order_and_never_on_gpus():
         assert each["made"] == ["gloo"] and each["used"] == {True}
     # Each rank sends once, what it has merged: 1 → 0, 3 → 2 → 0, 4 → 0.
     assert [each["bytes"].get("large", 0) // 100_000 for each in found] == [0, 1, 2, 1, 1]
+
+
+def test_the_driver_is_asked_with_the_gpu_as_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the thread that answers the hang detector, whose own GPU is the first one of the node."""
+    current, asked = [0], list[int]()
+
+    @contextmanager
+    def own(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    def ask() -> bool:
+        asked.append(current[-1])
+        return False
+
+    monkeypatch.setattr(torch.cuda, "device", own)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda stream: None, query=ask))
+    stats, work = CommStats(), cast(dist.Work, SimpleNamespace(wait=lambda: None, is_completed=ask))
+    stats.wait(work, "cacl/rows", _Mark(torch.device("cuda", 3)))
+    assert (stats.waiting, stats.behind) == ("cacl/rows", 1)
+    assert asked == [3, 3, 3]
