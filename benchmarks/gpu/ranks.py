@@ -48,7 +48,7 @@ def engine(setting: Setting, found: Findings) -> None:
     set_up(setting.device, Switches())
     network = setting.small
     batches = [scene(network, step, setting) for step in range(_STEPS)]
-    plain = Trainer(method(segmenter(network), network.size), setting)
+    plain = Trainer(method(segmenter(network), network.size, by_draw=True), setting)
     wanted = [plain.step(batch) for batch in batches]
     with _group(setting), tempfile.TemporaryDirectory() as name:
         for stage in _STAGES:
@@ -109,10 +109,12 @@ def _engine(
     bucket_mb: float | None = _BUCKET_MB,
     **options: Any,
 ) -> Any:
-    from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+    from mgcda_dist.training.deepspeed_start import deepspeed_config
+    from mgcda_dist.training.engine import DeepSpeedEngine
 
     network = network or setting.small
-    model = method(segmenter(network), network.size)
+    # Rows by draw: rounding may choose another of the hardest, and the loss of later steps with it.
+    model = method(segmenter(network), network.size, by_draw=True)
     config = deepspeed_config(
         micro_batch=network.images,
         accumulation=1,

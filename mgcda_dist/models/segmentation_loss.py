@@ -155,7 +155,9 @@ class SegmentationLoss:
             # With nothing but ignored pixels the sum is 0 and the gradient a zero of the logits' shape.
             target = torch.where(label < self.num_classes, label, -100)
             weight = self._weight_like(logits)
-            sums[CLASSIFICATION] = F.cross_entropy(logits, target, weight, reduction="sum", ignore_index=-100)
+            # Not reduction="sum": on GPUs its blocks add up in any order, and there is one for each image.
+            loss = F.cross_entropy(logits, target, weight, reduction="none", ignore_index=-100)
+            sums[CLASSIFICATION] = loss.sum()
         if self.outlier is not None:
             columns = {name: _at(prediction.extra[name], size) for name in columns_of(self.outlier)}
             seen = prediction._replace(logits=logits, extra={**prediction.extra, **columns})
