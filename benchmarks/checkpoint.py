@@ -33,7 +33,8 @@ from mgcda_dist.tables import Column, Table, markdown
 from mgcda_dist.training.checkpoint.snapshot import HostCopy
 from mgcda_dist.training.checkpoint.store import CheckpointManifest, CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.deepspeed_start import deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine
 
 IMAGES = 4
 

@@ -40,7 +40,8 @@ def train_plain(subject: Subject, size: tuple[int, int]) -> Trained:
 
 def train_sharded(subject: Subject, stage: int, size: tuple[int, int]) -> Trained:
     """Train on the ranks of the default group with DeepSpeed; on every rank."""
-    from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+    from mgcda_dist.training.deepspeed_start import deepspeed_config
+    from mgcda_dist.training.engine import DeepSpeedEngine
 
     world = Collectives()
     model = model_of(subject, torch.float32, world)

@@ -1,8 +1,10 @@
-"""The training engine: one DeepSpeed engine around one module, the gradient reversal included. Only here: DeepSpeed."""
+"""The training engine: one DeepSpeed engine around one module, the gradient reversal included.
+
+DeepSpeed is known here and in `deepspeed_start`, nowhere else.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import shutil
@@ -19,62 +21,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from mgcda_dist.choices import Exported, Precision
+from mgcda_dist.choices import Exported
 from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
 from mgcda_dist.method.reduce import NamedSum, StepCounts
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
+from mgcda_dist.training.deepspeed_start import go_on_at_the_least_scale, start_deepspeed
 from mgcda_dist.training.masters import Masters
 from mgcda_dist.training.reduction import GradientReduction
 from mgcda_dist.training.unfused import OneLookStep
 
-__all__ = ["DeepSpeedEngine", "deepspeed_config", "to_universal"]
+__all__ = ["DeepSpeedEngine", "to_universal"]
 
 _TAG = "engine"
 _NORM = "trainer/gradient_norm"
 _NOWHERE = "checkpoint"  # a folder that is never made
-_ALIGNMENT = 2  # numbers, of which DeepSpeed wants a multiple in a bucket
-
-
-def deepspeed_config(
-    *,
-    micro_batch: int,
-    accumulation: int,
-    zero_stage: int,
-    precision: Precision,
-    clip_norm: float,
-    bucket_mb: float | None = None,
-    load_universal: bool = False,
-) -> dict[str, Any]:
-    """The DeepSpeed configuration.
-
-    Args:
-        micro_batch: images per rank and micro-batch.
-        accumulation, zero_stage, precision, clip_norm: as in the run's configuration.
-        bucket_mb: gradients are sent in buckets of so many megabytes while the backward pass goes on; None: all at
-            once after it, but for ZeRO 3, which sends them while it goes on in any case.
-        load_universal: the engine will load what `to_universal` wrote.
-    """
-    zero: dict[str, Any] = {"stage": zero_stage}
-    if bucket_mb is not None:
-        # DeepSpeed's default, 5·10⁸ numbers, holds any network, so that nothing is sent before the last gradient.
-        elements = _ALIGNMENT * max(1, int(bucket_mb * 1e6 / (4 if precision == "fp32" else 2)) // _ALIGNMENT)
-        zero |= {"overlap_comm": True, "reduce_bucket_size": elements, "allgather_bucket_size": elements}
-    return {
-        "checkpoint": {"load_universal": load_universal},
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": clip_norm,
-        "zero_optimization": zero,
-        "bf16": {"enabled": precision == "bf16"},
-        # From 2¹⁶ down, by half at each overflow; doubled after 1000 steps without one.
-        "fp16": {"enabled": precision == "fp16", "initial_scale_power": 16, "hysteresis": 1},
-        # SGD is not on DeepSpeed's own list of optimisers tested with ZeRO; the equivalence tests cover it here.
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
 
 
 class DeepSpeedEngine:
@@ -100,23 +62,9 @@ class DeepSpeedEngine:
         *,
         export_masters: bool = False,
     ) -> None:
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        if device.type == "cpu":
-            # DeepSpeed would compile its shared-memory collectives for inference at the first start: half a minute, a
-            # compiler, a cache outside the run folder, and a lock that a killed worker leaves behind.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.model, self.device = model, device
         _broadcast_buffers(model, device)
         self._zero_stage = int(config["zero_optimization"]["stage"])
-        if self._zero_stage in (1, 2):
-            # Memory that DeepSpeed reserves for a bucket: no more than all gradients need.
-            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-            most = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), trained + trained % _ALIGNMENT)
-            config = {**config, "zero_optimization": most | config["zero_optimization"]}
         overlaps = bool(config["zero_optimization"].get("overlap_comm"))
         self.waits_after_backward = self._zero_stage == 3 or (self._zero_stage > 0 and overlaps)
         rounds = any(config[name]["enabled"] for name in ("bf16", "fp16"))
@@ -128,14 +76,9 @@ class DeepSpeedEngine:
             config = {**config, "gradient_clipping": 0.0}
         export_masters = export_masters and rounds
         given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
-        with _index_of(device):
-            self._engine, self._optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-        if self._zero_stage == 3:
-            _clear_padding(self._engine.optimizer)
-        _go_on_at_the_least_scale(self._engine.optimizer)
+        self._engine, self._optimizer = start_deepspeed(model, optimizer, config, device)
         self._one_look: OneLookStep | None = None
         if self._zero_stage == 0 and rounds:
-            _forget_first_step(self._engine.optimizer)
             self._one_look = OneLookStep(self._engine.optimizer, self._clip_norm)
         self._masters: Masters | None = None
         if export_masters:
@@ -277,7 +220,7 @@ class DeepSpeedEngine:
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=strict)
         if found is None:
             raise CheckpointError(str(folder), "DeepSpeed finds no state in it", "remove it to use the one before")
-        _go_on_at_the_least_scale(self._engine.optimizer)  # the scaler, too, is that of the checkpoint
+        go_on_at_the_least_scale(self._engine.optimizer)  # the scaler, too, is that of the checkpoint
         # DeepSpeed's universal load of ZeRO 3 gives all groups the settings of the first, and all parameters one tensor
         # that counts steps, which each of them would advance.
         for group, own in zip(self._groups(), settings, strict=True):
@@ -346,21 +289,6 @@ class DeepSpeedEngine:
                     parameter.data = data
 
 
-@contextmanager
-def _index_of(device: torch.device) -> Iterator[None]:
-    """Let DeepSpeed take this GPU: its own choice is the one whose index is the rank within the node."""
-    before = os.environ.get("LOCAL_RANK")
-    if device.index is not None:
-        os.environ["LOCAL_RANK"] = str(device.index)
-    try:
-        yield
-    finally:
-        if device.index is not None and before is None:
-            del os.environ["LOCAL_RANK"]
-        elif before is not None:
-            os.environ["LOCAL_RANK"] = before
-
-
 def _read(norm: Any, totals: NamedSum | None) -> float:
     """The value of a norm, which waits for the device; the scalars of a step are read with it."""
     if totals is None or not isinstance(norm, Tensor):
@@ -416,36 +344,6 @@ def to_universal(source: Path, target: Path) -> None:
 
 def _element_size(model: nn.Module) -> int:
     return next(parameter for parameter in model.parameters() if parameter.requires_grad).element_size()
-
-
-def _go_on_at_the_least_scale(optimizer: Any) -> None:
-    """Leave it to the loop to end a run whose gradients overflow at the least scale of fp16; DeepSpeed would raise."""
-    scaler: Any = getattr(optimizer, "loss_scaler", None)
-    if getattr(scaler, "dynamic", False):
-        scaler.raise_error_at_min_scale = False
-
-
-@torch.no_grad()
-def _forget_first_step(optimizer: Any) -> None:
-    """With ZeRO 0 DeepSpeed allocates the state by a step of zeros: Adam would take the next one for its second."""
-    optimizer.optimizer.state.clear()
-    for rounded, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-        for parameter, master in zip(rounded, masters, strict=True):
-            master.copy_(parameter)  # weight decay has moved it
-
-
-@torch.no_grad()
-def _clear_padding(optimizer: Any) -> None:
-    """ZeRO 3 fills up slices to equal length with whatever memory holds; equal runs shall have equal checkpoints."""
-    rank = dist.get_rank()
-    for parameters, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
-        start = 0
-        for parameter in parameters:
-            length = parameter.ds_tensor.numel()
-            valid = min(max(parameter.ds_numel - rank * length, 0), length)
-            parameter.ds_tensor[valid:] = 0
-            flat[start + valid : start + length] = 0
-            start += length
 
 
 def _statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

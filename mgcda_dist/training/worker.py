@@ -40,8 +40,9 @@ from mgcda_dist.training.checkpoint.resume import Found, Saver, find, keep_model
 from mgcda_dist.training.checkpoint.store import CheckpointStore
 from mgcda_dist.training.checkpoint.writer import CheckpointWriter
 from mgcda_dist.training.conclude import conclude
+from mgcda_dist.training.deepspeed_start import deepspeed_config
 from mgcda_dist.training.device import set_up
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.gpu_meter import gpu_meter
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.profiler import Profiler

@@ -11,7 +11,8 @@ from mgcda_dist.data.plan import slots_of
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.method.mgcda import MGCDA
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.deepspeed_start import deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.tiny import tiny_batch
 
 __all__ = ["micro_batches", "one_group", "tiny_engine"]

@@ -18,8 +18,9 @@ from mgcda_dist.cluster import trainer
 from mgcda_dist.config.run import EngineConfig
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.training import worker
+from mgcda_dist.training.deepspeed_start import deepspeed_config
 from mgcda_dist.training.device import set_up
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine
 from tests.support.configs import plain_config
 from tests.support.engine import one_group
 from tests.support.tiny import tiny_mgcda

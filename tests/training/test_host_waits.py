@@ -30,7 +30,8 @@ from mgcda_dist.inference.model import load_exported
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.scores import scorer
-from mgcda_dist.training.engine import DeepSpeedEngine, deepspeed_config
+from mgcda_dist.training.deepspeed_start import deepspeed_config
+from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.gpu_meter import gpu_meter
 from mgcda_dist.training.loop import Hooks, fit
 from mgcda_dist.training.progress import Progress, StopRequest
@@ -41,7 +42,7 @@ from tests.support.pretended import DEVICE, PretendedDevice, pretended_device
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(300)]
 
-IMAGES, HEIGHT, WIDTH, STEPS = 4, 64, 96, 2
+IMAGES, HEIGHT, WIDTH, STEPS = 4, 64, 96, 4  # DeepSpeed begins to measure at its third
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -83,7 +84,7 @@ ALL = "backward training/engine.py DeepSpeedEngine.backward synchronize"
 """With overlap, and with slices of the parameters, it waits at the end of each backward pass for all of the device."""
 SLICES = {f"{STEP} copy": 6, f"{STEP} read": 1}
 GATHERED = "forward training/engine.py DeepSpeedEngine.forward"
-WAITS: dict[str, list[dict[str, int]]] = {  # of a logged step, and of one that is not
+WAITS: dict[str, list[dict[str, int]]] = {  # of the first step, which is logged, the second, and those after it
     "default": [{READ: 1, **ZERO, **LOGGED}, {READ: 1, **ZERO}],
     "teacher": [{READ: 1, **LOGGED}, {READ: 1}],
     "similarity": [
@@ -96,6 +97,7 @@ WAITS: dict[str, list[dict[str, int]]] = {  # of a logged step, and of one that 
     "sliced": [
         {READ: 1, **SLICES, ALL: 1, f"{GATHERED} copy": 2, f"{GATHERED} read": 2, **LOGGED},
         {READ: 1, **SLICES, ALL: 1, f"{GATHERED} copy": 6, f"{GATHERED} read": 6},
+        {READ: 1, **SLICES, ALL: 1},  # it knows in which order the network wants its parameters
     ],
 }
 SCORED = "evaluation/test_time.py"
@@ -252,7 +254,10 @@ def found(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_host_looks_at_a_step_once(found: dict[str, Any], name: str):
     waits, _ = found[name]
-    assert [dict(step) for step in waits] == WAITS[name], "more: find another way; fewer: write the new number down"
+    first, second, *later = WAITS[name]
+    plain = later[0] if later else second
+    wanted = [first, second, {**plain, **LOGGED}, plain]
+    assert [dict(step) for step in waits] == wanted, "more: find another way; fewer: write the new number down"
 
 
 @pytest.mark.parametrize("name", SCORING)
