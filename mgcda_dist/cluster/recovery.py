@@ -31,6 +31,7 @@ __all__ = [
     "PatientFailurePolicy",
     "RecoveringTrainer",
     "describe_failure",
+    "lacked_memory",
     "living_nodes",
 ]
 
@@ -261,14 +262,21 @@ class PatientFailurePolicy(DefaultFailurePolicy):
         return decision
 
 
+def lacked_memory(error: Exception) -> bool:
+    """Tell whether Ray ended a process since its node had no memory left; the words are Ray's."""
+    return isinstance(error, OutOfMemoryError) or "low on memory" in str(error)
+
+
 def describe_failure(error: Exception, failures: dict[int, Exception]) -> str:
     """The cause in one line: the ranks that died, else an error of ours, else the first error."""
     if not failures:
+        if lacked_memory(error):
+            return "its node ran out of memory, and Ray ended the process that leads the run"
         return str(error).strip().splitlines()[-1]
     causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
     dead = [str(rank) for rank, cause in sorted(causes.items()) if isinstance(cause, RayActorError | OutOfMemoryError)]
     if dead:
-        low = any("low on memory" in str(cause) for cause in causes.values())
+        low = any(map(lacked_memory, causes.values()))
         return f"rank {', '.join(dead)} died" + (" because its node ran out of memory" if low else "")
     ours = [cause for cause in causes.values() if isinstance(cause, TransientError)]
     rank, first = next(iter(causes.items()))

@@ -248,6 +248,10 @@ def _first_error(error: Exception, run_root: Path) -> MgcdaError:
             if isinstance(cause, MgcdaError):
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
-    from mgcda_dist.cluster.recovery import describe_failure
+    from mgcda_dist.cluster.recovery import describe_failure, lacked_memory
 
-    return MgcdaError("training", describe_failure(error, failures), f"read the logs in {run_root}/logs")
+    remedy = f"read the logs in {run_root}/logs"
+    if any(map(lacked_memory, [error, *failures.values()])):
+        remedy = "the same command goes on from the newest checkpoint: leave it more memory (other programs, runs side "
+        remedy += "by side, data.loader_workers, evaluation.sets of large frames)"
+    return MgcdaError("training", describe_failure(error, failures), remedy)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
@@ -17,6 +17,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, describe_failure
 from mgcda_dist.cluster.scaling import WorkerNeeds
+from mgcda_dist.cluster.trainer import _first_error
 from mgcda_dist.errors import CheckpointError, LeavingError, MgcdaError, NodesLostError, StoppedError, TransientError
 
 ROOM = "mgcda_dist.cluster.recovery"
@@ -100,6 +101,17 @@ def test_a_worker_that_is_lost_while_the_others_join_is_a_failure_like_others() 
 )  # fmt: skip
 def test_the_cause_of_a_failure_is_one_line(failures: dict[int, Exception], words: str) -> None:
     assert describe_failure(RuntimeError("…"), failures) == words
+
+
+def test_a_run_whose_leading_process_lacked_memory_says_so_and_what_helps(tmp_path: Path) -> None:
+    """Ray's own text ends with the names of its variables."""
+    low = "Task was killed due to the node running low on memory.\nRefer to … RAY_memory_monitor_refresh_ms to zero."
+    for error in (OutOfMemoryError(low), RuntimeError(low)):
+        found = _first_error(error, tmp_path)
+        assert found.problem == "its node ran out of memory, and Ray ended the process that leads the run"
+        assert "goes on from the newest checkpoint" in found.remedy
+    other = _first_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), tmp_path)
+    assert other.problem.startswith("CUDA out of memory") and "logs" in other.remedy
 
 
 class _Cluster:
