@@ -8,6 +8,7 @@ from typing import Any
 
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.load import load_config as load
+from mgcda_dist.config.overrides import Override, overrides_of
 from mgcda_dist.config.schema import Config
 
 __all__ = ["as_config", "check", "load_config"]
@@ -57,16 +58,9 @@ def check(loaded: LoadedConfig, *, samples: bool = False) -> list[str]:
     return warnings
 
 
-def _all_changes(
-    changes: Mapping[str, Any] | Sequence[str], sections: Mapping[str, Any]
-) -> Sequence[str] | Mapping[str, Any]:
-    """All changes in one form: by dotted key, where any comes from a program."""
-    flat = _dotted(sections)
-    if isinstance(changes, str):
-        changes = [changes]
-    if isinstance(changes, Mapping):
-        return {**changes, **flat}
-    return [*changes] if not flat else {**_parsed(changes), **flat}
+def _all_changes(changes: Mapping[str, Any] | Sequence[str], sections: Mapping[str, Any]) -> list[Override]:
+    """All changes, the sections last."""
+    return [*overrides_of([changes] if isinstance(changes, str) else changes), *overrides_of(_dotted(sections))]
 
 
 def _dotted(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,10 +69,3 @@ def _dotted(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in sections.items():
         flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
     return flat
-
-
-def _parsed(changes: Sequence[str]) -> dict[str, Any]:
-    from mgcda_dist.config.parse import parse_yaml
-
-    pairs = (change.partition("=") for change in changes)
-    return {key: parse_yaml(text, key) for key, _, text in pairs}

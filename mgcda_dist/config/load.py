@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
-from mgcda_dist.config.overrides import with_overrides, without_each
-from mgcda_dist.config.parse import read_yaml, shipped, shipped_files
+from mgcda_dist.config.overrides import Override, overrides_of, plain, with_overrides, without_each
+from mgcda_dist.config.parse import dump_yaml, read_yaml, shipped, shipped_files
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -81,7 +80,7 @@ class LoadedConfig:
 
 
 def load_config(
-    path: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] | None = None
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str | Override] | Mapping[str, Any] | None = None
 ) -> LoadedConfig:
     """Read, merge, validate.
 
@@ -98,13 +97,12 @@ def load_config(
         source, data = Path("configuration"), _given(path, lines)
     else:
         data = _read(source := shipped(Path(path)), lines, seen=())
-    if isinstance(overrides, Mapping):
-        overrides = {key: _plain(value) for key, value in overrides.items()}
-    changed = with_overrides(data, overrides or [], lines)
+    changes = overrides_of(overrides or [])
+    changed = with_overrides(data, changes, lines)
     try:
         config = Config.model_validate(expanded(changed))
     except ValidationError as error:
-        raise _explain(error, source, lines, _blamed(error, data, overrides or [])) from None
+        raise _explain(error, source, lines, _blamed(error, data, changes)) from None
     return LoadedConfig(resolve_paths(config), source, lines)
 
 
@@ -150,7 +148,7 @@ def stored_config(path: Path) -> dict[str, Any]:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def shard_folders(config: Config) -> list[tuple[KeyPath, str]]:
@@ -221,18 +219,9 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
 
 def _given(content: Mapping[str, Any], lines: dict[KeyPath, str]) -> dict[str, Any]:
     """A configuration from a program, on top of the file that its `base` names."""
-    data = _plain(content)
+    data = plain(content)
     base = data.pop("base", None)
     return data if base is None else _merge(_read(shipped(Path(base)), lines, seen=()), data)
-
-
-def _plain(value: Any) -> Any:
-    """A value of a program as YAML would give it: paths as text, sections as dicts, and not the caller's own."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(below) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -253,9 +242,7 @@ def _mistake(item: ErrorDetails) -> _Mistake:
     return item["loc"], item["type"], item["msg"].partition(":")[0]
 
 
-def _blamed(
-    error: ValidationError, data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]
-) -> dict[_Mistake, list[str]]:
+def _blamed(error: ValidationError, data: dict[str, Any], overrides: Sequence[Override]) -> dict[_Mistake, list[str]]:
     """Overrides without which a mistake would not be there: one of ours may name a key that another one has spoilt."""
     found: dict[_Mistake, list[str]] = {_mistake(item): [] for item in error.errors()}
     for place, content in without_each(data, overrides):

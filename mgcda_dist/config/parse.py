@@ -1,4 +1,4 @@
-"""YAML text → plain values and the line of each; every refusal is a `ConfigError` with its line.
+"""YAML text → plain values and the line of each, and back; every refusal is a `ConfigError` with its line.
 
 Stricter than YAML where a configuration is a mistake or an attack: keys are words and given once, values do not hold
 themselves, aliases do not unfold without bound.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from os.path import isfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mgcda_dist.config.keys import KeyPath
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.trust import read_bytes
 
-__all__ = ["parse_yaml", "read_yaml", "shipped", "shipped_files"]
+__all__ = ["dump_yaml", "parse_yaml", "read_yaml", "shipped", "shipped_files"]
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 32
@@ -31,6 +32,22 @@ _MARKS = (  # that of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _TOO_DEEP = (f"nested more than {_MAX_DEPTH} deep, or holds itself (`&name`, `*name`)", "write the values out")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as YAML 1.2 does; in YAML 1.1, PyYAML's, it needs a point, and 1.0e5 a sign."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text that `_Loader` would take for a number in quotes."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+\Z"),
+        list("-+.0123456789"),
+    )
 
 
 def read_yaml(path: Path, lines: dict[KeyPath, str] | None = None) -> Any:
@@ -87,7 +104,7 @@ def parse_yaml(text: str, where: str, lines: dict[KeyPath, str] | None = None) -
             structure that is too deep, too large, or holds itself.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         return None if node is None else _Construction(where, {} if lines is None else lines).value(node, ())
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -98,6 +115,11 @@ def parse_yaml(text: str, where: str, lines: dict[KeyPath, str] | None = None) -
         raise ConfigError(where, problem, "remove the character; is the file text in UTF-8?") from None
     except RecursionError:
         raise ConfigError(where, *_TOO_DEEP) from None
+
+
+def dump_yaml(content: Any) -> str:
+    """Plain values as a YAML document that `parse_yaml` reads back, keys in their order."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Construction:

@@ -10,7 +10,6 @@ rows:
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from os.path import isfile  # unlike Path.is_file, also for names that are too long
@@ -23,6 +22,7 @@ from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
 from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import load_config, refusal
+from mgcda_dist.config.overrides import Override, overrides_of
 from mgcda_dist.config.parse import read_yaml, shipped
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -175,12 +175,15 @@ def plan_runs(sweep: Sweep, overrides: list[str] | None = None) -> list[PlannedR
 
 
 def _planned(sweep: Sweep, name: str, row: SweepRow, seed: int, overrides: list[str]) -> PlannedRun:
-    changes = [f"{key}={json.dumps(value)}" for key, value in [*sweep.set.items(), *row.set.items()]]
+    changes: list[str | Override] = [
+        Override(f"set {override.where!r}", override.key, override.value)
+        for override in (*overrides_of(sweep.set), *overrides_of(row.set))
+    ]
+    own = overrides_of({"name": f"{name}-s{seed}", "seed": seed})
     try:
-        config = load_config(row.config, [*changes, *overrides, f"name={name}-s{seed}", f"seed={seed}"]).config
+        config = load_config(row.config, [*changes, *overrides, *own]).config
     except ConfigError as error:
-        where = error.where.replace("command line, ", "set ") if error.where.startswith("command line") else error.where
-        raise ConfigError(f"row {name!r}, {where}", error.problem, error.remedy) from None
+        raise ConfigError(f"row {name!r}, {error.where}", error.problem, error.remedy) from None
     uri = config.tracking.mlflow_uri or f"sqlite:///{Path(config.runs) / DATABASE}"
     tracking = config.tracking.model_copy(update={"mlflow_uri": uri})
     return PlannedRun(

@@ -34,7 +34,7 @@ def test_content_has_a_base_and_stays_the_callers_own(tmp_path: Path):
     ("changes", "message"),
     [
         ({"optim.step": 3}, "optim.step=3: unknown key 'optim.step'.*did you mean 'optim.steps'"),
-        ({"data.streams.9.per_step": 3}, "9 is no item of a list with 2 items"),
+        ({"data.streams.9.per_step": 3}, "'9' is no item of a list with 2 items"),
         (["optim.steps"], "not of the form key=value"),
         ({"optim.steps": "many"}, "optim.steps = 'many': input should be a valid integer"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mgcda_dist.config.load import load_config
-from mgcda_dist.config.overrides import with_overrides, without_each
+from mgcda_dist.config.overrides import overrides_of, with_overrides, without_each
 from mgcda_dist.errors import ConfigError
 from tests.support.configs import plain_content, write_config
 
@@ -52,11 +52,12 @@ def test_a_mistake_of_the_file_is_said_with_its_line(file: Path) -> None:
 def test_overrides_leave_the_content_as_it_is() -> None:
     content, one = {"a": [{"b": 1}]}, object()
     lines: dict[tuple[str | int, ...], str] = {}
-    assert with_overrides(content, {"a.0.b": one}, lines) == {"a": [{"b": one}]} and content == {"a": [{"b": 1}]}
+    assert with_overrides(content, overrides_of({"a.0.b": one}), lines) == {"a": [{"b": one}]}
+    assert content == {"a": [{"b": 1}]}
     assert list(lines) == [("a", 0, "b")]
-    assert list(without_each(content, ["c={d: 1}", "a.0.b=2"])) == [
+    assert list(without_each(content, overrides_of(["c={d: 1}", "a.0.b=2"]))) == [
         ("command line, 'c={d: 1}'", {"a": [{"b": 2}]}),
         ("command line, 'a.0.b=2'", {"a": [{"b": 1}], "c": {"d": 1}}),
     ]
     needed = ["a=[{b: 1}, {b: 2}]", "a.1.b=3"]
-    assert [place for place, _ in without_each(content, needed)] == ["command line, 'a.1.b=3'"]
+    assert [place for place, _ in without_each(content, overrides_of(needed))] == ["command line, 'a.1.b=3'"]

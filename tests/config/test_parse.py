@@ -8,13 +8,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mgcda_dist.config import parse
-from mgcda_dist.config.load import load_config, stored_config
+from mgcda_dist.config.load import dump_config, load_config, stored_config
 from mgcda_dist.config.parse import parse_yaml, read_yaml, shipped_files
 from mgcda_dist.config.sweep import is_sweep_file, load_sweep
 from mgcda_dist.errors import ConfigError
 from tests.support.commands import invoke
+from tests.support.configs import plain_content, write_config
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
@@ -66,13 +68,30 @@ def test_so_is_the_value_of_an_option(tmp_path: Path, value: str) -> None:
 
 
 def test_values_are_those_of_yaml() -> None:
-    text = "a: [1, 2.5, yes, ~, 'yes', 1e-3]\nb: {c: &x {d: 1}, e: *x}\nf: !mine word"
+    text = "a: [1, 2.5, yes, ~, 'yes', 1.5e-3]\nb: {c: &x {d: 1}, e: *x}\nf: !mine word"
     lines: dict[tuple[str | int, ...], str] = {}
     assert parse_yaml(text, "a.yaml", lines) == {
-        "a": [1, 2.5, True, None, "yes", "1e-3"], "b": {"c": {"d": 1}, "e": {"d": 1}}, "f": "word"
+        "a": [1, 2.5, True, None, "yes", 1.5e-3], "b": {"c": {"d": 1}, "e": {"d": 1}}, "f": "word"
     }  # fmt: skip
     assert lines["b", "c", "d"] == "a.yaml:2" and lines["a", 0] == "a.yaml:1"
     assert parse_yaml("", "a.yaml") is None
+
+
+@pytest.mark.parametrize("text", ["1e5", "1e-5", "-2E+3", "+1e0", ".5e1", "5.e1", "0.5e1", "00e1"])
+def test_numbers_with_an_exponent_are_numbers_as_in_yaml_1_2(tmp_path: Path, text: str) -> None:
+    value = parse_yaml(text, "a.yaml")
+    assert isinstance(value, float) and value == float(text)
+    assert parse_yaml(f"a: [{text}, '{text}']", "a.yaml") == {"a": [value, text]}
+    file = write_config(tmp_path / "a.yaml", plain_content(loss={"outlier": "python:x:Loss"}))
+    config = load_config(file, [f"loss.arguments={{number: {text}, text: '{text}'}}"]).config
+    assert config.loss.arguments == {"number": value, "text": text}
+    (tmp_path / "b.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "b.yaml").config == config, "text that looks like a number is written in quotes"
+
+
+@pytest.mark.parametrize("text", ["1e", "e5", "1e5x", "v1e5", "1e-", "0x1e", "1e5 a", "1_0e5", ".e5", "1e٥"])
+def test_words_with_an_e_are_text_or_what_they_were(text: str) -> None:
+    assert parse_yaml(text, "a.yaml") == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_dist.config.load import load_config
 from mgcda_dist.config.sweep import PlannedRun, checked_sweep, is_sweep_file, load_sweep, plan_runs, sweep_of_configs
 from mgcda_dist.errors import ConfigError
 from tests.support.commands import typed
@@ -71,14 +72,34 @@ def test_configurations_on_the_command_line(folder: Path) -> None:
         ("rows: {a: base.yaml}\nseed: [0]", "seed: extra inputs are not permitted"),
         ("rows: {a: base.yaml}\nseeds: [0, 0]", "the run 'a-s0' is planned twice"),
         ("rows: {a: {config: base.yaml, set: {mdat.wait: 1}}}", "row 'a', set 'mdat.wait=1': unknown key"),
+        ("set: {tracking.experiment: 2024-01-01}\nrows: {a: base.yaml}",
+         "row 'a', set 'tracking.experiment=2024-01-01': tracking.experiment"),
         ("rows: {a: base.yaml, b: {config: base.yaml, set: {runs: x}}}", "rows disagree about runs"),
         ("name: a b\nrows: {a: base.yaml}", "name: string should match"),
     ],
-)
+)  # fmt: skip
 def test_a_sweep_that_cannot_run_is_refused(folder: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _sweep(folder, text)
     assert says in str(caught.value)
+
+
+def test_values_of_a_sweep_are_those_of_a_configuration_file(folder: Path) -> None:
+    values = "{margin: 1.0e-5, cap: 1.0e+22, n: 3, text: '1e5', yes: 'no', day: 2024-01-01, list: [0.5, ~, {a: b}]}"
+    text = f"loss: {{outlier: 'python:x:Loss', arguments: {values}}}\n"
+    (folder / "file.yaml").write_text(f"base: full.yaml\n{text}")
+    row = f"{{config: full.yaml, set: {{loss.outlier: 'python:x:Loss', loss.arguments: {values}}}}}"
+    (run,) = _sweep(folder, f"rows: {{a: {row}}}")
+    assert run.config.loss.arguments == load_config(folder / "file.yaml").config.loss.arguments
+    assert run.config.loss.arguments["margin"] == 1e-5 and run.config.loss.arguments["cap"] == 1e22
+
+
+def test_a_mistake_of_a_sweep_is_said_with_the_place_of_its_value(folder: Path) -> None:
+    (folder / "s.yaml").write_text("set: {optim.stepz: 3}\nrows: {a: base.yaml}")
+    with pytest.raises(ConfigError) as caught:
+        plan_runs(load_sweep(folder / "s.yaml"), ["seedz=1"])
+    assert "row 'a', set 'optim.stepz=3': unknown key" in str(caught.value)
+    assert "command line, 'seedz=1': unknown key" in str(caught.value)
 
 
 def test_changes_of_a_sweep_are_checked_as_its_file(folder: Path) -> None:
