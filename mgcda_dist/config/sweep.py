@@ -16,7 +16,7 @@ from os.path import isfile  # unlike Path.is_file, also for names that are too l
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
@@ -40,22 +40,35 @@ __all__ = [
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _LONGEST_NAME = 60
+_NAMED_HERE = ("name", "seed")
+_NAMES_ITSELF = "a sweep names and seeds its runs itself"
+
+
+def _of_runs(changes: dict[str, Any]) -> dict[str, Any]:
+    for key in _NAMED_HERE:
+        if key in changes:
+            raise ValueError(f"{key}: {_NAMES_ITSELF}; give `seeds`, and names of rows")
+    return changes
+
+
+_Seeds = Annotated[list[int], Field(min_length=1)]
+_Changes = Annotated[dict[str, Any], AfterValidator(_of_runs)]
 
 
 class SweepRow(Section):
     """One row of the table: a configuration and what it changes."""
 
     config: str = Field(description="YAML file of a run")
-    set: dict[str, Any] = Field(default={}, description="dotted keys and their values")
-    seeds: list[int] | None = Field(default=None, description="null: those of the sweep")
+    set: _Changes = Field(default={}, description="dotted keys and their values")
+    seeds: _Seeds | None = Field(default=None, description="null: those of the sweep")
 
 
 class Sweep(Section):
     """Rows × seeds."""
 
     name: Annotated[str, Field(pattern=_NAME)]
-    seeds: Annotated[list[int], Field(min_length=1)] = Field(default=[0])
-    set: dict[str, Any] = Field(default={}, description="dotted keys and their values, for every row")
+    seeds: _Seeds = Field(default=[0])
+    set: _Changes = Field(default={}, description="dotted keys and their values, for every row")
     rows: Annotated[dict[Annotated[str, Field(pattern=_NAME)], SweepRow], Field(min_length=1)]
 
     @field_validator("rows", mode="before")
@@ -149,12 +162,8 @@ def plan_runs(sweep: Sweep, overrides: list[str] | None = None) -> list[PlannedR
     """
     for override in overrides or []:
         key = override.partition("=")[0]
-        if key in ("name", "seed"):
-            raise ConfigError(
-                f"command line, {override!r}",
-                "a sweep names and seeds its runs itself",
-                "give `seeds` instead",
-            )
+        if key in _NAMED_HERE:
+            raise ConfigError(f"command line, {override!r}", _NAMES_ITSELF, "give `seeds` instead")
     most = max(len(row.seeds or sweep.seeds) for row in sweep.rows.values())
     planned: list[PlannedRun] = []
     for position in range(most):

@@ -75,6 +75,12 @@ def test_configurations_on_the_command_line(folder: Path) -> None:
         ("set: {tracking.experiment: 2024-01-01}\nrows: {a: base.yaml}",
          "row 'a', set 'tracking.experiment=2024-01-01': tracking.experiment"),
         ("rows: {a: base.yaml, b: {config: base.yaml, set: {runs: x}}}", "rows disagree about runs"),
+        ("set: {seed: 5}\nrows: {a: base.yaml}", "s.yaml: set: seed: a sweep names and seeds its runs itself; give"),
+        ("set: {name: x}\nrows: {a: base.yaml}", "s.yaml: set: name: a sweep names and seeds its runs itself; give"),
+        ("rows: {a: {config: base.yaml, set: {seed: 5}}}", "s.yaml: rows.a.set: seed: a sweep names and seeds"),
+        ("rows: {a: {config: base.yaml, set: {name: x}}}", "s.yaml: rows.a.set: name: a sweep names and seeds"),
+        ("rows: {a: {config: base.yaml, seeds: []}}", "s.yaml: rows.a.seeds: list should have at least 1 item"),
+        ("seeds: []\nrows: {a: base.yaml}", "s.yaml: seeds: list should have at least 1 item"),
         ("name: a b\nrows: {a: base.yaml}", "name: string should match"),
     ],
 )  # fmt: skip
