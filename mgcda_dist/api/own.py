@@ -55,9 +55,10 @@ def with_own(
     Raises:
         ConfigError: something that cannot be what it is given for, or options that do not go together.
     """
+    content: Config | dict[str, Any] = config
     changes: dict[str, Any] = {}
     if network is not None or arguments is not None or taps is not None:
-        changes["model"] = _model(config, network, arguments, taps)
+        content = config.model_dump() | {"model": _model(config, network, arguments, taps)}
     if loss is not None:
         changes["loss.outlier"] = references.reference(loss, "loss")
     if score is not None:
@@ -74,7 +75,7 @@ def with_own(
     if callbacks:
         named = [references.reference(each, f"callbacks_{i}") for i, each in enumerate(callbacks)]
         changes["callbacks"] = [{"use": each} for each in named]
-    return load_config(config, changes, **(sections or {})) if changes or sections else config
+    return load_config(content, changes, **(sections or {})) if content is not config or changes or sections else config
 
 
 def references_of(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ it that have none of their own.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ __all__ = [
     "Section",
     "StageName",
     "Triple",
+    "merged",
 ]
 
 
@@ -51,3 +52,10 @@ class Section(BaseModel):
     """Base of all sections: an unknown key is an error, a value never changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def merged(below: Any, above: Any) -> Any:
+    """Sections merge key by key; everything else, lists included, is replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+    return above

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import MANIFEST, PIPE
+from mgcda_dist.config.fields import merged
 from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
 from mgcda_dist.config.overrides import Override, overrides_of, plain, with_overrides, without_each
 from mgcda_dist.config.parse import dump_yaml, read_yaml, shipped, shipped_files
@@ -212,7 +213,7 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
     base = data.pop("base", None)
     if base is not None:
         below = _read(shipped(path.parent / str(base)), lines, (*seen, path.resolve()))
-        data = _merge(below, data)
+        data = merged(below, data)
     lines.update(found)
     return data
 
@@ -221,17 +222,7 @@ def _given(content: Mapping[str, Any], lines: dict[KeyPath, str]) -> dict[str, A
     """A configuration from a program, on top of the file that its `base` names."""
     data = plain(content)
     base = data.pop("base", None)
-    return data if base is None else _merge(_read(shipped(Path(base)), lines, seen=()), data)
-
-
-def _merge(below: Any, above: Any) -> Any:
-    """Sections merge key by key; everything else, lists included, is replaced."""
-    if isinstance(below, dict) and isinstance(above, dict):
-        merged = {**below, **above}
-        for key in below.keys() & above.keys():
-            merged[key] = _merge(below[key], above[key])
-        return merged
-    return above
+    return data if base is None else merged(_read(shipped(Path(base)), lines, seen=()), data)
 
 
 _Mistake = tuple[KeyPath, str, str]
@@ -276,7 +267,7 @@ def _explain(
                 text = f"{dotted_name(path)!r} is missing"
             elif path == ():
                 text = problem
-                path = tuple(int(p) if p.isdigit() else p for p in text.split(":", 1)[0].split("."))
+                path = tuple(int(p) if p.isdecimal() else p for p in text.split(":", 1)[0].split("."))
             else:
                 value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
                 text = f"{dotted_name(path)}{value}: {problem}"

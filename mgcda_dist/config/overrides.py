@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.addresses import without_secrets
+from mgcda_dist.config.fields import merged
 from mgcda_dist.config.keys import KeyPath
 from mgcda_dist.config.parse import parse_yaml
 from mgcda_dist.errors import ConfigError
@@ -84,7 +85,7 @@ def _parsed(override: str) -> Override:
 
 
 def _put(data: dict[str, Any], override: Override, lines: dict[KeyPath, str]) -> None:
-    """Set the value of a dotted key."""
+    """Set the value of a dotted key; a section changes what it names, and an empty one empties."""
     *above, last = override.key.split(".")
     holder: Any = data
     path: KeyPath = ()
@@ -94,7 +95,8 @@ def _put(data: dict[str, Any], override: Override, lines: dict[KeyPath, str]) ->
             holder[at] = {}
         holder, path = holder[at], (*path, at)
     at = _place(holder, last, override.where)
-    holder[at] = plain(override.value)
+    value = plain(override.value)
+    holder[at] = merged(holder[at], value) if value else value
     lines[(*path, at)] = override.where
 
 

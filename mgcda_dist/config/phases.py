@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Section
+from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Section, merged
 
 if TYPE_CHECKING:
     from mgcda_dist.config.schema import Config
@@ -104,16 +104,9 @@ def content_of(content: dict[str, Any], phases: list[PhaseConfig], index: int) -
         raise ValueError(f"{where}.data.class_space: the classes are the same in all phases; remove it")
     if index and "weights" in phase.model:
         raise ValueError(f"{where}.model.weights: this phase starts from the one before; only the first has others")
-    merged = {key: value for key, value in content.items() if key != "phases"}
+    whole = {key: value for key, value in content.items() if key != "phases"}
     for name, changes in phase.changes.items():
-        merged[name] = _merged(merged[name], changes)
+        whole[name] = merged(whole[name], changes)
     end = sum(each.steps for each in phases[: index + 1])
-    merged["optim"] = {**merged["optim"], "steps": end}
-    return merged
-
-
-def _merged(below: Any, above: Any) -> Any:
-    """Sections merge key by key; everything else is replaced."""
-    if isinstance(below, dict) and isinstance(above, dict):
-        return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
-    return above
+    whole["optim"] = {**whole["optim"], "steps": end}
+    return whole

@@ -18,7 +18,8 @@ def test_changes_by_key_by_section_and_as_on_the_command_line(tmp_path: Path):
     in_words = load_config(file, ["optim.steps=7", "data.streams.1.per_step=6", f"runs={tmp_path}"])
     by_section = load_config(file, "data.streams.1.per_step=6", optim={"steps": 7}, runs=tmp_path)
     assert by_key == in_words == by_section
-    assert load_config(by_key, optim={"lr_heads": 0.5}).optim.steps == 7, "what a section does not name stays"
+    for changed in (load_config(by_key, optim={"lr_heads": 0.5}), load_config(by_key, {"optim": {"lr_heads": 0.5}})):
+        assert (changed.optim.steps, changed.optim.lr_heads) == (7, 0.5), "what a section does not name stays"
 
 
 def test_content_has_a_base_and_stays_the_callers_own(tmp_path: Path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.overrides import overrides_of, with_overrides, without_each
+from mgcda_dist.config.sweep import Sweep, plan_runs
 from mgcda_dist.errors import ConfigError
 from tests.support.configs import plain_content, write_config
 
@@ -61,3 +64,60 @@ def test_overrides_leave_the_content_as_it_is() -> None:
     ]
     needed = ["a=[{b: 1}, {b: 2}]", "a.1.b=3"]
     assert [place for place, _ in without_each(content, overrides_of(needed))] == ["command line, 'a.1.b=3'"]
+
+
+BELOW = {
+    "optim": {"steps": 9, "lr_heads": 0.5},
+    "loss": {"outlier": "python:x:Loss", "arguments": {"margin": 1, "cap": {"low": 2, "high": 3}}},
+    "data": {"augment": {"scale": [1, 2], "flip": 0.25}},
+}
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        {"optim": {"steps": 3}},
+        {"loss": {"arguments": {"cap": {"low": 7}}}},
+        {"loss": {"arguments": {"other": 1}}, "data": {"augment": {"scale": [1, 1]}}},
+        {"data": {"augment": {"own": ["python:x:f"]}}, "optim": {"lr_heads": 1, "steps": 4}},
+    ],
+)
+def test_sections_of_overrides_merge_as_those_of_a_file_with_a_base(
+    tmp_path: Path, above: dict[str, dict[str, Any]]
+) -> None:
+    below = write_config(tmp_path / "below.yaml", plain_content(**BELOW))
+    expected = load_config(write_config(tmp_path / "above.yaml", {"base": "below.yaml", **above})).config
+    assert load_config(below, above).config == expected
+    assert load_config(below, [f"{key}={json.dumps(value)}" for key, value in above.items()]).config == expected
+    deeper = {f"{key}.{name}": value for key, section in above.items() for name, value in section.items()}
+    assert load_config(below, deeper).config == expected
+    rows = {"a": {"config": str(below), "set": above}}
+    (run,) = plan_runs(Sweep.model_validate({"name": "s", "rows": rows, "set": {"optim.lr_backbone": 0.125}}))
+    assert run.config.optim == expected.optim.model_copy(update={"lr_backbone": 0.125})
+    assert (run.config.loss, run.config.data) == (expected.loss, expected.data)
+
+
+def test_items_of_lists_merge_too_and_an_empty_mapping_empties(file: Path) -> None:
+    assert load_config(file, ["data.streams.1={per_step: 4}"]).config.data.streams[1].name == "b"
+    arguments = ["loss={outlier: 'python:x:Loss', arguments: {margin: 1}}", "loss.arguments={}"]
+    assert load_config(file, arguments).config.loss.arguments == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.streams.².per_step=1", "'²' is no item of a list with 2 items"),
+        ("data.streams.٣.per_step=1", "'٣' is no item of a list with 2 items"),
+        ("data.streams.-1.per_step=1", "'-1' is no item of a list with 2 items"),
+        ("data.streams." + "1" * 5000 + "=1", "is no item of a list with 2 items"),
+        ("data.streams..per_step=1", "'' is no item of a list with 2 items"),
+        ("data.streams.1x=1", "'1x' is no item of a list with 2 items"),
+        ("data.crop_px.0.x=1", "data.crop_px.0: input should be a valid integer"),
+        ("optim.².x=1", "unknown key 'optim.²'"),
+        ("data.class_space={names: [a], ids: {own: {0: a}}, map: {²: a}}", "map.²: no class to map"),
+    ],
+)
+def test_a_position_that_is_none_is_refused(file: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(file, [override])
+    assert says in str(error.value)

@@ -100,6 +100,13 @@ def test_values_of_a_sweep_are_those_of_a_configuration_file(folder: Path) -> No
     assert run.config.loss.arguments["margin"] == 1e-5 and run.config.loss.arguments["cap"] == 1e22
 
 
+def test_sections_of_a_sweep_and_of_its_rows_merge(folder: Path) -> None:
+    text = "set: {optim.steps: 7}\nrows: {a: {config: full.yaml, set: {optim: {lr_heads: 0.125}}}}"
+    for first in (text, text.replace("{optim.steps: 7}", "{optim: {steps: 7}}")):
+        (run,) = _sweep(folder, first)
+        assert (run.config.optim.steps, run.config.optim.lr_heads) == (7, 0.125)
+
+
 def test_a_mistake_of_a_sweep_is_said_with_the_place_of_its_value(folder: Path) -> None:
     (folder / "s.yaml").write_text("set: {optim.stepz: 3}\nrows: {a: base.yaml}")
     with pytest.raises(ConfigError) as caught:
