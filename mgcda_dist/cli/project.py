@@ -71,7 +71,7 @@ def classes_of(text: str) -> dict[str, int] | KnownClassSpace:
     raw = -1
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, given, number = part.partition("=")
-        if given and not number.strip().isdigit():
+        if given and not number.strip().isdecimal():
             raise ConfigError("classes", f"{part!r}: {number!r} is no id", "write NAME=ID, for example car=13")
         raw = int(number) if given else raw + 1
         name = name.strip()

@@ -60,7 +60,7 @@ def connect(address: str) -> None:
     if address.startswith(("http:", "https:")):
         raise ConfigError("RAY_ADDRESS", f"{address} accepts jobs, not programs", remedy)
     host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "//" not in host:
+    if host and port.isdecimal() and "//" not in host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
         except OSError as error:

@@ -114,7 +114,7 @@ def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoi
             raise ConfigError(
                 f"{where}.{name}", f"{module!r} is a container without an output", f"name a layer: {module}.{entry}"
             )
-        return TapPoint(module, tuple(int(key) if key.isdigit() else key for key in keys))
+        return TapPoint(module, tuple(int(key) if key.isdecimal() else key for key in keys))
 
     points = {f"stage:{name}": point(path, f"stages.{name}") for name, path in taps.stages.items()}
     points |= {f"extra:{name}": point(path, f"extra.{name}") for name, path in taps.extra.items()}

@@ -164,7 +164,7 @@ def _network(params: dict[str, str]) -> str:
 
 def _training(params: dict[str, str]) -> str:
     per_step = re.compile(r"data\.(streams|domains)\.\d+\.per_step")
-    images = [int(value) for key, value in params.items() if per_step.fullmatch(key) and value.isdigit()]
+    images = [int(value) for key, value in params.items() if per_step.fullmatch(key) and value.isdecimal()]
     parts = [f"{params['optim.steps']} steps"] if "optim.steps" in params else []
     if images:
         parts.append(f"{sum(images)} images per step from {len(images)} streams")
@@ -175,7 +175,7 @@ def _training(params: dict[str, str]) -> str:
 
 def _workers(params: dict[str, str]) -> str:
     count = params.get("scaling.workers", "")
-    parts = [counted(int(count), "worker") if count.isdigit() else f"{count} workers"] if count else []
+    parts = [counted(int(count), "worker") if count.isdecimal() else f"{count} workers"] if count else []
     if "engine.zero_stage" in params:
         parts.append(f"ZeRO {params['engine.zero_stage']}")
     return ", ".join([*parts, *([params["engine.precision"]] if "engine.precision" in params else [])])

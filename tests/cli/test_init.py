@@ -106,6 +106,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
         ("--classes road,road", "there twice"),
         ("--classes road=0,car=0", "there twice"),
         ("--classes road=x", "is no id"),
+        ("--classes road=²", "is no id"),
         ("--classes road=256", "over 255"),
         ("--classes void,road", "'void' is no name of a class"),
         ("--classes ,", "no class is named"),

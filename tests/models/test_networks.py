@@ -165,6 +165,7 @@ def test_a_python_network_from_a_configuration(tmp_path: Path, monkeypatch: pyte
         ({"network": "python:no_such_module:make"}, r"cannot import 'no_such_module'[\s\S]*PYTHONPATH"),
         ({"network": "python:tests.support.external:mak"}, "nothing called 'mak'"),
         ({"network": UNET}, "model.taps: .*the layers of .* are unknown"),
+        ({"network": UNET, "taps": UNET_TAPS | {"logits": "head[²]"}}, r"no output \[²\]"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "heads"}}, r"no module 'heads'[\s\S]*candidates: head"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "down.2"}}, "8 channels, but 3 are needed"),
         ({"network": UNET, "taps": UNET_TAPS | {"logits": "[logits]", "embedding": "up.1"}},
