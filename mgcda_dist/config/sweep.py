@@ -143,7 +143,7 @@ def sweep_of_configs(paths: list[Path], name: str | None = None) -> Sweep:
     if len(joined) > _LONGEST_NAME:
         joined = f"{next(iter(rows))}_and_{len(rows) - 1}_more"
     name = name or joined
-    if not re.match(_NAME, name):
+    if not re.fullmatch(_NAME, name):
         raise ConfigError("name", f"{name!r} cannot be the name of a folder", "letters, digits, _ . -")
     return Sweep(name=name, rows=rows)
 

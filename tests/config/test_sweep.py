@@ -122,6 +122,14 @@ def test_changes_of_a_sweep_are_checked_as_its_file(folder: Path) -> None:
     assert (caught.value.where, caught.value.remedy) == ("sweep", "a sweep has name, seeds, set and rows")
 
 
+@pytest.mark.parametrize("name", ["a\n", "a b", "../a", "ä", "\na"])
+def test_a_name_that_no_folder_can_have_is_refused(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be the name of a folder"):
+        sweep_of_configs([folder / "full.yaml"], name)
+    with pytest.raises(ConfigError, match="name: string should match"):
+        checked_sweep("sweep", {"name": name, "rows": {"a": "full.yaml"}})
+
+
 def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
     with pytest.raises(ConfigError, match="give `seeds`"):
         plan_runs(sweep_of_configs([folder / "base.yaml"]), ["seed=3"])
