@@ -253,6 +253,9 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
 
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     given |= {name: tuple(given[name]) for name in ("scales", "outputs") if name in given}
+    for name in ("scales", "window_overlap", "shown_range"):
+        if not np.isfinite(given.get(name, 0.0)).all():
+            raise ConfigError(name, f"{given[name]} is not finite", "give finite numbers")
     changes = {name: given.pop(name) for name in _AUGMENTATION if name in given}
     augmentation = replace(model.augmentation, **changes)
     wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)

@@ -49,9 +49,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: an unknown key is an error, a value never changes after loading."""
+    """Base of all sections: an unknown key or infinite number is an error, a value never changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def merged(below: Any, above: Any) -> Any:

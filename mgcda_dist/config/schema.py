@@ -7,6 +7,7 @@ them into objects. "ours" marks a default that neither the paper nor another sou
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError, model_validator
@@ -100,7 +101,7 @@ class Config(Section):
         self._check_pastes()
         self._check_shares()
         self._check_class_weights()
-        _refuse_passwords(self.model_dump())
+        _refuse_unrecordable(self.model_dump())
         if self.mdat.enabled and num_domains < 2:
             raise ValueError(
                 f"mdat.enabled: domain adversarial training needs at least two domains, and all streams show "
@@ -243,14 +244,19 @@ class Config(Section):
                 raise ValueError(f"{key}: {low} is over {high}; the smaller one comes first")
 
 
-def _refuse_passwords(value: Any, key: str = "") -> None:
-    """Raise ValueError for a URL with a password or token: a configuration is written to the run folder and MLflow."""
+def _refuse_unrecordable(value: Any, key: str = "") -> None:
+    """Raise ValueError for what must not, or cannot, be written to the run folder and MLflow with the configuration.
+
+    That is a URL with a password or token, and, in arguments of any type, a number that is not finite: JSON has none.
+    """
     if isinstance(value, dict):
         for name, below in value.items():  # pyright: ignore[reportUnknownVariableType]
-            _refuse_passwords(below, f"{key}.{name}" if key else str(name))  # pyright: ignore[reportUnknownArgumentType]
+            _refuse_unrecordable(below, f"{key}.{name}" if key else str(name))  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(value, list | tuple):
         for index, below in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            _refuse_passwords(below, f"{key}.{index}")
+            _refuse_unrecordable(below, f"{key}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}: {value} is not a finite number; write null or a word, and let the code read it so")
     elif isinstance(value, str) and has_secret(value):
         raise ValueError(
             f"{key}: the address holds a password or a token, which would be written down with the configuration; "

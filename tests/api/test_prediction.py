@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,5 +71,9 @@ def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
         predict(run, IMAGE, batch=4)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="device: 'gpu' cannot be used"):
         predict(run, IMAGE, device="gpu")
+    numbers: dict[str, Any] = {"threshold": nan, "scales": (1.0, inf), "window_overlap": nan, "shown_range": (-inf, 0)}
+    for name, value in numbers.items():
+        with pytest.raises(ConfigError, match=rf"^{name}: [\s\S]*finite"):
+            predict_files(run, tmp_path, tmp_path / "out", **{name: value})
     with pytest.raises(ConfigError, match="'best' is no threshold"):
         predict(run, IMAGE, threshold="best")

@@ -173,6 +173,30 @@ def test_an_impossible_override_names_itself(good: Path, override: str, says: st
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e999"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "evaluation.threshold={}",
+        "evaluation.scales=[{}]",
+        "optim.lr_heads={}",
+        "loss.outlier_weight={}",
+        "loss.class_weights={{sky: {}}}",
+        "data.augment.scale=[1, {}]",
+        "data.streams.0.paste={{objects: o, feather_px: {}}}",
+        "scaling.hang_timeout_s={}",
+        "loss={{outlier: 'python:x:Loss', arguments: {{a: [1, {{b: {}}}]}}}}",
+        "phases=[{{name: a, steps: 1, optim: {{lr_heads: {}}}}}, {{name: b, steps: 1}}]",
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(good: Path, key: str, number: str) -> None:
+    override = key.format(number)
+    with pytest.raises(ConfigError) as caught:
+        load_config(good, ["optim.steps=2", override])
+    assert repr(override) in str(caught.value)
+    assert any(says in str(caught.value) for says in ("finite number", "greater than"))
+
+
 @pytest.mark.parametrize(
     ("space", "says"),
     [

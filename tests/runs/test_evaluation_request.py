@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mgcda_dist.choices import PIPE
+from mgcda_dist.config.run import EvaluationConfig
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.references import TRUST
-from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, sets_of
+from mgcda_dist.runs.evaluation_request import EvaluationOptions, model_request, section_of, sets_of
 from tests.support.commands import refusal
 from tests.support.exported import write_run
 from tests.support.shards import write_frames
@@ -69,3 +72,11 @@ def test_the_code_of_a_dataset_is_trusted_by_name(tmp_path: Path, monkeypatch: p
         model_request(run, (), EvaluationOptions())
     monkeypatch.setenv(TRUST, "tests.support.datasets")
     assert model_request(run, (), EvaluationOptions()).job.sets[0].dataset is not None
+
+
+@pytest.mark.parametrize("number", [inf, -inf, nan])
+@pytest.mark.parametrize("name", ["threshold", "scales", "window_overlap"])
+def test_numbers_that_are_not_finite_are_refused_before_any_work(name: str, number: float) -> None:
+    given: dict[str, Any] = {name: [1.0, number] if name == "scales" else number}
+    with pytest.raises(ConfigError, match=rf"^{name}.*: (-?inf|nan): "):
+        section_of(EvaluationConfig(), [], EvaluationOptions(**given))
