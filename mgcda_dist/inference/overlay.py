@@ -127,7 +127,8 @@ def _strip(width: int, unit: float, legend: Legend, caption: str, num_anomalies:
     """The legend: colour bar with its range and the threshold, name of the score, caption of the frame."""
     size, pad = round(15 * unit), round(10 * unit)
     strip = np.full((2 * size + 4 * pad, width, 3), _PAPER, np.uint8)
-    bar_left, bar_width, bar_height = pad, max(2, min(round(300 * unit), width // 3)), size
+    bar_width, bar_height = max(2, min(round(300 * unit), width // 3)), size
+    bar_left = min(pad, width - bar_width)  # a tall frame may be narrower than the margin
     ramp = _colours(np.linspace(0, 1, bar_width)[None])[0]
     alpha = np.minimum(1.5 * np.linspace(0, 1, bar_width), 1)[:, None]
     strip[pad : pad + bar_height, bar_left : bar_left + bar_width] = np.rint(110 + alpha * (ramp - 110.0))

@@ -58,7 +58,24 @@ def test_anomalies_are_outlined_and_counted() -> None:
     assert (plain[360:] != marked[360:]).any()  # threshold, count and name are in the legend
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (31, 17), (40, 2000), (700, 30)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (1, 1),
+        (2, 3),
+        (31, 17),
+        (40, 2000),
+        (700, 30),
+        (500, 1),
+        (1, 500),
+        (2160, 1),
+        (9000, 1),
+        (1, 9000),
+        (9000, 3),
+        (500, 2),
+        (2000, 8),
+    ],
+)
 def test_any_size_can_be_drawn(size: tuple[int, int]) -> None:
     score = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     found, mask = find_anomalies(score, 0.0)
