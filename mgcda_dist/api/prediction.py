@@ -41,6 +41,8 @@ __all__ = [
 
 _Images = NDArray[np.uint8] | str | Path
 _AUGMENTATION = ("scales", "flip", "window_px", "window_overlap")
+_OF_EVALUATION = (*_AUGMENTATION, "height_px", "longest_side_px", "blur")
+_COUNTS = ("min_area_px", "batch", "every")
 
 
 class Settings(TypedDict, total=False):
@@ -245,7 +247,8 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
     """The way in which a model predicts; what is left out or None: as its run was evaluated.
 
     Raises:
-        ConfigError: a threshold that is none, a score that the model cannot give, or a height and a longest side.
+        ConfigError: a threshold that is none, a score that the model cannot give, a height and a longest side, or a
+            value that cannot be, such as a scale of 0.
     """
     from mgcda_dist.inference.operating import choose_threshold, operating_points
     from mgcda_dist.inference.predict import PredictOptions
@@ -253,13 +256,13 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
 
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     given |= {name: tuple(given[name]) for name in ("scales", "outputs") if name in given}
-    for name in ("scales", "window_overlap", "shown_range"):
-        if not np.isfinite(given.get(name, 0.0)).all():
-            raise ConfigError(name, f"{given[name]} is not finite", "give finite numbers")
+    size = model.input_size(given.get("height_px"), given.get("longest_side_px"))
+    _refuse_impossible(given)
+    if not np.isfinite(given.get("shown_range", 0.0)).all():
+        raise ConfigError("shown_range", f"{given['shown_range']} is not finite", "give finite numbers")
     changes = {name: given.pop(name) for name in _AUGMENTATION if name in given}
     augmentation = replace(model.augmentation, **changes)
     wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)
-    size = model.input_size(given.pop("height_px", None), given.pop("longest_side_px", None))
     given |= {"height_px": size.height_px or 0, "longest_side_px": size.longest_side_px or 0}
     if "score" in given:
         given["score"] = references.expanded(given["score"], "score")
@@ -271,6 +274,26 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
     points = operating_points(model)
     chosen = choose_threshold(points, None if wanted is None else str(wanted), options.evaluation_settings())
     return Plan(model, replace(options, threshold=chosen, shown_range=shown_range or chosen.shown_range))
+
+
+def _refuse_impossible(given: Mapping[str, Any]) -> None:
+    """Refuse values that the section `evaluation` refuses, and counts of 0 and less."""
+    from pydantic import ValidationError
+
+    from mgcda_dist.config.keys import refused_option
+    from mgcda_dist.config.run import EvaluationConfig
+
+    # A height of 0 is the frame's own, a window of no size the whole frame.
+    empty = ("height_px", "longest_side_px", "window_px")
+    own = {name: given[name] for name in _OF_EVALUATION if name in given}
+    own |= {name: own[name] or None for name in empty if name in own}
+    try:
+        EvaluationConfig.model_validate(own)
+    except ValidationError as error:
+        raise refused_option(error, "evaluation") from None
+    for name in _COUNTS:
+        if given.get(name, 1) < 1:
+            raise ConfigError(name, f"{given[name]!r}: input should be greater than or equal to 1", "give 1 or more")
 
 
 def _refuse_unknown(settings: Mapping[str, Any], known: type[Settings]) -> None:

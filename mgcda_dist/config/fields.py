@@ -21,6 +21,7 @@ __all__ = [
     "Positive",
     "Probability",
     "Section",
+    "Side",
     "StageName",
     "Triple",
     "merged",
@@ -46,6 +47,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=1 << 15)]
+"""Of an image or a window, pixels; what an exported model may say."""
 
 
 class Section(BaseModel):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import difflib
 from typing import get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from mgcda_dist.config.fields import OnResume
 from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import ConfigError
 
-__all__ = ["KeyPath", "description", "dotted_name", "near_key", "on_resume", "section_of"]
+__all__ = ["KeyPath", "description", "dotted_name", "near_key", "on_resume", "refusal", "refused_option", "section_of"]
+
+_LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
+_FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
+"""Type of an error of pydantic's → problem and remedy in the words of a file, and not of Python."""
 
 KeyPath = tuple[str | int, ...]
 """Place of a value: keys, and positions in lists."""
@@ -47,6 +53,21 @@ def on_resume(key: str) -> OnResume | None:
         found = next((item for item in info.metadata if isinstance(item, OnResume)), found)
         section = section_of(section, part)
     return found
+
+
+def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
+    """Problem and remedy of one of pydantic's errors; `path`: of its value in the schema of a run, if it is there."""
+    if item["type"] == "value_error":  # of a validator of ours, which says what would fit
+        return item["msg"].removeprefix("Value error, "), ""
+    problem, form = _FORMS.get(item["type"], (item["msg"][:1].lower() + item["msg"][1:], ""))
+    return problem, ": ".join(filter(None, (form, description(path))))
+
+
+def refused_option(error: ValidationError, section: str) -> ConfigError:
+    """The refusal of an option that takes the place of a key of a section, with its value."""
+    first = error.errors()[0]
+    problem, remedy = refusal(first, (section, *first["loc"]))
+    return ConfigError(dotted_name(first["loc"]), f"{first['input']!r}: {problem}", remedy)
 
 
 def near_key(path: KeyPath) -> str | None:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.fields import merged
-from mgcda_dist.config.keys import KeyPath, description, dotted_name, near_key
+from mgcda_dist.config.keys import KeyPath, dotted_name, near_key, refusal
 from mgcda_dist.config.overrides import Override, overrides_of, plain, with_overrides, without_each
 from mgcda_dist.config.parse import dump_yaml, read_yaml, shipped, shipped_files
 from mgcda_dist.config.run import EvaluationSetConfig
@@ -27,15 +27,10 @@ __all__ = [
     "as_of_today",
     "dump_config",
     "load_config",
-    "refusal",
     "resolve_paths",
     "shard_folders",
     "stored_config",
 ]
-
-_LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
-_FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
-"""Type of an error of pydantic's → problem and remedy in the words of a file, and not of Python."""
 
 
 @dataclass
@@ -276,14 +271,6 @@ def _explain(
     where, first = messages[0]
     rest = "".join(f"\n{w}: {text}" for w, text in messages[1:])
     return ConfigError(where, first + rest)
-
-
-def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
-    """Problem and remedy of one of pydantic's errors; `path`: of its value in the schema of a run, if it is there."""
-    if item["type"] == "value_error":  # of a validator of ours, which says what would fit
-        return item["msg"].removeprefix("Value error, "), ""
-    problem, form = _FORMS.get(item["type"], (item["msg"][:1].lower() + item["msg"][1:], ""))
-    return problem, ": ".join(filter(None, (form, description(path))))
 
 
 def _written(location: KeyPath) -> KeyPath:

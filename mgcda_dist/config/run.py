@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig, check_source
-from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Positive, Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Positive, Section, Side
 from mgcda_dist.references import PATTERN
 
 __all__ = [
@@ -340,21 +340,21 @@ class EvaluationConfig(Section):
     sets: list[EvaluationSetConfig] = Field(
         default=[], description="what the trained network is evaluated on; empty: nothing"
     )
-    height_px: Count | None = Field(
+    height_px: Side | None = Field(
         default=None, description="frames are resized to this height for the network; null: as is"
     )
-    longest_side_px: Count | None = Field(
+    longest_side_px: Side | None = Field(
         default=None, description="frames are resized so that their longer side is this; null: as height_px says"
     )
     blur: bool = Field(default=False, description="7×7, σ = 1 blur of the score map; recorded with the numbers")
-    scales: Annotated[list[Positive], Field(min_length=1)] = Field(
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=8)]], Field(min_length=1, max_length=16)] = Field(
         default=list(TestTimeDefaults.scales),
         description="factors on the network's input size; logits are averaged over them",
     )
     flip: bool = Field(
         default=TestTimeDefaults.flip, description="average logits over the frame and its mirror image, too"
     )
-    window_px: tuple[Count, Count] | None = Field(
+    window_px: tuple[Side, Side] | None = Field(
         default=None, description="height, width of a sliding window for frames larger than memory; null: whole frames"
     )
     window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -20,8 +20,8 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from mgcda_dist.choices import DATABASE
 from mgcda_dist.config.fields import Section
-from mgcda_dist.config.keys import dotted_name
-from mgcda_dist.config.load import load_config, refusal
+from mgcda_dist.config.keys import dotted_name, refusal
+from mgcda_dist.config.load import load_config
 from mgcda_dist.config.overrides import Override, overrides_of
 from mgcda_dist.config.parse import read_yaml, shipped
 from mgcda_dist.config.schema import Config

@@ -18,7 +18,23 @@ try:
 except ImportError:
     cv2: Any = None
 
-__all__ = ["OWN_SIZE", "InputSize", "Pixels", "as_pixels", "flipped", "resized", "resized_label"]
+from mgcda_dist.errors import SampleError
+
+__all__ = [
+    "OWN_SIZE",
+    "InputSize",
+    "Pixels",
+    "as_pixels",
+    "bounded_size",
+    "flipped",
+    "resized",
+    "resized_label",
+]
+
+_MAX_INPUT_PIXELS = 1 << 28
+"""Of a network's input: twice both sides of the largest picture that is decoded. It is 3.2 GB in float32; OpenCV counts
+the bytes of a picture, three a pixel, in 31 bits."""
+
 
 Pixels = NDArray[np.uint8]
 """H×W or H×W×channels."""
@@ -39,6 +55,21 @@ def resized(image: Pixels, height: int, width: int) -> Pixels:
     return as_pixels(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
+def bounded_size(height: int, width: int, option: str, value: float) -> tuple[int, int]:
+    """The size of a network's input, if it may have so many pixels.
+
+    Args:
+        option, value: what asks for this size.
+
+    Raises:
+        SampleError: more than 2²⁸ pixels.
+    """
+    if height * width > _MAX_INPUT_PIXELS:
+        problem = f"`{option}` {value} makes it {height}×{width} pixels, over the bound of {_MAX_INPUT_PIXELS}"
+        raise SampleError("network input", problem, "give a smaller one")
+    return height, width
+
+
 @dataclass(frozen=True)
 class InputSize:
     """Size that frames are brought to for a network, their aspect kept; neither given: their own.
@@ -52,13 +83,19 @@ class InputSize:
     longest_side_px: int | None = None
 
     def of(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of a frame's image in the network."""
+        """Height and width of a frame's image in the network.
+
+        Raises:
+            SampleError: more pixels than an input may have.
+        """
         if self.height_px:
-            return self.height_px, max(1, round(width * self.height_px / height))
+            shown = self.height_px, max(1, round(width * self.height_px / height))
+            return bounded_size(*shown, "height_px", self.height_px)
         if self.longest_side_px:
             longest = max(height, width)
             factor = self.longest_side_px / longest
-            return max(1, round(height * factor)), max(1, round(width * factor))
+            shown = max(1, round(height * factor)), max(1, round(width * factor))
+            return bounded_size(*shown, "longest_side_px", self.longest_side_px)
         return height, width
 
     def applied(self, image: Pixels) -> Pixels:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgcda_dist.choices import TestTimeDefaults
-from mgcda_dist.data.pixels import Pixels, flipped, resized
+from mgcda_dist.data.pixels import Pixels, bounded_size, flipped, resized
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.whole_float32 import whole_float32
 from mgcda_dist.method.batch import Prediction
@@ -34,6 +34,7 @@ _STRIP_ELEMENTS_ELSEWHERE = 1 << 24
 """Logits that a strip may hold: on the CPU few enough to stay in its cache, elsewhere 64 MB of float32."""
 _ALIGNMENT_PX = 32
 """Windows begin at multiples of it, so that a network of any usual stride sees the grid it would see without them."""
+_WINDOW_REMEDY = f"give a window whose sides are multiples of {_ALIGNMENT_PX}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class TestTimeAugmentation:
     flip: bool = TestTimeDefaults.flip
     window_px: tuple[int, int] | None = None
     window_overlap: float = TestTimeDefaults.window_overlap
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of the view at each scale, of an image of a network's input size.
+
+        Raises:
+            SampleError: more pixels than an input may have.
+        """
+        return [
+            bounded_size(max(1, round(scale * height)), max(1, round(scale * width)), "scales", scale)
+            for scale in self.scales
+        ]
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> TestTimeAugmentation:
@@ -117,8 +129,9 @@ def score_maps(
     """
     with whole_float32():
         looks = [
-            _look(network, images, score, scale, mirrored, augmentation, device)
-            for scale, mirrored in _views(augmentation)
+            _look(network, images, score, size_in, mirrored, augmentation, device)
+            for size_in in augmentation.sizes(images[0].shape[0], images[0].shape[1])
+            for mirrored in ((False, True) if augmentation.flip else (False,))
         ]
         return [_scored([look[n] for look in looks], size, score, blur) for n in range(len(images))]
 
@@ -143,24 +156,16 @@ def _scored(
     return scores.cpu().numpy(), predicted.cpu().numpy()
 
 
-def _views(augmentation: TestTimeAugmentation) -> list[tuple[float, bool]]:
-    return [
-        (scale, mirrored)
-        for scale in augmentation.scales
-        for mirrored in ((False, True) if augmentation.flip else (False,))
-    ]
-
-
 def _look(
     network: nn.Module,
     images: Sequence[Pixels],
     score: Score,
-    scale: float,
+    size_in: tuple[int, int],
     mirrored: bool,
     augmentation: TestTimeAugmentation,
     device: torch.device | str,
 ) -> list[_Seen]:
-    height, width = (max(1, round(scale * length)) for length in images[0].shape[:2])
+    height, width = size_in
     shown = [resized(image, height, width) for image in images]
     pixels = torch.stack([torch.as_tensor(flipped(each) if mirrored else each).permute(2, 0, 1) for each in shown])
     if augmentation.window_px is None or (height <= augmentation.window_px[0] and width <= augmentation.window_px[1]):
@@ -188,6 +193,9 @@ def _slide(
 ) -> tuple[Tensor, int]:
     """Coarse outputs N×(C+c)×⌈H/s⌉×⌈W/s⌉ of pixels N×3×H×W, seen through windows, and C; s is the network's stride."""
     full = pixels.shape[2], pixels.shape[3]
+    if min(window_px) < _ALIGNMENT_PX:  # the last windows would begin beyond the image
+        problem = f"a window of {window_px[1]}×{window_px[0]} pixels has a side shorter than {_ALIGNMENT_PX}"
+        raise MgcdaError("sliding window", problem, _WINDOW_REMEDY)
     # Never larger than the image, up to the alignment: the rest would be padding.
     window = [min(w, _up(n, _ALIGNMENT_PX)) for w, n in zip(window_px, full, strict=True)]
     tops, lefts = (_origins(n, w, overlap) for n, w in zip(full, window, strict=True))
@@ -229,7 +237,7 @@ def _stride(logits: Tensor, window: list[int]) -> tuple[int, int]:
                 "sliding window",
                 f"a window of {window[1]}×{window[0]} pixels gives logits of {logits.shape[3]}×{logits.shape[2]}: its "
                 f"sides must be multiples of the network's stride, and the stride a divisor of {_ALIGNMENT_PX}",
-                "give a window whose sides are multiples of 32",
+                _WINDOW_REMEDY,
             )
     return strides[0], strides[1]
 

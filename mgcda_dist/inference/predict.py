@@ -332,9 +332,16 @@ class _Run:
 
     def _read(self, source: Source) -> tuple[Source, Pixels | SampleError]:
         try:
-            return source, read_image(source.path, self.options.exif)
+            image = read_image(source.path, self.options.exif)
+            self._refuse_too_large(image)
+            return source, image
         except SampleError as error:
             return source, error
+
+    def _refuse_too_large(self, image: Pixels) -> None:
+        """Refuse an image of which a view is too large, here, so that only this image is left out."""
+        size = self.model.input_size(self.options.height_px, self.options.longest_side_px)
+        self.options.augmentation.sizes(*size.of(image.shape[0], image.shape[1]))
 
     def _head(self, source: Source) -> dict[str, Any]:
         return {"prediction_id": self.id, "input": _fingerprint(source.path), "threshold": self.options.threshold.value}

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from mgcda_dist import build
 from mgcda_dist.addresses import has_secret, without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, SubmissionLayout
-from mgcda_dist.config.keys import dotted_name
-from mgcda_dist.config.load import refusal
+from mgcda_dist.config.keys import refused_option
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
@@ -245,9 +244,7 @@ def section_of(
     try:
         return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})
     except ValidationError as error:
-        first = error.errors()[0]
-        problem, remedy = refusal(first, ("evaluation", *first["loc"]))
-        raise ConfigError(dotted_name(first["loc"]), f"{first['input']!r}: {problem}", remedy) from None
+        raise refused_option(error, "evaluation") from None
 
 
 def _run_of(model: Path) -> tuple[Path, str]:

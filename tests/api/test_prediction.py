@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mgcda_dist.api.prediction import predict, predict_files
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.inference.model import load_exported
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -55,6 +55,49 @@ def test_a_score_that_the_model_cannot_give_is_refused_by_name(run: Path):
         predict(run, IMAGE, score="plugin:uem_score")
     with pytest.raises(ConfigError, match=r"registers a plugin 'uem_scor'[\s\S]*did you mean uem_score"):
         predict(run, IMAGE, score="plugin:uem_scor")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"scales": [1, 0]}, r"scales\.1: 0: input should be greater than 0"),
+        ({"scales": [-1.0]}, r"scales\.0: -1\.0: input should be greater than 0"),
+        ({"scales": [float("nan")]}, r"scales\.0: nan: "),
+        ({"scales": [float("inf")]}, r"scales\.0: inf: "),
+        ({"scales": [1e9]}, r"scales\.0: 1000000000\.0: input should be less than or equal to 8"),
+        ({"scales": []}, r"scales: \(\): "),
+        ({"height_px": 10_000_000}, r"height_px: 10000000: input should be less than or equal to 32768"),
+        ({"height_px": -5}, r"height_px: -5: input should be greater than or equal to 1"),
+        ({"longest_side_px": 10_000_000}, r"longest_side_px: 10000000: input should be less than"),
+        ({"window_px": (0, 64)}, r"window_px\.0: 0: input should be greater than or equal to 1"),
+        ({"window_px": (64,)}, r"window_px\.1: "),
+        ({"window_overlap": 1.0}, r"window_overlap: 1\.0: input should be less than 1"),
+        ({"min_area_px": 0}, r"min_area_px: 0: "),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_predicted(
+    run: Path, file: Path, tmp_path: Path, settings: dict[str, Any], says: str
+):
+    with pytest.raises(ConfigError, match=says):
+        predict(run, IMAGE, **settings)
+    with pytest.raises(ConfigError, match=says):
+        predict_files(run, file, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["batch", "every"])
+def test_counts_of_files_are_at_least_one(run: Path, file: Path, tmp_path: Path, name: str):
+    settings: dict[str, Any] = {name: 0}
+    with pytest.raises(ConfigError, match=f"{name}: 0: "):
+        predict_files(run, file, tmp_path / "out", **settings)
+
+
+def test_a_size_that_cannot_be_computed_is_refused_by_its_option(run: Path):
+    long = np.zeros((2, 4000, 3), np.uint8)
+    with pytest.raises(MgcdaError, match=r"`height_px` 20000 makes it 20000×40000000 pixels"):
+        predict(run, long, height_px=20000)
+    with pytest.raises(MgcdaError, match=r"`scales` 8 makes it 48000×96000 pixels[\s\S]*smaller"):
+        predict(run, np.zeros((2, 4, 3), np.uint8), height_px=6000, scales=[1, 8])
 
 
 def test_what_is_no_image_is_named(run: Path, tmp_path: Path):

@@ -134,6 +134,26 @@ def test_a_stride_that_windows_cannot_keep_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("window", [(1, 1), (2, 2), (8, 8), (31, 31), (8, 200), (64, 16)])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (61, 90), (40, 300)])
+def test_windows_smaller_than_the_alignment_are_refused(window: tuple[int, int], height: int, width: int) -> None:
+    with pytest.raises(MgcdaError, match=r"window of \d+×\d+ pixels[\s\S]*multiples of 32"):
+        score_map(
+            Pointwise(),
+            _image(height, width),
+            (height, width),
+            score=ENERGY,
+            augmentation=TestTimeAugmentation(window_px=window),
+        )
+
+
+def test_a_scale_whose_view_cannot_be_held_is_refused() -> None:
+    with pytest.raises(MgcdaError, match=r"`scales` 1000\.0 makes it 40000×60000 pixels"):
+        score_map(
+            Pointwise(), _image(40, 60), (40, 60), score=ENERGY, augmentation=TestTimeAugmentation(scales=(1000.0,))
+        )
+
+
 def test_a_blur_keeps_constants_and_spreads_a_point() -> None:
     class One(nn.Module):
         def forward(self, image: Tensor) -> Prediction:

@@ -264,6 +264,15 @@ def test_names_of_equal_files_are_unique_and_stable(run: Path, tmp_path: Path) -
         names("three")
 
 
+def test_an_image_whose_input_would_be_too_large_is_skipped(run: Path, tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "a.png")
+    Image.fromarray(np.zeros((2, 4000, 3), np.uint8)).save(tmp_path / "in" / "long.png")
+    result = invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out", "--height", "600", "-w", "none")
+    assert result.exit_code == 1, result.output
+    (failed,) = _json(tmp_path / "out" / "predictions.json")["failed"]
+    assert failed["input"].endswith("long.png") and "`height_px` 600 makes it 600×1200000" in failed["problem"]
+
+
 def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     pixels = _picture(tmp_path / "a.png", size=(40, 60))
     exif = Image.Exif()
@@ -312,6 +321,13 @@ def test_what_is_neither_a_model_nor_an_input_is_refused(run: Path, tmp_path: Pa
         (["--device", "tpu9"], "cannot be used"),
         (["--device", "cuda:77"], "cannot be used"),
         (["--window", "100"], "no size"),
+        (["--scales", "0"], "scales.0: 0.0: input should be greater than 0"),
+        (["--scales", "-1"], "greater than 0"),
+        (["--scales", "0,75"], "greater than 0"),
+        (["--scales", "nan"], "scales.0: nan"),
+        (["--scales", "1e9"], "less than or equal to 8"),
+        (["--height", "10000000"], "height_px: 10000000: input should be less than or equal to 32768"),
+        (["--longest-side", "10000000"], "less than or equal to 32768"),
     ],
 )
 def test_invalid_options_are_refused_with_a_remedy(run: Path, tmp_path: Path, words: list[str], says: str) -> None:
