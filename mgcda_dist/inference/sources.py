@@ -1,7 +1,8 @@
 """Inputs of a prediction: images and videos, found in files and folders, each with a unique name for its results.
 
 A name is the path below the given folder, without the suffix, so the same inputs always have the same names. Names
-that would be equal keep their suffix (`a.jpg`, `a.png`: `a_jpg`, `a_png`); with several inputs, names of files in
+that would be equal keep their suffix (`a.jpg`, `a.png`: `a_jpg`, `a_png`), as do those whose results would lie where
+the summary does, or a video whose frames' results would lie where an image's do; with several inputs, names of files in
 folders start with the folder's name.
 """
 
@@ -37,6 +38,10 @@ RECORD = "predictions.json"
 """File that marks a folder of results; such folders are never read as inputs."""
 
 _DEFAULT_FPS = 25.0
+_FRAME = re.compile(r"(.+)/[0-9]{6,}")
+"""Names of the results of a video's frames; their folder is the video's name."""
+_SUMMARY = RECORD.removesuffix(".json").casefold()
+"""Name whose record would be the summary."""
 _NAME_BYTES = 180
 """Of a part of a name; the endings of results, and of their temporary files, come on top, and 255 is the most."""
 _CONTAINER = re.compile(
@@ -117,20 +122,29 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _unique(sources: list[Source]) -> list[Source]:
-    """The sources with unique names, also on file systems that ignore case."""
+    """The sources with names whose results meet no others, also on file systems that ignore case."""
     taken = Counter(source.name.casefold() for source in sources)
+    images = [source.name.casefold() for source in sources if not source.is_video]
+    framed = {found[1] for name in images if (found := _FRAME.fullmatch(name))}
+
+    def meets(source: Source) -> bool:
+        name = source.name.casefold()
+        return name == _SUMMARY or (source.is_video and name in framed)
+
     sources = [
         replace(source, name=source.name + source.path.suffix.replace(".", "_"))
-        if taken[source.name.casefold()] > 1
+        if taken[source.name.casefold()] > 1 or meets(source)
         else source
         for source in sources
     ]
-    seen: Counter[str] = Counter()
+    used, numbers = set[str](), Counter[str]()
     for index, source in enumerate(sources):
-        seen[source.name.casefold()] += 1
-        number = seen[source.name.casefold()]
-        if number > 1:  # files of equal name, given separately
-            sources[index] = replace(source, name=f"{source.name}-{number}")
+        stem = source.name
+        while source.name.casefold() in used or meets(source):  # files of equal name, given separately
+            numbers[stem.casefold()] += 1
+            source = replace(source, name=f"{stem}-{numbers[stem.casefold()] + 1}")
+        used.add(source.name.casefold())
+        sources[index] = source
     return [replace(source, name="/".join(map(_storable, source.name.split("/")))) for source in sources]
 
 

@@ -264,6 +264,48 @@ def test_names_of_equal_files_are_unique_and_stable(run: Path, tmp_path: Path) -
         names("three")
 
 
+def test_names_leave_the_summary_and_the_frames_of_videos_alone(tmp_path: Path) -> None:
+    from mgcda_dist.inference.sources import find_sources
+
+    def names(*files: str) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        found = {
+            source.path.relative_to(folder).as_posix(): source.name
+            for source in find_sources([folder], tmp_path / "out")
+        }
+        return [found[name] for name in files]
+
+    def find_sources_of(*inputs: Path) -> list[str]:
+        return [source.name for source in find_sources(inputs, tmp_path / "out")]
+
+    assert names("predictions.jpg", "sub/predictions.jpg") == ["predictions_jpg", "sub/predictions"]
+    assert names("Predictions.avi", "predictions_avi.png") == ["Predictions_avi", "predictions_avi-2"]
+    assert names("drive.avi", "drive/000001.jpg", "drive/000002.jpg") == ["drive_avi", "drive/000001", "drive/000002"]
+    assert names("Drive.avi", "drive/1000000.jpg") == ["Drive_avi", "drive/1000000"]
+    assert names("drive.avi", "drive_avi/000001.jpg", "drive/000001.jpg")[0] == "drive_avi-2"
+    # Names that do not meet stay as they are.
+    assert names("drive.avi", "drive/front.jpg", "drive/000001/x.jpg") == ["drive", "drive/front", "drive/000001/x"]
+    assert names("x.jpg", "x.png", "x_jpg.bmp") == ["x_jpg", "x_png", "x_jpg-2"]
+    folder = tmp_path / "2"
+    assert find_sources_of(folder / "drive.avi", folder / "drive") == ["drive_avi", "drive/000001", "drive/000002"]
+
+
+def test_no_result_is_written_over_another_input_s(run: Path, tmp_path: Path) -> None:
+    _picture(tmp_path / "in" / "predictions.png")
+    _picture(tmp_path / "in" / "drive" / "000001.png", 1)
+    _video(tmp_path / "in" / "drive.avi", 3)
+    words = ("predict", run, tmp_path / "in", "-o", tmp_path / "out", "-w", "npy")
+    assert invoke(*words).exit_code == 0
+    assert len(_json(tmp_path / "out" / "predictions.json")["inputs"]) == 3
+    assert _json(tmp_path / "out" / "predictions_png.json")["input"]["path"].endswith("predictions.png")
+    assert np.load(tmp_path / "out" / "drive" / "000001.score.npy").shape == (50, 71)
+    assert np.load(tmp_path / "out" / "drive_avi" / "000001.score.npy").shape == (50, 72)
+    assert "(3 of them before)" in invoke(*words).output
+
+
 def test_an_image_whose_input_would_be_too_large_is_skipped(run: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "a.png")
     Image.fromarray(np.zeros((2, 4000, 3), np.uint8)).save(tmp_path / "in" / "long.png")
