@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,11 +104,13 @@ def predict(
         scales=several, flip=flip, window_px=window_px, window_overlap=overlap, blur=blur, shown_range=ends,
         min_area_px=min_area, outputs=outputs, batch=batch, every=every, codec=codec, exif=exif,
     ).options  # fmt: skip
-    sources = find_sources(inputs, out)
+    passed_over = Counter[str]()
+    sources = find_sources(inputs, out, passed_over)
     _note_threshold(options.threshold, errors)
     work.check_output_folder(out, work.prediction_id(network, options), overwrite=overwrite)
     predicted = _predict(network, sources, out, options)
     _summarise(predicted, out, options, console, errors)
+    _note_passed_over(passed_over, errors)
     if predicted.failed:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -178,11 +181,26 @@ def _summarise(predicted: Predicted, out: Path, options: PredictOptions, console
         )
     console.print(", ".join(words), soft_wrap=True)
     console.print(f"results   {out.absolute()}", soft_wrap=True)
+    notes = [f"note: {each['name']}: {note}" for each in predicted.done for note in each.get("notes", ())]
+    for note in notes[:_SHOWN_FAILURES]:
+        errors.print(note, soft_wrap=True)
+    if len(notes) > _SHOWN_FAILURES:
+        more = len(notes) - _SHOWN_FAILURES
+        errors.print(f"note: {more} more, listed in {out / 'predictions.json'}", soft_wrap=True)
     for each in predicted.failed[:_SHOWN_FAILURES]:
         errors.print(f"skipped: {each['input']}: {each['problem']}", soft_wrap=True)
     if len(predicted.failed) > _SHOWN_FAILURES:
         more = len(predicted.failed) - _SHOWN_FAILURES
         errors.print(f"skipped: {more} more, listed in {out / 'predictions.json'}", soft_wrap=True)
+
+
+def _note_passed_over(passed_over: Counter[str], errors: Console) -> None:
+    if not passed_over:
+        return
+    suffixes = sorted(passed_over, key=lambda suffix: (not suffix, suffix))
+    kinds = ", ".join(f"{suffix or 'no suffix'} ({passed_over[suffix]})" for suffix in suffixes)
+    be = "is neither an image nor a video" if passed_over.total() == 1 else "are neither images nor videos"
+    errors.print(f"note: {counted(passed_over.total(), 'file')} {be} that can be read: {kinds}", soft_wrap=True)
 
 
 def _range(text: str | None) -> tuple[float, float] | None:

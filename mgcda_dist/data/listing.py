@@ -10,7 +10,7 @@ from typing import NoReturn
 from mgcda_dist.data.ledger import Ledger
 from mgcda_dist.errors import MgcdaError
 
-__all__ = ["IMAGE_SUFFIXES", "LOSSLESS_SUFFIXES", "files_below"]
+__all__ = ["IMAGE_SUFFIXES", "LITTER", "LOSSLESS_SUFFIXES", "files_below"]
 
 IMAGE_SUFFIXES = {
     ".jpg": "jpg", ".jpeg": "jpg", ".jpe": "jpg", ".jfif": "jpg", ".png": "png", ".webp": "webp", ".bmp": "bmp",
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = {
 LOSSLESS_SUFFIXES = tuple(suffix for suffix, form in IMAGE_SUFFIXES.items() if form in ("png", "bmp", "tif"))
 """Those that a label may have; lossy formats change ids."""
 
-_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that operating systems leave everywhere; they are not counted."""
 
 
@@ -53,7 +53,7 @@ def _walk(top: Path, ledger: Ledger, depth: int | None) -> Iterator[Path]:
         visited.add(resolved)
         hidden = any(part.startswith(".") for part in below.parts)
         for name in sorted(files):
-            if name in _LITTER:
+            if name in LITTER:
                 continue
             if hidden or name.startswith("."):
                 ledger.add("hidden", str(shown / name))

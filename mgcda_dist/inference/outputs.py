@@ -32,7 +32,7 @@ from mgcda_dist.evaluation.score_maps import HIGH_KEY, LOW_KEY
 from mgcda_dist.files import PendingFile, write_atomically, write_json_atomically
 from mgcda_dist.inference.anomalies import Anomaly
 
-__all__ = ["OUTPUTS", "Codec", "FrameResult", "Output", "VideoOutput", "write_image", "write_maps"]
+__all__ = ["LOWEST_FPS", "OUTPUTS", "Codec", "FrameResult", "Output", "VideoOutput", "write_image", "write_maps"]
 
 Output = Literal["overlay", "npy", "png"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -40,6 +40,9 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 Codec = Literal["vp9", "mpeg4"]
 _FOURCC: dict[Codec, tuple[str, str, str, str]] = {"vp9": ("v", "p", "0", "9"), "mpeg4": ("m", "p", "4", "v")}
 """VP9 plays in browsers; MPEG-4 part 2 does not, but is encoded many times faster. OpenCV has no H.264 encoder."""
+
+LOWEST_FPS = 0.01
+"""Of a written video: OpenCV rounds rates to thousandths, and refuses what rounds to less than one."""
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -108,14 +111,14 @@ class VideoOutput:
 
     Args:
         record: first part of its record.
-        fps: frames per second of the overlay.
+        fps: frames per second of the overlay; `LOWEST_FPS` where they are fewer.
         outputs: kinds of files to write.
     """
 
     def __init__(
         self, out: Path, name: str, record: dict[str, Any], *, fps: float, codec: Codec, outputs: Sequence[Output]
     ) -> None:
-        self.out, self.name, self.fps, self.outputs = out, name, fps, outputs
+        self.out, self.name, self.fps, self.outputs = out, name, max(fps, LOWEST_FPS), outputs
         self.codec: Codec = codec
         self.record = record
         self._overlay = PendingFile(out / f"{name}.overlay.mp4", ".part.mp4")
@@ -189,7 +192,8 @@ class VideoOutput:
         writer = cv2.VideoWriter(str(self._overlay.temporary), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             other = next(name for name in _FOURCC if name != self.codec)
-            raise ConfigError("codec", f"this OpenCV cannot write {self.codec}", f"try {other}")
+            what = f"{self.codec} of {width}×{height} pixels at {self.fps:.4g} frames per second"
+            raise ConfigError("codec", f"this OpenCV cannot write {what}", f"try {other}")
         return writer
 
     def _check(self) -> None:

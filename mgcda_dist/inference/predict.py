@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from mgcda_dist.files import write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
-from mgcda_dist.inference.outputs import Codec, FrameResult, Output, VideoOutput, write_image
+from mgcda_dist.inference.outputs import LOWEST_FPS, Codec, FrameResult, Output, VideoOutput, write_image
 from mgcda_dist.inference.overlay import Legend, overlay
 from mgcda_dist.inference.pipeline import BackgroundWriter, batches
 from mgcda_dist.inference.sources import RECORD, Source, Video, read_image
@@ -37,8 +37,10 @@ from mgcda_dist.trust import read_object
 
 _RESULT_BYTES = 1 << 40
 """Bound on results of ours: those of a long video are large."""
+_MISCOUNTED_FRAMES, _MISSING_SHARE = 2, 0.1
+"""Headers often count a frame or two too many, which is not said; but of a short video more than a tenth is."""
 
-__all__ = ["PredictOptions", "Predicted", "Progress", "check_output_folder", "predict", "prediction_id"]
+__all__ = ["PredictOptions", "Predicted", "Progress", "check_output_folder", "notes_of", "predict", "prediction_id"]
 
 _T = TypeVar("_T")
 
@@ -100,6 +102,7 @@ class InputSummary(TypedDict):
     record: str
     max_score: float
     anomalies: NotRequired[int]  # with a threshold only
+    notes: NotRequired[list[str]]  # on what is not as one may expect, if anything
 
 
 class FailedInput(TypedDict):
@@ -124,6 +127,17 @@ class Predicted:
     failed: list[FailedInput] = field(default_factory=list[FailedInput])
     resumed: int = 0
     frames: int = 0
+
+
+def notes_of(record: Mapping[str, Any], *, overlay: bool) -> list[str]:
+    """Notes on a video: frames that were announced and not read, and a written rate that is not the video's."""
+    notes: list[str] = []
+    read, announced = record["frames_read"], record["frames_announced"]
+    if announced - read > min(_MISCOUNTED_FRAMES, _MISSING_SHARE * announced):
+        notes.append(f"{read} of the {announced} frames that its header announces could be read; is it complete?")
+    if overlay and record["fps"] / record["every"] < LOWEST_FPS:
+        notes.append(f"its overlay has {LOWEST_FPS} frames per second, the fewest that are written")
+    return notes
 
 
 def prediction_id(model: ExportedModel, options: PredictOptions) -> str:
@@ -357,6 +371,8 @@ class _Run:
         if self.options.threshold.value is not None:
             anomalies = content["num_anomalies"] if source.is_video else len(content["anomalies"])
             summary["anomalies"] = anomalies
+        if source.is_video and (notes := notes_of(content, overlay="overlay" in self.options.outputs)):
+            summary["notes"] = notes
         self.result.done.append(summary)
 
     def _failed(self, source: Source, error: SampleError) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_image
 from mgcda_dist.data.header import BROKEN
-from mgcda_dist.data.listing import IMAGE_SUFFIXES
+from mgcda_dist.data.listing import IMAGE_SUFFIXES, LITTER
 from mgcda_dist.data.pixels import as_pixels
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.text import printable
@@ -63,12 +63,13 @@ class Source:
     is_video: bool
 
 
-def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
+def find_sources(inputs: Sequence[Path], out: Path, passed_over: Counter[str] | None = None) -> list[Source]:
     """All images and videos in order, with subfolders; a file that is given twice is listed once.
 
     Args:
         inputs: files and folders.
         out: folder of the results, which is skipped if it is within a folder of inputs.
+        passed_over: counts, by suffix in small letters, the files of folders that are neither images nor videos.
 
     Raises:
         ConfigError: an input that does not exist, or is the folder of results; a folder without images and videos.
@@ -76,12 +77,13 @@ def find_sources(inputs: Sequence[Path], out: Path) -> list[Source]:
     folders = [path for path in inputs if path.is_dir()]
     prefixes = _prefixes(folders) if len(inputs) > 1 else dict.fromkeys(folders, "")
     found: dict[str, Source] = {}
+    passed = Counter[str]() if passed_over is None else passed_over
     for given in inputs:
         if not given.exists():
             raise ConfigError(str(given), "does not exist", "give images, folders of images, or videos")
         if os.path.realpath(given) == os.path.realpath(out):
             raise ConfigError(str(out), "is an input and the folder of results", "give another folder for the results")
-        files = list(_below(given, out)) if given.is_dir() else [given]
+        files = list(_below(given, out, passed)) if given.is_dir() else [given]
         if not files:
             known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
             raise ConfigError(str(given), "holds no image and no video", f"suffixes are {known}")
@@ -105,7 +107,7 @@ def _prefixes(folders: Sequence[Path]) -> dict[Path, str]:
     return prefixes
 
 
-def _below(folder: Path, out: Path) -> Iterator[Path]:
+def _below(folder: Path, out: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Images and videos, sorted within each folder; without hidden files and results of earlier predictions."""
     visited: set[str] = set()
     results = os.path.realpath(out)
@@ -117,8 +119,12 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
         visited.add(resolved)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) and not name.startswith("."):
+            if name.startswith(".") or name in LITTER:
+                continue
+            if name.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)):
                 yield Path(current, name)
+            else:
+                passed_over[Path(name).suffix.lower()] += 1
 
 
 def _unique(sources: list[Source]) -> list[Source]:

@@ -315,6 +315,59 @@ def test_an_image_whose_input_would_be_too_large_is_skipped(run: Path, tmp_path:
     assert failed["input"].endswith("long.png") and "`height_px` 600 makes it 600×1200000" in failed["problem"]
 
 
+def test_frames_that_could_not_be_read_are_said(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    _video(tmp_path / "in" / "cut.avi", 7)
+    whole = (tmp_path / "in" / "cut.avi").read_bytes()
+    (tmp_path / "in" / "cut.avi").write_bytes(b"00dc".join(whole.split(b"00dc")[:5]))  # each begins a frame
+    _video(tmp_path / "in" / "whole.avi", 3)
+    words = ("predict", run, tmp_path / "in", "-o", tmp_path / "out", "-w", "none")
+    for _ in range(2):  # … by a resumed prediction, too
+        result = invoke(*words)
+        record = _json(tmp_path / "out" / "cut.json")
+        assert record["frames_read"] < record["frames_announced"] - 1
+        note = f"note: cut: {record['frames_read']} of the 7 frames that its header announces could be read"
+        assert note in result.output and "whole:" not in result.output
+    entries = _json(tmp_path / "out" / "predictions.json")["inputs"]
+    assert [len(each.get("notes", [])) for each in entries] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("read", "announced", "said"),
+    [(2, 3, True), (8, 10, True), (97, 100, True), (98, 100, False), (19, 20, False), (5, 0, False), (12, 10, False)],
+)
+def test_a_header_may_be_off_by_a_frame_or_two(read: int, announced: int, said: bool) -> None:
+    content = {"frames_read": read, "frames_announced": announced, "fps": 25.0, "every": 1}
+    assert bool(module.notes_of(content, overlay=True)) is said
+
+
+def test_files_that_are_passed_over_are_counted_by_suffix(run: Path, tmp_path: Path) -> None:
+    for name in ("a.gif", "c.HEIC", "deep/d.heic", "notes", ".hidden.gif", "Thumbs.db"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    _picture(tmp_path / "in" / "b.png")
+    words = ("predict", run, tmp_path / "in", "-w", "none", "-o")
+    result = invoke(*words, tmp_path / "out")
+    assert result.exit_code == 0
+    says = "note: 4 files are neither images nor videos that can be read: .gif (1), .heic (2), no suffix (1)"
+    assert says in result.output
+    for name in ("a.gif", "c.HEIC", "deep/d.heic", "notes"):
+        (tmp_path / "in" / name).unlink()
+    assert "neither" not in invoke(*words, tmp_path / "two").output
+
+
+def test_a_slow_video_has_the_lowest_rate_that_can_be_written(run: Path, tmp_path: Path) -> None:
+    _video(tmp_path / "clip.avi", 3)
+    words = ("predict", run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--every", "6000")
+    for _ in range(2):
+        result = invoke(*words)
+        assert result.exit_code == 0, result.output
+        assert "note: clip: its overlay has 0.01 frames per second" in result.output
+    written = cv2.VideoCapture(str(tmp_path / "out" / "clip.overlay.mp4"))
+    assert written.read()[0] and written.get(cv2.CAP_PROP_FPS) == pytest.approx(0.01)
+    written.release()
+
+
 def test_exif_orientation_is_applied(run: Path, tmp_path: Path) -> None:
     pixels = _picture(tmp_path / "a.png", size=(40, 60))
     exif = Image.Exif()
