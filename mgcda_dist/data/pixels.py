@@ -31,9 +31,8 @@ __all__ = [
     "resized_label",
 ]
 
-_MAX_INPUT_PIXELS = 1 << 28
-"""Of a network's input: twice both sides of the largest picture that is decoded. It is 3.2 GB in float32; OpenCV counts
-the bytes of a picture, three a pixel, in 31 bits."""
+_MAX_INPUT_PIXELS = 1 << 26
+"""Of a network's input: as many as the largest picture that is decoded has; 0.8 GB in float32, before activations."""
 
 
 Pixels = NDArray[np.uint8]
@@ -62,7 +61,7 @@ def bounded_size(height: int, width: int, option: str, value: float) -> tuple[in
         option, value: what asks for this size.
 
     Raises:
-        SampleError: more than 2²⁸ pixels.
+        SampleError: more than 2²⁶ pixels.
     """
     if height * width > _MAX_INPUT_PIXELS:
         problem = f"`{option}` {value} makes it {height}×{width} pixels, over the bound of {_MAX_INPUT_PIXELS}"

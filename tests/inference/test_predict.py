@@ -309,10 +309,10 @@ def test_no_result_is_written_over_another_input_s(run: Path, tmp_path: Path) ->
 def test_an_image_whose_input_would_be_too_large_is_skipped(run: Path, tmp_path: Path) -> None:
     _picture(tmp_path / "in" / "a.png")
     Image.fromarray(np.zeros((2, 4000, 3), np.uint8)).save(tmp_path / "in" / "long.png")
-    result = invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out", "--height", "600", "-w", "none")
+    result = invoke("predict", run, tmp_path / "in", "-o", tmp_path / "out", "--height", "200", "-w", "none")
     assert result.exit_code == 1, result.output
     (failed,) = _json(tmp_path / "out" / "predictions.json")["failed"]
-    assert failed["input"].endswith("long.png") and "`height_px` 600 makes it 600×1200000" in failed["problem"]
+    assert failed["input"].endswith("long.png") and "`height_px` 200 makes it 200×400000" in failed["problem"]
 
 
 def test_frames_that_could_not_be_read_are_said(run: Path, tmp_path: Path) -> None:
