@@ -13,10 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mgcda_dist.errors import MgcdaError
+
 __all__ = [
     "PendingFile",
     "flush_to_disk",
     "pending_folder",
+    "prepare_file",
+    "prepare_folder",
     "remove_leftovers",
     "replace_folder",
     "write_atomically",
@@ -104,6 +108,31 @@ def write_json_atomically(path: Path, content: Any, *, indent: int = 1) -> None:
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
     # A file name of another encoding holds surrogates: `\udce9` is how JSON writes one.
     write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for results and try to write into it, before time is spent on them.
+
+    Raises:
+        MgcdaError: it is a file, or cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        PendingFile(folder / "probe").discard()
+    except OSError as error:
+        problem = "is a file" if folder.is_file() else f"cannot be written to ({error.strerror})"
+        raise MgcdaError(str(folder), problem, "give a folder that can be written to") from None
+
+
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file that will be written and try to write there, before time is spent on its content.
+
+    Raises:
+        MgcdaError: the path is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise MgcdaError(str(path), "is a folder", "give a file")
+    prepare_folder(path.parent)
 
 
 @contextmanager

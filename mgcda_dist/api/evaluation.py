@@ -14,6 +14,7 @@ from mgcda_dist.api.own import AnyScore
 from mgcda_dist.api.run import Run
 from mgcda_dist.choices import ComponentTrack, Convention, KnownClassSpace
 from mgcda_dist.errors import ConfigError
+from mgcda_dist.files import prepare_folder
 from mgcda_dist.references import PREFIX, resolve
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def evaluate(
         shards: what to evaluate on; left out: a run's own sets.
         out: folder of the results. Left out: `evaluation` beside the model or maps, or the next free `evaluation-2`;
             of an object in memory nothing is written.
-        overwrite: replace another evaluation in `out`.
+        overwrite: replace another evaluation in `out`, or write into it although it holds other files, which stay.
         name: shown in tables; empty: the run's, or the folder's.
         workers: processes that share the frames of a run or model.
         score: anomaly score, by name or of one's own, as of `train`; None: as the run; of other logits `energy`.
@@ -158,24 +159,45 @@ def folders_for(requests: Sequence[EvaluationRequest], out: Path | None, *, over
     Args:
         out: for one request the folder itself, for several the one above theirs; None: beside what is evaluated.
     """
-    from mgcda_dist.evaluation.folder import free_folder, holds_another
+    from mgcda_dist.evaluation.folder import free_folder
 
     names = [request.job.name for request in requests]
     for name in names:
         if names.count(name) > 1 and out is not None:
             remedy = f"call one of them another name: {name}_2=FOLDER"
             raise ConfigError("evaluate", f"two of the evaluated are called {name!r}", remedy)
+    if out is not None and len(requests) > 1 and not overwrite:
+        _refuse_other_tables(out)
     folders: list[Path] = []
     for request in requests:
         identity = request.job.identity()
         if out is None:
-            folders.append(free_folder(request.beside, identity))
-            continue
-        folder = (out if len(requests) == 1 else out / request.job.name).absolute()
-        if not overwrite and holds_another(folder, identity):
-            raise ConfigError("out", f"{folder} holds the results of another evaluation", _OTHER)
+            folder = free_folder(request.beside, identity)
+        else:
+            folder = (out if len(requests) == 1 else out / request.job.name).absolute()
+            _refuse_other_content(folder, identity, overwrite=overwrite)
         folders.append(folder)
+    for folder in folders:
+        prepare_folder(folder)
     return folders
+
+
+def _refuse_other_content(folder: Path, identity: str, *, overwrite: bool) -> None:
+    from mgcda_dist.evaluation.folder import other_content
+
+    if not overwrite and folder.is_dir() and (problem := other_content(folder, identity)):
+        raise ConfigError("out", f"{folder} {problem}", _OTHER)
+
+
+def _refuse_other_tables(out: Path) -> None:
+    """Refuse a folder whose tables are not those of several evaluations below it."""
+    from mgcda_dist.evaluation.results import RESULTS
+
+    if (out / RESULTS).exists():
+        raise ConfigError("out", f"{out} holds the results of another evaluation", _OTHER)
+    tables = any((out / name).exists() for name in ("results.md", "results.tex"))
+    if tables and next(out.glob(f"*/{RESULTS}"), None) is None:
+        raise ConfigError("out", f"{out} holds other files", _OTHER)
 
 
 def do_request(
@@ -301,14 +323,15 @@ def _of_module(
     """Evaluate a module in memory, on the device of its parameters."""
     import torch
 
-    from mgcda_dist.evaluation.folder import holds_another, write_evaluation
+    from mgcda_dist.evaluation.folder import write_evaluation
     from mgcda_dist.evaluation.foreign import TensorNetwork
     from mgcda_dist.evaluation.job import run_job
     from mgcda_dist.method.collectives import Collectives
     from mgcda_dist.models.scores import scorer
 
-    if out is not None and not overwrite and holds_another(out, job.identity()):
-        raise ConfigError("out", f"{out} holds the results of another evaluation", _OTHER)
+    if out is not None:
+        _refuse_other_content(out, job.identity(), overwrite=overwrite)
+        prepare_folder(out)
     assert job.settings.network is not None
     segmenter = TensorNetwork(
         network,

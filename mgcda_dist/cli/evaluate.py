@@ -123,7 +123,7 @@ def evaluate(
         Path | None, typer.Option(help="default: `evaluation` beside the model or maps")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace another evaluation in --out")
+        bool, typer.Option("--overwrite", help="write into --out even if it holds other files or another evaluation")
     ] = False,
     mlflow_uri: Annotated[
         str | None,

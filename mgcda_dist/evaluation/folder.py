@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.metrics import CurvePoints
 from mgcda_dist.evaluation.results import RESULTS, EvaluationResults
@@ -32,17 +33,27 @@ from mgcda_dist.evaluation.tables import latex_table, markdown_table
 from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.trust import enclosed, read_json
 
-__all__ = ["free_folder", "holds_another", "read_curves", "write_evaluation", "write_tables"]
+__all__ = ["free_folder", "other_content", "read_curves", "write_evaluation", "write_tables"]
 
 _JPEG_QUALITY = 88
 _CURVES = ("threshold", "recall", "precision", "fpr")
+_PICTURES = [f"frames/[0-9][0-9]*_*.{suffix}" for suffix in ("jpg", "score.png", "label.png")]
+_OF_A_SET = ("frames.npz", "curves.json", "frames.json", *_PICTURES)
+"""Files that `_write_set` makes, as globs."""
+_BEGUN = ("logs/worker-*.log", "sets/*/frames")
+"""Globs of what an evaluation makes first, on workers and by itself; no other tool makes them beside `_NAMES` alone."""
+_NAMES = frozenset((
+    RESULTS, "results.md", "results.tex", "sets", "logs", "pictures", "submission", "ray",
+    RunFile.EVENTS, RunFile.METRICS, RunFile.CALLS, RunFile.RUN_ID, RunFile.LEDGER,
+))  # fmt: skip
+"""What may lie in the folder of an evaluation and of its record."""
 
 
 def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], folder: Path) -> None:
     """Write everything; `results.json` last, so that it stands for a whole folder.
 
     Args:
-        folder: receives the files; those of an earlier evaluation are removed.
+        folder: receives the files; those of an earlier evaluation are removed, and no others.
 
     Raises:
         MgcdaError: it holds a link that leads out of it.
@@ -50,7 +61,7 @@ def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], fold
     folder.mkdir(parents=True, exist_ok=True)
     enclosed(folder, folder)
     (folder / RESULTS).unlink(missing_ok=True)
-    shutil.rmtree(folder / "sets", ignore_errors=True)
+    _remove_sets(folder / "sets")
     for result in sets:
         _write_set(result, folder / "sets" / result.name)
     write_tables([results], folder)
@@ -81,26 +92,46 @@ def read_curves(path: Path) -> CurvePoints:
 
 
 def free_folder(wanted: Path, identity: str) -> Path:
-    """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds no other evaluation than this one.
+    """`wanted`, else `wanted-2`, `wanted-3` …: the first that holds nothing else than this evaluation.
 
     Args:
         identity: of the evaluation, from `evaluation_id`.
     """
     number, folder = 1, wanted
-    while holds_another(folder, identity):
+    while other_content(folder, identity):
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
 
 
-def holds_another(folder: Path, identity: str) -> bool:
-    """True where another evaluation, or a damaged record, lies in the folder."""
-    if not (folder / RESULTS).exists():
-        return False
-    try:
-        return EvaluationResults.load(folder).evaluation_id != identity
-    except MgcdaError:
-        return True  # a damaged file, or another tool's
+def other_content(folder: Path, identity: str) -> str:
+    """What lies in the place of an evaluation and is not its own, in words; empty: it may be written there.
+
+    An evaluation that was killed, which has no `results.json` yet, is written anew.
+    """
+    if not folder.is_dir():
+        return "is a file" if folder.exists() else ""
+    if (folder / RESULTS).exists():
+        try:
+            same = EvaluationResults.load(folder).evaluation_id == identity
+        except MgcdaError:
+            same = False  # a damaged file, or another tool's
+        return "" if same else "holds the results of another evaluation"
+    names = {path.name for path in folder.iterdir() if not (path.name.startswith(".") and path.suffix == ".part")}
+    begun = any(next(folder.glob(pattern), None) for pattern in _BEGUN)
+    return "holds other files" if names and not (begun and names <= _NAMES) else ""
+
+
+def _remove_sets(folder: Path) -> None:
+    """Remove the files of earlier sets, and the folders that are empty then: others may have put files there."""
+    for each in [path for path in folder.glob("*") if path.is_dir()]:
+        for path in [path for pattern in _OF_A_SET for path in each.glob(pattern)]:
+            path.unlink()
+        for path in [path for name in ("frames", "") for path in (each / name).glob(".*.part")]:
+            path.unlink()  # of an evaluation that was killed
+        for path in (each / "frames", each):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _write_set(result: SetResult, folder: Path) -> None:

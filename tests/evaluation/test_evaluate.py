@@ -242,6 +242,78 @@ def test_every_test_time_option_is_recorded_and_makes_another_evaluation(run: Pa
     assert invoke("evaluate", run, "--max-frames", 2, "--out", tmp_path, "--overwrite").exit_code == 0
 
 
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "names", [["sets/keep.txt", "results.md"], ["photo.jpg"], ["logs/worker-0.log", "config.yaml"]]
+)
+def test_files_of_others_are_never_deleted_and_not_joined_unless_asked(
+    run: Path, tmp_path: Path, names: list[str]
+) -> None:
+    mine, words = tmp_path / "mine", ("evaluate", run, "--max-frames", 1, "--out")
+    for name in (f"{place}{name}" for place in ("", "tiny/") for name in names):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text("mine")
+    before = _tree(mine)
+    assert "holds other files\n  → give another folder, or `overwrite`" in str(refusal(*words, mine))
+    assert "holds other files" in str(refusal("evaluate", run, f"b={run}", "--max-frames", 1, "--out", mine))
+    assert _tree(mine) == before
+    done = invoke(*words, mine, "--overwrite")
+    assert done.exit_code == 0, done.output
+    kept = [name for name in before if name not in ("results.md", "logs/worker-0.log")]
+    assert all((mine / name).read_text() == "mine" for name in kept) and (mine / "results.json").is_file()
+    assert free_folder(mine / "tiny", "x") == mine / "tiny-2"
+
+
+def test_tables_of_all_replace_no_others(run: Path, tmp_path: Path) -> None:
+    both = ("evaluate", run, f"b={run}", "--max-frames", 1, "--out")
+    (tmp_path / "results.tex").write_text("mine")
+    assert "holds other files" in str(refusal(*both, tmp_path))
+    (tmp_path / "results.tex").unlink()
+    (tmp_path / "photo.jpg").write_text("mine")
+    assert invoke(*both, tmp_path).exit_code == invoke(*both, tmp_path).exit_code == 0
+    assert "another evaluation" in str(refusal(*both, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("left", ["begun", "written"])
+def test_an_evaluation_that_was_killed_is_made_again_in_its_folder(run: Path, tmp_path: Path, left: str) -> None:
+    words = ("evaluate", run, "--max-frames", 2, "--kept", 1, "--out", tmp_path)
+    if left == "written":
+        assert invoke(*words).exit_code == 0
+        for name in ("results.json", "results.tex", "sets/unseen/frames.json"):
+            (tmp_path / name).unlink()
+        (tmp_path / "sets/unseen/.curves.json.12345678.part").touch()
+        (tmp_path / ".results.tex.12345678.part").touch()
+        (tmp_path / "sets/gone/frames").mkdir(parents=True)
+        (tmp_path / "sets/gone/frames/00_a.score.png").touch()
+    else:
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs/worker-0.log").touch()
+        (tmp_path / "events.jsonl").touch()
+    assert free_folder(tmp_path, "x") == tmp_path
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "sets").iterdir()} == {"unseen"}
+    assert not any("part" in name for name in _tree(tmp_path / "sets"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgcda_dist.evaluation.job.run_job", lambda *_, **__: pytest.fail("a frame was evaluated"))
+    monkeypatch.setattr("mgcda_dist.training.worker.run_job", lambda *_, **__: pytest.fail("a frame was evaluated"))
+    (tmp_path / "afile").write_text("mine")
+    for overwrite in ([], ["--overwrite"]):
+        words = ("evaluate", run, *overwrite, "--out")
+        assert "afile: is a file\n  → give a folder" in str(refusal(*words, tmp_path / "afile"))
+        assert "below: cannot be written to (Not a directory)" in str(refusal(*words, tmp_path / "afile/below"))
+        several = ("evaluate", f"b={run}", run, *overwrite, "--out", tmp_path / "afile")
+        assert "afile/b: cannot be written to (Not a directory)" in str(refusal(*several))
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
 def test_wrong_commands_say_what_to_do(run: Path, tmp_path: Path, tiny_shards: Path) -> None:
     maps, data = tmp_path / "maps", ["--data", str(tiny_shards / "real_day/test")]
     maps.mkdir()
