@@ -120,7 +120,7 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         PendingFile(folder / "probe").discard()
     except OSError as error:
-        problem = "is a file" if folder.is_file() else f"cannot be written to ({error.strerror})"
+        problem = "is a file" if os.path.isfile(folder) else f"cannot be written to ({error.strerror})"
         raise MgcdaError(str(folder), problem, "give a folder that can be written to") from None
 
 
@@ -130,7 +130,7 @@ def prepare_file(path: Path) -> None:
     Raises:
         MgcdaError: the path is a folder, or cannot be written.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, also for names that are too long
         raise MgcdaError(str(path), "is a folder", "give a file")
     prepare_folder(path.parent)
 

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_dist.errors import MgcdaError
 from mgcda_dist.files import (
     PendingFile,
     pending_folder,
+    prepare_file,
+    prepare_folder,
     remove_leftovers,
     replace_folder,
     write_atomically,
@@ -149,3 +152,20 @@ def test_a_folder_that_cannot_be_renamed_brings_the_old_one_back(tmp_path: Path)
     with pytest.raises(FileNotFoundError):
         replace_folder(tmp_path / "nowhere", path)
     assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_place_for_results_is_made_and_tried_and_nothing_is_left_in_it(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "a/b")
+    prepare_file(tmp_path / "a/c/x.png")
+    assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == ["b", "c"]
+    (tmp_path / "afile").touch()
+    long = "x" * 300
+    for prepare, place, problem in (
+        (prepare_folder, "afile", "afile: is a file\n  → give a folder"),
+        (prepare_folder, "afile/b", "cannot be written to .Not a directory"),
+        (prepare_folder, long, "cannot be written to .File name too long"),
+        (prepare_file, "a", "a: is a folder\n  → give a file"),
+        (prepare_file, "afile/x.png", "afile: is a file"),
+    ):
+        with pytest.raises(MgcdaError, match=problem):
+            prepare(tmp_path / place)

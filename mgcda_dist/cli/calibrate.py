@@ -72,10 +72,12 @@ def _statistics(folder: Path, data: str, entry: EvaluationSetConfig, device: str
     from mgcda_dist.data.pixels import InputSize
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
+    from mgcda_dist.files import prepare_folder
     from mgcda_dist.models.exported import read_metadata, save_metadata
     from mgcda_dist.tables import Column, Table, terminal
 
     console, where = Console(), device_of(device)
+    prepare_folder(folder)
     config, network = build.load_model(folder)
     size, names = InputSize(config.evaluation.height_px, config.evaluation.longest_side_px), config.data.class_names
     frames = build.evaluation_frames(entry, config.data, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mgcda_dist.choices import INTERVAL_LEVEL, REPLICATES
-from mgcda_dist.files import write_atomically
+from mgcda_dist.files import prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +62,8 @@ def compare(
     from mgcda_dist.reports.tables import as_json, latex, markdown
 
     console, errors = Console(), Console(stderr=True)
+    if out is not None:
+        prepare_folder(out)
     with errors.status("reading runs") as status:
 
         def progress(done: int, total: int) -> None:

@@ -145,6 +145,7 @@ def evaluate(
     from mgcda_dist.evaluation.folder import write_tables
     from mgcda_dist.evaluation.foreign import is_foreign
     from mgcda_dist.extras import need
+    from mgcda_dist.files import prepare_folder
     from mgcda_dist.references import expanded
     from mgcda_dist.runs.evaluation_record import (
         deliver_evaluations,
@@ -200,6 +201,8 @@ def evaluate(
     if mlflow_uri is not None:
         for folder in folders:
             refuse_training_record(folder)
+    if submission is not None and submission_folder is not None:
+        prepare_folder(submission_folder)
     results: list[EvaluationResults] = []
     for request, folder in zip(requests, folders, strict=True):
         if submission is not None:

@@ -27,13 +27,13 @@ def report(
     """Write one HTML page about runs that needs nothing else: numbers, curves, frames with a threshold slider."""
     from mgcda_dist.cli.console import Console
     from mgcda_dist.errors import MgcdaError, counted
+    from mgcda_dist.files import prepare_file
     from mgcda_dist.reports.html import write_report
     from mgcda_dist.reports.runs import find_runs
 
     if not words and experiment is None and search is None:
         raise MgcdaError("report", "which runs?", "for example: mgcda report runs/baseline runs/full")
-    if out.is_dir():
-        raise MgcdaError(str(out), "is a folder", "give a file, for example --out report.html")
+    prepare_file(out)
     console, errors = Console(), Console(stderr=True)
     with errors.status("reading runs"):
         records, notes = find_runs(words or [], runs=runs, mlflow_uri=mlflow, experiment=experiment, search=search)

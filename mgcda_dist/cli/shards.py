@@ -232,11 +232,13 @@ def show(
     """Write a contact sheet: images with their labels laid over, and a legend."""
     from mgcda_dist.data.shards.manifest import Manifest
     from mgcda_dist.data.shards.sheet import contact_sheet, read_tiles
+    from mgcda_dist.files import prepare_file
 
     manifest = Manifest.open(folder)
+    out = out or _named_by_place(folder)
+    prepare_file(out)
     tiles, legend = read_tiles(manifest, count, seed)
-    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width),
-          out or _named_by_place(folder))  # fmt: skip
+    _save(contact_sheet(tiles, legend, columns=columns, tile_width_px=tile_width), out)
 
 
 @shards_app.command()
@@ -289,9 +291,11 @@ def preview(
     from mgcda_dist.config.load import load_config
     from mgcda_dist.data.labels import train_names
     from mgcda_dist.data.shards.sheet import Tile, contact_sheet, overlay, shown
+    from mgcda_dist.files import prepare_file
 
     loaded = load_config(config, [*(overrides or []), "data.loader_workers=0", "data.pin_memory=false"])
     loaded.check_files()
+    prepare_file(out)
     meaning = train_names(loaded.config.data.class_names)
     stream = training_stream(loaded.config, 0, 1, start_step=start)
     tiles: list[Tile] = []

@@ -11,7 +11,7 @@ import torch
 
 from mgcda_dist.choices import RunFile
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.files import pending_folder
+from mgcda_dist.files import pending_folder, prepare_folder
 from mgcda_dist.inference.card import model_card
 from mgcda_dist.inference.formats import as_program, largest_difference, write_onnx, write_program
 from mgcda_dist.inference.model import ExportedModel, load_exported
@@ -36,8 +36,9 @@ def check_output_folder(out: Path, *, overwrite: bool) -> None:
     """Refuse a folder that must not be replaced.
 
     Raises:
-        MgcdaError: the folder holds other files, or an exported model without `overwrite`.
+        MgcdaError: the folder holds other files, or an exported model without `overwrite`; or it cannot be made.
     """
+    prepare_folder(out.absolute().parent)  # where it is made, under another name first
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / RunFile.METADATA).is_file():

@@ -35,3 +35,17 @@ def test_the_forms_can_be_piped(runs: Path, form: str, start: str) -> None:
     assert done.exit_code == 0 and done.stdout.startswith(start) and done.stderr == ""
     if form == "json":
         assert json.loads(done.stdout)["reference"] == "full"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgcda_dist.api.comparison.compare_found", lambda *_, **__: pytest.fail("runs were read"))
+    monkeypatch.setattr("mgcda_dist.reports.runs.find_runs", lambda *_, **__: pytest.fail("runs were read"))
+    (tmp_path / "afile").touch()
+    compared = ("compare", "baseline", "full", "--runs", runs, "--out")
+    assert "afile: is a file\n  → give a folder" in str(refusal(*compared, tmp_path / "afile"))
+    assert "cannot be written to (Not a directory)" in str(refusal(*compared, tmp_path / "afile/below"))
+    reported = ("report", "baseline", "--runs", runs, "--out")
+    assert "is a folder\n  → give a file" in str(refusal(*reported, tmp_path))
+    assert "afile: is a file\n  → give a folder" in str(refusal(*reported, tmp_path / "afile/x.html"))

@@ -336,3 +336,23 @@ def test_a_mark_is_refused_with_the_option_that_answers_it(tmp_path: Path) -> No
     assert wrong.returncode == 2 and "EXIF says turned by 90°" in wrong.stderr and "--exif" in wrong.stderr
     assert mgcda("write", "plain", ".", "out", "--exif", "stored", cwd=tmp_path).returncode == 0
     assert Manifest.open(tmp_path / "out").exif == "stored"
+
+
+def test_places_that_cannot_be_written_are_told_first(
+    dataset: Path, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder where a picture goes, a file where a folder goes."""
+    assert mgcda("write", "camvid", dataset, "a", "--samples-per-shard", 5, cwd=tmp_path).returncode == 0
+    write_config(tmp_path / "run.yaml", tiny_content(tiny_shards))
+    (tmp_path / "afile").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("mgcda_dist.data.shards.sheet.read_tiles", lambda *_: pytest.fail("samples were read"))
+    monkeypatch.setattr("mgcda_dist.build.training_stream", lambda *_, **__: pytest.fail("samples were read"))
+    for words in (("show", "a"), ("preview", "run.yaml")):
+        done = mgcda(*words, "--out", "folder", cwd=tmp_path)
+        assert done.returncode == 2 and "folder: is a folder\n  → give a file" in done.stderr, done.stderr
+        done = mgcda(*words, "--out", "afile/x.png", cwd=tmp_path)
+        assert done.returncode == 2 and "afile: is a file\n  → give a folder" in done.stderr, done.stderr
+    for words in (("write", "camvid", dataset), ("synth",)):
+        done = mgcda(*words, "afile", cwd=tmp_path)
+        assert done.returncode == 2 and "afile" in done.stderr and "  → give a folder" in done.stderr, done.stderr

@@ -20,6 +20,7 @@ from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_d
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
 from mgcda_dist.errors import ShardError
+from mgcda_dist.files import prepare_folder
 from mgcda_dist.processors import usable_processors
 
 __all__ = ["finish_manifest", "write_shards"]
@@ -63,10 +64,11 @@ def write_shards(
     Raises:
         ShardError: no sample, two samples with one key, a sample that cannot be encoded, a finished folder, or a
             source that changed between an interrupted write and this one.
+        MgcdaError: the folder is a file, or cannot be written to.
     """
     folder = Path(folder).absolute()
     options = options or EncodeOptions()
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(folder)
     header = {
         "dataset": dataset, "split": split, "label_format": label_format, "kind": kind,
         "samples_per_shard": samples_per_shard, "options": asdict(options),
