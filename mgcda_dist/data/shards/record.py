@@ -46,21 +46,33 @@ class SourceSample:
         return f"{self.key} ({self.label_file})" if self.label_file else self.key
 
 
+def _no_check(items: Sequence[Any]) -> None:  # no lambda: samples travel
+    pass
+
+
 class LazySamples:
     """The samples of a split: their number is known; each is read on demand, several in parallel if wanted.
 
     Args:
         items: descriptions of the samples, in order, each with its `key`.
         load: item → sample; called from several threads.
+        check: raises for items that cannot be written, such as one whose file is missing. The writer calls it when it
+            is known which are written; the others may be broken.
     """
 
-    def __init__(self, items: Sequence[Any], load: Callable[[Any], SourceSample]) -> None:
-        self.items, self.load = items, load
+    def __init__(
+        self,
+        items: Sequence[Any],
+        load: Callable[[Any], SourceSample],
+        check: Callable[[Sequence[Any]], None] = _no_check,
+    ) -> None:
+        self.items, self.load, self.check = items, load, check
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __iter__(self) -> Iterator[SourceSample]:
+        self.check(self.items)
         return (self.load(item) for item in self.items)
 
     def loaders(self) -> Iterator[Callable[[], SourceSample]]:
@@ -68,7 +80,7 @@ class LazySamples:
         return (partial(self.load, item) for item in self.items)
 
     def part(self, start: int, stop: int) -> LazySamples:
-        """The samples from `start` to before `stop`, by their place."""
+        """The samples from `start` to before `stop`, by their place, which travel without their check."""
         return LazySamples(self.items[start:stop], self.load)
 
     def matching(self, patterns: Collection[str]) -> LazySamples:
@@ -82,7 +94,7 @@ class LazySamples:
                 first = next((item.key for item in self.items), "")
                 raise ShardError("only", f"no sample has a key like {pattern}", f"keys look like {first}")
         chosen = [item for item in self.items if any(fnmatchcase(item.key, pattern) for pattern in patterns)]
-        return LazySamples(chosen, self.load)
+        return LazySamples(chosen, self.load, self.check)
 
     def without(self, keys: Collection[str]) -> LazySamples:
         """The same samples but those with these keys.
@@ -95,4 +107,4 @@ class LazySamples:
             unknown = sorted(set(keys) - {item.key for item in self.items})
             first = next((item.key for item in self.items), "")
             raise ShardError("skip", f"no sample has the key {unknown[0]}", f"keys look like {first}")
-        return LazySamples(rest, self.load)
+        return LazySamples(rest, self.load, self.check)

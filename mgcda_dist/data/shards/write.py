@@ -68,6 +68,8 @@ def write_shards(
     """
     folder = Path(folder).absolute()
     options = options or EncodeOptions()
+    if isinstance(samples, LazySamples):
+        samples.check(samples.items)
     prepare_folder(folder)
     header = {
         "dataset": dataset, "split": split, "label_format": label_format, "kind": kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 
 from mgcda_dist.data.decode import decode_ids
 from mgcda_dist.data.labels import FORMATS, LABEL_FORMATS, known_ids, lookup_table
+from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.carla import _COLOURS_0913, _COLOURS_0914
 from mgcda_dist.data.shards.sources.coco import KNOWN_TO_CITYSCAPES
+from mgcda_dist.data.shards.sources.source import Source
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, ShardError
+from tests.support.commands import invoke, refusal
 from tests.support.shards import verified
 
 
@@ -301,3 +305,71 @@ def test_real_data(
 def test_real_objects_are_unknown_to_cityscapes(real_data: Path) -> None:
     samples = SOURCES["coco"].open(real_data / "coco", "val").samples
     assert not {sample.meta["category"] for sample in samples} & KNOWN_TO_CITYSCAPES
+
+
+def _no_label(folder: Path) -> str:
+    for name in "ab":
+        put(folder / f"images/{name}.png", image())
+    put(folder / "labels/a.png", label(1))
+    return "b"
+
+
+def _two_labels(folder: Path) -> str:
+    _no_label(folder)
+    put(folder / "labels/b.png", label(1))
+    put(folder / "labels/b.bmp", label(1))
+    return "b"
+
+
+def _no_photo(folder: Path) -> str:
+    for number, place in enumerate(("a_0_0", "b_0_0")):
+        put(folder / f"fishyscapes_lostandfound/000{number}_{place}_labels.png", label(0, 1))
+    put(folder / "leftImg8bit/test/a/a_0_0_leftImg8bit.png", image())
+    return "0001_b_0_0"
+
+
+def _no_overlay(folder: Path) -> str:
+    put(folder / "leftImg8bit/val/a/a_0_0_leftImg8bit.png", image())
+    for number in (0, 1):
+        put(folder / f"fs_val_v3/000{number}_a_0_0_labels.png", label(0, 1))
+    put(folder / "fs_val_v3/0000_a_0_0_rgb.png", image())
+    return "0001_a_0_0"
+
+
+def _no_object_photo(folder: Path) -> str:
+    coco(folder, [{"category_id": 3} | square(20, 30), {"category_id": 3, "image_id": 9} | square(20, 30)])
+    file = folder / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0] | {"id": 9, "file_name": "gone.jpg"})
+    file.write_text(json.dumps(content))
+    return "gone_1"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "make", "problem"),
+    [
+        ("plain", "train", _no_label, "no such label file"),
+        ("gta5", "train", _no_label, "no such label file"),
+        ("python:tests.data.shards.test_sources:OWN", "train", _no_label, "no such label file"),
+        ("plain", "train", _two_labels, "which is the label of b"),
+        ("fishyscapes_lost_and_found", "val", _no_photo, "no such photo"),
+        ("fishyscapes_static", "val", _no_overlay, "no overlay 0001_"),
+        ("coco", "val", _no_object_photo, "no such photo"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--skip", "--only"])
+def test_samples_that_are_left_out_may_be_broken(
+    tmp_path: Path, dataset: str, split: str, make: Callable[[Path], str], problem: str, option: str
+) -> None:
+    key = make(tmp_path / "src")
+    words = ("shards", "write", dataset, tmp_path / "src", tmp_path / "out", "--split", split)
+    assert problem in str(refusal(*words))
+    others = f"[!{key[0]}]*" if key[0] != "0" else "0000*"
+    done = invoke(*words, option, key if option == "--skip" else others)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert Manifest.open(tmp_path / "out").num_samples == 1
+    wrong = invoke(*words, "--overwrite", option, others if option == "--skip" else key)
+    assert isinstance(wrong.exception, ShardError)
+
+
+OWN = Source("own_pairs", SOURCES["plain"].open, "", "")

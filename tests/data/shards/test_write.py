@@ -184,7 +184,7 @@ def test_sigkill_at_any_moment(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     moments, journals = map(int, run.stdout.split())
-    assert moments >= 18 and journals >= moments - 1
+    assert moments >= 20 and journals >= moments - 3  # two while the folder is tried, one while the journal is opened
 
 
 def test_half_written_files_are_replaced(tmp_path: Path) -> None:

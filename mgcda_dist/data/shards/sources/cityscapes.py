@@ -51,7 +51,7 @@ def open_cityscapes(
         unlabelled: write images only.
 
     Raises:
-        ShardError: the folder has no such layout, or labels are missing.
+        ShardError: the folder has no such layout.
     """
     top = unpacked(folder, f"leftImg8bit/{split}")
     annotated = unpacked(folder, f"{labels}/{split}")

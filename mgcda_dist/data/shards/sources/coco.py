@@ -98,11 +98,15 @@ def _open(
         key = safe_key(f"{Path(photo.file_name).stem}_{note.id}")
         terms = {"licence": allowed[str(photo.license)], "origin": str(photo.flickr_url or "")} if allowed else {}
         objects.append(_Object(key, folder / name / photo.file_name, photo, tuple(polygons), category, terms))
+    samples = LazySamples(objects, partial(_cut_out, exif=exif), _check_photos)
+    return SourceSet(samples, "binary", passed_over=ledger)
+
+
+def _check_photos(objects: Sequence[_Object]) -> None:
     missing = {item.path for item in objects if not isfile(item.path)}
     if missing:
         problem = f"no such photo ({len(missing)} are missing)"
         raise ShardError(str(min(missing)), problem, f"expected {_LAYOUT}")
-    return SourceSet(LazySamples(objects, partial(_cut_out, exif=exif)), "binary", passed_over=ledger)
 
 
 def _allowed(content: Annotations, licences: Sequence[str], folder: Path) -> dict[str, str]:

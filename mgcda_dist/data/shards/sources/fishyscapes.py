@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os.path import isfile
 from pathlib import Path
@@ -42,7 +43,7 @@ class _Overlaid:
 
     key: str
     base: Path
-    overlay: Path
+    overlay: Path | None
     label: Path
 
 
@@ -50,9 +51,13 @@ def _open_lost_and_found(folder: Path, split: str) -> SourceSet:
     _only_val(folder, split)
     top = folder / "fishyscapes_lostandfound"
     labels = _labels_in(top, _LOST_AND_FOUND)
-    pairs = [FramePair(safe_key(f"{n}_{name}"), _base(folder, name, _LOST_AND_FOUND), p) for n, name, p in labels]
+    pairs = [FramePair(safe_key(f"{n}_{name}"), _base(folder, name), path) for n, name, path in labels]
+
+    def check(chosen: Sequence[FramePair]) -> None:
+        _check_bases([pair.image for pair in chosen], _LOST_AND_FOUND)
+
     # There has been one release of these labels.
-    return replace(frame_set(pairs, [Root(top, below=True)], "binary"), metadata={"version": "1.0.0"})
+    return replace(frame_set(pairs, [Root(top, below=True)], "binary", check=check), metadata={"version": "1.0.0"})
 
 
 def _open_static(folder: Path, split: str) -> SourceSet:
@@ -64,11 +69,12 @@ def _open_static(folder: Path, split: str) -> SourceSet:
         raise ShardError(str(folder), problem, f"expected {_STATIC}, one version, in a folder named as its archive")
     ((version, top),) = found.items()
     frames = [
-        _Overlaid(safe_key(f"{number}_{name}"), _base(folder, name, _STATIC), _overlay(label, number), label)
+        _Overlaid(safe_key(f"{number}_{name}"), _base(folder, name), _overlay(label, number), label)
         for number, name, label in _labels_in(top, _STATIC)
     ]
-    ledger = passed_over([Root(top, below=True)], (path for frame in frames for path in (frame.overlay, frame.label)))
-    return SourceSet(LazySamples(frames, _lay_over), "binary", {"version": f"{version}.0.0"}, ledger)
+    used = (path for frame in frames for path in (frame.overlay, frame.label) if path is not None)
+    ledger = passed_over([Root(top, below=True)], used)
+    return SourceSet(LazySamples(frames, _lay_over, _check_static), "binary", {"version": f"{version}.0.0"}, ledger)
 
 
 def _only_val(folder: Path, split: str) -> None:
@@ -84,27 +90,37 @@ def _labels_in(folder: Path, layout: str) -> list[tuple[str, str, Path]]:
     return labels
 
 
-def _base(folder: Path, name: str, layout: str) -> Path:
-    """The photo of that name, in whichever split of the base dataset it lies."""
+def _base(folder: Path, name: str) -> Path:
+    """The photo of that name, in whichever split of the base dataset it lies; without one, the place in the first."""
     place = name.rsplit("_", 2)[0]
     file = f"{place}/{name}_leftImg8bit.png"
     candidates = [folder / "leftImg8bit" / split / file for split in ("val", "test", "train")]
-    for path in candidates:
-        if isfile(path):
-            return path
-    raise ShardError(str(candidates[0]), "no such photo of the base dataset", f"expected {layout}")
+    return next(filter(isfile, candidates), candidates[0])
 
 
-def _overlay(label: Path, number: str) -> Path:
+def _check_bases(photos: Sequence[Path], layout: str) -> None:
+    for path in photos:
+        if not isfile(path):
+            raise ShardError(str(path), "no such photo of the base dataset", f"expected {layout}")
+
+
+def _overlay(label: Path, number: str) -> Path | None:
     found = sorted(label.parent.glob(f"{number}_*rgb.npz")) or sorted(label.parent.glob(f"{number}_*rgb.png"))
-    if not found:
-        raise ShardError(str(label), f"no overlay {number}_*rgb.npz beside it", f"expected {_STATIC}")
-    return found[0]
+    return found[0] if found else None
+
+
+def _check_static(frames: Sequence[_Overlaid]) -> None:
+    _check_bases([frame.base for frame in frames], _STATIC)
+    for frame in frames:
+        if frame.overlay is None:
+            problem = f"no overlay {frame.label.name.partition('_')[0]}_*rgb.npz beside it"
+            raise ShardError(str(frame.label), problem, f"expected {_STATIC}")
 
 
 def _lay_over(frame: _Overlaid) -> SourceSample:
     """The frame with its object, lossless; an overlay that is a PNG is the whole picture and passes unchanged."""
     label = frame.label.read_bytes()
+    assert frame.overlay is not None
     if frame.overlay.suffix == ".png":
         return SourceSample(
             frame.key, frame.overlay.read_bytes(), "png", label, image_file=frame.overlay, label_file=frame.label

@@ -109,7 +109,8 @@ class _Open:
             if not isinstance(getattr(item, "key", None), str):
                 problem = f"item {number} of its samples, a {type(item).__name__}, has no key"
                 raise ShardError(self.reference, problem, "items of LazySamples have a `key`, as FramePair has")
-        return replace(opened, samples=LazySamples(samples.items, _Load(self.reference, samples.load)))
+        load = _Load(self.reference, samples.load)
+        return replace(opened, samples=LazySamples(samples.items, load, samples.check))
 
 
 @dataclass(frozen=True)

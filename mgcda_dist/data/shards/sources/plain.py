@@ -9,7 +9,6 @@ from pathlib import Path
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.listing import LOSSLESS_SUFFIXES, files_below
 from mgcda_dist.data.shards.sources.source import FramePair, Root, Source, SourceSet, frame_set, images_in, safe_key
-from mgcda_dist.errors import ShardError
 
 __all__ = ["GTA5", "PLAIN", "ROAD_ANOMALY", "open_plain", "plain_layout"]
 
@@ -25,7 +24,7 @@ def plain_layout(folder: Path, split: str) -> tuple[list[FramePair], list[Root]]
     whole name is never a label by an ending.
 
     Raises:
-        ShardError: the folder has neither layout, or an image has two labels of one name.
+        ShardError: the folder has neither layout.
     """
     top = folder / split if (folder / split).is_dir() else folder
     if not (top / "images").is_dir():
@@ -36,7 +35,9 @@ def plain_layout(folder: Path, split: str) -> tuple[list[FramePair], list[Root]]
     stems = {path: _stem(path, images) for path in images_in(images, _LAYOUT, below=True)}
     names = set(stems.values())
     found = _labels_in(labels, names, ("", *_ENDINGS), names, below=True)
-    pairs = [FramePair(safe_key(stem), path, found.get(stem, labels / f"{stem}.png")) for path, stem in stems.items()]
+    pairs = [
+        FramePair(safe_key(stem), path, *found.get(stem, [labels / f"{stem}.png"])[:2]) for path, stem in stems.items()
+    ]
     return pairs, [Root(images, below=True), Root(labels, "a label without an image", below=True)]
 
 
@@ -45,9 +46,9 @@ def _side_by_side(top: Path) -> tuple[list[FramePair], list[Root]]:
     pictures = {path: path.stem for path in images_in(top, _LAYOUT)}
     own = _labels_in(top, pictures.values(), _ENDINGS)
     stems = {path: stem for path, stem in pictures.items() if stem in own or not _is_label(path)}
-    found = {stem: label for stem, label in own.items() if label not in stems}
+    found = {stem: labels for stem, labels in own.items() if labels[0] not in stems}
     pairs = [
-        FramePair(safe_key(stem), path, found.get(stem, top / f"{stem}{_ENDINGS[0]}.png"))
+        FramePair(safe_key(stem), path, *found.get(stem, [top / f"{stem}{_ENDINGS[0]}.png"])[:2])
         for path, stem in stems.items()
     ]
     return pairs, [Root(top, "named as a label, but there is no such image")]
@@ -55,21 +56,18 @@ def _side_by_side(top: Path) -> tuple[list[FramePair], list[Root]]:
 
 def _labels_in(
     folder: Path, stems: Iterable[str], endings: Sequence[str], images: Container[str] = (), *, below: bool = False
-) -> dict[str, Path]:
-    """Stem of an image → its label, by the first ending that is there; names of `images` are theirs alone."""
+) -> dict[str, list[Path]]:
+    """Stem of an image → its labels, by the first ending that is there; names of `images` are theirs alone."""
     by_name: defaultdict[str, list[Path]] = defaultdict(list)
     for path in files_below(folder, depth=None if below else 0):
         if path.suffix.lower() in LOSSLESS_SUFFIXES:
             by_name[_stem(path, folder)].append(path)
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for stem in stems:
         names = (f"{stem}{ending}" for ending in endings)
         labels = next((by_name[name] for name in names if name in by_name and (name == stem or name not in images)), [])
-        if len(labels) > 1:
-            problem = f"{labels[1].name} is there, too, so which is the label of {stem}?"
-            raise ShardError(str(labels[0]), problem, "leave one of them")
         if labels:
-            found[stem] = labels[0]
+            found[stem] = labels
     return found
 
 
@@ -86,7 +84,7 @@ def open_plain(folder: Path, split: str, *, label_format: str = "binary", unlabe
     """The pairs of a plain folder.
 
     Raises:
-        ShardError: the folder has no such layout, or labels are missing.
+        ShardError: the folder has no such layout.
         ConfigError: no such label format.
     """
     known_ids(label_format)  # refuses a name that is no format, before anything is written

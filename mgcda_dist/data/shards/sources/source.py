@@ -70,11 +70,12 @@ class Source:
 
 @dataclass(frozen=True)
 class FramePair:
-    """A frame on disk: its key, its image and, unless unlabelled, its label."""
+    """A frame on disk: its key, its image and, unless unlabelled, its label; `other`: a second file for its label."""
 
     key: str
     image: Path
     label: Path | None = None
+    other: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -142,28 +143,27 @@ def frame_set(
     unlabelled: bool = False,
     read: Callable[[FramePair], SourceSample] = read_pair,
     aside: Callable[[Path], bool] = lambda path: False,
+    check: Callable[[Sequence[FramePair]], None] = lambda pairs: None,
 ) -> SourceSet:
-    """The set of those pairs.
+    """The set of those pairs, whose labels are checked when it is known which are written.
 
     Args:
         pairs: with the expected place of each label.
         roots, aside: as for `passed_over`.
         unlabelled: leave the labels out, even if they exist.
-
-    Raises:
-        ShardError: a label file is missing, belongs to two images, or is an image of the set.
+        check: of a layout's own, before that of the labels; raises `ShardError`.
     """
     used = {path for pair in pairs for path in (pair.image, pair.label) if path is not None}
     ledger = passed_over(roots, used, aside)
     if unlabelled:
         images = [FramePair(pair.key, pair.image) for pair in pairs]
-        return SourceSet(LazySamples(images, read), "unlabelled", passed_over=ledger)
-    missing = [pair.label for pair in pairs if pair.label is not None and not isfile(pair.label)]
-    if missing:
-        problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
-        raise ShardError(str(missing[0]), problem, "complete the labels, or choose `unlabelled` to write images only")
-    _refuse_shared_labels(pairs)
-    return SourceSet(LazySamples(pairs, read), label_format, passed_over=ledger)
+        return SourceSet(LazySamples(images, read, check), "unlabelled", passed_over=ledger)
+
+    def check_all(chosen: Sequence[FramePair]) -> None:
+        check(chosen)
+        _check_labels(chosen, pairs)
+
+    return SourceSet(LazySamples(pairs, read, check_all), label_format, passed_over=ledger)
 
 
 def passed_over(
@@ -188,9 +188,27 @@ def passed_over(
     return ledger
 
 
-def _refuse_shared_labels(pairs: Sequence[FramePair]) -> None:
+def _check_labels(pairs: Sequence[FramePair], every: Sequence[FramePair]) -> None:
+    """Refuse a label that is missing, ambiguous, that of two images, or an image of the set.
+
+    Args:
+        pairs: those that are written.
+        every: of the split.
+    """
+    for pair in pairs:
+        if pair.other is not None:
+            problem = f"{pair.other.name} is there, too, so which is the label of {pair.image.stem}?"
+            raise ShardError(str(pair.label), problem, "leave one of them")
+    missing = [pair for pair in pairs if pair.label is not None and not isfile(pair.label)]
+    if missing:
+        problem = f"no such label file ({len(missing)} of {len(pairs)} images have none)"
+        remedy = (
+            "complete the labels, choose `unlabelled` to write images only, or leave these images out by their keys "
+            f"(`skip`), here {missing[0].key}"
+        )
+        raise ShardError(str(missing[0].label), problem, remedy)
     owners = Counter(pair.label for pair in pairs if pair.label is not None)
-    images = {os.path.realpath(pair.image) for pair in pairs}
+    images = {os.path.realpath(pair.image) for pair in every}
     for pair in pairs:
         if pair.label is None:
             continue
