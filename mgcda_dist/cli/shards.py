@@ -184,7 +184,7 @@ def verify(
     """Check for damage, wrong labels, and images that two folders share. Exit code 1 if there is a problem."""
     from mgcda_dist.data.shards.verify import shared_images, verify_shards
 
-    opened, unreadable = _open_all(folders)
+    opened, unreadable = _open_all(folders, check=False)
     checked: list[tuple[Manifest, Verified]] = []
     num_problems = len(unreadable)
     for manifest in opened:
@@ -351,7 +351,7 @@ def _refuse_foreign(reader: Source, chosen: dict[str, Any]) -> None:
         raise ConfigError(option, f"{reader.name} has no such option", "leave it out")
 
 
-def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
+def _open_all(folders: list[str], *, check: bool = True) -> tuple[list[Manifest], list[MgcdaError]]:
     """The manifests of each folder, or of all folders below it; and why others cannot be read."""
     from mgcda_dist.choices import PIPE
     from mgcda_dist.data.shards.journal import JOURNAL
@@ -368,7 +368,7 @@ def _open_all(folders: list[str]) -> tuple[list[Manifest], list[MgcdaError]]:
                 if not whole and (Path(path) / JOURNAL).exists() and not (Path(path) / MANIFEST).exists():
                     shown = _short(Path(path).absolute())
                     raise ShardError(shown, "not finished", "run the same `mgcda shards write` again")
-                opened.append(Manifest.open(path))
+                opened.append(Manifest.open(path, check=check))
             except MgcdaError as error:
                 unreadable.append(error)
     if not opened and len(unreadable) == 1:

@@ -12,7 +12,7 @@ from mgcda_dist.choices import Exif
 from mgcda_dist.data.decode import decode_image, decode_pair
 from mgcda_dist.data.lru_cache import LruCache
 from mgcda_dist.data.pixels import Pixels
-from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.manifest import MIXED_UP, Manifest
 from mgcda_dist.data.shards.remote import Prefetch
 from mgcda_dist.errors import SampleError, ShardError
 from mgcda_dist.trust import MEMBER_BYTES
@@ -154,7 +154,13 @@ def _open(manifest: Manifest, shard: int, attempts: int = 5) -> _OpenShard:
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
     except OSError as error:
         raise ShardError(path, f"cannot be opened: {error.strerror}", "run `mgcda shards verify`") from error
-    return _OpenShard(file, os.fstat(file).st_size, path, list(zip(keys, *numbers, strict=True)))
+    opened = _OpenShard(file, os.fstat(file).st_size, path, list(zip(keys, *numbers, strict=True)))
+    said = int(manifest.table[shard]["num_bytes"])
+    # Where a shard is cut within its samples, the lost ones say so, and others stand in for them.
+    if opened.num_bytes != said and all(max(i + n, j + m) <= opened.num_bytes for _, i, n, j, m in opened.rows):
+        opened.close()
+        raise ShardError(path, f"{opened.num_bytes} bytes, but the shard table says {said}", MIXED_UP)
+    return opened
 
 
 def _pread(shard: _OpenShard, size: int, offset: int, where: str) -> bytes:

@@ -26,9 +26,10 @@ from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.trust import Name, below, read_json, regular, validated
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Kind", "Manifest", "manifest_digest"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "MIXED_UP", "Kind", "Manifest", "manifest_digest"]
 
 FORMAT_VERSION = 1
+MIXED_UP = "files of different folders may be mixed up: `mgcda shards verify` says which; copy the folder again"
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
 
 Kind = Literal["frames", "objects"]
@@ -95,12 +96,13 @@ class Manifest:
     command: str = ""
 
     @classmethod
-    def open(cls, place: Path | str, cache: ShardCache | None = None) -> Manifest:
+    def open(cls, place: Path | str, cache: ShardCache | None = None, *, check: bool = True) -> Manifest:
         """The manifest of a folder; a million shards open in well under a second.
 
         Args:
             place: a path, or a URL that fsspec reads; either may be followed by ` pipe:COMMAND`.
             cache: where the files of a URL go; None: `ShardCache.default()`.
+            check: refuse a shard table of another digest; False: for `verify_shards`, which says what differs.
 
         Raises:
             ConfigError: a command that does not name the shard.
@@ -125,7 +127,28 @@ class Manifest:
         if len(manifest.table) != manifest.num_shards:
             problem = f"{len(manifest.table)} rows, but {MANIFEST} counts {manifest.num_shards} shards"
             raise ShardError(str(folder / SHARD_TABLE), problem, _WRITE)
+        if not check:
+            return manifest
+        try:
+            manifest._refuse_other_table()
+        except ShardError:
+            if remote is None:
+                raise
+            remote.fetch(SHARD_TABLE, fresh=True)  # it may have come while the folder was written
+            manifest.__dict__.pop("table")  # the one that is mapped
+            manifest._refuse_other_table()
         return manifest
+
+    def _refuse_other_table(self) -> None:
+        """Refuse a table that is another folder's, or a manifest that was changed; the digest covers both."""
+        counts = {name: int(self.table[name].sum(dtype=np.int64)) for name in ("num_samples", "num_bytes")}
+        for name, count in counts.items():
+            if count != (said := getattr(self, name)):
+                problem = f"{name} is {said}, but {SHARD_TABLE} has {count}"
+                raise ShardError(str(self.folder / MANIFEST), problem, MIXED_UP)
+        if manifest_digest(self.table, *self.identity) != self.digest:
+            problem = f"its digest is not that of {SHARD_TABLE} beside it and of its own names"
+            raise ShardError(str(self.folder / MANIFEST), problem, MIXED_UP)
 
     def save(self) -> None:
         """Write `manifest.json`, at once or not at all."""
@@ -249,7 +272,7 @@ def _mirrored(remote: RemoteFolder) -> Path:
 def manifest_digest(table: np.ndarray, *identity: str) -> str:
     """SHA-256 (hex) of a shard table and the strings that identify the data set."""
     digest = hashlib.sha256(json.dumps(identity).encode())
-    digest.update(np.ascontiguousarray(table).tobytes())
+    digest.update(np.ascontiguousarray(table).view(np.uint8))  # no copy: a mapped table may be large
     return digest.hexdigest()
 
 

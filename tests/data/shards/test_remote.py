@@ -19,6 +19,7 @@ from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards import remote
 from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.remote import RemoteFolder, ShardCache
+from mgcda_dist.data.shards.tables import SHARD_TABLE
 from mgcda_dist.errors import ShardError, TransientError
 from tests.support.network import free_port, wait_until_it_listens
 from tests.support.shards import all_samples, verified, write_frames
@@ -167,6 +168,18 @@ def test_new_shards_at_the_same_place_replace_the_mirrored_ones(server: Nginx, l
     again = write_frames(local.folder, 12, seed=9, per_shard=3)
     now = all_samples(Manifest.open(f"{server.url}/frames"))
     assert now == all_samples(again) != before
+
+
+def test_a_shard_table_that_was_mirrored_while_the_folder_was_copied_is_fetched_again(local: Manifest) -> None:
+    """Copies go by name, the manifest first: between the two the table is still that of the shards before."""
+    place, table = f"file://{local.folder}", local.folder / SHARD_TABLE
+    now, before = table.read_bytes(), bytearray(table.read_bytes())
+    before[-1] ^= 1
+    table.write_bytes(before)
+    with pytest.raises(ShardError, match="its digest is not that of"):
+        Manifest.open(place)
+    table.write_bytes(now)
+    assert all_samples(Manifest.open(place)) == all_samples(local)
 
 
 @needs_nginx

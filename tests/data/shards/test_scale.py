@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, shard_name, shard_table
 
 NUM_SHARDS = 1_000_000
@@ -36,7 +36,8 @@ def test_a_million_shards(tmp_path: Path) -> None:
     table["name"] = [shard_name(i).encode() for i in range(NUM_SHARDS)]
     table["num_samples"], table["num_bytes"] = 1000, 10**8
     np.save(tmp_path / SHARD_TABLE, table)
-    Manifest(tmp_path, "frames", "toy", "train", "binary", 10**9, NUM_SHARDS, 10**14, "0").save()
+    digest = manifest_digest(table, "frames", "toy", "train", "binary")
+    Manifest(tmp_path, "frames", "toy", "train", "binary", 10**9, NUM_SHARDS, 10**14, digest).save()
     run = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], check=True, capture_output=True, text=True)
     total, name, seconds, grown_mb = run.stdout.split()
     assert (int(total), name) == (10**9, "shard-999999.tar")

@@ -19,7 +19,8 @@ from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.verify import Problem, shared_images, verify_shards
 from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ShardError
-from tests.support.shards import verified
+from tests.support.commands import invoke
+from tests.support.shards import all_samples, verified
 from tests.support.tars import plain_tar
 
 LABEL = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 8
@@ -270,3 +271,42 @@ def test_a_folder_without_manifest_is_an_error_not_a_problem(tmp_path: Path) -> 
     with pytest.raises(ShardError, match="mgcda shards index"):
         verified(tmp_path)
     assert Problem("a", "b", "c", "d").remedy == "d"
+
+
+def _mixed_up(folder: Path, kind: str) -> None:
+    """Files of another split among those of this one, or numbers that somebody changed."""
+    other = folder.parent / "other"
+    write_shards([frame(i) for i in range(10, 17)], other, dataset="toy", split="val", label_format="road8",
+                 samples_per_shard=3)  # fmt: skip
+    if kind == "a shard":
+        for name in ("shard-000001.tar", "shard-000001.idx.npy"):
+            (folder / name).write_bytes((other / name).read_bytes()[: None if "idx" in name else -512])
+    elif kind == "a cut shard":
+        (folder / "shard-000000.tar").write_bytes((folder / "shard-000000.tar").read_bytes()[:-512])
+    elif kind == "the table":
+        write_shards([frame(i) for i in range(10, 16)], other, dataset="toy", split="val", label_format="road8",
+                     samples_per_shard=3, overwrite=True)  # fmt: skip
+        (folder / "shards.npy").write_bytes((other / "shards.npy").read_bytes())
+    else:
+        content = json.loads((folder / "manifest.json").read_text())
+        content[kind] = "0" * 64 if kind == "digest" else content[kind] + 1
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["a shard", "a cut shard", "the table", "num_samples", "num_bytes", "digest", "split", "label_format"]
+)
+def test_a_mixed_up_folder_is_not_read_and_verify_says_all_of_it(folder: Path, kind: str, indexed: bool) -> None:
+    if indexed:
+        index_shards(folder, dataset="toy", split="train", label_format="road8", overwrite=True)
+    assert len(all_samples(Manifest.open(folder))) == 6
+    if kind in ("split", "label_format"):
+        content = json.loads((folder / "manifest.json").read_text()) | {kind: "unlabelled"}
+        (folder / "manifest.json").write_text(json.dumps(content))
+    else:
+        _mixed_up(folder, kind)
+    with pytest.raises(ShardError, match="`mgcda shards verify`"):
+        all_samples(Manifest.open(folder))
+    done = invoke("shards", "verify", folder)
+    assert done.exit_code == 1 and "copy the shard again" in done.output, done.output
