@@ -105,7 +105,7 @@ def free_folder(wanted: Path, identity: str) -> Path:
 
 
 def other_content(folder: Path, identity: str) -> str:
-    """What lies in the place of an evaluation and is not its own, in words; empty: it may be written there.
+    """Content of a folder that is not of this evaluation, in words; empty: it may be written there.
 
     An evaluation that was killed, which has no `results.json` yet, is written anew.
     """

@@ -272,7 +272,7 @@ def _mirrored(remote: RemoteFolder) -> Path:
 def manifest_digest(table: np.ndarray, *identity: str) -> str:
     """SHA-256 (hex) of a shard table and the strings that identify the data set."""
     digest = hashlib.sha256(json.dumps(identity).encode())
-    digest.update(np.ascontiguousarray(table).view(np.uint8))  # no copy: a mapped table may be large
+    digest.update(np.ascontiguousarray(table).view(np.uint8).data)  # no copy: a mapped table may be large
     return digest.hexdigest()
 
 
