@@ -7,11 +7,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from tests.support.evaluations import write_evaluated_run
 from tests.support.exported import write_run
 from tests.support.shards import encoded, frame, write_frames
@@ -82,7 +84,8 @@ def foreign_folders(root: Path, outside: Path, address: str) -> None:
     for file in ("results.json", "evaluation/results.json"):
         edited(run / file, lambda content: content["sets"].update({up: content["sets"]["seen"]}))
     edited(run / "manifests.json", lambda content: content["train/a"].update(folder=str(outside), dataset="\x1b[2J"))
-    edited(shards / "manifest.json", lambda content: content.update(dataset=str(outside / "planted"), split="../x"))
+    planted = replace(Manifest.open(shards), dataset=str(outside / "planted"), split="../x")
+    replace(planted, digest=manifest_digest(planted.table, *planted.identity)).save()  # who plants it computes it, too
 
     run, shards = root / "linked/run", root / "linked/shards"
     outward = [
