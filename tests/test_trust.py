@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.encode import EncodeOptions, encode_sample
 from mgcda_dist.data.shards.index import index_shards
-from mgcda_dist.data.shards.manifest import Manifest
+from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError
 from mgcda_dist.evaluation.results import EvaluationResults
@@ -66,11 +67,19 @@ def test_members_that_lead_out_of_an_archive_are_refused(tmp_path: Path, name: s
         index_shards(tmp_path, dataset="foreign", split="train", label_format="road8")
 
 
+def _plant(folder: Path, table: np.ndarray) -> None:
+    """Put a shard table into a folder, with the totals and the digest that whoever plants it computes, too."""
+    manifest = Manifest.open(folder)
+    np.save(folder / "shards.npy", table)
+    digest, num_bytes = manifest_digest(table, *manifest.identity), int(table["num_bytes"].sum(dtype=np.int64))
+    replace(manifest, digest=digest, num_bytes=num_bytes).save()
+
+
 def test_a_shard_table_that_names_paths_is_refused(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "shards", 2).folder
     table = np.load(folder / "shards.npy")
     table["name"][0] = b"../../x.tar"
-    np.save(folder / "shards.npy", table)
+    _plant(folder, table)
     with pytest.raises(ShardError, match="is a path"):
         Manifest.open(folder).shard_path(0)
     assert "is a path" in str(verified(folder))
@@ -205,6 +214,9 @@ def test_a_table_that_claims_too_much_is_refused(tmp_path: Path) -> None:
     table["image_bytes"][0] = 2**32 - 1
     np.save(folder / "shard-000000.idx.npy", table)
     os.truncate(folder / "shard-000000.tar", 2**33)  # sparse: it takes no room
+    shards = np.load(folder / "shards.npy")
+    shards["num_bytes"][0] = 2**33
+    _plant(folder, shards)
     with pytest.raises(SampleError, match="over the bound"):
         ShardReader(Manifest.open(folder)).read(0)
 

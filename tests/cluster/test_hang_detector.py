@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,7 +141,8 @@ class _Device:
         for name in ("all_reduce", "all_gather_single", "reduce_scatter_single"):
             monkeypatch.setattr(torch.distributed, name, self._start)
         monkeypatch.setattr(Collectives, "size", 2)
-        monkeypatch.setattr("mgcda_dist.method.collectives._mark", lambda _: lambda: self.reached)
+        mark = SimpleNamespace(is_reached=lambda: self.reached, ask=lambda question: question())
+        monkeypatch.setattr("mgcda_dist.method.collectives._Mark", SimpleNamespace(of=lambda tensor: mark))
 
     def _start(self, *_: object, async_op: bool = False, **__: object) -> _OnDevice:
         assert async_op, "the host would wait, and could not say in which collective"

@@ -48,7 +48,9 @@ def test_results_are_not_written_through_a_link(tmp_path: Path) -> None:
     for link in ("evaluation", "evaluation/sets"):
         (elsewhere / "mine").mkdir(parents=True, exist_ok=True)
         run = write_run(tmp_path / link.replace("/", "-"))
-        (run / link).parent.mkdir(exist_ok=True)
+        if link == "evaluation/sets":  # of an evaluation that was killed; else the next free folder is taken
+            (run / "evaluation/logs").mkdir(parents=True)
+            (run / "evaluation/logs/worker-0.log").touch()
         (run / link).symlink_to(elsewhere)
         assert "is a link that leads out" in str(refusal("evaluate", run, "--data", shards))
         assert [path.name for path in elsewhere.iterdir()] == ["mine"]
