@@ -41,7 +41,7 @@ def starts(setting: Setting, found: Findings) -> None:
     if not first:
         return
     totals = [sum(parts.values()) for parts in first]
-    note(found, Ratio.over("first step after `mgcda train`", totals, _WALL, at_most=15.0, in_seconds=True))
+    note(found, Ratio.over("first step after mgcda train", totals, _WALL, at_most=15.0, in_seconds=True))
     totals = [sum(parts.values()) for parts in again]
     note(found, Ratio.over("next step after a worker is killed", totals, _WALL, in_seconds=True))
     for title, runs in (("first step, s", first), ("next step after a worker is killed, s", again)):

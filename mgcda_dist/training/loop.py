@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.profiler import record_function
 
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import MgcdaError
@@ -20,7 +19,6 @@ from mgcda_dist.training.ahead import CopiedAhead
 from mgcda_dist.training.clock import Clock, Meter
 from mgcda_dist.training.engine import DeepSpeedEngine
 from mgcda_dist.training.health import HealthWatch
-from mgcda_dist.training.profiler import PARTS
 from mgcda_dist.training.progress import Progress, StopRequest, agreed
 from mgcda_dist.training.schedule import group_factor
 from mgcda_dist.training.state import EarlyEnd, TrainState
@@ -52,6 +50,7 @@ class Hooks:
         early_end: the request to end after the step that was summed, the same on every rank.
         stepped: told each step with its metrics and those of its validation; None: nobody listens.
         meters: of this rank's steps.
+        part: around each part of a step, by name: marks it in a profile.
     """
 
     log: Callable[[int, dict[str, float]], None]
@@ -68,6 +67,7 @@ class Hooks:
     early_end: Callable[[], EarlyEnd | None] = lambda: None
     stepped: Callable[[int, dict[str, float], dict[str, float]], None] | None = None
     meters: Sequence[Meter] = ()
+    part: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext()
 
 
 def fit(
@@ -220,7 +220,7 @@ def _forward_and_backward(
 def _part(name: str, step: int, hooks: Hooks) -> Generator[None]:
     """A part of a step, for hang detection and in a profile."""
     hooks.progress.enter(name, step)
-    with record_function(f"{PARTS}{name}"):
+    with hooks.part(name):
         yield
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from mgcda_dist.files import write_atomically
 from mgcda_dist.tables import Column, Table, markdown
 
-__all__ = ["PARTS", "WARM_STEPS", "Profiler", "device_work", "union_s"]
+__all__ = ["WARM_STEPS", "Profiler", "device_work", "union_s"]
 
 WARM_STEPS = 10
 """Steps of each attempt before the first that is recorded: caches, compilers and allocators are settled then."""
-PARTS = "step/"
+_PARTS = "step/"
 """Before the names of the parts of a step in a trace."""
 _SHOWN_OPERATORS = 25
 
@@ -67,6 +68,14 @@ class Profiler:
         """`time/launches`, once, where there is a GPU: kernels and copies that it ran in a step."""
         metrics, self._metrics = self._metrics, {}
         return metrics
+
+    def part(self, name: str) -> AbstractContextManager[object]:
+        """Mark a part of a step in the recording.
+
+        Nothing while none is made: a mark across the begin or end of another profiler, in a loader of the user's, is
+        written to memory that is freed.
+        """
+        return nullcontext() if self._profile is None else record_function(f"{_PARTS}{name}")
 
     def close(self) -> None:
         """End a recording that the end of the training has cut off; nothing is written then."""
@@ -135,12 +144,12 @@ def union_s(spans: Iterable[tuple[float, float]]) -> float:
 def _page(steps: str, fact: str, operators: Sequence[Any], num_steps: int) -> str:
     """Parts of a step and the dearest operators, as Markdown; times are those of recorded steps, per step."""
     per_step = 1e3 * num_steps  # microseconds of all → milliseconds of one
-    parts = [e for e in operators if e.key.startswith(PARTS)]
+    parts = [e for e in operators if e.key.startswith(_PARTS)]
     parts_table = Table(
         [Column("part", align="left"), Column("ms of the host")],
-        [[e.key.removeprefix(PARTS), f"{e.cpu_time_total / per_step:.1f}"] for e in parts],
+        [[e.key.removeprefix(_PARTS), f"{e.cpu_time_total / per_step:.1f}"] for e in parts],
     )
-    others = [e for e in operators if not e.key.startswith(PARTS)]
+    others = [e for e in operators if not e.key.startswith(_PARTS)]
     on_gpu = any(e.self_device_time_total for e in others)
     others.sort(key=lambda e: e.self_device_time_total if on_gpu else e.self_cpu_time_total, reverse=True)
     columns = [Column("operator", align="left"), Column("calls"), Column("ms of the host")]

@@ -256,6 +256,7 @@ class _Worker:
             early_end=callbacks.early_end,
             stepped=callbacks.stepped if callbacks.are_there else None,
             meters=[meter for meter in (self._meter, profiler) if meter is not None],
+            part=Hooks.part if profiler is None else profiler.part,
         )
         ended_by = StopRequest.NONE
         try:

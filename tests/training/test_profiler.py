@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 import torch
 from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
-from torch.profiler import profile, record_function
+from torch.profiler import profile
 
 from mgcda_dist.training import profiler
-from mgcda_dist.training.profiler import PARTS, WARM_STEPS, Profiler, device_work, union_s
+from mgcda_dist.training.profiler import WARM_STEPS, Profiler, device_work, union_s
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ class Run:
     def train(self, num_steps: int, of_step: Callable[[], object] = lambda: None) -> None:
         matrix = torch.ones(3, 3)
         for _ in range(num_steps):
-            with record_function(f"{PARTS}forward"):
+            with self.profiler.part("forward"):
                 for _ in range(3):
                     matrix = matrix @ matrix.T / 9
             of_step()
@@ -53,6 +53,14 @@ def test_the_steps_after_the_warm_ones_are_recorded_and_no_others(tmp_path: Path
     assert re.search(r"^\| forward \| +\d+\.\d \|$", text, re.MULTILINE)
     assert re.search(r"^\| aten::mm \| +3 \| +\d+\.\d\d \|$", text, re.MULTILINE), "calls of one step, no GPU"
     assert run.profiler.read(1.0) == {}, "processors launch nothing"
+
+
+def test_parts_are_marked_in_a_recording_of_ours_alone(tmp_path: Path) -> None:
+    """A mark that is open where another profiler begins or ends would be written to freed memory."""
+    run = Run(tmp_path)
+    with profile() as other:
+        run.train(2)
+    assert "step/forward" not in {event.key for event in other.key_averages()}
 
 
 def test_what_does_not_fit_into_the_table_is_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
