@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,10 @@ class Profiler:
 
     def close(self) -> None:
         """End a recording that the end of the training has cut off; nothing is written then."""
-        if self._profile is not None:
-            self._profile.__exit__(None, None, None)
-            self._profile = None
+        cut_off, self._profile = self._profile, None
+        if cut_off is not None:
+            with suppress(Exception):  # what ended the training may have left a GPU that answers nothing
+                cut_off.__exit__(None, None, None)
         if not self._is_over:
             self._is_over = True
             needed = f"steps {self._first} to {self._first + self._num_steps - 1} are needed"

@@ -110,6 +110,10 @@ def test_a_run_whose_leading_process_lacked_memory_says_so_and_what_helps(tmp_pa
         found = _first_error(error, tmp_path)
         assert found.problem == "its node ran out of memory, and Ray ended the process that leads the run"
         assert "goes on from the newest checkpoint" in found.remedy
+    worker: Any = RuntimeError("the workers failed")
+    worker.worker_failures = {1: WorkerHealthCheckFailedError("no answer", OutOfMemoryError(low))}
+    found = _first_error(worker, tmp_path)
+    assert found.problem == "rank 1 died because its node ran out of memory" and "newest checkpoint" in found.remedy
     other = _first_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), tmp_path)
     assert other.problem.startswith("CUDA out of memory") and "logs" in other.remedy
 

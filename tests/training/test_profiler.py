@@ -90,6 +90,22 @@ def test_a_training_that_ends_before_says_so_and_leaves_no_recording_on(tmp_path
         torch.ones(1).add(1)
 
 
+def test_a_recording_that_cannot_be_ended_hides_no_error_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, num_steps=3)
+    run.train(WARM_STEPS + 1)
+    ended = profile.__exit__
+
+    def fail(self: profile, *reason: Any) -> None:
+        ended(self, *reason)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(profile, "__exit__", fail)
+    run.profiler.close()
+    assert len(run.said) == 1 and run.said[0].startswith("no profile: the training ended")
+
+
 def test_launches_of_a_gpu_are_those_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiler, "device_work", lambda recorded: (14, 0.02))  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
     run = Run(tmp_path, num_steps=2)
