@@ -46,7 +46,7 @@ _NAMES = frozenset((
     RESULTS, "results.md", "results.tex", "sets", "logs", "pictures", "submission", "ray",
     RunFile.EVENTS, RunFile.METRICS, RunFile.CALLS, RunFile.RUN_ID, RunFile.LEDGER,
 ))  # fmt: skip
-"""What may lie in the folder of an evaluation and of its record."""
+"""Names in the folder of an evaluation and of its record; others are not ours."""
 
 
 def write_evaluation(results: EvaluationResults, sets: Sequence[SetResult], folder: Path) -> None:
