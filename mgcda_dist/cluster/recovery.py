@@ -15,11 +15,11 @@ import ray
 from ray._private.state import state
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
 from mgcda_dist.cluster.scaling import NodeResources, WorkerNeeds
@@ -50,7 +50,7 @@ def _amounts(resources: Mapping[str, float]) -> NodeResources:
     return NodeResources(resources.get("CPU", 0.0), int(resources.get("GPU", 0)))
 
 
-class RecoveringTrainer(TorchTrainer):
+class RecoveringTrainer(DataParallelTrainer):
     """Ray's trainer with our scaling and failure policies.
 
     Args:

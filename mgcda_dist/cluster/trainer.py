@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import threading
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ from typing import Any
 from mgcda_dist.choices import RunFile
 from mgcda_dist.cluster.connect import prepare_environment, start_ray
 from mgcda_dist.cluster.local import private_folder
-from mgcda_dist.cluster.network_interface import choose_interface
 from mgcda_dist.cluster.scaling import WorkerNeeds
 from mgcda_dist.config.run import ScalingConfig
 from mgcda_dist.errors import MgcdaError, TransientError
@@ -27,7 +22,6 @@ from mgcda_dist.extras import TRAINING, need
 from mgcda_dist.files import write_json_atomically
 from mgcda_dist.runs.events import EVENTS, append_event
 from mgcda_dist.training.checkpoint.store import CheckpointStore
-from mgcda_dist.training.progress import PROGRESS
 
 __all__ = ["launch"]
 
@@ -65,6 +59,7 @@ def launch(
     from ray.train import FailureConfig, RunConfig
     from ray.train import ScalingConfig as RayScalingConfig
 
+    from mgcda_dist.cluster.process_group import ProcessGroup
     from mgcda_dist.cluster.recovery import FittingScalingPolicy, PatientFailurePolicy, RecoveringTrainer
     from mgcda_dist.cluster.worker_monitor import WorkerMonitor
 
@@ -95,7 +90,7 @@ def launch(
             failure_config=failure_config,
             callbacks=[WorkerMonitor(scaling.hang_timeout_s, first_step_s, say)],  # pyright: ignore[reportArgumentType]
         ),
-        torch_config=_torch_config(
+        backend_config=ProcessGroup(
             "nccl" if needs.gpus else "gloo",
             scaling.interface,
             None if os.environ.get("RAY_ADDRESS") else private_folder(),
@@ -130,74 +125,6 @@ def launch(
 def _fatal_error(fatal: Path) -> MgcdaError | None:
     """The error of ours that has ended the run; errors of other ranks are its consequences."""
     return MgcdaError(*json.loads(fatal.read_text(encoding="utf-8"))) if fatal.is_file() else None
-
-
-def _torch_config(backend: str, interface: str | None, folder: Path | None, timeout_s: int) -> Any:
-    """Ray's set-up of the process group, after each worker has chosen its network interface.
-
-    A collective may take `timeout_s`; then torch ends every rank that waits for it.
-
-    With a `folder`, on one machine, the workers meet in a file there: torch's TCP store listens on all interfaces, and
-    asks nobody for a token.
-    """
-    from ray.train.torch import TorchConfig
-
-    class Config(TorchConfig):
-        @property
-        def backend_cls(self) -> type:
-            class Backend(super().backend_cls):
-                def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-                    worker_group.execute(_prepare_worker, interface)
-                    if folder is None:
-                        super().on_start(worker_group, backend_config)
-                    else:
-                        worker_group.execute(_meet, backend, folder / uuid.uuid4().hex, backend_config.timeout_s)
-
-                def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-                    # The processes end next; Ray's own shutdown would wait without end for a lost rank.
-                    del worker_group, backend_config
-
-            return Backend
-
-    return Config(backend=backend, timeout_s=timeout_s)
-
-
-def _meet(backend: str, file: Path, timeout_s: int) -> None:
-    """Join the process group of the workers on this machine, through a file that none has used before."""
-    import ray.train
-    import torch.distributed as dist
-
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    ranks = {
-        "RANK": rank,
-        "WORLD_SIZE": world_size,
-        "LOCAL_RANK": context.get_local_rank(),
-        "LOCAL_WORLD_SIZE": context.get_local_world_size(),
-        "NODE_RANK": context.get_node_rank(),
-    }
-    os.environ |= {name: str(value) for name, value in ranks.items()}
-    dist.init_process_group(
-        backend,
-        init_method=file.as_uri(),
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=timeout_s),
-    )
-
-
-def _prepare_worker(interface: str | None) -> None:
-    import ray
-
-    choose_interface(interface, ray.util.get_node_ip_address())
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _on_sigterm)
-
-
-def _on_sigterm(signum: int, frame: Any) -> None:
-    """Leave with a checkpoint where a scheduler, or a node that shuts down, ends the worker."""
-    del signum, frame
-    PROGRESS.ask_to_leave("a worker was sent SIGTERM")
 
 
 def _newest_step(checkpoints: Path) -> int:

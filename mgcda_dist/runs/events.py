@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.evaluation.evaluate import EvaluationProgress
 from mgcda_dist.lines import LineFile
+
+if TYPE_CHECKING:
+    from mgcda_dist.evaluation.evaluate import EvaluationProgress
 
 __all__ = ["EVENTS", "NewLines", "Tail", "append_event", "evaluation_progress", "read_events"]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from mgcda_dist.method.collectives import CommStats
+if TYPE_CHECKING:
+    from mgcda_dist.method.collectives import CommStats
 
 __all__ = ["PROGRESS", "Progress", "Report", "StopRequest", "agreed", "ask_to_leave", "report"]
 
@@ -58,12 +60,13 @@ class Progress:
     """Position of this process in its training, and requests from outside.
 
     Attributes:
+        stats: of the collectives; None in a process that does not train.
         request: set from other threads and signal handlers; the loop reads it once a step.
         reason: why it should leave; for the user.
     """
 
     def __init__(self) -> None:
-        self.stats = CommStats()
+        self.stats: CommStats | None = None
         self.request, self.reason = StopRequest.NONE, ""
         self._step, self._phase, self._entered = 0, "", 0
         self._first_step: int | None = None
@@ -87,6 +90,8 @@ class Progress:
     def report(self) -> Report:
         """Present position."""
         stats, is_first = self.stats, self._step == self._first_step
+        if stats is None:
+            return Report(self._step, self._phase, "", self._entered, is_first=is_first)
         return Report(self._step, self._phase, stats.waiting, self._entered + stats.waits, stats.behind, is_first)
 
 
