@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mgcda_dist.cluster.local import LOOPBACK, QUIET, start_local
+from mgcda_dist.cluster.local import LOOPBACK, QUIET, begin_local, end_local, is_beginning, start_local
 from mgcda_dist.cluster.scaling import NodeResources
 from mgcda_dist.cluster.sweep import Resources
 from mgcda_dist.config.run import ScalingConfig
@@ -17,8 +17,10 @@ from mgcda_dist.processors import usable_processors
 __all__ = [
     "KEEP_FREED_MEMORY",
     "available_resources",
+    "begin_ray",
     "connect",
     "connection",
+    "is_connected",
     "node_resources",
     "open_ray",
     "prepare_environment",
@@ -87,9 +89,8 @@ def start_ray(scaling: ScalingConfig) -> None:
                 f"{workers} with {scaling.num_gpus} GPU each; this machine has {present}",
                 "lower scaling.workers, set scaling.gpus_per_worker=0, or submit to a cluster (RAY_ADDRESS)",
             )
-        for name, value in KEEP_FREED_MEMORY.items():
-            os.environ.setdefault(name, value)
-    open_ray(max(usable_processors(), round(scaling.num_workers * scaling.num_cpus)))
+        _keep_freed_memory()
+    open_ray(_processors(scaling))
 
 
 def open_ray(cpus: int) -> None:
@@ -100,18 +101,49 @@ def open_ray(cpus: int) -> None:
         start_local(cpus)
 
 
+def begin_ray(scaling: ScalingConfig) -> None:
+    """Begin to start the Ray of a run on this machine, whose processes load while this one does; `start_ray` waits.
+
+    Where the run has a cluster, or this process a Ray, nothing.
+    """
+    prepare_environment()
+    import ray
+
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        return
+    _keep_freed_memory()
+    begin_local(_processors(scaling))
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray, other than one that `begin_ray` has begun."""
+    import ray
+
+    return not is_beginning() and ray.is_initialized()
+
+
+def _processors(scaling: ScalingConfig) -> int:
+    """Those of a one-node Ray: workers may want more than the machine has, but for `auto`, which is what it has."""
+    if "auto" in (scaling.workers, scaling.cpus_per_worker):
+        return usable_processors()
+    return max(usable_processors(), round(scaling.num_workers * scaling.num_cpus))
+
+
+def _keep_freed_memory() -> None:
+    for name, value in KEEP_FREED_MEMORY.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def connection() -> Iterator[None]:
     """Around work that starts or joins a Ray: one that was not there before is left at the end."""
     prepare_environment()
-    import ray
-
-    is_own = not ray.is_initialized()
+    is_own = not is_connected()
     try:
         yield
     finally:
         if is_own:
-            ray.shutdown()
+            end_local()
 
 
 def node_resources() -> list[NodeResources]:

@@ -13,7 +13,9 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cache, partial
 from ipaddress import ip_address
@@ -22,7 +24,7 @@ from typing import Any, Final
 
 from mgcda_dist.errors import MgcdaError
 
-__all__ = ["LOOPBACK", "QUIET", "private_folder", "start_local"]
+__all__ = ["LOOPBACK", "QUIET", "begin_local", "end_local", "is_beginning", "private_folder", "start_local"]
 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOOPBACK: Final = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -32,14 +34,57 @@ spare users their firewall's question (ray 2.60: `resolve_ip_for_localhost` and 
 _private/services.py)."""
 _PREFIX = "mgcda-"
 _MAX_PARENT_BYTES = 25  # the path of a socket may have 107, of which Ray's session takes 63 and the folder's name 17
+_AHEAD: list[Future[None]] = []  # the start that `begin_local` has begun, until `start_local` has waited for it
+
+
+def begin_local(cpus: int) -> None:
+    """Begin to start a one-node Ray, in a thread; `start_local` waits for it, and so does the end of the process."""
+    private_folder()  # made here: its removal waits for Ray
+    begun = Future[None]()
+
+    def start() -> None:
+        try:
+            _start(cpus)
+        except BaseException as error:
+            begun.set_exception(error)
+            return
+        begun.set_result(None)
+        threading.Event().wait()  # Ray's processes are killed with the thread that has started them (PR_SET_PDEATHSIG)
+
+    _AHEAD.append(begun)
+    threading.Thread(target=start, name="ray", daemon=True).start()
+
+
+def is_beginning() -> bool:
+    """Whether a one-node Ray was begun that nobody has waited for."""
+    return bool(_AHEAD)
 
 
 def start_local(cpus: int) -> None:
-    """Start a one-node Ray that ends with this process.
+    """Start a one-node Ray that ends with this process, or wait for the one that was begun.
 
     Raises:
         MgcdaError: Ray was imported before `LOOPBACK` was set, and would listen on all interfaces.
     """
+    if not _AHEAD:
+        _start(cpus)
+        return
+    try:
+        _AHEAD[0].result()
+    finally:
+        _AHEAD.clear()
+
+
+def end_local() -> None:
+    """End Ray, once it has started."""
+    import ray
+
+    wait(_AHEAD)
+    _AHEAD.clear()
+    ray.shutdown()
+
+
+def _start(cpus: int) -> None:
     import ray
 
     folder = private_folder()
@@ -95,9 +140,7 @@ def private_folder() -> Path:
 
 def _remove(folder: Path, alive: int) -> None:
     """End this process' Ray, which writes there, and remove the folder."""
-    import ray
-
-    ray.shutdown()
+    end_local()
     shutil.rmtree(folder, ignore_errors=True)
     os.close(alive)
 

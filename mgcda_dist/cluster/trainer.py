@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_dist.choices import RunFile
-from mgcda_dist.cluster.connect import prepare_environment, start_ray
+from mgcda_dist.cluster.connect import is_connected, prepare_environment, start_ray
 from mgcda_dist.cluster.local import private_folder
 from mgcda_dist.cluster.scaling import WorkerNeeds
 from mgcda_dist.config.run import ScalingConfig
@@ -55,7 +55,6 @@ def launch(
     """
     need("training" if task == "train" else "workers", *(TRAINING if task == "train" else ("ray", "psutil")))
     prepare_environment()
-    import ray
     from ray.train import FailureConfig, RunConfig
     from ray.train import ScalingConfig as RayScalingConfig
 
@@ -69,8 +68,8 @@ def launch(
     first_step_s = scaling.first_step_s(compiles=compiles)
     fatal = run_root / "logs" / "fatal.json"
     fatal.unlink(missing_ok=True)
-    alone = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
-    if not ray.is_initialized():
+    alone = not is_connected() and not os.environ.get("RAY_ADDRESS")
+    if not is_connected():
         start_ray(scaling)
     scaling_config = RayScalingConfig(
         num_workers=(needs.numbers[0], needs.numbers[-1]) if scaling.elastic else needs.numbers[0],

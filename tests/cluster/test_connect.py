@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY, connect
@@ -58,3 +59,39 @@ print(json.dumps(ray.get(read.remote())))
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == KEEP_FREED_MEMORY | own
+
+
+_BEGINS = """
+import sys
+from mgcda_dist.cluster.connect import begin_ray, is_connected, start_ray
+from mgcda_dist.cluster.local import is_beginning, private_folder
+from mgcda_dist.config.run import ScalingConfig
+scaling = ScalingConfig(workers=3, cpus_per_worker=7)
+begin_ray(scaling)
+assert is_beginning() and not is_connected()
+print(private_folder(), flush=True)
+"""
+_REFUSED = _BEGINS + "sys.exit(2)"
+_WAITED_FOR = (
+    _BEGINS
+    + """
+start_ray(scaling)
+assert is_connected() and not is_beginning()
+import time, ray
+time.sleep(1)
+assert ray.get(ray.remote(lambda: 5).remote()) == 5 and ray.cluster_resources()["CPU"] == 21
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "code"), [(_REFUSED, 2), (_WAITED_FOR, 0)], ids=["refused", "waited for"])
+def test_a_ray_that_begins_while_the_command_checks_ends_with_it(script: str, code: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    folder = done.stdout.strip()
+    assert folder and not os.path.exists(folder)
+    assert not [process for process in psutil.process_iter(["cmdline"]) if folder in str(process.info["cmdline"])]
