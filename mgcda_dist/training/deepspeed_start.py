@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -72,8 +73,7 @@ def start_deepspeed(
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
+    deepspeed = _load_deepspeed()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
         # DeepSpeed would compile its shared-memory collectives for inference at the first start: half a minute, a
@@ -94,6 +94,23 @@ def start_deepspeed(
     if zero["stage"] == 0 and any(config[name]["enabled"] for name in ("bf16", "fp16")):
         _forget_first_step(engine.optimizer)
     return engine, made
+
+
+def _load_deepspeed() -> Any:
+    """The package, loaded without MLflow: its autotuner, which nothing here uses, imports that where it is installed.
+
+    It is most of what loading DeepSpeed takes, a second of each worker. The run's record loads MLflow in a thread of
+    its own, later.
+    """
+    hidden = "deepspeed" not in sys.modules and "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 def _with_fitting_buckets(zero: dict[str, Any], sizes: list[int]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from mgcda_dist.choices import Precision
 from mgcda_dist.method.batch import Batch
@@ -71,6 +70,8 @@ def micro_batch_flops(
     Raises:
         Exception: of any kind, where a network or loss looks at values.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which processors have no use for
+
     unlabelled = torch.zeros(images, dtype=torch.bool, device="meta")
     label = torch.zeros(images, *size, dtype=torch.int64, device="meta")
     number = torch.zeros(images, dtype=torch.int64, device="meta")

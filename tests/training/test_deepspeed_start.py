@@ -13,11 +13,27 @@ import torch.distributed as dist
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.training.deepspeed_start import _with_fitting_buckets, _without_numbers_of_gpus, deepspeed_config
 from mgcda_dist.training.engine import DeepSpeedEngine
+from tests.support.commands import run_without
 from tests.support.distributed import run_distributed
 from tests.support.engine import one_group
 from tests.support.tiny import tiny_mgcda
 
 LIMIT = timedelta(seconds=1234)
+
+
+def test_a_worker_does_not_wait_for_packages_that_it_has_no_use_for() -> None:
+    run_without(
+        (),
+        """
+import importlib, sys
+import mgcda_dist.training.worker
+from mgcda_dist.training.deepspeed_start import _load_deepspeed
+assert _load_deepspeed() is importlib.import_module("deepspeed")
+assert not {"mlflow", "pandas", "triton"} & set(sys.modules), "seconds of each start"
+import mlflow
+assert mlflow.__version__
+""",
+    )
 
 
 @pytest.mark.parametrize(
