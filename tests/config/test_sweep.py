@@ -137,14 +137,15 @@ def test_a_sweep_names_and_seeds_its_runs_itself(folder: Path) -> None:
         sweep_of_configs([folder / "base.yaml", folder / "base.yaml"])
 
 
-@pytest.mark.parametrize("benchmark", ["synthetic_to_real/grid", "synthetic_to_real/source", "multi_source/grid"])
+@pytest.mark.parametrize(
+    "benchmark", ["synthetic_to_real/grid", "synthetic_to_real/source", "synthetic_to_real/levels", "multi_source/grid"]
+)
 def test_the_benchmarks_can_be_planned(benchmark: str) -> None:
     sweep = load_sweep(Path(__file__).parents[2] / "configs/benchmark" / f"{benchmark}.yaml")
     runs = plan_runs(sweep)
     assert {run.row for run in runs} == set(sweep.rows)
     switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
-    alone = dict.fromkeys(("baseline", "source", "teacher"), (False, False)) | {
-        "mdat": (True, False),
-        "cacl": (False, True),
-    }
+    alone = dict.fromkeys(("baseline", "source", "teacher"), (False, False))
+    alone |= dict.fromkeys(("mdat", "source_mdat"), (True, False))
+    alone |= dict.fromkeys(("cacl", "source_cacl"), (False, True))
     assert switches == {row: alone.get(row, (True, True)) for row in sweep.rows}
