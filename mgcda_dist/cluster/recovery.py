@@ -5,6 +5,7 @@ Ray Train restarts and resizes the group of workers by these policies, which run
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ __all__ = [
     "lacked_memory",
     "living_nodes",
 ]
+
+_WATCHES_NODES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 def living_nodes() -> list[NodeResources]:
@@ -75,7 +78,15 @@ class RecoveringTrainer(DataParallelTrainer):
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        return super()._initialize_and_run_controller(**(controller_init_kwargs | self._policies))
+        # Its one node is not drained, so that nothing has to watch for that.
+        is_needless = self._ends_with_ray and _WATCHES_NODES not in os.environ
+        if is_needless:
+            os.environ[_WATCHES_NODES] = "0"
+        try:
+            return super()._initialize_and_run_controller(**(controller_init_kwargs | self._policies))
+        finally:
+            if is_needless:
+                del os.environ[_WATCHES_NODES]
 
 
 class FittingScalingPolicy(ScalingPolicy):

@@ -118,7 +118,8 @@ def test_a_run_listens_on_loopback_alone_waits_for_nothing_and_leaves_nothing_be
     other_ray.close()
     assert "Agent" in agent_log and "Failed to bind" not in agent_log, "a port in use is not waited for"
     assert {"TrainController", "RayTrainWorker"} <= actors
-    assert not actors & {"DatasetManager", "PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}, actors
+    needless = {"DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher", "_AutoscalingCoordinatorActor"}
+    assert not actors & needless, actors
     assert [*folders.values()] == ["drwx------"], folders
     assert not any(folder.exists() for folder in folders)
     assert tokens == {"-rw-------"} and not (home / ".ray").exists()

@@ -62,7 +62,8 @@ def workers() -> Iterator[_Workers]:
 @pytest.mark.parametrize("on_one_machine", [True, False])
 def test_workers_meet(on_one_machine: bool, workers: _Workers, tmp_path: Path) -> None:
     group = ProcessGroup("gloo", "lo", tmp_path if on_one_machine else None, 7)
-    group.backend_cls().on_start(workers, group)
+    meeting: Any = group.backend_cls()
+    meeting.on_start(workers, group)
     found = workers.execute(_found)
     assert [each[:3] for each in found] == [(rank, 2, timedelta(seconds=7)) for rank in range(2)]
     assert [each[4] for each in found] == ["0", "1"]
