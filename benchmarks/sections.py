@@ -6,10 +6,12 @@ has found as it goes, so that what comes before a fault is kept.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,10 @@ Value = str | int | float | bool | None
 _SHOWN_LINES = 12
 _LEAST_S = 3.0
 """A section that has less time is not begun."""
+_END_S = 10.0
+"""So long a process that was killed may take to end: one in a call of the GPU's driver can outlast any signal."""
+_PR_SET_PDEATHSIG = 1
+"""Of `prctl`, sys/prctl.h."""
 
 
 class SkippedError(Exception):
@@ -134,11 +140,11 @@ def run(section: Section, setting: Any, folder: Path, left_s: float) -> Result:
                 assert child.pid is not None
                 os.killpg(child.pid, signal.SIGKILL)
             child.kill()
-            child.join()
+            child.join(_END_S)
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     ended = found.pop("status", None)
     result = Result(section.title, ended or "failed", time.perf_counter() - began, **found)
-    if is_late:
+    if is_late and ended is None:  # one that has written its end was late to leave, and no more
         result.status, result.reason = "failed", f"ended after {limit_s:.0f} s"
         if limit_s < section.limit_s:
             result.status = "no time"
@@ -149,6 +155,9 @@ def run(section: Section, setting: Any, folder: Path, left_s: float) -> Result:
 
 def _in_child(section: Section, setting: Any, file: Path) -> None:
     os.setsid()
+    if sys.platform == "linux":
+        # Out of reach of what ends the check from outside, it would go on with the GPU.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     findings = Findings(file)
     try:
         section.job(setting, findings)

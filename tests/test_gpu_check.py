@@ -12,13 +12,16 @@ import sys
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import psutil
 import pytest
 import torch
 
@@ -96,6 +99,55 @@ def test_a_section_that_hangs_ends_in_time_with_its_processes(tmp_path: Path, mo
             break
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from benchmarks.sections import Section, run
+from tests.test_gpu_check import HOST, endless
+run(Section("endless", endless, 60), HOST, Path(sys.argv[1]), 60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end a process with its parent")
+def test_a_section_ends_with_a_check_that_is_killed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], env=environment) as checking:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "0.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (section,) = psutil.Process(checking.pid).children()
+        children = section.children()
+        checking.kill()
+        try:
+            section.wait(timeout=10)
+        finally:
+            for process in [section, *children]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def test_a_process_that_cannot_be_killed_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, killed_groups = list[float | None](), list[int]()
+    stuck = SimpleNamespace(pid=4194305, exitcode=None, start=Mock(), kill=Mock(), is_alive=lambda: True)
+    stuck.join = lambda timeout=None: waits.append(timeout)
+    monkeypatch.setattr(sections, "get_context", lambda _: SimpleNamespace(Process=lambda **_: stuck))
+    monkeypatch.setattr(sections.os, "killpg", lambda group, _: killed_groups.append(group))
+    result = sections.run(Section("stuck", endless, 50), HOST, tmp_path, 100)
+    assert result.status == "failed" and killed_groups == [stuck.pid]
+    assert None not in waits
+
+
+def late_to_leave(setting: Setting, found: Findings) -> None:
+    Finalize(None, time.sleep, args=(60,), exitpriority=1)
+
+
+def test_a_section_that_has_ended_but_not_left_keeps_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "_LEAST_S", 0.1)
+    assert done(tmp_path, late_to_leave, limit_s=1.0)["sections"][0]["status"] == "passed"
 
 
 def test_without_time_nothing_is_begun(tmp_path: Path) -> None:
