@@ -257,6 +257,7 @@ class Absent:
         if name.partition(".")[0] in {absent}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
+{before}
 import importlib.util
 known = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in {absent} else known(name, package)
@@ -265,8 +266,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def trial(out: Path, absent: set[str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT.format(absent=absent), "--device", "cpu", "--tiny", "--out", str(out)]
+def trial(out: Path, absent: set[str], *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    program = WITHOUT.format(absent=absent, before=before)
+    command = [sys.executable, "-c", program, "--device", "cpu", "--tiny", "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=out, env=environment)
 
@@ -325,6 +327,28 @@ def test_little_has_to_be_installed(tmp_path: Path) -> None:
     assert status["Machine"][0] == status["Collectives, one rank"][0] == "passed"
     assert status["Engine"] == ("skipped", "deepspeed is not installed")
     assert status["Loader"][0] == "skipped" and "pydantic" in status["Loader"][1]
+
+
+OLDER_TORCH = """
+import torch, torch.distributed as dist
+del dist.all_gather_single, dist.reduce_scatter_single
+newer = torch.compile
+def older(model=None, *, dynamic=None, backend="inductor"):
+    return newer(model, dynamic=dynamic, backend=backend)
+torch.compile = older
+"""
+"""What torch 2.11 lacks of 2.14."""
+
+
+@pytest.mark.extended
+def test_an_older_torch_and_a_deepspeed_alone_will_do(tmp_path: Path) -> None:
+    wanted = ("collectives", "predicting", f"{HOST.small.backbone}-compiled", "engine", "engine-waits")
+    ended = trial(tmp_path, {"hjson"}, "--only", *wanted, before=OLDER_TORCH)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    reasons = {section["title"]: section["reason"] for section in found["sections"] if section["status"] != "passed"}
+    lacks = "deepspeed needs hjson, which is not installed"
+    assert reasons == {"Engine": lacks, "Waits of the engine": lacks}
 
 
 @pytest.mark.extended

@@ -24,7 +24,7 @@ import timm  # noqa: F401  # here, and not in every child
 import torch
 
 from benchmarks.gpu import flow, numbers, ranks, speed
-from benchmarks.gpu.setting import Setting
+from benchmarks.gpu.setting import Setting, bridge_older_torch
 from benchmarks.sections import Result, Section, exit_code, page, run
 
 MACHINE = "Machine"
@@ -108,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu_check"), help="folder; default: %(default)s")
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="these sections, besides `machine`")
     options = parser.parse_args(arguments)
+    bridge_older_torch()
     setting = Setting(torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu"), options.tiny)
     known = sections(setting)
     if unknown := [name for name in options.only or () if name not in known]:

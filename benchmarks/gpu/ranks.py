@@ -43,8 +43,7 @@ _WAITED: tuple[tuple[int, str, float | None], ...] = (
 
 def engine(setting: Setting, found: Findings) -> None:
     """DeepSpeed's engine: its terms, its memory, and a snapshot that is loaded by another engine."""
-    if find_spec("deepspeed") is None:
-        raise SkippedError("deepspeed is not installed")
+    _need_deepspeed(setting)
     set_up(setting.device, Switches())
     network = setting.small
     batches = [scene(network, step, setting) for step in range(_STEPS)]
@@ -79,8 +78,7 @@ def engine(setting: Setting, found: Findings) -> None:
 
 def waits(setting: Setting, found: Findings) -> None:
     """Places at which the host waits for the GPU within a step of DeepSpeed's engine."""
-    if find_spec("deepspeed") is None:
-        raise SkippedError("deepspeed is not installed")
+    _need_deepspeed(setting)
     set_up(setting.device, Switches())
     network = setting.small
     batches = [scene(network, step, setting) for step in range(3)]
@@ -99,6 +97,22 @@ def waits(setting: Setting, found: Findings) -> None:
             if stage == 0 and number is not None and number > 1:
                 found.problem(f"ZeRO 0, {precision}: the host waits {number} times in a step, where 1 is wanted")
             del made
+
+
+def _need_deepspeed(setting: Setting) -> None:
+    """Skip a section that cannot have it.
+
+    Raises:
+        SkippedError: it is not installed, or a package that it needs: a wheel that was carried along brings none.
+    """
+    if find_spec("deepspeed") is None:
+        raise SkippedError("deepspeed is not installed")
+    from mgcda_dist.training.deepspeed_start import load_deepspeed
+
+    try:
+        load_deepspeed(setting.device)
+    except ModuleNotFoundError as error:
+        raise SkippedError(f"deepspeed needs {error.name}, which is not installed") from None
 
 
 def _engine(

@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partialmethod
+from inspect import signature
 from statistics import median
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -29,13 +32,37 @@ from mgcda_dist.models.seeding import seeded
 from mgcda_dist.models.segmentation_loss import segmentation_loss
 from mgcda_dist.models.segmenter import Segmenter
 
-__all__ = ["CLASSES", "Network", "Setting", "Trainer", "method", "scene", "segmenter"]
+__all__ = ["CLASSES", "Network", "Setting", "Trainer", "bridge_older_torch", "method", "scene", "segmenter"]
 
 CLASSES, DOMAINS, CLIP_NORM = 19, 3, 5.0
 _COARSE = 16
 """Pixels that share a label."""
 _LOSS_SCALE = 2.0**8
 """Of fp16, whose least numbers would swallow small gradients; one that does not change is enough for some steps."""
+
+
+def bridge_older_torch() -> None:
+    """Give torch from 2.11 on what the package takes from 2.14: names of collectives, and a limit of recompilations.
+
+    The machine has the torch that belongs to its driver, which need not be the one that the package asks for.
+    """
+    older: Any = dist
+    if not hasattr(dist, "all_gather_single"):
+        older.all_gather_single = older.all_gather_into_tensor
+        older.reduce_scatter_single = older.reduce_scatter_tensor
+    if "recompile_limit" not in signature(torch.compile).parameters:
+        nn.Module.compile = partialmethod(_compiled, nn.Module.compile)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _compiled(
+    module: nn.Module, compiled: Callable[..., None], *, recompile_limit: int | None = None, **options: Any
+) -> None:
+    """Compile in place, with a limit that older torch knows for all modules alone."""
+    if recompile_limit is not None:
+        from torch._dynamo import config  # seconds, which sections that compile nothing are spared
+
+        config.recompile_limit = recompile_limit
+    compiled(module, **options)
 
 
 @dataclass(frozen=True)

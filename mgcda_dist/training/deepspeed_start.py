@@ -16,7 +16,7 @@ import torch.distributed as dist
 from mgcda_dist.choices import Precision
 from mgcda_dist.method.mgcda import MGCDA
 
-__all__ = ["deepspeed_config", "go_on_at_the_least_scale", "start_deepspeed"]
+__all__ = ["deepspeed_config", "go_on_at_the_least_scale", "load_deepspeed", "start_deepspeed"]
 
 _ALIGNMENT = 2  # numbers, of which DeepSpeed wants a multiple in a bucket
 
@@ -71,9 +71,7 @@ def start_deepspeed(
     Args:
         config: from `deepspeed_config`.
     """
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    deepspeed = _load_deepspeed()
+    deepspeed = load_deepspeed(device)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
         # DeepSpeed would compile its shared-memory collectives for inference at the first start: half a minute, a
@@ -96,12 +94,17 @@ def start_deepspeed(
     return engine, made
 
 
-def _load_deepspeed() -> Any:
+def load_deepspeed(device: torch.device) -> Any:
     """The package, loaded without MLflow: its autotuner, which nothing here uses, imports that where it is installed.
 
     It is most of what loading DeepSpeed takes, a second of each worker. The run's record loads MLflow in a thread of
     its own, later.
+
+    Raises:
+        ModuleNotFoundError: it, or a package that it needs, is not installed.
     """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     hidden = "deepspeed" not in sys.modules and "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType]
