@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -235,6 +236,31 @@ def test_a_difference_is_found(tmp_path: Path) -> None:
         assert all(text in problem for text, problem in zip(wanted, found.problems, strict=True)), name
 
 
+def test_the_card_is_known_before_anything_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(speed.nccl, "version", Mock(side_effect=RuntimeError("no NCCL")))
+    found = Findings(tmp_path / "found.json")
+    with pytest.raises(RuntimeError, match="no NCCL"):
+        speed.machine(Setting(DEVICE, tiny=True), found)
+    assert found.facts["card"] == card.name
+
+
+def test_a_network_predicts_compiled_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = list[torch.nn.Module]()
+
+    def score_maps(network: torch.nn.Module, images: Any, size: tuple[int, int], **_: Any) -> Any:
+        networks.append(network)
+        return [(np.ones(size, np.float32), np.zeros(size, np.uint8))]
+
+    monkeypatch.setattr(flow, "score_maps", score_maps)
+    flow.predicting(HOST, Findings(tmp_path / "found.json"))
+    compiled = [path for path, each in networks[-1].named_modules() if each._compiled_call_impl is not None]
+    assert len(compiled) > 1 and "" not in compiled
+    assert all(each._compiled_call_impl is None for each in networks[0].modules())
+
+
 def test_a_batch_that_was_copied_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def changed(batch: Batch) -> Batch:
         return replace(batch, label=batch.label + 1)
@@ -341,6 +367,7 @@ torch.compile = older
 
 
 @pytest.mark.extended
+@pytest.mark.timeout(900)
 def test_an_older_torch_and_a_deepspeed_alone_will_do(tmp_path: Path) -> None:
     wanted = ("collectives", "predicting", f"{HOST.small.backbone}-compiled", "engine", "engine-waits")
     ended = trial(tmp_path, {"hjson"}, "--only", *wanted, before=OLDER_TORCH)

@@ -46,13 +46,13 @@ def sections(setting: Setting) -> dict[str, Section]:
         for word, order in (("eager", networks), ("compiled", (*networks[1:2], *networks[:1], *networks[2:])))
     )
     return {
-        "machine": Section(MACHINE, speed.machine, 40),
+        "machine": Section(MACHINE, speed.machine, 90),
         "agreement": Section("Agreement with the host", numbers.agreement, 60),
         "repetition": Section("Repetition", numbers.repetition, 60),
         "norms": Section("Norms and precisions", numbers.norms, 60),
-        "waits": Section("Waits and launches", speed.waits, 40),
+        "waits": Section("Waits and launches", speed.waits, 60),
         **eager,
-        "engine": Section("Engine", ranks.engine, 90),
+        "engine": Section("Engine", ranks.engine, 120),
         "engine-waits": Section("Waits of the engine", ranks.waits, 60),
         "collectives": Section("Collectives, one rank", ranks.collectives, 40),
         "loading": Section("Loader", flow.loading, 60),

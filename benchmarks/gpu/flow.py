@@ -21,6 +21,7 @@ from mgcda_dist.data.augment import Transform
 from mgcda_dist.data.plan import Plan, StreamPlan
 from mgcda_dist.evaluation.test_time import score_maps
 from mgcda_dist.method import Batch
+from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.models.scores import scorer
 from mgcda_dist.training.ahead import CopiedAhead
 from mgcda_dist.training.device import set_up
@@ -127,8 +128,8 @@ def predicting(setting: Setting, found: Findings) -> None:
         for parameter in bare.parameters():
             parameter.data = parameter.data.to(dtype)
         bare.to(setting.device)
-        if compiled:
-            bare.compile(backend=setting.backend)
+        if compiled:  # block by block: equal ones are compiled once, and a deep network's whole graph takes minutes
+            compile_blocks(bare, bare.example_size, backend=setting.backend)
         predict = partial(score_maps, bare, [frame], size, score=scorer("energy"), device=setting.device)
         setting.forget_peak()
         seconds = setting.timed(predict)

@@ -42,15 +42,14 @@ def machine(setting: Setting, found: Findings) -> None:
 
     import mgcda_dist
 
+    if setting.on_gpu:  # first: where none is found, the check ends here
+        properties = torch.cuda.get_device_properties(setting.device)
+        found.fact("card", properties.name)
+        found.fact("memory, GiB", properties.total_memory / 2**30)
+        found.fact("cards", torch.cuda.device_count())
     facts: dict[str, Any] = {"mgcda_dist": mgcda_dist.__version__, "torch": torch.__version__}
     facts |= {"timm": timm.__version__, "Python": platform.python_version(), "processors": os.cpu_count()}
     if setting.on_gpu:
-        properties = torch.cuda.get_device_properties(setting.device)
-        facts |= {
-            "card": properties.name,
-            "memory, GiB": properties.total_memory / 2**30,
-            "cards": torch.cuda.device_count(),
-        }
         facts |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
         facts |= {
             "NCCL": ".".join(map(str, nccl.version())),
