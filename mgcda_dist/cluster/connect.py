@@ -116,7 +116,7 @@ def begin_ray(scaling: ScalingConfig) -> None:
 
 
 def is_connected() -> bool:
-    """Whether this process has a Ray, other than one that `begin_ray` has begun."""
+    """True if this process has a Ray, other than one that `begin_ray` has begun."""
     import ray
 
     return not is_beginning() and ray.is_initialized()

@@ -56,7 +56,7 @@ def begin_local(cpus: int) -> None:
 
 
 def is_beginning() -> bool:
-    """Whether a one-node Ray was begun that nobody has waited for."""
+    """True if a one-node Ray was begun that nobody has waited for."""
     return bool(_AHEAD)
 
 

@@ -1,4 +1,4 @@
-"""How the workers of a run meet in a process group of torch, as a backend of Ray Train.
+"""The process group of torch in which the workers of a run meet, as a backend of Ray Train.
 
 Ray's own, `ray.train.torch.TorchConfig`, needs torch in the controller, which creates the workers:
 they would wait until it is loaded there, too.
