@@ -99,29 +99,22 @@ class Method:
         """Second small sum: seven logged terms, three signals, positives, three hits and ε per stage and domain."""
         return DOUBLE * (14 + 4 * self.num_stages * self.num_domains)
 
-    def rows_bytes(self, num_ranks: int, element: int = FLOAT) -> int:
+    def rows_bytes(self, num_ranks: int) -> int:
         """The gather of CACL, over all ranks: embedding, filled, domain, difficulty."""
-        return num_ranks * self.images_per_rank * self.rows_per_image * (self.projection_dim + 3) * element
+        return num_ranks * self.images_per_rank * self.rows_per_image * (self.projection_dim + 3) * FLOAT
 
-    def memory_bytes(self, num_ranks: int, element: int = FLOAT) -> int:
+    def memory_bytes(self, num_ranks: int) -> int:
         """The sum over ranks of the sharded memory: one number per reserved row."""
-        return self.sharded * num_ranks * self.images_per_rank * self.rows_per_image * element
+        return self.sharded * num_ranks * self.images_per_rank * self.rows_per_image * FLOAT
 
 
-def terms_s(method: Method, parameters: int, zero_stage: int, num_ranks: int, network: Network) -> dict[str, float]:
-    """Seconds per step and component, as if nothing overlapped; gradients and parameters in bf16."""
+def terms_s(method: Method, parameters: int, num_ranks: int, network: Network) -> dict[str, float]:
+    """Seconds per step and component, as if nothing overlapped; ZeRO 1, gradients and parameters in bf16."""
     alpha, beta = network.link(num_ranks)
     gradient = parameters * HALF
-    # Counted in tests/training/test_engine.py: stages 1 and 2 sum with an all-reduce and gather what they have updated,
-    # stage 3 scatters the sums and gathers the parameters for both passes.
-    reduction = (
-        3 * gather_s(gradient, num_ranks, alpha, beta)
-        if zero_stage == 3
-        else sum_s(gradient, num_ranks, alpha, beta)
-        + (gather_s(gradient, num_ranks, alpha, beta) if zero_stage else 0.0)
-    )
     return {
-        "gradients": reduction,
+        # Counted in tests/training/test_engine.py: an all-reduce, and a gather of what each rank has updated.
+        "gradients": sum_s(gradient, num_ranks, alpha, beta) + gather_s(gradient, num_ranks, alpha, beta),
         "CACL rows": 2 * gather_s(method.rows_bytes(num_ranks), num_ranks, alpha, beta),
         "memory": 2 * sum_s(method.memory_bytes(num_ranks), num_ranks, alpha, beta) if method.sharded else 0.0,
         "two small sums": sum_s(method.counts_bytes(num_ranks), num_ranks, alpha, beta)
@@ -149,8 +142,8 @@ def tables() -> str:
         thrifty = Method(anomaly_pixels=8, inlier_pixels=1, projection_dim=64, sharded=True)
         for network in (INFINIBAND, ETHERNET):
             for num_ranks in (8, 32, 128, 512, 1024):
-                default = terms_s(Method(sharded=True), parameters, 1, num_ranks, network)
-                small = terms_s(thrifty, parameters, 1, num_ranks, network)
+                default = terms_s(Method(sharded=True), parameters, num_ranks, network)
+                small = terms_s(thrifty, parameters, num_ranks, network)
                 cells = [default["gradients"], default["CACL rows"], small["CACL rows"], default["two small sums"],
                          default["memory"]]  # fmt: skip
                 numbers = " | ".join(f"{1e3 * cell:.3g}" for cell in cells)
@@ -161,10 +154,10 @@ def tables() -> str:
 # ---------------------------------------------------------------------------------------------- gloo, on this machine
 
 
-def _timed(call: Callable[[], object], rounds: int = 100) -> float:
+def _timed(call: Callable[[], object]) -> float:
     """Lower quartile, after a warm-up: others use this machine too."""
     times: list[float] = []
-    for _ in range(rounds + 5):
+    for _ in range(105):
         dist.barrier()
         start = time.perf_counter()
         call()

@@ -171,8 +171,8 @@ def draw_sign(canvas: Canvas, position: tuple[float, float], rng: np.random.Gene
     _pole(canvas, position, height, 0.05, 0.4)
     plane = canvas.upright(z)
 
-    def plate(material: Material, outline: Float, grow: float = 1.0, variant: float = 0.0) -> None:
-        shape = canvas.shape(Label.POLE_SIGN, material, variant, light=0.7, plane=plane)
+    def plate(material: Material, outline: Float, grow: float = 1.0) -> None:
+        shape = canvas.shape(Label.POLE_SIGN, material, 0.0, light=0.7, plane=plane)
         canvas.convex(shape, canvas.camera.project(x + outline[:, 0] * grow, height + outline[:, 1] * grow, z))
 
     def disc(material: Material, radius_m: float) -> None:

@@ -64,9 +64,9 @@ def sums(model: MGCDA, seen: Outputs, images: list[int], step: int = STEP) -> di
     return model.segmentation_loss(part, seen.batch.label[index], context)
 
 
-def values(model: MGCDA, seen: Outputs, images: list[int], step: int = STEP) -> dict[str, float]:
+def values(model: MGCDA, seen: Outputs, images: list[int]) -> dict[str, float]:
     """`sums` as numbers."""
-    return {name: float(x) for name, x in sums(model, seen, images, step).items()}
+    return {name: float(x) for name, x in sums(model, seen, images).items()}
 
 
 def mean_instead_of_sum(model: MGCDA, seen: Outputs) -> tuple[Difference, str]:

@@ -37,7 +37,6 @@ def play(
     size: tuple[int, int],
     num_classes: int,
     accumulation: int,
-    step: int = 0,
     domains: int = 1,
 ) -> Played:
     """Play one step of a scene on this rank's part of its global batch; a collective.
@@ -48,7 +47,7 @@ def play(
         domains: that the images are of, in turn.
     """
     world = model.collectives
-    whole, parts = scene_batch(scene, step, size, num_classes, domains), accumulation * world.size
+    whole, parts = scene_batch(scene, 0, size, num_classes, domains), accumulation * world.size
     batches = [cut(whole, world.rank * accumulation + micro, parts) for micro in range(accumulation)]
     counts = model.count(batches)
     named = {name: x for name, x in model.named_parameters() if x.requires_grad}

@@ -52,7 +52,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Passes every call to each of its trackers; the failure of a tracker is counted and reported once, never raised.
+    """Passes every call to each of its trackers; the first failure of each is reported, none is raised.
 
     Args:
         parts: the trackers; empty on a rank that records nothing.
@@ -60,7 +60,6 @@ class Trackers:
     """
 
     def __init__(self, parts: Sequence[Tracker], warn: Callable[[str], None] | None = None) -> None:
-        self.num_failures = 0
         self._parts = tuple(parts)
         self._warn = warn or _LOG.warning
         self._warned: set[int] = set()
@@ -102,7 +101,6 @@ class Trackers:
             try:
                 call(part)
             except Exception as error:  # of any kind; training continues
-                self.num_failures += 1
                 if index not in self._warned:
                     self._warned.add(index)
                     self._warn(f"{type(part).__name__} failed and is not complete: {type(error).__name__}: {error}")

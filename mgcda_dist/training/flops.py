@@ -53,9 +53,7 @@ def peak_flops(name: str, precision: Precision, *, tf32: bool) -> float | None:
     return next((1e12 * peaks[kind] for wanted, peaks in _PEAKS.items() if set(wanted) <= set(words)), None)
 
 
-def micro_batch_flops(
-    model: MGCDA, images: int, size: tuple[int, int], *, num_unlabelled: int = 0, progress: float = 1.0
-) -> int:
+def micro_batch_flops(model: MGCDA, images: int, size: tuple[int, int], *, num_unlabelled: int = 0) -> int:
     """Operations of the forward and backward pass of one micro-batch of this rank, over the whole method.
 
     The rows of the other ranks, which the contrast looks at, are left out. Call it before an engine slices the
@@ -65,7 +63,6 @@ def micro_batch_flops(
         model: on any device, in the mode in which it trains.
         size: height and width of the images.
         num_unlabelled: images that a teacher looks at.
-        progress: p in [0, 1].
 
     Raises:
         Exception: of any kind, where a network or loss looks at values.
@@ -87,7 +84,7 @@ def micro_batch_flops(
             teacher,
             FlopCounterMode(display=False) as counter,
         ):
-            _shapes_of(model)(batch, progress).loss.backward()
+            _shapes_of(model)(batch, 1.0).loss.backward()
     finally:
         model.collectives = world
     return int(counter.get_total_flops())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import shutil
 from collections.abc import Callable
@@ -78,15 +76,13 @@ class Saver:
         self.start(state, self._numbers)
 
     def _manifest(self, state: TrainState, numbers: dict[str, float]) -> CheckpointManifest:
-        config = self._of_run.model_dump(mode="json")
         packages = {name: version(name) for name in ("torch", "deepspeed")}
         return CheckpointManifest(
             step=state.step,
             world_size=self._world.size,
             zero_stage=self._config.engine.zero_stage,
             versions={"mgcda_dist": __version__, "python": platform.python_version(), **packages},
-            config_hash=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
-            config=config,
+            config=self._of_run.model_dump(mode="json"),
             validation=measured(self._config, numbers),
         )
 

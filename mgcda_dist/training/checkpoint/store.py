@@ -64,7 +64,6 @@ class CheckpointManifest:
     world_size: int
     zero_stage: int
     versions: dict[str, str] = field(default_factory=dict)
-    config_hash: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     validation: MeasuredValidation | None = None
     files: dict[str, str] = field(default_factory=dict)

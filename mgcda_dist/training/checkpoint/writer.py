@@ -11,7 +11,6 @@ import errno
 import logging
 import shutil
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -45,7 +44,6 @@ class CheckpointWriter:
         self._num_failures = 0
         self._committed: set[int] = set(store.steps()) if world.rank == 0 else set()
         self._news: deque[int] = deque()
-        self.blocked_s = 0.0
 
     def start(self, files: Files, manifest: CheckpointManifest) -> None:
         """Start writing the checkpoint of `manifest.step`; a collective while the previous one is not committed.
@@ -54,14 +52,12 @@ class CheckpointWriter:
             files: of this rank; their content must not change any more.
             manifest: without digests; rank 0's is written.
         """
-        start = time.perf_counter()
         self.wait()
         if self._world.rank == 0:
             self._notice_deletion()
         folder = self._store.pending_path(manifest.step, self._token)
         task = _Task(lambda: self._store.write(folder, files, self._world.rank))
         self._pending = _Pending(folder, manifest, task)
-        self.blocked_s += time.perf_counter() - start
 
     def wait(self) -> None:
         """Wait until the checkpoint in work is committed or discarded; a collective if there is one."""
