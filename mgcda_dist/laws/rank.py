@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mgcda_dist.files import write_atomically
 from mgcda_dist.laws.parts import agreeing, play_cases
 from mgcda_dist.laws.probes import outputs, values
 from mgcda_dist.laws.ranks import RankFound, Request
@@ -23,6 +23,8 @@ from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.references import told
 
 __all__ = ["main"]
+
+_COLLECTIVE = timedelta(seconds=120)
 
 
 def main(folder: Path, rank: int) -> None:
@@ -35,14 +37,12 @@ def main(folder: Path, rank: int) -> None:
         result = "found", _found(request, folder, rank)
     except Exception as error:  # a user's code raises every kind
         result = "failed", told(error)
-    path = folder / f"found-{rank}"
-    path.with_suffix(".part").write_bytes(pickle.dumps(result))
-    os.replace(path.with_suffix(".part"), path)
+    write_atomically(folder / f"found-{rank}", pickle.dumps(result))
 
 
 def _found(request: Request, folder: Path, rank: int) -> RankFound:
     found, number = RankFound(), max(request.worlds)
-    _join(folder / "all", rank, number, request.timeout_s)
+    _join(folder / "all", rank, number)
     groups: dict[int, Any] = {size: None if size == number else dist.new_group(range(size)) for size in request.worlds}
     for size, group in groups.items():
         if rank < size:
@@ -52,7 +52,7 @@ def _found(request: Request, folder: Path, rank: int) -> RankFound:
     if request.zero_stages and rank < 2:
         from mgcda_dist.laws.zero import train_sharded
 
-        _join(folder / "two", rank, 2, request.timeout_s)
+        _join(folder / "two", rank, 2)
         for stage in request.zero_stages:
             _tell(folder, rank, f"ZeRO {stage} on 2 ranks")
             found.trained[stage] = train_sharded(request.subject, stage, request.size)
@@ -76,15 +76,13 @@ def _play(request: Request, found: RankFound, size: int, world: Collectives, fol
         found.differences += agreeing(play_cases(subject, request.size, world), request.around, where)
 
 
-def _join(store: Path, rank: int, number: int, timeout_s: float) -> None:
-    timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=number, timeout=timeout)
+def _join(store: Path, rank: int, number: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=number, timeout=_COLLECTIVE)
 
 
 def _tell(folder: Path, rank: int, doing: str) -> None:
     if rank == 0:
-        (folder / "doing.part").write_text(doing, encoding="utf-8")
-        os.replace(folder / "doing.part", folder / "doing")
+        write_atomically(folder / "doing", doing)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from mgcda_dist.laws.subject import Subject
 
 __all__ = ["NoAnswerError", "RankError", "RankFound", "Request", "run_ranks"]
 
+_ANSWER_S = 600.0
 _GRACE_S = 3.0
 """For the others to report, once a rank has failed."""
 _POLL_S = 0.1
@@ -40,7 +41,6 @@ class Request:
         size: of the images, pixels.
         whole: steps of one process, which each rank compares its own with: gradients of all scenes are not sent back.
         zero_stages: of DeepSpeed to train with on two ranks; none: DeepSpeed is not imported.
-        timeout_s: of a collective.
         around: steps of one process with MDAT, CACL and teacher, which two ranks compare their own with.
     """
 
@@ -49,7 +49,6 @@ class Request:
     size: tuple[int, int]
     whole: dict[Scene, Played]
     zero_stages: tuple[int, ...] = ()
-    timeout_s: float = 120.0
     around: PartsPlayed = field(default_factory=dict)
 
 
@@ -80,7 +79,7 @@ class RankError(Exception):
         super().__init__(f"rank {rank}: {text}")
 
 
-def run_ranks(request: Request, tell: Callable[[str], None], timeout_s: float = 600.0) -> list[RankFound]:
+def run_ranks(request: Request, tell: Callable[[str], None]) -> list[RankFound]:
     """Start the processes, and wait for what they find; by rank. None is left behind.
 
     Args:
@@ -103,7 +102,7 @@ def run_ranks(request: Request, tell: Callable[[str], None], timeout_s: float = 
                     command = [sys.executable, "-m", "mgcda_dist.laws.rank", name, str(rank)]
                     own = environment | {"LOCAL_RANK": str(rank), "PYTHONHASHSEED": str(rank + 1)}
                     processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=own))
-            return _collected(folder, processes, tell, time.monotonic() + timeout_s)
+            return _collected(folder, processes, tell, time.monotonic() + _ANSWER_S)
         finally:
             for process in processes:
                 if process.poll() is None:
