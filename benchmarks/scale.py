@@ -92,12 +92,12 @@ class Method:
         return (self.anomaly_pixels + self.num_classes * self.inlier_pixels) * (2 if self.image_aware else 1)
 
     def counts_bytes(self, num_ranks: int) -> int:
-        """First small sum: pixels per loss group, locations per stage and domain (aligned, near, far), difficulties."""
-        return DOUBLE * (3 + 3 * self.num_stages * self.num_domains + num_ranks * 4 * self.images_per_rank)
+        """First small sum: pixels per loss group, four counts of cells per stage and domain, difficulties."""
+        return DOUBLE * (3 + 4 * self.num_stages * self.num_domains + num_ranks * 4 * self.images_per_rank)
 
     def values_bytes(self) -> int:
-        """Second small sum: seven logged terms, three signals, positives, three hits and ε per stage and domain."""
-        return DOUBLE * (14 + 4 * self.num_stages * self.num_domains)
+        """Second small sum: terms, anchors, positives, the trainer's numbers; three hits and ε per stage and domain."""
+        return DOUBLE * (15 + 4 * self.num_stages * self.num_domains)
 
     def rows_bytes(self, num_ranks: int) -> int:
         """The gather of CACL, over all ranks: embedding, filled, domain, difficulty."""
