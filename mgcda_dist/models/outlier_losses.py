@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgcda_dist.choices import ANOMALY, OUTLIER_LOSSES, LogitKind, OutlierKind
-from mgcda_dist.models.scores import energy, rba, rba_mask
+from mgcda_dist.models.scores import energy, rba, rba_mask, widened
 
 __all__ = [
     "LOSS_FUNCTIONS",
@@ -75,7 +75,7 @@ def entropy(logits: Tensor, label: Tensor) -> PixelSums:
 
     Its share against the inlier cross-entropy (a = 0.9 there) is the caller's weight; the inlier side is empty.
     """
-    wide = _wide(logits)
+    wide = widened(logits)
     to_uniform = torch.logsumexp(wide, dim=1) - wide.mean(dim=1)
     return _sums(torch.zeros_like(to_uniform), label < 0, to_uniform, label == ANOMALY)
 
@@ -90,7 +90,7 @@ def abstention(logits: Tensor, label: Tensor) -> PixelSums:
         logits: N×(C+1)×h×w, abstention last. C+1 logits suit no other loss or score of this package.
     """
     num_classes = logits.shape[1] - 1
-    wide = _wide(logits)
+    wide = widened(logits)
     log_q = torch.log_softmax(wide, dim=1)
     # An energy near 0 would make abstention pay without bound.
     log_penalty = torch.logsumexp(wide[:, :-1], dim=1).square().clamp_min(1.0).log()
@@ -174,7 +174,3 @@ def _sums(inlier_loss: Tensor, inlier: Tensor, anomaly_loss: Tensor, anomaly: Te
         torch.where(inlier, inlier_loss, 0).sum(),
         torch.where(anomaly, anomaly_loss, 0).sum(),
     )
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

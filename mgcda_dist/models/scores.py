@@ -30,7 +30,6 @@ __all__ = [
     "Outputs",
     "PredictionScore",
     "Score",
-    "anomaly_score",
     "blurred",
     "check_reads",
     "energy",
@@ -43,6 +42,7 @@ __all__ = [
     "score_of_inputs",
     "scorer",
     "standardized_max_logit",
+    "widened",
 ]
 
 
@@ -102,8 +102,8 @@ class Outputs(ABC):
 
     def maps(self, prediction: Prediction) -> Tensor:
         """The logits and behind them the extras, brought to their size, float32 at least."""
-        logits = _wide(prediction.logits)
-        extras = [_wide(prediction.extra[name]) for name in self.reads]
+        logits = widened(prediction.logits)
+        extras = [widened(prediction.extra[name]) for name in self.reads]
         return torch.cat([logits, *(_resized(x, logits) for x in extras)], dim=1)
 
     @staticmethod
@@ -152,23 +152,23 @@ class ClassStatistics:
 
 def msp(logits: Tensor) -> Tensor:
     """1 - max_k p_k, in [0, 1 - 1/C] (Hendrycks and Gimpel, arXiv 1610.02136)."""
-    return 1 - torch.softmax(_wide(logits), dim=1).amax(dim=1)
+    return 1 - torch.softmax(widened(logits), dim=1).amax(dim=1)
 
 
 def max_logit(logits: Tensor) -> Tensor:
     """-max_k L_k (Hendrycks et al., arXiv 1911.11132)."""
-    return -_wide(logits).amax(dim=1)
+    return -widened(logits).amax(dim=1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """-Σ_k p_k log p_k / log C, in [0, 1] (Meta-OoD: Chan et al., arXiv 2012.06575)."""
-    log_p = torch.log_softmax(_wide(logits), dim=1)
+    log_p = torch.log_softmax(widened(logits), dim=1)
     return -(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])
 
 
 def energy(logits: Tensor) -> Tensor:
     """-log Σ_k exp L_k (Liu et al., arXiv 2010.03759)."""
-    return -torch.logsumexp(_wide(logits), dim=1)
+    return -torch.logsumexp(widened(logits), dim=1)
 
 
 def rba(logits: Tensor) -> Tensor:
@@ -176,12 +176,12 @@ def rba(logits: Tensor) -> Tensor:
 
     σ is the logistic function: unlike the class scores of a mask network, a pixel's logits take both signs.
     """
-    return -torch.sigmoid(_wide(logits)).sum(dim=1)
+    return -torch.sigmoid(widened(logits)).sum(dim=1)
 
 
 def rba_mask(logits: Tensor) -> Tensor:
     """-Σ_k tanh(S_k), in (-C, 0]: RbA as published, from a mask network's class scores S_k = e^{L_k} ≥ 0."""
-    return -torch.tanh(_wide(logits).exp()).sum(dim=1)
+    return -torch.tanh(widened(logits).exp()).sum(dim=1)
 
 
 def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def standardized_max_logit(logits: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         logits: N×C×h×w.
         mean, var: C, statistics of the maximum logit over training pixels predicted as each class.
     """
-    value, predicted = _wide(logits).max(dim=1)
+    value, predicted = widened(logits).max(dim=1)
     mean, std = mean.to(value), var.to(value).clamp_min(1e-12).sqrt()
     return -(value - mean[predicted]) / std[predicted]
 
@@ -227,11 +227,6 @@ def scorer(kind: str, statistics: ClassStatistics | None = None) -> Score:
     return LogitScore(_of_logits(kind, statistics))
 
 
-def anomaly_score(logits: Tensor, kind: ScoreKind) -> Tensor:
-    """The score named `kind`, of logits N×C×h×w; a calibrated one comes from `scorer`."""
-    return _of_logits(kind)(logits)
-
-
 def score_inputs(prediction: Prediction, score: Score) -> Tensor:
     """Logits and what the score reads beside them, as one N×(C+c)×h×w at the stride of the logits, float32 at least.
 
@@ -243,8 +238,8 @@ def score_inputs(prediction: Prediction, score: Score) -> Tensor:
     check_reads("the score", "score", score.reads, prediction.extra, getattr(score, "remedy", ""))
     logits, maps = prediction.logits, score.maps(prediction)
     if maps is logits:
-        return _wide(logits)
-    return torch.cat([_wide(logits), _resized(_wide(maps), logits)], dim=1)
+        return widened(logits)
+    return torch.cat([widened(logits), _resized(widened(maps), logits)], dim=1)
 
 
 def check_reads(what: str, where: str, reads: Collection[str], extra: Mapping[str, object], remedy: str = "") -> None:
@@ -294,5 +289,6 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def widened(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -15,6 +15,7 @@ from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.terms import LossContext, Term, Weight
 from mgcda_dist.models.outlier_losses import PixelLoss, label_at, outlier_loss, upsample
+from mgcda_dist.models.scores import widened
 
 __all__ = [
     "CLASSIFICATION",
@@ -175,7 +176,7 @@ class SegmentationLoss:
         Returns:
             Scalar, float32 at least; a constant 0 for a loss without `OutlierEntry.any_inlier`.
         """
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = widened(logits)
         return self.outlier.inlier_sum(logits, inlier) if isinstance(self.outlier, PixelTerms) else logits.new_zeros(())
 
     def _weight_like(self, logits: Tensor) -> Tensor | None:
@@ -192,7 +193,7 @@ class SegmentationLoss:
 
 
 def _at(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return upsample(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
+    return upsample(widened(logits), size)
 
 
 def columns_of(loss: object) -> tuple[str, ...]:

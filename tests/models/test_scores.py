@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, logsumexp, softmax
 from scipy.stats import entropy as scipy_entropy
 
-from mgcda_dist.models.scores import anomaly_score, standardized_max_logit
+from mgcda_dist.models.scores import SCORE_FUNCTIONS, scorer, standardized_max_logit
 
 LOGITS = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
 L = LOGITS.numpy()
@@ -26,21 +26,21 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_score_equals_its_formula(kind):
-    np.testing.assert_allclose(anomaly_score(LOGITS, kind).numpy(), EXPECTED[kind], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(SCORE_FUNCTIONS[kind](LOGITS).numpy(), EXPECTED[kind], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_uncertain_pixels_score_higher_in_single_precision(kind):
     sure, unsure = torch.tensor([9.0, 0, 0, 0]), torch.tensor([0.1, 0, 0, 0])
     logits = torch.stack([sure, unsure], dim=-1).view(1, 4, 1, 2).bfloat16()
-    score = anomaly_score(logits, kind)
+    score = SCORE_FUNCTIONS[kind](logits)
     assert score.dtype == torch.float32 and score.shape == (1, 1, 2)
     assert score[0, 0, 1] > score[0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_huge_logits_stay_finite(kind):
-    assert torch.isfinite(anomaly_score(torch.tensor([1e4, -1e4, 0]).view(1, 3, 1, 1), kind)).all()
+    assert torch.isfinite(SCORE_FUNCTIONS[kind](torch.tensor([1e4, -1e4, 0]).view(1, 3, 1, 1))).all()
 
 
 def test_standardized_max_logit_uses_the_predicted_class():
@@ -51,4 +51,4 @@ def test_standardized_max_logit_uses_the_predicted_class():
 
 def test_an_unknown_score_is_refused():
     with pytest.raises(ValueError, match="'no_such'"):
-        anomaly_score(LOGITS, "no_such")  # pyright: ignore[reportArgumentType]
+        scorer("no_such", None)
