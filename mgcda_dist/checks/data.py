@@ -16,6 +16,7 @@ from mgcda_dist.checks.terms import unlearned
 from mgcda_dist.checks.unlabelled import unlabelled
 from mgcda_dist.choices import INLIER
 from mgcda_dist.config.data import PasteConfig, StreamConfig
+from mgcda_dist.config.keys import KeyPath
 from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.decode import decode_cutout
@@ -31,13 +32,12 @@ _VALIDATION = "choose a split for validation: held-out frames, with pasted objec
 _HELD_OUT = "leave it out, or measure on frames that are held out and have labels"
 _READ = ("data", "loss", "mdat", "cacl", "teacher")
 """Sections that these checks read."""
-_Path = tuple[str | int, ...]
 
 
 class DataProblem(NamedTuple):
     """A problem with a run's data: the key of the configuration, the reason, and a remedy."""
 
-    path: _Path
+    path: KeyPath
     problem: str
     remedy: str
 
@@ -199,7 +199,7 @@ def _same_objects(name: str, objects: _Objects, pasted: Mapping[str, _Objects]) 
         )
 
 
-def _entries(config: Config) -> Iterator[tuple[_Path, StreamConfig | EvaluationSetConfig]]:
+def _entries(config: Config) -> Iterator[tuple[KeyPath, StreamConfig | EvaluationSetConfig]]:
     for i, stream in enumerate(config.data.streams):
         yield ("data", "streams", i), stream
     for i, entry in enumerate(config.evaluation.sets):

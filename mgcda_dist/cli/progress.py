@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["Show", "advancing", "bars", "shown_progress"]
+__all__ = ["PLAIN_LINE_EVERY_S", "Show", "advancing", "bars", "shown_progress"]
 
-_PLAIN_LINE_EVERY_S = 30.0
+PLAIN_LINE_EVERY_S = 30.0
 
 
 class Show(Protocol):
@@ -52,7 +52,7 @@ def shown_progress(title: str, total: int | None = None) -> Iterator[Show]:
             nonlocal told
             title = None if title is None else printable(title)
             progress.update(task, description=title, completed=done, total=total)
-            if console.is_terminal or monotonic() - told < _PLAIN_LINE_EVERY_S:
+            if console.is_terminal or monotonic() - told < PLAIN_LINE_EVERY_S:
                 return
             told = monotonic()
             now = progress.tasks[0]

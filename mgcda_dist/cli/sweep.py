@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 _POLL_S = 0.25
-_PLAIN_LINE_EVERY_S = 30.0
 
 
 def sweep(
@@ -162,7 +161,7 @@ def _wanted(files: list[Path], name: str | None, seeds: str | None) -> Sweep:
 
 def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:
     """Run all; show each run's progress; on Ctrl-C ask all to stop with a checkpoint. Returns how each ended."""
-    from mgcda_dist.cli.progress import bars
+    from mgcda_dist.cli.progress import PLAIN_LINE_EVERY_S, bars
 
     interrupts = 0
 
@@ -190,7 +189,7 @@ def _watch(runner: Runner, num_runs: int, console: Console) -> list[Ended]:
                 for one in started:
                     progress.console.print(f"started   {one.run.name}", soft_wrap=True)
                     tasks[one.run.name] = progress.add_task(one.run.name, total=one.run.config.optim.steps)
-                plain = not console.is_terminal and time.monotonic() - told_s > _PLAIN_LINE_EVERY_S
+                plain = not console.is_terminal and time.monotonic() - told_s > PLAIN_LINE_EVERY_S
                 told_s = time.monotonic() if plain else told_s
                 for one in runner.running:
                     _show(one, progress, tasks[one.run.name], plain=plain)

@@ -18,7 +18,7 @@ from mgcda_dist.choices import (
     PasteDefaults,
     Placement,
 )
-from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, NonNegative, Positive, Probability, Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Name, NonNegative, Positive, Probability, Section
 from mgcda_dist.references import PATTERN
 
 __all__ = [
@@ -62,9 +62,6 @@ class PasteConfig(Section):
         default=PasteDefaults.feather_px, description="width of the faded border, pixels; ours"
     )
     placement: Placement = Field(default=PasteDefaults.placement, description="where the object's foot may stand")
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 def check_source(shards: str | None, dataset: str | None, arguments: dict[str, Any], label_format: str | None) -> None:

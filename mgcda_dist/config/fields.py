@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "FIXED",
     "FREE",
+    "NAME",
     "OVERRIDE",
     "Count",
+    "Name",
     "NonNegative",
     "OnResume",
     "Positive",
@@ -41,6 +43,9 @@ class OnResume(Enum):
 
 FREE, OVERRIDE, FIXED = OnResume.FREE, OnResume.OVERRIDE, OnResume.FIXED
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+"""Of what becomes a folder, a file or a metric."""
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Triple = tuple[float, float, float]
 Probability = Annotated[float, Field(ge=0, le=1)]

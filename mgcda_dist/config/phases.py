@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Section, merged
+from mgcda_dist.config.fields import FIXED, OVERRIDE, Count, Name, Section, merged
 
 if TYPE_CHECKING:
     from mgcda_dist.config.schema import Config
@@ -30,9 +30,7 @@ _NETWORK = ("backbone", "network", "arguments", "taps", "norm", "head_norm", "de
 class PhaseConfig(Section):
     """One phase of a training; its sections are merged into those of the file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED] = Field(
-        description="in messages, and of the folder phases/NAME of its model"
-    )
+    name: Annotated[Name, FIXED] = Field(description="in messages, and of the folder phases/NAME of its model")
     steps: Annotated[Count, OVERRIDE] = Field(description="optimiser steps; optim.steps is the sum over all phases")
     data: dict[str, Any] = Field(default={}, description="what differs: streams (as a whole), crop_px, augment, …")
     model: dict[str, Any] = Field(default={}, description="what differs: weights (first phase), heads, score, compile")

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mgcda_dist.choices import ComponentTrack, Convention, HeadlineMetric, Precision, TestTimeDefaults, ZeroStage
 from mgcda_dist.config.data import PasteConfig, check_source
-from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Positive, Section, Side
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Count, Name, Positive, Section, Side
 from mgcda_dist.references import PATTERN
 
 __all__ = [
@@ -223,9 +223,7 @@ class ScalingConfig(Section):
 class EvaluationSetConfig(Section):
     """One evaluation set."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
-        description="in tables and files; no two sets share one"
-    )
+    name: Name = Field(description="in tables and files; no two sets share one")
     shards: str | None = Field(
         default=None, description="folder of frame shards, with its manifest; null: see `dataset`"
     )

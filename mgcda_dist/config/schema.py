@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from mgcda_dist.addresses import has_secret
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, ROAD_NAMES, SMOOTHING_MODES, outlier_entry, smoothing_cap
 from mgcda_dist.config.data import ClassSpaceConfig, DataConfig, StreamConfig
-from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Section
+from mgcda_dist.config.fields import FIXED, FREE, OVERRIDE, Name, Section
 from mgcda_dist.config.method import CaclConfig, MdatConfig, SegmentationLossConfig, TeacherConfig
 from mgcda_dist.config.model import BACKBONE_STAGES, ModelConfig, OptimConfig
 from mgcda_dist.config.phases import Phase, PhaseConfig, content_of, with_total
@@ -35,9 +35,7 @@ __all__ = ["Config"]
 class Config(Section):
     """One training run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), FIXED] = Field(
-        description="stable name: same name, same run"
-    )
+    name: Annotated[Name, FIXED] = Field(description="stable name: same name, same run")
     seed: Annotated[int, FIXED] = Field(default=0, description="of the first weights, the stream and every other draw")
     runs: Annotated[str, FREE] = Field(
         default="runs", description="folder that receives runs/NAME and the MLflow database"

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from mgcda_dist.choices import DATABASE
-from mgcda_dist.config.fields import Section
+from mgcda_dist.config.fields import NAME, Name, Section
 from mgcda_dist.config.keys import dotted_name, refusal
 from mgcda_dist.config.load import load_config
 from mgcda_dist.config.overrides import Override, overrides_of
@@ -38,7 +38,6 @@ __all__ = [
     "sweep_of_configs",
 ]
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _LONGEST_NAME = 60
 _NAMED_HERE = ("name", "seed")
 _NAMES_ITSELF = "a sweep names and seeds its runs itself"
@@ -66,10 +65,10 @@ class SweepRow(Section):
 class Sweep(Section):
     """Rows × seeds."""
 
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Name
     seeds: _Seeds = Field(default=[0])
     set: _Changes = Field(default={}, description="dotted keys and their values, for every row")
-    rows: Annotated[dict[Annotated[str, Field(pattern=_NAME)], SweepRow], Field(min_length=1)]
+    rows: Annotated[dict[Name, SweepRow], Field(min_length=1)]
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -143,7 +142,7 @@ def sweep_of_configs(paths: list[Path], name: str | None = None) -> Sweep:
     if len(joined) > _LONGEST_NAME:
         joined = f"{next(iter(rows))}_and_{len(rows) - 1}_more"
     name = name or joined
-    if not re.fullmatch(_NAME, name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError("name", f"{name!r} cannot be the name of a folder", "letters, digits, _ . -")
     return Sweep(name=name, rows=rows)
 

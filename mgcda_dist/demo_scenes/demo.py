@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mgcda_dist.choices import ShardKind
 from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.write import write_shards
@@ -29,7 +30,6 @@ from mgcda_dist.processors import usable_processors
 __all__ = ["Part", "demo_size", "samples", "write_demo_shards"]
 
 Split = Literal["train", "val", "test"]
-Kind = Literal["frames", "objects"]
 JPEG_QUALITY = 92
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other pictures."""
@@ -50,7 +50,7 @@ class Part:
     dataset: str
     split: Split
     count: int
-    kind: Kind = "frames"
+    kind: ShardKind = "frames"
     anomalies: bool = False
     labelled: bool = True
 
@@ -76,7 +76,7 @@ def _check_size(image_px: tuple[int, int]) -> None:
         raise ConfigError("image_px", f"{height}×{width} px cannot be drawn", "use even numbers from 32 on")
 
 
-def _demo_parts(frames_per_domain: int, label_all: bool = False, only: Kind | None = None) -> list[Part]:
+def _demo_parts(frames_per_domain: int, label_all: bool = False, only: ShardKind | None = None) -> list[Part]:
     few = max(2, frames_per_domain // 4)
     parts = [
         Part("render_a", "train", frames_per_domain),
@@ -90,7 +90,7 @@ def _demo_parts(frames_per_domain: int, label_all: bool = False, only: Kind | No
     return [part for part in parts if only in (None, part.kind)]
 
 
-def demo_size(frames_per_domain: int = 200, *, only: Kind | None = None) -> int:
+def demo_size(frames_per_domain: int = 200, *, only: ShardKind | None = None) -> int:
     """Samples that `write_demo_shards` writes in all."""
     return sum(part.count for part in _demo_parts(frames_per_domain, only=only))
 
@@ -100,7 +100,7 @@ def write_demo_shards(
     *,
     frames_per_domain: int = 200,
     label_all: bool = False,
-    only: Kind | None = None,
+    only: ShardKind | None = None,
     seed: int = 0,
     image_px: tuple[int, int] = (256, 512),
     progress: Callable[[int], None] | None = None,

@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mgcda_dist.choices import Exif
+from mgcda_dist.choices import Exif, ShardKind
 from mgcda_dist.data.decode import decode_ids
 from mgcda_dist.data.header import read_header
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.ledger import LEDGER, Ledger
 from mgcda_dist.data.listing import files_below
-from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest
+from mgcda_dist.data.shards.manifest import MANIFEST, Manifest
 from mgcda_dist.data.shards.members import REPACK, Member, category_of, members_of, sample_member
 from mgcda_dist.data.shards.remote import ShardCache
 from mgcda_dist.data.shards.roles import OWN, Extensions
@@ -50,7 +50,7 @@ def index_shards(
     dataset: str,
     split: str,
     label_format: str,
-    kind: Kind = "frames",
+    kind: ShardKind = "frames",
     extensions: Extensions | None = None,
     exif: Exif | None = None,
     progress: Callable[[int], None] | None = None,

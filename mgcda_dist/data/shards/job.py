@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mgcda_dist.choices import ShardKind
 from mgcda_dist.data.shards.encode import EncodedSample, EncodeOptions, encode_sample
 from mgcda_dist.data.shards.journal import FinishedShard
-from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tar import ShardWriter
 from mgcda_dist.errors import ShardError
@@ -44,7 +44,7 @@ class ShardJob:
     samples: LazySamples
     path: Path
     options: EncodeOptions
-    kind: Kind
+    kind: ShardKind
     written: bool
 
 
@@ -86,7 +86,7 @@ def run_job(job: ShardJob) -> WrittenShard:
     return WrittenShard(keys, digest.hexdigest(), shard)
 
 
-def prepare(sample: SourceSample, options: EncodeOptions, kind: Kind, *, encode: bool) -> ReadySample:
+def prepare(sample: SourceSample, options: EncodeOptions, kind: ShardKind, *, encode: bool) -> ReadySample:
     """The sample with its checksum; without `encode` it is read only to see that it is still the same."""
     return ReadySample(sample.key, _fingerprint(sample), encode_sample(sample, options, kind) if encode else None)
 

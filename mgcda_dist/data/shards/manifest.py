@@ -11,13 +11,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from mgcda_dist.choices import MANIFEST, PIPE, Exif
+from mgcda_dist.choices import MANIFEST, PIPE, Exif, ShardKind
 from mgcda_dist.data.shards.remote import Expected, RemoteFolder, ShardCache, is_url
 from mgcda_dist.data.shards.roles import Extensions
 from mgcda_dist.data.shards.streamed import STREAMED, StreamSource, is_packed, split_place
@@ -26,13 +26,11 @@ from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.trust import Name, below, read_json, regular, validated
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "MIXED_UP", "Kind", "Manifest", "manifest_digest"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "MIXED_UP", "Manifest", "manifest_digest"]
 
 FORMAT_VERSION = 1
 MIXED_UP = "files of different folders may be mixed up: `mgcda shards verify` says which; copy the folder again"
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
-
-Kind = Literal["frames", "objects"]
 
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -47,7 +45,7 @@ class _Streamed(TypedDict, total=False):
 class _Content(TypedDict):
     """The keys of `manifest.json`, beside the version."""
 
-    kind: Kind
+    kind: ShardKind
     dataset: Name
     split: Name
     label_format: Name
@@ -80,7 +78,7 @@ class Manifest:
     """
 
     folder: Path
-    kind: Kind
+    kind: ShardKind
     dataset: str
     split: str
     label_format: str

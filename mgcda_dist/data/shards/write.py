@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mgcda_dist import __version__
+from mgcda_dist.choices import ShardKind
 from mgcda_dist.data.ledger import LEDGER, ledger_lines
 from mgcda_dist.data.shards.encode import EncodeOptions
 from mgcda_dist.data.shards.job import MapJobs, ReadySample, ShardJob, prepare, run_job, write_shard
 from mgcda_dist.data.shards.journal import FinishedShard, Journal, is_there
-from mgcda_dist.data.shards.manifest import MANIFEST, Kind, Manifest, manifest_digest
+from mgcda_dist.data.shards.manifest import MANIFEST, Manifest, manifest_digest
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.tables import SHARD_TABLE, ShardRow, index_path, save_table, shard_name, shard_table
 from mgcda_dist.errors import ShardError
@@ -36,7 +37,7 @@ def write_shards(
     dataset: str,
     split: str,
     label_format: str,
-    kind: Kind = "frames",
+    kind: ShardKind = "frames",
     samples_per_shard: int = 256,
     provenance: Mapping[str, Any] | None = None,
     options: EncodeOptions | None = None,
@@ -111,7 +112,7 @@ def finish_manifest(
     dataset: str,
     split: str,
     label_format: str,
-    kind: Kind,
+    kind: ShardKind,
     histogram: dict[int, int],
     options: dict[str, Any],
     provenance: dict[str, Any],
@@ -144,7 +145,7 @@ def _write_all(
     folder: Path,
     journal: Journal,
     options: EncodeOptions,
-    kind: Kind,
+    kind: ShardKind,
     samples_per_shard: int,
     progress: Callable[[int], None] | None,
     workers: int | None,
@@ -177,7 +178,7 @@ def _write_elsewhere(
     folder: Path,
     journal: Journal,
     options: EncodeOptions,
-    kind: Kind,
+    kind: ShardKind,
     samples_per_shard: int,
     progress: Callable[[int], None] | None,
     elsewhere: MapJobs,

@@ -8,9 +8,9 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, get_args
 
+from mgcda_dist.choices import ShardKind
 from mgcda_dist.data.labels import known_ids
 from mgcda_dist.data.ledger import Ledger
-from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.data.shards.sources import SOURCES
 from mgcda_dist.data.shards.sources.source import Source, SourceSet
@@ -76,8 +76,8 @@ def _checked(source: Source, reference: str) -> Source:
         raise ConfigError(reference, f"its name is {source.name!r}", "a word of letters, digits and _")
     if source.name in SOURCES:
         raise ConfigError(reference, f"{source.name!r} is the name of a reader of this package", "choose another name")
-    if source.kind not in get_args(Kind):
-        raise ConfigError(reference, f"its kind is {source.kind!r}", f"one of {', '.join(get_args(Kind))}")
+    if source.kind not in get_args(ShardKind):
+        raise ConfigError(reference, f"its kind is {source.kind!r}", f"one of {', '.join(get_args(ShardKind))}")
     return replace(source, open=_Open(reference, source.open))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from os.path import isfile  # unlike Path.is_file, also for names that are too long
 from pathlib import Path
 
+from mgcda_dist.choices import ShardKind
 from mgcda_dist.data.ledger import Ledger
 from mgcda_dist.data.listing import IMAGE_SUFFIXES, files_below
 from mgcda_dist.data.shards.keys import safe_key
-from mgcda_dist.data.shards.manifest import Kind
 from mgcda_dist.data.shards.record import LazySamples, SourceSample
 from mgcda_dist.errors import ShardError
 
@@ -63,7 +63,7 @@ class Source:
     open: Callable[..., SourceSet]
     url: str
     licence: str
-    kind: Kind = "frames"
+    kind: ShardKind = "frames"
     options: tuple[str, ...] = ("unlabelled",)
     counts: Mapping[str, int] = field(default_factory=dict)
 
