@@ -235,11 +235,11 @@ def opened(model: Run | ExportedModel | str | Path, device: str | torch.device =
         ConfigError: no such device on this machine.
         CheckpointError: no model there.
     """
-    from mgcda_dist.inference.model import ExportedModel, load_exported
+    from mgcda_dist.inference.model import ExportedModel, device_of, load_exported
 
     if isinstance(model, ExportedModel):
         return model
-    where = _device(device)
+    where = device_of(device)
     return model.model(where) if isinstance(model, Run) else load_exported(model, where)
 
 
@@ -278,19 +278,9 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
 
 def _refuse_impossible(given: Mapping[str, Any]) -> None:
     """Refuse values that the section `evaluation` refuses, and counts of 0 and less."""
-    from pydantic import ValidationError
+    from mgcda_dist.config.keys import evaluation_with
 
-    from mgcda_dist.config.keys import refused_option
-    from mgcda_dist.config.run import EvaluationConfig
-
-    # A height of 0 is the frame's own, a window of no size the whole frame.
-    empty = ("height_px", "longest_side_px", "window_px")
-    own = {name: given[name] for name in _OF_EVALUATION if name in given}
-    own |= {name: own[name] or None for name in empty if name in own}
-    try:
-        EvaluationConfig.model_validate(own)
-    except ValidationError as error:
-        raise refused_option(error, "evaluation") from None
+    evaluation_with({name: given[name] for name in _OF_EVALUATION if name in given})
     for name in _COUNTS:
         if given.get(name, 1) < 1:
             raise ConfigError(name, f"{given[name]!r}: input should be greater than or equal to 1", "give 1 or more")
@@ -300,20 +290,6 @@ def _refuse_unknown(settings: Mapping[str, Any], known: type[Settings]) -> None:
     for name in settings:
         if name not in known.__optional_keys__:
             raise ConfigError(name, "there is no such setting", near_or_all(name, sorted(known.__optional_keys__)))
-
-
-def _device(device: str | torch.device) -> torch.device:
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (AssertionError, RuntimeError) as error:
-        problem = f"{str(device)!r} cannot be used: {str(error).splitlines()[0]}"
-        raise ConfigError("device", problem, "give cpu, cuda, cuda:1 …, or auto") from None
-    return found
 
 
 def _checked(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mgcda_dist.cli.options import device_of
-
 if TYPE_CHECKING:
     from mgcda_dist.config.run import EvaluationSetConfig
 
@@ -55,10 +53,11 @@ def _head(
     from mgcda_dist.cli.progress import shown_progress
     from mgcda_dist.files import pending_folder
     from mgcda_dist.inference.export import check_output_folder
+    from mgcda_dist.inference.model import device_of
 
     check_output_folder(out, overwrite=overwrite)
     with shown_progress("measuring features", None) as show, pending_folder(out) as pending:
-        made = add_measured_head(folder, pending, head, score, entry, device_of(device), show)
+        made = add_measured_head(folder, pending, head, score, entry, device_of(device, "--device"), show)
     said = ", ".join(f"{name} {value}" for name, value in made.arguments.items())
     Console().print(f"{out}   has the head {made.name} ({said}) and scores with {score}", soft_wrap=True)
 
@@ -73,10 +72,11 @@ def _statistics(folder: Path, data: str, entry: EvaluationSetConfig, device: str
     from mgcda_dist.errors import ConfigError
     from mgcda_dist.evaluation.calibration import class_statistics
     from mgcda_dist.files import prepare_folder
+    from mgcda_dist.inference.model import device_of
     from mgcda_dist.models.exported import read_metadata, save_metadata
     from mgcda_dist.tables import Column, Table, terminal
 
-    console, where = Console(), device_of(device)
+    console, where = Console(), device_of(device, "--device")
     prepare_folder(folder)
     config, network = build.load_model(folder)
     size, names = InputSize(config.evaluation.height_px, config.evaluation.longest_side_px), config.data.class_names

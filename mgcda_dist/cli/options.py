@@ -1,4 +1,4 @@
-"""Options: values (sizes, lists of numbers, lists of names, devices), and their names in messages of the library."""
+"""Options: values (sizes, lists of numbers, lists of names), and their names in messages of the library."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from mgcda_dist.errors import ConfigError, MgcdaError, near_or_all
 from mgcda_dist.text import printable
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
-    "device_of",
     "echo",
     "names_of",
     "numbers_of",
@@ -76,25 +72,6 @@ def names_of(text: str, option: str, known: Sequence[str]) -> list[str]:
     if not names:
         raise ConfigError(option, "is empty", f"one or more of {', '.join(known)}")
     return list(dict.fromkeys(names))
-
-
-def device_of(text: str) -> torch.device:
-    """The device `auto` (the first GPU, if there is one), `cpu`, `cuda:1`, `mps` or another of PyTorch's names.
-
-    Raises:
-        ConfigError: no such device on this machine.
-    """
-    import torch
-
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-        torch.empty(1, device=device)
-    except (AssertionError, RuntimeError) as error:
-        problem = f"{text!r} cannot be used: {str(error).splitlines()[0]}"
-        raise ConfigError("--device", problem, "give cpu, cuda, cuda:1 …, or auto") from None
-    return device
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from mgcda_dist.choices import Exif, ExitCode
 from mgcda_dist.cli.evaluate import Blur, Flip, Height, LongestSide, Overlap, Scales, Score, Window
-from mgcda_dist.cli.options import device_of, names_of, numbers_of, window_of
+from mgcda_dist.cli.options import names_of, numbers_of, window_of
 from mgcda_dist.errors import counted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def predict(
     from mgcda_dist.api.prediction import plan
     from mgcda_dist.cli.console import Console
     from mgcda_dist.inference import predict as work
-    from mgcda_dist.inference.model import load_exported
+    from mgcda_dist.inference.model import device_of, load_exported
     from mgcda_dist.inference.outputs import OUTPUTS
     from mgcda_dist.inference.sources import find_sources
 
@@ -95,7 +95,7 @@ def predict(
     ends = _range(shown)
     model, inputs = _model_and_inputs(model, inputs)
     with errors.status("reading the model"):
-        network = load_exported(model, device_of(device))
+        network = load_exported(model, device_of(device, "--device"))
     if model is None:
         errors.print(f"model: {_about(network)}", soft_wrap=True)
     out = out or Path("predictions") / (network.place_name or "model")

@@ -28,7 +28,7 @@ from mgcda_dist.models.scores import scorer
 from mgcda_dist.references import PREFIX, check_trusted
 from mgcda_dist.trust import validated
 
-__all__ = ["PRETRAINED", "ExportedModel", "load_exported"]
+__all__ = ["PRETRAINED", "ExportedModel", "device_of", "load_exported"]
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that comes with the package; its README.md says what it was trained on, and what it cannot do."""
@@ -194,3 +194,23 @@ def load_exported(folder: str | Path | None = None, device: torch.device | str =
     if metadata.score.startswith(PREFIX):
         check_trusted("model.score", metadata.score)
     return ExportedModel(found, network.to(device).requires_grad_(False), metadata, device)
+
+
+def device_of(device: str | torch.device, where: str = "device") -> torch.device:
+    """The device `auto` (the first GPU, if there is one), `cpu`, `cuda:1`, `mps` or another of PyTorch's names.
+
+    Args:
+        where: for messages.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (AssertionError, RuntimeError) as error:
+        problem = f"{str(device)!r} cannot be used: {str(error).splitlines()[0]}"
+        raise ConfigError(where, problem, "give cpu, cuda, cuda:1 …, or auto") from None
+    return found

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from mgcda_dist import build
 from mgcda_dist.addresses import has_secret, without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, SubmissionLayout
-from mgcda_dist.config.keys import refused_option
+from mgcda_dist.config.keys import evaluation_with
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.shards.remote import is_url
@@ -237,14 +236,8 @@ def section_of(
         raise ConfigError("longest_side_px", "is given, and `height_px`, too", "give one of them")
     if not {"height_px", "longest_side_px"}.isdisjoint(given):  # the other one is not the run's
         given = {"height_px": None, "longest_side_px": None} | given
-    # A height of 0 is the frame's own, a window of no size the whole frame.
-    empty = ("height_px", "longest_side_px", "window_px")
-    update = {key: value or None if key in empty else value for key, value in given.items()}
-    update = {key: value for key, value in update.items() if key not in ("score", "max_frames")}
-    try:
-        return EvaluationConfig.model_validate(section.model_dump() | update | {"sets": entries})
-    except ValidationError as error:
-        raise refused_option(error, "evaluation") from None
+    update = {key: value for key, value in given.items() if key not in ("score", "max_frames")}
+    return evaluation_with(update, section.model_dump() | {"sets": entries})
 
 
 def _run_of(model: Path) -> tuple[Path, str]:
