@@ -18,6 +18,7 @@ __all__ = [
     "StoppedError",
     "TransientError",
     "counted",
+    "in_one_line",
     "install_extra",
     "near_or_all",
 ]
@@ -77,6 +78,12 @@ class CheckpointError(MgcdaError):
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 node`, `2 nodes`, `2 micro-batches`."""
     return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first line of an error's message, behind its kind if it is none of ours."""
+    text = next(iter(str(error).strip().splitlines()), "no message")
+    return text if isinstance(error, MgcdaError) else f"{type(error).__name__}: {text}"
 
 
 def install_extra(extra: str) -> str:

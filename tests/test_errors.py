@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError, ShardError
+from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError, ShardError, in_one_line
 
 
 @pytest.mark.parametrize("kind", [MgcdaError, ConfigError, ShardError, CheckpointError])
@@ -20,3 +20,9 @@ def test_message_and_fields_also_after_pickling(kind: type[MgcdaError]):
 
 def test_without_a_remedy_there_is_one_line():
     assert str(ShardError("a.tar", "is truncated")) == "a.tar: is truncated"
+
+
+def test_an_error_in_one_line_names_its_kind_unless_it_is_ours():
+    assert in_one_line(ConfigError("demo.yaml:3", "no key", "look")) == "demo.yaml:3: no key"
+    assert in_one_line(RuntimeError("first\nsecond")) == "RuntimeError: first"
+    assert in_one_line(AssertionError()) == "AssertionError: no message"

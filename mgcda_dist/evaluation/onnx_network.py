@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, in_one_line
 from mgcda_dist.evaluation.foreign import Foreign, as_uint8, check_classes, given_scores
 from mgcda_dist.evaluation.input_range import InputRange
 from mgcda_dist.extras import need
@@ -93,7 +93,7 @@ class OnnxNetwork(Foreign):
         try:
             found = [np.asarray(each) for each in self._session.run(self._outputs, {self._input: image})]
         except Exception as error:  # onnxruntime raises every kind
-            problem = f"onnxruntime fails on an image of {height}×{width}: {_first_line(error)}"
+            problem = f"onnxruntime fails on an image of {height}×{width}: {in_one_line(error)}"
             raise ConfigError(self.name, problem, _FREE) from error
         if self.gives_scores:
             is_right = all(each.shape == (1, height, width) for each in found)
@@ -115,7 +115,7 @@ def _session(path: Path) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises every kind
         raise ConfigError(
-            str(path), f"onnxruntime cannot load it: {_first_line(error)}", "give an ONNX file"
+            str(path), f"onnxruntime cannot load it: {in_one_line(error)}", "give an ONNX file"
         ) from error
 
 
@@ -137,8 +137,3 @@ def _is_image(shape: list[Any]) -> bool:
 
 def _described(each: Any) -> str:
     return f"{each.name} {'×'.join(map(str, each.shape))} {each.type}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mgcda_dist.errors import MgcdaError, install_extra
+from mgcda_dist.errors import MgcdaError, in_one_line, install_extra
 from mgcda_dist.files import PendingFile
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.method.batch import Prediction
@@ -204,8 +204,7 @@ def _cause(error: BaseException) -> str:
     """The first cause of an error, in one line: exporters wrap it several times."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+    return in_one_line(error)
 
 
 def _example(model: ExportedModel, size: tuple[int, int] | None = None) -> Tensor:

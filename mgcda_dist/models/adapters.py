@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_dist.choices import LogitKind, NormMode
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, in_one_line
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.models.invariants import check_invariants, freeze_unused, without_dropout
 from mgcda_dist.models.norm import convert_norm
@@ -178,7 +178,7 @@ class AdaptedSegmenter(nn.Module):
                 tapped = run_with_taps(self.network, self.points, image)
                 grids = {name: layout.as_map(tapped[name], height).shape[2:] for name, layout in layouts.items()}
             except Exception as error:  # networks raise every kind
-                failures.append(f"{type(error).__name__}: {error}".splitlines()[0])
+                failures.append(in_one_line(error))
                 continue
             stride = layouts["logits"].stride
             if grids["logits"] == (height // stride, width // stride):

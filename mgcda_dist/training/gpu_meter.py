@@ -13,6 +13,7 @@ import torch
 
 from mgcda_dist.config.run import EngineConfig
 from mgcda_dist.config.schema import Config
+from mgcda_dist.errors import in_one_line
 from mgcda_dist.method.mgcda import MGCDA
 from mgcda_dist.training.flops import micro_batch_flops, peak_flops
 
@@ -82,8 +83,7 @@ def gpu_meter(
         share = round(unlabelled / parts)
         flops = engine.accumulation * micro_batch_flops(model, images, config.data.crop_px, num_unlabelled=share)
     except Exception as error:  # networks and losses of others raise every kind
-        first = (str(error).splitlines() or [""])[0]
-        say(f"operations of a step are not counted, nor time/mfu: {type(error).__name__}: {first}")
+        say(f"operations of a step are not counted, nor time/mfu: {in_one_line(error)}")
     name = torch.cuda.get_device_name(device)
     peak = peak_flops(name, engine.precision, tf32=engine.tf32)
     if peak is None and flops is not None:
