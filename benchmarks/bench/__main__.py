@@ -27,6 +27,7 @@ from benchmarks.bench.ratios import RATIOS, compare, found_in, read, summary
 from benchmarks.bench.setting import ROOT, Setting
 from benchmarks.sections import Result, Section, exit_code, page, run
 from mgcda_dist.cluster.connect import KEEP_FREED_MEMORY
+from mgcda_dist.tracking.provenance import processor_name
 
 __all__ = ["COMMITTED", "SECTIONS", "check", "main"]
 
@@ -73,7 +74,7 @@ def write(results: Sequence[Result], setting: Setting, out: Path) -> None:
 
     load = os.getloadavg()
     facts = {
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU",
+        "machine": f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, no GPU",
         "load over 15 minutes, at the end": round(load[2], 1),
         "date": f"{date.today():%-d %B %Y}",
         "command": " ".join(["python -m benchmarks.bench", *sys.argv[1:]]),
@@ -87,12 +88,6 @@ def write(results: Sequence[Result], setting: Setting, out: Path) -> None:
     rest = [replace(r, tables={name: rows for name, rows in r.tables.items() if name != RATIOS}) for r in results]
     text = page("Ratios of the system", f"{' '.join(intro)}\n\n{_HOW}\n\n{summary(results)}", rest)
     (out / "bench.md").write_text(text, encoding="utf-8")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def check(results: Sequence[Result], committed: Path, wanted: Sequence[str]) -> int:

@@ -14,13 +14,10 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mgcda_dist.choices import Exif
-from mgcda_dist.data.pixels import Pixels
+from mgcda_dist.data.pixels import MAX_PIXELS, Pixels
 from mgcda_dist.errors import SampleError, ShardError
 
-__all__ = ["BROKEN", "MAX_PIXELS", "Header", "check_pair", "oriented", "read_header"]
-
-MAX_PIXELS = 2**26
-"""Largest picture that is decoded: 67 million pixels, 8192×8192."""
+__all__ = ["BROKEN", "Header", "check_pair", "oriented", "read_header"]
 
 BROKEN = (
     "replace the file; `skip` leaves the sample out; of a folder of shards, `mgcda shards verify` lists all of them"

@@ -21,6 +21,7 @@ except ImportError:
 from mgcda_dist.errors import SampleError
 
 __all__ = [
+    "MAX_PIXELS",
     "OWN_SIZE",
     "InputSize",
     "Pixels",
@@ -31,8 +32,8 @@ __all__ = [
     "resized_label",
 ]
 
-_MAX_INPUT_PIXELS = 1 << 26
-"""Of a network's input: as many as the largest picture that is decoded has; 0.8 GB in float32, before activations."""
+MAX_PIXELS = 2**26
+"""Of a picture that is decoded, and of a network's input: 67 million, 8192×8192; 0.8 GB in float32."""
 
 
 Pixels = NDArray[np.uint8]
@@ -63,8 +64,8 @@ def bounded_size(height: int, width: int, option: str, value: float) -> tuple[in
     Raises:
         SampleError: more than 2²⁶ pixels.
     """
-    if height * width > _MAX_INPUT_PIXELS:
-        problem = f"`{option}` {value} makes it {height}×{width} pixels, over the bound of {_MAX_INPUT_PIXELS}"
+    if height * width > MAX_PIXELS:
+        problem = f"`{option}` {value} makes it {height}×{width} pixels, over the bound of {MAX_PIXELS}"
         raise SampleError("network input", problem, "give a smaller one")
     return height, width
 

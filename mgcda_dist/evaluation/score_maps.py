@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
 
-from mgcda_dist.data.header import MAX_PIXELS
 from mgcda_dist.data.listing import files_below
+from mgcda_dist.data.pixels import MAX_PIXELS
 from mgcda_dist.data.shards.keys import original_name
 from mgcda_dist.errors import ConfigError, MgcdaError, install_extra
 from mgcda_dist.evaluation.map_names import match_names

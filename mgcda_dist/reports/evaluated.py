@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgcda_dist.choices import ANOMALY, VOID
-from mgcda_dist.data.header import MAX_PIXELS
+from mgcda_dist.data.pixels import MAX_PIXELS
 from mgcda_dist.errors import MgcdaError
 from mgcda_dist.evaluation.folder import read_curves
 from mgcda_dist.evaluation.metrics import CurvePoints

@@ -14,7 +14,7 @@ from mgcda_dist import __version__
 from mgcda_dist.processors import usable_processors
 from mgcda_dist.tracking.tags import Tag
 
-__all__ = ["git_commit", "provenance_tags"]
+__all__ = ["git_commit", "processor_name", "provenance_tags"]
 
 
 def provenance_tags(folder: Path) -> dict[str, str]:
@@ -51,11 +51,12 @@ def git_commit(folder: Path) -> tuple[str, bool]:
 def _hardware() -> str:
     """Processor, cores this process may use, memory and GPUs of this machine, as text."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    words = [f"{_processor()}, {usable_processors()} cores", f"{memory_bytes / 2**30:.0f} GiB"]
+    words = [f"{processor_name()}, {usable_processors()} cores", f"{memory_bytes / 2**30:.0f} GiB"]
     return ", ".join([*words, _gpus()])
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Model of the processor, else its architecture."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

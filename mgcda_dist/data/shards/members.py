@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 REPACK = "pack it again with `tar --dereference --hard-dereference`, and not sparse"
-_BLOCK = 512
 
 
 class Member(NamedTuple):
@@ -75,15 +74,15 @@ def _behind(file: BinaryIO, start: int, end: int) -> int | None:
         tarfile.ReadError: no end mark, since the file is cut off or a header is damaged; or other data behind it.
     """
     file.seek(end)
-    mark = file.read(_BLOCK)
+    mark = file.read(tarfile.BLOCKSIZE)
     if any(mark) and start == end:
         raise tarfile.ReadError(f"the data behind its end mark, at byte {start}, is no tar")
-    if any(mark) or len(mark) < _BLOCK:
+    if any(mark) or len(mark) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no end mark at byte {end}")
     while block := file.read(2**20):
         if data := block.lstrip(b"\0"):
             place = file.tell() - len(data)
-            return place - place % _BLOCK
+            return place - place % tarfile.BLOCKSIZE
     return None
 
 

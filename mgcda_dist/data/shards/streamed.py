@@ -41,7 +41,6 @@ STREAMED = "streamed"
 """Key of a manifest's options: the extensions that its shards are unpacked with; absent: they are read in place."""
 
 _NAME = "{}"  # stands for the shard's name in a command
-_BLOCK = 512
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 # Held while a command starts. A process that is forked then, a loader process for instance, would inherit the end of
@@ -190,8 +189,8 @@ class _Tail:
             ShardError: data behind it.
         """
         rest = self._last[len(self._last) - (self._num_read - place) :]
-        rest += self.read(max(0, _BLOCK - len(rest)))
-        if len(rest) < _BLOCK or any(rest[:_BLOCK]):
+        rest += self.read(max(0, tarfile.BLOCKSIZE - len(rest)))
+        if len(rest) < tarfile.BLOCKSIZE or any(rest[: tarfile.BLOCKSIZE]):
             raise Damaged("not a whole tar file (it does not end with an empty block)")
         while rest:
             if any(rest):

@@ -12,8 +12,6 @@ from mgcda_dist.files import PendingFile
 
 __all__ = ["ShardFile", "ShardWriter"]
 
-_BLOCK = 512
-
 
 class ShardFile:
     """A tar file in the making.
@@ -46,7 +44,7 @@ class ShardFile:
     def finish(self, name: str) -> ShardRow:
         """End the archive and close the file; its row of the shard table, under that name."""
         # TarWriter fills the file up to a multiple of 10240 bytes; two empty blocks are what ends an archive.
-        num_bytes = self._tar.tarstream.offset + 2 * _BLOCK
+        num_bytes = self._tar.tarstream.offset + 2 * tarfile.BLOCKSIZE
         self._tar.close()
         with self._file as file:
             file.truncate(num_bytes)
@@ -63,7 +61,7 @@ class ShardFile:
         if not data:
             return 0
         self._tar.write({"__key__": key, extension: data})  # one by one: TarWriter would sort those of a sample
-        return self._tar.tarstream.offset - len(data) - -len(data) % _BLOCK
+        return self._tar.tarstream.offset - len(data) - -len(data) % tarfile.BLOCKSIZE
 
 
 class ShardWriter:
