@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import yaml
 
 from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, KnownClassSpace
+from mgcda_dist.config.fields import NAME
 from mgcda_dist.config.json_schema import SCHEMA_FILES, editor_line, schema_text
 from mgcda_dist.errors import ConfigError, near_or_all
 
@@ -97,7 +98,7 @@ def write_project(folder: Path, project: Project) -> list[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(str(folder), "is not empty", "give a folder that is not there yet; nothing was written")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", project.name):
+    if not re.fullmatch(NAME, project.name):
         raise ConfigError("name", f"{project.name!r} is no name of a run", "letters, digits, `_`, `.` and `-`")
     if project.objects not in get_args(Objects):
         raise ConfigError("objects", repr(project.objects), near_or_all(project.objects, get_args(Objects)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,14 @@ __all__ = [
     "bootstrap",
     "paired_difference",
     "percentiles",
+    "put_once",
     "replicates_of",
 ]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = tuple[Ints, Ints]
+_Counted = TypeVar("_Counted")
 
 RESAMPLED_METRICS = ("ap", "auroc", "fpr95", "best_f1")
 """Metrics that come from scores; with class counts there is `miou`, too."""
@@ -90,11 +93,11 @@ class ImageTables:
             MgcdaError: the key came before.
         """
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._put(
-            key,
+        rows = (
             chunks(inlier, inlier_cuts(inlier.size, _PER_OCTAVE)) if inlier.size else nothing,
             chunks(anomaly, anomaly_cuts(anomaly.size, _PARTS)) if anomaly.size else nothing,
         )
+        put_once(self._tables, key, rows)
 
     def add_classes(self, key: str, counts: ClassCounts) -> None:
         """Add what an image's predicted classes gave, `Confusion.counts`."""
@@ -108,7 +111,7 @@ class ImageTables:
     def merge(self, other: ImageTables) -> None:
         """Add the images of another rank."""
         for key, (inlier, anomaly) in other._tables.items():
-            self._put(key, inlier, anomaly)
+            put_once(self._tables, key, (inlier, anomaly))
         self._classes |= other._classes
 
     def save(self, path: Path) -> None:
@@ -131,7 +134,7 @@ class ImageTables:
             ends = np.cumsum(file["sizes"])[:-1]
             parts = list(zip(np.split(file["codes"], ends), np.split(file["counts"], ends), strict=True))
             for index, key in enumerate(file["keys"]):
-                tables._put(str(key), parts[2 * index], parts[2 * index + 1])
+                put_once(tables._tables, str(key), (parts[2 * index], parts[2 * index + 1]))
             if "classes" in file:  # not before the version that has intervals of mIoU
                 tables._classes = dict(zip(map(str, file["keys"]), file["classes"], strict=True))
         return tables
@@ -154,10 +157,12 @@ class ImageTables:
                 np.add.at(tables[side, image], np.searchsorted(edges, row, side="right") - 1, values)
         return tables[1], tables[0], tied
 
-    def _put(self, key: str, inlier: Rows, anomaly: Rows) -> None:
-        if key in self._tables:
-            raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
-        self._tables[key] = (inlier, anomaly)
+
+def put_once(table: dict[str, _Counted], key: str, counted: _Counted) -> None:
+    """Add what was counted on an image; `MgcdaError` if the key came before."""
+    if key in table:
+        raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
+    table[key] = counted
 
 
 def bootstrap(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mgcda_dist.choices import ANOMALY, INTERVAL_LEVEL, REPLICATES, VOID, ComponentTrack
 from mgcda_dist.errors import MgcdaError
-from mgcda_dist.evaluation.bootstrap import Interval, image_weights, percentiles
+from mgcda_dist.evaluation.bootstrap import Interval, image_weights, percentiles, put_once
 from mgcda_dist.evaluation.metrics import PixelMetrics
 from mgcda_dist.evaluation.pixel import as_array, refuse_non_finite
 
@@ -143,7 +143,7 @@ class ComponentEvaluation:
         # float64: the threshold must not be rounded to the type of the scores.
         values = (values.astype(np.float16) if self.smiyc else values).astype(np.float64)
         predicted = values > self.threshold if self.smiyc else values >= self.threshold
-        self._put(key, _frame_row(predicted, labels, self.sizes))
+        put_once(self._rows, key, _frame_row(predicted, labels, self.sizes))
 
     def merge(self, other: ComponentEvaluation) -> None:
         """Add the frames of another rank.
@@ -152,7 +152,7 @@ class ComponentEvaluation:
             MgcdaError: a frame was counted on both.
         """
         for key, row in other._rows.items():
-            self._put(key, row)
+            put_once(self._rows, key, row)
 
     def result(self) -> ComponentMetrics:
         """Metrics of everything counted so far."""
@@ -177,11 +177,6 @@ class ComponentEvaluation:
 
     def _table(self) -> Floats:
         return np.stack([self._rows[key] for key in sorted(self._rows)] or [np.zeros(_COLUMNS)])
-
-    def _put(self, key: str, row: Floats) -> None:
-        if key in self._rows:
-            raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
-        self._rows[key] = row
 
 
 def component_map(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:

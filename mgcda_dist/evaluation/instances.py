@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist.errors import MgcdaError
+from mgcda_dist.evaluation.bootstrap import put_once
 from mgcda_dist.evaluation.components import component_map
 
 __all__ = ["OVERLAPS", "InstanceEvaluation", "InstanceMetrics", "PredictedInstances", "connected_instances"]
@@ -110,8 +111,6 @@ class InstanceEvaluation:
         Raises:
             MgcdaError: shapes differ, a confidence is NaN or infinite, or the key came before.
         """
-        if key in self._frames:
-            raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
         void = np.zeros(truth.shape, np.bool_) if void is None else void
         if not predicted.shape == truth.shape == void.shape:
             problem = f"predictions have shape {predicted.shape}, instances {truth.shape}, void {void.shape}"
@@ -119,7 +118,7 @@ class InstanceEvaluation:
         if predicted.confidence.size != len(predicted.pixels) or not np.isfinite(predicted.confidence).all():
             problem = f"{len(predicted.pixels)} instances, confidences {predicted.confidence.tolist()[:5]}"
             raise MgcdaError(key, problem, "give every instance one finite confidence")
-        self._frames[key] = self._matched(predicted, truth, void)
+        put_once(self._frames, key, self._matched(predicted, truth, void))
 
     def merge(self, other: InstanceEvaluation) -> None:
         """Add the frames of another rank.
@@ -128,9 +127,7 @@ class InstanceEvaluation:
             MgcdaError: a frame was counted on both.
         """
         for key, frame in other._frames.items():
-            if key in self._frames:
-                raise MgcdaError(key, "this image was counted before", "give every image of the set its own key")
-            self._frames[key] = frame
+            put_once(self._frames, key, frame)
 
     def result(self) -> InstanceMetrics:
         """Metrics of everything counted so far."""

@@ -17,6 +17,7 @@ from mgcda_dist.models.norm import convert_norm
 from mgcda_dist.models.preprocessing import cropped, normalised, padded
 from mgcda_dist.models.segmenter import split_columns
 from mgcda_dist.models.taps import (
+    WHERE,
     KeptTaps,
     Layout,
     Taps,
@@ -31,7 +32,6 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "AdaptedSegmenter", "adapt", "wrap"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_WHERE = "model.taps"
 _EXTRA = "extra:"
 
 
@@ -62,22 +62,22 @@ class AdaptedSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         if multiple_px < 1:
-            raise ConfigError(f"{_WHERE}.multiple_px", f"is {multiple_px}", "at least 1")
+            raise ConfigError(f"{WHERE}.multiple_px", f"is {multiple_px}", "at least 1")
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != 3 or max(values) > 1:
                 raise ConfigError(
-                    f"{_WHERE}.{name}", f"is {tuple(values)}", "three numbers in units of 0…1: those of 0…255 over 255"
+                    f"{WHERE}.{name}", f"is {tuple(values)}", "three numbers in units of 0…1: those of 0…255 over 255"
                 )
         self.network, self.multiple_px, self.columns = network, multiple_px, tuple(columns)
         self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-        self.points = resolve_taps(network, taps, _WHERE)
+        self.points = resolve_taps(network, taps)
         parts = taps.backbone_parts or ([taps.backbone] if taps.backbone else [])
         for field, path in [("backbone", taps.backbone), *(("backbone_parts", path) for path in parts)]:
             if path not in dict(network.named_modules()):
                 children = ", ".join(name for name, _ in network.named_children())
-                raise ConfigError(f"{_WHERE}.{field}", f"no module {path!r}", f"it has {children}")
+                raise ConfigError(f"{WHERE}.{field}", f"no module {path!r}", f"it has {children}")
         self.backbone = f"network.{taps.backbone}" if taps.backbone else ""
         self.backbone_parts = tuple(f"network.{path}" for path in parts)
         self._kept: KeptTaps | None = None
@@ -161,7 +161,7 @@ class AdaptedSegmenter(nn.Module):
         stages = {name: channels[name] for name in tapped if name.startswith("stage:")}
         names = {name.removeprefix("stage:"): number for name, number in stages.items()}
         if tapped["embedding"].shape[1] == 3 and tapped["embedding"].shape[2:] == size:
-            raise ConfigError(f"{_WHERE}.embedding", f"is the image, {described(tapped['embedding'])}", "name a layer")
+            raise ConfigError(f"{WHERE}.embedding", f"is the image, {described(tapped['embedding'])}", "name a layer")
         # From here on stages have their own names, without the prefix.
         self.points = {name.removeprefix("stage:"): point for name, point in self.points.items()}
         layouts = {name.removeprefix("stage:"): layout for name, layout in layouts.items()}
@@ -186,7 +186,7 @@ class AdaptedSegmenter(nn.Module):
             failures.append(f"logits of {grids['logits'][0]}×{grids['logits'][1]} for an image of {height}×{width}")
         if failures:
             raise ConfigError(
-                f"{_WHERE}.multiple_px",
+                f"{WHERE}.multiple_px",
                 f"{type(self.network).__name__} does not take every multiple of {self.multiple_px} pixels: "
                 f"{failures[0]}",
                 f"multiple_px={multiples[len(failures)]}"

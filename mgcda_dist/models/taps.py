@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mgcda_dist.errors import ConfigError
 
 __all__ = [
+    "WHERE",
     "KeptTaps",
     "Layout",
     "TapPoint",
@@ -25,6 +26,8 @@ __all__ = [
     "run_with_taps",
 ]
 
+WHERE = "model.taps"
+"""The section that names them, for messages."""
 _PATH = re.compile(r"(?P<module>[^\[\]]*)(?P<keys>(\[[^\[\]]+\])*)")
 
 
@@ -85,15 +88,15 @@ class Layout:
                 return x[:, self.extra :].transpose(1, 2).unflatten(2, (height // self.stride, -1))
 
 
-def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoint]:
+def resolve_taps(network: nn.Module, taps: Taps) -> dict[str, TapPoint]:
     """`stage:NAME`, `extra:NAME`, `logits` and `embedding` → tap point.
 
     Raises:
-        ConfigError: a path that does not exist; `where` is the name of the field.
+        ConfigError: a path that does not exist.
     """
     known = dict(network.named_modules())
     if taken := {"logits", "embedding"} & set(taps.stages):
-        raise ConfigError(f"{where}.stages", f"a stage cannot be called {taken.pop()!r}", "choose another name")
+        raise ConfigError(f"{WHERE}.stages", f"a stage cannot be called {taken.pop()!r}", "choose another name")
 
     def point(path: str, name: str) -> TapPoint:
         found = _PATH.fullmatch(path)
@@ -104,7 +107,7 @@ def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoi
             near = near[:6] or difflib.get_close_matches(module, known, n=4, cutoff=0.5)
             near = near or [p for p, m in known.items() if p and not any(True for _ in m.children())][-4:]
             raise ConfigError(
-                f"{where}.{name}",
+                f"{WHERE}.{name}",
                 f"{type(network).__name__} has no module {module!r}",
                 f"candidates: {', '.join(near)}; `named_modules()` lists all",
             )
@@ -112,7 +115,7 @@ def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoi
         if type(known[module]) in (nn.ModuleList, nn.ModuleDict):  # timm's feature extractors are subclasses that run
             entry = keys[0] if keys else next(iter(dict(known[module].named_children())), "0")
             raise ConfigError(
-                f"{where}.{name}", f"{module!r} is a container without an output", f"name a layer: {module}.{entry}"
+                f"{WHERE}.{name}", f"{module!r} is a container without an output", f"name a layer: {module}.{entry}"
             )
         return TapPoint(module, tuple(int(key) if key.isdecimal() else key for key in keys))
 
@@ -128,14 +131,14 @@ def resolve_taps(network: nn.Module, taps: Taps, where: str) -> dict[str, TapPoi
         classifier = points["logits"].module
         if not any(True for _ in known[classifier].parameters()):
             raise ConfigError(
-                f"{where}.logits",
+                f"{WHERE}.logits",
                 f"{classifier!r} has no weights, so its input are logits already, and not features for the embedding",
                 "name the classifier in front of it; or name the features, as `embedding`",
             )
         points["embedding"] = TapPoint(points["logits"].module, of_input=True)
     else:
         raise ConfigError(
-            f"{where}.embedding", "the logits are the network's own output", "name the layer in front of the classifier"
+            f"{WHERE}.embedding", "the logits are the network's own output", "name the layer in front of the classifier"
         )
     return points
 

@@ -14,6 +14,7 @@ import torch
 from mgcda_dist import build
 from mgcda_dist.addresses import has_secret, without_secrets
 from mgcda_dist.choices import MANIFEST, PIPE, ComponentTrack, RunFile, SubmissionLayout
+from mgcda_dist.config.fields import NAME
 from mgcda_dist.config.keys import evaluation_with
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
 from mgcda_dist.config.schema import Config
@@ -257,7 +258,7 @@ def named(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or Path(text).exists():
         return "", Path(text)
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:
+    if re.fullmatch(NAME, name) is None:
         raise ConfigError(text, f"{name!r} is no name", "letters, digits, `_`, `.` and `-`; it becomes a folder")
     return name, Path(path)
 
