@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from mgcda_dist.choices import LogitKind, NormMode, OutlierKind, ScoreKind
+from mgcda_dist.choices import INLIER, OUTLIER_LOSSES, LogitKind, NormMode, OutlierKind, ScoreKind
 from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.method.batch import Prediction
 from mgcda_dist.method.cacl import CACL, Budget, Selection
@@ -71,13 +71,15 @@ def wrap(
         The training module; `segmenter` is the bare network again.
 
     Raises:
-        ConfigError: a path or option that does not exist, a network that violates a law of the distributed form.
+        ConfigError: a path or option that does not exist, a value that cannot be, a network that violates a law of the
+            distributed form or has other classes.
     """
     from mgcda_dist.models.compatibility import check_loss, check_score
     from mgcda_dist.models.external_score import as_score
     from mgcda_dist.models.scores import scorer
     from mgcda_dist.models.segmentation_loss import columns_of, reads_of, segmentation_loss
 
+    _refuse_numbers(network, num_classes, num_domains, loss, limits)
     given = {"stages": stages, "logits": logits, "embedding": embedding, "backbone": backbone}
     given |= {"mean": mean, "std": std, "multiple_px": multiple_px}
     layers = _layers(network, {name: value for name, value in given.items() if value is not None})
@@ -86,6 +88,7 @@ def wrap(
 
         network, stages = tapped(network, norm=norm, columns=columns_of(loss), **layers), layers["stages"]
     channels, aligned = _channels(network, stages)
+    _refuse_other_classes(network, num_classes, columns_of(loss))
     kind = cast(LogitKind, getattr(network, "logit_kind", "pixel"))
     if isinstance(loss, str):
         check_loss(loss, kind, limits)
@@ -103,6 +106,42 @@ def wrap(
         cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
         seed=seed,
     )
+
+
+def _refuse_numbers(
+    network: object,
+    num_classes: object,
+    num_domains: object,
+    loss: OutlierKind | OutlierLoss,
+    limits: Mapping[str, float] | None,
+) -> None:
+    """Refuse what is no network, no number, no loss, and limits that no loss reads."""
+    if not isinstance(network, nn.Module):
+        problem = f"is {network.__name__}, a class" if isinstance(network, type) else f"is a {type(network).__name__}"
+        raise ConfigError("network", problem, "give a torch.nn.Module, as Net(num_classes)")
+    for name, number, most in (("num_classes", num_classes, INLIER), ("num_domains", num_domains, None)):
+        if not isinstance(number, int) or number < 1 or (most is not None and number > most):
+            span = "1 or more" if most is None else f"1 to {most}: ids from {most} on have a meaning of their own"
+            raise ConfigError(name, f"is {number!r}", f"give a whole number, {span}")
+    if isinstance(loss, str) and loss not in OUTLIER_LOSSES:
+        raise ConfigError("loss", f"no such outlier loss {loss!r}", near_or_all(loss, OUTLIER_LOSSES))
+    known = OUTLIER_LOSSES[loss].limits if isinstance(loss, str) else {}
+    for name in limits or {}:
+        if name not in known:
+            remedy = near_or_all(name, known) if known else "leave `limits` out: this loss has none"
+            raise ConfigError(f"limits[{name!r}]", "the loss has no such limit", remedy)
+
+
+def _refuse_other_classes(network: nn.Module, num_classes: int, columns: Sequence[str]) -> None:
+    """Refuse logits of another number of classes, where they are known without a forward pass or by one."""
+    found = getattr(network, "num_logits", None)
+    if found is None:
+        prediction = _seen(network)
+        found = prediction.logits.shape[1] + sum(name in prediction.extra for name in columns)
+    if found != num_classes + len(columns):
+        beside = "".join(f", and one for {name}" for name in columns)
+        problem = f"is {num_classes}, but the network has {found} logits"
+        raise ConfigError("num_classes", problem, f"make them one number{beside}")
 
 
 def _layers(network: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +189,7 @@ def _mdat(
         return None
     given = {} if options is True else dict(options)
     _refuse_unknown("mdat", given, _options(MDAT))
+    _refuse_impossible("mdat", given)
     return MDAT(dict(aligned), num_domains, num_classes=num_classes, **given)
 
 
@@ -161,6 +201,7 @@ def _cacl(
     given = {} if options is True else dict(options)
     budget, selection = _options(Budget), _options(Selection)
     _refuse_unknown("cacl", given, budget | selection | _options(CACL))
+    _refuse_impossible("cacl", given)
     parts = [{name: given.pop(name) for name in [*given] if name in known} for known in (budget, selection)]
     return CACL(
         channels, num_domains, Budget(num_classes, **parts[0]), Selection(**parts[1]), **{"seed": seed, **given}
@@ -170,6 +211,22 @@ def _cacl(
 def _options(of: type) -> set[str]:
     taken = {"num_domains", "num_classes", "stage_channels", "embedding_dim", "budget", "selection"}
     return set(inspect.signature(of).parameters) - taken
+
+
+def _refuse_impossible(argument: Literal["mdat", "cacl"], given: Mapping[str, Any]) -> None:
+    """Refuse values that the section of the configuration with the same keys refuses."""
+    from pydantic import ValidationError
+
+    from mgcda_dist.config.keys import refused_option
+    from mgcda_dist.config.method import CaclConfig, MdatConfig
+
+    section = MdatConfig if argument == "mdat" else CaclConfig
+    # A smoothing is an object here.
+    own = {name: value for name, value in given.items() if name in section.model_fields and name != "smoothing"}
+    try:
+        section.model_validate(own)
+    except ValidationError as error:
+        raise refused_option(error, argument) from None
 
 
 def _refuse_unknown(argument: str, given: Mapping[str, Any], known: set[str]) -> None:

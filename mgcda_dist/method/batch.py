@@ -31,6 +31,8 @@ __all__ = [
 
 _ALIGNED_BYTES = 16
 """Tensors that travel in one buffer start at multiples of it."""
+_NORMALISED = 8.0
+"""No image is brighter once mean and deviation are taken off; one of 0…255 that is so dark has nothing below 0."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,76 @@ class Batch:
             pinned[name] = _view(buffer, tensor, start // tensor.itemsize).copy_(tensor)
         return replace(self, **pinned)
 
-    def check_domains(self, num_domains: int) -> None:
-        """Refuse a batch that the method cannot count; on a GPU nothing is looked at, as the host would have to wait.
+    def check(self, num_classes: int, num_domains: int | None, *, looks: bool) -> None:
+        """Refuse a batch that the method cannot count, or would misread.
+
+        Args:
+            num_classes: C.
+            num_domains: M; None: nothing asks for domains.
+            looks: at what the tensors hold, for which the host waits where they lie on a GPU; their shapes and types
+                are known without.
 
         Raises:
-            ValueError: no image, or a domain outside of 0…M-1.
+            ValueError: no image; tensors that do not fit together; pixels that are not those of 0…255, an id that
+                means nothing, a domain outside of 0…M-1, a slot given twice.
         """
         if len(self.domain) == 0:
             raise ValueError("the batch has no image: every rank needs one at least, and all equally many")
-        if self.domain.device.type == "cpu":
+        self._check_shapes()
+        if looks:
+            self._check_image()
+            self._check_label(num_classes)
+            self._check_numbers(num_domains)
+
+    def _check_shapes(self) -> None:
+        image, label = tuple(self.image.shape), tuple(self.label.shape)
+        if len(image) != 4 or image[1] != 3:
+            raise ValueError(f"the images of the batch are {_shown(image)}: they must be N×3×H×W, RGB, in 0…255")
+        if label != (image[0], *image[2:]):
+            found = f"{_shown(label)}, its images {_shown(image)}"
+            raise ValueError(f"the labels of the batch are {found}: make them N×H×W")
+        if self.label.is_floating_point() or self.label.dtype == torch.bool:
+            raise ValueError(f"the labels of the batch are {self.label.dtype}: they must be whole numbers, as uint8")
+        for name, x in (("domain", self.domain), ("slot", self.slot)):
+            if x.shape != (image[0],) or x.dtype != torch.int64:
+                found = f"{_shown(tuple(x.shape))} {x.dtype} for {image[0]} images"
+                raise ValueError(f"`{name}` of the batch is {found}: it must be one int64 number per image")
+
+    def _check_image(self) -> None:
+        """Floating-point pixels of 0…1, or normalised ones, would be trained as black pictures."""
+        if not self.image.is_floating_point():
+            return
+        low, high = (float(x) for x in self.image.detach().aminmax())
+        is_fraction = high <= 1 and bool((self.image != self.image.round()).any())
+        if is_fraction or (low < 0 and high <= _NORMALISED):
+            raise ValueError(
+                f"the images of the batch are {self.image.dtype} from {low:.4g} to {high:.4g}: they must be pixels of "
+                "0…255, not divided by 255 and not normalised, which the segmenter does"
+            )
+
+    def _check_label(self, num_classes: int) -> None:
+        wrong = ((self.label >= num_classes) & (self.label < INLIER)) | (self.label < 0) | (self.label > VOID)
+        if wrong.any():
+            image, row, column = (int(x) for x in wrong.nonzero()[0])
+            raise ValueError(
+                f"the label of image {image} of the batch holds {int(self.label[image, row, column])} at row {row}, "
+                f"column {column}: it must be a class, 0 … {num_classes - 1}, or {INLIER} inlier of unknown class, "
+                f"{ANOMALY} anomaly, {VOID} void"
+            )
+
+    def _check_numbers(self, num_domains: int | None) -> None:
+        if num_domains is not None:
             wrong = (self.domain < 0) | (self.domain >= num_domains)
             if wrong.any():
                 raise ValueError(
                     f"image {int(wrong.nonzero()[0])} of the batch is of domain {int(self.domain[wrong][0])}, but the "
                     f"model has the {num_domains} domains 0 … {num_domains - 1}: number them so, or change num_domains"
                 )
+        if (self.slot.sort().values.diff() == 0).any():
+            raise ValueError(
+                "`slot` of the batch holds a number twice, so that two images would draw the same random numbers: "
+                "number the images by their places in the global batch"
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         """Those that there are, by name."""
@@ -142,6 +199,10 @@ class Prediction(NamedTuple):
     stages: dict[str, Tensor]
     embedding: Tensor
     extra: dict[str, Tensor] = {}  # noqa: RUF012  # a default of a tuple, never changed in place
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "one number"
 
 
 def _dense(tensor: Tensor) -> Tensor:

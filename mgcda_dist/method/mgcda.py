@@ -46,10 +46,12 @@ class SegmentationLoss(Protocol):
     """L_seg = Σ_name weights[name] · (sum / count of that name over ranks and micro-batches).
 
     Attributes:
+        num_classes: C.
         weights: by name; the first is how inliers are classified, the others are the outlier loss.
         reported: names whose own value is logged, as `outlier/NAME`.
     """
 
+    num_classes: int
     weights: Mapping[str, Weight]
     reported: Collection[str]
 
@@ -165,6 +167,7 @@ class MGCDA(nn.Module):
         self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
         self.seed, self.collectives = seed, collectives or Collectives()
         self._frozen, self._sizes = list(frozen), dict[tuple[int, int], _Sizes]()
+        self._looks = True
         self._drawing = [module for _, module in drawing_modules(segmenter, heads)]
         self._rest()
 
@@ -185,7 +188,12 @@ class MGCDA(nn.Module):
             batch: this rank's slice.
             progress: p in [0, 1].
             counts: of the step, from `count`; None: the step has this one micro-batch.
+
+        Raises:
+            ValueError: a batch that cannot be counted, see `Batch.check`; a progress that is none.
         """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"the progress is {progress}: it must be the share of training that is done, 0…1")
         counts, numbers = counts or self.count([batch]), self.numbers(batch.step, progress)
         with telling(self._drawing, ForwardContext(batch.step, progress, batch.slot, self.seed)):
             return self.loss(self.segmenter(batch.image), batch, progress, counts, numbers)
@@ -265,7 +273,16 @@ class MGCDA(nn.Module):
             outcomes: of all micro-batches of the step.
             beside: this rank's part of other named sums, which then cost no collective of their own; the same names on
                 every rank.
+
+        Raises:
+            ValueError: not the outcomes of one step.
         """
+        counted = outcomes[0].counts.num_parts // self.collectives.size
+        if len(outcomes) != counted:
+            raise ValueError(
+                f"{len(outcomes)} outcomes of micro-batches that were counted as {counted}: "
+                "counts = model.count(batches) before, and model(batch, progress, counts) for each"
+            )
         local, loss = _summed([outcome.sums for outcome in outcomes]), outcomes[0].loss
         others = to_device(list(beside.values()), loss.device)
         return NamedSum({**local, **dict(zip(beside, others, strict=True))}, self.collectives, "values")
@@ -321,8 +338,11 @@ class MGCDA(nn.Module):
         return self._sizes[height, width]
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
-        if part := self.mdat or self.cacl:
-            batch.check_domains(part.num_domains)
+        part = self.mdat or self.cacl
+        # On a GPU the first batch alone is looked at: the host would wait for each.
+        looks = self._looks or batch.label.device.type == "cpu"
+        batch.check(self.segmentation_loss.num_classes, part.num_domains if part else None, looks=looks)
+        self._looks = False
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.wide_label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}

@@ -68,6 +68,8 @@ class AdaptedSegmenter(nn.Module):
                 raise ConfigError(
                     f"{WHERE}.{name}", f"is {tuple(values)}", "three numbers in units of 0…1: those of 0…255 over 255"
                 )
+        if min(std) <= 0:
+            raise ConfigError(f"{WHERE}.std", f"is {tuple(std)}", "three numbers above 0: pixels are divided by them")
         self.network, self.multiple_px, self.columns = network, multiple_px, tuple(columns)
         self.logit_kind: LogitKind = logit_kind
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))

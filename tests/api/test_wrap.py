@@ -108,8 +108,33 @@ def test_the_layers_that_a_network_names_itself():
         ({"logits": "head", "mdat": {"lambda": 1}}, r"mdat\['lambda'\]: there is no such option"),
         ({"logits": "head", "cacl": {"num_positive": 1}}, "did you mean num_positives"),
         ({"logits": "head", "score": "rba"}, "adds up"),
+        ({"logits": "head", "num_classes": 4}, r"num_classes: is 4, but the network has 5 logits"),
+        ({"logits": "head", "num_classes": 19, "cacl": False}, r"is 19, but the network has 5 logits"),
+        ({"logits": "head", "loss": "abstention"}, r"5 logits\n.*make them one number, and one for abstention"),
+        ({"logits": "head", "num_classes": 254}, r"num_classes: is 254\n.*1 to 253: ids from 253 on"),
+        ({"logits": "head", "num_classes": "5"}, r"num_classes: is '5'\n"),
+        ({"logits": "head", "num_domains": 0}, r"num_domains: is 0\n"),
+        ({"logits": "head", "loss": "energy_hing"}, r"loss: no such outlier loss 'energy_hing'\n.*energy_hinge\?"),
+        ({"logits": "head", "limits": {"inlier": -3}}, r"limits\['inlier'\]: the loss has no such limit"),
+        ({"logits": "head", "loss": Own(), "limits": {"inlier": -3}}, "leave `limits` out"),
+        ({"logits": "head", "cacl": {"temperature": 0}}, r"temperature: 0: input should be greater than 0"),
+        ({"logits": "head", "cacl": {"queue_rows": -3}}, r"queue_rows: -3: "),
+        ({"logits": "head", "mdat": {"channels": 0}}, r"channels: 0: "),
+        ({"logits": "head", "std": [0, 0.2, 0.2]}, r"std: is \(0, 0.2, 0.2\)\n.*above 0"),
     ],
 )
 def test_what_does_not_fit_is_named(given: dict[str, Any], message: str):
+    numbers: dict[str, Any] = {"num_classes": 5, "num_domains": 2}
     with pytest.raises(ConfigError, match=message):
-        wrap(Plain(), num_classes=5, num_domains=2, **given)
+        wrap(Plain(), **numbers | given)
+
+
+@pytest.mark.parametrize(("network", "says"), [(Plain, "is Plain, a class"), (torch.zeros(1), "is a Tensor")])
+def test_what_is_no_network_is_named(network: Any, says: str):
+    with pytest.raises(ConfigError, match=f"network: {says}\n.*give a torch.nn.Module"):
+        wrap(network, num_classes=5, num_domains=2, logits="head")
+
+
+def test_a_segmenter_of_other_classes_is_refused():
+    with pytest.raises(ConfigError, match="num_classes: is 8, but the network has 5 logits"):
+        wrap(Segmenter(), num_classes=8, num_domains=2)

@@ -1,13 +1,14 @@
-"""Batches: moved between devices; images without labels."""
+"""Batches: moved between devices, refused where they would be misread; images without labels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, unlabelled
+from mgcda_dist.method.batch import ANOMALY, INLIER, VOID, Batch, unlabelled
 from tests.support.pretended import DEVICE, pretended_device
 from tests.support.tiny import tiny_batch
 
@@ -58,3 +59,54 @@ def test_what_was_laid_over_an_unlabelled_image_is_foreign():
     told = replace(batch, unlabelled=torch.tensor([True, False, False]))
     assert told.is_unlabelled.tolist() == [True, False, False]
     assert told.is_foreign.tolist() == [[[False, True, True, False]], [[False] * 4], [[False] * 4]]
+
+
+def _float_image(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    return replace(batch, image=change(batch.image.float()))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda b: replace(b, image=b.image[0]), r"images of the batch are 3×\d+×\d+: they must be N×3×H×W"),
+        (lambda b: replace(b, image=b.image.permute(0, 2, 3, 1)), r"must be N×3×H×W, RGB"),
+        (lambda b: replace(b, label=b.label[:, ::2]), r"labels of the batch are .*, its images .*: make them N×H×W"),
+        (lambda b: replace(b, label=b.label[:, None]), r"labels of the batch are 8×1×"),
+        (lambda b: replace(b, label=b.label.float()), r"labels of the batch are torch.float32: .*whole numbers"),
+        (lambda b: replace(b, domain=b.domain[:3]), r"`domain` of the batch is 3 torch.int64 for 8 images"),
+        (lambda b: replace(b, domain=b.domain.float()), r"`domain` .* torch.float32 .*one int64 number per image"),
+        (lambda b: replace(b, slot=b.slot[:3]), r"`slot` of the batch is 3 torch.int64 for 8 images"),
+    ],
+    ids=["one image", "channels last", "half a label", "a channel of labels", "float labels", "few domains",
+         "float domains", "few slots"],
+)  # fmt: skip
+@pytest.mark.parametrize("looks", [True, False])
+def test_tensors_that_do_not_fit_together_are_refused(change: Callable[[Batch], Batch], says: str, looks: bool) -> None:
+    batch = tiny_batch(0)
+    batch.check(3, 3, looks=looks)
+    with pytest.raises(ValueError, match=says):
+        change(batch).check(3, 3, looks=looks)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda b: _float_image(b, lambda x: x / 255), r"images .* torch.float32 from 0 to 1: .*not divided by 255"),
+        (lambda b: _float_image(b, lambda x: (x / 255 - 0.45) / 0.22), r"from -2.\d+ to 2.5: .*not normalised"),
+        (lambda b: _float_image(b, lambda x: (x / 127.5 - 1).half()), r"torch.float16 from -1 to 1: "),
+        (lambda b: replace(b, label=b.label.index_fill(1, torch.tensor([2]), 3)), r"image 0 .* holds 3 at row 2, col"),
+        (lambda b: replace(b, label=b.label.index_fill(2, torch.tensor([1]), -1)), r"holds -1 at .*: .* 0 … 2, or 253"),
+        (lambda b: replace(b, label=b.label.index_fill(2, torch.tensor([1]), 256)), r"holds 256 .* 255 void"),
+        (lambda b: replace(b, slot=torch.zeros_like(b.slot)), "`slot` of the batch holds a number twice, .*same random numbers"),
+    ],
+    ids=["of 0…1", "normalised", "of -1…1", "no class", "ignored as -1", "beyond a byte", "one slot"],
+)  # fmt: skip
+def test_what_would_be_misread_is_refused(change: Callable[[Batch], Batch], says: str) -> None:
+    batch = tiny_batch(0)
+    for fits in (batch, _float_image(batch, lambda x: x), _float_image(batch, lambda x: x * 1.1 - 9),
+                 _float_image(batch, lambda x: x * 0), _float_image(batch, lambda x: x * 0 + 1)):  # fmt: skip
+        fits.check(3, 3, looks=True)
+    wrong = change(batch)
+    with pytest.raises(ValueError, match=says):
+        wrong.check(3, 3, looks=True)
+    wrong.check(3, 3, looks=False)

@@ -20,6 +20,7 @@ from mgcda_dist.method.randomness import stream_key
 from mgcda_dist.method.reduce import NamedSum
 from tests.multiprocess.scenarios import class_mixed
 from tests.support import reference
+from tests.support.pretended import DEVICE, pretended_device
 from tests.support.tiny import NUM_CLASSES, NUM_DOMAINS, lively, part_of, tiny_batch, tiny_mgcda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -306,6 +307,34 @@ def test_a_batch_that_cannot_be_counted_is_refused(with_mdat: bool):
             model(other, 0.1)
     with pytest.raises(ValueError, match="no image: every rank needs one"):
         model.count([part_of(batch, 8, 9)])
+
+
+@pytest.mark.parametrize("progress", [-0.1, 5, math.nan])
+def test_a_progress_that_is_none_is_refused(progress: float):
+    with pytest.raises(ValueError, match=r"the progress is .*: it must be the share of training that is done, 0…1"):
+        tiny_mgcda()(tiny_batch(0), progress)
+
+
+def test_outcomes_of_micro_batches_that_were_counted_apart_are_refused():
+    model, batches = tiny_mgcda(), [part_of(tiny_batch(0), 0, 2), part_of(tiny_batch(0), 1, 2)]
+    with pytest.raises(ValueError, match=r"2 outcomes .* counted as 1: counts = model.count\(batches\) before"):
+        model.total([model(batch, 0.5) for batch in batches])
+    counts = model.count(batches)
+    model.total([model(batch, 0.5, counts) for batch in batches])
+
+
+def test_on_a_gpu_the_first_batch_alone_is_looked_at():
+    model, batch = tiny_mgcda(with_mdat=False), tiny_batch(0)
+    wrong = replace(batch, label=torch.full_like(batch.label, 77))
+    with pytest.raises(ValueError, match="holds 77"):
+        model.count([wrong])
+    with pretended_device() as gpu:
+        with pytest.raises(ValueError, match="holds 77"):
+            tiny_mgcda(with_mdat=False).count([wrong.to(DEVICE)])
+        model.count([batch])
+        gpu.waits.clear()
+        model.count([batch.to(DEVICE)])
+        assert not gpu.waits
 
 
 def test_one_image_in_the_batch():

@@ -54,6 +54,7 @@ class TinySegmenter(nn.Module):
 class PlainSegmentationLoss:
     """Cross-entropy over inliers and an energy hinge, as named sums."""
 
+    num_classes = NUM_CLASSES
     weights: Mapping[str, Weight] = {"classification": 1.0, "hinge_inlier": 0.1, "hinge_anomaly": 0.1}
     reported: Collection[str] = ()
 
