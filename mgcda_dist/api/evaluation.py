@@ -127,6 +127,10 @@ def evaluate(
         return _of_module(subject, job, where, overwrite, progress)
     advance = progress or (lambda done, total, what: None)
     is_object = not isinstance(subject, Run | ExportedModel | str | Path)
+    if is_object and not callable(subject):
+        kind = type(subject).__name__
+        remedy = "give a run, a model, a module, a function of an image, or a folder of score maps"
+        raise ConfigError("subject", f"is a{'n' if kind[0] in 'aeiouAEIOU' else ''} {kind}", remedy)
     text = references.reference(subject, "subject") if is_object else str(subject)
     text = references.expanded(text, "evaluate")
     if not isinstance(subject, Run | ExportedModel) and is_foreign(text):

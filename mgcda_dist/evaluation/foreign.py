@@ -151,9 +151,12 @@ class ArrayFunction(Foreign):
         if maps[0] is None or not all(fits):
             problem = f"returns {_shown(found)} for an image of {size[0]}×{size[1]}"
             raise ConfigError(self.name, problem, f"{_ARRAYS}; {_TENSORS}")
-        score, classes = (None if each is None else torch.as_tensor(each.astype(np.float32)) for each in maps)
+        score, classes = maps
         assert score is not None
-        return score, None if classes is None else classes.long()
+        # Scores keep their bits: 1 - 1e-9 and 1 - 2e-9 are one number in float32, as are whole numbers of 32 bits.
+        wide = score.dtype.itemsize > (4 if score.dtype.kind == "f" else 2)
+        kept = torch.as_tensor(score.astype(np.float64 if wide else np.float32))
+        return kept, None if classes is None else torch.as_tensor(classes.astype(np.int64))
 
 
 def is_foreign(text: str) -> bool:
@@ -201,7 +204,7 @@ def given_scores(name: str, scores: Tensor, classes: Tensor | None, num_classes:
     Raises:
         ConfigError: classes that are wanted and missing, or beyond that number.
     """
-    maps = scores.unsqueeze(1).float()
+    maps = scores.unsqueeze(1).to(torch.promote_types(scores.dtype, torch.float32))
     if not num_classes:
         return Prediction(maps, {}, maps)
     if classes is None:
@@ -210,7 +213,7 @@ def given_scores(name: str, scores: Tensor, classes: Tensor | None, num_classes:
         problem = f"gives classes {int(classes.min())} to {int(classes.max())}, and `class_space` has {num_classes}"
         raise ConfigError(name, problem, "give another `class_space`, or none")
     # As logits, so that views and windows vote; their largest is the class itself where nothing is averaged.
-    votes = (classes.unsqueeze(1) == torch.arange(num_classes, device=classes.device).view(1, -1, 1, 1)).float()
+    votes = (classes.unsqueeze(1) == torch.arange(num_classes, device=classes.device).view(1, -1, 1, 1)).to(maps)
     return Prediction(votes, {}, votes, {_SCORE: maps})
 
 

@@ -39,6 +39,8 @@ _NO_MAPS = ("_segmentation", ".overlay")
 """Ends of names of other files beside maps: predicted classes (Fishyscapes), pictures of `mgcda predict`."""
 
 
+_OBLONG = 1.1
+"""Ratio of the sides from which a map is wide or high: a coarse one may be a cell off."""
 _BOUND = "a score map has the size of its frame; is it one?"
 
 
@@ -111,7 +113,8 @@ class ScoreMaps:
         """A map for a label of H×W: float32, or float64 if it is stored so.
 
         Raises:
-            MgcdaError: a file that cannot be read, is not one number per pixel, or has another size than the label.
+            MgcdaError: a file that cannot be read, is not one number per pixel, or has another size than the label, or,
+                where it is resized, lies on its side.
         """
         values = _two_dimensional(_read(file), file)
         if values.shape == shape:
@@ -121,6 +124,12 @@ class ScoreMaps:
                 str(file),
                 f"the map is {values.shape[1]}×{values.shape[0]}, the label {shape[1]}×{shape[0]} pixels",
                 "write maps at the label's size, or choose `resize_maps`",
+            )
+        if _lies_on_its_side(values.shape, shape):
+            raise MgcdaError(
+                str(file),
+                f"lies on its side: it is {values.shape[1]}×{values.shape[0]}, the label {shape[1]}×{shape[0]} pixels",
+                "transpose it: an array is height × width",
             )
         return np.asarray(cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), values.dtype)
 
@@ -169,6 +178,11 @@ def _listed(root: Path) -> dict[str, MapFile]:
     if all(name.endswith(_NO_MAPS) for name in maps):
         raise ConfigError(str(root), "holds no score map", f"maps are files that end with {', '.join(_SUFFIXES)}")
     return maps
+
+
+def _lies_on_its_side(shape: tuple[int, ...], label: tuple[int, int]) -> bool:
+    """A map that is wide where its label is high, or the reverse; networks that take squares give squares."""
+    return any(a[0] > _OBLONG * a[1] and b[1] > _OBLONG * b[0] for a, b in ((shape, label), (label, shape)))
 
 
 def _last(name: str) -> str:

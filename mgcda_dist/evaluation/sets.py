@@ -9,7 +9,7 @@ from mgcda_dist.choices import ANOMALY, INLIER
 from mgcda_dist.data.dataset import DatasetReader, LabelIds, MapDataset, make_dataset
 from mgcda_dist.data.folders import label_table, open_shards, paste_source
 from mgcda_dist.data.frames import EvaluationFrames
-from mgcda_dist.data.labels import CATEGORIES, ClassSpace, lookup_table
+from mgcda_dist.data.labels import CATEGORIES, ClassSpace
 from mgcda_dist.data.paste import PasteParams
 from mgcda_dist.data.pixels import OWN_SIZE, InputSize
 from mgcda_dist.data.shards.manifest import Manifest
@@ -99,10 +99,7 @@ def evaluation_frames(
     if entry.dataset is not None:
         return _dataset_frames(entry, entry.dataset, class_space, size, seed)
     manifest = open_shards(entry.shards, "frames")
-    if class_space is None:
-        table = lookup_table(manifest.label_format, "cityscapes19")
-    else:
-        table = label_table(manifest, class_space)
+    table = label_table(manifest, class_space or "cityscapes19")
     paste = None if class_space is None else entry.paste
     anomalies = [raw for raw in manifest.label_histogram if table[raw] == ANOMALY]
     names = CATEGORIES.get(manifest.label_format, {})

@@ -98,7 +98,7 @@ def score_map(
     blur: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Anomaly scores (H×W float32) and predicted classes (H×W uint8) of one frame.
+    """Anomaly scores (H×W float32, of float64 outputs float64) and predicted classes (H×W uint8) of one frame.
 
     Args:
         network: image → `Prediction`, in evaluation mode, on `device`.
@@ -140,7 +140,7 @@ def _scored(
     seen: Sequence[_Seen], size: tuple[int, int], score: Score, blur: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Scores and classes of one frame from what the network returned for each of its augmentation."""
-    scores = torch.empty(size, dtype=torch.float32, device=seen[0].outputs.device)
+    scores = torch.empty(size, dtype=seen[0].outputs.dtype, device=seen[0].outputs.device)
     predicted = torch.empty(size, dtype=torch.uint8, device=scores.device)
     elements = _STRIP_ELEMENTS.get(scores.device.type, _STRIP_ELEMENTS_ELSEWHERE)
     rows = max(1, elements // (seen[0].outputs.shape[0] * size[1]))
@@ -178,9 +178,9 @@ def _look(
 
 
 def _outputs(network: nn.Module, pixels: Tensor, score: Score) -> tuple[Tensor, int]:
-    """Logits and what the score reads beside them, N×(C+c)×h×w float32, and C."""
+    """Logits and what the score reads beside them, N×(C+c)×h×w float32, or float64 if they are, and C."""
     prediction: Prediction = network(pixels)
-    return score_inputs(prediction, score).float(), prediction.logits.shape[1]
+    return score_inputs(prediction, score), prediction.logits.shape[1]
 
 
 def _slide(

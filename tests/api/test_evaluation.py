@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -122,6 +123,9 @@ def test_what_cannot_be_evaluated_is_named(trained: Path, shards: Path, tmp_path
         evaluate(trained)
     with pytest.raises(MgcdaError, match="nothing"):
         evaluate(tmp_path / "nothing", shards)
+    for thing in (np.zeros((4, 4)), {"a": np.zeros((4, 4))}, 3, None):
+        with pytest.raises(ConfigError, match=r"subject: is an? \w+\n.*a folder of score maps"):
+            evaluate(cast(Any, thing), shards)
 
 
 @pytest.fixture(scope="module")

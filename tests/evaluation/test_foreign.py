@@ -57,6 +57,12 @@ def not_finite(image):
 
 NUMBER = 3
 
+def saturated(image):
+    return 1 - np.exp2(-30.0 - image[..., 0] / 16)
+
+def saturated_with_classes(image):
+    return saturated(image), image[..., 0] // 32
+
 class FirstLogit:
     reads = ()
     def maps(self, prediction):
@@ -164,6 +170,21 @@ def test_scores_of_a_function_are_averaged_over_views_and_windows(code: str) -> 
     scores, classes = score_map(function, image, (64, 96), score=GivenScore(), augmentation=how)
     assert scores == pytest.approx(image[..., 0] - image.mean(axis=2), abs=1e-3)
     assert np.array_equal(classes, (image[..., 0] > 127) * 7)
+
+
+@pytest.mark.parametrize("how", [TestTimeAugmentation(), TestTimeAugmentation((0.5, 1.0), True, (32, 64), 0.5)])
+@pytest.mark.parametrize("blur", [False, True])
+@pytest.mark.parametrize("num_classes", [0, 8])
+def test_scores_in_float64_keep_their_bits(code: str, how: TestTimeAugmentation, blur: bool, num_classes: int) -> None:
+    """As score maps from files do: all of these are 1 in float32."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    name = "saturated_with_classes" if num_classes else "saturated"
+    function = open_foreign(f"{code}:{name}", num_classes=num_classes)
+    scores, _ = score_map(function, image, (64, 96), score=GivenScore(), augmentation=how, blur=blur)
+    expected = 1 - np.exp2(-30.0 - image[..., 0] / 16)
+    assert scores.dtype == np.float64 and len(np.unique(scores)) >= 256
+    if how == TestTimeAugmentation() and not blur:
+        assert np.array_equal(scores, expected)
 
 
 def test_the_command_takes_them_beside_each_other(code: str, shards: Path, tmp_path: Path) -> None:

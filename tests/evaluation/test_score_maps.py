@@ -180,6 +180,20 @@ def test_a_map_of_another_size_is_refused_unless_it_may_be_resized(tmp_path: Pat
     assert larger.mean() == pytest.approx(values.mean(), abs=1e-3)
 
 
+@pytest.mark.parametrize(("map_size", "label_size"), [((60, 40), (40, 60)), ((8, 4), (40, 60)), ((30, 40), (900, 40))])
+def test_a_map_that_lies_on_its_side_is_no_map_of_another_size(
+    tmp_path: Path, map_size: tuple[int, int], label_size: tuple[int, int]
+) -> None:
+    """A transposed map would be stretched, and its numbers be those of another picture."""
+    np.save(tmp_path / "a.npy", np.zeros(map_size))
+    maps = ScoreMaps(tmp_path, resize=True)
+    with pytest.raises(MgcdaError, match=r"lies on its side: .*\n.*transpose"):
+        maps.read(maps.choose("set", ["a"])["a"], label_size)
+    for fits in ((20, 20), label_size[::1], (max(1, label_size[0] // 8), max(1, label_size[1] // 8))):
+        np.save(tmp_path / "a.npy", np.zeros(fits))
+        assert maps.read(maps.choose("set", ["a"])["a"], label_size).shape == label_size
+
+
 def _first_map(folder: Path) -> NDArray[Any]:
     maps = ScoreMaps(folder)
     return maps.read(maps.choose("set", ["a"])["a"], SHAPE)

@@ -14,12 +14,15 @@ import torch
 from mgcda_dist import build
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.pixels import InputSize
-from mgcda_dist.errors import MgcdaError, SampleError, ShardError
+from mgcda_dist.data.shards.record import SourceSample
+from mgcda_dist.data.shards.write import write_shards
+from mgcda_dist.errors import ConfigError, MgcdaError, SampleError, ShardError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
-from mgcda_dist.evaluation.sets import set_data
+from mgcda_dist.evaluation.sets import EvaluationSet, evaluation_frames, set_data
 from mgcda_dist.method.collectives import Collectives
 from tests.support.configs import tiny_config
 from tests.support.datasets import ITEMS
+from tests.support.shards import encoded, frame
 
 HERE = "python:tests.support.datasets"
 
@@ -80,6 +83,17 @@ def test_ids_that_mean_nothing_and_changing_items_are_refused(tmp_path: Path, ti
     config = config_of(tmp_path, tiny_shards, dataset=f"{HERE}:Drawn", dataset_arguments=arguments)
     with pytest.raises(ShardError, match="set unseen: item 0: differs when it is read a second time"):
         set_data(build.evaluation_job(config, tmp_path).sets[0])
+
+
+@pytest.mark.parametrize("class_space", [None, "cityscapes19"])
+def test_ids_that_the_labels_format_does_not_list_are_refused(tmp_path: Path, class_space: str | None) -> None:
+    """They would be void, without a word, and the numbers those of the other pixels."""
+    label = np.zeros((40, 60), np.uint8)
+    label[:4], label[9:12] = 1, 2
+    samples = [SourceSample("a", encoded(frame(0, 40, 60)[0]), "png", encoded(label))]
+    write_shards(samples, tmp_path / "s", dataset="plain", split="test", label_format="binary", workers=1)
+    with pytest.raises(ConfigError, match=r"7.50% of the labels' pixels have ids that binary does not know: 2"):
+        evaluation_frames(EvaluationSet("s", str(tmp_path / "s")), class_space)
 
 
 def test_a_whole_frame_may_be_given_to_a_network(tmp_path: Path, tiny_shards: Path) -> None:
