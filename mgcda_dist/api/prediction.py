@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -42,6 +42,7 @@ __all__ = [
 _Images = NDArray[np.uint8] | str | Path
 _AUGMENTATION = ("scales", "flip", "window_px", "window_overlap")
 _OF_EVALUATION = (*_AUGMENTATION, "height_px", "longest_side_px", "blur")
+_IMAGE = "give H×W×3 RGB, uint8, 0…255, as an array, or files; of a PIL image: np.asarray(image.convert('RGB'))"
 _COUNTS = ("min_area_px", "batch", "every")
 
 
@@ -119,10 +120,13 @@ def predict(
     _refuse_unknown(settings, Settings)
     how = plan(opened(model, device), **settings)
     found: list[ImagePrediction] = []
-    several = [images] if isinstance(images, str | Path | np.ndarray) else images
+    is_one = isinstance(images, str | bytes | Path | np.ndarray) or not isinstance(images, Iterable)
+    several: Any = [images] if is_one else images
     for each in several:
         if isinstance(each, np.ndarray):
             pictures = [_checked(each)]
+        elif not isinstance(each, str | Path):
+            raise ConfigError("images", f"an image is a {type(each).__name__}", _IMAGE)
         else:
             sources = find_sources([Path(each)], Path(os.devnull))
             if videos := [source for source in sources if source.is_video]:
@@ -293,7 +297,7 @@ def _refuse_unknown(settings: Mapping[str, Any], known: type[Settings]) -> None:
 
 
 def _checked(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         shown = f"{'×'.join(map(str, image.shape))} {image.dtype}"
-        raise ConfigError("images", f"an image is {shown}", "give H×W×3 RGB, uint8, 0…255")
+        raise ConfigError("images", f"an image is {shown}", _IMAGE)
     return image

@@ -24,6 +24,8 @@ BROKEN = (
 )
 """Remedy for files that cannot be decoded."""
 
+_OTHERS = {b"GIF8": "a GIF", b"ftyp": "HEIC or AVIF"}
+"""Bytes near the start of whole pictures that are not read."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 _MARKS = {2: "mirrored", 3: "turned by 180°", 4: "mirrored and turned by 180°", 5: "mirrored and turned by 90°",
           6: "turned by 90°", 7: "mirrored and turned by 90°", 8: "turned by 90°"}  # fmt: skip
@@ -88,8 +90,11 @@ def read_header(data: bytes, where: str, what: str = "image") -> Header:
         bits = data[24] if kind == "PNG" else max(picture.tag_v2.get(258, (1,))) if kind == "TIFF" else 8
         several = kind != "MPO" and getattr(picture, "is_animated", False)  # MPO: a photo with its previews
     except UnidentifiedImageError:  # its message holds an address, different in every process
-        problem = f"the {what} is not a picture of JPEG, PNG, WebP, BMP, TIFF or PNM ({len(data)} bytes)"
-        raise SampleError(where, problem, BROKEN) from None
+        problem = f"not a picture of JPEG, PNG, WebP, BMP, TIFF or PNM ({len(data)} bytes)"
+        for mark, name in _OTHERS.items():
+            if mark in data[:8]:
+                raise SampleError(where, f"the {what} is {name}, {problem}", "save it as PNG") from None
+        raise SampleError(where, f"the {what} is {problem}", BROKEN) from None
     except Exception as error:  # of damaged bytes Pillow's parsers raise all kinds
         raise SampleError(where, f"the {what} is not a picture ({len(data)} bytes: {error})", BROKEN) from None
     if width * height > MAX_PIXELS:

@@ -34,6 +34,10 @@ __all__ = [
 
 MAX_PIXELS = 2**26
 """Of a picture that is decoded, and of a network's input: 67 million, 8192×8192; 0.8 GB in float32."""
+_MAX_ENLARGED_PIXELS = 2**24
+"""… of an image that is enlarged by more than 8, twice those of a 4K frame: a strip of 1×500 pixels, brought to a
+height of 360, would have 65 million, and take all memory."""
+_MAX_FACTOR = 8
 
 
 Pixels = NDArray[np.uint8]
@@ -86,17 +90,23 @@ class InputSize:
         """Height and width of a frame's image in the network.
 
         Raises:
-            SampleError: more pixels than an input may have.
+            SampleError: more pixels than an input may have, or than an image is enlarged to.
         """
+        option, value = "longest_side_px", self.longest_side_px
         if self.height_px:
+            option, value = "height_px", self.height_px
             shown = self.height_px, max(1, round(width * self.height_px / height))
-            return bounded_size(*shown, "height_px", self.height_px)
-        if self.longest_side_px:
-            longest = max(height, width)
-            factor = self.longest_side_px / longest
+        elif value:
+            factor = value / max(height, width)
             shown = max(1, round(height * factor)), max(1, round(width * factor))
-            return bounded_size(*shown, "longest_side_px", self.longest_side_px)
-        return height, width
+        else:
+            return height, width
+        bounded_size(*shown, option, value)
+        if shown[0] > _MAX_FACTOR * height and shown[0] * shown[1] > _MAX_ENLARGED_PIXELS:
+            problem = f"`{option}` {value} enlarges {height}×{width} to {shown[0]}×{shown[1]} pixels"
+            remedy = "give a smaller one, or crop the image"
+            raise SampleError("network input", f"{problem}, over the bound of {_MAX_ENLARGED_PIXELS}", remedy)
+        return shown
 
     def applied(self, image: Pixels) -> Pixels:
         """H×W×3 at that size, see `resized`; an image of that size as it is."""

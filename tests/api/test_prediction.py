@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from mgcda_dist.api.prediction import predict, predict_files
 from mgcda_dist.errors import ConfigError, MgcdaError
@@ -97,12 +99,22 @@ def test_a_size_that_cannot_be_computed_is_refused_by_its_option(run: Path):
     with pytest.raises(MgcdaError, match=r"`height_px` 20000 makes it 20000×40000000 pixels"):
         predict(run, long, height_px=20000)
     with pytest.raises(MgcdaError, match=r"`scales` 8 makes it 32000×64000 pixels[\s\S]*smaller"):
-        predict(run, np.zeros((2, 4, 3), np.uint8), height_px=4000, scales=[1, 8])
+        predict(run, np.zeros((500, 1000, 3), np.uint8), height_px=4000, scales=[1, 8])
+    with pytest.raises(MgcdaError, match=r"`height_px` 360 enlarges 1×500 to 360×180000 pixels[\s\S]*crop"):
+        predict(run, long[:1, :500], height_px=360)
+    with pytest.raises(MgcdaError, match=r"`longest_side_px` 8192 enlarges 64×64 to 8192×8192 pixels"):
+        predict(run, long.reshape(-1, 64, 3)[:64], longest_side_px=8192)
 
 
 def test_what_is_no_image_is_named(run: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"an image is 40×60×3 float64[\s\S]*uint8"):
         predict(run, IMAGE / 255)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"an image is 0×60×3 uint8[\s\S]*H×W×3"):
+        predict(run, IMAGE[:0])
+    others: list[Any] = [Image.fromarray(IMAGE), torch.from_numpy(IMAGE), b"PNG", None, 3, [Image.fromarray(IMAGE)]]
+    for other in others:
+        with pytest.raises(ConfigError, match=r"an image is a \w+\n[\s\S]*H×W×3 RGB, uint8[\s\S]*convert\('RGB'\)"):
+            predict(run, other)
     with pytest.raises(ConfigError, match="does not exist"):
         predict(run, tmp_path / "none.png")
     (tmp_path / "drive.mp4").touch()

@@ -66,7 +66,8 @@ def test_frames_of_other_kinds_are_named():
         (saved(grey.astype(np.float32), "TIFF"), "a TIFF of mode F"),
         (saved(grey.astype(np.int32), "TIFF"), "a TIFF of mode I"),
         (saved(Image.fromarray(NOISE).convert("LAB"), "TIFF"), "a TIFF of mode LAB"),
-        (saved(grey, "GIF"), "not a picture of JPEG, PNG, WebP, BMP, TIFF or PNM"),
+        (saved(grey, "GIF"), r"is a GIF, not a picture of JPEG, PNG, WebP, BMP, TIFF or PNM .*\n.*save it as PNG"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), r"is HEIC or AVIF, not a picture of JPEG, PNG.*\n.*save it as PNG"),
         *((saved(grey, kind, save_all=True, append_images=[Image.fromarray(255 - grey)]), "one of several in its file")
           for kind in ("PNG", "WEBP", "TIFF")),
     ):  # fmt: skip
