@@ -95,13 +95,20 @@ def wrap(
         if isinstance(score, str):
             check_score(score, kind, loss)
     else:
-        from mgcda_dist.models.external_loss import try_loss
+        from mgcda_dist.models.external_loss import check_declared, try_loss
 
+        check_declared(loss, getattr(loss, "__name__", type(loss).__name__))
         try_loss(loss, num_classes, channels, kind, _seen(network).extra if reads_of(loss) else None)
+    scored = scorer(score) if isinstance(score, str) else as_score(score, "score")
+    if not isinstance(score, str):
+        from mgcda_dist.models.external_loss import example
+        from mgcda_dist.models.external_score import try_score
+
+        try_score(scored, example(num_classes, channels, _seen(network).extra)[0])
     return MGCDA(
         network,
         segmentation_loss(loss, num_classes, limits=limits, logits=kind),
-        scorer(score) if isinstance(score, str) else as_score(score, "score"),
+        scored,
         mdat=_mdat(aligned, num_classes, num_domains, mdat),
         cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
         seed=seed,

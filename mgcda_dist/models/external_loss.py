@@ -20,7 +20,7 @@ from mgcda_dist.models.scores import check_reads
 from mgcda_dist.models.segmentation_loss import OutlierLoss, checked_sums, columns_of, counts_of, reads_of
 from mgcda_dist.references import resolve, told
 
-__all__ = ["example", "external_loss", "try_loss"]
+__all__ = ["check_declared", "example", "external_loss", "try_loss"]
 
 _WHERE = "loss.outlier"
 _SIZE = 8, 12
@@ -50,7 +50,7 @@ def external_loss(reference: str, arguments: Mapping[str, Any]) -> OutlierLoss:
     elif arguments:
         problem = f"{reference} is a {type(found).__name__}, which takes none"
         raise ConfigError("loss.arguments", problem, "name a class, which is called with them, or leave them out")
-    _check_declared(found, reference)
+    check_declared(found, reference)
     return cast(OutlierLoss, found)
 
 
@@ -102,7 +102,8 @@ def try_loss(
         _check_gradient(loss, prediction, of, case)
 
 
-def _check_declared(loss: object, reference: str) -> None:
+def check_declared(loss: object, reference: str) -> None:
+    """Raise `ConfigError` for what is no loss: not callable, without terms, or with terms that are none."""
     terms = getattr(loss, "terms", None)
     if not callable(loss) or not isinstance(terms, Mapping) or not terms:
         lacks = "is not callable" if not callable(loss) else "has no `terms`, a mapping of names to Term"

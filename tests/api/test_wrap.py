@@ -44,6 +44,11 @@ class Own:
         return {"push": torch.where(label == ANOMALY, prediction.logits.amax(dim=1), 0).sum()}
 
 
+class Weighed(Own):
+    def __init__(self, weight: Any) -> None:
+        self.terms = {"push": Term("anomaly", weight)}
+
+
 def _batch() -> Batch:
     random = torch.Generator().manual_seed(0)
     label = torch.randint(5, (4, 64, 64), generator=random)
@@ -120,6 +125,14 @@ def test_the_layers_that_a_network_names_itself():
         ({"logits": "head", "cacl": {"temperature": 0}}, r"temperature: 0: input should be greater than 0"),
         ({"logits": "head", "cacl": {"queue_rows": -3}}, r"queue_rows: -3: "),
         ({"logits": "head", "mdat": {"channels": 0}}, r"channels: 0: "),
+        ({"logits": "head", "loss": None}, r"loss.outlier: NoneType is not callable"),
+        ({"logits": "head", "loss": lambda *_: {}}, r"<lambda> has no `terms`"),
+        ({"logits": "head", "loss": Weighed("1")}, r"the weight of 'push' at progress 0.0 is '1'"),
+        ({"logits": "head", "loss": Weighed(float("nan"))}, r"the weight of 'push' at progress 0.0 is nan"),
+        ({"logits": "head", "score": lambda p: p.logits.mean()}, "model.score: the score fails: IndexError"),
+        ({"logits": "head", "score": lambda p: p.logits[:, :1]}, "model.score: the score "),
+        ({"logits": "head", "score": lambda p: p.logits[:, 0] / 0}, "model.score: the score is not finite"),
+        ({"logits": "head", "score": lambda p: p.logits[:, 0] - p.logits.mean()}, "depends on the others"),
         ({"logits": "head", "std": [0, 0.2, 0.2]}, r"std: is \(0, 0.2, 0.2\)\n.*above 0"),
     ],
 )
