@@ -145,7 +145,9 @@ def test_the_benchmarks_can_be_planned(benchmark: str) -> None:
     runs = plan_runs(sweep)
     assert {run.row for run in runs} == set(sweep.rows)
     switches = {run.row: (run.config.mdat.enabled, run.config.cacl.enabled) for run in runs}
-    alone = dict.fromkeys(("baseline", "source", "teacher"), (False, False))
-    alone |= dict.fromkeys(("mdat", "source_mdat"), (True, False))
-    alone |= dict.fromkeys(("cacl", "source_cacl"), (False, True))
+    alone: dict[str, tuple[bool, bool]] = {
+        **dict.fromkeys(("baseline", "source", "teacher"), (False, False)),
+        **dict.fromkeys(("mdat", "source_mdat"), (True, False)),
+        **dict.fromkeys(("cacl", "source_cacl"), (False, True)),
+    }
     assert switches == {row: alone.get(row, (True, True)) for row in sweep.rows}
