@@ -15,7 +15,17 @@ from mgcda_dist.config.run import EvaluationConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
-__all__ = ["KeyPath", "description", "dotted_name", "evaluation_with", "near_key", "on_resume", "refusal", "section_of"]
+__all__ = [
+    "KeyPath",
+    "description",
+    "dotted_name",
+    "evaluation_with",
+    "near_key",
+    "on_resume",
+    "refusal",
+    "refused_option",
+    "section_of",
+]
 
 _LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
 _FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
@@ -66,6 +76,13 @@ def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
     return problem, ": ".join(filter(None, (form, description(path))))
 
 
+def refused_option(error: ValidationError, section: str) -> ConfigError:
+    """The refusal of an option that takes the place of a key of a section, with its value."""
+    first = error.errors()[0]
+    problem, remedy = refusal(first, (section, *first["loc"]))
+    return ConfigError(dotted_name(first["loc"]), f"{first['input']!r}: {problem}", remedy)
+
+
 def evaluation_with(options: Mapping[str, Any], section: Mapping[str, Any] = MappingProxyType({})) -> EvaluationConfig:
     """The section `evaluation` with options in the place of its keys.
 
@@ -79,9 +96,7 @@ def evaluation_with(options: Mapping[str, Any], section: Mapping[str, Any] = Map
     try:
         return EvaluationConfig.model_validate({**section, **update})
     except ValidationError as error:
-        first = error.errors()[0]
-        problem, remedy = refusal(first, ("evaluation", *first["loc"]))
-        raise ConfigError(dotted_name(first["loc"]), f"{first['input']!r}: {problem}", remedy) from None
+        raise refused_option(error, "evaluation") from None
 
 
 def near_key(path: KeyPath) -> str | None:
