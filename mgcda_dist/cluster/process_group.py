@@ -43,7 +43,7 @@ class ProcessGroup(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What Ray calls when the workers have started."""
+        """The part that Ray calls when the workers have started."""
         return _Meeting
 
 
