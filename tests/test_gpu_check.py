@@ -237,7 +237,7 @@ def test_a_difference_is_found(tmp_path: Path) -> None:
 
 
 def test_the_card_is_known_before_anything_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(speed.nccl, "version", Mock(side_effect=RuntimeError("no NCCL")))
@@ -304,7 +304,7 @@ def trial(out: Path, absent: set[str], *words: str, before: str = "") -> subproc
 @pytest.mark.filterwarnings("ignore:CUDA is not available, disabling CUDA profiling:UserWarning")
 @pytest.mark.parametrize("name", ["machine", "agreement", "repetition", "norms", "waits", "throughput", "predicting"])
 def test_a_section_runs_on_a_pretended_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    card = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30, major=9, minor=0)
     pretended: dict[str, Any] = {
         "synchronize": lambda device=None: None,
         "max_memory_allocated": lambda device: 3 * 2**30,

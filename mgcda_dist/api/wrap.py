@@ -105,7 +105,7 @@ def wrap(
         from mgcda_dist.models.external_score import try_score
 
         try_score(scored, example(num_classes, channels, _seen(network).extra)[0])
-    return MGCDA(
+    method = MGCDA(
         network,
         segmentation_loss(loss, num_classes, limits=limits, logits=kind),
         scored,
@@ -113,6 +113,8 @@ def wrap(
         cacl=_cacl(channels["embedding"], num_classes, num_domains, cacl, seed),
         seed=seed,
     )
+    method.looks_at_first = True
+    return method
 
 
 def _refuse_numbers(

@@ -133,6 +133,10 @@ class MGCDA(nn.Module):
         teacher_contrast: pixels that the teacher labels are rows of CACL, too.
         seed: of the random numbers that a loss or a forward pass may ask for.
         collectives: over which ranks a global batch is spread.
+
+    Attributes:
+        looks_at_first: set for a loop of one's own: what the first batch holds is looked at on any device. On
+            processors that of every batch is.
     """
 
     def __init__(
@@ -167,7 +171,7 @@ class MGCDA(nn.Module):
         self.teacher_contrast, self.teacher_outlier_weight = teacher_contrast, teacher_outlier_weight
         self.seed, self.collectives = seed, collectives or Collectives()
         self._frozen, self._sizes = list(frozen), dict[tuple[int, int], _Sizes]()
-        self._looks = True
+        self.looks_at_first = False
         self._drawing = [module for _, module in drawing_modules(segmenter, heads)]
         self._rest()
 
@@ -339,10 +343,10 @@ class MGCDA(nn.Module):
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
         part = self.mdat or self.cacl
-        # On a GPU the first batch alone is looked at: the host would wait for each.
-        looks = self._looks or batch.label.device.type == "cpu"
+        # On a GPU the host would wait for what it looks at; on `meta` there is nothing to see.
+        looks = batch.label.device.type == "cpu" or (self.looks_at_first and not batch.label.is_meta)
         batch.check(self.segmentation_loss.num_classes, part.num_domains if part else None, looks=looks)
-        self._looks = False
+        self.looks_at_first = False
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.wide_label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}

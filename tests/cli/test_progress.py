@@ -22,7 +22,7 @@ def test_a_log_gets_a_line_per_period(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_without_a_total(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_progress, "_PLAIN_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(cli_progress, "PLAIN_LINE_EVERY_S", 0.0)
     with shown_progress("frames of a video") as show:
         show(7)
     assert capsys.readouterr().err == "frames of a video  7\n"

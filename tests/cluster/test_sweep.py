@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mgcda_dist.cli import progress as cli_progress
 from mgcda_dist.cli import sweep as cli_sweep
 from mgcda_dist.cluster.sweep import Ended, Resources, Runner, is_finished
 from mgcda_dist.config.load import dump_config, load_config
@@ -121,7 +122,7 @@ def test_a_log_says_where_runs_are_between_their_lines_of_metrics(
                 (tmp_path / "heard").touch()
             return written
 
-    monkeypatch.setattr(cli_sweep, "_PLAIN_LINE_EVERY_S", 0.5)
+    monkeypatch.setattr(cli_progress, "PLAIN_LINE_EVERY_S", 0.5)
     log = Log()
     cli_sweep._watch(_runner(tmp_path, [_run(tmp_path, "told")]), 1, Console(file=log, highlight=False, markup=False))
     lines = [line for line in log.getvalue().splitlines() if line.startswith("going on")]

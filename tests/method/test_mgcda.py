@@ -323,17 +323,21 @@ def test_outcomes_of_micro_batches_that_were_counted_apart_are_refused():
     model.total([model(batch, 0.5, counts) for batch in batches])
 
 
-def test_on_a_gpu_the_first_batch_alone_is_looked_at():
-    model, batch = tiny_mgcda(with_mdat=False), tiny_batch(0)
+def test_on_a_gpu_the_first_batch_alone_is_looked_at_and_only_where_that_is_asked_for():
+    batch = tiny_batch(0)
     wrong = replace(batch, label=torch.full_like(batch.label, 77))
+    model = tiny_mgcda(with_mdat=False)
     with pytest.raises(ValueError, match="holds 77"):
         model.count([wrong])
     with pretended_device() as gpu:
+        model.count([wrong.to(DEVICE)])
+        assert not gpu.waits, "a run of ours has checked its shards"
+        model.looks_at_first = True
         with pytest.raises(ValueError, match="holds 77"):
-            tiny_mgcda(with_mdat=False).count([wrong.to(DEVICE)])
+            model.count([wrong.to(DEVICE)])
         model.count([batch])
         gpu.waits.clear()
-        model.count([batch.to(DEVICE)])
+        model.count([wrong.to(DEVICE)])
         assert not gpu.waits
 
 

@@ -33,7 +33,7 @@ def test_a_set_as_it_begins_and_then_one_word_in_ten_seconds(tmp_path: Path, mon
 def test_progress_of_workers_is_shown_by_the_waiting_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_progress, "_PLAIN_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(cli_progress, "PLAIN_LINE_EVERY_S", 0.0)
     append_event(tmp_path / EVENTS, "progress", "evaluating old: 1 of 2 frames", done=1, total=2)
     with shown_progress("starting 2 workers") as show, followed(tmp_path, show):
         append_event(tmp_path / EVENTS, "watchdog", "rank 1 waits for rank 0")
