@@ -80,6 +80,7 @@ def _tracker(
         node_id=platform.node(),
         warn=say,
         close_timeout_s=config.tracking.wait_s,
+        at_once=not uri.startswith("sqlite:"),  # of a server, a run of several nodes needs the run's id
     )
 
 

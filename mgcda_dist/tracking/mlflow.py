@@ -47,6 +47,8 @@ class MlflowTracker:
         node_id: groups this node's system metrics, `system/NODE/…`.
         warn: receives a sentence when the server goes away, and when it is back; default: a log record.
         close_timeout_s: how long `close` may wait for what is still undelivered, `tracking.wait_s`.
+        at_once: whoever makes it learns `run_id`, or hears that the server is away. Otherwise the thread opens the run,
+            since loading MLflow and making the tables of a database takes seconds.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class MlflowTracker:
         node_id: str | None = None,
         warn: Callable[[str], None] | None = None,
         close_timeout_s: float = 30.0,
+        at_once: bool = True,
     ) -> None:
         self.uri = uri
         self.num_failures = 0
@@ -78,6 +81,8 @@ class MlflowTracker:
         record.log_start(experiment, run_name, uri)
         if tags:
             record.set_tags(tags)
+        if not at_once:
+            return
         try:
             waiting = f"waiting for MLflow at {uri} to answer, at most 10 s a request"
             # The tables of a new database take some seconds.

@@ -282,3 +282,29 @@ def test_a_run_that_was_left_running_is_ended_once(uri: str, client: Any, tmp_pa
     assert not any("is missing" in text for text in said)
     ends = [line for line in (tmp_path / "record.jsonl").read_text().splitlines() if json.loads(line)["call"] == "end"]
     assert len(ends) == 1
+
+
+def test_a_run_on_a_database_of_its_own_is_opened_with_the_first_metric(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = tracked(tmp_path / "run", uri, "demo", "late", tags={"git": "abc"}, at_once=False)
+    tracker.log_params({"optim": {"steps": 2}})
+    assert tracker.run_id is None and not (tmp_path / "mlflow.db").exists(), "a start that nobody waits for"
+    tracker.log_metrics({"loss/total": 1.0}, 0)
+    tracker.close("FINISHED")
+    assert tracker.num_failures == 0
+
+    from mlflow import MlflowClient
+
+    run = MlflowClient(tracking_uri=uri).get_run(str(tracker.run_id))
+    assert (run.info.status, run.data.metrics["loss/total"], run.data.params["optim.steps"]) == ("FINISHED", 1.0, "2")
+    assert run.data.tags["git"] == "abc" and (tmp_path / "run" / "mlflow_run_id").read_text().strip() == tracker.run_id
+
+
+def test_a_run_that_ends_before_its_first_metric_is_there(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = tracked(tmp_path / "run", uri, "demo", "short", at_once=False)
+    tracker.close("FAILED")
+
+    from mlflow import MlflowClient
+
+    assert MlflowClient(tracking_uri=uri).get_run(str(tracker.run_id)).info.status == "FAILED"
