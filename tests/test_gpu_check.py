@@ -363,7 +363,7 @@ def older(model=None, *, dynamic=None, backend="inductor"):
     return newer(model, dynamic=dynamic, backend=backend)
 torch.compile = older
 """
-"""What torch 2.11 lacks of 2.14."""
+"""Missing in torch 2.11, of 2.14."""
 
 
 @pytest.mark.extended

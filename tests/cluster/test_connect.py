@@ -77,8 +77,8 @@ _WAITED_FOR = (
     + """
 start_ray(scaling)
 assert is_connected() and not is_beginning()
-import time, ray
-time.sleep(1)
+import threading, ray
+assert "ray" in {thread.name for thread in threading.enumerate()}, "with its thread Ray's processes end"
 assert ray.get(ray.remote(lambda: 5).remote()) == 5 and ray.cluster_resources()["CPU"] == 21
 """
 )
