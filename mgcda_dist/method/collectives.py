@@ -6,6 +6,7 @@ lacks rows sends zeros under a mask. `CommStats` counts calls and payload bytes 
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +20,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_device", "to_host"]
+
+# Its functions take as default the group that is there when it is imported, and hold it until the process ends. Loaded
+# by DDP or torch.compile after the group was made, it would keep gloo's threads past `destroy_process_group`; one that
+# has a tensor to give back when Python ends aborts the process ("terminate called without an active exception").
+importlib.import_module("torch.distributed.nn.functional")
 
 
 Mergeable = TypeVar("Mergeable")

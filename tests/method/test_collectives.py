@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -124,3 +127,29 @@ def test_the_driver_is_asked_with_the_gpu_as_the_threads_own(monkeypatch: pytest
     stats.wait(work, "cacl/rows", _Mark(torch.device("cuda", 3)))
     assert (stats.waiting, stats.behind) == ("cacl/rows", 1)
     assert asked == [3, 3, 3]
+
+
+@pytest.mark.slow
+def test_the_threads_of_a_group_end_with_it_and_none_outlives_python(tmp_path: Path):
+    program = f"""
+import os
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+import mgcda_dist.method.collectives
+
+def threads():
+    return [open(f"/proc/self/task/{{task}}/comm").read() for task in os.listdir("/proc/self/task")]
+
+def train():
+    model = DistributedDataParallel(torch.nn.Linear(3, 3))
+    model(torch.ones(2, 3)).sum().backward()
+    assert any("gloo" in name for name in threads())
+    dist.destroy_process_group()
+
+dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
+train()
+assert not [name for name in threads() if "gloo" in name], threads()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
