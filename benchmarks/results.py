@@ -1,6 +1,7 @@
 """Tables of a benchmark, from MLflow's records of its sweep: NAME is the sweep's.
 
     python benchmarks/results.py synthetic_to_real
+    python benchmarks/results.py synthetic_to_real_levels
     python benchmarks/results.py synthetic_to_real_source --reference source
     python benchmarks/results.py multi_source
     python benchmarks/results.py methods            # rows in pairs, NAME and NAME_mgcda
@@ -29,7 +30,7 @@ from mgcda_dist.tables import Column, Table
 from mgcda_dist.tables import markdown as as_markdown
 
 RESULTS = Path(__file__).parent / "results"
-PICTURED = ("full", "baseline", "source_aligned", "source")
+PICTURED = ("full", "baseline", "mdat", "source_aligned", "source")
 """Rows of which the page shows pictures, of the first seed."""
 SHOWN = ("ap", "fpr95", "miou")
 WITH = "_mgcda"

@@ -94,6 +94,7 @@ def test_the_tables_that_programs_write_are_there() -> None:
         "benchmarks/results/parts.md",
         "benchmarks/results/small_benchmark.md",
         "benchmarks/results/synthetic_to_real.md",
+        "benchmarks/results/synthetic_to_real_levels.md",
         "benchmarks/results/synthetic_to_real_source.md",
         "docs/reliability.md",
         "docs/scale.md",
