@@ -164,9 +164,10 @@ class CACL(nn.Module):
 
     def project(self, embedding: Tensor, index: Tensor) -> Tensor:
         """z of the sampled pixels: N×D×h×w, N×R → N·R×K; empty rows (index -1) give a value that is masked later."""
-        pixel = index.clamp(min=0).unsqueeze(1).expand(-1, embedding.shape[1], -1)  # N×D×R
-        picked = embedding.flatten(2).gather(2, pixel)
-        return self.projection(picked.transpose(1, 2).flatten(0, 1))
+        # Channels last, as networks have them here: the gradient is laid out as what it is added to.
+        by_pixel = embedding.permute(0, 2, 3, 1).flatten(1, 2)  # N×P×D
+        pixel = index.clamp(min=0).unsqueeze(2).expand(-1, -1, by_pixel.shape[2])
+        return self.projection(by_pixel.gather(1, pixel).flatten(0, 1))
 
     def draw_keys(self, step: int) -> dict[str, int]:
         """Keys of all draws of a step, by purpose: a function of the seed, for `uniform`."""

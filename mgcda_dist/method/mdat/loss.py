@@ -116,10 +116,7 @@ class MDAT(nn.Module):
         """
         reach = self.reach_px or [None] * len(self.stages)
         sizes = [PatchDiscriminator.output_size(*stage_sizes[name]) for name in self.stages]
-        return [
-            cell_masks(batch, size, mask_anomalies=self.mask_anomalies, reach_px=px)
-            for size, px in zip(sizes, reach, strict=True)
-        ]
+        return cell_masks(batch, sizes, mask_anomalies=self.mask_anomalies, reach_px=reach)
 
     def counts(self, batch: Batch, stage_sizes: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
         """Local numbers of cells per stage and domain, S×M: they follow from the labels, before any forward pass.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,24 +27,33 @@ class CellMasks(NamedTuple):
     far: Tensor
 
 
-def cell_masks(batch: Batch, size: tuple[int, int], *, mask_anomalies: bool, reach_px: int | None = None) -> CellMasks:
-    """Masks over the h×w cells of a discriminator.
+def cell_masks(
+    batch: Batch, sizes: Sequence[tuple[int, int]], *, mask_anomalies: bool, reach_px: Sequence[int | None]
+) -> list[CellMasks]:
+    """Masks over the cells of every discriminator.
 
     Args:
         batch: its labels N×H×W.
-        size: h, w.
+        sizes: h, w of each.
         mask_anomalies: leave out cells that show what is not aligned in more than half of their pixels.
         reach_px: leave out every cell that is so close to one with an anomaly, too, in whole cells, rounded up; None:
-            none.
+            none. Of each discriminator.
     """
-    scene = F.adaptive_avg_pool2d(_as_channel(alignable(batch)), size).squeeze(1) >= 0.5
-    has_object = F.adaptive_max_pool2d(_as_channel(batch.label == ANOMALY), size)
+    scene, objects = _as_channel(alignable(batch)), _as_channel(batch.label == ANOMALY)
+    return [_masks(scene, objects, size, mask_anomalies, reach) for size, reach in zip(sizes, reach_px, strict=True)]
+
+
+def _masks(
+    scene_px: Tensor, objects_px: Tensor, size: tuple[int, int], mask_anomalies: bool, reach_px: int | None
+) -> CellMasks:
+    scene = F.adaptive_avg_pool2d(scene_px, size).squeeze(1) >= 0.5
+    has_object = F.adaptive_max_pool2d(objects_px, size)
     near = scene & _within(has_object, 1, 1)
     aligned = scene if mask_anomalies else scene.new_ones(()).expand_as(scene)
     if mask_anomalies and reach_px is not None:
         # In whole cells, rounded up: a mask that is a little too wide hides no more than a few cells too many.
         rows, columns = (
-            -(-reach_px * cells // pixels) for cells, pixels in zip(size, batch.label.shape[1:], strict=True)
+            -(-reach_px * cells // pixels) for cells, pixels in zip(size, objects_px.shape[2:], strict=True)
         )
         aligned = aligned & ~_within(has_object, rows, columns)
     return CellMasks(aligned, near, scene & ~near)
@@ -55,8 +64,8 @@ def alignable(batch: Batch) -> Tensor:
 
     Anomalies never; void neither, except in unlabelled images, where nothing else shows the image's own domain.
     """
-    void, label = batch.label == VOID, batch.label
-    return torch.where(batch.is_unlabelled.view(-1, 1, 1), void, ~void & (label != ANOMALY))
+    shows_scene = (batch.label == VOID) == batch.is_unlabelled.view(-1, 1, 1)
+    return shows_scene & (batch.label != ANOMALY)
 
 
 def _as_channel(mask: Tensor) -> Tensor:

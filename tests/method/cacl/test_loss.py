@@ -236,6 +236,17 @@ def test_projection_is_unit_length_and_of_the_sampled_pixels():
     torch.testing.assert_close(z[9], cacl.projection(embedding[1, :, 1, 3]))
 
 
+def test_the_gradient_of_the_embedding_lies_in_memory_as_the_embedding_does():
+    """Channels last; a sum of gradients in two layouts, and each convolution before it, would copy them."""
+    embedding = torch.randn(2, 6, 3, 4, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    seen: list[Tensor] = []
+    passed = embedding * 1.0
+    passed.register_hook(seen.append)
+    module().project(passed, torch.tensor([[5, -1, 0], [1, 1, 7]])).sum().backward()
+    (gradient,) = seen
+    assert passed.is_contiguous(memory_format=torch.channels_last) and gradient.stride() == passed.stride()
+
+
 def test_projection_of_bf16_is_at_least_float32():
     z = module().bfloat16().project(torch.randn(1, 6, 2, 2).bfloat16(), torch.tensor([[0, 3]]))
     assert z.dtype == torch.float32

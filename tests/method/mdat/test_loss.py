@@ -250,11 +250,13 @@ def test_masks_agree_with_their_definition(unlabelled: list[bool] | None, reach:
     """Also of images without labels onto which pixels with a class were laid, and of a labelled one that shows none."""
     given = case([0, 1, 2])
     given.unlabelled = None if unlabelled is None else torch.tensor(unlabelled)
-    for size in ((4, 6), (2, 3)):
-        found = cell_masks(given.batch, size, mask_anomalies=True, reach_px=reach)
+    sizes = ((4, 6), (2, 3))
+    for size, found in zip(
+        sizes, cell_masks(given.batch, sizes, mask_anomalies=True, reach_px=[reach] * 2), strict=True
+    ):
         expected = reference.cell_masks(given.label.tolist(), *size, reach_px=reach, unlabelled=unlabelled)
         assert [each.tolist() for each in found] == list(expected)
-    assert found.near.any() and found.far.any()
+        assert found.near.any() and found.far.any()
 
 
 def signals_of(mdat: MDAT, near: Any, far: Any) -> dict[str, float]:
