@@ -24,7 +24,8 @@ __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_device
 # Its functions take as default the group that is there when it is imported, and hold it until the process ends. Loaded
 # by DDP or torch.compile after the group was made, it would keep gloo's threads past `destroy_process_group`; one that
 # has a tensor to give back when Python ends aborts the process ("terminate called without an active exception").
-importlib.import_module("torch.distributed.nn.functional")
+if dist.is_available():
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 Mergeable = TypeVar("Mergeable")
