@@ -21,9 +21,10 @@ from torch import Tensor
 
 __all__ = ["Collectives", "CommStats", "PendingGather", "PendingSum", "to_device", "to_host"]
 
-# Its functions take as default the group that is there when it is imported, and hold it until the process ends. Loaded
-# by DDP or torch.compile after the group was made, it would keep gloo's threads past `destroy_process_group`; one that
-# has a tensor to give back when Python ends aborts the process ("terminate called without an active exception").
+# The functions of this module take as default the group that is there when it is imported, and hold it until the
+# process ends. Imported by DDP or torch.compile after the group was made, it would keep gloo's threads alive past
+# `destroy_process_group`; one that has a tensor to give back when Python ends aborts the process ("terminate called
+# without an active exception"). So it is imported here, before there is a group.
 if dist.is_available():
     importlib.import_module("torch.distributed.nn.functional")
 

@@ -36,8 +36,8 @@ def cell_masks(
         batch: its labels N×H×W.
         sizes: h, w of each.
         mask_anomalies: leave out cells that show what is not aligned in more than half of their pixels.
-        reach_px: leave out every cell that is so close to one with an anomaly, too, in whole cells, rounded up; None:
-            none. Of each discriminator.
+        reach_px: of each; leave out every cell that is so close to one with an anomaly, too, in whole cells, rounded
+            up; None: none.
     """
     scene, objects = _as_channel(alignable(batch)), _as_channel(batch.label == ANOMALY)
     return [_masks(scene, objects, size, mask_anomalies, reach) for size, reach in zip(sizes, reach_px, strict=True)]
