@@ -16,7 +16,7 @@ ON_PURPOSE = {  # of what is said without shards
     "benchmark/synthetic_to_real/mdat.yaml": [NOTHING_IS_NORMAL],  # teacher that says what is normal there
     "benchmark/synthetic_to_real/cacl.yaml": [NO_INLIER, NOTHING_IS_NORMAL],
     "benchmark/synthetic_to_real/paper.yaml": [NO_INLIER, NOTHING_IS_NORMAL],
-    "benchmark/synthetic_to_real/full.yaml": [NO_INLIER],  # teacher.contrast is a row of parts.yaml
+    "benchmark/synthetic_to_real/full.yaml": [NO_INLIER],  # teacher.contrast is a row of full_parts.yaml
     "paper.yaml": [NO_INLIER, NOTHING_IS_NORMAL],  # MDAT and CACL as in the paper, which names no teacher
 }
 
