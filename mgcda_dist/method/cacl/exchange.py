@@ -52,14 +52,12 @@ class GatheredSample(NamedTuple):
         metadata: of R rows, as many as can be filled; `metadata.id` is a row's index among those reserved for all
             images.
         z: R×K, unit length; gradients cross ranks.
-        is_local: R, bool: sampled by this rank.
         num_reserved: rows sent in the global micro-batch.
         step, first_slot: as in `PendingSample`.
     """
 
     metadata: PixelMetadata
     z: Tensor
-    is_local: Tensor
     num_reserved: int
     step: int
     first_slot: Tensor
@@ -142,7 +140,6 @@ def gathered_sample(
     types = torch.where(offset < 0, budget.num_classes, offset // budget.max_inlier_pixels)
     row_id = image * budget.rows_per_image + row.clamp(min=0)
     rows = PixelMetadata(types, known[:, 1].round().to(torch.int64), known[:, 2], row_id)
-    is_local = place // (num_reserved // collectives.size) == collectives.rank
     is_kept, number = row >= 0, budget.max_rows(num_images)
     if max_rows is not None and draw is not None and max_rows < number:
         number, chance = max_rows, draw(row_id)
@@ -150,6 +147,4 @@ def gathered_sample(
         is_kept = is_kept & torch.zeros_like(is_kept).index_fill(0, first, True)
     index, is_filled = first_true(is_kept, number)
     metadata = rows.where(index).emptied(is_filled)
-    return GatheredSample(
-        metadata, z[index], is_local[index] & is_filled, num_reserved, pending.step, pending.first_slot
-    )
+    return GatheredSample(metadata, z[index], num_reserved, pending.step, pending.first_slot)

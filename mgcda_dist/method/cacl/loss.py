@@ -22,7 +22,7 @@ from mgcda_dist.method.cacl.distributions import Distributions, contrast_expecte
 from mgcda_dist.method.cacl.exchange import GatheredSample, PendingSample, gathered_sample, start_exchange
 from mgcda_dist.method.cacl.projection import ProjectionHead
 from mgcda_dist.method.cacl.queue import MemoryQueue, PixelMetadata, few_per_image
-from mgcda_dist.method.cacl.rows import contrast_rows, local_rows
+from mgcda_dist.method.cacl.rows import contrast_rows, share_of_rows
 from mgcda_dist.method.cacl.sampler import (
     PIXEL,
     Budget,
@@ -176,7 +176,7 @@ class CACL(nn.Module):
     def contrast(
         self, sample: GatheredSample, collectives: Collectives, keys: Mapping[str, int] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per group of the mean: Σ over this rank's anchors of their mean over positives, and the anchors of all ranks.
+        """Per group of the mean: Σ over a share of the anchors of their mean over positives, and the number of all.
 
         With a sharded memory Σ over all anchors of what the rows of this rank contribute: the sum over ranks is the
         same. An anchor without a positive contributes nothing and is not counted.
@@ -200,7 +200,7 @@ class CACL(nn.Module):
     def _against_rows(
         self, sample: GatheredSample, collectives: Collectives, keys: Mapping[str, int] | None
     ) -> _Contrasted:
-        """Anchors of this rank, or of all with a sharded memory."""
+        """A share of the anchors, or all with a sharded memory."""
         candidates = PixelMetadata.concat(sample.metadata, self.queue.rows())
         choice = Choice.of(
             candidates,
@@ -216,9 +216,9 @@ class CACL(nn.Module):
     def _against_distributions(
         self, sample: GatheredSample, distributions: Distributions, collectives: Collectives
     ) -> _Contrasted:
-        """The same with distributions: this rank's anchors, whatever the layout of the memory."""
+        """The same with distributions: a share of the anchors, whatever the layout of the memory."""
         positives, negatives = distributions.choose(sample.metadata.type, sample.metadata.domain, self.selection)
-        anchors, is_anchor = local_rows(sample, collectives)
+        anchors, is_anchor = share_of_rows(sample.metadata.is_filled, collectives.rank, collectives.size)
         expected = expected_similarity(sample.z[anchors], distributions.mean, distributions.variance, self.temperature)
         per_anchor = contrast_expected(*expected, positives[anchors], negatives[anchors]) * is_anchor
         others = sample.metadata.domain.unsqueeze(1) != distributions.groups()[0]

@@ -3,9 +3,9 @@
     l_i = Σ_{p∈P_i} -log( e^{z_i·z_p/T} / ( e^{z_i·z_p/T} + Σ_{n∈N_i} e^{z_i·z_n/T} ) )
 
 P_i: rows of the anchor's type, other domains first; N_i: rows of the opposite side of anomaly/inlier, from any domain,
-most difficult first plus a random share (`selection`, `nearest`). With the memory `replicated` a rank scores its own
-anchors against all rows; `sharded`, it scores all anchors against the rows it holds, and the Σ over n∈N_i is summed
-over ranks. Both give the same loss and gradient.
+most difficult first plus a random share (`selection`, `nearest`). With the memory `replicated` a rank scores its share
+of the anchors against all rows; `sharded`, it scores all anchors against its share of the batch and the rows of memory
+that it holds, and the Σ over n∈N_i is summed over ranks. Both give the same loss and gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mgcda_dist.method.cacl.queue import MemoryQueue
 from mgcda_dist.method.cacl.selection import Choice
 from mgcda_dist.method.collectives import Collectives
 
-__all__ = ["contrast_rows", "largest_over_ranks", "local_rows", "pull", "push_apart", "sum_over_ranks"]
+__all__ = ["contrast_rows", "largest_over_ranks", "pull", "push_apart", "share_of_rows", "sum_over_ranks"]
 
 _MASKED = -1e9  # finite: a row without a negative must give a zero gradient, not a NaN
 
@@ -31,7 +31,7 @@ _MASKED = -1e9  # finite: a row without a negative must give a zero gradient, no
 def contrast_rows(
     sample: GatheredSample, queue: MemoryQueue, choice: Choice, temperature: float, collectives: Collectives
 ) -> tuple[Tensor, Tensor]:
-    """Anchors of this rank and their l_i, A int64 and A; with a sharded memory all anchors, and the part of its rows.
+    """Anchors that fall to this rank and their l_i, A int64 and A; with a sharded memory all, and the part of its rows.
 
     A does not depend on the data: l_i of a row that is no anchor is 0.
 
@@ -44,11 +44,11 @@ def contrast_rows(
     """
     batch = torch.arange(len(sample.metadata), device=sample.z.device)
     memory, exists, z_memory = queue.held()
-    # Anchors × rows: local × all, or all × local. Either way a W-th of all pairs.
-    local, is_local = local_rows(sample, collectives)
+    # Anchors × rows: share × all, or all × share. Either way a W-th of all pairs.
+    share, is_there = share_of_rows(sample.metadata.is_filled, collectives.rank, collectives.size)
     everything = torch.ones_like(batch, dtype=torch.bool)
-    anchors, is_anchor = (batch, everything) if queue.is_sharded else (local, is_local)
-    from_batch, is_held = (local, is_local) if queue.is_sharded else (batch, everything)
+    anchors, is_anchor = (batch, everything) if queue.is_sharded else (share, is_there)
+    from_batch, is_held = (share, is_there) if queue.is_sharded else (batch, everything)
     held, exists = torch.cat([from_batch, len(batch) + memory]), torch.cat([is_held, exists])
     z_anchors, z_held = sample.z[anchors], torch.cat([sample.z[from_batch], z_memory.to(sample.z.dtype)])
 
@@ -81,9 +81,18 @@ def contrast_rows(
     return anchors, pull(near, is_positive, log_repulsion) * is_anchor
 
 
-def local_rows(sample: GatheredSample, collectives: Collectives) -> tuple[Tensor, Tensor]:
-    """Rows that this rank has sampled, as many as it may: indices, int64, and false where another's row follows."""
-    return first_true(sample.is_local, sample.num_reserved // collectives.size)
+def share_of_rows(is_filled: Tensor, rank: int, size: int) -> tuple[Tensor, Tensor]:
+    """Every W-th row, from that of the rank's number on: indices, ⌈R/W⌉ int64, and which of them count, bool.
+
+    Not those that the rank has sampled: of them there may be twice as many, where its images are the harder ones.
+
+    Args:
+        is_filled: R, bool, the same on every rank.
+        rank, size: r and W.
+    """
+    index = rank + size * torch.arange(-(-len(is_filled) // size), device=is_filled.device)
+    row = index.clamp(max=len(is_filled) - 1)
+    return row, is_filled[row] & (index < len(is_filled))
 
 
 def push_apart(similarity: Tensor, is_negative: Tensor) -> Tensor:

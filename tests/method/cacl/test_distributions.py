@@ -101,7 +101,7 @@ def test_agrees_with_the_formula(
 
 
 def sample(rows: PixelMetadata, z: Tensor) -> GatheredSample:
-    return GatheredSample(rows, z, torch.ones(len(rows), dtype=torch.bool), 50, 3, torch.tensor(0))
+    return GatheredSample(rows, z, 50, 3, torch.tensor(0))
 
 
 def test_gradient():

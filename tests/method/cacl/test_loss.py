@@ -52,10 +52,9 @@ def contrasting(selection: Selection, temperature: float = 0.1, memory: list[int
     return cacl
 
 
-def found(cacl: CACL, rows: PixelMetadata, z: Tensor, own: Tensor | None = None) -> tuple[Tensor, int]:
-    """Sum over this rank's anchors, and the number of all anchors."""
-    own = torch.ones(len(rows), dtype=torch.bool) if own is None else own
-    total, count, _ = cacl.contrast(GatheredSample(rows, z, own, 200, STEP, torch.tensor(0)), ALONE)
+def found(cacl: CACL, rows: PixelMetadata, z: Tensor) -> tuple[Tensor, int]:
+    """Sum over the anchors, and their number."""
+    total, count, _ = cacl.contrast(GatheredSample(rows, z, 200, STEP, torch.tensor(0)), ALONE)
     return total.sum(), int(count.sum())
 
 
@@ -130,7 +129,7 @@ def test_the_mean_over_anchors(types: list[int], balance: Balance):
     cacl = contrasting(Selection(3, 4, 0.5, True))
     cacl.balance = balance
     rows, z = rows_of(types, 4)
-    sample = GatheredSample(rows, z, torch.ones(len(rows), dtype=torch.bool), 200, STEP, torch.tensor(0))
+    sample = GatheredSample(rows, z, 200, STEP, torch.tensor(0))
     total, count, _ = cacl.contrast(sample, ALONE)
     wanted = reference.mean_over_anchors(terms_of(cacl, rows, z), ANOMALY_TYPE, balance)
     assert local_mean(total, count, 1).item() == pytest.approx(wanted, abs=1e-12)
@@ -151,7 +150,7 @@ def test_gradient(temperature: float, selection: Selection, shard: tuple[int, in
 def test_micro_batches_of_a_step_draw_differently():
     rows, z = rows_of([0] * 12 + [3] * 30, 3)
     cacl = contrasting(Selection(2, 4, 0.0, True))
-    samples = [GatheredSample(rows, z, torch.ones(42, dtype=torch.bool), 200, STEP, torch.tensor(i)) for i in (0, 4, 8)]
+    samples = [GatheredSample(rows, z, 200, STEP, torch.tensor(i)) for i in (0, 4, 8)]
     assert len({cacl.contrast(sample, ALONE)[0].item() for sample in samples}) == 3
 
 
@@ -259,7 +258,7 @@ def test_gathered_rows_know_type_domain_and_place():
     z = torch.arange(10.0).double().unsqueeze(1).expand(10, DIM)
     difficulty = torch.arange(10.0).view(2, 5).double()
     pending = start_exchange(z, index, difficulty, of_domains(2, 1), ALONE)
-    rows, z, is_local, num_reserved, step, first_slot = gathered_sample(pending, cacl.budget, ALONE)
+    rows, z, num_reserved, step, first_slot = gathered_sample(pending, cacl.budget, ALONE)
     assert (step, first_slot.item()) == (3, 0)
     assert len(rows) == cacl.budget.max_rows(2) == 10, "empty rows are there, too: shapes do not depend on the data"
     assert rows.is_filled.tolist() == [True] * 4 + [False] * 6
@@ -269,7 +268,7 @@ def test_gathered_rows_know_type_domain_and_place():
     assert filled.domain.tolist() == [2, 2, 2, 1]
     assert z[:4, 0].tolist() == [0.0, 2.0, 4.0, 8.0]
     assert filled.difficulty.tolist() == [4.0, 2.0, 0.0, 8.0]
-    assert torch.equal(is_local, rows.is_filled) and num_reserved == 10
+    assert num_reserved == 10
 
 
 def test_so_many_rows_at_most_are_gathered_those_with_the_smallest_draws():
@@ -288,7 +287,7 @@ def test_so_many_rows_at_most_are_gathered_those_with_the_smallest_draws():
 
     few = gathered_sample(pending, cacl.budget, ALONE, 3, draw)
     assert few.metadata.id.tolist() == [0, 4, 8] and few.z[:, 0].tolist() == [0.0, 2.0, 4.0]
-    assert few.metadata.is_filled.all() and few.is_local.all()
+    assert few.metadata.is_filled.all()
 
 
 def test_rows_that_travel_in_bf16_are_rounded_and_their_gradient_is_not():

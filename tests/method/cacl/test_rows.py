@@ -1,11 +1,11 @@
-"""The sum over negatives: that of torch over a mask, whatever the mask leaves out; contrast itself: test_loss."""
+"""The sum over negatives, and which rows fall to which rank; contrast itself: test_loss."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mgcda_dist.method.cacl.rows import push_apart
+from mgcda_dist.method.cacl.rows import push_apart, share_of_rows
 
 LOW = -1e9
 
@@ -41,3 +41,15 @@ def test_no_columns_are_no_negatives():
     similarity = torch.zeros(3, 0, requires_grad=True)
     found = push_apart(similarity, torch.zeros(3, 0, dtype=torch.bool))
     assert found.tolist() == [LOW] * 3 and found.requires_grad
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_every_filled_row_falls_to_one_rank_and_each_has_an_equal_share(size: int):
+    """However the images that were sampled lie on the ranks."""
+    is_filled = torch.arange(7) < 5
+    found: list[int] = []
+    for rank in range(size):
+        row, counts = share_of_rows(is_filled, rank, size)
+        assert len(row) == len(counts) == -(-7 // size)
+        found += row[counts].tolist()
+    assert sorted(found) == [0, 1, 2, 3, 4]
