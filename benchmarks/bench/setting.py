@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from mgcda_dist.method import MGCDA, Batch
+from mgcda_dist.models.pointwise import by_onednn
 
 __all__ = ["BASELINE", "BareLoop", "Setting", "Spent", "apart", "in_blocks", "join"]
 
@@ -119,6 +120,7 @@ class BareLoop:
 
         self._config = config
         self.model: MGCDA = build.mgcda(config).train()
+        by_onednn(self.model, torch.device("cpu"))  # as the engine does
         self._optimizer = build.optimizer(config, self.model)
         self._trained: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
 

@@ -31,6 +31,7 @@ from mgcda_dist.evaluation.submission import submission
 from mgcda_dist.evaluation.test_time import score_map
 from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.exported import digest_of, load_segmenter
+from mgcda_dist.models.pointwise import by_onednn
 from mgcda_dist.models.scores import ClassStatistics, scorer
 from mgcda_dist.references import PREFIX
 
@@ -155,7 +156,9 @@ def run_job(
     if settings.network is None:
         scorers = _map_scorers(job, frames)
     else:
-        network = network or _network(job).to(device).eval()
+        if network is None:
+            network = _network(job).to(device).eval()
+            by_onednn(network, device)
         scorers = dict.fromkeys(frames, _network_scorer(network, settings, device, bool(job.class_names)))
     results = [
         evaluate_set(

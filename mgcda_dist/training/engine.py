@@ -26,6 +26,7 @@ from mgcda_dist.errors import CheckpointError
 from mgcda_dist.method.batch import Batch
 from mgcda_dist.method.mgcda import MGCDA, Outcome
 from mgcda_dist.method.reduce import NamedSum, StepCounts
+from mgcda_dist.models.pointwise import by_onednn
 from mgcda_dist.training.checkpoint.snapshot import HostCopy, write_state, write_tensors
 from mgcda_dist.training.deepspeed_start import go_on_at_the_least_scale, start_deepspeed
 from mgcda_dist.training.masters import Masters
@@ -74,6 +75,8 @@ class DeepSpeedEngine:
         if not self._engine_checks:
             # There DeepSpeed looks parameter by parameter, or not at all, and stumbles where none has a gradient.
             config = {**config, "gradient_clipping": 0.0}
+        if not rounds:
+            by_onednn(model, device)
         export_masters = export_masters and rounds
         given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
         self._engine, self._optimizer = start_deepspeed(model, optimizer, config, device)

@@ -12,6 +12,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.evaluation.job import EvaluationJob, run_job
 from mgcda_dist.method.collectives import Collectives
+from mgcda_dist.models.pointwise import by_onednn
 from mgcda_dist.training.checkpoint.store import MeasuredValidation
 from mgcda_dist.training.engine import DeepSpeedEngine
 
@@ -52,6 +53,7 @@ class Validation:
         """The bare network with the present weights, in evaluation mode; a collective. The next call changes it."""
         if self._network is None:
             self._network = self._make_network().to(self._device).eval()
+            by_onednn(self._network, self._device)
         with self._engine.exported(self._exported) as network:
             self._network.load_state_dict(network.state_dict(), strict=True)
         return self._network
