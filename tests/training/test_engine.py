@@ -74,7 +74,8 @@ def _train_cases(folder: str, cases: Sequence[Case] = CASES) -> list[dict[str, A
 
 
 def _engine(kind: str, zero_stage: int, accumulation: int, layout: QueueLayout) -> DeepSpeedEngine:
-    model = tiny_mgcda(dtype=torch.float32, queue_layout=layout)
+    # Hard: discriminators take two passes, one of them without their parameters.
+    model = tiny_mgcda(dtype=torch.float32, queue_layout=layout, target="hard")
     return tiny_engine(
         model,
         torch.optim.SGD(one_group(model), momentum=0.9) if kind == "sgd" else None,

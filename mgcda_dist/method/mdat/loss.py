@@ -163,13 +163,11 @@ class MDAT(nn.Module):
             epsilon = self.smoothing.per_image(answer.logits, domain, mask.aligned, self.accuracy[s], progress)  # N
             ce = smoothed_cross_entropy(answer.log_p, domain, epsilon)  # N×h×w
             if not one_pass:
-                # The same answer twice, added and subtracted: the value and the discriminator's gradient cancel, which
-                # leaves the features' own.
                 towards = feature_epsilon(self.target, epsilon, self.num_domains)
                 sign = -1.0 if self.target == "uniform" else 1.0
-                again = self.answer(name, reverse_gradient(features, sign * strength), logits)
-                ce = ce + smoothed_cross_entropy(again.features_log_p, domain, towards)
-                ce = ce - smoothed_cross_entropy(answer.features_log_p, domain, towards)
+                again = self.answer(name, reverse_gradient(features, sign * strength), logits, learns=False)
+                theirs = smoothed_cross_entropy(again.features_log_p, domain, towards)
+                ce = ce + (theirs - theirs.detach())  # its gradient alone: the value is the discriminator's
             if self.certainty:
                 ce = ce * certainty(class_probabilities(logits, self.num_classes, (ce.shape[1], ce.shape[2])))
             per_domain = self._per_domain(ce * mask.aligned, domain)
@@ -182,12 +180,16 @@ class MDAT(nn.Module):
         named = {key: torch.stack(values) for key, values in sums.items()}
         return LossTerm(local_loss, {"loss/mdat": local_loss / counts.num_parts, **named})
 
-    def answer(self, name: str, features: Tensor, logits: Tensor) -> Answer:
-        """D_s of features N×c×h×w, told the classes of N×C×H×W logits if it is conditional."""
+    def answer(self, name: str, features: Tensor, logits: Tensor, *, learns: bool = True) -> Answer:
+        """D_s of features N×c×h×w, told the classes of N×C×H×W logits if it is conditional.
+
+        Args:
+            learns: gradients reach the parameters of D_s, too.
+        """
         if self.condition == "outer":
             size = (features.shape[2], features.shape[3])
             features = outer_product(features, class_probabilities(logits, self.num_classes, size))
-        answer: Tensor = self.discriminators[name](features)
+        answer: Tensor = self.discriminators[name](features, learns=learns)
         answer = answer.to(torch.promote_types(answer.dtype, torch.float32))
         if self.condition == "class":
             size = (answer.shape[2], answer.shape[3])
