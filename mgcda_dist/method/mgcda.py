@@ -346,7 +346,7 @@ class MGCDA(nn.Module):
         # On a GPU the host would wait for what it looks at; on `meta` there is nothing to see.
         looks = batch.label.device.type == "cpu" or (self.looks_at_first and not batch.label.is_meta)
         batch.check(self.segmentation_loss.num_classes, part.num_domains if part else None, looks=looks)
-        self.looks_at_first = False
+        self.looks_at_first = self.looks_at_first and not looks
         seg = {f"seg/{name}": number for name, number in self.segmentation_loss.counts(batch.wide_label).items()}
         size = batch.label.shape[1], batch.label.shape[2]
         mdat = self.mdat.counts(batch, self.stage_sizes(*size)) if self.mdat else {}
@@ -384,5 +384,5 @@ def _summed(parts: Sequence[NamedTensors]) -> dict[str, Tensor]:
 
 
 def ramp(progress: float, warmup: float) -> float:
-    """α(p) and β(p) as a share of full strength: a linear rise over `warmup`, then 1."""
+    """α(p), β(p) and γ(p) as a share of full strength: a linear rise over `warmup`, then 1."""
     return min(1.0, progress / warmup) if warmup > 0 else 1.0

@@ -298,6 +298,13 @@ def test_other_precisions_train(dtype: torch.dtype):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_difficulties_have_the_precision_of_the_network():
+    sample = tiny_mgcda()(tiny_batch(0), 0.5).sample
+    assert sample is not None
+    difficulty = sample.metadata.difficulty[sample.metadata.is_filled]
+    assert difficulty.dtype == torch.float64 and (difficulty != difficulty.float()).any()
+
+
 @pytest.mark.parametrize("with_mdat", [True, False])
 def test_a_batch_that_cannot_be_counted_is_refused(with_mdat: bool):
     model, batch = tiny_mgcda(with_mdat=with_mdat), tiny_batch(0)

@@ -274,7 +274,7 @@ class CACL(nn.Module):
         taught: Tensor | None,
     ) -> Pixels:
         """Type and difficulty of every pixel, on the grid that logits and embedding share."""
-        logits, num_classes = prediction.logits.detach().float(), self.budget.num_classes
+        logits, num_classes = _at_least_float32(prediction.logits.detach()), self.budget.num_classes
         if logits.shape[2:] != prediction.embedding.shape[2:]:
             grids = ("×".join(map(str, x.shape[2:])) for x in (prediction.embedding, logits))
             raise ValueError("the embedding is {} but the logits are {}: resize one to the other's grid".format(*grids))
@@ -284,7 +284,7 @@ class CACL(nn.Module):
                 "them one number (further columns belong into `Prediction.extra`)"
             )
         size = logits.shape[2], logits.shape[3]
-        found = score(prediction._replace(logits=logits)).float()
+        found = _at_least_float32(score(prediction._replace(logits=logits)))
         difficulty = score_on_grid(found.clamp(-_EXTREME, _EXTREME), size)  # what is no number stays so
         return describe_pixels(batch, logits, difficulty, self.unlabelled_confidence, taught)
 
@@ -303,3 +303,7 @@ class CACL(nn.Module):
 def groups_of_mean(is_anomaly: Tensor, balance: Balance) -> Tensor:
     """Groups of anchors, G×A bool from A: L_cacl = 1/|G| Σ_g 1/|g| Σ_{i∈g} …, over the groups that have an anchor."""
     return torch.ones_like(is_anomaly).unsqueeze(0) if balance == "anchors" else torch.stack([~is_anomaly, is_anomaly])
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
