@@ -123,12 +123,12 @@ class MDAT(nn.Module):
 
         All of them, those that are aligned (the locations of L_mdat), near to objects and far from them.
         """
+        member = self._member(batch.domain)
         per_stage = [
-            [self._per_domain(cells, batch.domain) for cells in (torch.ones_like(masks.aligned), *masks)]
-            for masks in self.masks(batch, stage_sizes)
+            _per_domain([torch.ones_like(masks.aligned), *masks], member) for masks in self.masks(batch, stage_sizes)
         ]
-        kinds = zip((_CELLS, _LOCATIONS, _NEAR, _FAR), zip(*per_stage, strict=True), strict=True)
-        return {name: torch.stack(stages) for name, stages in kinds}
+        kinds = torch.stack(per_stage, dim=1)  # 4×S×M
+        return dict(zip((_CELLS, _LOCATIONS, _NEAR, _FAR), kinds.unbind(), strict=True))
 
     def strength(self, progress: float) -> float:
         """λ(p)."""
@@ -152,10 +152,10 @@ class MDAT(nn.Module):
             strength: λ(p); None: it is computed here.
         """
         masks = self.masks(batch, {name: (x.shape[2], x.shape[3]) for name, x in prediction.stages.items()})
-        locations, domain = counts.total()[_LOCATIONS], batch.domain
+        locations, domain, member = counts.total()[_LOCATIONS], batch.domain, self._member(batch.domain)
         strength = self.strength(progress) if strength is None else strength
         local_losses: list[Tensor] = []
-        sums: dict[str, list[Tensor]] = {name: [] for name in (_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON)}
+        sums: list[Tensor] = []
         for s, (name, mask) in enumerate(zip(self.stages, masks, strict=True)):
             features, logits = prediction.stages[name], prediction.logits
             one_pass = self.target == "smoothed" and self.condition != "class"  # both players have one loss
@@ -170,14 +170,14 @@ class MDAT(nn.Module):
                 ce = ce + (theirs - theirs.detach())  # its gradient alone: the value is the discriminator's
             if self.certainty:
                 ce = ce * certainty(class_probabilities(logits, self.num_classes, (ce.shape[1], ce.shape[2])))
-            per_domain = self._per_domain(ce * mask.aligned, domain)
-            local_losses.append(self.weights[s] * local_mean(per_domain, locations[s], counts.num_parts))
             hit = answer.logits.detach().argmax(dim=1) == domain.view(-1, 1, 1)
-            for key, cells in zip((_HITS, _NEAR_HITS, _FAR_HITS), mask, strict=True):
-                sums[key].append(self._per_domain(hit & cells, domain))
-            sums[_EPSILON].append(self._per_domain(epsilon.view(-1, 1, 1) * mask.aligned, domain))
+            hits = [hit & cells for cells in mask]
+            per_domain = _per_domain([ce * mask.aligned, *hits, epsilon.view(-1, 1, 1) * mask.aligned], member)
+            local_losses.append(self.weights[s] * local_mean(per_domain[0], locations[s], counts.num_parts))
+            sums.append(per_domain[1:].detach())
         local_loss = torch.stack(local_losses).sum()
-        named = {key: torch.stack(values) for key, values in sums.items()}
+        kinds = torch.stack(sums, dim=1)  # 4×S×M
+        named = dict(zip((_HITS, _NEAR_HITS, _FAR_HITS, _EPSILON), kinds.unbind(), strict=True))
         return LossTerm(local_loss, {"loss/mdat": local_loss / counts.num_parts, **named})
 
     def answer(self, name: str, features: Tensor, logits: Tensor, *, learns: bool = True) -> Answer:
@@ -245,11 +245,15 @@ class MDAT(nn.Module):
             self.accuracy = exact.to(self.accuracy.device, torch.float32)
         return self
 
-    def _per_domain(self, per_location: Tensor, domain: Tensor) -> Tensor:
-        """Sum of a value per location over the images of each domain: N×h×w, N → M."""
-        # float64: location counts of large clusters pass 2^24, where float32 stops counting.
-        per_image = per_location.sum(dim=(1, 2)).to(torch.float64)
-        return F.one_hot(domain, self.num_domains).to(torch.float64).T @ per_image
+    def _member(self, domain: Tensor) -> Tensor:
+        """1 where an image is of a domain, else 0: N → N×M, float64."""
+        # Location counts of large clusters pass 2^24, where float32 stops counting.
+        return F.one_hot(domain, self.num_domains).to(torch.float64)
+
+
+def _per_domain(per_location: Sequence[Tensor], member: Tensor) -> Tensor:
+    """Sums of K values per location over the images of each domain: K times N×h×w, N×M → K×M, float64."""
+    return torch.stack([each.sum(dim=(1, 2)).to(torch.float64) for each in per_location]) @ member
 
 
 def _balanced(hits: Tensor, locations: Tensor) -> Tensor:
