@@ -34,21 +34,23 @@ class EngineConfig(Section):
     """DeepSpeed."""
 
     zero_stage: Annotated[ZeroStage, FIXED] = Field(
-        default=1, description="what is spread over the ranks: 0 nothing, 1 optimiser states, 2 gradients, 3 parameters"
+        default=0,
+        description="what is spread over the ranks: 0 nothing, which is fastest where it fits, 1 optimiser states, 2 "
+        "gradients, 3 parameters",
     )
     precision: Annotated[Precision, FIXED] = Field(
         default="fp32",
-        description="of the forward and backward passes; fp16, on GPUs alone: its loss is scaled so that small "
-        "gradients are not lost, and a step whose gradients leave its range is left out, with a smaller scale for the "
-        "next",
+        description="of the forward and backward passes; fp16, on GPUs alone and from zero_stage 1 on: its loss is "
+        "scaled so that small gradients are not lost, and a step whose gradients leave its range is left out, with a "
+        "smaller scale for the next",
     )
     accumulation: Annotated[Count, OVERRIDE] = Field(
         default=1, description="micro-batches per step; each contrasts within itself and the memory"
     )
     overlap_comm: Annotated[bool | None, FREE] = Field(
         default=None,
-        description="send gradients between the ranks while the backward pass goes on; null: on GPUs, where it costs "
-        "nothing. Sums are taken in another order",
+        description="send gradients between the ranks while the backward pass goes on; null: on GPUs. From ZeRO 1 on "
+        "DeepSpeed then waits for the GPU once a micro-batch. Sums are taken in another order",
     )
     bucket_mb: Annotated[Positive, FREE] = Field(
         default=25,

@@ -76,7 +76,8 @@ class DeepSpeedEngine:
             # There DeepSpeed looks parameter by parameter, or not at all, and stumbles where none has a gradient.
             config = {**config, "gradient_clipping": 0.0}
         if not rounds:
-            by_onednn(model, device)
+            for part in (model, model.teacher.network if model.teacher else nn.Identity()):
+                by_onednn(part, device)
         export_masters = export_masters and rounds
         given = {id(p): p.detach().clone() for p in model.parameters() if export_masters and p.requires_grad}
         self._engine, self._optimizer = start_deepspeed(model, optimizer, config, device)
@@ -93,7 +94,7 @@ class DeepSpeedEngine:
             self._engine.enable_backward_allreduce = False
             self._reduction = GradientReduction(model.parameters(), bucket * _element_size(model), model.collectives)
         self._norm, self._is_first_of_step = 0.0, True
-        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._statistics, self._before = list[Tensor](), list[Tensor]()
 
     def close(self) -> None:
         """Let go of what DeepSpeed holds beside the engine; nothing is called after it."""
@@ -102,7 +103,7 @@ class DeepSpeedEngine:
     def forward(self, batch: Batch, progress: float, counts: StepCounts | None = None) -> Outcome:
         """Loss of one micro-batch; `counts` of the step, where it has several."""
         if self._is_first_of_step:
-            self._statistics = _statistics(self.model)
+            self._keep_statistics()
             self._is_first_of_step = False
         return self._engine(batch.to(self.device), progress, counts)
 
@@ -137,9 +138,15 @@ class DeepSpeedEngine:
             # From the sum over ranks that clipping needs; DeepSpeed looks at it before it touches a parameter.
             norm = _read(self._engine.get_global_grad_norm(), totals)
             self._norm = norm if math.isfinite(norm) and norm >= 0 else math.inf
-        if self._is_first_of_step and self._norm == math.inf:
-            for buffer, before in self._statistics:
-                buffer.copy_(before)
+        if self._is_first_of_step and self._norm == math.inf and self._statistics:
+            torch._foreach_copy_(self._statistics, self._before)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _keep_statistics(self) -> None:
+        self._statistics = _statistics(self.model)
+        if len(self._before) != len(self._statistics):
+            self._before = [torch.empty_like(buffer) for buffer in self._statistics]
+        if self._statistics:
+            torch._foreach_copy_(self._before, self._statistics)  # pyright: ignore[reportPrivateImportUsage]
 
     def _clip_or_drop(self, totals: NamedSum | None) -> float:
         """The norm of the gradients, which are reduced already, so that every rank finds the same."""
@@ -349,11 +356,10 @@ def _element_size(model: nn.Module) -> int:
     return next(parameter for parameter in model.parameters() if parameter.requires_grad).element_size()
 
 
-def _statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Running statistics that a forward pass moves, each with a copy; frozen and group norm have none."""
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """Running statistics that a forward pass moves; frozen and group norm have none."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    moving = [b for m in norms if m.track_running_stats for b in m.buffers(recurse=False)]
-    return [(buffer, buffer.clone()) for buffer in moving]
+    return [buffer for norm in norms if norm.track_running_stats for buffer in norm.buffers(recurse=False)]
 
 
 def _broadcast_buffers(model: nn.Module, device: torch.device) -> None:

@@ -43,17 +43,14 @@ class GradientReduction:
         self._missing = [len(bucket) for bucket in self._buckets]
 
     def end(self) -> None:
-        """Call it after the backward pass: sends what is left, and puts the averages in the gradients' place."""
+        """Call it after the backward pass: sends what is left, and makes the averages of it, in place."""
         if not self._is_last:
             return
         self._is_last = False
         while len(self._sent) < len(self._buckets):
             self._send()
-        for bucket, pending in zip(self._buckets, self._sent, strict=True):
-            parts = torch.split(pending.wait().mul_(1 / self._world.size), [parameter.numel() for parameter in bucket])
-            gradients = [_gradient(parameter) for parameter in bucket]
-            averages = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
-            torch._foreach_copy_(gradients, averages)  # pyright: ignore[reportPrivateImportUsage]
+        for pending in self._sent:
+            pending.wait().mul_(1 / self._world.size)
         self._sent = []
 
     def _has_gradient(self, parameter: Tensor) -> None:
@@ -66,6 +63,9 @@ class GradientReduction:
     def _send(self) -> None:
         bucket = self._buckets[len(self._sent)]
         flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in bucket])
+        # The gradients are parts of what is sent, from here on: no second copy of them all, and none back.
+        for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+            parameter.grad = part.view(parameter.shape)
         self._sent.append(self._world.start_sum(flat, _LABEL, owned=True))
 
 

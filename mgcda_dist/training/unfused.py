@@ -37,10 +37,17 @@ class OneLookStep:
         Args:
             read: the value of a norm.
         """
+        gradients, wide = list[Tensor](), list[Tensor]()
         for parameters, masters in self._groups():
             for parameter, master in zip(parameters, masters, strict=True):
-                gradient = parameter.grad
-                master.grad = torch.zeros_like(master) if gradient is None else gradient.to(master.dtype)
+                if parameter.grad is None:
+                    master.grad = torch.zeros_like(master)
+                    continue
+                master.grad = torch.empty_like(master)
+                gradients.append(parameter.grad)
+                wide.append(master.grad)
+        if wide:
+            torch._foreach_copy_(wide, gradients)  # pyright: ignore[reportPrivateImportUsage]
         self._norm = get_total_norm([master.grad for master in self._masters()])
         value = read(self._norm)
         self._value = value if math.isfinite(value) else math.inf

@@ -156,7 +156,7 @@ class _Worker:
                 zero_stage=engine.zero_stage,
                 precision=engine.precision,
                 clip_norm=config.optim.clip_norm,
-                bucket_mb=engine.bucket_mb if engine.overlap_comm else None,
+                bucket_mb=engine.bucket_mb if engine.overlap_comm and world.size > 1 else None,
                 load_universal=found is not None and found.convert,
             ),
             device,

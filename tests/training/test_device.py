@@ -75,6 +75,26 @@ def test_deepspeed_takes_the_same_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.environ["LOCAL_RANK"] == "0", "the rank within the node is what it was"
 
 
+def test_on_a_processor_onednn_computes_the_network_and_that_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def initialize(**_: Any) -> None:
+        raise Seen
+
+    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    for place, dilation in (("cpu", (2, 2)), ("cuda:0", (1, 1))):
+        model = tiny_mgcda(dtype=torch.float32, teacher_decay=0.9)
+        config = deepspeed_config(micro_batch=1, accumulation=1, zero_stage=0, precision="fp32", clip_norm=0)
+        with pytest.raises(Seen):
+            DeepSpeedEngine(model, torch.optim.SGD(one_group(model)), config, torch.device(place))
+        assert model.teacher is not None
+        for part in (model.segmenter, model.teacher.network, model.mdat):
+            assert part is not None
+            found = [m.dilation for m in part.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
+            assert found and set(found) == {dilation}
+
+
 def test_a_worker_without_its_gpu_does_not_train_on_the_processor(tmp_path: Path) -> None:
     config = plain_config(runs=str(tmp_path), scaling={"gpus_per_worker": 1})
     if torch.cuda.is_available():

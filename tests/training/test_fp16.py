@@ -158,6 +158,6 @@ def test_fp16_with_zero_0_is_refused() -> None:
 
 
 def test_fp16_without_a_gpu_is_refused() -> None:
-    config = plain_config(engine={"precision": "fp16"}, model={"backbone": "test_resnet"})
+    config = plain_config(engine={"precision": "fp16", "zero_stage": 1}, model={"backbone": "test_resnet"})
     with pytest.raises(ConfigError, match=r"engine.precision: 'fp16' trains on GPUs only"):
         checks.check_model(config)

@@ -85,7 +85,7 @@ ALL = "backward training/engine.py DeepSpeedEngine.backward synchronize"
 SLICES = {f"{STEP} copy": 6, f"{STEP} read": 1}
 GATHERED = "forward training/engine.py DeepSpeedEngine.forward"
 WAITS: dict[str, list[dict[str, int]]] = {  # of the first step, which is logged, the second, and those after it
-    "default": [{READ: 1, **ZERO, **LOGGED}, {READ: 1, **ZERO}],
+    "default": [{READ: 1, **LOGGED}, {READ: 1}],
     "teacher": [{READ: 1, **LOGGED}, {READ: 1}],
     "similarity": [
         {READ: 1, **LOGGED, "forward models/segmentation_loss.py SegmentationLoss._weight_like copy": 1},
