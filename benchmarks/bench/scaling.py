@@ -17,6 +17,9 @@ __all__ = ["profiles", "strong", "weak"]
 _STEPS, _SHOWN = 5, 14
 _LONGEST_S = 180.0
 _WALL = "wall time"
+_OPERATORS = (
+    "ms of a step in an operator itself; too many where tensors are large, which lie on fresh pages under a profiler"
+)
 
 
 def weak(setting: Setting, found: Findings) -> None:
@@ -58,9 +61,9 @@ def profiles(setting: Setting, found: Findings) -> None:
     shown = sorted(most, key=lambda key: -most[key])[:_SHOWN]
     for key in shown:
         row: dict[str, Any] = {name: each.get(key, 0.0) for name, each in seen.items()}
-        found.row("ms of a step in an operator itself", operator=key, **row)
+        found.row(_OPERATORS, operator=key, **row)
     rest: dict[str, Any] = {n: sum(ms for key, ms in each.items() if key not in shown) for n, each in seen.items()}
-    found.row("ms of a step in an operator itself", operator="all others", **rest)
+    found.row(_OPERATORS, operator="all others", **rest)
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import nn
 
 __all__ = ["by_onednn"]
+
+_X86 = ("x86_64", "amd64")
 
 
 def by_onednn(network: nn.Module, device: torch.device) -> None:
@@ -15,7 +19,9 @@ def by_onednn(network: nn.Module, device: torch.device) -> None:
     Convolution.cpp), which needs up to twice as long, unless they are strided or dilated. A kernel of one pixel can be
     called dilated: it is the same kernel. On GPUs nothing is gained, and a graph that is exported would say it.
     """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    # Measured on x86; the library that oneDNN asks on ARM has no dilated convolutions.
+    has_onednn = torch.backends.mkldnn.is_available() and platform.machine().lower() in _X86
+    if device.type != "cpu" or not has_onednn:
         return
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.weight.dtype == torch.float32:

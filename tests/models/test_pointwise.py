@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -36,7 +37,7 @@ def computed(network: nn.Module) -> tuple[list[Tensor], set[str]]:
     return [out.detach(), *(gradient.clone() for gradient in gradients)], {each.key for each in seen.key_averages()}
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86")
 @pytest.mark.parametrize("network", ONE_PIXEL)
 def test_the_values_are_the_same_by_the_other_operator(network: nn.Conv2d) -> None:
     before, operators = computed(network)
@@ -54,7 +55,9 @@ def test_others_are_left_as_they_are(network: nn.Conv2d) -> None:
     assert network.dilation == (1, 1)
 
 
-def test_so_are_all_on_a_gpu() -> None:
+def test_so_are_all_on_a_gpu_and_on_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Conv2d(6, 8, 1)
     by_onednn(network, torch.device("cuda", 0))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    by_onednn(network, CPU)
     assert network.dilation == (1, 1)

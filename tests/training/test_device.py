@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_deepspeed_takes_the_same_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.environ["LOCAL_RANK"] == "0", "the rank within the node is what it was"
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86")
 def test_on_a_processor_onednn_computes_the_network_and_that_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     class Seen(Exception):
         pass

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mgcda_dist.method.collectives import Collectives
 from mgcda_dist.models.compiling import compile_blocks
 from mgcda_dist.training.engine import DeepSpeedEngine
+from mgcda_dist.training.reduction import GradientReduction
 from tests.support.compiled import Deep, compiled_nodes
 from tests.support.distributed import run_distributed
 from tests.support.engine import micro_batches, tiny_engine
@@ -145,3 +147,19 @@ def test_both_orders_train_alike_on_both_ranks(seen: list[dict[Case, tuple[_Seen
     whole, overlapped = seen[0][case]
     for x, y, z in zip(whole.parameters, overlapped.parameters, seen[1][case][1].parameters, strict=True):
         assert torch.equal(x, y) and torch.equal(y, z)
+
+
+def test_gradients_are_parts_of_what_is_sent() -> None:
+    """Not copies of it, which would hold all of them a second time; one that no loss gives is 0."""
+    network = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4)))
+    unused = torch.nn.Parameter(torch.ones(3))
+    network(torch.ones(2, 8)).square().sum().backward()
+    wanted = [p.grad for p in network.parameters()]
+    network.zero_grad()
+    reduction = GradientReduction([*network.parameters(), unused], 2 * 72 * 4, Collectives())
+    reduction.begin(is_last=True)
+    network(torch.ones(2, 8)).square().sum().backward()
+    reduction.end()
+    gradients = [p.grad for p in (*network.parameters(), unused)]
+    torch.testing.assert_close(gradients, [*wanted, torch.zeros(3)], rtol=0, atol=0)
+    assert len({x.untyped_storage().data_ptr() for x in gradients if x is not None}) == 3  # of 9
