@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mgcda_dist import references
 from mgcda_dist.api.run import Run
-from mgcda_dist.choices import Exif, ScoreKind
+from mgcda_dist.choices import Exif, LogitKind, ScoreKind
 from mgcda_dist.errors import ConfigError, near_or_all
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _Images = NDArray[np.uint8] | str | Path
 _AUGMENTATION = ("scales", "flip", "window_px", "window_overlap")
 _OF_EVALUATION = (*_AUGMENTATION, "height_px", "longest_side_px", "blur")
 _IMAGE = "give H×W×3 RGB, uint8, 0…255, as an array, or files; of a PIL image: np.asarray(image.convert('RGB'))"
-_COUNTS = ("min_area_px", "batch", "every")
 
 
 class Settings(TypedDict, total=False):
@@ -255,39 +254,37 @@ def plan(model: ExportedModel, **settings: Unpack[FileSettings]) -> Plan:
             value that cannot be, such as a scale of 0.
     """
     from mgcda_dist.inference.operating import choose_threshold, operating_points
-    from mgcda_dist.inference.predict import PredictOptions
-    from mgcda_dist.models.compatibility import check_statistics
+    from mgcda_dist.models.compatibility import check_score, check_statistics
 
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    given |= {name: tuple(given[name]) for name in ("scales", "outputs") if name in given}
     size = model.input_size(given.get("height_px"), given.get("longest_side_px"))
-    _refuse_impossible(given)
-    if not np.isfinite(given.get("shown_range", 0.0)).all():
-        raise ConfigError("shown_range", f"{given['shown_range']} is not finite", "give finite numbers")
-    changes = {name: given.pop(name) for name in _AUGMENTATION if name in given}
-    augmentation = replace(model.augmentation, **changes)
-    wanted, shown_range = given.pop("threshold", None), given.pop("shown_range", None)
-    given |= {"height_px": size.height_px or 0, "longest_side_px": size.longest_side_px or 0}
-    if "score" in given:
-        given["score"] = references.expanded(given["score"], "score")
-    own = {"score": model.score, "blur": model.blur}
-    options = PredictOptions(
-        augmentation=replace(augmentation, window_px=augmentation.window_px or None), **(own | given)
-    )
+    wanted = given.pop("threshold", None)
+    options = _options(model, given | {"height_px": size.height_px or 0, "longest_side_px": size.longest_side_px or 0})
+    options = replace(options, score=references.expanded(options.score, "score"))
+    check_score(options.score, cast(LogitKind, getattr(model.network, "logit_kind", "pixel")), model.outlier)
     check_statistics(options.score, model.metadata.statistics, model.folder)
     points = operating_points(model)
     chosen = choose_threshold(points, None if wanted is None else str(wanted), options.evaluation_settings())
-    return Plan(model, replace(options, threshold=chosen, shown_range=shown_range or chosen.shown_range))
+    return Plan(model, replace(options, threshold=chosen, shown_range=options.shown_range or chosen.shown_range))
 
 
-def _refuse_impossible(given: Mapping[str, Any]) -> None:
-    """Refuse values that the section `evaluation` refuses, and counts of 0 and less."""
-    from mgcda_dist.config.keys import evaluation_with
+def _options(model: ExportedModel, given: Mapping[str, Any]) -> PredictOptions:
+    """The settings in their types; what is not given is the model's. `ConfigError`: a value that cannot be."""
+    from pydantic import TypeAdapter, ValidationError
 
-    evaluation_with({name: given[name] for name in _OF_EVALUATION if name in given})
-    for name in _COUNTS:
-        if given.get(name, 1) < 1:
-            raise ConfigError(name, f"{given[name]!r}: input should be greater than or equal to 1", "give 1 or more")
+    from mgcda_dist.config.keys import evaluation_with, refused_option
+    from mgcda_dist.inference.predict import PredictOptions
+
+    section = evaluation_with({name: given[name] for name in _OF_EVALUATION if name in given})
+    changes = {name: getattr(section, name) for name in _AUGMENTATION if name in given}
+    if "scales" in changes:
+        changes["scales"] = tuple(changes["scales"])
+    rest = {name: value for name, value in given.items() if name not in _AUGMENTATION}
+    own = {"score": model.score, "blur": model.blur, "augmentation": replace(model.augmentation, **changes)}
+    try:
+        return TypeAdapter(PredictOptions).validate_python(own | rest)
+    except ValidationError as error:
+        raise refused_option(error, "") from None
 
 
 def _refuse_unknown(settings: Mapping[str, Any], known: type[Settings]) -> None:

@@ -46,6 +46,12 @@ class _Evaluation(TypedDict, total=False):
     blur: bool
 
 
+class _Loss(TypedDict, total=False):
+    """The key of the run's section `loss` that decides which scores there are."""
+
+    outlier: str
+
+
 @dataclass(frozen=True)
 class ExportedModel:
     """The segmenter, without MDAT and CACL, and its metadata.
@@ -82,6 +88,13 @@ class ExportedModel:
     def score(self) -> str:
         """Anomaly score that the run was evaluated with."""
         return self.metadata.score
+
+    @property
+    def outlier(self) -> str:
+        """Outlier loss that the network was trained with; empty: not known."""
+        where = f"{self.folder / RunFile.METADATA}: config.loss"
+        loss: _Loss = validated(_Loss, self.metadata.config.get("loss", {}), where, error=CheckpointError)
+        return loss.get("outlier", "")
 
     @property
     def height_px(self) -> int | None:

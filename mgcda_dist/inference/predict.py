@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from mgcda_dist import __version__
 from mgcda_dist.choices import Exif
@@ -44,13 +45,23 @@ __all__ = ["PredictOptions", "Predicted", "Progress", "check_output_folder", "no
 
 _T = TypeVar("_T")
 
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError("is no range: give the lowest and the highest score, in this order")
+    return ends
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)]
+
 Progress = Callable[[str, int, int], None]
 """Callback with the name of an input, its finished frames, and the number of its frames (0: unknown)."""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Settings of a prediction and its outputs.
+    """Settings of a prediction and its outputs; the types say what `api.prediction` refuses.
 
     Attributes:
         height_px: of the network's input; 0: the frame's own, or as `longest_side_px` says.
@@ -68,13 +79,13 @@ class PredictOptions:
     score: str
     height_px: int
     threshold: Threshold = field(default_factory=partial(Threshold, None, "not chosen"))
-    min_area_px: int = 50
+    min_area_px: _Count = 50
     augmentation: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     blur: bool = False
-    shown_range: tuple[float, float] | None = None
+    shown_range: _Range | None = None
     outputs: tuple[Output, ...] = ("overlay",)
-    batch: int = 1
-    every: int = 1
+    batch: _Count = 1
+    every: _Count = 1
     codec: Codec = "vp9"
     exif: Exif = "upright"
     longest_side_px: int = 0

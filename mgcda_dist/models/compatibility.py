@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mgcda_dist.choices import OWN_LOSS, LogitKind, outlier_entry, score_entry
+from mgcda_dist.choices import OUTLIER_LOSSES, LogitKind, outlier_entry, score_entry
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.models.scores import ClassStatistics
 
@@ -16,13 +16,13 @@ def check_score(score: str, logits: LogitKind, outlier: str) -> None:
     """Raise `ConfigError` for a score that is not defined on these logits, or needs another training.
 
     Args:
-        outlier: outlier loss that the network is trained with; of one's own nothing is known, and nothing refused.
+        outlier: outlier loss that the network is trained with; of one's own, or of another version of the package,
+            nothing is known, and nothing refused.
     """
     entry = score_entry(score)
     if entry.logits and logits not in entry.logits.values:
         raise ConfigError("model.score", f"{score!r} {entry.logits.reason}", entry.logits.remedy)
-    is_own = outlier_entry(outlier) is OWN_LOSS
-    if entry.outlier and outlier not in entry.outlier.values and not is_own:
+    if entry.outlier and outlier in OUTLIER_LOSSES and outlier not in entry.outlier.values:
         problem = f"{score!r} {entry.outlier.reason} (loss.outlier={outlier})"
         raise ConfigError("model.score", problem, entry.outlier.remedy)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -13,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mgcda_dist.api.prediction import predict, predict_files
-from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.api.evaluation import evaluate
+from mgcda_dist.api.prediction import plan, predict, predict_files
+from mgcda_dist.errors import CheckpointError, ConfigError, MgcdaError
 from mgcda_dist.inference.model import load_exported
+from mgcda_dist.inference.predict import prediction_id
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -59,6 +63,24 @@ def test_a_score_that_the_model_cannot_give_is_refused_by_name(run: Path):
         predict(run, IMAGE, score="plugin:uem_scor")
 
 
+def test_scores_that_evaluation_refuses_are_refused(run: Path, tiny_shards: Path):
+    for score, says in (
+        ("rba", r"adds up σ\(L_k\)[\s\S]*loss\.outlier"),
+        ("rba_mask", "class scores that masks add up"),
+    ):
+        for refused in (partial(predict, run, IMAGE), partial(evaluate, run, tiny_shards / "real_day/test")):
+            with pytest.raises(ConfigError, match=says):
+                refused(score=score)
+    model = load_exported(run)
+    for own in ("python:losses:Mine", "loss_of_another_version"):  # of which nothing is known
+        config = model.metadata.config | {"loss": {"outlier": own}}
+        of_own = replace(model, metadata=replace(model.metadata, config=config))
+        assert plan(of_own, score="rba").options.score == "rba"
+    damaged = replace(model, metadata=replace(model.metadata, config={"loss": [1]}))
+    with pytest.raises(CheckpointError, match=r"model\.json: config\.loss"):
+        plan(damaged)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -67,14 +89,21 @@ def test_a_score_that_the_model_cannot_give_is_refused_by_name(run: Path):
         ({"scales": [float("nan")]}, r"scales\.0: nan: "),
         ({"scales": [float("inf")]}, r"scales\.0: inf: "),
         ({"scales": [1e9]}, r"scales\.0: 1000000000\.0: input should be less than or equal to 8"),
-        ({"scales": []}, r"scales: \(\): "),
+        ({"scales": []}, r"scales: \[\]: "),
+        ({"scales": 1.0}, r"scales: 1\.0: not a list"),
         ({"height_px": 10_000_000}, r"height_px: 10000000: input should be less than or equal to 32768"),
         ({"height_px": -5}, r"height_px: -5: input should be greater than or equal to 1"),
         ({"longest_side_px": 10_000_000}, r"longest_side_px: 10000000: input should be less than"),
         ({"window_px": (0, 64)}, r"window_px\.0: 0: input should be greater than or equal to 1"),
         ({"window_px": (64,)}, r"window_px\.1: "),
         ({"window_overlap": 1.0}, r"window_overlap: 1\.0: input should be less than 1"),
+        ({"window_px": 64}, r"window_px: 64: not a list"),
+        ({"height_px": "tall"}, r"height_px: 'tall': input should be a valid integer"),
+        ({"flip": "sideways"}, r"flip: 'sideways': input should be a valid boolean"),
         ({"min_area_px": 0}, r"min_area_px: 0: "),
+        ({"min_area_px": "few"}, r"min_area_px: 'few': input should be a valid integer"),
+        ({"exif": "up"}, r"exif: 'up': input should be 'upright' or 'stored'"),
+        ({"score": 3}, r"score: 3: input should be a valid string"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_predicted(
@@ -87,18 +116,45 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_predicted(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["batch", "every"])
-def test_counts_of_files_are_at_least_one(run: Path, file: Path, tmp_path: Path, name: str):
-    settings: dict[str, Any] = {name: 0}
-    with pytest.raises(ConfigError, match=f"{name}: 0: "):
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"outputs": ["npy", "overley"]}, r"outputs\.1: 'overley': input should be 'overlay', 'npy' or 'png'"),
+        ({"outputs": "npy"}, r"outputs: 'npy': not a list"),
+        ({"codec": "h264"}, r"codec: 'h264': input should be 'vp9' or 'mpeg4'"),
+        ({"shown_range": (5, 1)}, r"shown_range: \(5, 1\): .*lowest and the highest"),
+        ({"shown_range": (5, 5)}, r"shown_range: \(5, 5\): .*lowest and the highest"),
+        ({"shown_range": (5,)}, r"shown_range\.1: "),
+        ({"shown_range": (1, 2, 3)}, r"shown_range: "),
+        ({"batch": 0}, "batch: 0: "),
+        ({"batch": "several"}, r"batch: 'several': input should be a valid integer"),
+        ({"every": 0}, "every: 0: "),
+        ({"every": 1.5}, r"every: 1\.5: input should be a valid integer"),
+    ],
+)
+def test_settings_of_files_that_cannot_be_are_refused(
+    run: Path, file: Path, tmp_path: Path, settings: dict[str, Any], says: str
+):
+    with pytest.raises(ConfigError, match=says):
         predict_files(run, file, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_taken_in_their_types(run: Path):
+    """Numbers of numpy, text that is a number: what predicts is what was meant, and has one digest."""
+    model = load_exported(run)
+    meant = plan(model, scales=[0.5, 1], window_px=(32, 64), batch=4, outputs=["npy"], height_px=32, flip=False)
+    other: dict[str, Any] = {"scales": np.array([0.5, 1]), "window_px": [32, 64], "batch": "4", "outputs": ("npy",)}
+    found = plan(model, **other, height_px=np.int64(32), flip=cast(Any, "no")).options  # pyright: ignore[reportArgumentType]
+    assert found == meant.options and prediction_id(model, found) == prediction_id(model, meant.options)
+    assert plan(model, window_px=()).options.augmentation.window_px is None
 
 
 def test_a_size_that_cannot_be_computed_is_refused_by_its_option(run: Path):
     long = np.zeros((2, 4000, 3), np.uint8)
     with pytest.raises(MgcdaError, match=r"`height_px` 20000 makes it 20000×40000000 pixels"):
         predict(run, long, height_px=20000)
-    with pytest.raises(MgcdaError, match=r"`scales` 8 makes it 32000×64000 pixels[\s\S]*smaller"):
+    with pytest.raises(MgcdaError, match=r"`scales` 8\.0 makes it 32000×64000 pixels[\s\S]*smaller"):
         predict(run, np.zeros((500, 1000, 3), np.uint8), height_px=4000, scales=[1, 8])
     with pytest.raises(MgcdaError, match=r"`height_px` 360 enlarges 1×500 to 360×180000 pixels[\s\S]*crop"):
         predict(run, long[:1, :500], height_px=360)
