@@ -66,12 +66,12 @@ def run_workers(
     from mgcda_dist import build, checks
     from mgcda_dist.cluster.scaling import is_open, resolve
 
-    if is_open(config):
-        from mgcda_dist.cluster.connect import node_resources
-
-        config = resolve(config, node_resources())
     run = RunFolder(config)
     with run.locked():
+        if is_open(config):
+            from mgcda_dist.cluster.connect import node_resources
+
+            config = resolve(config, node_resources())
         doubts = checks.check_model(config)
         run.prepare(config, build.run_inputs(config), override_config=override_config)
         run.say("launch", f"launched: {command}", command=command)

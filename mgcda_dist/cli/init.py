@@ -41,11 +41,9 @@ def init(
     ask: Annotated[bool | None, typer.Option(help="ask what no option says; default: at a terminal")] = None,
 ) -> None:  # fmt: skip
     """Write a project for data of your own: configuration, folders for the data, README with the commands."""
-    from mgcda_dist.cli.project import Project, classes_of, write_project
-    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.cli.project import Project, check_new, classes_of, write_project
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # before a question is asked
-        raise ConfigError(str(folder), "is not empty", "give a folder that is not there yet; nothing was written")
+    check_new(folder)  # before a question is asked
     asking = sys.stdin.isatty() if ask is None else ask
     own = folder.absolute().name
     if asking:

@@ -69,6 +69,9 @@ def train(
 
     loaded = load_config(config, overrides)  # before the seconds that torch takes to load
     loaded.check_files()
+    from mgcda_dist.runs.folder import prepare_runs
+
+    prepare_runs(Path(loaded.config.runs))
     from mgcda_dist.cluster.connect import begin_ray
 
     begin_ray(loaded.config.scaling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from mgcda_dist.choices import CLASS_SPACES, NO_CLASS, KnownClassSpace
 from mgcda_dist.config.fields import NAME
 from mgcda_dist.config.json_schema import SCHEMA_FILES, editor_line, schema_text
 from mgcda_dist.errors import ConfigError, near_or_all
+from mgcda_dist.files import prepare_folder
 
-__all__ = ["CONFIG", "Objects", "Project", "classes_of", "write_project"]
+__all__ = ["CONFIG", "Objects", "Project", "check_new", "classes_of", "write_project"]
 
 CONFIG = "config.yaml"
 """Name of a project's configuration."""
@@ -90,18 +92,26 @@ def classes_of(text: str) -> dict[str, int] | KnownClassSpace:
     return found
 
 
+def check_new(folder: Path) -> None:
+    """Raise `ConfigError` for a folder that holds something."""
+    # Unlike Path.exists, also for names that are too long.
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(str(folder), "is not empty", "give a folder that is not there yet; nothing was written")
+
+
 def write_project(folder: Path, project: Project) -> list[Path]:
     """Write a project into a folder that is not there or empty; returns its files.
 
     Raises:
         ConfigError: the folder holds something, or the name cannot be that of a run.
+        MgcdaError: the folder cannot be written to.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(str(folder), "is not empty", "give a folder that is not there yet; nothing was written")
+    check_new(folder)
     if not re.fullmatch(NAME, project.name):
         raise ConfigError("name", f"{project.name!r} is no name of a run", "letters, digits, `_`, `.` and `-`")
     if project.objects not in get_args(Objects):
         raise ConfigError("objects", repr(project.objects), near_or_all(project.objects, get_args(Objects)))
+    prepare_folder(folder)
     for place in _places(project):
         (folder / place).mkdir(parents=True, exist_ok=True)
     files = {

@@ -53,7 +53,7 @@ def sweep(
     from mgcda_dist.cli.console import Console
     from mgcda_dist.config.sweep import plan_runs
     from mgcda_dist.extras import TRAINING, need
-    from mgcda_dist.runs.folder import locked
+    from mgcda_dist.runs.folder import locked, prepare_runs
 
     if not plan:
         need("mgcda sweep", *TRAINING)
@@ -64,6 +64,8 @@ def sweep(
         raise ConfigError("--reference", f"no row is called {reference!r}", f"one of {', '.join(wanted.rows)}")
     console = Console()
     folder = Path(runs[0].config.runs)
+    if not plan:
+        prepare_runs(folder)
     left = _left(runs)
     console.print(
         f"{wanted.name}  {len(wanted.rows)} rows, {len(runs)} runs, {len(runs) - len(left)} finished  →  {folder}",

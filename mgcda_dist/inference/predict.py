@@ -26,7 +26,7 @@ from mgcda_dist.data.prefetch import prefetch
 from mgcda_dist.errors import ConfigError, MgcdaError, SampleError
 from mgcda_dist.evaluation.results import NetworkSettings
 from mgcda_dist.evaluation.test_time import TestTimeAugmentation
-from mgcda_dist.files import write_json_atomically
+from mgcda_dist.files import prepare_folder, write_json_atomically
 from mgcda_dist.inference.anomalies import find_anomalies
 from mgcda_dist.inference.model import ExportedModel
 from mgcda_dist.inference.operating import Threshold
@@ -158,14 +158,14 @@ def prediction_id(model: ExportedModel, options: PredictOptions) -> str:
 
 
 def check_output_folder(out: Path, identity: str, *, overwrite: bool) -> None:
-    """Refuse a folder with other content than this prediction's.
+    """Make the folder, and refuse one with other content than this prediction's.
 
     Raises:
         ConfigError: results of another model or of other settings, or other files.
+        MgcdaError: a file, or a folder that cannot be written to.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(str(out), "is a file", "give a folder")
-    if overwrite or not out.exists() or not any(out.iterdir()):
+    prepare_folder(out)
+    if overwrite or not any(out.iterdir()):
         return
     before = read_object(out / RECORD, _RESULT_BYTES)
     if not before:

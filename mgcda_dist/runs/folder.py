@@ -18,12 +18,12 @@ from mgcda_dist.config.keys import on_resume
 from mgcda_dist.config.load import as_of_today, dump_config, stored_config
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import RunInput, read_inputs
-from mgcda_dist.errors import ConfigError
-from mgcda_dist.files import write_atomically
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.files import prepare_folder, write_atomically
 from mgcda_dist.runs.events import EVENTS, append_event, read_events
 from mgcda_dist.trust import open_lock
 
-__all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked", "mlflow_uri"]
+__all__ = ["RunFolder", "changes_in_words", "differing_keys", "flatten", "locked", "mlflow_uri", "prepare_runs"]
 
 
 class RunFolder:
@@ -56,8 +56,9 @@ class RunFolder:
         """Lock the folder: two launches of one run would overwrite each other's checkpoints.
 
         Raises:
-            ConfigError: another process holds it.
+            ConfigError: another process holds it, or it cannot be written to.
         """
+        prepare_runs(self.root)
         with locked(self.root, "the run is going on already", "wait for it, or choose another name=…"):
             yield
 
@@ -162,9 +163,27 @@ def changes_in_words(differing: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key}: {old!r} → {new!r}" for key, (old, new) in sorted(differing.items()))
 
 
+def prepare_runs(folder: Path) -> None:
+    """Make the folder of a run, or the one above it, and try to write into it, before time is spent on the run.
+
+    Raises:
+        ConfigError: it cannot be written to; the key `runs` is named.
+    """
+    try:
+        prepare_folder(folder)
+    except MgcdaError as error:
+        raise ConfigError("runs", f"{error.where} {error.problem}", f"{error.remedy}: runs=FOLDER") from None
+
+
 @contextmanager
 def locked(folder: Path, problem: str, remedy: str) -> Iterator[None]:
-    """Lock a folder, which is made, for this process; `ConfigError` with these words if another process holds it."""
+    """Lock a folder, which is made, for this process.
+
+    Raises:
+        ConfigError: with these words: another process holds it.
+        MgcdaError: the folder cannot be written to.
+    """
+    prepare_folder(folder)
     with open_lock(folder / ".lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

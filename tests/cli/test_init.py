@@ -124,3 +124,10 @@ def test_the_readme_says_what_the_labels_hold(tmp_path: Path) -> None:
     page = (tmp_path / "p/README.md").read_text()
     assert re.search(r"labels/NAME.png +one id per pixel: 1 road, 255 ground\n", page)
     assert load_config(tmp_path / "p/config.yaml").config.data.class_names == ("road", "ground")
+
+
+@pytest.mark.parametrize("place", ["afile/ours", "/proc/ours", "x" * 300])
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "afile").touch()
+    error = refusal("init", tmp_path / place, "--name", "ours", "--no-ask")
+    assert "cannot be written to" in error.problem and error.remedy == "give a folder that can be written to"

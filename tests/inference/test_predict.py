@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_scores_beyond_float16_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MgcdaError, match="write png"):
         write_maps(np.full((4, 5), 7e4, np.float32), tmp_path, "a", ["npy"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/out", "/proc/out", "x" * 300])
+def test_a_folder_that_cannot_be_written_to_is_refused(run: Path, tmp_path: Path, place: str) -> None:
+    _picture(tmp_path / "a.png")
+    (tmp_path / "afile").touch()
+    error = refusal("predict", run, tmp_path / "a.png", "-o", tmp_path / place)
+    assert re.search("is a file|cannot be written to", error.problem)
+    assert error.remedy == "give a folder that can be written to"
 
 
 def test_unreadable_inputs_are_skipped_and_reported(run: Path, tmp_path: Path) -> None:

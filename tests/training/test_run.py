@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from mgcda_dist.api.launch import run_workers
 from mgcda_dist.choices import Schedule
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.inputs import Role, RunInput, write_inputs
-from mgcda_dist.errors import ConfigError
-from mgcda_dist.runs.folder import RunFolder, differing_keys, mlflow_uri
+from mgcda_dist.errors import ConfigError, MgcdaError
+from mgcda_dist.runs.folder import RunFolder, differing_keys, locked, mlflow_uri
 from mgcda_dist.training.schedule import rate_factor
-from tests.support.configs import plain_config
+from tests.support.commands import refusal
+from tests.support.configs import plain_config, tiny_content, write_config
 
 
 @pytest.fixture
@@ -174,3 +178,36 @@ def test_schedules() -> None:
         rates = [rate_factor(i / 100, schedule, 0.1) for i in range(101)]
         assert 0 < rates[0] < 0.02 and rates[10] == pytest.approx(1.0) and rates[-1] == pytest.approx(end)
         assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/runs", "/proc/runs", "x" * 300])
+def test_folders_of_runs_that_cannot_be_written_to_are_refused_by_their_key(
+    tmp_path: Path, tiny_shards: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… before Ray is asked for anything."""
+
+    def ray(*_: object) -> None:
+        raise AssertionError("Ray is begun")
+
+    monkeypatch.setattr("mgcda_dist.cluster.connect.begin_ray", ray)
+    monkeypatch.setattr("mgcda_dist.cluster.connect.node_resources", ray)
+    (tmp_path / "afile").touch()
+    says = "^runs: .* is a file|^runs: .* cannot be written to"
+    remedy = "give a folder that can be written to: runs=FOLDER"
+    runs = str(tmp_path / place)
+    with pytest.raises(ConfigError, match=says) as refused:
+        run_workers(plain_config(runs=runs, scaling={"workers": "auto"}), cast(Any, None), command="")
+    assert refused.value.remedy == remedy
+    row = write_config(tmp_path / "row.yaml", tiny_content(tiny_shards, runs=runs))
+    for words in (("train", row), ("sweep", row, "--name", "s")):
+        error = refusal(*words)
+        assert re.match(says, str(error)) and error.remedy == remedy
+
+
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with (
+        pytest.raises(MgcdaError, match=r"cannot be written to[\s\S]*give a folder"),
+        locked(tmp_path / "afile/a", "", ""),
+    ):
+        pass
