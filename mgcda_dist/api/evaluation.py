@@ -140,9 +140,10 @@ def evaluate(
                 return do_request(request, Path(folder) / "evaluation", workers, advance)
         (folder,) = folders_for([request], None if out is None else Path(out), overwrite=overwrite)
         return do_request(request, folder, workers, advance)
+    shown = subject if isinstance(subject, str | Path) else type(subject).__name__
     for option, value in (("class_space", class_space), ("input_range", input_range)):
         if value is not None:
-            raise ConfigError(option, f"is of a module, function or ONNX file, and not of {subject}", "leave it out")
+            raise ConfigError(option, f"is of a module, function or ONNX file, and not of {shown}", "leave it out")
     if isinstance(subject, Run):
         subject.register()
     path = subject.folder if isinstance(subject, Run | ExportedModel) else Path(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgcda_dist.build.evaluation import bare_set
 from mgcda_dist.choices import CLASS_SPACES, SCORE, KnownClassSpace, score_entry
 from mgcda_dist.config.run import EvaluationConfig, EvaluationSetConfig, ScalingConfig
-from mgcda_dist.errors import ConfigError
+from mgcda_dist.errors import ConfigError, near_or_all
 from mgcda_dist.evaluation.foreign import open_foreign
 from mgcda_dist.evaluation.job import EvaluationJob
 from mgcda_dist.evaluation.results import AS_GIVEN, EvaluationSettings, NetworkSettings
@@ -47,8 +47,7 @@ def foreign_request(
     path = Path(text).absolute()
     if not is_code and not path.is_file():
         raise ConfigError(text, "no such file", near(path) or "give the path of an ONNX file")
-    num_classes = len(CLASS_SPACES[class_space]) if class_space else 0
-    opened = open_foreign(text, num_classes=num_classes, input_range=input_range)
+    opened = open_foreign(text, num_classes=len(_classes_of(class_space)), input_range=input_range)
     job = foreign_job(
         name or safe(text.rpartition(":")[2].rpartition(".")[2] if is_code else path.stem),
         text if is_code else str(path),
@@ -92,7 +91,7 @@ def foreign_job(
         scorer(score)  # a score of the user's own is there
     section = section_of(EvaluationConfig(), sets, options)
     how = TestTimeAugmentation(tuple(section.scales), section.flip, section.window_px, section.window_overlap)
-    names = CLASS_SPACES[class_space] if class_space else ()
+    names = _classes_of(class_space)
     return EvaluationJob(
         name=name,
         path=path,
@@ -112,3 +111,12 @@ def foreign_job(
         kept_frames=section.kept_frames,
         digest=digest,
     )
+
+
+def _classes_of(class_space: KnownClassSpace | None) -> tuple[str, ...]:
+    """The classes of a space; empty: none is given."""
+    if class_space is None:
+        return ()
+    if class_space not in CLASS_SPACES:
+        raise ConfigError("class_space", f"no such class space {class_space!r}", near_or_all(class_space, CLASS_SPACES))
+    return CLASS_SPACES[class_space]

@@ -128,6 +128,32 @@ def test_what_cannot_be_evaluated_is_named(trained: Path, shards: Path, tmp_path
             evaluate(cast(Any, thing), shards)
 
 
+def test_a_class_space_that_there_is_not_is_refused(shards: Path, tmp_path: Path):
+    graph = tmp_path / "a.onnx"
+    graph.touch()
+
+    def scores(image: np.ndarray) -> np.ndarray:
+        return image[..., 0].astype(np.float32)
+
+    for subject in (nn.Conv2d(3, 8, 1), scores, graph):
+        with pytest.raises(ConfigError, match=r"class_space: no such .*'cityscapes'\n.*did you mean cityscapes19"):
+            evaluate(subject, shards, class_space=cast(Any, "cityscapes"))
+
+
+@pytest.mark.parametrize("option", [{"class_space": "road8"}, {"input_range": "0-1"}])
+def test_options_of_foreign_networks_are_refused_of_a_model_in_few_words(
+    trained: Path, shards: Path, option: dict[str, Any]
+):
+    for subject, name in (
+        (load_exported(trained), "ExportedModel"),
+        (Run(trained), "Run"),
+        (trained, str(trained)),
+    ):
+        with pytest.raises(ConfigError, match=f"and not of {name}\n") as refused:
+            evaluate(subject, shards, **option)
+        assert len(str(refused.value)) < 300
+
+
 @pytest.fixture(scope="module")
 def by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that is evaluated at a longest side of 64 pixels."""
