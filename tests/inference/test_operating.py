@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -90,3 +91,17 @@ def test_an_export_contains_its_operating_points(run: Path, tmp_path: Path) -> N
     settings = json.loads((tmp_path / "p" / "predictions.json").read_text())["settings"]
     assert (settings["threshold"], settings["threshold_source"]) == (-2.5, "best F1 on val")
     assert settings["shown_range"] == [-3.0, -1.0]
+
+
+def test_a_prediction_after_an_evaluation_takes_its_threshold(tiny_shards: Path, tmp_path: Path) -> None:
+    """As docs/tutorials/own-data.md says, which names the key."""
+    run = write_run(tmp_path / "tiny")
+    (run / "config.yaml").write_text("name: tiny\n")
+    shards = tiny_shards / "real_day/test"
+    assert invoke("evaluate", run, "--data", f"mine={shards}", "--max-frames", "2").exit_code == 0
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    assert invoke("predict", run, tmp_path / "a.png", "-o", tmp_path / "out").exit_code == 0
+    found = json.loads((run / "evaluation/results.json").read_text())["sets"]["mine"]["thresholds"]["best_f1"]
+    settings = json.loads((tmp_path / "out/predictions.json").read_text())["settings"]
+    assert (settings["threshold"], settings["threshold_source"]) == (found, "best F1 on mine")
