@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mgcda_dist.config.keys import dotted_name
 from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.load import load_config as load
 from mgcda_dist.config.overrides import Override, overrides_of
 from mgcda_dist.config.schema import Config
+from mgcda_dist.runs.folder import flatten
 
-__all__ = ["as_config", "check", "load_config"]
+__all__ = ["check", "load_config", "loaded_config", "with_places"]
 
 
 def load_config(
@@ -32,13 +34,23 @@ def load_config(
     Raises:
         ConfigError: all problems, each with its place.
     """
-    content = source.model_dump() if isinstance(source, Config) else source
-    return load(content, _all_changes(changes, sections)).config
+    return loaded_config(source, _all_changes(changes, sections)).config
 
 
-def as_config(config: Config | str | Path | Mapping[str, Any]) -> Config:
-    """The configuration itself, with absolute folders, or the one in that file or mapping."""
-    return load_config(config)
+def loaded_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[Override] = ()) -> LoadedConfig:
+    """The configuration of `load_config`, with the places of its values."""
+    return load(source.model_dump() if isinstance(source, Config) else source, overrides)
+
+
+def with_places(loaded: LoadedConfig, changed: Config) -> LoadedConfig:
+    """A configuration that a program has changed, with the places of the values that stayed."""
+    before, now = (flatten(each.model_dump(mode="json")) for each in (loaded.config, changed))
+    other = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+    lines = dict(loaded.lines)
+    for path in lines:
+        if any(f"{key}.".startswith(f"{dotted_name(path)}.") for key in other):
+            lines[path] = "configuration"
+    return LoadedConfig(changed, loaded.source, lines)
 
 
 def check(loaded: LoadedConfig, *, samples: bool = False) -> list[str]:

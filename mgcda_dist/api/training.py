@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgcda_dist.api.configuration import as_config, check
+from mgcda_dist.api.configuration import check, loaded_config, with_places
 from mgcda_dist.api.launch import run_workers
 from mgcda_dist.api.own import AnyScore, Augment, Callbacks, Sources, objects_of, with_own
 from mgcda_dist.api.run import Run
-from mgcda_dist.config.load import LoadedConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.extras import TRAINING, need
 from mgcda_dist.runs.events import Tail
@@ -83,8 +82,9 @@ def train(
         KeyboardInterrupt: the workers were ended at once; the last checkpoint counts.
     """
     need("training", *TRAINING)
+    loaded = loaded_config(config)
     config = with_own(
-        as_config(config),
+        loaded.config,
         network=network,
         arguments=arguments,
         taps=taps,
@@ -96,7 +96,7 @@ def train(
         sections=sections,
     )
     objects = objects_of(config)
-    for text in check(LoadedConfig(config, Path("configuration"))):
+    for text in check(with_places(loaded, config)):
         warnings.warn(text, UserWarning, stacklevel=2)
     run = run_workers(
         config,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mgcda_dist.api.configuration import as_config, load_config
+from mgcda_dist.api.configuration import load_config
 from mgcda_dist.errors import ConfigError
 from tests.support.configs import plain_content, write_config
 
@@ -28,7 +28,7 @@ def test_content_has_a_base_and_stays_the_callers_own(tmp_path: Path):
     found = load_config(content, seed=4)
     assert (found.optim.steps, found.model.backbone, found.seed, found.name) == (3, "y", 4, "r")
     assert content == {"base": str(file), "optim": {"steps": 3}, "model": {"backbone": "y"}}
-    assert as_config(found) == found
+    assert load_config(found) == found
 
 
 @pytest.mark.parametrize(
