@@ -382,6 +382,6 @@ def load_model(folder: Path) -> tuple[Config, AnySegmenter]:
         config = Config.model_validate(metadata.config)
     except ValueError as error:
         raise CheckpointError(
-            str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its `model` folder"
+            str(folder), f"not an exported model: {error}", "give a run folder, a checkpoint, or its folder `model/`"
         ) from None
     return config, load_segmenter(folder)[1]

@@ -107,18 +107,12 @@ def with_options(message: str, program: Any, words: Sequence[str]) -> str:
     Args:
         message: also with an argument as its first word, before a colon.
         program: the click command; its parameters bear the names of the library's arguments.
-        words: the command line; options of the command that it runs come first.
+        words: the command line. Only options of the command that it runs count: `skip` may also be a value of a key.
     """
-    names: dict[str, str] = {}
-    pending = [program]
-    for command in pending:
-        children = getattr(command, "commands", {})
-        pending += children.values()
-        names = {each.name: each.opts[0] for each in command.params if each.opts[0].startswith("--")} | names
     running = program
     for word in words:
         running = getattr(running, "commands", {}).get(word, running)
     own = {each.name: each.opts[0] for each in running.params if each.opts[0].startswith("--")}
     first, colon, rest = message.partition(": ")
     message = own.get(first, first) + colon + rest
-    return re.sub(r"`(\w+)`", lambda found: (names | own).get(found[1], found[0]), message)
+    return re.sub(r"`(\w+)`", lambda found: own.get(found[1], found[0]), message)

@@ -83,7 +83,7 @@ class StreamConfig(Section):
     domain: Annotated[Name | None, FIXED] = Field(
         default=None,
         description="look of the world (city, camera, renderer) that MDAT and CACL align with the others; streams may "
-        "share one; null: `name`",
+        "share one; null: the stream's name",
     )
     shards: Annotated[str | None, FREE] = Field(
         default=None, description="folder of frame shards, with its manifest; null: see `dataset`"

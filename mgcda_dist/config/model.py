@@ -170,7 +170,7 @@ class ModelConfig(Section):
             raise ValueError(
                 f"score: {self.score!r} needs statistics of the trained network, and training scores pixels from its "
                 "first step on; train with another one, then measure them with `mgcda calibrate RUN` and evaluate with "
-                "this `score`"
+                "this score"
             )
         if self.weights_sha256 is not None and not self.weights.startswith(("file:", "run:")):
             remedy = "; of a hub, name the commit: hub@COMMIT" if self.weights.startswith("hub") else ""

@@ -56,8 +56,9 @@ def label_pixels(manifest: Manifest, class_space: str | ClassSpace) -> Counter[i
         share = sum(histogram[raw] for raw in unknown) / sum(histogram.values())
         listing = ", ".join(map(str, unknown[:8])) + (" …" if len(unknown) > 8 else "")
         problem = f"{share:.2%} of the labels' pixels have ids that {form} does not know: {listing}"
-        remedy = f"write the shards with the right `label_format`, or say in data.class_space.ids.{form} what they are"
-        raise ConfigError(manifest.place, problem, f"{remedy} (`void` if nothing)")
+        remedy = f"say in data.class_space.ids.{form} what they are (`void` if nothing)"
+        remedy = f"write the shards anew (`mgcda shards write --label-format`), or {remedy}"
+        raise ConfigError(manifest.place, problem, remedy)
     pixels: Counter[int] = Counter()
     for raw, count in histogram.items():
         pixels[mapped[raw]] += count

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _FORMAT = "mgcda-segmenter/1"
-_REMEDY = "give a run folder, a checkpoint, or its `model` folder"
+_REMEDY = "give a run folder, a checkpoint, or its folder `model/`"
 
 
 def _known_score(name: str) -> str:

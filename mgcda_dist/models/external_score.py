@@ -16,7 +16,7 @@ from mgcda_dist.references import resolve, told
 __all__ = ["as_score", "external_score", "try_score"]
 
 _WHERE = "model.score"
-_REMEDY = "a score is a function of a Prediction that returns N×h×w; or it has `maps` and `of`: docs/add-a-method.md"
+_REMEDY = "a score is a function of a Prediction that returns N×h×w; or it has `.maps` and `.of`: docs/add-a-method.md"
 
 
 def external_score(reference: str) -> Score:
@@ -48,7 +48,7 @@ def as_score(found: Any, name: str) -> Score:
         raise ConfigError(_WHERE, f"{name} has reads = {reads!r}", "a tuple of names of Prediction.extra")
     halves = [callable(getattr(found, half, None)) for half in ("maps", "of")]
     if any(halves) and not all(halves):
-        raise ConfigError(_WHERE, f"{name} has one of `maps` and `of`", _REMEDY)
+        raise ConfigError(_WHERE, f"{name} has one of `.maps` and `.of`", _REMEDY)
     if not callable(found):
         raise ConfigError(_WHERE, f"{name} is a {type(found).__name__}, which cannot be called", _REMEDY)
     return cast(Score, found) if all(halves) else PredictionScore(cast(Callable[[Prediction], Tensor], found), reads)

@@ -90,7 +90,7 @@ _reading.reads = ("unkown",)  # type: ignore[attr-defined]
     [
         (5, "is a int, which cannot be called"),
         (Outputs, "mine cannot be made: TypeError: [\\s\\S]*called without arguments"),
-        (_Half(), "has one of `maps` and `of`"),
+        (_Half(), "has one of `.maps` and `.of`"),
         (_other, "returned a dict|'dict'"),
         (_batchwise, "depends on the others of its batch"),
         (_reading, r"reads extra\['unkown'\][\s\S]*did you mean unknown"),
