@@ -166,6 +166,19 @@ def test_objects_are_chosen_by_category(tmp_path: Path, tiny_shards: Path) -> No
         assert says in check_data(pasting(**choice))[0][0].problem
 
 
+def test_objects_that_cannot_be_pasted_are_named_with_their_key(tmp_path: Path, tiny_shards: Path) -> None:
+    """… and what is wrong with the shards of the same stream is told, too."""
+    frames, objects = (str(tiny_shards / name / "train") for name in ("render_a", "objects"))
+    key = ("data", "streams", 0, "paste", "objects")
+    for paste, says in (
+        ({"objects": objects, "include": ["unicorn"]}, "no object of category 'unicorn'"),
+        ({"objects": frames}, "holds frames, but pasting reads objects"),
+    ):
+        for shards, keys in ((frames, [key]), (objects, [key, (*key[:3], "shards")])):
+            problems, _ = check_data(config(tmp_path, {"a": {"shards": shards, "paste": paste}}, class_space="road8"))
+            assert [each.path for each in problems] == keys and says in problems[0].problem
+
+
 def test_a_term_that_cannot_learn_is_a_warning(tmp_path: Path, tiny_shards: Path) -> None:
     render, real = (str(tiny_shards / name / "train") for name in ("render_a", "real_day"))
     objects = str(tiny_shards / "objects" / "train")

@@ -68,6 +68,12 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
     pasted: dict[str, _Objects] = {}
     for path, entry in _entries(config):
         key = "shards" if entry.dataset is None else "dataset"
+        objects: _Objects | None = None
+        try:
+            objects = _check_objects(entry.paste, samples=samples)
+        except MgcdaError as error:
+            at = (*path, "paste", "objects")
+            problems.append(DataProblem(at, f"{error.where}: {error.problem}", error.remedy))
         try:
             found = _check_entry(config, entry, samples=samples)
         except MgcdaError as error:
@@ -76,7 +82,7 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
         warnings += found.doubts
         if isinstance(entry, StreamConfig):
             seen[entry.name] = found.pixels
-            pasted |= {entry.name: found.objects} if found.objects else {}
+            pasted |= {entry.name: objects} if objects else {}
             warnings += _same_data(training.setdefault(found.digest, entry), entry)
             if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
                 warnings.append(
@@ -93,8 +99,8 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
             warnings.append(f"set {entry.name} is what stream {training[found.digest].name} trains on; {_HELD_OUT}")
         elif found.pixels == Counter():
             warnings.append(f"set {entry.name} has no labels: nothing can be measured on it; {_HELD_OUT}")
-        if not isinstance(entry, StreamConfig) and found.objects:
-            warnings += _same_objects(entry.name, found.objects, pasted)
+        if not isinstance(entry, StreamConfig) and objects:
+            warnings += _same_objects(entry.name, objects, pasted)
     if not problems:
         known = {name: pixels for name, pixels in seen.items() if pixels is not None}
         if len(known) == len(seen):  # nothing counts the pixels of a Dataset
@@ -127,18 +133,16 @@ class _Found(NamedTuple):
     doubts: Sequence[str] = ()
     test_split: str = ""
     """In words, if it is one."""
-    objects: _Objects | None = None
 
 
 def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> _Found:
     if entry.shards is None:
-        digest, _ = check_dataset(config, entry, samples=samples)
+        digest, _ = _check_dataset(config, entry, samples=samples)
         pixels = Counter[int]() if isinstance(entry, StreamConfig) and not entry.labelled else None
-        return _Found(digest, pixels, objects=_check_objects(entry.paste, samples=False))
+        return _Found(digest, pixels)
     manifest = open_shards(entry.shards, "frames")
     if samples:
         ShardReader(manifest).frame(0)
-    objects = _check_objects(entry.paste, samples=samples)
     is_stream = isinstance(entry, StreamConfig)
     if is_stream and entry.labelled and not manifest.label_histogram:
         problem = f"stream {entry.name} is labelled, but its shards hold no labels"
@@ -148,7 +152,7 @@ def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, s
     doubt = mistaken_for_void(manifest.label_format, manifest.label_histogram) if pixels else None
     test_split = f"{manifest.place} is a test split ({manifest.dataset})" if manifest.split == "test" else ""
     doubtful = [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else []
-    return _Found(manifest.digest, pixels, doubtful, test_split, objects)
+    return _Found(manifest.digest, pixels, doubtful, test_split)
 
 
 def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> tuple[str, int]:
@@ -160,13 +164,19 @@ def check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, 
     Raises:
         MgcdaError: a Dataset that cannot be made or read, or does not fit the stream or set.
     """
+    found = _check_dataset(config, entry, samples=samples)
+    _check_objects(entry.paste, samples=samples)
+    return found
+
+
+def _check_dataset(config: Config, entry: StreamConfig | EvaluationSetConfig, *, samples: bool) -> tuple[str, int]:
+    """`check_dataset` without the objects to paste."""
     reader = dataset_reader(entry, config.data)
     labelled = not isinstance(entry, StreamConfig) or entry.labelled
     for index in reader.probes if samples else []:
         frame = reader.frame(index, labelled=labelled)
         if labelled and frame.ids is None and isinstance(entry, StreamConfig):
             raise ShardError(frame.where, "it has no label, but the stream is labelled", "set labelled: false on it")
-    _check_objects(entry.paste, samples=samples)
     return reader.digest(), len(reader)
 
 
