@@ -137,7 +137,7 @@ def sweep_of_configs(paths: list[Path], name: str | None = None) -> Sweep:
         row = load_config(path).config.name
         if row in rows:
             raise ConfigError(str(path), f"two configurations are named {row!r}", "give each its own name")
-        rows[row] = SweepRow(config=str(path.absolute()))
+        rows[row] = SweepRow(config=str(shipped(path).absolute()))
     joined = "_vs_".join(rows)
     if len(joined) > _LONGEST_NAME:
         joined = f"{next(iter(rows))}_and_{len(rows) - 1}_more"

@@ -64,6 +64,14 @@ def test_configurations_on_the_command_line(folder: Path) -> None:
     assert sweep_of_configs([folder / "full.yaml"], "mine").name == "mine"
 
 
+def test_configurations_of_the_package_are_swept_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [Path("configs/methods/rba.yaml"), Path("configs/methods/uno.yaml")]
+    assert len(plan_runs(sweep_of_configs(names))) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
