@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,10 +194,18 @@ def _folder_of(place: str) -> str:
     return place.partition(PIPE)[0]
 
 
-def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...], asked: str = "") -> dict[str, Any]:
+    """The content of a file on top of those that it is based on.
+
+    Args:
+        lines: receives the place of every value.
+        seen: the files above it, which are based on it.
+        asked: the place of the `base` that names it.
+    """
     where = str(path)
     if not os.path.exists(path):  # unlike Path.exists, also for names that no file system takes
-        raise ConfigError(where, "there is no such file", _near_file(path))
+        problem = f"there is no file {where!r}" if asked else "there is no such file"
+        raise ConfigError(asked or where, problem, _near_file(path, seen))
     if path.resolve() in seen:
         raise ConfigError(where, "`base:` leads back to this file", "remove the loop")
     data = read_yaml(path, found := {})
@@ -207,7 +215,8 @@ def _read(path: Path, lines: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
         raise ConfigError(where, "is a sweep, not the configuration of one run", "`mgcda sweep` runs it")
     base = data.pop("base", None)
     if base is not None:
-        below = _read(shipped(path.parent / str(base)), lines, (*seen, path.resolve()))
+        at = f"{found[('base',)]}: base"
+        below = _read(shipped(path.parent / str(base)), lines, (*seen, path.resolve()), at)
         data = merged(below, data)
     lines.update(found)
     return data
@@ -217,7 +226,7 @@ def _given(content: Mapping[str, Any], lines: dict[KeyPath, str]) -> dict[str, A
     """A configuration from a program, on top of the file that its `base` names."""
     data = plain(content)
     base = data.pop("base", None)
-    return data if base is None else merged(_read(shipped(Path(base)), lines, seen=()), data)
+    return data if base is None else merged(_read(shipped(Path(base)), lines, (), "configuration: base"), data)
 
 
 _Mistake = tuple[KeyPath, str, str]
@@ -279,8 +288,9 @@ def _written(location: KeyPath) -> KeyPath:
     return at + location[3:] if location[:2] == at else location
 
 
-def _near_file(path: Path) -> str:
-    names = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+def _near_file(path: Path, seen: Collection[Path]) -> str:
+    beside = path.parent.glob("*.yaml") if path.parent.is_dir() else []
+    names = [str(p) for p in beside if p.resolve() not in seen]
     names += shipped_files()
     close = difflib.get_close_matches(str(path), names, n=1)
     return f"did you mean {close[0]}?" if close else "give the path of a YAML file; `mgcda config list` shows some"

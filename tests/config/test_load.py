@@ -254,6 +254,23 @@ def test_a_missing_file_and_a_base_loop(tmp_path: Path) -> None:
         load_config(loop)
 
 
+def test_a_base_that_is_not_there_is_said_where_it_is_named(tmp_path: Path) -> None:
+    """… and neither the file that asks nor one that asked for that is proposed, since they would make a loop."""
+    ours = [tmp_path / name for name in ("nb.yaml", "nc.yaml")]
+    ours[0].write_text("name: x\nbase: nope.yaml\n")
+    ours[1].write_text("base: nb.yaml\n")
+    for asking in ours:
+        with pytest.raises(ConfigError, match=r"there is no file .*nope\.yaml") as caught:
+            load_config(asking)
+        assert caught.value.where == f"{ours[0]}:2: base" and "nb.yaml" not in caught.value.remedy
+    assert "nc.yaml" not in caught.value.remedy
+    (tmp_path / "nopes.yaml").write_text("name: x\n")
+    with pytest.raises(ConfigError, match=r"did you mean .*nopes\.yaml"):
+        load_config(ours[0])
+    with pytest.raises(ConfigError, match=r"^configuration: base: there is no file"):
+        load_config({"base": str(tmp_path / "absent.yaml")})
+
+
 def test_command_line_prints_one_message_and_exits_2(good: Path) -> None:
     good.write_text(GOOD.replace("steps: 10", "stps: 10"))
     run = typed("config", "check", good)
