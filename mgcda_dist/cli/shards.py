@@ -186,10 +186,14 @@ def verify(
 
     opened, unreadable = _open_all(folders, check=False)
     checked: list[tuple[Manifest, Verified]] = []
-    num_problems = len(unreadable)
+    num_problems = 0
     for manifest in opened:
-        with advancing(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
-            found = verify_shards(manifest, partial=partial, contents=not fast, progress=advance, workers=workers)
+        try:
+            with advancing(f"{manifest.dataset} {manifest.split}", manifest.num_samples) as advance:
+                found = verify_shards(manifest, partial=partial, contents=not fast, progress=advance, workers=workers)
+        except MgcdaError as error:  # the other folders are checked all the same
+            unreadable.append(ShardError(manifest.place, f"{error.where}: {error.problem}", error.remedy))
+            continue
         problems = list(found.problems)
         for other, seen in checked:
             if other.kind == manifest.kind:
@@ -199,8 +203,9 @@ def verify(
         _print_problems(manifest, problems, max_problems)
     for error in unreadable:
         echo(str(error))
+    num_problems += len(unreadable)
     if num_problems:
-        echo(f"{counted(num_problems, 'problem')} in {counted(len(opened) + len(unreadable), 'folder')}")
+        echo(f"{counted(num_problems, 'problem')} in {counted(len(checked) + len(unreadable), 'folder')}")
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -26,10 +26,15 @@ from mgcda_dist.errors import MgcdaError, ShardError
 from mgcda_dist.files import write_atomically, write_json_atomically
 from mgcda_dist.trust import Name, below, read_json, regular, validated
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "MIXED_UP", "Manifest", "manifest_digest"]
+__all__ = ["CHANGED", "FORMAT_VERSION", "MANIFEST", "MIXED_UP", "Manifest", "manifest_digest"]
 
 FORMAT_VERSION = 1
 MIXED_UP = "files of different folders may be mixed up: `mgcda shards verify` says which; copy the folder again"
+CHANGED = (
+    f"copy the folder again; if {MANIFEST} was changed after it was written, write the shards again instead, for "
+    "example with another --label-format"
+)
+_CHANGED = f"{CHANGED}; `mgcda shards verify` says what fits"
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"
 
 
@@ -143,10 +148,10 @@ class Manifest:
         for name, count in counts.items():
             if count != (said := getattr(self, name)):
                 problem = f"{name} is {said}, but {SHARD_TABLE} has {count}"
-                raise ShardError(str(self.folder / MANIFEST), problem, MIXED_UP)
+                raise ShardError(str(self.folder / MANIFEST), problem, _CHANGED)
         if manifest_digest(self.table, *self.identity) != self.digest:
             problem = f"its digest is not that of {SHARD_TABLE} beside it and of its own names"
-            raise ShardError(str(self.folder / MANIFEST), problem, MIXED_UP)
+            raise ShardError(str(self.folder / MANIFEST), problem, _CHANGED)
 
     def save(self) -> None:
         """Write `manifest.json`, at once or not at all."""

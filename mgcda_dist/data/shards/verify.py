@@ -20,10 +20,10 @@ from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.header import BROKEN, check_pair, read_header
 from mgcda_dist.data.labels import known_ids, mistaken_for_void, void_ids
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
-from mgcda_dist.data.shards.manifest import Manifest, manifest_digest
+from mgcda_dist.data.shards.manifest import CHANGED, Manifest, manifest_digest
 from mgcda_dist.data.shards.members import members_of, misplaced_rows
 from mgcda_dist.data.shards.sources import SOURCES
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import ConfigError, ShardError
 from mgcda_dist.processors import usable_processors
 
 __all__ = ["Problem", "Verified", "shared_images", "verify_shards"]
@@ -93,7 +93,13 @@ def verify_shards(
     """
     table_problems, problems = _table_problems(manifest, partial=partial), list[Problem]()
     histogram = np.zeros(256, np.int64)
-    limits = _Limits.of(manifest.label_format)
+    try:
+        limits = _Limits.of(manifest.label_format)
+        if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
+            table_problems.append(Problem(MANIFEST, "", *doubt))
+    except ConfigError as error:  # a manifest that somebody changed; nothing says which ids its labels may hold
+        table_problems.append(Problem(MANIFEST, "", error.problem, error.remedy))
+        limits = _Limits("", np.ones(256, bool), np.zeros(256, bool))
     fingerprints: list[Fingerprint] = []
     keys: set[bytes] = set()
 
@@ -127,13 +133,13 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
     total = int(manifest.shard_sizes.sum(dtype=np.int64))
     if total != manifest.num_samples:
         why = f"the shard table counts {total} samples, the manifest {manifest.num_samples}"
-        problems.append(Problem(SHARD_TABLE, "", why, _COPY))
+        problems.append(Problem(SHARD_TABLE, "", why, CHANGED))
     num_bytes = int(manifest.table["num_bytes"].sum(dtype=np.int64))
     if num_bytes != manifest.num_bytes:
         why = f"the shard table counts {num_bytes} bytes, the manifest {manifest.num_bytes}"
-        problems.append(Problem(SHARD_TABLE, "", why, _COPY))
+        problems.append(Problem(SHARD_TABLE, "", why, CHANGED))
     if manifest_digest(manifest.table, *manifest.identity) != manifest.digest:
-        problems.append(Problem(SHARD_TABLE, "", "the shard table does not have the manifest's digest", _COPY))
+        problems.append(Problem(SHARD_TABLE, "", "the shard table does not have the manifest's digest", CHANGED))
     source = SOURCES.get(manifest.dataset)
     official = source.counts.get(manifest.split) if source else None
     left_out = len(manifest.provenance.get("selection", {}).get("skip", []))
@@ -141,8 +147,6 @@ def _table_problems(manifest: Manifest, *, partial: bool) -> list[Problem]:
         why = f"{manifest.num_samples} samples, but {manifest.dataset} {manifest.split} has {official}"
         why += f" ({left_out} left out by `skip`)" if left_out else ""
         problems.append(Problem(MANIFEST, "", why, "complete the source and write again, or allow a part (`partial`)"))
-    if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
-        problems.append(Problem(MANIFEST, "", *doubt))
     return problems + list(_strays(manifest))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from mgcda_dist.data.shards.manifest import Manifest
 from mgcda_dist.data.shards.record import SourceSample
 from mgcda_dist.data.shards.verify import Problem, shared_images, verify_shards
 from mgcda_dist.data.shards.write import write_shards
-from mgcda_dist.errors import ShardError
+from mgcda_dist.errors import ShardError, TransientError
 from tests.support.commands import invoke
 from tests.support.shards import all_samples, verified
 from tests.support.tars import plain_tar
@@ -306,7 +307,41 @@ def test_a_mixed_up_folder_is_not_read_and_verify_says_all_of_it(folder: Path, k
         (folder / "manifest.json").write_text(json.dumps(content))
     else:
         _mixed_up(folder, kind)
-    with pytest.raises(ShardError, match="`mgcda shards verify`"):
+    with pytest.raises(ShardError, match="`mgcda shards verify`") as caught:
         all_samples(Manifest.open(folder))
     done = invoke("shards", "verify", folder)
-    assert done.exit_code == 1 and "copy the shard again" in done.output, done.output
+    assert done.exit_code == 1 and re.search("copy the (shard|folder) again", done.output), done.output
+    if "shard" not in kind:  # whoever edits a manifest is told that this is what happened, and what to do instead
+        for said in (caught.value.remedy, done.output):
+            assert "manifest.json was changed" in said and "--label-format" in said
+
+
+def test_a_label_format_that_nobody_knows_is_one_problem_of_its_folder(folder: Path) -> None:
+    """… and ends neither the check of this folder nor that of those after it."""
+    other = foreign(folder.parent / "b", [frame(i) for i in range(10, 12)])
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(content | {"label_format": "bin"}))
+    cut(folder / "shard-000001.tar")
+    problems = verified(folder).problems
+    unknown = [problem for problem in problems if "no label format 'bin'" in problem.why]
+    assert len(unknown) == 1 and unknown[0].shard == "manifest.json" and unknown[0].remedy
+    assert any("cut off" in problem.why for problem in problems) and not any("ids" in each.why for each in problems)
+    done = invoke("shards", "verify", folder, other)
+    assert done.exit_code == 1 and f"{folder}: manifest.json: no label format 'bin'" in done.output
+    assert f"{other}: 2 samples in 1 shard, no problem" in done.output
+
+
+def test_a_folder_that_cannot_be_fetched_does_not_end_the_check_of_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, path = foreign(folder.parent / "b", [frame(i) for i in range(10, 12)]), Manifest.shard_path
+
+    def away(manifest: Manifest, shard: int) -> Path:
+        if manifest.folder == folder:
+            raise TransientError("shard-000000.tar", "the server does not answer")
+        return path(manifest, shard)
+
+    monkeypatch.setattr(Manifest, "shard_path", away)
+    done = invoke("shards", "verify", folder, other)
+    assert done.exit_code == 1 and f"{folder}: shard-000000.tar: the server does not answer" in done.output
+    assert f"{other}: 2 samples in 1 shard, no problem" in done.output and "1 problem in 2 folders" in done.output
