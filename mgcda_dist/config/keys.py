@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mgcda_dist.config.fields import OnResume
+from mgcda_dist.config.fields import NAME, OnResume
 from mgcda_dist.config.run import EvaluationConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
@@ -28,7 +28,13 @@ __all__ = [
 ]
 
 _LIST, _SECTION = ("not a list", "write a list, [VALUE, …]"), ("not a section", "write a mapping, {KEY: VALUE, …}")
-_FORMS = {"tuple_type": _LIST, "list_type": _LIST, "dict_type": _SECTION, "model_type": _SECTION}
+_FORMS = {
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "dict_type": _SECTION,
+    "model_type": _SECTION,
+    "string_type": ("not text", "write text"),
+}
 """Type of an error of pydantic's → problem and remedy in the words of a file, and not of Python."""
 
 KeyPath = tuple[str | int, ...]
@@ -73,7 +79,33 @@ def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
     if item["type"] == "value_error":  # of a validator of ours, which says what would fit
         return item["msg"].removeprefix("Value error, "), ""
     problem, form = _FORMS.get(item["type"], (item["msg"][:1].lower() + item["msg"][1:], ""))
+    value = item["input"]
+    if item["type"] == "string_pattern_mismatch":
+        problem = _unlike(item.get("ctx", {}).get("pattern", ""), path) or problem
+    elif item["type"] == "string_type" and isinstance(value, bool | int | float):  # `name: 2024`, `name: no`
+        form = "write text in quotes, '…', on a command line \"'…'\""
+    elif item["type"] == "model_type" and (key := _key_for(value, path)):
+        return problem, f"did you mean {key}?"
     return problem, ": ".join(filter(None, (form, description(path))))
+
+
+def _unlike(pattern: str, path: KeyPath) -> str:
+    """What is wrong with text that does not match, where that can be said without the pattern."""
+    if pattern == NAME:
+        return "no name of letters, digits, _ . - that begins with a letter or digit"
+    named = description(path) is not None and ("python:" in pattern or "file:" in pattern)
+    return "of none of the forms that it takes" if named else ""  # which its meaning lists
+
+
+def _key_for(value: Any, path: KeyPath) -> str:
+    """`KEY=VALUE` of a key in a section that takes a value which was given to the section; empty if none does."""
+    section = _section_at(path)
+    fields = section.model_fields if section else {}
+    if isinstance(value, bool):
+        return f"{dotted_name(path)}.enabled={str(value).lower()}" if "enabled" in fields else ""
+    takes = (name for name, info in fields.items() if isinstance(value, str) and value in get_args(info.annotation))
+    name = next(takes, None)
+    return f"{dotted_name(path)}.{name}={value}" if name else ""
 
 
 def refused_option(error: ValidationError, section: str) -> ConfigError:

@@ -107,5 +107,8 @@ def _place(holder: dict[str, Any] | list[Any], part: str, where: str) -> str | i
         return part
     positions = {str(i): i for i in range(len(holder))}
     if part not in positions:
-        raise ConfigError(where, f"{part!r} is no item of a list with {len(holder)} items", "items count from 0")
+        named = [f"{i} {item['name']}" for i, item in enumerate(holder) if isinstance(item, dict) and "name" in item]
+        listing = f": {', '.join(named[:8])}{', …' if len(named) > 8 else ''}" if named else ""
+        remedy = f"items count from 0{listing}"
+        raise ConfigError(where, f"{part!r} is no item of a list with {len(holder)} items", remedy)
     return positions[part]
