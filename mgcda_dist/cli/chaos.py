@@ -45,7 +45,7 @@ def chaos(
     name = _load(config, words).name
     runs = [[*words, f"name={name}-{kind}-{seed}"] for kind in ("calm", "chaos")]
     undisturbed, disturbed = ((_load(config, changes), [str(config), *changes]) for changes in runs)
-    chosen = [kind for kind in kinds.split(",") if kind]
+    chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
     for kind, reason in ((kind, obstacle(kind)) for kind in chosen or KINDS):
         if reason and chosen:
             raise MgcdaError("kinds", f"{kind} is impossible here: {reason}", "leave it out")

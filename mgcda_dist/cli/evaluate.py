@@ -166,7 +166,7 @@ def evaluate(
     sets = sets_of(data or [])
     options = EvaluationOptions(
         max_frames=max_frames,
-        conventions=convention.split(",") if convention is not None else None,
+        conventions=[name.strip() for name in convention.split(",")] if convention is not None else None,
         components=components,
         instances=instances,
         threshold=threshold,

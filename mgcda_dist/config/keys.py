@@ -16,6 +16,7 @@ from mgcda_dist.config.schema import Config
 from mgcda_dist.errors import ConfigError
 
 __all__ = [
+    "KEY",
     "KeyPath",
     "description",
     "dotted_name",
@@ -36,6 +37,9 @@ _FORMS = {
     "string_type": ("not text", "write text"),
 }
 """Type of an error of pydantic's → problem and remedy in the words of a file, and not of Python."""
+
+KEY = "[key]"
+"""Behind the path of a key of a mapping that is refused itself, and not its value."""
 
 KeyPath = tuple[str | int, ...]
 """Place of a value: keys, and positions in lists."""
@@ -80,6 +84,8 @@ def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
         return item["msg"].removeprefix("Value error, "), ""
     problem, form = _FORMS.get(item["type"], (item["msg"][:1].lower() + item["msg"][1:], ""))
     value = item["input"]
+    if KEY in item["loc"]:
+        problem = f"no key: {problem}"
     if item["type"] == "string_pattern_mismatch":
         problem = _unlike(item.get("ctx", {}).get("pattern", ""), path) or problem
     elif item["type"] == "string_type" and isinstance(value, bool | int | float):  # `name: 2024`, `name: no`

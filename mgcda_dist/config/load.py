@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from mgcda_dist.choices import MANIFEST, PIPE
 from mgcda_dist.config.fields import merged
-from mgcda_dist.config.keys import KeyPath, dotted_name, near_key, refusal
+from mgcda_dist.config.keys import KEY, KeyPath, dotted_name, near_key, refusal
 from mgcda_dist.config.overrides import Override, overrides_of, plain, with_overrides, without_each
 from mgcda_dist.config.parse import dump_yaml, read_yaml, shipped, shipped_files
 from mgcda_dist.config.run import EvaluationSetConfig
@@ -258,8 +258,13 @@ def _explain(
     loaded.source, loaded.lines = source, lines
     messages: list[tuple[str, str]] = []
     # A misspelt key explains the missing one beside it: unknown keys come first.
+    known: set[KeyPath] = set()  # keys of a known name or another text: the names are told, and the text is not
     for item in sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden"):
         path = _written(item["loc"])
+        if path[:-1] in known:
+            continue
+        if str(*item["loc"][-1:]).startswith("literal["):
+            known.add(path)
         if item["type"] == "extra_forbidden":
             near = near_key(path)
             text = f"unknown key {dotted_name(path)!r} (value {item['input']!r})" + (
@@ -273,7 +278,7 @@ def _explain(
                 text = problem
                 path = tuple(int(p) if p.isdecimal() else p for p in text.split(":", 1)[0].split("."))
             else:
-                value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+                value = "" if isinstance(item["input"], dict) or KEY in item["loc"] else f" = {item['input']!r}"
                 text = f"{dotted_name(path)}{value}: {problem}"
             text += f"\n  → {remedy}" if remedy else ""
         messages.append((" and ".join(blamed[_mistake(item)]) or loaded.where(*path), text))
@@ -283,9 +288,10 @@ def _explain(
 
 
 def _written(location: KeyPath) -> KeyPath:
-    """Path of the value in the user's file, without the kind of class space that pydantic inserts."""
+    """Path of the value in the user's file, without the kinds of values that pydantic inserts."""
     at = ("data", "class_space")
-    return at + location[3:] if location[:2] == at else location
+    path = at + location[3:] if location[:2] == at else location
+    return tuple(part for part in path if part != KEY and not str(part).startswith("literal["))
 
 
 def _near_file(path: Path, seen: Collection[Path]) -> str:

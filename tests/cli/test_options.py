@@ -86,3 +86,17 @@ def test_resuming_with_another_configuration_names_the_option(monkeypatch: pytes
     monkeypatch.setattr("mgcda_dist.config.load.load_config", refuse)
     done = typed("train", "a.yaml")
     assert done.returncode == 2 and "choose --override-config to resume" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["pooled,per_image", "pooled, per_image", " pooled , per_image "])
+def test_names_are_read_with_blanks_around_them(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """… by `mgcda evaluate --convention` as by every other option that takes names."""
+    given: dict[str, Any] = {}
+
+    def options(**values: Any) -> None:
+        given.update(values)
+        raise ConfigError("there", "enough")
+
+    monkeypatch.setattr("mgcda_dist.runs.evaluation_request.EvaluationOptions", options)
+    typed("evaluate", "runs/a", "--convention", text)
+    assert given["conventions"] == ["pooled", "per_image"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,31 @@ def test_an_impossible_override_names_itself(good: Path, override: str, says: st
     with pytest.raises(ConfigError) as caught:
         load_config(good, [override])
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.score={a: 1}", "model.score: input should be 'msp', "),
+        (
+            "data.class_space={names: [a], ids: {own: {1-2: a}}}",
+            "data.class_space.ids.own.1-2: no key: input should be",
+        ),
+        ("data.class_space={names: [a], ids: {own: 3}}", "data.class_space.ids.own = 3: not a section"),
+        ("data.class_space={own: {own: 3}}", "'data.class_space.names' is missing"),
+        ("data.class_space={own: {own: 3}}", "unknown key 'data.class_space.own'"),
+        ("optim.freeze={a: 1}", "optim.freeze: not a list"),
+        ("scaling.workers={a: 1}", "scaling.workers: "),
+        ("data.augment.own=[python:a:b, {arguments: {}}]", "'data.augment.own.1.use' is missing"),
+    ],
+)
+def test_a_refusal_names_the_key_as_it_was_typed(good: Path, override: str, says: str) -> None:
+    """… and not the kinds of value among which pydantic looked for one that fits; each key once."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(good, [override])
+    said = str(caught.value)
+    assert says in said and not re.search(r"[a-z]\[.*\]: |\.(str|int|known)\b|\[key\]", said.split("': ", 1)[1]), said
+    assert said.count(says) == 1 and said.count(override) == said.count("command line")
 
 
 @pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e999"])
