@@ -361,7 +361,7 @@ def score_entry(kind: str) -> ScoreEntry:
     if kind.startswith("python:"):
         return OWN_SCORE
     if kind not in SCORES:
-        raise ConfigError("score", f"no such score {kind!r}", f"{near_or_all(kind, SCORES)}, or python:MODULE:NAME")
+        raise ConfigError("score", f"no such score {kind!r}", near_or_all(kind, SCORES, own="python:MODULE:NAME"))
     return SCORES[kind]
 
 

@@ -94,7 +94,12 @@ def install_extra(extra: str) -> str:
     )
 
 
-def near_or_all(name: str, known: Iterable[str]) -> str:
-    """Remedy for an unknown name: the nearest of the known ones, else all of them."""
+def near_or_all(name: str, known: Iterable[str], *, own: str = "") -> str:
+    """Remedy for an unknown name: the nearest of the known ones, else all of them.
+
+    Args:
+        own: the form of names that users may give beside the known ones; empty: none.
+    """
     near = get_close_matches(name, names := list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"one of {', '.join(names)}"
+    other = f", or {own}" if own else ""
+    return f"did you mean {near[0]}{other}?" if near else f"one of {', '.join(names)}{other}"

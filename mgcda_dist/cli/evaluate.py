@@ -187,6 +187,9 @@ def evaluate(
     for option, value in (("class_space", class_space), ("input_range", input_range)):
         if value is not None and not any(is_foreign(text) for _, _, text in subjects):
             raise ConfigError(option, "is of functions, modules and ONNX files, and none is given", "leave it out")
+    for _, path, text in subjects:
+        if not is_foreign(text):
+            _refuse_maps(path)
     requests = [
         foreign_request(text, sets, options, name=name, class_space=class_space, input_range=input_range)
         if is_foreign(text)
@@ -225,6 +228,16 @@ def evaluate(
             record_evaluation(request, folder, mlflow_uri, experiment)
         for request, done in zip(requests, deliver_evaluations(folders, mlflow_uri), strict=True):
             console.print(f"{request.job.name}   MLflow run {done.run_id}, {done.uri}", soft_wrap=True)
+
+
+def _refuse_maps(path: Path) -> None:
+    """Refuse a folder of score maps in the place of a model, which would only be said to hold none."""
+    from mgcda_dist.errors import ConfigError
+    from mgcda_dist.evaluation.score_maps import SUFFIXES
+    from mgcda_dist.models.exported import holds_model
+
+    if path.is_dir() and not holds_model(path) and any(each.suffix.lower() in SUFFIXES for each in path.iterdir()):
+        raise ConfigError(str(path), "holds score maps, and no trained model", f"give it as --maps {path}")
 
 
 def show_results(every: list[EvaluationResults], console: Console) -> None:

@@ -132,6 +132,7 @@ def _check_sweep(file: Path, overrides: list[str] | None, *, files: bool) -> Non
 def _checked(loaded: LoadedConfig, warn: Callable[[str], object], *, files: bool) -> str:
     """Check a configuration and warn of what is doubtful; returns what it is, in a line."""
     from mgcda_dist.cluster.scaling import shares_in_words
+    from mgcda_dist.errors import counted
 
     if files:
         loaded.check_files()
@@ -143,7 +144,8 @@ def _checked(loaded: LoadedConfig, warn: Callable[[str], object], *, files: bool
         _check_data(loaded, warn, samples=True)
     c = loaded.config
     return (
-        f"{len(c.data.streams)} streams of {len(c.data.domains)} domains, {shares_in_words(c)}, {c.optim.steps} steps, "
+        f"{counted(len(c.data.streams), 'stream')} of {counted(len(c.data.domains), 'domain')}, {shares_in_words(c)}, "
+        f"{counted(c.optim.steps, 'step')}, "
         f"ZeRO {c.engine.zero_stage}, {c.engine.precision}"
     )
 

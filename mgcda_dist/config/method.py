@@ -274,7 +274,7 @@ class TeacherConfig(Section):
 
 def _known_loss(name: str) -> str:
     if name not in OUTLIER_LOSSES and re.fullmatch(PATTERN, name) is None:
-        raise ValueError(f"no such loss; {near_or_all(name, OUTLIER_LOSSES)}, or python:MODULE:NAME")
+        raise ValueError(f"no such loss; {near_or_all(name, OUTLIER_LOSSES, own='python:MODULE:NAME')}")
     return name
 
 

@@ -43,7 +43,7 @@ BACKBONE_STAGES = ("stride4", "stride8", "stride16", "stride32", "embedding")
 
 def _known_score(name: str) -> str:
     if name not in SCORES and re.fullmatch(PATTERN, name) is None:
-        raise ValueError(f"no such score; {near_or_all(name, SCORES)}, or python:MODULE:NAME")
+        raise ValueError(f"no such score; {near_or_all(name, SCORES, own='python:MODULE:NAME')}")
     return name
 
 

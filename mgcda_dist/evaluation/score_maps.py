@@ -27,14 +27,14 @@ from mgcda_dist.errors import ConfigError, MgcdaError, install_extra
 from mgcda_dist.evaluation.map_names import match_names
 from mgcda_dist.trust import regular, unpacked
 
-__all__ = ["HIGH_KEY", "LOW_KEY", "MapFile", "ScoreMaps", "h5py_module"]
+__all__ = ["HIGH_KEY", "LOW_KEY", "SUFFIXES", "MapFile", "ScoreMaps", "h5py_module"]
 
 LOW_KEY, HIGH_KEY = "mgcda score low", "mgcda score high"
 """Text in a 16-bit PNG: the scores that 0 and 65535 stand for."""
 
 _PICTURES = (".tif", ".tiff", ".png")
 _ARCHIVES = (".npz", ".h5", ".hdf5")
-_SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
+SUFFIXES = (".npy", *_ARCHIVES, *_PICTURES)
 _NO_MAPS = ("_segmentation", ".overlay")
 """Ends of names of other files beside maps: predicted classes (Fishyscapes), pictures of `mgcda predict`."""
 
@@ -167,7 +167,7 @@ def _listed(root: Path) -> dict[str, MapFile]:
         return {member or root.stem: MapFile(root, member) for member in _members(root)}
     maps: dict[str, MapFile] = {}
     for path in files_below(root):
-        if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             continue
         stem = path.relative_to(root).with_suffix("").as_posix()
         for member in _members(path):
@@ -176,7 +176,7 @@ def _listed(root: Path) -> dict[str, MapFile]:
                 raise ConfigError(str(root), f"two maps are called {name}: {maps[name]} and {path}", "remove one")
             maps[name] = MapFile(path, member)
     if all(name.endswith(_NO_MAPS) for name in maps):
-        raise ConfigError(str(root), "holds no score map", f"maps are files that end with {', '.join(_SUFFIXES)}")
+        raise ConfigError(str(root), "holds no score map", f"maps are files that end with {', '.join(SUFFIXES)}")
     return maps
 
 

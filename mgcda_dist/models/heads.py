@@ -156,7 +156,8 @@ def _made(name: str, spec: HeadSpec, stage_channels: Mapping[str, int], seed: in
     elif use in HEADS:
         function = HEADS[use]
     else:
-        raise ConfigError(f"{where}.use", f"no such head {use!r}", f"{near_or_all(use, HEADS)}, or python:MODULE:NAME")
+        remedy = near_or_all(use, HEADS, own="python:MODULE:NAME")
+        raise ConfigError(f"{where}.use", f"no such head {use!r}", remedy)
     try:
         signature(function).bind(stage_channels[stage], **arguments)
     except (TypeError, ValueError) as error:

@@ -175,6 +175,7 @@ def test_two_sources_of_classes_for_unlabelled_pixels_are_refused(good: Path) ->
             "cacl={contrast: distribution, queue_layout: sharded}",
             "queue_layout: 'sharded' is about rows, and `contrast",
         ),
+        ("model.score=enrgy", "no such score; did you mean energy, or python:MODULE:NAME?"),
         ("model.export=ema", "set teacher.enabled=true, or model.export=student"),
         ("engine.accumulation=0", "greater than or equal to 1\n  → "),
     ],
@@ -300,7 +301,7 @@ def test_a_base_that_is_not_there_is_said_where_it_is_named(tmp_path: Path) -> N
         with pytest.raises(ConfigError, match=r"there is no file .*nope\.yaml") as caught:
             load_config(asking)
         assert caught.value.where == f"{ours[0]}:2: base" and "nb.yaml" not in caught.value.remedy
-    assert "nc.yaml" not in caught.value.remedy
+        assert asking.name not in caught.value.remedy
     (tmp_path / "nopes.yaml").write_text("name: x\n")
     with pytest.raises(ConfigError, match=r"did you mean .*nopes\.yaml"):
         load_config(ours[0])
@@ -314,6 +315,13 @@ def test_command_line_prints_one_message_and_exits_2(good: Path) -> None:
     assert run.returncode == 2
     assert run.stderr.startswith(f"error: {good}:11: unknown key 'optim.stps'")
     assert "Traceback" not in run.stderr and run.stdout == ""
+
+
+def test_the_line_of_a_sound_configuration_counts_in_words(good: Path) -> None:
+    good.write_text(GOOD.replace("    - {name: b, shards: shards/b, per_step: 4, labelled: false}\n", ""))
+    off = ("mdat.enabled=false", "cacl.enabled=false", "optim.steps=1", "scaling.workers=1")
+    done = typed("config", "check", good, *off, "--no-files")
+    assert "ok. 1 stream of 1 domain, " in done.stdout and ", 1 step, ZeRO" in done.stdout, done.stderr
 
 
 def test_show_prints_the_resolved_configuration(good: Path) -> None:

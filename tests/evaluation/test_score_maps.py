@@ -20,7 +20,7 @@ from mgcda_dist.data.shards.write import write_shards
 from mgcda_dist.errors import ConfigError, MgcdaError
 from mgcda_dist.evaluation.score_maps import ScoreMaps
 from tests.support import shards as made
-from tests.support.commands import invoke, refusal
+from tests.support.commands import invoke, refusal, typed
 
 KEYS = ["bear_01", "city/cow_02", "Übung.3"]
 SHAPE = (20, 30)
@@ -304,3 +304,10 @@ def test_the_digest_follows_the_bytes(tmp_path: Path) -> None:
     assert digest() == first
     np.save(tmp_path / "a.npy", np.ones(SHAPE))
     assert digest() != first
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.png", "a.H5"])
+def test_maps_given_as_a_model_are_said_to_be_maps(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    said = typed("evaluate", tmp_path).stderr
+    assert "holds score maps, and no trained model" in said and f"--maps {tmp_path}" in said
