@@ -96,7 +96,7 @@ def refusal(item: ErrorDetails, path: KeyPath) -> tuple[str, str]:
 
 
 def _unlike(pattern: str, path: KeyPath) -> str:
-    """What is wrong with text that does not match, where that can be said without the pattern."""
+    """The fault of text that does not match, where it can be said without the pattern."""
     if pattern == NAME:
         return "no name of letters, digits, _ . - that begins with a letter or digit"
     named = description(path) is not None and ("python:" in pattern or "file:" in pattern)

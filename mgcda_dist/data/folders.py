@@ -57,7 +57,7 @@ def label_pixels(manifest: Manifest, class_space: str | ClassSpace) -> Counter[i
         listing = ", ".join(map(str, unknown[:8])) + (" …" if len(unknown) > 8 else "")
         problem = f"{share:.2%} of the labels' pixels have ids that {form} does not know: {listing}"
         remedy = f"say in data.class_space.ids.{form} what they are (`void` if nothing)"
-        remedy = f"write the shards anew (`mgcda shards write --label-format`), or {remedy}"
+        remedy = f"write the shards anew with the right `label_format` of `mgcda shards write`, or {remedy}"
         raise ConfigError(manifest.place, problem, remedy)
     pixels: Counter[int] = Counter()
     for raw, count in histogram.items():

@@ -38,7 +38,7 @@ def check_statistics(score: str, statistics: ClassStatistics | None, folder: Pat
             f"score, {folder}",
             f"{score!r} needs the mean and variance of each class's maximum logit, which are not measured yet for this "
             "model",
-            f"first: `mgcda calibrate {folder} --data SHARDS`, with frames that it was trained on",
+            f"first: `mgcda calibrate {folder}`, with frames that it was trained on",
         )
 
 

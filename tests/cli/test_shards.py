@@ -102,7 +102,7 @@ def test_faults_of_a_kind_are_told_together(dataset: Path, tmp_path: Path) -> No
     )
     ids = "ids 7, 8, 9, 10, 11 are none of idd_lite's"
     assert [ids in line for line in lines[2:4]] == [True, True] and "s/b: 10 more like this" in lines[4]
-    assert "--label-format" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
+    assert "`label_format`" in lines[5] and "s/b: f00: the same image as f00" in lines[6]
     assert "s/c: not finished" in run.stdout and "manifest.json: not readable" in run.stdout
     assert lines[-1].endswith("problems in 4 folders")
     listed = mgcda("ls", "s", cwd=tmp_path)

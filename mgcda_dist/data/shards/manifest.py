@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 MIXED_UP = "files of different folders may be mixed up: `mgcda shards verify` says which; copy the folder again"
 CHANGED = (
     f"copy the folder again; if {MANIFEST} was changed after it was written, write the shards again instead, for "
-    "example with another --label-format"
+    "example with another `label_format`"
 )
 _CHANGED = f"{CHANGED}; `mgcda shards verify` says what fits"
 _WRITE = "write shards with `mgcda shards write`, or index foreign shards with `mgcda shards index`"

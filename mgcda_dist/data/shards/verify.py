@@ -275,7 +275,7 @@ def _check_sample(
         yield from (problem(*pair) for pair in _label_problems(ids, limits, found.histogram))
     elif manifest.label_histogram:  # others have labels
         yield problem(
-            "no label", "complete the labels and write again, or without any (`mgcda shards write --unlabelled`)"
+            "no label", "complete the labels and write again, or without any (`unlabelled` of `mgcda shards write`)"
         )
 
 
@@ -290,6 +290,6 @@ def _label_problems(ids: np.ndarray, limits: _Limits, histogram: np.ndarray) -> 
         why = f"ids {listing} are none of {limits.label_format}'s ({share:.1%} of the pixels)"
         if share > 0.5 and len(unknown) > 2:
             why += ": it looks like colours turned to grey"
-        yield why, "write again with the right `mgcda shards write --label-format`; colour maps are no labels"
+        yield why, "write again with the right `label_format` of `mgcda shards write`; colour maps are no labels"
     elif not (counts > 0)[~limits.void].any():
-        yield "every pixel is void", "remove the frame, or write no labels (`mgcda shards write --unlabelled`)"
+        yield "every pixel is void", "remove the frame, or write no labels (`unlabelled` of `mgcda shards write`)"

@@ -313,7 +313,7 @@ def test_a_mixed_up_folder_is_not_read_and_verify_says_all_of_it(folder: Path, k
     assert done.exit_code == 1 and re.search("copy the (shard|folder) again", done.output), done.output
     if "shard" not in kind:  # whoever edits a manifest is told that this is what happened, and what to do instead
         for said in (caught.value.remedy, done.output):
-            assert "manifest.json was changed" in said and "--label-format" in said
+            assert "manifest.json was changed" in said and "label_format" in said
 
 
 def test_a_label_format_that_nobody_knows_is_one_problem_of_its_folder(folder: Path) -> None:
