@@ -103,7 +103,7 @@ def test_scores_that_evaluation_refuses_are_refused(run: Path, tiny_shards: Path
         ({"min_area_px": 0}, r"min_area_px: 0: "),
         ({"min_area_px": "few"}, r"min_area_px: 'few': input should be a valid integer"),
         ({"exif": "up"}, r"exif: 'up': input should be 'upright' or 'stored'"),
-        ({"score": 3}, r"score: 3: input should be a valid string"),
+        ({"score": 3}, r"score: 3: not text"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_predicted(
