@@ -401,6 +401,14 @@ def test_no_model_is_chosen_on_test_or_training_frames(
     assert check_data(Config.model_validate(plain.model_dump() | {"checkpoint": {"best": best}}))[0] == []
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_training_on_a_test_split_is_doubtful(tmp_path: Path, tiny_shards: Path, labelled: bool) -> None:
+    for split, doubtful in (("test", True), ("val", False)):
+        stream = {"shards": f"{tiny_shards}/real_day/{split}", "labelled": labelled}
+        seen = config(tmp_path, {"a": {"shards": f"{tiny_shards}/render_a/train"}, "b": stream}, class_space="road8")
+        assert any("stream b: " in text and "is a test split" in text for text in check_data(seen)[1]) == doubtful
+
+
 @pytest.mark.parametrize(
     "name",
     ["test_resnet", "vit_tiny_patch16_224", "resnet5", "resnet18.no_such_tag", "convmixer_768_32", "mixer_s32_224",

@@ -21,7 +21,7 @@ from mgcda_dist.config.run import EvaluationSetConfig
 from mgcda_dist.config.schema import Config
 from mgcda_dist.data.decode import decode_cutout
 from mgcda_dist.data.folders import label_pixels, open_shards
-from mgcda_dist.data.labels import mistaken_for_void
+from mgcda_dist.data.labels import doubtful_labels
 from mgcda_dist.data.reader import ShardReader
 from mgcda_dist.data.shards.categories import choose_objects
 from mgcda_dist.errors import MgcdaError, ShardError
@@ -84,6 +84,8 @@ def _check_data(config: Config, *, samples: bool) -> tuple[list[DataProblem], li
             seen[entry.name] = found.pixels
             pasted |= {entry.name: objects} if objects else {}
             warnings += _same_data(training.setdefault(found.digest, entry), entry)
+            if found.test_split:
+                warnings.append(f"stream {entry.name}: {found.test_split}; train on another one, or measure elsewhere")
             if entry.labelled and found.pixels is not None and not any(x < INLIER for x in found.pixels):
                 warnings.append(
                     f"stream {entry.name}: no pixel of its labels is of any class, so none is learned from; set "
@@ -149,7 +151,7 @@ def _check_entry(config: Config, entry: StreamConfig | EvaluationSetConfig, *, s
         raise ShardError(manifest.place, problem, "set labelled: false on the stream, or use labelled shards")
     read = not is_stream or entry.labelled
     pixels = label_pixels(manifest, class_space(config.data)) if read else Counter[int]()
-    doubt = mistaken_for_void(manifest.label_format, manifest.label_histogram) if pixels else None
+    doubt = doubtful_labels(manifest.label_format, manifest.label_histogram) if pixels else None
     test_split = f"{manifest.place} is a test split ({manifest.dataset})" if manifest.split == "test" else ""
     doubtful = [f"{entry.name}: {doubt[0]}; {doubt[1]}"] if doubt else []
     return _Found(manifest.digest, pixels, doubtful, test_split)

@@ -254,5 +254,6 @@ def show_results(every: list[EvaluationResults], console: Console) -> None:
             missing = " and no ".join(kind for kind, count in counts.items() if not count)
             console.print(f"note: {name}: no {missing} pixel in its labels, so there is nothing to measure")
         if row.metrics.get("auroc", 1.0) < 0.5:
-            text = f"{results.subject.name} on {name}: AUROC is below 50 %; are higher scores more anomalous?"
+            text = "AUROC is below 50 %; are higher scores more anomalous, and the masks not inverted?"
+            text = f"{results.subject.name} on {name}: {text}"
             console.print(f"note: {text}", soft_wrap=True)

@@ -399,9 +399,9 @@ def _print_manifests(manifests: list[Manifest]) -> None:
 
 
 def _print_doubt(manifest: Manifest) -> None:
-    from mgcda_dist.data.labels import mistaken_for_void
+    from mgcda_dist.data.labels import doubtful_labels
 
-    if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
+    if doubt := doubtful_labels(manifest.label_format, manifest.label_histogram):
         typer.echo(f"note: {doubt[0]}\n  → {doubt[1]}", err=True)
 
 

@@ -13,7 +13,7 @@ Mapillary Vistas: `config_v1.2.json` and `config_v2.0.json` of the release, mapp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,11 +28,11 @@ __all__ = [
     "OWN",
     "SPACES",
     "ClassSpace",
+    "doubtful_labels",
     "is_own",
     "known_ids",
     "lookup_table",
     "mapped_ids",
-    "mistaken_for_void",
     "shown_by",
     "train_names",
     "void_ids",
@@ -194,6 +194,8 @@ SPACES: dict[str, dict[str, int]] = {
 """Class space → thing → train id. A thing that a space does not list is void there."""
 
 _ALWAYS = {NORMAL: INLIER, "anomaly": ANOMALY, "void": VOID}
+_MOST_ANOMALIES = 0.7
+"""Of the judged pixels of a set; 33 photographs of RoadAnomaly, whose objects are large, have 0.09."""
 
 
 def shown_by(label_format: str) -> dict[int, str]:
@@ -291,16 +293,31 @@ def train_names(class_names: Sequence[str]) -> dict[int, str]:
     return dict(enumerate(class_names)) | {train_id: name for name, train_id in _ALWAYS.items()}
 
 
-def mistaken_for_void(label_format: str, raw_ids: Collection[int]) -> tuple[str, str] | None:
-    """A problem and its remedy, if these ids of a whole data set look like masks of 0 and 255 in a format with void.
+def doubtful_labels(label_format: str, histogram: Mapping[int, int]) -> tuple[str, str] | None:
+    """A problem and its remedy, if the labels of a whole data set look like those of another format, or inverted.
+
+    Args:
+        label_format: as which they are read.
+        histogram: pixels per raw id.
 
     Raises:
         ConfigError: no such format.
     """
-    if 255 not in raw_ids or not set(raw_ids) <= {0, 255} or set(_format(label_format).values()) != _ALWAYS.keys():
-        return None
-    problem = f"only the ids 0 and 255 occur, and 255 is void in {label_format}: no anomaly is in the labels"
-    return problem, "if 255 is the anomaly, choose the label format binary_0_255"
+    names, ids = _format(label_format), {raw for raw, count in histogram.items() if count}
+    is_mask = set(names.values()) <= _ALWAYS.keys() and "anomaly" in names.values()
+    if 255 in ids and ids <= {0, 255} and set(names.values()) == _ALWAYS.keys():
+        problem = f"only the ids 0 and 255 occur, and 255 is void in {label_format}: no anomaly is in the labels"
+        return problem, "if 255 is the anomaly, choose the label format binary_0_255"
+    if label_format in ("cityscapes_ids", "gta5_ids") and 255 in ids and ids - {255} <= set(range(len(_CITYSCAPES_TRAIN))):
+        problem = "only ids of 0 to 18 and 255 occur, which are the train ids of Cityscapes"
+        return f"{problem}: in {label_format} each is another class", "choose the label format cityscapes_train_ids"
+    anomaly = sum(count for raw, count in histogram.items() if names.get(raw) == "anomaly")
+    judged = anomaly + sum(count for raw, count in histogram.items() if names.get(raw) == NORMAL)
+    if is_mask and anomaly > _MOST_ANOMALIES * judged:
+        ids_in_words = ", ".join(str(raw) for raw, name in names.items() if name == "anomaly" and raw in ids)
+        problem = f"{anomaly / judged:.0%} of the judged pixels are anomalies (id {ids_in_words})"
+        return problem, "if the masks are inverted, write them with the anomalies' id on the anomalies"
+    return None
 
 
 def is_own(label_format: str) -> bool:

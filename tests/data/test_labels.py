@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mgcda_dist.choices import CLASS_SPACES, KnownClassSpace
-from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, known_ids, lookup_table, mistaken_for_void
+from mgcda_dist.data.labels import LABEL_FORMATS, SPACES, doubtful_labels, known_ids, lookup_table
 from mgcda_dist.errors import ConfigError
 from mgcda_dist.method.batch import ANOMALY, INLIER, VOID
 
@@ -91,7 +91,27 @@ def test_every_pair_gives_legal_values_and_unknown_ids_are_void(label_format: st
     ],
 )
 def test_masks_of_0_and_255_are_recognised(label_format: str, ids: tuple[int, ...], named: bool) -> None:
-    assert (mistaken_for_void(label_format, ids) is not None) == named
+    assert (doubtful_labels(label_format, dict.fromkeys(ids, 5)) is not None) == named
+
+
+def test_train_ids_read_as_ids_of_cityscapes_are_recognised() -> None:
+    """The ids of 0 to 18 are ids of both, and mean other classes."""
+    found = doubtful_labels("cityscapes_ids", {0: 50, 8: 20, 18: 1, 255: 5})
+    assert found is not None and "cityscapes_train_ids" in found[1]
+    for whole in ({0: 5, 7: 50, 23: 9}, {0: 5, 7: 50, 23: 9, 255: 1}, {7: 50}):
+        assert doubtful_labels("cityscapes_ids", whole) is None
+    assert doubtful_labels("cityscapes_train_ids", {0: 50, 8: 20, 255: 5}) is None
+
+
+@pytest.mark.parametrize(
+    ("label_format", "inverted"),
+    [("binary", {0: 5, 1: 95, 255: 400}), ("binary_0_255", {0: 5, 255: 95}), ("road_anomaly", {0: 2, 2: 98})],
+)
+def test_inverted_masks_are_recognised(label_format: str, inverted: dict[int, int]) -> None:
+    found = doubtful_labels(label_format, inverted)
+    assert found is not None and "of the judged pixels are anomalies" in found[0] and "inverted" in found[1]
+    anomaly, normal = max(raw for raw in inverted if raw != 255 or label_format == "binary_0_255"), 0
+    assert doubtful_labels(label_format, {**inverted, anomaly: 30, normal: 70}) is None
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:

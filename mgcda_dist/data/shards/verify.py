@@ -18,7 +18,7 @@ import numpy as np
 from mgcda_dist.choices import MANIFEST, SHARD_TABLE
 from mgcda_dist.data.decode import decode_cutout, decode_ids, decode_image
 from mgcda_dist.data.header import BROKEN, check_pair, read_header
-from mgcda_dist.data.labels import known_ids, mistaken_for_void, void_ids
+from mgcda_dist.data.labels import doubtful_labels, known_ids, void_ids
 from mgcda_dist.data.shards.leaks import Fingerprint, find_leaks, fingerprint
 from mgcda_dist.data.shards.manifest import CHANGED, Manifest, manifest_digest
 from mgcda_dist.data.shards.members import members_of, misplaced_rows
@@ -95,7 +95,7 @@ def verify_shards(
     histogram = np.zeros(256, np.int64)
     try:
         limits = _Limits.of(manifest.label_format)
-        if doubt := mistaken_for_void(manifest.label_format, manifest.label_histogram):
+        if doubt := doubtful_labels(manifest.label_format, manifest.label_histogram):
             table_problems.append(Problem(MANIFEST, "", *doubt))
     except ConfigError as error:  # a manifest that somebody changed; nothing says which ids its labels may hold
         table_problems.append(Problem(MANIFEST, "", error.problem, error.remedy))
