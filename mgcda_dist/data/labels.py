@@ -308,7 +308,8 @@ def doubtful_labels(label_format: str, histogram: Mapping[int, int]) -> tuple[st
     if 255 in ids and ids <= {0, 255} and set(names.values()) == _ALWAYS.keys():
         problem = f"only the ids 0 and 255 occur, and 255 is void in {label_format}: no anomaly is in the labels"
         return problem, "if 255 is the anomaly, choose the label format binary_0_255"
-    if label_format in ("cityscapes_ids", "gta5_ids") and 255 in ids and ids - {255} <= set(range(len(_CITYSCAPES_TRAIN))):
+    train_ids = set(range(len(_CITYSCAPES_TRAIN)))
+    if label_format in ("cityscapes_ids", "gta5_ids") and 255 in ids and ids - {255} <= train_ids:
         problem = "only ids of 0 to 18 and 255 occur, which are the train ids of Cityscapes"
         return f"{problem}: in {label_format} each is another class", "choose the label format cityscapes_train_ids"
     anomaly = sum(count for raw, count in histogram.items() if names.get(raw) == "anomaly")
